@@ -68,10 +68,11 @@ def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
         "waiting": [now("a", 4), now("b", 0)],
         "running": [now("a", 8)],
         "activity": [],
+        "idle": [now("a", 0.01)],
         "cached": [now("a", 70)],
     }
     assert pods_of(rows_by_query) == {
-        Ref("team-a", "a"): PodReading(waiting=4, running=8, cached=70),
+        Ref("team-a", "a"): PodReading(waiting=4, running=8, cached=70, seems_idle=True),
         Ref("team-a", "b"): PodReading(waiting=0),
     }
 

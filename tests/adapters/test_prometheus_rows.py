@@ -24,7 +24,7 @@ from tessera.ports import MetricsError, RejectedSample
 from tests.builders import NOW
 
 QUERY_NAMES = (
-    *("waiting", "running", "activity", "steps", "age", "awake", "finished"),
+    *("waiting", "running", "activity", "idle", "steps", "age", "awake", "finished"),
     *("finish_rate", "computed_tokens", "output_tokens"),
 )
 LATENCY_NAMES = ("ttft", "itl", "waiting_before", "gateway_ttft", "gateway_itl", "overdue")

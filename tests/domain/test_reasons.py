@@ -128,7 +128,7 @@ POOLS = [
         reason=Discovered.INCONSISTENT_LABELS,
         manifest=pool_manifest(LABELS + PRICES),
         field="nvidia.com/gpu.count",
-        says=("is 1 beside 1 whole GPU and slices of 1 GPU", "Restart GPU feature discovery"),
+        says=("is 1 beside 1 whole GPU and slices of 1 GPU", "restart GPU feature discovery"),
         nodes=(a_node(whole=1, slices={"1g.10gb": 7}, labels={"nvidia.com/gpu.count": "1"}),),
         pools=(),
     ),

@@ -468,8 +468,8 @@ class ScalingReason(StatusReason):
     policy `Capacity` the requests of a replica are not known for 5 minutes, so those of the others
     decide."""
     INCONSISTENT_METRICS = "InconsistentMetrics"
-    """The replicas match the load. Requests wait, and the activity of devices is below 3 % while
-    their engines run requests, so it is no reading; the other metrics decide."""
+    """The replicas match the load. The activity of devices has been below 3 % for 5 minutes in
+    which their engines ran requests, so it is no reading; the other metrics decide."""
     UNSCHEDULABLE = "Unschedulable"
     """More replicas are wanted, but the scheduler found no node for the last one, so none is added
     for 5 minutes."""

@@ -386,7 +386,14 @@ def test_a_profiler_that_reports_idle_devices_beside_requests_is_not_believed(
     activity: float | None,
 ) -> None:
     loads = [
-        load(second, waiting=20.0, running=40.0, finish_rate=1.2, activity=activity)
+        load(
+            second,
+            waiting=20.0,
+            running=40.0,
+            finish_rate=1.2,
+            activity=activity,
+            idle_replicas=2 if activity is not None and activity < 0.03 and second >= 300 else 0,
+        )
         for second in range(0, 900, 5)
     ]
     last = play(policy(maxReplicas=8), loads)[-1]

@@ -41,16 +41,12 @@ def test_waiting_is_summed_and_activity_averaged() -> None:
 
 def test_an_activity_that_contradicts_the_requests_of_one_replica_is_no_reading() -> None:
     pods = [a_pod("a"), a_pod("b")]
-    for activity, running, measured in [(0.0, 4, None), (0.0, 0, 0.45), (0.3, 4, 0.6)]:
-        readings = Readings(
-            at=NOW,
-            pods={
-                pods[0].ref: PodReading(waiting=30, running=4, activity=0.9),
-                pods[1].ref: PodReading(waiting=10, running=running, activity=activity),
-            },
-        )
-        load = _load(pods, readings, 2, NOW)
-        assert (load.measured_activity, load.idle_replicas) == (measured, int(measured is None))
+    busy = PodReading(waiting=30, running=4, activity=0.9)
+    # For a moment a request that has just come contradicts it too.
+    for seems_idle, measured in [(True, None), (False, 0.45)]:
+        idle = PodReading(waiting=10, running=4, activity=0.0, seems_idle=seems_idle)
+        load = _load(pods, Readings(at=NOW, pods={pods[0].ref: busy, pods[1].ref: idle}), 2, NOW)
+        assert (load.measured_activity, load.idle_replicas) == (measured, int(seems_idle))
 
 
 def test_one_settled_replica_without_a_reading_makes_the_sum_unknown() -> None:

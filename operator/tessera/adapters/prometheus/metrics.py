@@ -118,6 +118,7 @@ _LOAD: Queries = {
     "waiting": WAITING,
     "running": RUNNING,
     "activity": ACTIVITY,
+    "idle": BoundedQuery(CONTRADICTED_ACTIVITY, Bounds(POD_LABELS, MIN_BUSY_ACTIVITY)),
     "cached": BoundedQuery(
         f"sum by (namespace, pod) (rate(vllm:prompt_tokens_cached_total{OF_SERVICES}[5m]))",
         Bounds(POD_LABELS, 1e9),
@@ -466,12 +467,14 @@ def pods_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, PodRea
         values_by(rows_by_query[name], pod_ref)
         for name in ("waiting", "running", "activity", "cached")
     )
+    idle = values_by(rows_by_query["idle"], pod_ref)
     return {
         pod: PodReading(
             waiting=waiting.get(pod),
             running=running.get(pod),
             activity=activity.get(pod),
             cached=cached.get(pod),
+            seems_idle=pod in idle,
         )
         for pod in {**waiting, **running, **activity}
     }

@@ -186,6 +186,6 @@ def _contradiction_verdicts(texts: Sequence[str]) -> Iterator[StatusVerdict[Disc
     if texts:
         yield StatusVerdict(
             Discovered.INCONSISTENT_LABELS,
-            f"{first_names(sorted(texts))}: the slices count, and no whole GPU beyond the label. "
-            "Restart GPU feature discovery and the device plugin there",
+            f"{first_names(sorted(texts))}. Slices are offered, and whole GPUs as far as the label "
+            "leaves room; restart GPU feature discovery and the device plugin there",
         )

@@ -316,6 +316,8 @@ class PodReading:
     activity: float | None = None
     cached: float | None = None
     """Prompt tokens per second that it found in its cache, of the last five minutes."""
+    seems_idle: bool = False
+    """Its activity has contradicted its running requests for five minutes."""
 
     @property
     def measured_activity(self) -> float | None:

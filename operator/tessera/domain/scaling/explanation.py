@@ -17,8 +17,7 @@ def load_numbers(
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} {places}"
     running = missing if load.running is None else f"{load.running:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
-    if load.contradicts:
-        activity = contradiction_clause(load)
+    activity = f"{activity} (target {spec.activity.target})"
     up, down = spec.scale_up, spec.scale_down
     gateway = ("at the gateway", f"{load.queued} waiting, {load.gateway_requests} others")
     queue_target = f"target {target.queue_target:.3g} per replica{target.queue_source}"
@@ -26,7 +25,7 @@ def load_numbers(
         *((gateway,) if load.queued is not None else ()),
         ("waiting requests", f"{waiting} ({queue_target})"),
         ("running requests", running),
-        ("activity", f"{activity} (target {spec.activity.target})"),
+        ("activity", contradiction_clause(load) if load.idle_replicas else activity),
         (
             "scale up",
             f"after {format_duration(up.stabilization_window)}, at most {up.pods} in "
@@ -38,10 +37,10 @@ def load_numbers(
 
 def contradiction_clause(load: ServiceLoad) -> str:
     """Return why the reported activity is not used."""
-    idle = load.idle_replicas or load.ready
+    idle = counted(load.idle_replicas, "replica")
     return (
-        f"activity below {MIN_BUSY_ACTIVITY:.0%} on {counted(idle, 'replica')} with running "
-        "requests is no reading: restart the DCGM exporter on the nodes"
+        f"activity below {MIN_BUSY_ACTIVITY:.0%} on {idle} with running requests for 5 minutes is "
+        "no reading: restart the DCGM exporter on the nodes"
     )
 
 

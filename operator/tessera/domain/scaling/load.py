@@ -15,7 +15,6 @@ from tessera.domain.observed.snapshot import (
     Ref,
     SpeedReading,
     TokenRates,
-    contradicts_requests,
 )
 from tessera.domain.scaling.state import ServiceLoad
 
@@ -107,9 +106,7 @@ def load_of(
         known_waiting=sum(reading.waiting or 0 for reading, _ in samples) + queued,
         running=None if running is None else sum(running) + sum(leaving),
         activity=None if activity is None else sum(activity) / len(activity),
-        idle_replicas=sum(
-            contradicts_requests(reading.activity, reading.running) for reading, _ in samples
-        ),
+        idle_replicas=sum(reading.seems_idle for reading, _ in samples),
         queued=demand.queued if demand is not None else None,
         gateway_requests=demand.arrived + demand.in_flight if demand is not None else 0,
         finished=readings.finished if readings.is_usable else None,

@@ -54,7 +54,7 @@ class ServiceLoad:
     activity: float | None
     """Mean share of time in which the slices of ready replicas compute, as it is reported."""
     idle_replicas: int = 0
-    """Replicas whose reported activity contradicts their running requests."""
+    """Replicas whose activity has contradicted their running requests for five minutes."""
     queued: int | None = None
     """Requests that wait at gateways, which `waiting` includes; None without a gateway."""
     gateway_requests: int = 0
@@ -89,13 +89,9 @@ class ServiceLoad:
 
     @property
     def measured_activity(self) -> float | None:
-        """Return the activity, None where that of a replica contradicts its requests."""
-        return None if self.contradicts else self.activity
-
-    @property
-    def contradicts(self) -> bool:
-        """Return whether devices seem idle while their engines run requests."""
-        return bool(self.idle_replicas) or contradicts_requests(self.activity, self.running)
+        """Return the activity, None where it contradicts the running requests."""
+        is_idle = self.idle_replicas or contradicts_requests(self.activity, self.running)
+        return None if is_idle else self.activity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

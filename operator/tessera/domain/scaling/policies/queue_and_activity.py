@@ -237,7 +237,7 @@ def _hold(
         limit = f"{target.bounds_source}maxReplicas is {spec.max_replicas}"
         desired = f"desired {recommendation.replicas}, {limit}"
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
-    if load.waiting and load.contradicts:
+    if load.idle_replicas:
         return Decided(current, ScalingReason.INCONSISTENT_METRICS, message)
     is_partial = load.activity is None
     reason = ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY
@@ -263,7 +263,7 @@ def _metrics_message(target: ScaleTarget, load: ServiceLoad, current: int) -> st
         if load.activity is None
         else f"activity {load.activity:.2f} (target {target.spec.activity.target})"
     )
-    if load.contradicts:
+    if load.idle_replicas:
         activity = contradiction_clause(load)
     return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
 

@@ -322,7 +322,7 @@ def _hold(
     message = f"{replicas_text}; {why}"
     if not load.is_known:
         return Decided(current, ScalingReason.METRICS_PARTIAL, message)
-    if load.waiting and load.contradicts:
+    if load.idle_replicas:
         contradiction = f"{message}; {contradiction_clause(load)}"
         return Decided(current, ScalingReason.INCONSISTENT_METRICS, contradiction)
     estimated = assessment.arrivals.estimated
