@@ -65,11 +65,11 @@ def flac(seconds: int, rate: int = 44_100) -> bytes:
 
 
 def mp4(seconds: int, *, version: int = 0, size: int = 1000, at_end: bool = False) -> bytes:
-    times = struct.pack(">QQIQ", 0, 0, 600, seconds * 600)
-    if version == 0:
-        times = struct.pack(">IIII", 0, 0, 600, seconds * 600)
-    movie = b"\0\0\0\x6cmvhd" + bytes((version, 0, 0, 0)) + times + b"\0" * 80
+    times = struct.pack(">QQIQ" if version else ">IIII", 0, 0, 600, seconds * 600)
+    header = b"\0\0\0\x6cmvhd" + bytes((version, 0, 0, 0)) + times + b"\0" * 80
+    movie = struct.pack(">I", 8 + len(header)) + b"moov" + header
     start, pictures = b"\0\0\0\x18ftypisom" + b"\0" * 12, b"p" * size
+    pictures = struct.pack(">I4sQ", 1, b"mdat", 16 + size) + pictures
     return start + (pictures + movie if at_end else movie + pictures)
 
 

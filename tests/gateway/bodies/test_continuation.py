@@ -126,8 +126,7 @@ allowed_token_ids bad_words stream_interval add_special_tokens return_token_ids
 return_tokens_as_token_ids
 user metadata store service_tier safety_identifier moderation prompt_cache_key prompt_cache_options
 prompt_cache_retention chat_template_kwargs tools parallel_tool_calls reasoning_effort
-include_reasoning documents verbosity
-promptCacheKey drop_params litellm_session_id thinking
+include_reasoning documents verbosity promptCacheKey drop_params litellm_session_id thinking
 """
 
 

@@ -27,13 +27,12 @@ _VIDEO_TOKENS_PER_SECOND = 768
 _AUDIO_BYTES_PER_SECOND = 2000
 _VIDEO_BYTES_PER_SECOND = 20_000
 
-# Profiles and previews precede the size of a JPEG; the lists of an MP4 are at either end.
-_HEAD_BYTES = 2**18
-_SHORT_BYTES = 64
+_HEAD_BYTES = 64
+_ESCAPED_BYTES = 2**18
 _URL = re.compile(rb"data:[^,]{0,256},", re.IGNORECASE)
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Segments of a JPEG that are passed over.
-_MAX_SEGMENTS = 256
+# Segments of a JPEG, or boxes of an MP4, that are passed over.
+_MAX_SEGMENTS = 32
 
 
 def image_tokens(text: bytes | memoryview, bounds: ImageTokens | None = None) -> int:
@@ -54,7 +53,7 @@ def image_tokens(text: bytes | memoryview, bounds: ImageTokens | None = None) ->
 
 def audio_tokens(text: bytes | memoryview) -> int:
     """Return the tokens of a sound, given by its data URL or its base64."""
-    head = _decoded(text, _SHORT_BYTES)
+    head = _decoded(_base64_of(text))
     seconds = _wave_seconds(head, len(text) * 3 // 4) or _flac_seconds(head)
     if not seconds:
         seconds = len(text) * 3 / 4 / _AUDIO_BYTES_PER_SECOND
@@ -85,25 +84,29 @@ def _clip_tokens(seconds: float, tokens_per_second: int) -> int:
     return int(min(max(seconds, 1) * tokens_per_second, CLIP_TOKENS))
 
 
-def _decoded(text: bytes | memoryview, size: int, *, at_end: bool = False) -> bytes:
-    """Return about so many bytes of what is encoded, nothing where it is no base64."""
+def _base64_of(text: bytes | memoryview) -> memoryview:
+    """Return what follows the head of a data URL, or all."""
     url = _URL.match(text)
-    start = url.end() if url is not None else 0
-    length = -(-size // 3) * 4
-    if at_end:
-        start = max(start, start + (len(text) - start - length) // 4 * 4)
-    # Some clients escape each `/`.
-    encoded = bytes(text[start : start + length + 4]).replace(b"\\", b"")
-    encoded = encoded.rstrip(b"=")
+    return memoryview(text)[url.end() if url is not None else 0 :]
+
+
+def _decoded(encoded: memoryview, size: int = _HEAD_BYTES, at: int = 0) -> bytes:
+    """Return so many bytes, at a place, of what is encoded; fewer where it has no more."""
+    first, rest = divmod(at, 3)
+    part = bytes(encoded[4 * first : 4 * (first - (-(size + rest) // 3))]).rstrip(b"=")
     try:
-        return binascii.a2b_base64(encoded[: len(encoded) // 4 * 4])
+        return binascii.a2b_base64(part[: len(part) // 4 * 4])[rest:]
     except binascii.Error:
         return b""
 
 
 def _image_size(text: bytes | memoryview) -> tuple[int, int] | None:
     """Return width and height in pixels; None where they are not known."""
-    head = _decoded(text, _SHORT_BYTES)
+    if b"\\" in bytes(text[:_HEAD_BYTES]):
+        # Some clients escape each `/`.
+        text = bytes(text[:_ESCAPED_BYTES]).replace(b"\\", b"")
+    encoded = _base64_of(text)
+    head = _decoded(encoded)
     try:
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
             size: tuple[int, int] | None = struct.unpack_from(">II", head, 16)
@@ -112,7 +115,7 @@ def _image_size(text: bytes | memoryview) -> tuple[int, int] | None:
         elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
             size = _webp_size(head)
         elif head.startswith(b"\xff\xd8"):
-            size = _jpeg_size(_decoded(text, _HEAD_BYTES))
+            size = _jpeg_size(encoded)
         else:
             size = None
     except struct.error:
@@ -135,14 +138,16 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
             return None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+def _jpeg_size(encoded: memoryview) -> tuple[int, int] | None:
     at = 2
     for _ in range(_MAX_SEGMENTS):
-        marker, length = struct.unpack_from(">HH", data, at)
+        # Profiles and previews precede the size.
+        segment = _decoded(encoded, 9, at)
+        marker, length = struct.unpack_from(">HH", segment)
         if marker >> 8 != 0xFF:
             return None
         if marker & 0xFF in _JPEG_SIZES:
-            height, width = struct.unpack_from(">HH", data, at + 5)
+            height, width = struct.unpack_from(">HH", segment, 5)
             return width, height
         at += 2 + length
     return None
@@ -164,17 +169,20 @@ def _flac_seconds(head: bytes) -> float | None:
 
 
 def _mp4_seconds(text: bytes | memoryview) -> float | None:
-    head = _decoded(text, _HEAD_BYTES)
-    if head[4:8] != b"ftyp":
+    encoded = _base64_of(text)
+    if _decoded(encoded)[4:8] != b"ftyp":
         return None
-    # A file that was not made for streams has its lists behind the pictures.
-    return _movie_seconds(head) or _movie_seconds(_decoded(text, _HEAD_BYTES, at_end=True))
-
-
-def _movie_seconds(data: bytes) -> float | None:
-    at = data.find(b"mvhd")
-    if at < 0 or len(data) < at + 36:
-        return None
-    form, place = (">IQ", at + 24) if data[at + 4] else (">II", at + 16)
-    scale, duration = struct.unpack_from(form, data, place)
-    return duration / scale if scale else None
+    at = 0
+    for _ in range(_MAX_SEGMENTS):
+        box = _decoded(encoded, 48, at)
+        if len(box) < 48:
+            return None
+        size, name = struct.unpack_from(">I4s", box)
+        if name == b"moov" and box[12:16] == b"mvhd":
+            form, place = (">IQ", 36) if box[16] else (">II", 28)
+            scale, duration = struct.unpack_from(form, box, place)
+            return duration / scale if scale else None
+        # The pictures of a file that was not made for streams come before its lists.
+        (large,) = struct.unpack_from(">Q", box, 8)
+        at += max(large if size == 1 else size, 8)
+    return None

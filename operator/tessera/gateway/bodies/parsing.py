@@ -127,7 +127,7 @@ class RequestFields(msgspec.Struct, gc=False):
         """Return what an engine keeps in its cache, field by field."""
         return [memoryview(getattr(self, name)) for name in self.prompt_fields]
 
-    def prompt_text(self, media: Media) -> tuple[bytes, int]:
+    def prompt_text(self, media: Media = NO_MEDIA) -> tuple[bytes, int]:
         """Return the prompt as the body has it, of a long one the beginning, and all its bytes.
 
         An image or a clip takes as many of them as text of as many tokens, by which others differ.

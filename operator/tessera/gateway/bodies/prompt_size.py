@@ -24,6 +24,7 @@ _MEDIA_EXCESS = 4
 _PART_BYTES = 2**16
 # By which a value is found again in the one around it.
 _SOUGHT_BYTES = 64
+_FIRST_PART_BYTES = 512
 _MEDIA_TOKENS = {
     b"image_url": IMAGE_TOKENS,
     b"image_embeds": IMAGE_TOKENS,
@@ -183,17 +184,27 @@ def condense(value: memoryview, media: Sequence[InlineMedia], most: int) -> tupl
     """
     condensed, start, size = bytearray(), 0, len(value)
     for each in media:
-        place = _place(each, value, start)
-        if place is None:
-            continue
         length = _BYTES_PER_TOKEN * each.tokens
         size += length - len(each.text)
-        if len(condensed) < most:
+        place = _place(value, each.text, start) if len(condensed) < most else None
+        if place is not None:
             condensed += value[start:place][:most]
             digest = hashlib.sha256(each.text).digest()
             condensed += (digest * (length // len(digest) + 1))[:length]
-        start = place + len(each.text)
-    return bytes(condensed + value[start:][:most])[:most], size
+            start = place + len(each.text)
+    return bytes(condensed + value[start:][:most])[:most], max(size, 0)
+
+
+def _place(value: memoryview, text: memoryview, start: int) -> int | None:
+    """Return where a text is in the value around it, from a place on, without a copy of all."""
+    sought, part_bytes = bytes(text[:_SOUGHT_BYTES]), _FIRST_PART_BYTES
+    while start < len(value):
+        at = bytes(value[start : start + part_bytes + len(sought)]).find(sought)
+        if at >= 0:
+            return start + at
+        start += part_bytes
+        part_bytes = min(2 * part_bytes, _PART_BYTES)
+    return None
 
 
 def condensed_sizes(values: Sequence[memoryview], media: Sequence[InlineMedia]) -> list[int]:
@@ -204,18 +215,12 @@ def condensed_sizes(values: Sequence[memoryview], media: Sequence[InlineMedia]) 
     sizes, left = list[int](), [*reversed(media)]
     for value in values:
         start, size = 0, len(value)
-        while left and (place := _place(left[-1], value, start)) is not None:
+        while left and (place := _place(value, left[-1].text, start)) is not None:
             each = left.pop()
             size += _BYTES_PER_TOKEN * each.tokens - len(each.text)
             start = place + len(each.text)
         sizes.append(size)
     return sizes
-
-
-def _place(media: InlineMedia, value: memoryview, start: int) -> int | None:
-    """Return where in the value an image or a clip is."""
-    match = re.compile(re.escape(bytes(media.text[:_SOUGHT_BYTES]))).search(value, start)
-    return None if match is None else match.start()
 
 
 def _texts(value: memoryview, field: str, item: re.Pattern[bytes]) -> tuple[int, int]:
