@@ -54,7 +54,7 @@ from tessera.domain.billing.energy import Energy, EnergyLine, IdleGPU
 from tessera.domain.billing.energy_statement import EnergyStatement
 from tessera.domain.billing.energy_windows import EnergySplit
 from tessera.domain.billing.statement import Amounts, Statement
-from tessera.domain.explain.request import RequestExplanations
+from tessera.domain.explain.request import JoinedExplanations
 from tessera.domain.observed.energy import EnergySource
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tests.builders import NOW, dollars
@@ -401,7 +401,7 @@ async def _clusters(folder: Path) -> Any:
     answer = {"requests": [request], "total": 3}
     yield "top requests", "\n".join(request_lines([request], answer))
     yield "top requests, none", "\n".join(request_lines([], {"requests": [], "total": 0}))
-    none = RequestExplanations(requests=(), kept_requests=0, kept_since=None)
+    none = JoinedExplanations(requests=(), kept_requests=0, kept_since=None)
     yield "explain request", shown(lambda: request_report("abc", none, "text"))
     findings = await run_checks(replace(a_check_context(api), at=NOW))
     yield "doctor, served", "\n".join(report_lines(findings))

@@ -17,7 +17,11 @@ from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
 from tessera.cli.explain.request import report
 from tessera.cli.gateway_port import get
-from tessera.domain.explain.request import RequestExplanation, RequestExplanations
+from tessera.domain.explain.request import (
+    JoinedExplanations,
+    RequestExplanation,
+    RequestExplanations,
+)
 from tessera.domain.gateway.directory import model_changes
 from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.reasons import RequestReason
@@ -243,10 +247,10 @@ async def test_only_a_reader_gets_it_and_the_command_prints_it() -> None:
             assert (refused.status, await refused.json()) == (401, {"error": "no bearer token"})
         answer = await get(Reader(TokenApi()), NAMESPACE, url, {"request": name})
         unknown = await get(Reader(TokenApi()), NAMESPACE, url, {"request": "x"})
-    text = report(name, RequestExplanations(**answer), "text").text
+    text = report(name, JoinedExplanations(**answer), "text").text
     assert text in PAGE.read_text(encoding="utf-8")
     with pytest.raises(CommandError, match=r"keep 7 requests .*access log"):
-        report("x", RequestExplanations(**unknown), "text")
+        report("x", JoinedExplanations(**unknown), "text")
 
 
 class Known:
@@ -283,9 +287,9 @@ async def test_whichever_gateway_is_asked_all_of_them_answer() -> None:
             await stack.enter_async_context(server)
         url = f"http://127.0.0.2:{port}/explanations"
 
-        async def ask(name: str) -> RequestExplanations:
+        async def ask(name: str) -> JoinedExplanations:
             answer = await get(Reader(TokenApi()), NAMESPACE, url, {"request": name})
-            return RequestExplanations(**answer)
+            return JoinedExplanations(**answer)
 
         both, elsewhere, unknown = await ask("b"), await ask("c"), await ask("x")
     assert [request.tenant for request in elsewhere.requests] == ["c"]
@@ -300,5 +304,5 @@ async def test_a_gateway_that_cannot_find_the_others_says_so() -> None:
     async def find() -> Mapping[str, str]:
         raise ClusterError("the API server does not answer")
 
-    (answer,) = await OtherGateways(find, 1).explain("a", "Bearer x")
-    assert answer.silent_gateways == ("all others (the API server does not answer)",)
+    answers = await OtherGateways(find, 1).explain("a", "Bearer x")
+    assert answers == {"all others (the API server does not answer)": None}

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from tessera.domain.explain.request import RequestExplanations
+from tessera.domain.explain.request import RequestExplanations, join_explanations
 from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
@@ -103,8 +103,10 @@ class InternalApi:
         request_id = request.query.get("request", "")
         known = self._known.explain(request_id)
         if request.query.get("pods") != "own":
-            authorization = request.headers["Authorization"]
-            known = known.joined(await self._others.explain(request_id, authorization))
+            others = await self._others.explain(request_id, request.headers["Authorization"])
+            answers = (known, *(answer for answer in others.values() if answer is not None))
+            silent = [name for name, answer in others.items() if answer is None]
+            known = join_explanations(answers, silent)
         return known.model_dump(mode="json", by_alias=True)
 
     async def _authorize(self, authorization: str) -> None:

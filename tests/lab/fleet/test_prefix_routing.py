@@ -87,10 +87,22 @@ def test_rivals_without_weight_on_prefixes_balance_the_load(
 
 def test_gateways_with_a_record_each_find_less_unless_sessions_keep_theirs() -> None:
     alone = course_of(CHATS, Router.PREFIXES)
-    apart = course_of(CHATS, Router.PREFIXES, gateways=4)
+    apart = course_of(replace(CHATS, turns=None), Router.PREFIXES, gateways=4)
     by_session = course_of(CHATS, Router.PREFIXES, gateways=4, session_tokens=1216)
     assert apart.cached_tokens < 0.95 * alone.cached_tokens
     assert by_session.cached_tokens > 0.97 * alone.cached_tokens
+
+
+@pytest.mark.parametrize("gateways", [2, 4])
+def test_gateways_that_know_the_owner_of_a_conversation_find_most_of_it(gateways: int) -> None:
+    alone = course_of(CHATS, Router.PREFIXES)
+    apart = course_of(CHATS, Router.PREFIXES, gateways=gateways)
+    assert apart.cached_tokens > 0.95 * alone.cached_tokens
+
+
+def test_without_another_gateway_owners_change_nothing() -> None:
+    alone = course_of(CHATS, Router.PREFIXES)
+    assert alone.ttft == course_of(replace(CHATS, turns=None), Router.PREFIXES).ttft
 
 
 def test_a_record_promises_what_engines_find_less_the_answers() -> None:

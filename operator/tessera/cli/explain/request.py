@@ -13,8 +13,8 @@ from tessera.cli.text import cell, format_time, indent_lines, table
 from tessera.domain.explain.request import (
     AttemptExplanation,
     ComparedReplica,
+    JoinedExplanations,
     RequestExplanation,
-    RequestExplanations,
 )
 from tessera.domain.gateway.requests import Phase
 
@@ -26,10 +26,10 @@ _MAX_REPLICAS = 16
 def run(arguments: SimpleNamespace) -> Output:
     """Print what the gateways know of the requests with an id; CommandError if they know none."""
     answer = read_gateway(arguments, "/explanations", {"request": arguments.request_id})
-    return report(arguments.request_id, RequestExplanations(**answer), arguments.output)
+    return report(arguments.request_id, JoinedExplanations(**answer), arguments.output)
 
 
-def report(request_id: str, explanations: RequestExplanations, output_format: str) -> Output:
+def report(request_id: str, explanations: JoinedExplanations, output_format: str) -> Output:
     """Return the requests as text or JSON; CommandError where there is none."""
     if not explanations.requests:
         raise CommandError(_unknown(request_id, explanations))
@@ -37,14 +37,14 @@ def report(request_id: str, explanations: RequestExplanations, output_format: st
     return Output.of(output_format, _report_lines(explanations), body)
 
 
-def _report_lines(explanations: RequestExplanations) -> Iterator[str]:
+def _report_lines(explanations: JoinedExplanations) -> Iterator[str]:
     for name in explanations.silent_gateways:
         yield f"Note: gateway pod {name} gave no answer"
     for number, request in enumerate(explanations.requests):
         yield from (*([""] if number else []), *_lines(request))
 
 
-def _unknown(request_id: str, explanations: RequestExplanations) -> str:
+def _unknown(request_id: str, explanations: JoinedExplanations) -> str:
     others = "They keep none now"
     if explanations.kept_since is not None:
         others = (

@@ -65,7 +65,7 @@ class RequestExplanation(Wire):
 
 
 class RequestExplanations(Wire):
-    """The requests with one id that gateways know, and which ones they keep."""
+    """The requests with one id that a gateway knows, and which ones it keeps."""
 
     requests: tuple[RequestExplanation, ...]
     """The newest first; clients choose ids and may repeat them."""
@@ -73,21 +73,28 @@ class RequestExplanations(Wire):
     """Those of all ids."""
     kept_since: datetime | None
     """When the first one of them came; None without any."""
+
+
+class JoinedExplanations(RequestExplanations):
+    """The same of several gateways."""
+
     silent_gateways: tuple[str, ...] = ()
     """Pods that were asked as well, and gave no answer."""
 
-    def joined(self, others: Sequence["RequestExplanations"]) -> "RequestExplanations":
-        """Return what several gateways know."""
-        answers = (self, *others)
-        requests = [request for answer in answers for request in answer.requests]
-        requests.sort(key=lambda request: request.started_at, reverse=True)
-        since = [answer.kept_since for answer in answers if answer.kept_since is not None]
-        return RequestExplanations(
-            requests=tuple(requests),
-            kept_requests=sum(answer.kept_requests for answer in answers),
-            kept_since=min(since, default=None),
-            silent_gateways=tuple(name for answer in answers for name in answer.silent_gateways),
-        )
+
+def join_explanations(
+    answers: Sequence[RequestExplanations], silent_gateways: Sequence[str]
+) -> JoinedExplanations:
+    """Return what several gateways know, beside those that gave no answer."""
+    requests = [request for answer in answers for request in answer.requests]
+    requests.sort(key=lambda request: request.started_at, reverse=True)
+    since = [answer.kept_since for answer in answers if answer.kept_since is not None]
+    return JoinedExplanations(
+        requests=tuple(requests),
+        kept_requests=sum(answer.kept_requests for answer in answers),
+        kept_since=min(since, default=None),
+        silent_gateways=tuple(silent_gateways),
+    )
 
 
 def explain_attempt(

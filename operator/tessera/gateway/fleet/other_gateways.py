@@ -1,7 +1,7 @@
 """What the other gateway pods know of a request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
 from pydantic import ValidationError
@@ -10,7 +10,6 @@ from tessera.domain.explain.request import RequestExplanations
 from tessera.ports import ClusterError
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
-_NOTHING = RequestExplanations(requests=(), kept_requests=0, kept_since=None)
 
 
 class OtherGateways:
@@ -20,20 +19,25 @@ class OtherGateways:
         """Take `find`, which returns addresses by the names of pods, or raises ClusterError."""
         self._find, self._port = find, port
 
-    async def explain(self, request_id: str, authorization: str) -> Sequence[RequestExplanations]:
-        """Return what each of them says to the holder of a token, or that it gave no answer."""
+    async def explain(
+        self, request_id: str, authorization: str
+    ) -> Mapping[str, RequestExplanations | None]:
+        """Return by pod what it says to the holder of a token; None where it gave no answer."""
         try:
             pods = await self._find()
         except ClusterError as error:
-            return [_silent(f"all others ({error})")]
+            return {f"all others ({error})": None}
+        names = sorted(pods)
         headers = {"Authorization": authorization}
         async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
-            asked = (self._ask(session, name, pods[name], request_id) for name in sorted(pods))
-            return await asyncio.gather(*asked)
+            answers = await asyncio.gather(
+                *(self._ask(session, pods[name], request_id) for name in names)
+            )
+        return dict(zip(names, answers, strict=True))
 
     async def _ask(
-        self, session: aiohttp.ClientSession, name: str, address: str, request_id: str
-    ) -> RequestExplanations:
+        self, session: aiohttp.ClientSession, address: str, request_id: str
+    ) -> RequestExplanations | None:
         host = f"[{address}]" if ":" in address else address
         url = f"http://{host}:{self._port}/explanations"
         try:
@@ -42,8 +46,4 @@ class OtherGateways:
             async with session.get(url, params=query, raise_for_status=True) as response:
                 return RequestExplanations.model_validate_json(await response.read())
         except (aiohttp.ClientError, OSError, TimeoutError, ValidationError):
-            return _silent(name)
-
-
-def _silent(name: str) -> RequestExplanations:
-    return _NOTHING.model_copy(update={"silent_gateways": (name,)})
+            return None
