@@ -29,4 +29,5 @@ def selection_weight(hardware: Hardware, partitioned_gpus: int, weights: Decimal
         return Decimal(hardware.devices)
     # The partitioned GPUs are spread over their slices, so the slices carry the stranded cost. No
     # price is compared below what is billed, however few GPUs a node says it has.
-    return billing_weight(hardware) * max(Decimal(1), partitioned_gpus / weights)
+    billed = billing_weight(hardware)
+    return max(billed, billed * partitioned_gpus / weights)
