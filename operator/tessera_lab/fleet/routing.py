@@ -178,7 +178,7 @@ class Door:
         self, index: int, replicas: Sequence[SimulatedReplica], moment: float
     ) -> Choice | None:
         states = [replica.state for replica in replicas]
-        cached = self._cached_tokens(index, replicas, moment)
+        cached = self._cached_tokens(index, replicas)
         return pick(
             self._shape(index),
             states,
@@ -186,10 +186,10 @@ class Door:
             turn=self._turn,
             means=self._means,
             cached_tokens=cached,
-            owned=self._ownership(index, moment),
+            owned=self._ownership(index),
         )
 
-    def _ownership(self, index: int, moment: float) -> Ownership | None:
+    def _ownership(self, index: int) -> Ownership | None:
         """Return what the gateway of a request expects of its owner."""
         if len(self._records) < 2:
             return None
@@ -198,11 +198,9 @@ class Door:
             self._owner_uids = uids
             self._owners = Owners([replica.state for replica in self.serving])
         record, count = self._record(index), len(self._records)
-        return self._owners.ownership(self._blocks(index), record, self._means, count, moment)
+        return self._owners.ownership(self._blocks(index), record, self._means, count)
 
-    def _cached_tokens(
-        self, index: int, replicas: Sequence[SimulatedReplica], moment: float
-    ) -> Sequence[int]:
+    def _cached_tokens(self, index: int, replicas: Sequence[SimulatedReplica]) -> Sequence[int]:
         """Return the tokens of a prompt that the router believes in the caches of replicas."""
         trace = self._trace
         if trace.prefixes is None:
@@ -214,7 +212,7 @@ class Door:
             return ()
         uids = [replica.state.replica.uid for replica in replicas]
         tokens = self._record(index).held_tokens(self._blocks(index), uids)
-        owned = self._ownership(index, moment)
+        owned = self._ownership(index)
         if owned is not None and owned.uid in uids:
             tokens[uids.index(owned.uid)] = owned.expected_tokens
         return tokens
@@ -280,7 +278,7 @@ class Door:
         self._turn += 1
         replica, cached_tokens = self._choose(index, replicas, moment)
         replica.advance(moment, self._ttft)
-        record, prompt = self._note(index, replica, moment)
+        record, prompt = self._note(index, replica)
         request = EngineRequest(
             id=index,
             prompt_tokens=trace.input_tokens[index],
@@ -299,13 +297,13 @@ class Door:
         self.requests[replica.number] += 1
 
     def _note(
-        self, index: int, replica: SimulatedReplica, moment: float
+        self, index: int, replica: SimulatedReplica
     ) -> tuple[ReplicaPrefixes | None, SentPrompt | None]:
         """Record where a prompt goes."""
         if not self._records:
             return None, None
         uid, prompt = replica.state.replica.uid, self._blocks(index)
-        records, owned = self._record(index), self._ownership(index, moment)
+        records, owned = self._record(index), self._ownership(index)
         promised_tokens = 0
         if prompt.turns is not None:
             self._means = self._means.gone_on(prompt.turns.earlier_tokens > 0)
@@ -331,7 +329,7 @@ class Door:
             replica = self._rival.choose(prompt, replicas, self._settings)
             sees = self._rival.sees_caches
             return replica, replica.engine.cached_tokens(names) if sees else 0
-        if self._is_gateway and (held_tokens := self._cached_tokens(index, self.serving, moment)):
+        if self._is_gateway and (held_tokens := self._cached_tokens(index, self.serving)):
             room, states = ([each.state for each in group] for group in (replicas, self.serving))
             candidates = set(map(id, with_prefix(room, states, held_tokens, moment)))
             replicas = [each for each in self.serving if id(each.state) in candidates]

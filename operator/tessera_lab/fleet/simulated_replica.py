@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica
-from tessera.domain.picking.owners import NEW_REPLICA_SECONDS
+from tessera.domain.picking.health import SLOW_START_SECONDS
 from tessera.domain.picking.prefix_record import ReplicaPrefixes, SentPrompt
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera_lab.engine import EngineCore
@@ -121,7 +121,7 @@ class SimulatedReplica:
         """Give it a node."""
         self.bound_at, self.ready_at = bound_at, ready_at
         # The first replicas have served before the trace begins.
-        self.state.ready_at = ready_at if ready_at > 0 else -NEW_REPLICA_SECONDS
+        self.state.ready_at = ready_at if ready_at > 0 else -SLOW_START_SECONDS
 
     def submit(
         self,

@@ -14,7 +14,7 @@ from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.prefixes import PromptBlocks, PromptTurns
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.perf.step import StepTime
-from tessera.domain.picking.owners import NEW_REPLICA_SECONDS, Owners, Ownership
+from tessera.domain.picking.owners import Owners, Ownership
 from tessera.domain.picking.pick import PickReason, pick
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.domain.picking.prefix_record import PrefixRecords
@@ -41,9 +41,9 @@ def a_state(
     return ReplicaState.create(replica, now=NOW, utc_now=UTC_NOW)
 
 
-def owners_of(*states: ReplicaState, is_first_turn: bool = False) -> list[str]:
+def owners_of(*states: ReplicaState) -> list[str]:
     owners = Owners(states)
-    states_by_key = [owners.find(key, NOW, is_first_turn=is_first_turn) for key in KEYS]
+    states_by_key = [owners.find(key) for key in KEYS]
     return [state.replica.uid if state is not None else "" for state in states_by_key]
 
 
@@ -75,7 +75,7 @@ def expect(
     prompt: PromptBlocks, records: PrefixRecords | None = None, gateways: int = 2
 ) -> Ownership | None:
     owners = Owners([a_state(number) for number in range(4)])
-    return owners.ownership(prompt, records or PrefixRecords(), MEANS, gateways, NOW)
+    return owners.ownership(prompt, records or PrefixRecords(), MEANS, gateways)
 
 
 def test_owners_are_the_same_whatever_the_order_of_the_directory() -> None:
@@ -105,12 +105,21 @@ def test_a_replica_owns_as_much_as_it_carries() -> None:
         assert three in (two, states[2].replica.uid)
 
 
-def test_a_replica_that_leaves_owns_nothing_and_a_new_one_first_turns_alone() -> None:
-    states = [a_state(0), a_state(1, ready_for=NEW_REPLICA_SECONDS - 1), a_state(2, leaving=True)]
-    old, new, leaving = (state.replica.uid for state in states)
-    assert {*owners_of(*states)} == {old}
-    assert {*owners_of(*states, is_first_turn=True)} == {old, new}
-    assert leaving not in owners_of(*states, is_first_turn=True)
+def test_a_replica_that_leaves_owns_nothing_and_a_new_one_its_share_at_once() -> None:
+    states = [a_state(0), a_state(1, ready_for=0.0), a_state(2, leaving=True)]
+    old, new, _ = (state.replica.uid for state in states)
+    counts = Counter(owners_of(*states))
+    assert {*counts} == {old, new}
+    assert min(counts.values()) > 0.4 * len(KEYS)
+
+
+def test_a_later_turn_is_expected_at_a_new_owner() -> None:
+    later = a_prompt(earlier=2800)
+    owned = Owners([a_state(0, ready_for=0.0), a_state(1, ready_for=0.0)]).ownership(
+        later, PrefixRecords(), MEANS, 2
+    )
+    assert owned is not None
+    assert owned.expected_tokens == 2800
 
 
 def test_a_gateway_that_is_alone_expects_nothing_of_an_owner() -> None:

@@ -18,8 +18,6 @@ from tessera.domain.picking.prediction import RequestMeans, work_seconds
 from tessera.domain.picking.prefix_record import PrefixRecords
 from tessera.domain.picking.replica_state import ReplicaState
 
-# What is older than a replica is elsewhere: until then it owns conversations that begin alone.
-NEW_REPLICA_SECONDS = 300.0
 # Replicas are compared by one request, since the means of each gateway are its own.
 _REQUEST = RequestShape(model="", input_tokens=512, max_output_tokens=128)
 _MEANS = RequestMeans()
@@ -71,15 +69,14 @@ class Owners:
                 self._places.append((int.from_bytes(uid), rate, state))
         self._differ = len({rate for _, rate, _ in self._places}) > 1
 
-    def find(self, key: int, now: float, *, is_first_turn: bool) -> ReplicaState | None:
+    def find(self, key: int) -> ReplicaState | None:
         """Return the owner of what has this key; None where no replica may be.
 
-        It is weighted rendezvous hashing: a replica that comes or goes moves its own share alone.
+        It is weighted rendezvous hashing: a replica that comes or goes moves its own share alone,
+        at once. What began before it came is read once more, and its trust shows how much.
         """
         owner, least = None, math.inf
         for uid, rate, state in self._places:
-            if not (is_first_turn or now - (state.ready_at or 0.0) >= NEW_REPLICA_SECONDS):
-                continue
             drawn = _mixed(key ^ uid)
             # The first of events that come at these rates, which is the least draw of equal ones.
             moment = -math.log1p(-drawn / _DRAWS) / rate if self._differ else drawn
@@ -93,7 +90,6 @@ class Owners:
         records: PrefixRecords,
         means: RequestMeans,
         gateways: int,
-        now: float,
     ) -> Ownership | None:
         """Return what the owner of a prompt counts for; None where the own record knows better.
 
@@ -103,14 +99,13 @@ class Owners:
         if turns is None or gateways < 2:
             return None
         known_tokens = records.known_tokens(prompt, self._uids)
-        is_first_turn = not turns.earlier_tokens
-        if not is_first_turn and known_tokens > turns.opening_tokens:
+        if turns.earlier_tokens and known_tokens > turns.opening_tokens:
             return None
         promised_tokens, going_on = turns.earlier_tokens, means.going_on
-        owner = self._owner_of_beginning(prompt, records, known_tokens, now)
+        owner = self._owner_of_beginning(prompt, records, known_tokens)
         is_of_beginning = owner is not None
         if owner is None:
-            owner = self.find(turns.key, now, is_first_turn=is_first_turn)
+            owner = self.find(turns.key)
         else:
             # Whether other prompts begin alike, the trust shows.
             promised_tokens, going_on = max(promised_tokens, turns.beginning_tokens), 1.0
@@ -132,7 +127,7 @@ class Owners:
         )
 
     def _owner_of_beginning(
-        self, prompt: PromptBlocks, records: PrefixRecords, known_tokens: int, now: float
+        self, prompt: PromptBlocks, records: PrefixRecords, known_tokens: int
     ) -> ReplicaState | None:
         """Return the owner of what precedes the first user message, where that is long.
 
@@ -142,7 +137,7 @@ class Owners:
         turns = prompt.turns
         if turns is None or 2 * turns.beginning_tokens <= turns.opening_tokens:
             return None
-        owner = self.find(turns.beginning_key, now, is_first_turn=not turns.earlier_tokens)
+        owner = self.find(turns.beginning_key)
         # Its last block has some of the first user message, too.
         is_known = known_tokens + prompt.tokens_per_block >= turns.beginning_tokens
         if owner is None or (is_known and records.noted_owner(prompt) != owner.replica.uid):

@@ -191,7 +191,7 @@ class Replicas:
         """
         self._turn += 1
         replicas = self.states(model)
-        held_tokens, owned = self._expected_tokens(model, shape, now, replicas)
+        held_tokens, owned = self._expected_tokens(model, shape, replicas)
         available = held_tokens
         if beyond_room and states and any(held_tokens):
             states = with_prefix(states, replicas, held_tokens, now)
@@ -319,7 +319,7 @@ class Replicas:
         0 where that is not known.
         """
         states = self.taking(model, shape, states)
-        expected = self._expected_tokens(model, shape, now, states)
+        expected = self._expected_tokens(model, shape, states)
         choice = self._pick(model, shape, now, states, *expected)
         if choice is not None:
             choice = self._in_time(model, shape, now, choice, within)
@@ -338,7 +338,7 @@ class Replicas:
             return choice
         compared = [candidate.state for candidate in choice.candidates]
         others = self.taking(model, shape, without_room(compared, self.states(model), now))
-        expected = self._expected_tokens(model, shape, now, others)
+        expected = self._expected_tokens(model, shape, others)
         other = self._pick(model, shape, now, others, *expected)
         if other is None or (other.predicted_ttft_seconds or math.inf) > within:
             return choice
@@ -352,7 +352,6 @@ class Replicas:
         self,
         model: OfferedModel,
         shape: RequestShape,
-        now: float,
         states: Sequence[ReplicaState],
     ) -> tuple[Sequence[int], Ownership | None]:
         """Return what each of these replicas has of a prompt, and what its owner counts for.
@@ -367,7 +366,7 @@ class Replicas:
         owners = self._owners.get(model.uid)
         if prompt.turns is None or owners is None:
             return held_tokens, None
-        owned = owners.ownership(prompt, records, self.means(model), self.peers.count, now)
+        owned = owners.ownership(prompt, records, self.means(model), self.peers.count)
         if owned is not None and owned.uid in uids:
             held_tokens[uids.index(owned.uid)] = owned.expected_tokens
         return held_tokens, owned
