@@ -41,6 +41,7 @@ from tessera.domain.hardware.node_templates import (
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
 from tessera.domain.names import Variant
+from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node, Pod, Pool
 from tessera.domain.steps import Step, planner_error
 
@@ -74,6 +75,8 @@ class HardwareOffer:
     scheduler_name: str | None = None
     needs_repartition: bool = False
     """No GPU instance of the profile exists yet."""
+    is_partitioned_now: bool = False
+    """None exists, on a pool of which a node gets another layout at this moment."""
     in_layout: bool | None = None
     """Whether the pool's `spec.mig.layout` has such slices; those that it has not go."""
     startable: StartableNodes | None = None
@@ -502,6 +505,7 @@ def _offers(
     ]
     layout = _layout_profiles(spec, product)
     tolerations = template_tolerations(spec)
+    is_partitioned = any(TAINT in node.taints for node in existing)
     return tuple(
         HardwareOffer(
             pool=pool,
@@ -515,8 +519,8 @@ def _offers(
             tolerations=tolerations,
             runtime_class_name=spec.runtime_class_name,
             scheduler_name=spec.scheduler_name,
-            needs_repartition=hardware.profile is not None
-            and hardware.profile not in existing_profiles,
+            needs_repartition=needs_repartition,
+            is_partitioned_now=needs_repartition and is_partitioned,
             in_layout=None
             if layout is None or hardware.profile is None
             else hardware.profile in layout,
@@ -525,6 +529,9 @@ def _offers(
         )
         for hardware, replicas, weight in candidates
         for new_replicas in (_replicas_on(new_nodes, hardware),)
+        for needs_repartition in (
+            hardware.profile is not None and hardware.profile not in existing_profiles,
+        )
     )
 
 

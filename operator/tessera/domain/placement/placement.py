@@ -148,7 +148,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
         offer
         for view in allowed
         for offer in view.offers
-        if offer.tier in tiers and _is_eligible(spec, offer)
+        if offer.tier in tiers and _is_eligible(spec, offer, current)
     ]
     if not offers:
         return _no_offer(allowed, tiers)
@@ -219,7 +219,12 @@ def _place_on_existing(
     free: Collection[str],
 ) -> PlacementDecision:
     """Choose among hardware that exists; `free` are the variants with room for minReplicas."""
-    existing = [choice for choice in choices if not choice.offer.needs_repartition]
+    existing = [
+        choice
+        for choice in choices
+        if not choice.offer.needs_repartition
+        or (choice.offer.is_partitioned_now and choice in current_choices)
+    ]
     if not existing:
         return _layout_pending([choices[0].offer.pool], choices)
     with_capacity = [choice for choice in existing if choice.variant in free]
@@ -297,11 +302,17 @@ def _with_own_devices(
     return Counter(used_devices) + (wanted | Counter(running.held_devices))
 
 
-def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
-    """Exclude slices to be partitioned where spec.placement.mig forbids it, and shared GPUs."""
+def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer, current: str | None) -> bool:
+    """Exclude slices to be partitioned where spec.placement.mig forbids it, and shared GPUs.
+
+    Those of the `current` variant are away for the minutes in which their node is partitioned.
+    """
     placement = spec.placement
     if offer.needs_repartition and not offer.in_layout and placement.mig != "Auto":
-        return False
+        precisions = (None, *(variant.precision for variant in spec.precision.variants))
+        stands_there = current in {offer.variant(precision).name for precision in precisions}
+        if not (offer.is_partitioned_now and stands_there):
+            return False
     return placement.isolation == "Slice" or offer.hardware.exclusive
 
 
