@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from world.testing import (
 )
 
 pytestmark = pytest.mark.world
+_E2E = Path(worlds.__file__).parents[1]
 ON_VICTIM: Json = {
     "nodeSelector": {"for": "victims"},
     "tolerations": [{"key": "for", "value": "victims"}],
@@ -147,7 +149,8 @@ async def test_a_deleted_node_comes_back_by_a_command(
 
     async def command(does: str) -> None:
         arguments = ("-m", "world", "node", does, "victim", "--name", world.folder.name)
-        process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+        # Where the simulated cluster is, whatever the path of these tests.
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=_E2E)
         assert await process.wait() == 0
 
     await command("end")
