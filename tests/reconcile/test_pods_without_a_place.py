@@ -69,12 +69,14 @@ async def test_the_model_is_placed_once_its_shape_is_written() -> None:
     assert condition(operator, "Placed")[0] == "Placed"
 
 
-def a_replica_without_a_node(operator: MemoryOperator) -> None:
+def a_replica_without_a_node(
+    operator: MemoryOperator,
+    message: str = "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
+) -> None:
     """Put the replica as the API server has it that no node takes."""
     pod = replica_of(DEPLOYMENT, "chat-0")
     template = operator.body(DEPLOYMENT)["spec"]["template"]["spec"]
     pod["spec"] |= {name: template[name] for name in ("nodeSelector", "tolerations")}
-    message = "0/1 nodes are available: 1 node(s) had untolerated taint(s)."
     unplaced = {"type": "PodScheduled", "status": "False", "message": message}
     pod["status"] = {"phase": "Pending", "conditions": [unplaced]}
     operator.cluster.put(PODS, pod)
@@ -110,6 +112,22 @@ async def test_an_untolerated_taint_is_named_with_the_pools_tolerations() -> Non
     ) in message
     assert "Free or add" not in message
     assert "is free" not in message
+
+
+async def test_a_taint_of_a_node_that_no_engine_asks_for_is_not_the_cause() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    operator.serve()
+    await operator.reconcile()
+    a_replica_without_a_node(
+        operator,
+        "0/2 nodes are available: 1 Insufficient nvidia.com/mig-1g.10gb, "
+        "1 node(s) had untolerated taint(s).",
+    )
+    await operator.reconcile()
+    _, message = condition(operator, "Placed")
+    assert "unschedulable, no free 1g.10gb in AcceleratorPool/a100" in message
+    assert "Free or add such hardware" in message
 
 
 async def test_engines_tolerate_the_taint_that_was_added_to_the_pool() -> None:

@@ -7,9 +7,17 @@ from dataclasses import replace
 from tessera.api.text import first_names
 from tessera.domain.observed.snapshot import Node, Pod, Pool
 
-UNTOLERATED = "untolerated taint"
+_TAINT = "untolerated taint"
 # The scheduler's words; older ones name one taint as `{key: value}`.
-_UNTOLERATED = re.compile(rf"{UNTOLERATED}(?:\(s\)| \{{[^}}]*\}})")
+_UNTOLERATED = re.compile(rf"{_TAINT}(?:\(s\)| \{{[^}}]*\}})")
+
+
+def names_taints(text: str) -> bool:
+    """Return whether a pod would be on a node if it tolerated taints that are named.
+
+    The scheduler counts taints of nodes that a pod does not ask for as well.
+    """
+    return _TAINT in text and not _UNTOLERATED.search(text)
 
 
 def with_taints_named(
@@ -37,7 +45,7 @@ def _with_taints_named(pod: Pod, nodes: Sequence[Node], pools: Sequence[Pool]) -
     }
     if not taints:
         return pod
-    named = f"{UNTOLERATED} {first_names(sorted(taints))}"
+    named = f"{_TAINT} {first_names(sorted(taints))}"
     advice = "it needs a node without such a taint"
     for pool in pools:
         if pool.spec is not None and selector and pool.spec.node_selector == selector:

@@ -8,7 +8,7 @@ from tessera.api.text import counted
 from tessera.domain.health.readiness import assess_readiness
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.observed.taints import UNTOLERATED
+from tessera.domain.observed.taints import names_taints
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.strategy import (
@@ -46,7 +46,7 @@ def placed_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
         free = f"; no node came in time, so none counts until {backoff_until:%Y-%m-%dT%H:%M:%SZ}"
     lacks = stuck[0].unschedulable or ""
     # The scheduler counts a node by the first that it lacks: behind a taint its devices are free.
-    is_barred = UNTOLERATED in lacks
+    is_barred = names_taints(lacks)
     other = cheapest_free(snapshot, service_plan.service, service_plan.choice)
     if other is not None and not (is_barred and other.offer.pool == pool):
         reason = beside_clause(spec, service_plan.placement, other)
