@@ -62,15 +62,15 @@ def startup_failure(
             return failure
     refusals = (workload.replica_failure for workload in workloads if workload.replica_failure)
     refusal = next(refusals, None)
-    return None if refusal is None else creation_failure(refusal)
+    if refusal is None:
+        return None
+    return StatusVerdict(refusal_reason(refusal), refusal_text(refusal))
 
 
-def creation_failure(refusal: str, subject: str = "") -> StatusVerdict[Progressing]:
-    """Return why the API server creates no pod, by its words; `subject` stands before them."""
+def refusal_reason(refusal: str) -> Progressing:
+    """Return why the API server creates no pod, by its words."""
     reasons = (reason for words, reason in _REFUSALS if words in refusal)
-    return StatusVerdict(
-        next(reasons, Progressing.FAILED_CREATE), f"{subject}{refusal_text(refusal)}"
-    )
+    return next(reasons, Progressing.FAILED_CREATE)
 
 
 def refusal_text(refusal: str) -> str:

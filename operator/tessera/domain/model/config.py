@@ -16,7 +16,7 @@ from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, object_part, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.images import IMAGE_FILES, has_image_rule, image_tokens_of
-from tessera.domain.model.layers import Layers, layers_of
+from tessera.domain.model.layers import STATE_FIELDS, Layers, experts_of, layers_of
 from tessera.domain.model.parts import prediction_weights, stored_bits
 from tessera.domain.model.pooling import (
     NO_SENTENCE_FILES,
@@ -136,7 +136,7 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
         if whole.get(key) and not family.recurrent:
             raise UnsupportedConfigError(
                 f"{key} means {feature}, whose state is not known for model_type {model_type}; "
-                "give spec.model.shape with cachedLayers, stateLayers and stateBytes"
+                f"give spec.model.shape with {STATE_FIELDS}"
             )
     renamed = {usual: whole[old] for old, usual in OLD_NAMES.items() if old in whole}
     return Keys({**family.defaults, **renamed, **whole, "model_type": model_type}), family
@@ -192,9 +192,7 @@ def _shape(
         weight_bytes=None if quantization is None else total_size,
         media_parameters=media if media > 0 and has_parts(config) else None,
         embedding_parameters=weights.input_embedding(pooled=task is not None) or None,
-        experts=keys.get("num_local_experts", "num_experts", "n_routed_experts")
-        if mixture
-        else None,
+        experts=experts_of(keys) if mixture else None,
         experts_per_token=keys["num_experts_per_tok"] if mixture else None,
         latent_dim=rank + keys["qk_rope_head_dim"] if rank else None,
         kv_cache_bits=None if quantization is None else quantization.cache_bits,

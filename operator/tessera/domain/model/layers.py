@@ -12,7 +12,7 @@ _FULL = {"full_attention", "attention"}
 _RECURRENT = {"linear_attention", "mamba"}
 _DENSE, _SPARSE = {"mlp"}, {"moe"}
 _BY_LETTER = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
-_STATE_FIELDS = "cachedLayers, stateLayers and stateBytes"
+STATE_FIELDS = "cachedLayers, stateLayers and stateBytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def _kinds(keys: Keys, family: ModelFamily) -> Sequence[str] | None:
     if unknown := sorted({str(kind) for kind in kinds} - known):
         raise UnsupportedConfigError(
             f"layer_types has {unknown[0]}, whose cache is not known for model_type "
-            f"{keys.model_type}; give spec.model.shape, with {_STATE_FIELDS} for layers that keep "
+            f"{keys.model_type}; give spec.model.shape, with {STATE_FIELDS} for layers that keep "
             "a state"
         )
     if layers is not None and len(kinds) != layers:

@@ -67,6 +67,11 @@ class InlineMedia(NamedTuple):
     counted_tokens: int
     """Those that it counts by the name of its field or of its type."""
 
+    @property
+    def text_bytes(self) -> int:
+        """Return the bytes of text of as many tokens."""
+        return _BYTES_PER_TOKEN * self.tokens
+
 
 # Those of a body, by the field of the body and in their order.
 Media: TypeAlias = Mapping[str, Sequence[InlineMedia]]
@@ -184,7 +189,7 @@ def condense(value: memoryview, media: Sequence[InlineMedia], most: int) -> tupl
     """
     condensed, start, size = bytearray(), 0, len(value)
     for each in media:
-        length = _BYTES_PER_TOKEN * each.tokens
+        length = each.text_bytes
         size += length - len(each.text)
         place = _place(value, each.text, start) if len(condensed) < most else None
         if place is not None:
@@ -217,7 +222,7 @@ def condensed_sizes(values: Sequence[memoryview], media: Sequence[InlineMedia]) 
         start, size = 0, len(value)
         while left and (place := _place(value, left[-1].text, start)) is not None:
             each = left.pop()
-            size += _BYTES_PER_TOKEN * each.tokens - len(each.text)
+            size += each.text_bytes - len(each.text)
             start = place + len(each.text)
         sizes.append(size)
     return sizes

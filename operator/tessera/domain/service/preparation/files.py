@@ -7,7 +7,7 @@ from tessera.api.model_files import CacheStatus, is_stored
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.service_status import ModelStatus
-from tessera.domain.health.startup_failure import creation_failure, hub_access_advice
+from tessera.domain.health.startup_failure import hub_access_advice, refusal_reason
 from tessera.domain.observed.model_reports import FetchReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.service.preparation.claims import ModelClaim
@@ -153,11 +153,11 @@ def _missing_files(
             f"{job_status.retry_command}"
         )
         return StatusVerdict(Progressing.MODEL_FETCH_FAILED, message)
-    if job_status.refusal is not None:
-        subject = f"spec.model.cache: Job/{job_status.name} has no pod: "
-        return creation_failure(job_status.refusal, subject)
     if job_status.message:
-        return StatusVerdict(Progressing.FETCHING_MODEL, f"spec.model.cache: {job_status.message}")
+        reason = Progressing.FETCHING_MODEL
+        if job_status.refusal is not None:
+            reason = refusal_reason(job_status.refusal)
+        return StatusVerdict(reason, f"spec.model.cache: {job_status.message}")
     total = cache.bytes_total
     share = f" of {total / 1e9:.1f}" if total else ""
     percent = f" ({cache.bytes_done * 100 // total}%)" if total else ""
