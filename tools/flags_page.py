@@ -28,8 +28,8 @@ _CLASSES = {
     FlagClass.SET: ("Set", "Refused, with the name of the field, or of what sets them.", "Set by"),
     FlagClass.REFUSED: (
         "Refused",
-        "Refused, since memory, capacity and price would be computed for another engine, or nobody "
-        "would reach the model. A service that runs with one keeps running, see "
+        "Refused, since memory, capacity and price would be computed for another engine, or no "
+        "client would reach the model. A service that runs with one keeps running, see "
         "[serve](../tasks/serve.md#engine-options).",
         "Why, and what to do instead",
     ),

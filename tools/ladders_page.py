@@ -53,8 +53,8 @@ def _conditions() -> Iterator[str]:
     yield (
         f"- **Baseline**: static batches of {STATIC_BATCH}, a contiguous KV cache for 8,192 tokens "
         "of each request, 16 bits, a fleet for the peak, all on demand. It keeps no SLO: its users "
-        "wait as the tables say, so nobody runs it. Every engine today has continuous batching and "
-        "a paged KV cache, and the last column begins there."
+        "wait as the tables say, so it is not in use. Every engine today has continuous batching "
+        "and a paged KV cache, and the last column begins there."
     )
     yield f"- **Models**: {models}."
     yield (

@@ -130,6 +130,6 @@ def test_what_keeps_a_pod_from_running_is_said_of_each_kind(kind: str, words: st
         reasons = {line.partition(":")[0] for line in text.splitlines() if words in line}
         # Other conditions of a service repeat the message of the first that is False.
         assert reasons - {"NotPlaced", "NoReplicaReady"} <= {"FailedCreate", "QuotaExceeded"}
-        # There is no pod, so no log, and nothing comes to whoever waits.
+        # There is no pod, so no log, and nothing comes to those who wait.
         assert "kubectl logs" not in text
         assert "Wait," not in text

@@ -101,8 +101,8 @@ class ModelShape(Wire):
     that it extends to."""
 
     derived_positions: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Maximum context that the engine derives from the files, where YaRN extends it further: with a
-    longer `spec.context.maxModelLen` it is told that this is right. Omitted, it is
+    """Maximum context that the engine derives from the files, where YaRN extends it further: a
+    longer `spec.context.maxModelLen` sets a variable that allows it. Omitted, it is
     `maxPositionEmbeddings`."""
 
     bits_per_weight: Literal[4, 8, 16, 32] = 16

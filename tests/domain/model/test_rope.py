@@ -1,4 +1,4 @@
-"""How long a context files allow, and what the engine has to be told of it."""
+"""How long a context files allow, and which engines need a variable for it."""
 
 from typing import Any
 

@@ -194,7 +194,7 @@ def test_a_sleeping_service_says_how_to_wake_it() -> None:
     )
     assert reasons["Progressing"].reason == "RolloutComplete"
     assert status.scaling is not None
-    # Nobody knows for how long no request came.
+    # It is not known for how long no request came.
     assert (status.scaling.reason, status.scaling.message) == (
         "ScaledToZero",
         "0 replicas, no request waiting at the gateway",

@@ -65,6 +65,6 @@ def test_the_page_marks_what_is_not_offered() -> None:
         entry = levers()[lever]
         assert f"| {entry.title}{'' if entry.offered else ' (not offered)'} |" in text
     assert "Not offered today: response cache, routing" in text
-    # Nobody runs static batches: what every engine has by itself is no saving of Tessera.
+    # Static batches are not in use: what every engine has by itself is no saving of Tessera.
     assert "| 8B, chat | 13.15 | 17.81 s | 0.11 | 115 | 254 | 91 | 3.1 |" in text
     assert PAGE == "docs/ladders.md"

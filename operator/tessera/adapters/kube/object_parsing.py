@@ -290,7 +290,7 @@ def parse_node(body: JsonObject) -> Node:
 
 
 def _is_temporary(taint: str) -> bool:
-    """Return whether a taint of this key goes by itself, so that nobody has to tolerate it."""
+    """Return whether a taint of this key goes by itself, so that no toleration is needed."""
     return taint in DISRUPTION_TAINTS or taint == TAINT or taint.startswith("node.kubernetes.io/")
 
 

@@ -64,7 +64,7 @@ class BudgetWindow:
         return min(self.owners, key=lambda owner: (-self.owners[owner], owner), default=None)
 
     def reserve(self, owner: Ref | None, *, committed: int = 0, granted: int = 0) -> None:
-        """Add nano-units for an owner, who is None where nobody knows him."""
+        """Add nano-units for an owner; None where the owner is not known."""
         self.min_replicas_cost += committed
         self.granted += granted
         if owner is not None and (cost := committed + granted):

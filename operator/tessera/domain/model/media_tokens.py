@@ -1,6 +1,6 @@
 """How many tokens an image or a clip takes that a request has as base64, as its header says.
 
-A header is written by whoever sends it: only its first bytes are read, and what they say is bounded
+A header is written by the sender: only its first bytes are read, and what they say is bounded
 as if they said nothing. What engines count afterwards replaces all of it.
 """
 

@@ -10,7 +10,7 @@ from tessera.domain.model.rope import factor_fault, positions_of
 _TEXT = "text_config"
 _ROPES = ("rope_scaling", "rope_parameters")
 _LENGTHS = ("max_position_embeddings", "model_max_length", "original_max_position_embeddings")
-# Keys that change the longest context, which is all that a shape can be told of.
+# Keys that change the longest context, which is all of them that a shape can take over.
 _CONTEXT = frozenset((*_ROPES, *_LENGTHS))
 # Keys that change neither memory nor the work of a step; `--max-model-len` is set beside them.
 _UNSIZED = frozenset(

@@ -78,7 +78,7 @@ def _bounds(
 
 
 def prediction_weights(keys: Keys, weights: Weights) -> int:
-    """Return the most weights of layers that predict further tokens, with embeddings of theirs."""
+    """Return the most weights of layers that predict further tokens, with their embeddings."""
     count = keys.get(*_PREDICTION_KEYS) or 0
     layer = (weights.dense + weights.expert * weights.experts) // keys["num_hidden_layers"]
     return max(0, count) * (2 * layer + 2 * weights.embedding)

@@ -25,7 +25,7 @@ class Positions(NamedTuple):
     longest: int
     """What the embedding reaches."""
     derived: int
-    """What the engine accepts without being told that more is right."""
+    """What the engine accepts without a variable that allows more."""
 
 
 def positions_of(keys: Keys, config: Mapping[str, Any]) -> Positions:

@@ -130,7 +130,7 @@ class Node:
     taints: frozenset[str] = frozenset()
     """Keys of its taints."""
     barring_taints: tuple[Taint, ...] = ()
-    """Those by which it takes no pods for as long as nobody removes them."""
+    """Those by which it takes no pods until somebody removes them."""
     guarded: bool = False
     """Tessera has it left alone by Karpenter."""
 

@@ -41,7 +41,7 @@ class OtherGateways:
         host = f"[{address}]" if ":" in address else address
         url = f"http://{host}:{self._port}/explanations"
         try:
-            # It asks nobody else.
+            # It asks no other pod.
             query = {"request": request_id, "pods": "own"}
             async with session.get(url, params=query, raise_for_status=True) as response:
                 return RequestExplanations.model_validate_json(await response.read())
