@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from tessera.gateway.bodies import continuation, listed_fields, parsing
 from tessera.gateway.bodies.continuation import (
     MAX_BODY_BYTES,
-    Delivered,
-    NotContinuableError,
     continued_body,
     last_events,
     may_continue,
-    read_delivered,
     tokenize_bodies,
 )
+from tessera.gateway.bodies.delivered import Delivered, NotContinuableError, read_delivered
 from tessera.gateway.http.sse import event_data, split_events
 from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import CHAT, END, MODEL, ROLE, a_delta, event

@@ -8,13 +8,8 @@ from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.picking.replica_state import ReplicaState
-from tessera.gateway.bodies.continuation import (
-    Delivered,
-    NotContinuableError,
-    continued_body,
-    last_events,
-    may_continue,
-)
+from tessera.gateway.bodies.continuation import continued_body, last_events, may_continue
+from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.bodies.parsing import body_for_engine
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.continued_events import DONE, Joint, resumed_comment

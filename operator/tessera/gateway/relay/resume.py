@@ -6,12 +6,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from tessera.gateway.bodies.continuation import (
-    Delivered,
-    NotContinuableError,
-    read_delivered,
-    tokenize_bodies,
-)
+from tessera.gateway.bodies.continuation import tokenize_bodies
+from tessera.gateway.bodies.delivered import Delivered, NotContinuableError, read_delivered
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.engine_connection import (
