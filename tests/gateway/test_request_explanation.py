@@ -31,7 +31,7 @@ from tessera.domain.picking.pick import Exclusion, PickReason
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.settle.recent import RecentRequests
+from tessera.gateway.settle.recent import MAX_EXPLAINED, RecentRequests
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.ports import ClusterError
 from tests.cli.test_usage import NAMESPACE, NO_OTHERS, TokenApi, review
@@ -213,6 +213,25 @@ def test_what_is_kept_has_a_bound_in_bytes_and_one_tenant_does_not_displace_othe
     assert not recent.explain(f"{1:0128}").requests
     assert recent.explain(f"{299:0128}").requests
     assert after - before <= recent.size, after - before
+
+
+def test_requests_of_others_with_its_id_do_not_hide_a_request() -> None:
+    recent, fleet = RecentRequests(), Fleet(replicas=1)
+    for number, tenant in enumerate(("team-a", *("team-b",) * 9)):
+        record = a_record(request_id="same", tenant=tenant, started_at_ns=10**18 + number)
+        recent.add(record, fleet.send())
+    explained = recent.explain("same").requests
+    assert [each.tenant for each in explained] == ["team-b"] * 5 + ["team-a"]
+
+
+def test_of_very_many_tenants_with_one_id_the_newest_request_of_each_comes_first() -> None:
+    recent, fleet = RecentRequests(), Fleet(replicas=1)
+    for number in range(3 * MAX_EXPLAINED):
+        tenant = f"team-{number % MAX_EXPLAINED}"
+        record = a_record(request_id="same", tenant=tenant, started_at_ns=10**18 + number)
+        recent.add(record, fleet.send())
+    explained = recent.explain("same").requests
+    assert len({each.tenant for each in explained}) == len(explained) == MAX_EXPLAINED
 
 
 async def test_only_a_reader_gets_it_and_the_command_prints_it() -> None:

@@ -4,6 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice, zip_longest
 from typing import NamedTuple
 
 from tessera.domain.explain.request import (
@@ -23,8 +24,8 @@ BYTES_PER_TENANT = 1000
 # Part of the budget that is freed at once, so that tenants are compared rarely, and of how many by
 # one comparison.
 _FREED_SHARE, _MAX_TENANTS = 1 / 64, 128
-# Of those with one id.
-_MAX_EXPLAINED = 5
+# Of those with one id, which clients choose: of each tenant, and of all.
+_MAX_EXPLAINED_OF_TENANT, MAX_EXPLAINED = 5, 100
 
 
 class _EndedRequest(NamedTuple):
@@ -66,15 +67,17 @@ class RecentRequests:
             self._make_room()
 
     def explain(self, request_id: str) -> RequestExplanations:
-        """Return the newest requests with this id."""
-        every = [ended for tenant in self._tenants.values() for ended in tenant.requests]
-        named = [ended for ended in every if ended.record.request_id == request_id]
-        named.sort(key=lambda ended: -ended.record.started_at_ns)
-        started_at_ns = [ended.record.started_at_ns for ended in every]
+        """Return the newest requests with this id, of each tenant apart from those of others."""
+        tenants = [tenant.requests for tenant in self._tenants.values()]
+        own = [islice(_named(each, request_id), _MAX_EXPLAINED_OF_TENANT) for each in tenants]
+        # The newest of each tenant comes before the second of any.
+        in_turn = (ended for rank in zip_longest(*own) for ended in rank if ended is not None)
+        named = sorted(islice(in_turn, MAX_EXPLAINED), key=_started_at_ns, reverse=True)
+        every = [_started_at_ns(ended) for requests in tenants for ended in requests]
         return RequestExplanations(
-            requests=tuple(map(_explanation, named[:_MAX_EXPLAINED])),
+            requests=tuple(map(_explanation, named)),
             kept_requests=len(every),
-            kept_since=_moment(min(started_at_ns)) if every else None,
+            kept_since=_moment(min(every)) if every else None,
         )
 
     def _make_room(self) -> None:
@@ -101,6 +104,15 @@ class RecentRequests:
 
 def _size(named: tuple[str, _TenantRequests]) -> int:
     return named[1].size
+
+
+def _named(requests: deque[_EndedRequest], request_id: str) -> Iterator[_EndedRequest]:
+    """Yield those with an id, the last to end first."""
+    return (ended for ended in reversed(requests) if ended.record.request_id == request_id)
+
+
+def _started_at_ns(ended: _EndedRequest) -> int:
+    return ended.record.started_at_ns
 
 
 def _explanation(ended: _EndedRequest) -> RequestExplanation:
