@@ -13,7 +13,8 @@ class PoolAccepted(StatusReason):
     PRICE_NOT_YET_EFFECTIVE = "PriceNotYetEffective"
     """The first day of `spec.prices` is in the future."""
     OVERLAPPING = "Overlapping"
-    """Every node that `spec.nodeSelector` matches belongs to an older pool."""
+    """Every node that `spec.nodeSelector` matches belongs to an older pool, and so would those of
+    `spec.nodeTemplate`."""
     INVALID_LAYOUT = "InvalidLayout"
     """No GPU of the pool can have `spec.mig.layout`, so its slices stay; services go on."""
     INVALID_NODE_TEMPLATE = "InvalidNodeTemplate"

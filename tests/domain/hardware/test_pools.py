@@ -94,6 +94,37 @@ def test_one_node_with_the_label_of_another_pool_takes_no_pool_out() -> None:
     assert views["a000"].node_names == {"shared"}
 
 
+@pytest.mark.parametrize("younger", [True, False])
+@pytest.mark.parametrize("home", ["a100", "none"])
+@pytest.mark.parametrize("product", [A100, H100])
+def test_a_node_that_lies_puts_no_pool_out_that_has_none_yet(
+    product: str, home: str, *, younger: bool
+) -> None:
+    template = {"product": A100, "gpus": 8, "maxNodes": 4}
+    pool = a_pool("burst", nodeSelector={"burst": "yes"}, nodeTemplate=template)
+    status = pool.status.model_copy(update={"product": A100})
+    burst = replace(pool, created=at(60 if younger else -60), status=status)
+    liar = a_node(home, whole=8, product=product, name="liar", labels={"burst": "yes"})
+    views = views_of((replace(a_pool(), created=NOW), burst), (*NODES, liar))
+    assert {view.accepted.reason for view in views.values()} == {PoolAccepted.VALID}
+    assert any(offer.startable_replicas for offer in views["burst"].offers)
+    set_aside = [view for view in views.values() if "liar" in view.discovered.message]
+    assert set_aside or "liar" in views["burst"].node_names
+    assert views["a100"].node_names >= {"a100-0", "a100-1"}
+
+
+def test_a_pool_whose_selector_an_older_one_covers_is_refused_also_without_nodes() -> None:
+    template = {"product": A100, "gpus": 8, "maxNodes": 4}
+    older = replace(a_pool("wide", nodeSelector={"gpu": "yes"}), created=NOW)
+    selector = {"gpu": "yes", "pool": "burst"}
+    burst = a_pool("burst", nodeSelector=selector, nodeTemplate=template)
+    burst = replace(burst, created=at(60))
+    for nodes in ((), (a_node("burst", whole=8, labels={"gpu": "yes"}),)):
+        view = views_of((older, burst), nodes)["burst"]
+        assert not view.accepted.reason.is_true
+        assert view.startable is None
+
+
 def test_a_slice_that_no_product_has_costs_as_a_whole_gpu() -> None:
     view = views_of((a_pool(),), NODES)["a100"]
     tariff = tariff_of(view, {"nvidia.com/mig-9g.999gb": 1, "nvidia.com/hostdev": 4})

@@ -199,7 +199,11 @@ def _discover_pool(
     template_owners: Mapping[str, str],
     today: date,
 ) -> PoolView:
-    """Return the view of a pool; a node that two pools select belongs to the older one."""
+    """Return the view of a pool; a node that two pools select belongs to the older one.
+
+    Nodes of others say nothing of a pool that gets nodes by its template: any node can take the
+    label of a pool that has none yet.
+    """
     if pool.spec is None:
         return _rejected_view(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
     price = money.price_on(pool.spec.prices, today)
@@ -209,14 +213,14 @@ def _discover_pool(
         return _rejected_view(pool, PoolAccepted.PRICE_NOT_YET_EFFECTIVE, message)
     nodes = tuple(node for node in selected if owners[node.name] == pool.name)
     others = {node.name: owner for node in selected if (owner := owners[node.name]) != pool.name}
-    if others and not nodes:
+    owner = template_owners.get(pool.name)
+    template_owner = owner if owner != pool.name else None
+    if others and not nodes and (owner is None or template_owner is not None):
         message = (
             f"spec.nodeSelector matches only nodes of other pools ({_owned_by_others(others)}); "
             "narrow the labels of one of them"
         )
         return _rejected_view(pool, PoolAccepted.OVERLAPPING, message)
-    owner = template_owners.get(pool.name, pool.name)
-    template_owner = owner if owner != pool.name else None
     return _discovered_view(pool, pool.spec, nodes, others, price, template_owner)
 
 
@@ -256,14 +260,15 @@ def _accepted(
 def _product_name(pool: Pool, nodes: Sequence[Node]) -> str | None:
     """Return the product of a pool: the known one while a node has it, else that of most nodes.
 
-    The product of the template comes before that of most nodes if a node has it, and where none has
-    any.
+    The product of the template comes before that of most nodes if a node has it, where none has
+    any, and where the pool was known by it: one node with another label changes no pool.
     """
     counts = Counter(name for node in nodes if (name := product_of(node)))
-    if pool.status.product in counts:
-        return pool.status.product
+    known = pool.status.product
+    if known in counts:
+        return known
     template = pool.spec.node_template if pool.spec is not None else None
-    if template is not None and (template.product in counts or not counts):
+    if template is not None and (not counts or template.product in {*counts, known}):
         return template.product
     return min(counts, key=lambda name: (-counts[name], name), default=None)
 
