@@ -10,35 +10,34 @@ time that the gateway spends while the bystander waits hardly does.
 """
 
 import asyncio
-import json
 import os
+import signal
+import ssl
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from itertools import count
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from secrets import token_hex
 
 import aiohttp
 
+from attacks.catalog import ATTACKS, HostileScene
+from attacks.engines import serve_connection
+from attacks.sending import Attack, Target
 from bench_gateway import cpu_seconds, memory_bytes
 from edited_fleet import SERVICES, EditedFleet
 from figures import benchmark
-from gateway_process import running
+from gateway_process import running, write_directory
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import TenantLimits
+from tessera.domain.gateway.directory import Directory, TenantLimits
 from tessera.domain.names import PORT
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
-    KEY,
-    STREAM,
     EngineCall,
     ScriptedEngine,
-    a_delta,
     a_directory,
     a_model,
     a_replica,
@@ -54,10 +53,8 @@ BEGIN_SECONDS = 2
 EDITS_OF_SCENE, EDIT_SECONDS = 10_000, 20.0
 # They fill the tables of an operator. It reconciles four times a second at most.
 FILLING_EDITS, EDITS_OF_CYCLE = 3_000, 125
-DESCRIPTORS = 1024
 MIB = 2**20
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "other"
-Attack = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +86,9 @@ async def measure(only: str = "") -> dict[str, float]:
     quiet = scenes.pop("quiet")
     return {
         "hostile_scenes": len(scenes),
-        "hostile_peak_mib": round(max(each.peak_mib for each in scenes.values())),
-        "hostile_added_p99_ms": round(
-            max(each.p99_ms for each in scenes.values()) - quiet.p99_ms, 1
-        ),
-        "hostile_added_p99_cpu_ms": round(
-            max(each.p99_cpu_ms for each in scenes.values()) - quiet.p99_cpu_ms, 1
-        ),
+        "rss_mib": round(max(each.peak_mib for each in scenes.values())),
+        "p99_cpu_ms": round(max(each.p99_cpu_ms for each in scenes.values()), 1),
+        "added_p99_ms": round(max(each.p99_ms for each in scenes.values()) - quiet.p99_ms, 1),
         "differences": sum(each.differences for each in scenes.values()),
         **(await _measure_edits() if len(names) > 1 else {}),
         "load_average": os.getloadavg()[0],
@@ -161,29 +154,57 @@ async def _play_edits(name: str) -> Scene:
         ):
             # The first directory is built, and what it leaves collected.
             await asyncio.sleep(BEGIN_SECONDS)
-            return await _scene(address, pid, EDIT_SECONDS)
+            return await _scene(f"http://{address}", pid, EDIT_SECONDS)
 
 
 async def _play(name: str) -> Scene:
-    engine_port = free_port()
+    scene, engine_port = ATTACKS.get(name, HostileScene(clients=0)), free_port()
     async with ScriptedEngine(_answer) as own:
-        own_model = a_model(
-            a_replica(own.address, "other-1", pod=Ref("team-b", "other-1")),
-            service=Ref("team-b", OTHER_MODEL), uid="uid-other", names=(OTHER_MODEL,),
-            tenant="team-b",
-        )  # fmt: skip
-        its_model = a_model(a_replica(f"127.0.0.1:{engine_port}", max_num_seqs=64))
-        keys = (an_api_key(), an_api_key(OTHER_KEY, name="other", tenant="team-b"))
-        tenants = {
-            each: TenantLimits(name=each, namespaces=(each,)) for each in ("team-a", "team-b")
-        }
-        directory = a_directory(own_model, its_model, keys=keys, tenants=tenants)
+        before, after = _directories(scene, own.address, engine_port)
         with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
             async with (
-                running(Path(folder), directory, DESCRIPTORS) as (address, pid),
+                running(Path(folder), before, descriptors=scene.descriptors, tls=scene.tls) as (
+                    address,
+                    pid,
+                ),
                 _attacker(name, int(address.rpartition(":")[2]), engine_port),
             ):
-                return await _scene(address, pid)
+                if scene.leaves:
+                    write_directory(Path(folder), after)
+                    os.kill(pid, signal.SIGHUP)
+                return await _scene(("https" if scene.tls else "http") + f"://{address}", pid)
+
+
+def _directories(
+    scene: HostileScene, own_address: str, engine_port: int
+) -> tuple[Directory, Directory]:
+    """Return the directory of a scene, and that in which the attacker's first replica leaves."""
+    bystander = a_model(
+        a_replica(own_address, "other-1", pod=Ref("team-b", "other-1")),
+        service=Ref("team-b", OTHER_MODEL), uid="uid-other", names=(OTHER_MODEL,), tenant="team-b",
+    )  # fmt: skip
+    replicas = [
+        a_replica(f"{_replica_host(number)}:{engine_port}", f"chat-{number}", max_num_seqs=64)
+        for number in range(scene.replicas)
+    ]
+    others = [
+        a_model(service=Ref("team-a", f"model-{number}"), uid=f"uid-{number}",
+                names=(f"model-{number}",))
+        for number in range(scene.models - 1)
+    ]  # fmt: skip
+    attacked = a_model(
+        *replicas,
+        tenants=frozenset({"team-b"} if scene.shared else ()),
+        moves_streams=scene.leaves,
+    )
+    leaving = [replace(replicas[0], leaving=True), *replicas[1:]]
+    keys = (an_api_key(), an_api_key(OTHER_KEY, name="other", tenant="team-b"))
+    tenants = {each: TenantLimits(name=each, namespaces=(each,)) for each in ("team-a", "team-b")}
+    before, after = (
+        a_directory(bystander, model, *others, keys=keys, tenants=tenants)
+        for model in (attacked, replace(attacked, replicas=tuple(leaving)))
+    )
+    return before, after
 
 
 async def _scene(address: str, pid: int, seconds: float = SECONDS) -> Scene:
@@ -239,10 +260,11 @@ async def _bystander(
             headers = {"connection": "close"} if len(times) % 10 == 0 else {}
             try:
                 async with client.post(
-                    f"http://{address}/v1/chat/completions",
+                    f"{address}/v1/chat/completions",
                     json={**CHAT, "model": OTHER_MODEL},
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(60),
+                    ssl=False,
                 ) as response:
                     differences += response.status != 200 or await response.json() != COMPLETION
             except (aiohttp.ClientError, TimeoutError):
@@ -261,16 +283,33 @@ def _p99(values: list[float]) -> float:
 
 
 async def _attack(name: str, port: int, engine_port: int) -> None:
-    script, clients, attack = ATTACKS.get(name, (_silent, 0, _wait))
-    server = await asyncio.start_server(
-        lambda reader, writer: _engine(reader, writer, script), "127.0.0.1", engine_port
-    )
-    async with server, asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(_again(attack, port))
+    scene = ATTACKS.get(name, HostileScene(clients=0))
+    target = Target(port, _trusting() if scene.tls else None)
+    async with AsyncExitStack() as stack:
+        for number in range(scene.replicas):
+            await stack.enter_async_context(
+                await asyncio.start_server(
+                    lambda reader, writer: serve_connection(reader, writer, scene.engine),
+                    _replica_host(number),
+                    engine_port,
+                )
+            )
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        for _ in range(scene.clients):
+            group.create_task(_again(scene.attack, target))
         await asyncio.sleep(BEGIN_SECONDS)
         print("begun", flush=True)
         await asyncio.Event().wait()
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _replica_host(number: int) -> str:
+    return f"127.0.0.{1 + number}"
 
 
 async def _edit(name: str, api_port: int, engine_host: str) -> None:
@@ -286,196 +325,12 @@ async def _edit(name: str, api_port: int, engine_host: str) -> None:
     await fleet.serve(api_port)
 
 
-async def _again(attack: Attack, port: int) -> None:
+async def _again(attack: Attack, target: Target) -> None:
     while True:
         with suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-            await attack(port)
+            await attack(target)
         await asyncio.sleep(0.01)
 
-
-async def _engine(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: "Script"
-) -> None:
-    with suppress(OSError, asyncio.IncompleteReadError):
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            for line in head.lower().split(b"\r\n"):
-                if line.startswith(b"content-length:"):
-                    await reader.readexactly(int(line.partition(b":")[2]))
-            await script(head, writer)
-    writer.close()
-
-
-Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
-
-
-async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(data)
-    await writer.drain()
-
-
-async def _whole(writer: asyncio.StreamWriter, body: bytes) -> None:
-    await _send(
-        writer,
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(body), body),
-    )
-
-
-async def _silent(_head: bytes, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
-
-
-def _without_end(data: bytes) -> Script:
-    async def script(head: bytes, writer: asyncio.StreamWriter) -> None:
-        if head.startswith(b"GET"):
-            await _whole(writer, b"")
-            return
-        await _send(
-            writer,
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
-        )
-        while True:
-            await _send(writer, data)
-
-    return script
-
-
-def _answering(body: bytes) -> Script:
-    async def script(head: bytes, writer: asyncio.StreamWriter) -> None:
-        await _whole(writer, b"" if head.startswith(b"GET") else body)
-
-    return script
-
-
-async def _pages(head: bytes, writer: asyncio.StreamWriter) -> None:
-    """Show a page that is long, and almost what the gateway looks for, again and again."""
-    await _whole(
-        writer, b"vllm:num_requests_running{" * (MIB // 26) if b"/metrics" in head else b"{}"
-    )
-
-
-async def _wait(_port: int) -> None:
-    await asyncio.Event().wait()
-
-
-def _head(length: int | None, *lines: bytes, key: bytes = KEY.encode()) -> bytes:
-    framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-    return b"\r\n".join(
-        (b"POST /v1/chat/completions HTTP/1.1", b"host: x", b"authorization: Bearer " + key,
-         b"content-type: application/json", framing, *lines, b"", b"")
-    )  # fmt: skip
-
-
-@asynccontextmanager
-async def _connection(
-    port: int,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-def _posting(body: object, *, reads: bool = True) -> Attack:
-    """Return the attack that sends a body, and reads all of the answer or nothing."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-
-    async def attack(port: int) -> None:
-        async with _connection(port) as (reader, writer):
-            await _send(writer, _head(len(data), b"connection: close") + data)
-            if not reads:
-                await asyncio.Event().wait()
-            while await reader.read(2**16):
-                pass
-
-    return attack
-
-
-def _unfinished(size: int) -> Attack:
-    """Return the attack that sends all of a body but its last byte, and waits."""
-    part = b" " * 2**16
-
-    async def attack(port: int) -> None:
-        async with _connection(port) as (reader, writer):
-            await _send(writer, _head(size + 1))
-            for _ in range(size // len(part)):
-                await _send(writer, part)
-            await reader.read()
-
-    return attack
-
-
-async def _trailers(port: int) -> None:
-    async with _connection(port) as (_, writer):
-        await _send(writer, _head(None) + b"2\r\n{}\r\n0\r\n")
-        for number in count():
-            await _send(writer, b"x-%d: %b\r\n" % (number, b"y" * 2**14))
-
-
-async def _extensions(port: int) -> None:
-    async with _connection(port) as (_, writer):
-        await _send(writer, _head(None))
-        while True:
-            await _send(writer, b"1;" + b"x" * 2**14 + b"\r\n{\r\n")
-
-
-async def _upgrades(port: int) -> None:
-    async with _connection(port) as (reader, writer):
-        offer = _head(2 * MIB, b"connection: upgrade", b"upgrade: websocket")
-        await _send(
-            writer, offer + b"\r\n" * MIB + b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * 99
-        )
-        await reader.read(1)
-
-
-async def _idle(port: int) -> None:
-    async with _connection(port) as (reader, _):
-        await reader.read()
-
-
-async def _leave(port: int) -> None:
-    async with _connection(port) as (_, writer):
-        data = json.dumps(
-            {**STREAM, "messages": [{"role": "user", "content": "x " * 9999}]}
-        ).encode()
-        await _send(writer, _head(len(data)) + data)
-        await asyncio.sleep(0.01)
-
-
-async def _unknown_keys(port: int) -> None:
-    async with _connection(port) as (reader, writer):
-        for _ in range(100):
-            await _send(writer, _head(2, key=token_hex(16).encode()) + b"{}")
-            await reader.readuntil(b"\r\n\r\n")
-
-
-_LARGE = {**CHAT, "user": "x" * (8 * MIB)}
-_MANY_ONES = b'{"model":"chat","prompt":[' + b"1," * (7 * MIB) + b"1]}"
-_ESCAPES = b'{"model":"chat","messages":"' + b"\\u0041" * (5 * MIB) + b'"}'
-_FORGED = {**COMPLETION, "usage": {"prompt_tokens": 10**9, "completion_tokens": 10**9}}
-
-# By name: what the attacker's engine does, how many clients he has, and what each does.
-ATTACKS: dict[str, tuple[Script, int, Attack]] = {
-    "trailers": (_silent, 2, _trailers),
-    "chunk extensions": (_silent, 2, _extensions),
-    "offers to upgrade": (_silent, 4, _upgrades),
-    "blank lines": (_without_end(b"\n\n" * 2**13), 4, _posting(STREAM)),
-    "comments": (_without_end(b":\n\n" * 2**13), 4, _posting(STREAM)),
-    "fast tokens": (_without_end(a_delta() * 64), 4, _posting(STREAM)),
-    "unread answers": (_without_end(a_delta("x" * 2**14)), 60, _posting(STREAM, reads=False)),
-    "large whole answers": (_answering(b" " * (60 * MIB)), 8, _posting(CHAT)),
-    "lists of tokens": (_answering(b"{}"), 2, _posting(_MANY_ONES)),
-    "escapes": (_answering(b"{}"), 4, _posting(_ESCAPES)),
-    "unfinished bodies": (_silent, 40, _unfinished(30 * MIB)),
-    "waiting bodies": (_silent, 80, _posting(_LARGE)),
-    "idle connections": (_silent, 1200, _idle),
-    "pages": (_pages, 1, _wait),
-    "forged usage": (_answering(json.dumps(_FORGED).encode()), 4, _posting(CHAT)),
-    "early leavers": (_without_end(a_delta()), 8, _leave),
-    "unknown keys": (_silent, 4, _unknown_keys),
-}
 
 EDITS = "edits"
 # By name: edits a second, and of how many services.

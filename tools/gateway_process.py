@@ -11,6 +11,7 @@ import logging
 import pickle
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -37,6 +38,7 @@ from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.usage.logs import BackgroundStream, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording
+from world.keys import Authority
 from world.slots import free_port
 
 KEYS_NAMESPACE = "tessera"
@@ -54,12 +56,20 @@ def command(port: int, folder: Path, *options: float) -> Sequence[str]:
 
 @asynccontextmanager
 async def running(
-    folder: Path, directory: Directory | str, descriptors: int | None = None
+    folder: Path,
+    directory: Directory | str,
+    *,
+    descriptors: int | None = None,
+    tls: bool = False,
 ) -> AsyncIterator[tuple[str, int]]:
     """Run a gateway, with so many descriptors if given; yield its address and its process.
 
     Its directory may be the address of an API server.
     """
+    if tls:
+        pair = Authority(folder / "keys").server("gateway", "127.0.0.1")
+        pair.certificate.rename(folder / "tls.crt")
+        pair.key.rename(folder / "tls.key")
     if isinstance(directory, str):
         (folder / "api").write_text(directory, encoding="ascii")
     else:
@@ -71,7 +81,7 @@ async def running(
         preexec_fn=lambda: _limit(descriptors) if descriptors else None,
     )
     try:
-        await answers(address, "/readyz")
+        await answers(address, "/readyz", tls=tls)
         yield address, process.pid
     finally:
         process.kill()
@@ -82,13 +92,17 @@ def _limit(descriptors: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
 
-async def answers(address: str, path: str) -> None:
+async def answers(address: str, path: str, *, tls: bool = False) -> None:
     """Wait until a server answers 200."""
+    context = None
+    if tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     host, _, port = address.partition(":")
     async with asyncio.timeout(180):
         while True:
             try:
-                reader, writer = await asyncio.open_connection(host, int(port))
+                reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
                 writer.write(
                     f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
                 )
@@ -144,6 +158,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
             announce_seconds=announce_seconds,
             drain_seconds=drain_seconds,
             clients=Connections(raise_descriptor_limit()),
+            tls_directory=folder if (folder / "tls.crt").exists() else None,
         )
         parts = {"usage": recording.run, "log": output.run, "gateway": gateway.run}
         if watch is not None:
