@@ -23,9 +23,10 @@ from pathlib import Path
 
 import aiohttp
 
+from attacks import sockets
 from attacks.catalog import ATTACKS, HostileScene
-from attacks.engines import serve_connection
-from attacks.sending import Attack, Target
+from attacks.engines import send, serve_connection
+from attacks.sending import Attack, Target, connection, request_head
 from bench_gateway import cpu_seconds, memory_bytes
 from edited_fleet import SERVICES, EditedFleet
 from figures import benchmark
@@ -53,6 +54,9 @@ BEGIN_SECONDS = 2
 EDITS_OF_SCENE, EDIT_SECONDS = 10_000, 20.0
 # They fill the tables of an operator. It reconciles four times a second at most.
 FILLING_EDITS, EDITS_OF_CYCLE = 3_000, 125
+# 64 KiB a second, while the addresses of 768 connections come in two seconds.
+UPLOADS, UPLOAD_PARTS, UPLOAD_BYTES, UPLOAD_PAUSE_SECONDS = 20, 64, 2**14, 0.25
+UPLOAD_ATTACKERS = 768
 MIB = 2**20
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "other"
 
@@ -90,9 +94,48 @@ async def measure(only: str = "") -> dict[str, float]:
         "p99_cpu_ms": round(max(each.p99_cpu_ms for each in scenes.values()), 1),
         "added_p99_ms": round(max(each.p99_ms for each in scenes.values()) - quiet.p99_ms, 1),
         "differences": sum(each.differences for each in scenes.values()),
+        **(await _measure_uploads() if len(names) > 1 else {}),
         **(await _measure_edits() if len(names) > 1 else {}),
         "load_average": os.getloadavg()[0],
     }
+
+
+async def _measure_uploads() -> dict[str, float]:
+    """Return how many of honest uploads end early while new addresses connect."""
+    scene, body = HostileScene(attack=sockets.new_addresses), json.dumps(CHAT).encode()
+    async with ScriptedEngine(_answer) as own:
+        directory, _ = _directories(scene, own.address, int(own.address.rpartition(":")[2]))
+        with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+            async with running(Path(folder), directory, descriptors=scene.descriptors) as (
+                address,
+                _,
+            ):
+                target = Target(int(address.rpartition(":")[2]), None)
+                attackers = [
+                    asyncio.create_task(_again(scene.attack, target))
+                    for _ in range(UPLOAD_ATTACKERS)
+                ]
+                try:
+                    ends = await asyncio.gather(*(_upload(target, body) for _ in range(UPLOADS)))
+                finally:
+                    for task in attackers:
+                        task.cancel()
+                    await asyncio.gather(*attackers, return_exceptions=True)
+    return {"uploads": UPLOADS, "evicted_uploads": ends.count(False)}
+
+
+async def _upload(target: Target, body: bytes) -> bool:
+    """Send a body slowly, after spaces; return whether the gateway took all of it."""
+    try:
+        async with connection(target) as (reader, writer):
+            await send(writer, request_head(UPLOAD_BYTES * UPLOAD_PARTS + len(body)))
+            for _ in range(UPLOAD_PARTS):
+                await send(writer, b" " * UPLOAD_BYTES)
+                await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
+            await send(writer, body)
+            return (await reader.readline()).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
 
 
 async def _scenes(

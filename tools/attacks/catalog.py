@@ -3,12 +3,14 @@
 import json
 from dataclasses import dataclass
 
-from attacks import engines, sending
+from attacks import engines, sending, sockets, streams
 from attacks.engines import MIB, Script, answering, silent, without_end
 from attacks.sending import Attack, posting
 from tests.gateway.harness import CHAT, COMPLETION, STREAM, a_delta
 
 FEW_DESCRIPTORS = 1024
+# As in a container at the defaults of a node, and the clients that a gateway then has.
+DESCRIPTORS, CLIENTS = 20_000, 9_872
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,16 @@ _ESCAPES = b'{"model":"chat","messages":"' + b"\\u0041" * (5 * MIB) + b'"}'
 _FORGED = {**COMPLETION, "usage": {"prompt_tokens": 10**9, "completion_tokens": 10**9}}
 
 
+_PROMPT = {"model": "chat", "prompt": "go on", "return_token_ids": True, "max_tokens": 10**6}
+
+
+def _nested(levels: int) -> bytes:
+    """Return a request with a schema of so many levels."""
+    schema = b'{"type":"object","properties":{"x":' * levels + b"{}" + b"}}" * levels
+    request = json.dumps({**CHAT, "structured_outputs": {"json": 0}}).encode()
+    return request.replace(b'"json": 0', b'"json":' + schema)
+
+
 _ORDINARY = {
     "trailers": HostileScene(clients=2, attack=sending.trailers),
     "chunk extensions": HostileScene(clients=2, attack=sending.extensions),
@@ -63,6 +75,57 @@ _ORDINARY = {
     ),
     "early leavers": HostileScene(engine=without_end(a_delta()), clients=8, attack=sending.leave),
     "unknown keys": HostileScene(attack=sending.unknown_keys),
+    "statuses": HostileScene(engine=streams.statuses(), clients=8, attack=posting(CHAT)),
+    "deep schemas": HostileScene(
+        engine=answering(json.dumps(COMPLETION).encode()), attack=posting(_nested(900)), shared=True
+    ),
+    "lists of models": HostileScene(attack=sockets.listing(reads=True), models=3000),
+    "unread lists of models": HostileScene(
+        clients=300, attack=sockets.listing(reads=False), models=3000
+    ),
+}
+_RESUMED = {
+    "large heads": HostileScene(
+        engine=streams.broken(streams.LARGE_HEAD, streams.SMALL_EVENTS, 100), replicas=4,
+        attack=posting(STREAM),
+    ),
+    "heads again and again": HostileScene(
+        engine=streams.broken(streams.HEAD, streams.SMALL_EVENTS, 1000), replicas=4,
+        attack=posting(STREAM),
+    ),
+    "empty choices": HostileScene(
+        engine=streams.broken(streams.EMPTY_CHOICES), replicas=4, attack=posting(STREAM)
+    ),
+    "many fields": HostileScene(
+        engine=streams.broken(a_delta(), streams.MANY_FIELDS, 10), replicas=4,
+        attack=posting(STREAM),
+    ),
+    "spaces": HostileScene(
+        engine=streams.broken(streams.SPACES, streams.SPACES), replicas=4, attack=posting(STREAM)
+    ),
+    "tokens of streams": HostileScene(
+        engine=streams.endless(streams.TOKEN_IDS), clients=120, replicas=2,
+        attack=sending.posting(_PROMPT | {"stream": True}, path=b"/v1/completions"),
+    ),
+    "streams that cannot move": HostileScene(
+        engine=streams.endless(streams.LONG_TEXT), clients=60, replicas=2, leaves=True,
+        attack=posting(STREAM),
+    ),
+}  # fmt: skip
+
+
+def _of_all_clients(attack: Attack, *, tls: bool = False) -> HostileScene:
+    return HostileScene(clients=CLIENTS, attack=attack, descriptors=DESCRIPTORS, tls=tls)
+
+
+_CROWDS = {
+    "idle crowd": _of_all_clients(sending.idle),
+    "headers without end": _of_all_clients(sockets.headers_without_end),
+    "pipelined": HostileScene(clients=1000, attack=sockets.pipelined, descriptors=DESCRIPTORS),
+    "handshakes": _of_all_clients(sockets.handshakes(spread=False), tls=True),
+    "handshakes of many addresses": _of_all_clients(sockets.handshakes(spread=True), tls=True),
+    "idle crowd, TLS": _of_all_clients(sending.idle, tls=True),
+    "headers without end, TLS": _of_all_clients(sockets.headers_without_end, tls=True),
 }
 
-ATTACKS = _ORDINARY
+ATTACKS = {**_ORDINARY, **_RESUMED, **_CROWDS}
