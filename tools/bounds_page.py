@@ -69,7 +69,8 @@ from tessera.gateway.relay.engine import MAX_RESPONSE_BYTES, SLOW_PART_SECONDS
 from tessera.gateway.relay.engine_errors import MAX_REFUSAL_LENGTH
 from tessera.gateway.relay.relay import MAX_RESUMPTIONS
 from tessera.gateway.relay.resume import MAX_PROTECTED_BYTES
-from tessera.gateway.settle.recent import MAX_RECENT_BYTES
+from tessera.gateway.resolve.models import MAX_LISTING_BYTES, MAX_LISTINGS
+from tessera.gateway.settle.recent import MAX_EXPLAINED, MAX_RECENT_BYTES
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
 from tessera.reconcile.reflector import RELIST_SECONDS
@@ -175,6 +176,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
             ("bytes of its record of prompts in the caches of engines", MAX_RECORD_BYTES),
             ("bytes of its record of where requests went, and why", MAX_RECENT_BYTES),
+            ("requests with one id that `tessera explain request` shows", MAX_EXPLAINED),
+            ("lists of models of a tenant, one for each scope of its keys", MAX_LISTINGS),
+            ("bytes of these lists, or the last one alone", MAX_LISTING_BYTES),
             ("clients whose lengths of requests it knows", MAX_CLIENTS),
             ("bytes of the beginning of a prompt that it records", MAX_PROMPT_BYTES),
             ("bytes of the name of a session in a body", MAX_SESSION_BYTES),

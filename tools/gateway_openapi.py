@@ -128,7 +128,7 @@ def _field_schema(field: Any) -> Any:
 
 def _own(summary: str, schema: str) -> dict[str, Any]:
     answer = _json({"$ref": f"#/components/schemas/{schema}"})
-    return {"summary": summary, **_responses(answer, (401, 404, 405, 408, 431))}
+    return {"summary": summary, **_responses(answer, (401, 404, 405, 408, 429, 431, 503))}
 
 
 def _responses(answer: dict[str, Any], statuses: tuple[int, ...]) -> dict[str, Any]:

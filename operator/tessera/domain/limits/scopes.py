@@ -77,11 +77,12 @@ class ApplicableLimits:
 
 
 def applicable_limits(
-    directory: Directory, identity: Identity, model: OfferedModel
+    directory: Directory, identity: Identity, model: OfferedModel | None
 ) -> ApplicableLimits:
     """Gather the limits of the sender's key, team and tenant, and of the service.
 
-    A tenant without limits of its own has the default ones. The smallest size counts.
+    A tenant without limits of its own has the default ones. The smallest size counts. Of a request
+    that names no model only requests in a time are counted.
     """
     tenant = directory.tenants.get(identity.tenant)
     if tenant is not None and tenant.limits != NO_LIMITS:
@@ -93,7 +94,12 @@ def applicable_limits(
     if identity.team is not None and tenant is not None:
         of_team = tenant.teams.get(identity.team, NO_LIMITS)
         scopes.append((ScopeKind.TEAM, f"{identity.tenant}/{identity.team}", of_team))
-    scopes.append((ScopeKind.SERVICE, str(model.service), model.limits))
+    if model is None:
+        scopes = [
+            (kind, name, RateLimitsSpec(requests=limits.requests)) for kind, name, limits in scopes
+        ]
+    else:
+        scopes.append((ScopeKind.SERVICE, str(model.service), model.limits))
     return ApplicableLimits(
         limits=tuple(limit for scope in scopes for limit in _limits(*scope)),
         max_context_tokens=_smallest(limits.max_context_tokens for _, _, limits in scopes),

@@ -6,11 +6,8 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import msgspec
-
 from tessera.api.ref import Ref
 from tessera.domain.explain.request import RequestExplanations
-from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
 from tessera.gateway.bodies.memory import Memory
@@ -226,9 +223,7 @@ class GatewayApp:
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, "GET, HEAD")
         if is_models:
-            identity = await self._admission.senders.identify(headers, _client_address(scope))
-            body = self._models(identity, path.removeprefix(_MODELS).removeprefix("/"))
-            await response.send_whole(200, body)
+            await self._answer_models(scope, headers, response)
         elif path == "/readyz" and self.draining:
             await response.send_whole(503, b'{"status":"draining"}')
         elif path == "/readyz" and not self._admission.has_directory:
@@ -236,13 +231,27 @@ class GatewayApp:
         else:
             await response.send_whole(200, b'{"status":"ok"}')
 
-    def _models(self, identity: Identity, name: str) -> bytes:
-        if name:
-            model = self._admission.models.find(identity, name)
-            return msgspec.json.encode(_model_object(name, model))
-        visible = self._admission.models.visible(identity)
-        data = [_model_object(each, model) for each, model in visible.items() if model.is_listed]
-        return msgspec.json.encode({"object": "list", "data": data})
+    async def _answer_models(
+        self, scope: Message, headers: Mapping[bytes, bytes], response: ClientResponse
+    ) -> None:
+        """Answer with the list of models or one of them, which counts as a request."""
+        client, senders = response.client, self._admission.senders
+        await client.drained()
+        identity = await senders.identify(headers, _client_address(scope))
+        holding = self.memory.open(identity, senders.weight_of(identity), client.abort)
+        name = scope["path"].removeprefix(_MODELS).removeprefix("/")
+        models = self._admission.models
+        try:
+            allowances = await self._admission.reservations.count(identity)
+            body = models.listed(identity, name) if name else models.listing(identity)
+            if not holding.take(len(body)):
+                raise holding.error()
+            await response.send_whole(200, body, allowances)
+        except RequestError as error:
+            error.sender = identity
+            raise
+        finally:
+            holding.close()
 
 
 def _client_address(scope: Message) -> str:
@@ -271,12 +280,6 @@ def _is_sheddable(headers: Mapping[bytes, bytes]) -> bool:
     if given not in (b"true", b"false"):
         raise invalid_request("x-tessera-sheddable: expected `true` or `false`.")
     return given == b"true"
-
-
-def _model_object(name: str, model: OfferedModel) -> dict[str, object]:
-    known = {} if model.max_model_len is None else {"max_model_len": model.max_model_len}
-    fields = {"id": name, "object": "model", "created": model.created, "owned_by": "tessera"}
-    return {**fields, **known}
 
 
 def _wrong_method(path: str, allowed: str) -> RequestError:

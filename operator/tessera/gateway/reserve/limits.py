@@ -18,6 +18,8 @@ from tessera.gateway.resolve.chooser import Chosen
 _MAX_CACHED_LIMITS = 10_000
 # Of one request, with the limits that others take in between.
 _MAX_BORROWINGS = 8
+# Of a request that reaches no engine.
+_NO_TOKENS = RequestShape(model="", input_tokens=0, max_output_tokens=0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,8 +90,17 @@ class Reservations:
             # It is no demand, which would start a replica.
             raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
         shape = self._with_its_priority(model, chosen.shape)
-        admitted = await self._within_limits(identity, model, shape)
+        admitted = await self._within(self._limits_of(identity, model), shape)
         return Reserved(chosen=chosen, shape=shape, admitted=admitted)
+
+    async def count(self, identity: Identity) -> Headers:
+        """Count a request that names no model in the limits of requests of its sender.
+
+        Return what the client learns about them; raises RequestError with status 429 or 503.
+        """
+        limits = self._limits_of(identity, None)
+        admitted = await self._within(limits, _NO_TOKENS)
+        return allowance_headers(admitted.requests, None)
 
     def settle(self, reserved: Reserved, *, input_tokens: int, output_tokens: int) -> None:
         """Spend so many tokens of what was reserved, and give the rest back."""
@@ -109,10 +120,7 @@ class Reservations:
             raise RequestError(RequestReason.SHEDDABLE_TOO_LONG, model.service, *details)
         return replace(shape, priority=RequestPriority.DEFAULT)
 
-    async def _within_limits(
-        self, identity: Identity, model: OfferedModel, shape: RequestShape
-    ) -> Admitted:
-        limits = self._limits_of(identity, model)
+    async def _within(self, limits: ApplicableLimits, shape: RequestShape) -> Admitted:
         for _ in range(_MAX_BORROWINGS):
             answer = self.limits.take(limits, shape, self._clock.monotonic())
             if isinstance(answer, Admitted):
@@ -123,13 +131,14 @@ class Reservations:
                 break
         raise RequestError(RequestReason.LIMITS_UNAVAILABLE)
 
-    def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
+    def _limits_of(self, identity: Identity, model: OfferedModel | None) -> ApplicableLimits:
         # Most keys have no limits of their own: those of their tenants are the same.
         own_key = None if identity.limits is None else identity.key
-        key = (identity.tenant, identity.team, own_key, model.uid)
+        key = (identity.tenant, identity.team, own_key, model.uid if model is not None else None)
         limits = self._applicable.get(key)
         if limits is None:
             if len(self._applicable) >= _MAX_CACHED_LIMITS:
                 self._applicable.clear()
-            limits = self._applicable[key] = applicable_limits(self._directory, identity, model)
+            limits = applicable_limits(self._directory, identity, model)
+            self._applicable[key] = limits
         return limits

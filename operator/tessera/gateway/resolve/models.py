@@ -1,7 +1,9 @@
 """The service that a name stands for, by the last directory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
@@ -19,6 +21,41 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import RequestError, unknown_model
+
+# Lists of the models of one tenant that are kept: one for each scope of its keys, the newest, in so
+# many bytes or the last one alone.
+MAX_LISTINGS, MAX_LISTING_BYTES = 64, 2**20
+
+
+class _ListedModel(msgspec.Struct, gc=False):
+    """A model as OpenAI shows it."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    max_model_len: int | msgspec.UnsetType
+
+
+@dataclass(slots=True)
+class _TenantModels:
+    """What one tenant may use, as long as none of it changes."""
+
+    by_name: ModelsByName
+    names: dict[frozenset[Ref], tuple[str, ...]] = field(default_factory=dict)
+    """By the services of a key without names."""
+    listings: dict[tuple[tuple[str, ...], frozenset[Ref]], bytes] = field(default_factory=dict)
+    """By the names and services of a key, the oldest first."""
+    listing_bytes: int = 0
+
+    def add_listing(self, identity: Identity, listing: bytes) -> None:
+        """Keep a list; where there are too many, the oldest go."""
+        self.listings[identity.models, identity.services] = listing
+        self.listing_bytes += len(listing)
+        while len(self.listings) > MAX_LISTINGS or (
+            len(self.listings) > 1 and self.listing_bytes > MAX_LISTING_BYTES
+        ):
+            self.listing_bytes -= len(self.listings.pop(next(iter(self.listings))))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,33 +84,48 @@ class Models:
         self._senders = senders
         self._directory = Directory()
         self._of_user: Callable[[str], Sequence[OfferedModel]] | None = None
-        # By tenant, also their names, and by sender and service.
-        self._models: dict[str, ModelsByName] = {}
-        self._names: dict[tuple[str, frozenset[Ref]], tuple[str, ...]] = {}
+        self._tenants: dict[str, _TenantModels] = {}
 
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all names where more than models differs in it."""
         self._directory, self._of_user = directory, None
         if forget:
-            self._models, self._names = {}, {}
+            self._tenants = {}
         # One tenant may edit his without end.
         changed = (*changes.old, *changes.new)
-        for tenant in tuple(self._models):
+        for tenant in tuple(self._tenants):
             if any(may_use(tenant, model) for model in changed):
-                del self._models[tenant]
-        for scope in [scope for scope in self._names if scope[0] not in self._models]:
-            del self._names[scope]
+                del self._tenants[tenant]
+
+    def listing(self, identity: Identity) -> bytes:
+        """Return the list of the models that the sender may use, as clients get it."""
+        tenant = self._of_tenant(identity.tenant)
+        listing = tenant.listings.get((identity.models, identity.services))
+        if listing is None:
+            models = visible_models(tenant.by_name, identity)
+            data = [_listed(name, model) for name, model in models.items() if model.is_listed]
+            listing = msgspec.json.encode({"object": "list", "data": data})
+            tenant.add_listing(identity, listing)
+        return listing
+
+    def listings_of(self, tenant: str) -> Sequence[bytes]:
+        """Return the lists that are kept of a tenant, the oldest first."""
+        return list(self._of_tenant(tenant).listings.values())
+
+    def listed(self, identity: Identity, name: str) -> bytes:
+        """Return the model of this name, as clients get it; raises RequestError as `find`."""
+        return msgspec.json.encode(_listed(name, self.find(identity, name)))
 
     def visible(self, identity: Identity) -> ModelsByName:
         """Return the models that the sender may use, by every name that they have."""
-        return visible_models(self._models_of(identity.tenant), identity)
+        return visible_models(self._of_tenant(identity.tenant).by_name, identity)
 
     def find(self, identity: Identity, name: str) -> OfferedModel:
         """Return the model of this name.
 
         Raises RequestError with similar names that the sender may use.
         """
-        model = resolve_model(self._models_of(identity.tenant), identity, name)
+        model = resolve_model(self._of_tenant(identity.tenant).by_name, identity, name)
         if model is None:
             names = self._known_names(identity)
             raise unknown_model(name, similar_names(name, names), names)
@@ -101,22 +153,27 @@ class Models:
         if model.tenant is None or model.tenant != admitted.tenant:
             raise RequestError(RequestReason.NO_READY_REPLICA, model.service)
 
-    def _models_of(self, tenant: str) -> ModelsByName:
-        models = self._models.get(tenant)
-        if models is None:
+    def _of_tenant(self, name: str) -> _TenantModels:
+        tenant = self._tenants.get(name)
+        if tenant is None:
             # Tenants ask one after the other when a model changed that all may use.
             of_user = self._of_user = self._of_user or models_by_user(self._directory.models)
-            directory = replace(self._directory, models=tuple(of_user(tenant)))
-            models = self._models[tenant] = tenant_models(directory, tenant)
-        return models
+            directory = replace(self._directory, models=tuple(of_user(name)))
+            tenant = self._tenants[name] = _TenantModels(tenant_models(directory, name))
+        return tenant
 
     def _known_names(self, identity: Identity) -> Sequence[str]:
         """Return names of models that the sender may use, in order."""
-        models = self._models_of(identity.tenant)
+        tenant = self._of_tenant(identity.tenant)
         if identity.models:
-            return scoped_names(models, identity)
-        scope = identity.tenant, identity.services
-        names = self._names.get(scope)
+            return scoped_names(tenant.by_name, identity)
+        names = tenant.names.get(identity.services)
         if names is None:
-            names = self._names[scope] = tuple(visible_models(models, identity))
+            names = tuple(visible_models(tenant.by_name, identity))
+            tenant.names[identity.services] = names
         return names
+
+
+def _listed(name: str, model: OfferedModel) -> _ListedModel:
+    length = msgspec.UNSET if model.max_model_len is None else model.max_model_len
+    return _ListedModel(name, "model", model.created, "tessera", length)
