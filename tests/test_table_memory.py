@@ -45,6 +45,12 @@ def large_spec() -> str:
     return json.dumps(spec, separators=(",", ":"))
 
 
+def nested_flags() -> tuple[str, ...]:
+    """Return flags whose values are as much larger than their text as can be."""
+    names = texts("--hf-overrides.k{}=", 64)
+    return tuple(name + "[" * 500 + "]" * (1024 - 500 - len(name)) for name in names)
+
+
 def seven_slices() -> Layout:
     return tuple(SlicePlacement(start, "1g.10gb") for start in range(7))
 
@@ -109,6 +115,8 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
             a_demand(),
             whole_gpu_hardware(hardware, 8),
         ),
+        "tessera.domain.schedules._days_of_item": lambda: ("days", -1001),
+        "tessera.domain.vllm.extra_args._parsed_flags": lambda: (nested_flags(), "0.32.0"),
         "tessera.domain.repartition.goals._target_layout": lambda: (
             gpu_model,
             tuple(f"{names[0]}@{start}" for start in range(7)),

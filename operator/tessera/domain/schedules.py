@@ -6,6 +6,8 @@ gap, and one that it shows twice as the first of the two.
 """
 
 import calendar
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +21,7 @@ from tessera.api.inference_service import InferenceServiceSpec, Scaling, Scaling
 from tessera.api.service_status import ScheduledBoundsStatus, ScheduleStatus
 from tessera.api.text import counted
 from tessera.domain.budget.periods import zone_of
-from tessera.domain.incremental import FOREVER, Until, constant, reused, reused_until
+from tessera.domain.incremental import FOREVER, Until, constant, reused, reused_until, tabulated
 from tessera.domain.observed.snapshot import Ref
 
 _EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - a time of a wall clock
@@ -183,10 +185,30 @@ def _parse(cron: str) -> _Times | str:
         if str(error) != Field.DAY.msg() or not _is_valid(other_months):
             return f"{cron!r} is no cron expression ({str(error).lower()}): {form}"
     else:
-        days = _bit_mask(expression.match_day(day) for day in _month_days())
+        days = _days(expression)
         if any(days & _days_by_month()[month] for month in expression.months):
             return _Times(expression, days)
     return f"{cron!r} never comes, since no year has such a day; correct its days or months"
+
+
+def _days(expression: CronSim) -> int:
+    """Return the days of any month that an expression has, as a bit mask."""
+    days, weekdays = (
+        functools.reduce(operator.or_, (_days_of_item(field, item) for item in items))
+        for field, items in (("days", expression.days), ("weekdays", expression.weekdays))
+    )
+    return days & weekdays if expression.day_and else days | weekdays
+
+
+def _item_days(field: str, item: object) -> int:
+    """Return those of `_month_days` that one item of a field has, such as the last Friday."""
+    expression = CronSim("* * * * *", _EPOCH)
+    setattr(expression, field, {item})
+    # The other field has every day.
+    return _bit_mask(map(expression.match_day, _month_days()))
+
+
+_days_of_item = tabulated(_item_days, size=128)
 
 
 def _is_valid(fields: tuple[str, ...]) -> bool:

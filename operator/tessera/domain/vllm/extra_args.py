@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 from tessera.api.engine_options import EngineOptions
+from tessera.domain.incremental import tabulated
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import known_versions, version_facts
 
@@ -45,7 +46,16 @@ def extra_flags(engine: EngineOptions) -> Mapping[str, Any]:
     table = version_facts(engine.version) or version_facts(known_versions()[-1])
     if table is None or not engine.extra_args:
         return {}
-    return vllm_flags.parse(engine.extra_args, table)
+    return _parsed_flags(engine.extra_args, table.version)
+
+
+def _parse_flags(args: tuple[str, ...], version: str) -> Mapping[str, Any]:
+    table = version_facts(version)
+    return {} if table is None else vllm_flags.parse(args, table)
+
+
+# One judgment of a spec asks for its flags some thirty times in a row.
+_parsed_flags = tabulated(_parse_flags, size=2)
 
 
 def config_overrides(engine: EngineOptions) -> Mapping[str, Any]:

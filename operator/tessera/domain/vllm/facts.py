@@ -1,6 +1,7 @@
 """Flags of `vllm serve` and metrics of each known vLLM version, from the data files."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -58,6 +59,14 @@ class EngineFacts:
     flags: tuple[Flag, ...]
     metrics: Mapping[str, Metric]
     by_option: Mapping[str, Flag]
+    options: tuple[str, ...]
+    """All names, in order."""
+
+    def options_with(self, prefix: str) -> tuple[str, ...]:
+        """Return the names that begin with a prefix, without a look at all of them."""
+        first = bisect_left(self.options, prefix)
+        end = bisect_left(self.options, prefix + chr(0x10FFFF), first)
+        return self.options[first:end]
 
 
 def known_versions() -> tuple[str, ...]:
@@ -101,9 +110,11 @@ def _read_facts(version: str, file: Traversable) -> EngineFacts:
     document = json.loads(file.read_text(encoding="utf-8"))
     flags = TypeAdapter(tuple[Flag, ...]).validate_python(document["flags"])
     metrics = TypeAdapter(tuple[Metric, ...]).validate_python(document["metrics"])
+    by_option = {option: flag for flag in flags for option in flag.options}
     return EngineFacts(
         version=version,
         flags=flags,
         metrics={metric.name: metric for metric in metrics},
-        by_option={option: flag for flag in flags for option in flag.options},
+        by_option=by_option,
+        options=tuple(sorted(by_option)),
     )

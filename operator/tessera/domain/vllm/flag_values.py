@@ -9,7 +9,8 @@ from tessera.domain.vllm.facts import Flag, FlagType
 # What `--max-model-len auto` means: as long as the memory allows.
 AUTO = -1
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgGtT])")
+# Without a way back: a thousand digits are tried once.
+_SIZE = re.compile(r"([0-9]++(?:\.[0-9]++)?+)([kKmMgGtT])")
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -21,6 +21,13 @@ from tessera.domain.vllm.outdated_flags import OLD_FLAGS
 # Destination of the positional argument.
 MODEL_DEST = "model_tag"
 
+# Unknown options for which a similar one is suggested, and by how many letters that may be longer
+# or shorter: a comparison with all options takes longer than to judge the whole spec.
+_MAX_SUGGESTIONS = 3
+_MAX_LENGTH_DIFFERENCE = 5
+# Levels of a JSON flag that dotted keys may name; no option of the engine has so many.
+_MAX_KEY_LEVELS = 16
+
 
 class FlagProblemKind(StrEnum):
     """The kinds of problems that an argument can have."""
@@ -52,7 +59,7 @@ class FlagProblem:
 
 def check(args: Sequence[str], facts: EngineFacts) -> tuple[FlagProblem, ...]:
     """Return all problems of the arguments, in the order of the arguments."""
-    return tuple(_FlagParser(args, facts).problems)
+    return tuple(_FlagParser(args, facts, suggestions=_MAX_SUGGESTIONS).problems)
 
 
 def parse(args: Sequence[str], facts: EngineFacts) -> Mapping[str, Any]:
@@ -77,10 +84,11 @@ class _WrittenOption:
 class _FlagParser:
     """One pass over the arguments; `values` and `problems` are its result."""
 
-    def __init__(self, args: Sequence[str], facts: EngineFacts) -> None:
+    def __init__(self, args: Sequence[str], facts: EngineFacts, suggestions: int = 0) -> None:
         self.values: dict[str, Any] = {}
         self.problems: list[FlagProblem] = []
         self._facts = facts
+        self._suggestions = suggestions
         self._remaining = deque(args)
         while self._remaining:
             word = self._remaining.popleft()
@@ -122,9 +130,7 @@ class _FlagParser:
         if option in OLD_FLAGS:
             self._report_outdated(option)
             return written
-        matches = [
-            option_name for option_name in self._facts.by_option if option_name.startswith(option)
-        ]
+        matches = self._facts.options_with(option)
         if len(matches) == 1:
             message = (
                 f"{option} is short for {matches[0]}; write it out, since the prefix may be "
@@ -140,15 +146,27 @@ class _FlagParser:
         return written
 
     def _report_unknown(self, option: str) -> None:
-        suggestions = difflib.get_close_matches(option, self._facts.by_option, n=1, cutoff=0.75)
         if versions := versions_with(option):
             hint = (
                 f", but {versions[-1]} has; remove it, or set spec.engine.version to such a version"
             )
         else:
-            hint = f"; did you mean {suggestions[0]}?" if suggestions else "; remove it"
+            similar = self._similar_option(option)
+            hint = "; remove it" if similar is None else f"; did you mean {similar}?"
         message = f"vllm serve {self._facts.version} has no option {option}{hint}"
         self._report(option, FlagProblemKind.UNKNOWN, message)
+
+    def _similar_option(self, option: str) -> str | None:
+        """Return the option that was probably meant, for the first few that are unknown."""
+        if not self._suggestions:
+            return None
+        self._suggestions -= 1
+        near = (
+            each
+            for each in self._facts.by_option
+            if abs(len(each) - len(option)) <= _MAX_LENGTH_DIFFERENCE
+        )
+        return next(iter(difflib.get_close_matches(option, near, n=1, cutoff=0.75)), None)
 
     def _report_outdated(self, option: str) -> None:
         old_flag = OLD_FLAGS[option]
@@ -194,9 +212,14 @@ class _FlagParser:
             self._report(name, FlagProblemKind.UNKNOWN, message)
         elif not texts:
             self._report_missing_value(name)
+        elif len(keys := str(written.key).split(".", _MAX_KEY_LEVELS)) > _MAX_KEY_LEVELS:
+            message = (
+                f"{written.option}: a key has more than {_MAX_KEY_LEVELS} levels; write the value "
+                "as JSON"
+            )
+            self._report(written.option, FlagProblemKind.BAD_VALUE, message)
         else:
             current_value = self.values.get(flag.dest)
-            keys = str(written.key).split(".")
             self.values[flag.dest] = _with_entry(current_value, keys, texts[0])
 
     def _value_texts(self, flag: Flag, written: _WrittenOption) -> list[str]:

@@ -1,0 +1,112 @@
+"""Whatever a spec says, to judge it takes less time than the API server took to ask."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tables import TABLES, table
+from tessera.controller.admission import review_service
+from tessera.domain.vllm.facts import version_facts
+from tests.builders import SMALL
+from tests.controller.test_admission import a_body, a_store
+
+MOST = timedelta(milliseconds=10)
+
+
+def cpu_time(review: Callable[[], object]) -> timedelta:
+    """Return the processor time of a review that finds no table filled, the best of five."""
+    times = []
+    for _ in range(5):
+        for name in TABLES:
+            if name.startswith("tessera.domain.vllm."):
+                table(name).cache_clear()
+        began = time.process_time()
+        review()
+        times.append(time.process_time() - began)
+    return timedelta(seconds=min(times))
+
+
+def _options() -> list[str]:
+    facts = version_facts("0.32.0")
+    assert facts is not None
+    return sorted(facts.options, key=len)
+
+
+# Words by which parts of a spec decide to look at the flags.
+_LOOKED_AT = "--hf-language-cache-limit"
+
+
+def flags() -> dict[str, list[str]]:
+    """Return lists of 64 flags of up to 1,024 characters, by what is wrong with them."""
+    longest = _options()[-63:]
+    return {
+        "nearly right": [_LOOKED_AT, *(f"{each[:8]}x{each[9:]}" for each in longest)],
+        "unknown and long": [_LOOKED_AT + "ab-c" * 240] * 64,
+        "abbreviated": [_LOOKED_AT, *("--enable" for _ in range(63))],
+        "many levels": ["--hf-overrides." + "a." * 480 + "b=1"] * 64,
+        "levels": ["--hf-overrides." + "a." * 14 + "b=1"] * 64,
+        "nested lists": ["--hf-overrides=" + "[" * 490 + "]" * 490] * 64,
+        "nested objects": ["--hf-overrides=" + '{"a":' * 160 + "1" + "}" * 160] * 64,
+        "keys": ["--hf-overrides={" + ",".join(f'"k{key}":1' for key in range(99)) + "}"] * 64,
+        "digits": [_LOOKED_AT, *(["--max-model-len=" + "9" * 1000] * 63)],
+        "values": ["--allowed-origins", *(["x" * 1024] * 63)],
+        "graphs": [
+            '--compilation-config={"cudagraph_capture_sizes":[' + ",".join(["111"] * 240) + "]}"
+        ]
+        * 64,
+    }
+
+
+@pytest.mark.parametrize("fault", flags())
+def test_flags_of_any_kind_are_judged_in_no_time(fault: str) -> None:
+    body = a_body(engine={"extraArgs": flags()[fault]})
+    assert cpu_time(lambda: review_service(body, a_store())) <= MOST
+
+
+def schedules() -> dict[str, list[str]]:
+    """Return 16 cron expressions, by what takes time in them."""
+    return {
+        "days and weekdays": [f"0 0 {day} * {day % 7}" for day in range(1, 17)],
+        "last and first ones": [f"{minute} 0 L,LW * 5L,{minute % 7}#1" for minute in range(16)],
+        "rare": [f"{minute} 0 29 2 {minute % 7}" for minute in range(16)],
+        "lists": [",".join(["1-59"] * 20) + f" {hour} L * *" for hour in range(16)],
+        "all at once": ["* * * * *"] * 16,
+    }
+
+
+@pytest.mark.parametrize("kind", schedules())
+def test_schedules_of_any_kind_are_judged_in_no_time(kind: str) -> None:
+    entries = [{"cron": cron, "timeZone": "Europe/Berlin"} for cron in schedules()[kind]]
+    body = a_body(scaling={"schedules": entries})
+    assert cpu_time(lambda: review_service(body, a_store())) <= MOST
+
+
+_LARGE: dict[str, dict[str, Any]] = {
+    "a location": {"model": {"uri": "hf://" + "a" * 8192}},
+    "folders": {"model": {"uri": "s3://" + "a/" * 250}},
+    "an image": {"model": {"uri": "oci://a" + "." * 500 + " "}},
+    "domains": {"engine": {"allowedMediaDomains": ["a" + "-" * 250] * 32}},
+    "variables": {
+        "podTemplate": {"env": [{"name": f"X{each}", "value": "y" * 8192} for each in range(32)]}
+    },
+    "annotations": {
+        "podTemplate": {"annotations": {"a" * 300 + str(each): "b" * 4096 for each in range(32)}}
+    },
+    "names": {
+        "access": {"aliases": [f"n{each}" for each in range(16)], "public": True},
+        "model": {
+            "uri": SMALL,
+            "adapters": [{"name": f"a{each}", "uri": "hf://a/b"} for each in range(16)],
+        },
+    },
+    "unknown fields": {f"field{each}": each for each in range(2000)},
+}
+
+
+@pytest.mark.parametrize("kind", _LARGE)
+def test_large_specs_are_judged_in_no_time(kind: str) -> None:
+    body = a_body(**_LARGE[kind])
+    assert cpu_time(lambda: review_service(body, a_store(), gateways=True)) <= MOST
