@@ -38,10 +38,12 @@ LIMITS = RateLimitsSpec(total_tokens=PeriodLimits(per_day=100_000))
 @asynccontextmanager
 async def serving(script: Script, **changes: Any) -> AsyncIterator[RunningGateway]:
     tenant = TenantLimits(name=TENANT, namespaces=(TENANT,), limits=LIMITS)
+    idle_seconds = changes.pop("idle_seconds", 30)
     async with ScriptedEngine(script) as engine:
         replica = a_replica(engine.address, step_time=changes.pop("step_time", SLOW))
         model = a_model(replica, max_model_len=32_768, **changes)
-        async with a_gateway(a_directory(model, tenants={TENANT: tenant})) as gateway:
+        directory = a_directory(model, tenants={TENANT: tenant})
+        async with a_gateway(directory, idle_seconds=idle_seconds) as gateway:
             yield gateway
 
 

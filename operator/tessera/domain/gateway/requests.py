@@ -108,6 +108,8 @@ class UsageRecord:
     are not stored."""
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    recomputed_tokens: int = 0
+    """Those that engines computed again since others failed: in no other count, and not stored."""
     estimated: bool = False
     """Tokens were counted by the gateway, since the engine reported none."""
     queue_ns: int = 0

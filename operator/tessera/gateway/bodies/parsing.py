@@ -60,6 +60,8 @@ class RequestSummary(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int | None
     choices: int
     temperature_class: TemperatureClass
+    computes: bool
+    """An engine computes something for it."""
 
 
 class RequestFields(msgspec.Struct, gc=False):
@@ -75,6 +77,8 @@ class RequestFields(msgspec.Struct, gc=False):
     """Where a client says which prompts begin alike: the first that is given counts."""
     opening_bytes: ClassVar[int | None] = None
     """Of a prompt that is no conversation, those that tell it from others."""
+    computes: ClassVar[bool] = False
+    """Whether an engine computes something for it, and does not only count tokens."""
     model: _Name
 
     @property
@@ -170,6 +174,7 @@ class RequestFields(msgspec.Struct, gc=False):
             self.output_tokens,
             self.choices,
             self.temperature_class,
+            self.computes,
         )
 
     def has(self, name: str) -> bool:
@@ -187,6 +192,7 @@ class ConversationFields(RequestFields, gc=False):
 
 
 class _ComputedFields(RequestFields, gc=False):
+    computes = True
     priority: int | msgspec.UnsetType | None = msgspec.UNSET
     cache_salt: msgspec.Raw = _NONE
 

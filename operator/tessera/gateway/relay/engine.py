@@ -62,9 +62,10 @@ class EngineSource:
             name = type(error).__name__
             raise EngineError(RequestReason.ENGINE_UNREACHABLE, replica.pod.name, name) from error
         try:
-            sent.sent_ns, sent.prefilled_ns = self._clock.monotonic_ns(), None
+            sent.goes_to_engine(self._clock.monotonic_ns())
             await connection.send(sent.for_engine(address), sent.body)
             if connection.status != 200:
+                sent.was_not_taken()
                 body = await connection.read(_MAX_ERROR_BYTES) or b""
                 path, headers = sent.identified.route.path, sent.placed.headers
                 raise response_error(connection.status, body, headers, replica, path)
@@ -76,9 +77,11 @@ class EngineSource:
                 raise invalid_response(replica, "it is no stream of events, which was asked for")
         except TimeoutError as error:
             raise EngineError(RequestReason.ENGINE_TIMEOUT, replica.pod.name) from error
-        except InvalidHttpError as error:
-            raise invalid_response(replica, str(error)) from error
-        except ConnectionLostError as error:
+        except (InvalidHttpError, ConnectionLostError) as error:
+            if not connection.status:
+                sent.was_not_taken()
+            if isinstance(error, InvalidHttpError):
+                raise invalid_response(replica, str(error)) from error
             if sent.is_left:
                 raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name) from error
             raise EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error) from error
@@ -133,7 +136,10 @@ class EngineSource:
         if sent.holding.exceeded:
             raise sent.holding.error()
         if not (events.ended and events.started):
-            raise incomplete_stream(events, replica)
+            failure = incomplete_stream(events, replica)
+            if failure.is_refusal and not (events.started or events.prefilled):
+                sent.was_not_taken()
+            raise failure
         sink.end(sent.counts)
         if not connection.complete:
             await _skip_trailer(connection)

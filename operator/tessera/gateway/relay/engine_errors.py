@@ -16,6 +16,7 @@ MAX_REFUSAL_LENGTH = 4096
 _STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
 _NO_FAILURES = frozenset({RequestReason.ENGINE_BUSY, RequestReason.RESPONSE_TOO_LARGE})
 _FAILURES_OF_REPLICA = frozenset({RequestReason.ENGINE_UNREACHABLE, RequestReason.ENGINE_DRAINING})
+_REFUSALS = frozenset({RequestReason.ENGINE_REFUSED, RequestReason.ENGINE_DRAINING})
 _AFTER_SHUTDOWN = b"after shutdown"
 
 
@@ -55,6 +56,11 @@ class EngineError(RequestError):
     def is_of_replica(self) -> bool:
         """Return whether another request would likely fail there too."""
         return self.status >= 500 and self.reason not in _NO_FAILURES
+
+    @property
+    def is_refusal(self) -> bool:
+        """Return whether the engine says that it does not work for the request."""
+        return self.reason in _REFUSALS
 
     @property
     def is_loss(self) -> bool:

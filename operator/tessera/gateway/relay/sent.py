@@ -43,6 +43,10 @@ class Sent:
     """As the engine reported them."""
     drafts: DraftCounts | None = None
     """The same of an engine that speculates."""
+    engines: int = 0
+    """Those that got it: they neither refused it nor were lost before the head of their answer."""
+    repeated_tokens: int = 0
+    """Those of its answer that they read again in order to go on."""
     sent_ns: int | None = None
     """When the request went to its last engine, on the monotonic clock."""
     prefilled_ns: int | None = None
@@ -82,6 +86,17 @@ class Sent:
             self.headers,
             len(self.body),
         )
+
+    def goes_to_engine(self, now_ns: int) -> None:
+        """Count that an engine gets it now."""
+        self.sent_ns, self.prefilled_ns = now_ns, None
+        self.engines += 1
+        self.repeated_tokens += self.earlier_tokens
+
+    def was_not_taken(self) -> None:
+        """Count that this engine refused it, or was lost before it answered."""
+        self.engines -= 1
+        self.repeated_tokens -= self.earlier_tokens
 
     def hold(self, size: int) -> bool:
         """Hold so many bytes of the answer; False where they have no room."""

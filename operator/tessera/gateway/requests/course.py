@@ -100,7 +100,7 @@ class RequestCourse:
             # It refers to this course.
             del client.ended
             client.stop_heartbeats()
-            self.at = self._stations.settlement.end_engine(self.at, phase)
+            self.at = self._stations.settlement.end_engine(self.at, phase, reason)
             placed = _placed(self.at)
             attempts = placed.attempts if placed is not None else ()
             self._stations.record(self._record(self.at, phase, reason), attempts)

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 from tessera.adapters.clock import Clock
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
+from tessera.domain.usage.charge import EngineWork, WorkEnd, charge, work_end
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
@@ -37,6 +38,8 @@ class Answered:
     sent: Sent
     counts: TokenCounts
     estimated: bool
+    recomputed: int
+    """Tokens that engines computed again, which nobody pays."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
@@ -45,6 +48,7 @@ class Answered:
         fields["input_tokens"], fields["output_tokens"] = counts.input, counts.output
         fields["cached_tokens"], fields["reasoning_tokens"] = counts.cached, counts.reasoning
         fields["predicted_cached_tokens"] = round(at.predicted_cached_share * counts.input)
+        fields["recomputed_tokens"] = self.recomputed
         fields["estimated"] = self.estimated
         if not self.estimated:
             known = at.known_prefix_share * counts.input
@@ -79,10 +83,10 @@ class Settlement:
     def __init__(self, reservations: Reservations, places: Places, clock: Clock) -> None:
         self._reservations, self._places, self._clock = reservations, places, clock
 
-    def end_engine(self, at: Stand, phase: Phase) -> Stand:
+    def end_engine(self, at: Stand, phase: Phase, reason: str = "") -> Stand:
         """Settle what was used and free its place; return where the request stands then.
 
-        A client may go on reading after that.
+        A client may go on reading after that. The reason is empty of what is answered.
         """
         match at:
             case Reserved():
@@ -92,7 +96,9 @@ class Settlement:
                 self._leave(at, TokenCounts())
                 return at
             case Sent():
-                answered = self._answered(at, phase)
+                answered = self._answered(at, work_end(phase, reason))
+                if phase is Phase.COMPLETED and not answered.estimated:
+                    self._learn(at, answered.counts)
                 if at.first_token_ns is not None:
                     self._note_answer(answered, phase)
                 self._leave(at.placed, answered.counts)
@@ -117,9 +123,7 @@ class Settlement:
 
     def partial(self, at: Sent | Answered) -> Answered:
         """Return what a request that an engine has used so far."""
-        if isinstance(at, Answered):
-            return at
-        return Answered(sent=at, counts=self._delivered(at, Phase.ABORTED), estimated=True)
+        return at if isinstance(at, Answered) else self._answered(at, WorkEnd.FAILURE)
 
     def _leave(self, placed: Placed, counts: TokenCounts) -> None:
         self._places.leave(placed)
@@ -127,20 +131,35 @@ class Settlement:
             placed.reserved, input_tokens=counts.input, output_tokens=counts.output
         )
 
-    def _answered(self, sent: Sent, phase: Phase) -> Answered:
-        """Return what was used, within what could be, and teach the next predictions by it."""
-        reported = sent.counts
-        if reported is None:
-            return Answered(sent=sent, counts=self._delivered(sent, phase), estimated=True)
-        counts = reported.at_most(*_most(sent))
-        estimated = counts is not reported or sent.unchecked_joints > 0
-        if phase is Phase.COMPLETED:
-            if not estimated:
-                self._learn(sent, counts)
-        elif (output := self._delivered(sent, phase).output) > counts.output:
-            # `/v1/messages` reports before the answer what it has then.
-            counts, estimated = replace(counts, output=output), True
-        return Answered(sent=sent, counts=counts, estimated=estimated)
+    def _answered(self, sent: Sent, end: WorkEnd) -> Answered:
+        """Return what was used, within what could be."""
+        reserved, reported = sent.placed.reserved, sent.counts
+        means, prompt = self._places.replicas.means(reserved.model), 0
+        if sent.fields.computes:
+            prompt = likely_tokens(reserved.shape.input_tokens, reserved.chosen.size, means)
+        most_input, most_output = _most(sent)
+        charged = charge(
+            EngineWork(
+                engines=sent.engines,
+                end=end,
+                prompt=prompt,
+                delivered=sent.tokens,
+                repeated=sent.repeated_tokens,
+                unseen=self._unseen(sent, means) if end is WorkEnd.REQUEST else 0,
+                counted=None if reported is None else (reported.input, reported.output),
+                most_input=most_input,
+                most_output=most_output,
+            )
+        )
+        # Parts of the prompt and the answer as an engine says.
+        possible = (reported or TokenCounts()).at_most(charged.input, charged.output)
+        counts = replace(possible, input=charged.input, output=charged.output)
+        return Answered(
+            sent=sent,
+            counts=counts,
+            estimated=counts != reported or sent.unchecked_joints > 0,
+            recomputed=charged.recomputed,
+        )
 
     def _note_answer(self, answered: Answered, phase: Phase) -> None:
         """Record what the replica has of the request now."""
@@ -164,26 +183,10 @@ class Settlement:
             output_tokens=counts.output,
         )
 
-    def _delivered(self, sent: Sent, phase: Phase) -> TokenCounts:
-        """Return what a request used whose engine reported nothing.
-
-        A client that leaves pays the prompt that an engine got, the tokens that it was sent, and
-        those that its engine makes until it hears of it: not all that it may have asked for.
-        """
-        reserved, output = sent.placed.reserved, sent.tokens
-        means = self._places.replicas.means(reserved.model)
-        if phase is Phase.ABORTED and sent.sent_ns is not None:
-            unread = self._unread(sent, sent.sent_ns, means)
-            output = min(output + unread * sent.fields.choices, _most(sent)[1])
-        elif not output:
-            return TokenCounts()
-        input_tokens = likely_tokens(reserved.shape.input_tokens, reserved.chosen.size, means)
-        return TokenCounts(input=input_tokens, output=output)
-
-    def _unread(self, sent: Sent, sent_ns: int, means: RequestMeans) -> int:
-        """Return the tokens of a choice that its engine made and the gateway did not read."""
+    def _unseen(self, sent: Sent, means: RequestMeans) -> int:
+        """Return the tokens that its engine can have made and the gateway did not read."""
         placed, now = sent.placed, self._clock.monotonic()
-        if sent.is_resuming:
+        if sent.sent_ns is None or sent.is_resuming:
             return 0
         if sent.first_token_ns is not None:
             began = sent.read_ns / 1e9
@@ -194,10 +197,12 @@ class Settlement:
             return 0
         else:
             # An answer that is no stream shows nothing before its end.
-            began = sent_ns / 1e9 + (placed.at.choice.predicted_ttft_seconds or 0.0)
-        pace = seconds_per_token(placed.at.choice.state, means, now) or placed.model.itl_seconds
+            began = sent.sent_ns / 1e9 + (placed.at.choice.predicted_ttft_seconds or 0.0)
+        state = placed.at.choice.state
+        pace = seconds_per_token(state, means, now) or placed.model.itl_seconds
         # The token under way is made as well.
-        return int((now - began) / pace) + 1 if now >= began else 0
+        steps = int((now - began) / pace) + 1 if now >= began else 0
+        return int(steps * min(sent.fields.choices, state.max_sequences))
 
 
 def _most(sent: Sent) -> tuple[int, int]:

@@ -36,7 +36,10 @@ _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PAIR = ("tenant", "service")
-_KINDS = ("input", "cached", "predicted_cached", "uncached_prefix", "output", "reasoning")
+_KINDS = (
+    *("input", "cached", "predicted_cached", "uncached_prefix", "output", "reasoning"),
+    "recomputed",
+)
 _JOINTS = ("Checked", "Unchecked")
 _DRAFTS = attrgetter("drafts", "drafted_tokens", "accepted_tokens")
 _TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
@@ -151,7 +154,8 @@ class RequestMetrics:
             "Tokens by `kind`: input, cached (part of input), predicted_cached (the same, as the "
             "gateway predicted), uncached_prefix (part of input that a replica of the service had, "
             "by the gateway's record, and the chosen one computed again), output, reasoning (part "
-            "of output).",
+            "of output), recomputed (no part of these: what a second engine computed again since "
+            "the first one failed).",
             (*_PAIR, "kind"),
             registry=registry,
         )
