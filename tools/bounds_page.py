@@ -37,6 +37,7 @@ from tessera.domain.rollout.strategy import SURGE_TIMEOUT
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
+from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.continuation import MAX_BODY_BYTES
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
 from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
@@ -65,7 +66,7 @@ from tessera.gateway.http.sse import (
 from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.receive.receiver import BodyBounds
-from tessera.gateway.relay.engine import MAX_RESPONSE_BYTES, SLOW_PART_SECONDS
+from tessera.gateway.relay.engine import SLOW_PART_SECONDS
 from tessera.gateway.relay.engine_errors import MAX_REFUSAL_LENGTH
 from tessera.gateway.relay.relay import MAX_RESUMPTIONS
 from tessera.gateway.relay.resume import MAX_PROTECTED_BYTES

@@ -245,6 +245,16 @@ def unlisted_field(name: str) -> RequestError:
     )
 
 
+def too_many_texts(texts: int, most: int, most_bytes: int) -> RequestError:
+    """Return the error of a request whose embeddings would not fit into one answer."""
+    return invalid_request(
+        f"input: the embeddings of {texts} texts take more than {counted(most_bytes, 'byte')}. "
+        f"Send at most {counted(most, 'text')} in one request, or ask for fewer dimensions.",
+        "input",
+        code="response_too_large",
+    )
+
+
 def foreign_media(name: str, url: str, model: OfferedModel) -> RequestError:
     """Return the error of an image or a clip on a host that its service does not list."""
     hosts = ", ".join(model.media_domains[:_MAX_HOSTS]) or "no host"

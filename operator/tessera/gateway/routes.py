@@ -77,7 +77,7 @@ ROUTES: Mapping[str, Route] = {
         _route("/tokenize", parsing.ConversationFields, listed.TOKENIZE),
         _route("/detokenize", parsing.RequestFields, listed.DETOKENIZE),
         _route("/pooling", parsing.EmbeddingFields, listed.POOLING),
-        _route("/classify", parsing.EmbeddingFields, listed.CLASSIFY),
+        _route("/classify", parsing.InputFields, listed.CLASSIFY),
         _route("/rerank", parsing.RerankFields, listed.RERANK),
         _route("/v1/rerank", parsing.RerankFields, listed.RERANK),
         _route("/v2/rerank", parsing.RerankFields, listed.RERANK),

@@ -128,6 +128,26 @@ def test_a_model_has_the_routes_of_what_it_returns(
     assert (offered.routes, offered.generates) == (routes, generates)
 
 
+@pytest.mark.parametrize(
+    ("shape", "width"),
+    [
+        ({"pooling": "Embed"}, 64),
+        ({"pooling": "Embed", "hiddenSize": 1024}, 1024),
+        ({"pooling": "Tokens", "hiddenSize": 1024}, None),
+        ({"pooling": "Classify"}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_an_embedder_has_the_width_of_its_embeddings(
+    shape: dict[str, Any] | None, width: int | None
+) -> None:
+    dimensions = {name: 8 for name in ("layers", "attentionHeads", "kvHeads", "headDim")}
+    size = {"parameters": 10**6, "maxPositionEmbeddings": 512, **dimensions}
+    model = {"uri": "hf://acme/own", **({} if shape is None else {"shape": {**size, **shape}})}
+    assert only_model(a_service(spec=a_spec(model=model))).embedding_width == width
+
+
 def test_a_model_has_the_bounds_of_its_images() -> None:
     for uri, image in (
         ("hf://google/gemma-3-27b-it", ImageTokens(max_tokens=256)),

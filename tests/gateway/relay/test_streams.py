@@ -20,11 +20,11 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.gateway import relay
+from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.sse import MAX_EVENT_BYTES
 from tessera.gateway.receive.receiver import BodyBounds
-from tessera.gateway.relay.engine import MAX_RESPONSE_BYTES
 from tessera.gateway.relay.engine_errors import EngineError
 from tests.gateway.harness import (
     CHAT,

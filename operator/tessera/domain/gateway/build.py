@@ -37,6 +37,7 @@ from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.perf.footprint import hidden_size
 from tessera.domain.perf.sources import measured_ratio, measured_tokens_per_step, step_time
 from tessera.domain.perf.step import StepTime
 from tessera.domain.placement.checks import pooling_task, shape_of
@@ -237,6 +238,7 @@ def _model(
         max_model_len=_longest_context(replicas)
         or (variant.max_model_len if variant is not None else None),
         image=shape.image if shape is not None else None,
+        embedding_width=hidden_size(shape) if shape is not None and task == "Embed" else None,
         routes=own_routes(task) if shape is not None else (),
         generates=task is None,
         replicas=replicas,

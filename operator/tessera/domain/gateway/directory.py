@@ -70,6 +70,8 @@ class OfferedModel:
     """Hosts from which its engines fetch images and clips."""
     image: ImageTokens | None = None
     """What an image takes; None while the files of the model do not say it."""
+    embedding_width: int | None = None
+    """Numbers of an embedding; None while it is not known, and of a model that makes none."""
     service_class: ServiceClass = "Interactive"
     ttft_seconds: float = 1.0
     """Promised 95th percentile of the time to the first token."""

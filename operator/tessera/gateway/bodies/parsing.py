@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, MAX_BLOCKS
 from tessera.domain.observed.drafts import TemperatureClass, temperature_class
+from tessera.gateway.bodies.answer_size import VectorSize, vector_size
 from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
 from tessera.gateway.bodies.prompt_size import (
     NO_MEDIA,
@@ -117,6 +118,14 @@ class RequestFields(msgspec.Struct, gc=False):
         Raises RequestError.
         """
         return of_conversation(body)
+
+    def vector_size(self, width: int | None) -> VectorSize | None:
+        """Return the size of the embedding of a text, of a model with such a width.
+
+        None where the answer has none, or its size is not known.
+        """
+        del width
+        return None
 
     def size_with(self, size: PromptSize, media: Media) -> PromptSize:
         """Return the size of a body of which these images and clips counted as text."""
@@ -348,8 +357,8 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
         return prompts._replace(texts=texts, size_bytes=size_bytes)
 
 
-class EmbeddingFields(_ComputedFields, gc=False):
-    """`/v1/embeddings` and `/pooling`, which also take a conversation."""
+class InputFields(_ComputedFields, gc=False):
+    """`/classify`, which also takes a conversation."""
 
     media_fields = ("input", "messages")
     input: msgspec.Raw = _NONE
@@ -358,6 +367,20 @@ class EmbeddingFields(_ComputedFields, gc=False):
     @override
     def prompt_size(self, body: bytes) -> PromptSize:
         return of_inputs(memoryview(self.input), "input", body)
+
+
+class EmbeddingFields(InputFields, gc=False):
+    """`/v1/embeddings` and `/pooling`."""
+
+    dimensions: msgspec.Raw = _NONE
+    encoding_format: msgspec.Raw = _NONE
+    embed_dtype: msgspec.Raw = _NONE
+    use_activation: msgspec.Raw = _NONE
+
+    @override
+    def vector_size(self, width: int | None) -> VectorSize | None:
+        asked = self.dimensions, self.encoding_format, self.embed_dtype, self.use_activation
+        return vector_size(width, *(memoryview(value) for value in asked))
 
 
 class _PairFields(_ComputedFields, gc=False):

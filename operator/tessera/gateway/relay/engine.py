@@ -7,6 +7,7 @@ import msgspec
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.http.continued_events import ContinuedEvents, Joint
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
@@ -26,8 +27,6 @@ from tessera.gateway.relay.resume import RESUMABLE, TEXT_NAMES, Protection
 from tessera.gateway.relay.sent import Sent
 from tessera.gateway.relay.sink import AnswerSink
 
-# Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
-MAX_RESPONSE_BYTES = 32 * 2**20
 _MAX_ERROR_BYTES = 2**16
 # Of it at once, since text takes up to four times as much.
 _DECODED_BYTES = 2**20

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
 from tessera.domain.model.routes import TOKENIZER_ROUTES
+from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.bodies.prompt_size import NO_MEDIA, PromptSize
@@ -12,7 +13,7 @@ from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
-from tessera.gateway.refusals import route_not_served, unlisted_field
+from tessera.gateway.refusals import route_not_served, too_many_texts, unlisted_field
 from tessera.gateway.resolve.models import Resolved, resolved_fields
 from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape, with_turns
 
@@ -58,6 +59,9 @@ class Chooser:
         if model.is_shared and received.unlisted is not None:
             raise unlisted_field(received.unlisted)
         size = await take(len(body), lambda: fields.prompt_size(body))
+        vector = fields.vector_size(model.embedding_width)
+        if vector is not None and vector.passes_bound(size.texts):
+            raise too_many_texts(size.texts, vector.texts, MAX_RESPONSE_BYTES)
         media = NO_MEDIA
         if size.media_tokens:
             media = await take(len(body), lambda: read_media(fields.media, model))
