@@ -193,3 +193,37 @@ class HostileStore:
     def _headers(self) -> dict[str, str]:
         length = 2**40 if self.endless else self.size
         return {"Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT", "Content-Length": str(length)}
+
+
+class EndlessListing:
+    """A server that answers everything with as many bytes as are read, whatever it says."""
+
+    def __init__(self, status: int, length: int | None) -> None:
+        self._status, self._length = status, length
+        self.sent = 0
+        self.url = ""
+
+    async def __aenter__(self) -> "EndlessListing":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = "Transfer-Encoding: chunked"
+        if self._length is not None:
+            size = f"Content-Length: {self._length}"
+        head = f"HTTP/1.1 {self._status} OK\r\nContent-Type: application/xml\r\n{size}\r\n\r\n"
+        block = b"a" * 2**20
+        if self._length is None:
+            block = b"%x\r\n%b\r\n" % (len(block), block)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head.encode())
+            while self.sent < 2**30:
+                writer.write(block)
+                await writer.drain()
+                self.sent += len(block)

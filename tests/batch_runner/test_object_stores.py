@@ -1,6 +1,7 @@
 """Files of models in buckets: what is fetched, resumed, verified and refused."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.batch_builders import STORED, a_batch, a_batch_spec, a_checked_situat
 from tests.batch_runner.object_stores import (
     BUCKET,
     LLAMA,
+    EndlessListing,
     Gate,
     HostileStore,
     a_store,
@@ -267,6 +269,21 @@ async def _start_fetch(endpoint: str, into: Path) -> asyncio.subprocess.Process:
         f"--report={into.with_name('report')}", f"--into={into}", f"--endpoint={endpoint}",
         "--region=us-east-1", "--host=127.0.0.1", "--port=0",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("length", "status"), [(2**40, 200), (None, 403)])
+async def test_a_listing_without_an_end_ends_the_job_within_its_memory_and_says_so(
+    length: int | None, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    async with EndlessListing(status, length) as store:
+        process = await _start_fetch(store.url, tmp_path / "own")
+        assert await process.wait() not in {0, RefusedError.code}
+    report = json.loads((tmp_path / "report").read_text())
+    assert "by an answer of more than 768 MiB" in report["message"]
+    assert "correct spec.model.uri or spec.model.store.endpoint" in report["message"]
+    assert store.sent < 900 * 2**20
 
 
 async def _written(into: Path) -> int:

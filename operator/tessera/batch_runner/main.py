@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from tessera.adapters.kube.attempt_fence import kube_fence
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
+from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.input.rows import URLS, RequestTarget
 from tessera.batch_runner.model.jobs import fetch, shape
@@ -26,6 +27,10 @@ from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.settings import RunnerSettings
 
 log = logging.getLogger(__name__)
+
+# What `shape` and `fetch` may take of the 1 GiB of their pod: an answer of a store that is read as
+# a whole has a few MiB, and the library that reads it has no bound of its own.
+_MAX_DATA_BYTES = 768 * 2**20
 
 
 def main() -> int:
@@ -39,7 +44,7 @@ def main() -> int:
     if arguments.command == "check":
         return asyncio.run(_serve_check(arguments))
     if arguments.command in ("shape", "fetch"):
-        code, fields = asyncio.run(_prepare_model(arguments))
+        code, fields = _prepare_within_memory(arguments)
         # The threads of obstore may abort an interpreter that ends in order.
         _exit_now(_finish(arguments, code, fields, "done"))
     # A row that the check could read may not be nested too deeply here.
@@ -67,6 +72,26 @@ def _check_input(arguments: argparse.Namespace, heartbeat: WorkHeartbeat) -> int
     )
     code, fields = check(BatchPaths.model_validate(arguments), served, heartbeat)
     return _finish(arguments, code, fields, "the file is valid")
+
+
+def _prepare_within_memory(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Prepare a model; an answer without end ends this process, and the report says so."""
+    ended = {
+        "phase": arguments.command,
+        "ok": False,
+        "message": f"{arguments.uri}: ended without notice, by an answer of more than "
+        f"{_MAX_DATA_BYTES // 2**20} MiB where the source should list files or say an error, or "
+        "since the pod was killed; correct spec.model.uri or spec.model.store.endpoint",
+    }
+    write_report(arguments.report, ended)
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
+    try:
+        return asyncio.run(_prepare_model(arguments))
+    except MemoryError:
+        return TransientError.code, ended
+    except BaseException:
+        arguments.report.write_bytes(b"")  # the log says what went wrong
+        raise
 
 
 async def _prepare_model(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -117,6 +117,14 @@ def test_weights_that_are_not_whole_are_refused_by_the_first_missing_file(
         needed_files(files, allow_pickles=False, index=index)
 
 
+@pytest.mark.parametrize("size", [10**13, 10**18, 10**400])
+def test_files_of_any_size_that_a_source_says_are_refused_in_words(size: int) -> None:
+    files = [SourceFile("config.json", 1), SourceFile("model.safetensors", size)]
+    with pytest.raises(RefusedError, match=r"TB exceed the limit of 8\.8 TB") as refusal:
+        needed_files(files, allow_pickles=False)
+    assert len(str(refusal.value)) < 200
+
+
 @pytest.mark.parametrize("size", [0, -5])
 def test_weights_of_no_bytes_are_refused(size: int) -> None:
     with pytest.raises(RefusedError, match=f"model.safetensors has {size} bytes"):
@@ -127,7 +135,8 @@ def test_sizes_of_files_count_where_the_index_contradicts_them() -> None:
     index = NAMED | {"metadata": {"total_size": 28_992_000_000}}
     assert indexed_bytes(index, MISTRAL) == 14_494_000_000
     assert indexed_bytes(index, {}) == 28_992_000_000
-    for total in (True, 0, -1, 10**30, "16060522496", None):
+    odd = (True, 0, -1, 10**30, 10**400, 1e999, -1e999, float("nan"), "16060522496", None)
+    for total in odd:
         assert indexed_bytes(NAMED | {"metadata": {"total_size": total}}, MISTRAL) is None
     exact = NAMED | {"metadata": {"total_size": 14_493_900_000}}
     assert indexed_bytes(exact, MISTRAL) == 14_493_900_000

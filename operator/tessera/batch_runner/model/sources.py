@@ -110,7 +110,8 @@ def needed_files(
     for file in needed:
         if file.name.endswith(".safetensors") and file.size is not None and file.size < 1:
             raise RefusedError(f"{file.name} has {counted(file.size, 'byte')}; upload it again")
-    total = sum(file.size or 0 for file in needed)
+    # A size that no float has is as good as an exabyte.
+    total = min(sum(file.size or 0 for file in needed), 10**18)
     if total > _MAX_TOTAL_BYTES:
         raise RefusedError(
             f"{total / 1e12:.1f} TB exceed the limit of {_MAX_TOTAL_BYTES / 1e12:.1f} TB; name the "
