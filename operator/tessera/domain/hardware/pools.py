@@ -213,9 +213,9 @@ def _discover_pool(
         return _rejected_view(pool, PoolAccepted.PRICE_NOT_YET_EFFECTIVE, message)
     nodes = tuple(node for node in selected if owners[node.name] == pool.name)
     others = {node.name: owner for node in selected if (owner := owners[node.name]) != pool.name}
-    owner = template_owners.get(pool.name)
-    template_owner = owner if owner != pool.name else None
-    if others and not nodes and (owner is None or template_owner is not None):
+    new_owner = template_owners.get(pool.name)
+    template_owner = new_owner if new_owner != pool.name else None
+    if others and not nodes and (new_owner is None or template_owner is not None):
         message = (
             f"spec.nodeSelector matches only nodes of other pools ({_owned_by_others(others)}); "
             "narrow the labels of one of them"
