@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from tessera.api.reasons import Accepted, PlacementReason, StatusReason
-from tessera.domain.observed.snapshot import Node, Pod, Pool
-from tests.builders import H100, a_node, a_pod, a_pool
+from tessera.domain.observed.snapshot import Budget, Node, Pod, Pool
+from tests.builders import H100, a_budget, a_node, a_pod, a_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class RefusalCase:
     pools: tuple[Pool, ...] = (a_pool(),)
     nodes: tuple[Node, ...] = (a_node(slices={"1g.10gb": 7}),)
     pods: tuple[Pod, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
 
 def service_manifest(fields: str = "", model: str = "{uri: 'hf://Qwen/Qwen3-8B'}") -> str:
@@ -53,6 +54,13 @@ SERVICES = [
         manifest=service_manifest(model="{uri: 'hf://acme/own-model'}"),
         field="spec.model.shape",
         says=("hf://acme/own-model", "kubectl logs -n team-a job/chat-shape-"),
+    ),
+    RefusalCase(
+        reason=Accepted.BUDGET_EXHAUSTED,
+        manifest=service_manifest(model="{uri: 'hf://acme/own-model'}"),
+        field="spec.model.uri",
+        says=("no Job reads", "TenantBudget/team-a: hour limit 0.00 USD", "Raise spec.limits[0]"),
+        budgets=(a_budget(amount="0.00"),),
     ),
     RefusalCase(
         reason=Accepted.CONTEXT_TOO_LONG,
@@ -229,6 +237,14 @@ SERVICES = [
         says=("a100",),
         pools=(a_pool(mig={"mode": "Auto"}),),
         nodes=(a_node(slices={"1g.10gb": 7}),),
+    ),
+    RefusalCase(
+        reason=PlacementReason.BUDGET_EXHAUSTED,
+        manifest=service_manifest("  placement: {mig: Auto}", model=LLAMA_1B),
+        field="spec.placement.mig",
+        says=("no slice is planned", "TenantBudget/team-a", "Raise spec.limits[0].amount"),
+        pools=(a_pool(mig={"mode": "Auto"}),),
+        budgets=(a_budget(amount="0.00"),),
     ),
     RefusalCase(
         reason=PlacementReason.MIXED_CURRENCIES,

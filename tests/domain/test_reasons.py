@@ -202,6 +202,7 @@ def service_messages(case: RefusalCase) -> dict[str, str]:
     snapshot = a_snapshot(
         service,
         **{name: getattr(snapshot, name) for name in ("pools", "nodes", "pods", "workloads")},
+        budgets=case.budgets,
     )
     status = service_status(snapshot, plan_of(snapshot).service_plans[service.ref], None, None)
     return {condition.reason: condition.message for condition in status.conditions}

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tessera.api.meta import DnsLabel, DnsSubdomain, Wire, matching
+from tessera.api.meta import DnsLabel, DnsSubdomain, Wire, matching, rule, rules_config
 
 _HUB = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM = r"pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*"
@@ -249,6 +249,15 @@ class ModelStore(Wire):
     """Region of the bucket of an `s3://` location; omitted, that of the pod, else `us-east-1`."""
 
 
+# Size of a claim or of several, in whole GiB or TiB.
+StorageSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[GT]i$", max_length=16)]
+
+
+def gibibytes(size: str) -> int:
+    """Return a StorageSize in GiB."""
+    return int(size[:-2]) * (1024 if size.endswith("Ti") else 1)
+
+
 class Cache(Wire):
     """Cache for the files of a model across restarts of engines."""
 
@@ -262,11 +271,17 @@ class Cache(Wire):
     storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim, which must support ReadWriteMany; omitted, the default class."""
 
-    size: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[GT]i$", max_length=16)] | (
-        None
-    ) = None
-    """Size of the claim, for example `50Gi`; omitted, a fifth more than the files. It can only
-    grow; each revision of the model has its own claim."""
+    size: StorageSize | None = None
+    """Size of the claim, for example `50Gi`, at most `16Ti`; omitted, a fifth more than the files.
+    It can only grow; each revision of the model has its own claim."""
+
+    model_config = rules_config(
+        rule(
+            "!has(self.size) || quantity(self.size).compareTo(quantity('16Ti')) <= 0",
+            "cache.size must be at most 16Ti, for example 50Gi: a download has at most 8 TiB",
+            ".size",
+        )
+    )
 
 
 class CacheStatus(Wire):

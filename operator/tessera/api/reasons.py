@@ -72,6 +72,9 @@ class Accepted(StatusReason):
     another name."""
     READING_MODEL = "ReadingModel"
     """Tessera does not know the dimensions of the model; a Job reads its `config.json`."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """The dimensions of the model are not known, and no Job reads them, since the TenantBudget pays
+    for no replica."""
     FAILED_CREATE = "FailedCreate"
     """The API server refuses the pod of the Job that reads the model's `config.json`; the message
     has its words."""
@@ -150,6 +153,8 @@ class PlacementReason(StatusReason):
     """Suitable hardware exists, but the scheduler finds no free capacity."""
     LAYOUT_PENDING = "LayoutPending"
     """Slices for the service are planned or being created; see the pool's condition LayoutReady."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """Slices are planned and nodes started for no replica, since the TenantBudget grants none."""
     ENGINE_LIMITS_UNMET = "EngineLimitsUnmet"
     """The limits of `spec.engine` fit into the memory and `spec.slo` on none of the hardware, on
     which the model would fit without them."""
@@ -181,8 +186,10 @@ class Progressing(StatusReason):
     DISRUPTION_NOT_ALLOWED = "DisruptionNotAllowed"
     """Healthy replicas within minReplicas stay although the plan took them: a defect of Tessera."""
     BUDGET_EXHAUSTED = "BudgetExhausted"
-    """Replicas of a pool that does not offer them any more stay, since the TenantBudget pays for
-    none that would take their place."""
+    """The TenantBudget pays for no replica, so no file of the model is downloaded; or replicas of a
+    pool that does not offer them any more stay, since it pays for none in their place."""
+    STORAGE_QUOTA_EXCEEDED = "StorageQuotaExceeded"
+    """`spec.storage` of the TenantBudget leaves no room for the claim of the model's files."""
     DRAINING = "Draining", True
     """Replicas finish their streams before they stop."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason

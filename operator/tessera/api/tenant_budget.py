@@ -20,6 +20,7 @@ from tessera.api.meta import (
     rules_config,
     text_default,
 )
+from tessera.api.model_files import StorageSize
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
 WindowName = Literal["Hour", "Day", "Month"]
@@ -125,6 +126,11 @@ class TenantBudgetSpec(Wire):
     """Quota of GPUs that all replicas and batches of the tenant may hold at once, a slice as its
     billing weight: beyond it nothing is added, services of class `Interactive` come first, and
     minReplicas that run are never reduced. Omitted, as many as the limits pay."""
+
+    storage: StorageSize = "16Ti"
+    """Quota of the claims with model files that all services and batches of the tenant may have at
+    once, for example `2Ti`: beyond it no claim is created and none grows, and those that exist
+    stay."""
 
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
     """Limits of all requests of the tenant through gateways; omitted, the gateway's defaults."""

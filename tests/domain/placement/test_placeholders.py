@@ -12,12 +12,13 @@ from tessera.api.pool_reasons import NodesProvisioned
 from tessera.api.reasons import PlacementReason
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.node_layout import TAINT
-from tessera.domain.observed.snapshot import Node, ObservedService, Pod, PodEvent, Pool, Ref
+from tessera.domain.observed.snapshot import Budget, Node, ObservedService, Pod, PodEvent, Pool, Ref
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.service import service_status
 from tests.builders import (
     A100,
     NO_MEMORY,
+    a_budget,
     a_node,
     a_pod,
     a_pool,
@@ -43,10 +44,10 @@ def a_burst_pool(name: str = "burst", price: str = "2.00", **spec: Any) -> Pool:
 class Burst:
     """Pools and one service, cycle by cycle; its status is that of the first cycle."""
 
-    def __init__(self, *pools: Pool, mig: str = "Auto") -> None:
-        self.pools = pools
+    def __init__(self, *pools: Pool, mig: str = "Auto", budgets: tuple[Budget, ...] = ()) -> None:
+        self.pools, self.budgets = pools, budgets
         service = a_service(spec=a_spec(placement={"mig": mig}))
-        snapshot = a_snapshot(service, pools=pools, nodes=())
+        snapshot = a_snapshot(service, pools=pools, nodes=(), budgets=budgets)
         status = service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
         self.service: ObservedService = replace(service, status=status)
         self.memory: PlanMemory = NO_MEMORY
@@ -65,6 +66,7 @@ class Burst:
             nodes=tuple(nodes),
             pods=tuple(pods),
             pod_events=events or {},
+            budgets=self.budgets,
         )
         plan = plan_of(snapshot, memory=self.memory)
         self.memory = self.memory.after(plan)
@@ -195,3 +197,27 @@ def test_whole_gpus_need_no_placeholder() -> None:
     burst = Burst(a_burst_pool(), mig="Existing")
     pod = replace(a_waiting_pod(), variant="burst-1gpu", devices={"nvidia.com/gpu": 1})
     assert burst.status(120, (), [pod]).placeholder_since is None
+
+
+@pytest.mark.parametrize(
+    ("amount", "reason", "since"),
+    [
+        ("0.00", PlacementReason.BUDGET_EXHAUSTED, None),
+        ("0.01", PlacementReason.BUDGET_EXHAUSTED, None),
+        ("5000", PlacementReason.LAYOUT_PENDING, at(10)),
+    ],
+)
+def test_a_node_is_asked_for_only_where_the_budget_grants_a_replica(
+    amount: str, reason: PlacementReason, since: datetime | None
+) -> None:
+    burst = Burst(a_burst_pool(**AUTO), budgets=(a_budget(amount=amount),))
+    (placed,) = [each for each in burst.service.status.conditions if each.type == "Placed"]
+    assert placed.reason == reason
+    assert burst.status(10).placeholder_since == since
+    tenant = burst.service.status.tenant
+    assert tenant is not None
+    assert (tenant.start_refusal is None) == (since is not None)
+    if since is None:
+        assert "TenantBudget/team-a" in placed.message
+        assert "no node is started" in placed.message
+        assert "aise spec.limits" in placed.message

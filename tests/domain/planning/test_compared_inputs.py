@@ -195,8 +195,9 @@ OTHERS: Mapping[str, Callable[[_Call], object]] = {
     ),
 }
 # Those that the room and the snapshot are compared by, which a decision reads beside its inputs,
-# and one that layouts alone have: tests/domain/repartition.
-KEYS = ("room_key", "recorded_claims", "surge_replicas")
+# one that layouts alone have, tests/domain/repartition, and one of models that a Job reads or
+# downloads, tests/hostile/test_unpaid.py.
+KEYS = ("room_key", "recorded_claims", "surge_replicas", "preparation_refusal")
 
 
 def _others(field: str, calls: Sequence[_Call], index: int, nested: str) -> Iterator[object]:

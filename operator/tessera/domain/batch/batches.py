@@ -1,7 +1,7 @@
 """All batches of a plan: the situation of each, its plan and its claim on the budget."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
@@ -19,7 +19,7 @@ from tessera.domain.observed.batches import Batch, BatchJob, NodeHealth
 from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
-from tessera.domain.service.preparation.claims import ClaimUsers
+from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim
 from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobs,
@@ -154,17 +154,23 @@ def situation_of(snapshot: Snapshot, ref: Ref) -> Situation:
     return _SnapshotIndex(snapshot, views, {}, ClaimUsers()).situation(ref, {})
 
 
-def _final_plan(proposed: ProposedBatch, funding: Grant | Exception | None) -> BatchPlan:
+def _final_plan(
+    proposed: ProposedBatch,
+    funding: Grant | Exception | None,
+    refuse_claim: Callable[[ModelClaim], str | None],
+) -> BatchPlan:
     """Return the plan of one batch after the decision of the budget."""
     if isinstance(funding, Exception):
         raise funding
-    shortage = funding.shortage if funding is not None else None
+    shortage, request = funding.shortage if funding is not None else None, proposed.plan.create
+    for claim in request.claims if request is not None else ():
+        shortage = shortage or refuse_claim(claim)
     return decide.apply_funding(proposed.plan, shortage)
 
 
 final_plan = Step(
     _final_plan,
-    lambda error, proposed, _: decide.planner_error_plan(proposed.situation, error),
+    lambda error, proposed, *_: decide.planner_error_plan(proposed.situation, error),
 )
 
 

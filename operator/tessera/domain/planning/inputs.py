@@ -26,7 +26,9 @@ class ServicePlanInputs(NamedTuple):
     unpaid_surges: frozenset[str] = frozenset()
     """Those of them of which the budget grants no replica beyond the desired ones."""
     start_refusal: str | None = None
-    """Why the budget would start no replica of it, where it has none."""
+    """Why the budget would start no replica of it, where it has none, or plan no slice for it."""
+    preparation_refusal: str | None = None
+    """Why the budget pays for nothing that prepares its model: it has no replica and gets none."""
     autoscalers: bool = False
     """HorizontalPodAutoscalers may be written."""
     name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()

@@ -40,23 +40,24 @@ from tessera.domain.health.stall import (
 )
 from tessera.domain.incremental import FOREVER, Until, reused, reused_until
 from tessera.domain.layout.demand import node_gpus_of, slice_demand
-from tessera.domain.layout.shares import paid_replicas
+from tessera.domain.layout.shares import TenantShare, paid_replicas, tenant_shares
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
+from tessera.domain.planning.funding import preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.observations import with_observations
 from tessera.domain.planning.service_decision import (
     plan_service,
     set_aside_plan,
-    start_refusal,
     unpaid_surges,
     with_surge_capacity,
 )
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.planning.storage import StorageRoom, within_storage
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -221,7 +222,10 @@ class _ServiceContext:
     readings: Mapping[Ref, ServiceReadings]
     newest_template: PodTemplateVersion
     name_conflicts: NameConflicts
+    views: Sequence[PoolView]
     grants: Mapping[Ref, Grant | Exception]
+    shares: Mapping[Ref, TenantShare]
+    storage: StorageRoom
     budget_states: Mapping[str, BudgetState]
     """What the budget that decides in each namespace has left."""
     allocated: Mapping[tuple[str, str], int]
@@ -273,9 +277,11 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     grants = grant_replicas(
         proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
     )
-    funded = FundedProposals(proposals, grants, deciding)
+    shares = tenant_shares(proposals, grants, deciding)
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
+    funded = FundedProposals(proposals, shares)
     layouts = repartition(config, snapshot, memory.layouts, views, funded)
+    storage = StorageRoom(deciding, snapshot)
     context = _ServiceContext(
         config=config,
         snapshot=snapshot,
@@ -283,7 +289,10 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         readings=readings,
         newest_template=_newest_template(config),
         name_conflicts=_name_conflicts(config, snapshot, budgets),
+        views=views,
         grants=shared,
+        shares=shares,
+        storage=storage,
         budget_states={name: view.state for name, view in by_namespace(deciding).items()},
         allocated=allocated,
         layouts=layouts,
@@ -309,7 +318,9 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         engine_progress=inspection.engine_progress,
         suspects=inspection.suspects,
         batches={
-            ref: batches.final_plan(batch_proposals[ref], grants.get(billing_ref(ref)))
+            ref: batches.final_plan(
+                batch_proposals[ref], grants.get(billing_ref(ref)), storage.refuse
+            )
             for ref in sorted(batch_proposals)
         },
     )
@@ -373,8 +384,9 @@ def _plan_services(
     planned = {ref: plan_one_service(context, ref, proposals[ref]) for ref in proposals}
     inspections = [service.inspection for service in planned.values()]
     progress = {pod: engine for each in inspections for pod, engine in each.engine_progress.items()}
+    service_plans = {ref: service.service_plan for ref, service in planned.items()}
     return (
-        _service_plans({ref: service.service_plan for ref, service in planned.items()}),
+        _service_plans(within_storage(service_plans, context.storage)),
         Inspection(progress, tuple(suspect for each in inspections for suspect in each.suspects)),
     )
 
@@ -411,7 +423,8 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         context.newest_template,
         with_capacity,
         unpaid_surges(proposal, grant, budget_state, with_capacity),
-        start_refusal(proposal, grant, budget_state),
+        start_refusal(proposal, grant, budget_state, context.shares.get(ref)),
+        preparation_refusal(proposal, grant, budget_state, context.views),
         context.config.autoscalers,
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         tuple([conflicts_of.get(workload.ref) for workload in proposal.objects.workloads]),

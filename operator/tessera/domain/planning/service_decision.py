@@ -17,6 +17,11 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.disruption_limit import within_disruptions
+from tessera.domain.planning.funding import (
+    reading_refusal,
+    with_layout_refusal,
+    without_unpaid,
+)
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.previous_deployments import previous_drains, yielding_previous
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
@@ -36,7 +41,6 @@ from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim, mo
 from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.proposal import (
     Proposal,
-    guaranteed_replicas,
     planner_error_proposal,
     termination_time,
 )
@@ -62,6 +66,8 @@ def _plan_service(
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     has_shortage = grant is not None and grant.shortage is not None
     choice, service, preparation = proposal.placement.choice, proposal.service, proposal.preparation
+    if preparation is not None:
+        preparation, _ = without_unpaid(preparation, (), inputs.preparation_refusal)
     scale, counts, disruptions = proposal.scale, proposal.counts, proposal.disruptions
     if grant is not None and grant.shortage is not None:
         counts = tuple(
@@ -80,6 +86,7 @@ def _plan_service(
     base_plan = replace(
         _unchanged_plan(proposal),
         accepted=_accepted(inputs),
+        placement=with_layout_refusal(proposal.placement, inputs.start_refusal),
         scale=scale,
         start_refusal=inputs.start_refusal,
         schedule=proposal.schedule,
@@ -105,6 +112,7 @@ def _plan_service(
         fetched_spec = spec_in(fetched_spec, shape_of(fetched_spec), choice.fit.precision)
         claims = model_claims(snapshot, service, fetched_spec, users)
         preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
+        preparation, claims = without_unpaid(preparation, claims, inputs.preparation_refusal)
     is_held = (
         bool(displacement.draining)
         or pinned_revision.query is not None
@@ -186,9 +194,12 @@ def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:
 def _accepted(inputs: ServicePlanInputs) -> StatusVerdict[Accepted]:
     """Return the verdict of the proposal with what is wrong beside its spec.
 
-    Its names may belong to another service, or its HorizontalPodAutoscaler is not written.
+    Its names may belong to another service, its HorizontalPodAutoscaler is not written, or no Job
+    reads its model, since none of its replicas is paid.
     """
     accepted, conflicts = inputs.proposal.accepted, inputs.name_conflicts
+    if (refusal := reading_refusal(inputs.proposal, inputs.preparation_refusal)) is not None:
+        accepted = StatusVerdict(Accepted.BUDGET_EXHAUSTED, refusal)
     needed = _is_scaled_by_hpa(inputs.proposal.service.spec)
     if accepted.reason is Accepted.VALID and needed and not inputs.autoscalers:
         accepted = StatusVerdict(
@@ -238,21 +249,6 @@ def unpaid_surges(
         and count.existing <= replicas
         and not state.has_room(count.choice.offer.tariff, span)
     )
-
-
-def start_refusal(proposal: Proposal, grant: Grant | None, state: BudgetState | None) -> str | None:
-    """Return why a request would start no replica of a service that may have none and has none.
-
-    None where the budget would pay for one of any of its variants.
-    """
-    spec = proposal.service.spec
-    if spec is None or grant is None or state is None or grant.replicas or not proposal.counts:
-        return None
-    if spec.fixed_replicas is not None or guaranteed_replicas(spec):
-        return None
-    span = max(RESERVED_DURATION, termination_time(spec))
-    refusals = [state.refuse_start(count.choice.offer.tariff, span) for count in proposal.counts]
-    return refusals[0] if None not in refusals else None
 
 
 def _has_surge_capacity(

@@ -85,7 +85,7 @@ class ServicePlan:
     placement: PlacementDecision
     scale: ScaleDecision
     start_refusal: str | None = None
-    """Why the budget would start no replica of it, where it has none."""
+    """Why the budget would start no replica of it, where it has none, or plan no slice for it."""
     need: Need = NO_NEED
     """What its replicas have to have together."""
     disruptions: Disruptions = NO_DISRUPTIONS

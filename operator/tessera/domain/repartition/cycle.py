@@ -11,15 +11,13 @@ from tessera.api.pool_reasons import Discovered, LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import FOREVER, Until, reused, reused_per_object, reused_until
 from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
-from tessera.domain.layout.shares import tenant_shares
+from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig_backends.agent import refresh_device_plugin, stale_devices
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tessera.domain.mig_backends.by_name import backend_of
@@ -42,8 +40,7 @@ class FundedProposals(NamedTuple):
     """The proposals of all services, with what their tenants pay."""
 
     proposals: Mapping[Ref, Proposal]
-    grants: Mapping[Ref, Grant | Exception]
-    budgets: Sequence[BudgetView]
+    shares: Mapping[Ref, TenantShare]
 
 
 class _PoolState(NamedTuple):
@@ -157,7 +154,7 @@ def _repartition(
         {name: backend.capabilities for name, backend in backends.items()},
         proposals,
         snapshot,
-        shares=tenant_shares(*funded),
+        shares=funded.shares,
         gateways=config.gateways,
         previous=memory.repartitions.layout_problem,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.model_files import CacheStatus, ModelShape
+from tessera.api.model_files import CacheStatus, ModelShape, gibibytes
 from tessera.api.ref import Ref
 from tessera.domain.incremental import reused
 from tessera.domain.model.fetched import FetchedFiles, fetched_files
@@ -186,7 +186,7 @@ def _requested_gib(spec: InferenceServiceSpec, files: FetchedFiles) -> int:
     shape, draft = shape_of(spec), spec.engine.draft
     if files.uri == spec.model.uri:
         if (size := spec.model.cache.size) is not None:
-            return int(size[:-2]) * (1024 if size.endswith("Ti") else 1)
+            return gibibytes(size)
         return _weights_gib(shape)
     if draft is not None and files.uri == draft.uri:
         return _weights_gib(draft_shape(spec.engine))

@@ -1,0 +1,126 @@
+"""What a budget refuses a service that has no replica: a start, slices, and its model's files."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tessera.api.reasons import PlacementReason, Progressing, ScalingReason, StatusVerdict
+from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
+from tessera.domain.hardware.pools import PoolView, admits
+from tessera.domain.layout.shares import TenantShare
+from tessera.domain.money import Tariff
+from tessera.domain.placement.placement import PlacementDecision
+from tessera.domain.service.preparation.claims import ModelClaim
+from tessera.domain.service.preparation.preparation import Preparation
+from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
+
+_NOT_PAID = (ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED)
+
+
+def start_refusal(
+    proposal: Proposal, grant: Grant | None, state: BudgetState | None, share: TenantShare | None
+) -> str | None:
+    """Return why a request would start no replica of a service that may have none and has none.
+
+    None where the budget would pay for one of any of its variants. Of a service that waits for a
+    layout, it is why none is planned for it.
+    """
+    spec, awaited = proposal.service.spec, proposal.placement.awaited
+    if spec is None or state is None:
+        return None
+    if awaited is not None and share is not None and share.paid_replicas == 0:
+        return _refused(proposal, state, [awaited.offer.tariff]) or _floor_refusal(state)
+    if grant is None or grant.replicas or not proposal.counts:
+        return None
+    if spec.fixed_replicas is not None or guaranteed_replicas(spec):
+        return None
+    return _refused(proposal, state, [count.choice.offer.tariff for count in proposal.counts])
+
+
+def preparation_refusal(
+    proposal: Proposal, grant: Grant | None, state: BudgetState | None, views: Sequence[PoolView]
+) -> str | None:
+    """Return why neither Jobs nor claims are made for the model of a service.
+
+    None where it has or may have a replica. One that is not placed may have one where the budget
+    would pay for the cheapest hardware that it may use.
+    """
+    spec = proposal.service.spec
+    if spec is None or state is None or proposal.objects.pods:
+        return None
+    if grant is not None and grant.replicas:
+        return None
+    if not proposal.counts:
+        return _refused(proposal, state, _usable_tariffs(proposal, views))
+    refusal = _refused(proposal, state, [count.choice.offer.tariff for count in proposal.counts])
+    if grant is None or grant.shortage is None or grant.reason not in _NOT_PAID:
+        return refusal
+    return refusal or _floor_refusal(state)
+
+
+def with_layout_refusal(placement: PlacementDecision, refusal: str | None) -> PlacementDecision:
+    """Return the placement of a service for which no layout is planned, since none is paid."""
+    if placement.awaited is None or refusal is None:
+        return placement
+    message = f"spec.placement.mig: no slice is planned and no node is started: {refusal}"
+    return replace(placement, verdict=StatusVerdict(PlacementReason.BUDGET_EXHAUSTED, message))
+
+
+def reading_refusal(proposal: Proposal, refusal: str | None) -> str | None:
+    """Return why no Job is created that reads the shape of a model which is not known."""
+    preparation = proposal.preparation
+    if refusal is None or preparation is None or preparation.job_to_create is None:
+        return None
+    if preparation.missing_shape is None:
+        return None
+    uri = preparation.spec.model.uri
+    return f"spec.model.uri: no Job reads the config.json of {uri}: {refusal}"
+
+
+def without_unpaid(
+    preparation: Preparation, claims: tuple[ModelClaim, ...], refusal: str | None
+) -> tuple[Preparation, tuple[ModelClaim, ...]]:
+    """Return what is made for the model of a service: of an unpaid one only what exists, as it is.
+
+    Its Jobs that run go on, and no claim of it is created or grows.
+    """
+    if refusal is None:
+        return preparation, claims
+    existing = tuple(
+        replace(claim, gib=claim.volume.gib) for claim in claims if claim.volume is not None
+    )
+    if preparation.job_to_create is None and len(existing) == len(claims):
+        return preparation, existing
+    missing = preparation.missing_files
+    if missing is not None:
+        message = f"no file of {preparation.spec.model.uri} is downloaded: {refusal}"
+        missing = StatusVerdict(Progressing.BUDGET_EXHAUSTED, message)
+    return replace(preparation, job_to_create=None, missing_files=missing), existing
+
+
+def _refused(proposal: Proposal, state: BudgetState, tariffs: Sequence[Tariff]) -> str | None:
+    """Return why the budget pays for a replica at none of the tariffs, without rising amounts."""
+    spec = proposal.service.spec
+    if spec is None or not tariffs:
+        return state.closed.message if state.closed is not None else None
+    span = max(RESERVED_DURATION, termination_time(spec))
+    refusals = [state.refuse_start(tariff, span) for tariff in tariffs]
+    return refusals[0] if None not in refusals else None
+
+
+def _floor_refusal(state: BudgetState) -> str:
+    return (
+        f"TenantBudget/{state.name} leaves too little for 1 replica of spec.scaling.minReplicas "
+        "until the end of its windows. Raise spec.limits, or lower what other services of the "
+        "tenant need."
+    )
+
+
+def _usable_tariffs(proposal: Proposal, views: Sequence[PoolView]) -> Sequence[Tariff]:
+    spec, namespace = proposal.service.spec, proposal.service.ref.namespace
+    pools = spec.placement.pools if spec is not None else ()
+    return [
+        offer.tariff
+        for view in views
+        if admits(view.pool.spec, namespace) and (not pools or view.pool.name in pools)
+        for offer in view.offers
+    ]

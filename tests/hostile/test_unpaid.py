@@ -1,0 +1,118 @@
+"""What the operator makes for a tenant whose budget pays for nothing: only what is free."""
+
+from typing import Any
+
+import pytest
+
+from tessera.resources.api_resources import (
+    AUTOSCALING,
+    CHILDREN,
+    CLAIMS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    JOBS,
+    KINDS,
+    TENANT_BUDGETS,
+)
+from tessera.resources.manifest import ObjectKey
+from tests.batch_builders import STORED
+from tests.hostile.score import SCORE
+from tests.hostile.twin import A100, HOSTILE, Fleet
+
+# Kinds that cost nothing by themselves: names, rules of the network, rights, and alarms.
+FREE = frozenset(
+    {
+        "Service",
+        "ServiceAccount",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "RoleBinding",
+        "PodMonitor",
+        "HorizontalPodAutoscaler",
+    }
+)
+# Kinds that take nodes, devices, volumes or processors, and so ask the budget first.
+PAID = frozenset({"Deployment", "DaemonSet", "ReplicaSet", "Job", "PersistentVolumeClaim"})
+SERVICES: dict[str, dict[str, Any]] = {
+    "stored": {"model": STORED},
+    "huge": {"model": {**STORED, "uri": "s3://models/huge", "cache": {"size": "16Ti"}}},
+    "cached": {"model": {"uri": "hf://a/b", "cache": {"type": "PersistentVolumeClaim"}}},
+    "unknown": {"model": {"uri": "hf://nobody/unknown"}},
+    "slices": {"placement": {"mig": "Auto"}},
+    "many": {"scaling": {"minReplicas": 50, "maxReplicas": 1000}},
+    "none": {"replicas": 0, "model": {**STORED, "uri": "s3://models/none"}},
+    "asleep": {
+        "model": {**STORED, "uri": "s3://models/asleep"},
+        "scaling": {"minReplicas": 0, "maxReplicas": 3},
+    },
+}
+
+
+def a_fleet(amount: str) -> Fleet:
+    fleet = Fleet()
+    template = {"product": A100, "gpus": 8, "maxNodes": 6}
+    fleet.add_pool("a100", namespaces=[HOSTILE])
+    fleet.add_node("a100-0", "a100", whole=8)
+    fleet.add_pool("burst", "3", tier="OnDemand", nodeTemplate=template, mig={"mode": "Auto"})
+    fleet.add_budget(HOSTILE, amount)
+    return fleet
+
+
+def made(fleet: Fleet) -> dict[str, list[str]]:
+    """Return what there is of each kind that the operator makes, Deployments with replicas."""
+    kinds = {kind.plural: kind.kind for kind in (*CHILDREN, *AUTOSCALING, CLAIMS, JOBS)}
+    objects: dict[str, list[str]] = {}
+    for key, body in fleet.cluster.objects.items():
+        if key.plural not in kinds or body.get("metadata", {}).get("name", "").endswith("-one"):
+            continue
+        if key.plural != DEPLOYMENTS.plural or body["spec"]["replicas"]:
+            objects.setdefault(kinds[key.plural], []).append(f"{key.namespace}/{key.name}")
+    return objects
+
+
+def test_each_kind_that_the_operator_creates_is_free_or_asks_the_budget() -> None:
+    created = {kind.kind for kind in (*KINDS, *AUTOSCALING) if "create" in kind.verbs}
+    assert created == FREE | PAID
+    assert not FREE & PAID
+
+
+@pytest.mark.parametrize("amount", ["0.00", "0.0001"])
+async def test_a_budget_of_nothing_gets_only_what_is_free(amount: str) -> None:
+    fleet = a_fleet(amount)
+    for name, spec in SERVICES.items():
+        fleet.serve(name, HOSTILE, **spec)
+    for _ in range(12):
+        await fleet.cycle()
+    paid = {kind: names for kind, names in made(fleet).items() if kind in PAID}
+    SCORE.add(sum(map(len, paid.values())))
+    assert not paid
+    assert "Service" in made(fleet)
+    for name in SERVICES:
+        body = fleet.cluster.objects[ObjectKey(INFERENCE_SERVICES.plural, HOSTILE, name)]
+        messages = [each["message"] for each in body["status"]["conditions"]]
+        messages += [body["status"].get("scaling", {}).get("message", "")]
+        assert any(f"TenantBudget/{HOSTILE}" in message for message in messages), (name, messages)
+
+
+async def test_the_same_services_get_all_of_it_once_the_budget_pays() -> None:
+    fleet = a_fleet("0.00")
+    for name, spec in SERVICES.items():
+        if name != "many":
+            fleet.serve(name, HOSTILE, **spec)
+    for _ in range(4):
+        await fleet.cycle()
+    fleet.cluster.put(
+        TENANT_BUDGETS,
+        {"metadata": {"name": HOSTILE}, "spec": _with_amount(fleet, "1000000")},
+    )
+    for _ in range(12):
+        await fleet.cycle()
+    objects = made(fleet)
+    assert len(objects["PersistentVolumeClaim"]) >= 4
+    assert objects["Job"]
+    assert objects["ReplicaSet"] == ["tessera-system-prepull/tessera-placeholder-burst"]
+
+
+def _with_amount(fleet: Fleet, amount: str) -> dict[str, Any]:
+    spec = fleet.cluster.objects[ObjectKey(TENANT_BUDGETS.plural, "", HOSTILE)]["spec"]
+    return {**spec, "limits": [{"window": "Day", "amount": amount}]}
