@@ -25,7 +25,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from tests.gateway.relay.test_resumed_streams import (
+from tests.gateway.resumed import (
     RESUMED,
     WITH_USAGE,
     data_of,

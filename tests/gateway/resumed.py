@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
+
 from tests.gateway.harness import (
     DONE,
     EngineCall,
@@ -18,6 +20,7 @@ from tests.gateway.harness import (
     a_replica,
 )
 
+WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 RESUMED = b": x-tessera-resumed: 1\n\n"
 UNPROTECTED = b": x-tessera-resumable: false\n\n"
 
@@ -26,6 +29,15 @@ def data_of(body: bytes) -> list[Any]:
     """Return what the events of a stream say, without comments and `[DONE]`."""
     lines = [line for line in body.split(b"\n\n") if line.startswith(b"data: {")]
     return [json.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+async def events_of(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Return the events of an answer, each once it is complete."""
+    waiting = b""
+    async for part in answer.aiter_bytes():
+        *whole, waiting = (waiting + part).split(b"\n\n")
+        for each in whole:
+            yield each + b"\n\n"
 
 
 def text_of(events: Sequence[Any]) -> str:

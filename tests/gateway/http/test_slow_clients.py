@@ -28,7 +28,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from tests.gateway.relay.test_resumed_streams import going_on, replicas
+from tests.gateway.resumed import going_on, replicas
 from world.testing import eventually
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 
 from tessera.domain.gateway.requests import Phase, RunningRequest
@@ -34,8 +33,10 @@ from tests.gateway.harness import (
 from tests.gateway.resumed import (
     RESUMED,
     UNPROTECTED,
+    WITH_USAGE,
     breaking,
     data_of,
+    events_of,
     going_on,
     in_turn,
     replicas,
@@ -50,7 +51,6 @@ WAIT_SECONDS = 60
 STREAMS = 20
 # The prompt and the stream so far are tokenized before it leaves and again when it goes on.
 _CALLS_OF_MOVE = 5
-WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 # --- against simulated engines
@@ -98,14 +98,6 @@ async def losing(
             task = asyncio.create_task(lose())
             yield gateway, reached, may_break
             await task
-
-
-async def events_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    waiting = b""
-    async for part in answer.aiter_bytes():
-        *whole, waiting = (waiting + part).split(b"\n\n")
-        for each in whole:
-            yield each + b"\n\n"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
