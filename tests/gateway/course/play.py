@@ -190,6 +190,25 @@ class _Player(Peer):
         """Hear that a step is done."""
 
 
+@dataclass(frozen=True, slots=True)
+class _ClientSocket:
+    """Stands for the connection to a client, of which this machine keeps nothing."""
+
+    address: str
+
+    def fileno(self) -> int:
+        """Return the number of no descriptor."""
+        return -1
+
+    def getpeername(self) -> tuple[str, int]:
+        """Return the client's end."""
+        return self.address, 40000
+
+    def getsockname(self) -> tuple[str, int]:
+        """Return the gateway's end."""
+        return "192.0.2.99", 80
+
+
 class _Client(_Player):
     """A client, at whose steps the readers of the gateway look too."""
 
@@ -412,7 +431,7 @@ class Play:
             self.loop,
             protocol,
             client,
-            {"peername": (f"192.0.2.{number}", 40000), "sockname": ("192.0.2.99", 80)},
+            {"socket": _ClientSocket(f"192.0.2.{number}")},
         )
         return client
 

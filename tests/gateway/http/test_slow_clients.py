@@ -43,9 +43,11 @@ def post(body: object) -> bytes:
 
 
 @asynccontextmanager
-async def a_client(gateway: RunningGateway) -> AsyncIterator[socket.socket]:
+async def a_client(
+    gateway: RunningGateway, send_bytes: int = 2**12
+) -> AsyncIterator[socket.socket]:
     """Connect with small buffers, so that what is not read stays in the gateway."""
-    gateway.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+    gateway.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
         client.setblocking(False)
@@ -104,6 +106,41 @@ async def test_an_answer_whose_head_fills_the_buffer_comes_whole(
     assert read.count(b"HTTP/1.1 ") == 1
     assert read.endswith(b"}")
     assert not caplog.records
+
+
+async def test_what_a_client_reads_counts_at_once_however_much_its_machine_was_sent() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE)
+        for _ in range(8):
+            await call.chunk(a_delta("x" * 2**20))
+        await call.gone.wait()
+
+    async with (
+        ScriptedEngine(script) as engine,
+        a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
+        a_client(gateway, send_bytes=2**22) as client,
+    ):
+        loop, connection = asyncio.get_running_loop(), await connection_of(gateway)
+        await loop.sock_sendall(client, post(STREAM))
+
+        async def is_full() -> None:
+            size = connection.transport.get_write_buffer_size()
+            await asyncio.sleep(0.2)
+            assert size == connection.transport.get_write_buffer_size() > 2**20
+
+        await eventually(is_full)
+        before, waiting = connection.read_bytes, connection.transport.get_write_buffer_size()
+        read = 0
+        while read < 50_000:
+            read += len(await loop.sock_recv(client, 2000))
+
+        async def is_counted() -> None:
+            assert 30_000 < connection.read_bytes - before < 70_000
+
+        await eventually(is_counted)
+        # Its machine says that there is room for more once much of it is gone.
+        assert connection.transport.get_write_buffer_size() == waiting
 
 
 async def test_a_resumed_stream_frees_its_place_while_its_client_reads_slowly() -> None:

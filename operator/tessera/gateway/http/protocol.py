@@ -1,8 +1,11 @@
 """HTTP/1.1 as uvicorn speaks it, with bounds on headers and on clients that do not read."""
 
 import asyncio
+import fcntl
 import re
 import select
+import sys
+import termios
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -210,6 +213,12 @@ class _Writing(_Reading):
         """Whether the connection ended."""
         return self.transport.is_closing()
 
+    @property
+    def read_bytes(self) -> int:
+        """Return how many bytes of responses the client's machine has taken."""
+        waiting = self.transport.get_write_buffer_size() + _unsent_bytes(self.transport)
+        return self._written_bytes - waiting
+
     def write_chunk(self, data: bytes) -> int:
         """Send a part of the body; return the bytes that wait for a client that reads slowly."""
         self._write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -227,7 +236,7 @@ class _Writing(_Reading):
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._read_bytes = self._written_bytes - self.transport.get_write_buffer_size()
+        self._read_bytes = self.read_bytes
         self._read_deadline.set(self.loop, self.stalled_client_seconds, self._check_reading)
 
     @override
@@ -236,7 +245,7 @@ class _Writing(_Reading):
         super().resume_writing()
 
     def _check_reading(self) -> None:
-        read_bytes = self._written_bytes - self.transport.get_write_buffer_size()
+        read_bytes = self.read_bytes
         if read_bytes < self._read_bytes + self.stalled_client_bytes:
             self.transport.abort()
         else:
@@ -486,3 +495,14 @@ class GatewayProtocol(_Writing):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
+
+
+def _unsent_bytes(transport: asyncio.Transport) -> int:
+    """Return what this machine keeps of a connection: of much it says late that there is room."""
+    connection = transport.get_extra_info("socket")
+    try:
+        waiting = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):
+        # It is closed.
+        return 0
+    return int.from_bytes(waiting, sys.byteorder)

@@ -4,7 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol
 
-from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.http.protocol import (
+    STALLED_CLIENT_BYTES,
+    STALLED_CLIENT_SECONDS,
+    GatewayProtocol,
+)
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import JSON, Headers, RequestError
 
@@ -14,6 +18,9 @@ Send = Callable[[Message], Coroutine[Any, Any, None]]
 
 # Of a stream that its client reads slowly; then the engine is held back.
 MAX_UNREAD_BYTES = 2**20
+# While others wait for that engine, such a client reads at the pace of any other in so long.
+UNREAD_SECONDS = 10.0
+_LEAST_READ_BYTES = int(STALLED_CLIENT_BYTES * UNREAD_SECONDS / STALLED_CLIENT_SECONDS)
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -57,6 +64,8 @@ class ClientResponse:
         """Once it is sent."""
         self.ended: Callable[[TokenCounts | None], EndedAnswer]
         """Called at the end of the answer's source; who relays an answer sets it."""
+        self.is_in_the_way: Callable[[], bool]
+        """Returns whether others wait for the source of a stream; who relays it sets it."""
 
     def begin(self, headers: Headers) -> bool:
         """Send the head of a stream; False if heartbeats did, with other headers."""
@@ -93,8 +102,17 @@ class ClientResponse:
         self.start_heartbeats(self._interval_seconds)
 
     async def drained(self) -> None:
-        """Wait while the client reads slowly."""
-        await self.client.drained()
+        """Wait while the client reads slowly; one that stops and is in the way of others is cut."""
+        client = self.client
+        while client.reads_slowly:
+            read_bytes = client.read_bytes
+            try:
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    await client.drained()
+            except TimeoutError:
+                has_stopped = client.read_bytes < read_bytes + _LEAST_READ_BYTES
+                if has_stopped and self.is_in_the_way():
+                    client.abort()
         self.unread_bytes = 0
 
     async def finish(self) -> None:

@@ -70,7 +70,7 @@ class RequestCourse:
         if client.client.is_gone:
             # It left between the end of its body and now.
             self._leave()
-        client.ended = self._end_engine
+        client.ended, client.is_in_the_way = self._end_engine, self._is_in_the_way
         phase, reason = Phase.FAILED, str(RequestReason.INTERNAL_ERROR)
         try:
             await self._answer()
@@ -98,7 +98,7 @@ class RequestCourse:
         finally:
             self._let_go()
             # It refers to this course.
-            del client.ended
+            del client.ended, client.is_in_the_way
             client.stop_heartbeats()
             self.at = self._stations.settlement.end_engine(self.at, phase, reason)
             placed = _placed(self.at)
@@ -144,6 +144,11 @@ class RequestCourse:
         at = self.at = self._stations.settlement.end_engine(self.at, Phase.COMPLETED)
         assert isinstance(at, Answered)  # noqa: S101 - only what was sent has an answer
         return at.sent.placed
+
+    def _is_in_the_way(self) -> bool:
+        """Return whether others wait for an engine of its model, while it has a place there."""
+        placed = _placed(self.at)
+        return placed is not None and len(self._stations.places.queues.of(placed.model)) > 0
 
     async def _fail(self, error: RequestError) -> None:
         """Send an error, unless the client does not even read what it has."""
