@@ -1,29 +1,33 @@
 """The stream of an engine that goes on where another one was lost, as one stream for the client."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import msgspec
 from typing_extensions import override
 
+from tessera.gateway.http.event_fields import TooManyValuesError, cut_fields, cut_items
 from tessera.gateway.http.sse import EventRelay, StreamFormat, event_data, split_events
 from tessera.gateway.http.token_counts import TokenCounts, Usage
 
 DONE = b"data: [DONE]\n\n"
-# Of an event, the choices with more bytes pass as they are.
-_MAX_CHOICES_BYTES = 2**16
+# Of rewritten events, which are held before there are more: they are larger than the engine's.
+PART_BYTES = 2**16
+# Of a character of space, as it is kept.
+_SPACE_BYTES = 2
 
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_choices = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _content = msgspec.json.Decoder(str | None)
 _usage = msgspec.json.Decoder(Usage)
 _encode = msgspec.json.encode
 _NULL = msgspec.Raw(b"null")
+_NOTHING = (_NULL, msgspec.Raw(b'""'), None, "")
+# What begins a stream. In a text, the quotes are escaped.
+_BEGINNINGS = (b'"role"', b'"prompt_token_ids"')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Joint:
     """Where a stream goes on."""
 
@@ -34,9 +38,16 @@ class Joint:
     is_checked: bool = True
     """The next engine said how it reads them."""
     repeated: str = ""
-    """Space that the client has, and that the next engine generates again."""
+    """Space that the client has, and that the next engine generates again; less as it does."""
+    matched: int = 0
+    """Characters of it that came again."""
     resumed: int
     """How often the stream went on."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Return the bytes that wait for the next engine."""
+        return _SPACE_BYTES * len(self.repeated)
 
     def total(self, counts: TokenCounts) -> TokenCounts:
         """Return what the whole stream used, by what its last engine counted.
@@ -59,71 +70,87 @@ class ContinuedEvents(EventRelay):
     """Takes the bytes of the next engine, and returns those of the same stream.
 
     Its events have the names of the stream's first ones, nothing that only begins a stream, and the
-    usage of the whole.
+    usage of the whole. Those of more fields than `MAX_VALUES` pass as they are.
     """
 
     def __init__(self, stream_format: StreamFormat, joint: Joint, *, keep_usage: bool) -> None:
         super().__init__(stream_format, keep_usage=keep_usage)
         self._joint = joint
-        self._repeated = joint.repeated
 
     @override
-    def feed(self, data: bytes) -> bytes:
-        block = super().feed(data)
-        return b"".join(map(self._rewritten, split_events(block))) if block else b""
+    def parts(self, block: bytes) -> Iterator[bytes]:
+        part = bytearray()
+        for event in split_events(block):
+            part += self._rewritten(event)
+            if len(part) > PART_BYTES:
+                yield bytes(part)
+                part.clear()
+        if part:
+            yield bytes(part)
 
     @property
     @override
     def total(self) -> TokenCounts | None:
         return None if self.counts is None else self._joint.total(self.counts)
 
+    @property
+    @override
+    def waiting_bytes(self) -> int:
+        return super().waiting_bytes + self._joint.waiting_bytes
+
     def _rewritten(self, event: bytes) -> bytes:
         data = event_data(event)
         if data == b"[DONE]":
             return resumed_comment(self._joint.resumed) + event
         try:
-            fields: dict[str, Any] = dict(_object.decode(data))
-            choices = bytes(fields.get("choices", b"null"))
-            if len(choices) <= _MAX_CHOICES_BYTES and choices not in (b"null", b"[]"):
-                fields["choices"] = list(
-                    filter(None, map(self._continued, _choices.decode(choices)))
-                )
-                if not fields["choices"]:
+            fields: dict[str, Any] = {**cut_fields(data)}
+            if "choices" in fields:
+                fields["choices"] = self._choices(fields["choices"])
+                if fields["choices"] is None:
                     return b""
-            if bytes(fields.get("usage", b"null")) != b"null":
+            if fields.get("usage", _NULL) != _NULL:
                 fields["usage"] = self._usage_of_all(fields["usage"])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (TooManyValuesError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # A comment, or of a shape that is not known here: it is the client's.
             return event
         fields.pop("prompt_token_ids", None)
         return b"data: %b\n\n" % _encode({**fields, **self._joint.head})
 
     def _usage_of_all(self, text: msgspec.Raw) -> dict[str, Any]:
-        usage: dict[str, Any] = dict(_object.decode(text))
+        usage: dict[str, Any] = {**cut_fields(text)}
         total = self._joint.total(_usage.decode(text).counts())
         usage["prompt_tokens"], usage["completion_tokens"] = total.input, total.output
         usage["total_tokens"] = total.input + total.output
-        if bytes(usage.get("prompt_tokens_details", b"null")) != b"null":
+        if usage.get("prompt_tokens_details", _NULL) != _NULL:
             usage["prompt_tokens_details"] = {"cached_tokens": total.cached}
         return usage
 
-    def _continued(self, choice: dict[str, msgspec.Raw]) -> dict[str, Any] | None:
+    def _choices(self, choices: msgspec.Raw) -> Any:
+        """Return choices without what begins a stream; None where they are nothing else."""
+        text = bytes(choices)
+        is_first = self._joint.repeated or any(beginning in text for beginning in _BEGINNINGS)
+        if choices == _NULL or not is_first:
+            return choices
+        items = cut_items(choices)
+        continued = [choice for choice in map(self._continued, items) if choice is not None]
+        return continued if continued or not items else None
+
+    def _continued(self, choice: msgspec.Raw) -> dict[str, Any] | None:
         """Return a choice without what begins a stream; None if it is nothing else."""
-        changed: dict[str, Any] = dict(choice)
+        changed: dict[str, Any] = {**cut_fields(choice)}
         if "prompt_token_ids" in changed:
             changed["prompt_token_ids"] = None
-        if bytes(choice.get("delta", _NULL)) == b"null":
+        if changed.get("delta", _NULL) == _NULL:
             return changed
-        delta: dict[str, Any] = dict(_object.decode(choice["delta"]))
+        delta: dict[str, Any] = {**cut_fields(changed["delta"])}
         is_first = delta.pop("role", None) is not None
-        if self._repeated and "content" in delta:
+        if self._joint.repeated and "content" in delta:
             is_first = True
             delta["content"] = self._without_repeated(delta["content"])
         if not is_first:
             return changed
-        texts = (bytes(_encode(value)) for value in delta.values())
-        is_end = bytes(choice.get("finish_reason", _NULL)) != b"null"
-        if not is_end and all(text in (b"null", b'""') for text in texts):
+        is_end = changed.get("finish_reason", _NULL) != _NULL
+        if not is_end and all(value in _NOTHING for value in delta.values()):
             return None
         return {**changed, "delta": delta}
 
@@ -131,8 +158,14 @@ class ContinuedEvents(EventRelay):
         text: str | None = _content.decode(content)
         if text is None:
             return None
-        pairs = zip(text, self._repeated, strict=False)
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        joint = self._joint
+        repeated = joint.repeated[joint.matched : joint.matched + len(text)]
+        common = len(repeated)
+        if not text.startswith(repeated):
+            # How many characters both begin with, without a look at each.
+            common = bisect_left(range(1, common), True, key=lambda n: text[:n] != repeated[:n])
+        joint.matched += common
         # Where the text goes on otherwise, nothing more is a repetition.
-        self._repeated = self._repeated[common:] if common == len(text) else ""
+        if common < len(text) or joint.matched == len(joint.repeated):
+            joint.repeated = ""
         return text[common:]

@@ -1,6 +1,6 @@
 """Relays server-sent events of an engine: byte by byte, save what the client did not ask for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +170,12 @@ class EventRelay:
                 self._count_idle(blank_lines, len(block))
             return block
         return b"".join(self._relayed(split_events(block)))
+
+    def parts(self, block: bytes) -> Iterable[bytes]:
+        """Return a block that is relayed as the client gets it, in parts of which each may be
+        held before the next is made.
+        """
+        return (block,)
 
     def _complete_events(self, data: bytes) -> bytes:
         """Return all complete events, and keep the beginning of the next."""

@@ -11,6 +11,7 @@ from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.http.continued_events import ContinuedEvents, Joint
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
+    Consumer,
     EngineConnection,
     EngineSession,
     InvalidHttpError,
@@ -51,8 +52,9 @@ class EngineSource:
         With a joint it goes on there with a stream. Raises EngineError: a retry is possible only
         while nothing of the answer was sent.
         """
-        # What another replica sent is lost.
-        sent.hold(0)
+        # What another replica sent is lost, save what the client has not read.
+        if not sent.hold(sink.unread_bytes + (joint.waiting_bytes if joint is not None else 0)):
+            raise sent.holding.error()
         replica = sent.placed.at.choice.replica
         address = replica.address
         try:
@@ -156,10 +158,20 @@ class EngineSource:
         itl_target_ns = round(sent.placed.model.itl_seconds * 1e9)
         token_ns, takes = 0, True
 
+        def pass_on(block: bytes) -> bool:
+            nonlocal takes
+            for part in events.parts(block):
+                takes = sink.part(
+                    part if protection is None else protection.add(part, events.text_name)
+                )
+                if not sent.hold(sink.unread_bytes + events.waiting_bytes):
+                    return False
+            return takes
+
         def relay(data: bytes) -> bool:
-            nonlocal token_ns, takes
+            nonlocal token_ns
             deltas = events.deltas
-            block = self._feed(sent, events, data)
+            block = events.feed(data)
             if events.deltas > deltas:
                 now_ns = monotonic_ns()
                 # Tokens that come together have no gap between them.
@@ -167,29 +179,20 @@ class EngineSource:
                 sent.late_gaps += now_ns - token_ns > itl_target_ns
                 token_ns = sent.read_ns = now_ns
             if block:
-                takes = sink.part(
-                    block if protection is None else protection.add(block, events.text_name)
-                )
-            fits = sent.hold(sink.unread_bytes + events.waiting_bytes)
-            return fits and takes and not (sent.rest_seconds or events.closed)
+                return pass_on(block) and not events.closed
+            return sent.hold(sink.unread_bytes + events.waiting_bytes) and not events.closed
 
-        block, ended = await self._first_block(connection, sent, events)
+        block, ended = await self._first_block(connection, sent, sink, events)
         protection = None
         if block:
             self._count_first(sent, events, itl_target_ns)
             sent.placed.at.first_token()
-            if joint is None:
-                await sink.drained()
-                block = _begun(sent, sink, block, events)
-            else:
-                _join(sent, joint)
+            block = await _begun(sent, sink, block, events, joint)
             protection = sent.protection
-            if protection is not None:
-                block = protection.add(block, events.text_name)
             sent.body = b""
             connection.when_sent(sent.free_request)
-            takes = sink.part(block)
-            sent.hold(sink.unread_bytes + events.waiting_bytes)
+            pass_on(block)
+        timed = self._timed(sent, relay)
         while not (ended or events.closed or holding.exceeded):
             if not takes:
                 await sink.drained()
@@ -197,7 +200,7 @@ class EngineSource:
             await _rest(sent)
             # The time in which nothing is read is no gap of the engine.
             token_ns = monotonic_ns()
-            ended = await connection.forward(relay)
+            ended = await connection.forward(timed)
 
     def _count_first(self, sent: Sent, events: EventRelay, itl_target_ns: int) -> None:
         """Count the tokens that came first, from this engine."""
@@ -211,7 +214,7 @@ class EngineSource:
         sent.read_ns = now_ns
 
     async def _first_block(
-        self, connection: EngineConnection, sent: Sent, events: EventRelay
+        self, connection: EngineConnection, sent: Sent, sink: AnswerSink, events: EventRelay
     ) -> tuple[bytes, bool]:
         """Return what goes to the client with the first token, and whether the response ended.
 
@@ -221,32 +224,49 @@ class EngineSource:
 
         def hold(data: bytes) -> bool:
             nonlocal block
-            block = self._feed(sent, events, data)
+            block = events.feed(data)
             if events.prefilled and sent.prefilled_ns is None:
                 sent.prefilled_ns = self._clock.monotonic_ns()
-            fits = sent.hold(events.waiting_bytes)
-            return fits and not (block or sent.rest_seconds or events.closed)
+            fits = sent.hold(sink.unread_bytes + events.waiting_bytes)
+            return fits and not (block or events.closed)
 
+        timed = self._timed(sent, hold)
         while not (block or ended or events.closed or sent.holding.exceeded):
             await _rest(sent)
-            ended = await connection.forward(hold)
+            ended = await connection.forward(timed)
         return block, ended
 
-    def _feed(self, sent: Sent, events: EventRelay, data: bytes) -> bytes:
-        """Return what goes to the client; a part that takes long makes the stream rest."""
-        if sent.answer_bytes + len(data) <= _MAX_QUICK_BYTES:
-            return events.feed(data)
-        began = self._clock.monotonic()
-        block = events.feed(data)
-        seconds = self._clock.monotonic() - began
-        if seconds > SLOW_PART_SECONDS:
-            namespace = sent.placed.at.choice.replica.pod.namespace
-            sent.rest_seconds = self._session.rest_seconds(namespace, seconds)
+    def _timed(self, sent: Sent, consume: Consumer) -> Consumer:
+        """Let a stream rest after a part that takes long."""
+
+        def timed(data: bytes) -> bool:
+            if sent.answer_bytes + len(data) <= _MAX_QUICK_BYTES:
+                return consume(data)
+            began = self._clock.monotonic()
+            goes_on = consume(data)
+            seconds = self._clock.monotonic() - began
+            if seconds > SLOW_PART_SECONDS:
+                namespace = sent.placed.at.choice.replica.pod.namespace
+                sent.rest_seconds = self._session.rest_seconds(namespace, seconds)
+            return goes_on and not sent.rest_seconds
+
+        return timed
+
+
+async def _begun(
+    sent: Sent, sink: AnswerSink, block: bytes, events: EventRelay, joint: Joint | None
+) -> bytes:
+    """Begin a stream, or count that it goes on here; return its first part.
+
+    That may say what the head could not.
+    """
+    if joint is not None:
+        sent.resumed = joint.resumed
+        sent.unchecked_joints += not joint.is_checked
+        if sent.protection is not None:
+            sent.protection.free(len(sent.body))
         return block
-
-
-def _begun(sent: Sent, sink: AnswerSink, block: bytes, events: EventRelay) -> bytes:
-    """Begin a stream; return its first part, which may say what the head could not."""
+    await sink.drained()
     if sent.may_continue and events.text_name in TEXT_NAMES:
         sent.protection = Protection(sent.body, sent.holding)
     resumable = b"true" if sent.protection is not None else b"false"
@@ -254,14 +274,6 @@ def _begun(sent: Sent, sink: AnswerSink, block: bytes, events: EventRelay) -> by
     if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):
         block = b": %b: %b\n\n%b" % (RESUMABLE, resumable, block)
     return block
-
-
-def _join(sent: Sent, joint: Joint) -> None:
-    """Count that a stream goes on here, and hold what it was asked with no more."""
-    sent.resumed = joint.resumed
-    sent.unchecked_joints += not joint.is_checked
-    if sent.protection is not None:
-        sent.protection.free(len(sent.body))
 
 
 async def _rest(sent: Sent) -> None:
