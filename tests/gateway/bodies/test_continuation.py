@@ -1,6 +1,8 @@
 """Which streams may go on at another engine, and what that engine is asked for."""
 
 import json
+import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from tessera.gateway.bodies.continuation import (
     may_continue,
     tokenize_bodies,
 )
-from tessera.gateway.bodies.delivered import Delivered, NotContinuableError, read_delivered
+from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.http.sse import event_data, split_events
 from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import CHAT, END, MODEL, ROLE, a_delta, event
@@ -31,14 +33,21 @@ def continues(body: dict[str, Any], path: str = CHATS) -> bool:
     return may_continue(fields, unlisted, len(data))
 
 
-def delivered(text: str = " word", **changes: Any) -> Delivered:
-    head = {"id": msgspec.Raw(b'"chatcmpl-0"'), "object": msgspec.Raw(b'"text_completion"')}
-    values: dict[str, Any] = {"token_ids": (), "events": 1, "is_finished": False}
-    return Delivered(**{"head": head, "text": text, **values, **changes})
+def delivered(
+    text: str = " word", token_ids: Sequence[int] = (), object_name: str = "text_completion"
+) -> Delivered:
+    head = {"id": b'"chatcmpl-0"', "object": b'"%b"' % object_name.encode()}
+    seen = Delivered({name: msgspec.Raw(value) for name, value in head.items()})
+    choice = {"index": 0, "text": text, "token_ids": token_ids}
+    seen.read([json.dumps({"choices": [choice]}).encode()])
+    return seen
 
 
 def read(stream: bytes) -> Delivered:
-    return read_delivered(map(event_data, split_events(stream)))
+    seen = Delivered({})
+    seen.read(map(event_data, split_events(stream)))
+    seen.check()
+    return seen
 
 
 def continued(body: dict[str, Any], tokens: int, **changes: Any) -> Any:
@@ -182,13 +191,15 @@ def test_any_text_comes_back_as_it_was_delivered(text: str, padding: int) -> Non
     assert json.loads(data)["messages"][-1] == {"role": "assistant", "content": seen.text}
 
 
-def test_a_stream_is_read_with_its_names_and_its_end() -> None:
+def test_a_stream_is_read_with_its_end() -> None:
     seen = read(ROLE + b": waiting\n\n" + a_delta("a") + a_delta("b") + END)
     assert (seen.text, seen.events, seen.is_finished) == ("ab", 2, True)
-    assert {name: bytes(value) for name, value in seen.head.items()} == {
-        "id": b'"chatcmpl-0"',
-        "model": b'"chat"',
-    }
+
+
+def test_space_behind_the_text_belongs_to_the_events_that_come_again() -> None:
+    seen = read(ROLE + a_delta("a \u3000") + a_delta("\n") + a_delta(" \xe9 ") + a_delta("\n"))
+    assert (seen.text, seen.repeated, seen.events) == ("a \u3000\n \xe9", " \n", 3)
+    assert seen.text_bytes == len(seen.text.encode())
 
 
 @pytest.mark.parametrize(
@@ -202,6 +213,7 @@ def test_a_stream_is_read_with_its_names_and_its_end() -> None:
         {"delta": {"content": "a"}, "index": 1},
         {"delta": {"content": ["a"]}},
         {"delta": {"content": ""}},
+        {"delta": {"content": "b"}, "token_ids": 3},
     ],
 )
 def test_other_than_one_text_cannot_be_continued(choice: Any) -> None:
@@ -215,7 +227,8 @@ def test_tokens_whose_text_did_not_come_are_generated_again() -> None:
     events = (
         event({"choices": [{"index": 0, "text": text, "token_ids": ids}]}) for text, ids in pieces
     )
-    assert read(b"".join(events)).token_ids == (1, 2, 3)
+    seen = read(b"".join(events))
+    assert (seen.token_ids, seen.tokens) == (b"1,2,3", 3)
 
 
 @pytest.mark.parametrize(
@@ -238,11 +251,37 @@ def test_what_only_a_strange_engine_answered_is_not_continued(body: dict[str, An
         continued_body(data, delivered(token_ids=(3,)), 1)
 
 
-@pytest.mark.parametrize("token_id", [-1, 10**30])
-def test_numbers_that_are_no_tokens_are_not_continued(token_id: int) -> None:
-    choice = {"index": 0, "text": "a", "token_ids": [token_id]}
+@pytest.mark.parametrize("token_ids", [[-1], [10**30], [1.5], [[1]], ["1"], {"1": 2}, 7, "7"])
+def test_what_is_no_list_of_tokens_is_not_continued(token_ids: object) -> None:
+    choice = {"index": 0, "text": "a", "token_ids": token_ids}
     with pytest.raises(NotContinuableError):
         read(event({"choices": [choice]}))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [b'data: {"choices":[' + b"{}," * 600_000 + b"{}]}\n\n"],
+        [b'data: {"choices":[{"token_ids":[' + b"300," * 450_000 + b"7]}]}\n\n"],
+        [b'data: {"choices":[{"delta":{"tool_calls":[' + b"{}," * 600_000 + b"{}]}}]}\n\n"],
+        [b"data: {" + b'"a":1,' * 300_000 + b'"choices":[]}\n\n'],
+        [b'data:{"choices":[{"text":"a"}]}\n\n'] * 55_000,
+    ],
+    ids=["choices", "token ids", "calls", "fields", "events"],
+)
+def test_a_stream_is_read_for_about_what_its_bytes_take(events: Sequence[bytes]) -> None:
+    size, seen = sum(map(len, events)), Delivered({})
+    tracemalloc.start()
+    try:
+        seen.read(map(event_data, events))
+    except NotContinuableError:
+        pass
+    finally:
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    # Copies of an event, and nothing for each of its values.
+    assert peak < 6 * size
+    assert kept < 1.2 * seen.size + 10_000
 
 
 def test_tokens_are_asked_for_of_the_prompt_and_of_the_answer_begun() -> None:
@@ -263,8 +302,8 @@ def test_tokens_are_asked_for_of_the_prompt_and_of_the_answer_begun() -> None:
 
 
 def test_the_end_of_a_stream_with_all_its_tokens_looks_like_an_engines() -> None:
-    head = {"id": msgspec.Raw(b'"a"'), "object": msgspec.Raw(b'"chat.completion.chunk"')}
-    end = json.loads(event_data(last_events(delivered(head=head), None)))
+    chat = delivered(object_name="chat.completion.chunk")
+    end = json.loads(event_data(last_events(chat, None)))
     assert end["choices"][0] == {
         "index": 0,
         "delta": {},

@@ -3,6 +3,7 @@
 import json
 import sys
 import tracemalloc
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,8 +25,8 @@ from tests.gateway.http.test_sse import the_format
 HEAD = {"id": msgspec.Raw(b'"first"'), "model": msgspec.Raw(b'"chat"')}
 
 
-def a_joint(repeated: str = "", **head: msgspec.Raw) -> Joint:
-    return Joint(head=head or HEAD, tokens=2, repeated=repeated, resumed=1)
+def a_joint(repeated: str = "", head: Mapping[str, msgspec.Raw] = HEAD) -> Joint:
+    return Joint(head=head, tokens=2, repeated=repeated, resumed=1)
 
 
 def continuing(joint: Joint | None = None) -> ContinuedEvents:
@@ -139,7 +140,7 @@ def test_a_large_event_costs_about_what_its_bytes_do(name: str) -> None:
 
 def test_events_that_grow_by_the_names_of_their_stream_come_in_parts() -> None:
     head = {"id": msgspec.Raw(b'"%b"' % (b"x" * (MAX_HEAD_BYTES - 2)))}
-    events = continuing(a_joint(**head))
+    events = continuing(a_joint(head=head))
     small = b'data:{"choices":[{}]}\n\n' * 700
     block, sizes = events.feed(small), []
     tracemalloc.start()

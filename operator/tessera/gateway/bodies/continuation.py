@@ -8,11 +8,11 @@ renders the text so far as the beginning of the assistant's turn.
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from tessera.gateway.bodies.delivered import Delivered, NotContinuableError, TokenId
+from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.bodies.json_values import with_fields
 from tessera.gateway.bodies.parsing import ChatFields, CompletionFields, RequestFields
 
@@ -73,7 +73,8 @@ _MAX_DIGITS = 10
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _texts = msgspec.json.Decoder(list[str])
-_token_ids = msgspec.json.Decoder(list[TokenId])
+# A client may give others.
+_token_ids = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, lt=2**32)]])
 _text = msgspec.json.Decoder(str)
 _NULL = msgspec.Raw(b"null")
 
@@ -171,7 +172,7 @@ def tokenize_bodies(body: bytes, delivered: Delivered) -> TokenizeBodies | None:
     """
     fields = _fields.decode(body)
     is_chat = "messages" in fields
-    if delivered.token_ids and not is_chat:
+    if delivered.tokens and not is_chat:
         return None
     names = _TEMPLATE_FIELDS if is_chat else _PROMPT_FIELDS
     prompt: dict[str, Any] = {name: fields[name] for name in names if name in fields}
@@ -196,10 +197,11 @@ def _with_answer(fields: Mapping[str, msgspec.Raw], delivered: Delivered) -> dic
     prompt = fields["prompt"]
     if _is_ids(_beginning(prompt)):
         try:
-            ids = _token_ids.decode(prompt)
+            _token_ids.decode(prompt)
         except msgspec.DecodeError as error:
             raise NotContinuableError(str(error)) from None
-        return {"prompt": [*ids, *delivered.token_ids]}
+        ids = bytes(prompt).rstrip()[:-1], delivered.token_ids
+        return {"prompt": msgspec.Raw(b"%b]" % b",".join(filter(None, ids)))}
     return {"prompt": _prompt_text(fields) + delivered.text}
 
 

@@ -115,16 +115,22 @@ class Holding:
             self.spare += size
             self._tenant.spare[self] = None
 
-    def take_spare(self, size: int) -> bool:
-        """Hold bytes more that can be dropped; False where others would have to give way."""
+    def take_room(self, size: int) -> bool:
+        """Hold so many bytes more; False where others would have to give way."""
         if self.exceeded:
             return False
         self._add(size)
         if self._memory.without_room(self._tenant) is not None:
             self._add(-size)
             return False
-        self.spare_held(size)
         return True
+
+    def take_spare(self, size: int) -> bool:
+        """Hold bytes more that can be dropped; False where others would have to give way."""
+        fits = self.take_room(size)
+        if fits:
+            self.spare_held(size)
+        return fits
 
     def free_spare(self, size: int) -> None:
         """Hold so many fewer of the bytes that can be dropped, if they were not."""

@@ -16,6 +16,7 @@ from tessera.gateway.http.engine_connection import (
     EngineSession,
     InvalidHttpError,
 )
+from tessera.gateway.http.event_fields import has_too_many, read_head
 from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
 from tessera.gateway.http.token_counts import Usage, draft_counts
 from tessera.gateway.relay.engine_errors import (
@@ -263,12 +264,12 @@ async def _begun(
     if joint is not None:
         sent.resumed = joint.resumed
         sent.unchecked_joints += not joint.is_checked
-        if sent.protection is not None:
-            sent.protection.free(len(sent.body))
         return block
     await sink.drained()
-    if sent.may_continue and events.text_name in TEXT_NAMES:
-        sent.protection = Protection(sent.body, sent.holding)
+    if sent.may_continue and events.text_name in TEXT_NAMES and not has_too_many(block):
+        head = read_head(block)
+        if head is not None:
+            sent.protection = Protection(sent.body, sent.holding, head)
     resumable = b"true" if sent.protection is not None else b"false"
     # Comments that went before may have taken the headers with them.
     if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):

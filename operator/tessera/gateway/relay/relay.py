@@ -19,7 +19,7 @@ from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.relay.engine import EngineSource
 from tessera.gateway.relay.engine_errors import EngineError, Retry
-from tessera.gateway.relay.resume import count_tokens
+from tessera.gateway.relay.resume import CountedTokens, Protection, count_tokens
 from tessera.gateway.relay.sent import Sent
 from tessera.gateway.relay.sink import AnswerSink
 from tessera.gateway.resolve.models import Models
@@ -189,15 +189,20 @@ class Relay:
 
     async def _join(self, sent: Sent, sink: AnswerSink, delivered: Delivered) -> Joint | None:
         """Return where the next engine goes on; None where nothing is left of the stream."""
-        # What the lost one sent is lost.
+        # What the lost one was asked and sent is lost.
         sent.hold(0)
+        sent.body = b""
+        sent.free_request()
         protection, address = sent.protection, sent.placed.at.choice.replica.address
         if protection is None or not protection.is_active:
             raise NotContinuableError("the stream is not protected any more")
         first_body = protection.body
-        counted = await count_tokens(self._session, address, sent.headers, protection, delivered)
+        counted = await self._count(sent, address, delivered, protection)
         tokens = counted.answer if counted is not None else delivered.events
-        body = continued_body(first_body, delivered, tokens)
+        body = await self._turns.take(
+            len(first_body) + delivered.text_bytes,
+            lambda: continued_body(first_body, delivered, tokens),
+        )
         if body is None:
             usage = None
             if counted is not None and counted.prompt is not None:
@@ -205,7 +210,7 @@ class Relay:
                 usage = (counted.prompt, tokens) if sent.fields.usage_asked else None
             _end(sent, sink, last_events(delivered, usage))
             return None
-        if not protection.hold(len(body)):
+        if not sent.holding.take_room(len(body)):
             raise NotContinuableError("there is no room for its request")
         sent.body = body
         return Joint(
@@ -250,9 +255,7 @@ class Relay:
                 delivered = await protection.delivered(self._turns)
                 if not protection.is_active:
                     return
-                counted = await count_tokens(
-                    self._session, other.address, sent.headers, protection, delivered
-                )
+                counted = await self._count(sent, other.address, delivered, protection)
                 if counted is not None and self._other(sent, free=True) is not None:
                     self.leave(sent, {uid})
                 else:
@@ -260,6 +263,17 @@ class Relay:
                     sent.moved_from = ""
         except NotContinuableError:
             return
+
+    async def _count(
+        self, sent: Sent, address: str, delivered: Delivered, protection: Protection
+    ) -> CountedTokens | None:
+        """Return how an engine reads a stream; None where it does not say.
+
+        Raises NotContinuableError.
+        """
+        return await count_tokens(
+            self._session, address, sent.headers, protection, delivered, self._turns
+        )
 
     def _blame(self, sent: Sent, state: ReplicaState, error: EngineError) -> None:
         """Count a failure of the replica, if it is one."""

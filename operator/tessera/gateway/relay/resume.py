@@ -1,13 +1,14 @@
 """Keeps what a stream needs in order to go on at another replica, and joins the two parts."""
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Annotated, NamedTuple
 
 import msgspec
 
 from tessera.gateway.bodies.continuation import tokenize_bodies
-from tessera.gateway.bodies.delivered import Delivered, NotContinuableError, read_delivered
+from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.engine_connection import (
@@ -15,6 +16,7 @@ from tessera.gateway.http.engine_connection import (
     EngineSession,
     InvalidHttpError,
 )
+from tessera.gateway.http.event_fields import has_too_many
 from tessera.gateway.http.sse import InvalidStreamError, event_data, split_events
 
 RESUMABLE = b"x-tessera-resumable"
@@ -26,22 +28,28 @@ TEXT_NAMES = (b'"content":', b'"text":')
 _UNPROTECTED = b": %b: false\n\n" % RESUMABLE
 # Bytes are held in steps, and each event takes more than its bytes.
 _STEP_BYTES, _EVENT_BYTES = 4096, 48
+# Of events that are read at once, each of which takes as long as so many times its bytes of a body.
+_READ_BYTES, _READ_COST = 2**14, 16
 # Of an answer, with the ids of 300,000 tokens.
 _MAX_TOKENIZED_BYTES = 2 * 2**20
 _TOKENIZE_SECONDS = 5.0
 
 
 class Protection:
-    """What one running stream needs in order to go on elsewhere.
+    """What one running stream needs in order to go on elsewhere, which its request holds.
 
-    It is given up where there is no room for it, and once the stream has more than one text.
+    It is given up where there is no room for it, and once the stream has more than one text, or an
+    event of more values than may be.
     """
 
-    def __init__(self, body: bytes, holding: Holding) -> None:
+    def __init__(self, body: bytes, holding: Holding, head: Mapping[str, msgspec.Raw]) -> None:
         """Take the request that the engine got, whose bytes are held."""
         self.body = body
         self._holding = holding
-        self._blocks: list[bytes] = []
+        self._head = head
+        self._delivered: Delivered | None = None
+        # What is not read yet of what the client got.
+        self._blocks: deque[bytes] = deque()
         self._size = len(body)
         self._unheld = 0
         self.is_active = True
@@ -56,7 +64,7 @@ class Protection:
             self._unheld += len(block) + _EVENT_BYTES
             if self._unheld > _STEP_BYTES:
                 self._hold()
-            if text_name not in TEXT_NAMES:
+            if text_name not in TEXT_NAMES or has_too_many(block):
                 self.end()
         if self.is_active or self._is_announced:
             return block
@@ -64,18 +72,26 @@ class Protection:
         return _UNPROTECTED + block
 
     async def delivered(self, turns: Turns) -> Delivered:
-        """Read what the client got.
+        """Read what the client got since it was read last, a part in each turn.
 
         Raises NotContinuableError.
         """
+        if self.is_active:
+            self._hold()
+        delivered = self._delivered = self._delivered or Delivered(self._head)
+        # Those that come meanwhile are not waited for.
+        unread = len(self._blocks)
+        while self._blocks and unread > 0:
+            size = self._size - len(self.body) - delivered.size
+            unread -= await turns.take(size * _READ_COST, lambda: self._read(delivered))
         if not self.is_active:
             raise NotContinuableError("the stream is not protected")
-        stream = b"".join(self._blocks)
-        return await turns.take(len(stream), lambda: _read(stream))
+        delivered.check()
+        return delivered
 
     def hold(self, size: int) -> bool:
-        """Hold what another engine is asked for; False where there is no room."""
-        return self._holding.take_spare(size)
+        """Hold what an engine is asked and answers; False where there is no room."""
+        return self.is_active and self._holding.take_spare(size)
 
     def free(self, size: int) -> None:
         """Hold it no more."""
@@ -85,6 +101,27 @@ class Protection:
         """Keep nothing more."""
         if self.is_active:
             self._holding.drop_spare()
+
+    def _read(self, delivered: Delivered) -> int:
+        """Read the next blocks, of which little is kept; return how many these are.
+
+        Raises NotContinuableError, after which the stream is not protected any more.
+        """
+        size, number, before = 0, 0, delivered.size
+        try:
+            while self._blocks and size < _READ_BYTES:
+                block = self._blocks.popleft()
+                size += len(block)
+                number += 1
+                delivered.read(map(event_data, split_events(block)))
+        except (InvalidStreamError, NotContinuableError) as error:
+            self.end()
+            raise NotContinuableError(str(error)) from None
+        # A text has fewer bytes than its events.
+        less = size + number * _EVENT_BYTES - (delivered.size - before)
+        self._size -= less
+        self._holding.free_spare(less)
+        return number
 
     def _hold(self) -> None:
         size, self._unheld = self._unheld, 0
@@ -96,13 +133,8 @@ class Protection:
         self.is_active = False
         self.body = b""
         self._blocks.clear()
-
-
-def _read(stream: bytes) -> Delivered:
-    try:
-        return read_delivered(map(event_data, split_events(stream)))
-    except InvalidStreamError as error:
-        raise NotContinuableError(str(error)) from None
+        self._unheld = 0
+        self._delivered = None
 
 
 class CountedTokens(NamedTuple):
@@ -126,6 +158,7 @@ async def count_tokens(
     headers: bytes,
     protection: Protection,
     delivered: Delivered,
+    turns: Turns,
 ) -> CountedTokens | None:
     """Return how an engine reads an answer that has begun.
 
@@ -133,10 +166,12 @@ async def count_tokens(
     where it does not read the same prompt before them, as with a template that changes earlier
     turns.
     """
-    bodies = tokenize_bodies(protection.body, delivered)
+    # A stream that runs gets more meanwhile.
+    events, text_bytes, held_bytes = delivered.events, delivered.text_bytes, 0
+    body = protection.body
+    bodies = await turns.take(len(body) + text_bytes, lambda: tokenize_bodies(body, delivered))
     if bodies is None:
-        return CountedTokens(None, len(delivered.token_ids))
-    held_bytes = 0
+        return CountedTokens(None, delivered.tokens)
 
     def hold(size: int) -> bool:
         # Thousands of streams may be lost at once, and engines belong to tenants.
@@ -145,6 +180,8 @@ async def count_tokens(
         held_bytes += size if fits else 0
         return fits
 
+    if not hold(len(bodies.prompt) + len(bodies.continued)):
+        return None
     try:
         async with asyncio.timeout(_TOKENIZE_SECONDS):
             prompt = await _tokens(session, address, headers, bodies.prompt, hold)
@@ -158,8 +195,8 @@ async def count_tokens(
         return None
     # A token at least stands behind each event. Engines may send several in one, and a text may
     # have fewer tokens than it was generated in; no token has less than a byte.
-    counted = min(whole.count - prompt.count, len(delivered.text.encode()))
-    tokens = max(counted, delivered.events)
+    counted = min(whole.count - prompt.count, text_bytes)
+    tokens = max(counted, events)
     is_same = bytes(whole.tokens).startswith(bytes(prompt.tokens).rstrip()[:-1] + b",")
     # The text of a completion is the same, and may have other tokens at the joint.
     if not is_same and bodies.is_chat:

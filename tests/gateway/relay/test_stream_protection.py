@@ -1,0 +1,255 @@
+"""What a stream that may go on elsewhere keeps: its request holds it, and reads it once."""
+
+import asyncio
+import json
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+
+from tessera.gateway.bodies.delivered import NotContinuableError
+from tessera.gateway.bodies.memory import Holding, Memory
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.http.event_fields import MAX_VALUES
+from tessera.gateway.relay.resume import Protection
+from tests.gateway.harness import (
+    DONE,
+    END,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    a_delta,
+    an_identified_request,
+    event,
+)
+from tests.gateway.relay.test_resumed_streams import (
+    RESUMED,
+    UNPROTECTED,
+    breaking,
+    going_on,
+    replicas,
+)
+
+pytestmark = pytest.mark.anyio
+CONTENT = b'"content":'
+REST = (ROLE, a_delta(" two"), END, USAGE, DONE)
+BODY = b'{"messages":[]}'
+
+
+class Clock:
+    """Counts the steps that turns measured."""
+
+    def __init__(self) -> None:
+        self.steps = 0.0
+
+    def __call__(self) -> float:
+        self.steps += 0.5
+        return 0.0
+
+
+def a_protection(memory: Memory | None = None) -> tuple[Protection, Holding]:
+    holding = an_identified_request(memory).holding
+    holding.take(len(BODY))
+    return Protection(BODY, holding, {"id": msgspec.Raw(b'"a"')}), holding
+
+
+def a_piece(text: str, *token_ids: int) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "token_ids": token_ids}
+    return event({"id": "a", "choices": [choice]})
+
+
+# --- what it holds
+
+
+async def test_what_a_stream_keeps_is_held_before_and_after_it_is_read() -> None:
+    protection, holding = a_protection()
+    block = a_piece("word ", *range(100_000, 100_100))
+    for _ in range(1000):
+        protection.add(block, CONTENT)
+    assert holding.size == holding.spare > 990 * len(block)
+    tracemalloc.start()
+    try:
+        delivered = await protection.delivered(Turns(Clock()))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    # Text and token ids are left, without an object for each.
+    assert (delivered.text_bytes, delivered.tokens) == (4999, 100_000)
+    assert delivered.size <= holding.size - len(BODY) <= delivered.size + 100
+    assert kept < 1.2 * delivered.size
+    protection.end()
+    assert (holding.size, protection.body, protection.is_active) == (0, b"", False)
+
+
+async def test_a_stream_is_read_once_and_in_parts_that_leave_turns_to_others() -> None:
+    protection, _ = a_protection()
+    clock = Clock()
+    turns = Turns(clock)
+    block = b'data:{"choices":[{}]}\n\n' * 700
+    protection.add(a_piece("word"), CONTENT)
+    for _ in range(50):
+        protection.add(block, CONTENT)
+    before = await protection.delivered(turns)
+    assert clock.steps >= 20
+    clock.steps = 0.0
+    protection.add(a_piece(" two"), CONTENT)
+    delivered = await protection.delivered(turns)
+    assert (delivered, delivered.text, clock.steps) == (before, "word two", 0)
+
+
+async def test_two_that_read_one_stream_read_it_once_together() -> None:
+    protection, _ = a_protection()
+    for number in range(2000):
+        protection.add(a_piece(f"{number} "), CONTENT)
+    turns = Turns(Clock())
+    async with asyncio.timeout(60):
+        first, second = await asyncio.gather(*(protection.delivered(turns) for _ in range(2)))
+    assert first is second
+    assert first.text.split() == [str(number) for number in range(2000)]
+
+
+async def test_a_stream_that_cannot_be_read_is_protected_no_longer() -> None:
+    protection, holding = a_protection()
+    protection.add(a_piece("word"), CONTENT)
+    protection.add(b'data: {"choices":[{"index":1}]}\n\n', CONTENT)
+    for _ in range(2):
+        with pytest.raises(NotContinuableError):
+            await protection.delivered(Turns(Clock()))
+    assert holding.size == 0
+    assert protection.add(b"next", CONTENT) == UNPROTECTED + b"next"
+
+
+async def test_protection_that_gives_way_while_it_is_read_keeps_nothing() -> None:
+    protection, holding = a_protection()
+    for _ in range(2000):
+        protection.add(a_piece("word "), CONTENT)
+    reading = asyncio.create_task(protection.delivered(Turns(Clock())))
+    await asyncio.sleep(0)
+    holding.drop_spare()
+    with pytest.raises(NotContinuableError):
+        await reading
+    assert holding.size == 0
+
+
+async def test_what_waits_at_the_joint_is_held() -> None:
+    asked, text = asyncio.Event(), a_delta("word " * 2000)
+
+    async def second(call: EngineCall) -> None:
+        if call.path != "/tokenize":
+            await call.stream(*REST)
+            return
+        asked.set()
+        await release.wait()
+        await going_on(DONE)(call)
+
+    release = asyncio.Event()
+    async with replicas(breaking(ROLE, *[text] * 20), second) as (gateway, engines):
+        sending = asyncio.create_task(gateway.post(STREAM))
+        await asyncio.wait_for(asked.wait(), 60)
+        # The text, and what the engine is asked about.
+        assert 400_000 <= gateway.held_bytes < 450_000
+        release.set()
+        answer = await sending
+        await gateway.wait_for_held_bytes(0, 0)
+    assert answer.body.endswith(RESUMED + DONE)
+    assert len(engines[1].calls) == 3
+
+
+async def test_what_the_next_engine_is_asked_is_held_as_its_request() -> None:
+    asked, text = asyncio.Event(), a_delta("word " * 2000)
+
+    async def second(call: EngineCall) -> None:
+        if call.path == "/tokenize":
+            await going_on(DONE)(call)
+            return
+        asked.set()
+        await release.wait()
+        await call.stream(*REST)
+
+    release = asyncio.Event()
+    async with replicas(breaking(ROLE, *[text] * 20), second) as (gateway, _):
+        sending = asyncio.create_task(gateway.post(STREAM))
+        await asyncio.wait_for(asked.wait(), 60)
+        assert 400_000 <= gateway.held_bytes < 450_000
+        # Protection gives way; the request itself stays.
+        (course,) = gateway.app._courses
+        course.identified.holding.drop_spare()
+        assert 200_000 <= gateway.held_bytes < 250_000
+        release.set()
+        answer = await sending
+        await gateway.wait_for_held_bytes(0, 0)
+    assert answer.body.endswith(RESUMED + DONE)
+
+
+# --- what ends it
+
+
+async def test_a_stream_with_long_names_runs_on_without_protection() -> None:
+    name = "x" * 2_000_000
+    first = event({"id": name, "choices": [{"delta": {"content": "a"}}]})
+    async with replicas(breaking(first, a_delta()), going_on(*REST)) as (gateway, engines):
+        answer = await gateway.post(STREAM)
+    assert answer.headers["x-tessera-resumable"] == "false"
+    assert answer.body.startswith(first + a_delta())
+    assert b"stream_broken" in answer.body
+    assert not engines[1].calls
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"choices": [{"index": 0, "delta": {"content": ""}}] * (MAX_VALUES + 1)},
+        {f"field-{number}": 1 for number in range(MAX_VALUES + 1)},
+    ],
+    ids=["choices", "fields"],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_stream_with_an_event_of_too_many_values_runs_on_without_protection(
+    strange: dict[str, Any], *, is_first: bool
+) -> None:
+    large = event(strange)
+
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta() + large * is_first)
+        await gateway.wait_for_tokens(1 + is_first * ("choices" in strange))
+        await call.chunk(large * (not is_first) + a_delta(" one"))
+        call.cut()
+
+    async with replicas(script, going_on(*REST)) as (gateway, engines):
+        answer = await gateway.post(STREAM)
+    resumable = answer.headers["x-tessera-resumable"], answer.body.count(UNPROTECTED)
+    assert resumable == (("false", 0) if is_first else ("true", 1))
+    rest = answer.body.replace(UNPROTECTED, b"")
+    assert rest.startswith(ROLE + a_delta() + large + a_delta(" one"))
+    assert b"stream_broken" in answer.body
+    assert not engines[1].calls
+
+
+async def test_a_request_for_more_choices_than_an_event_may_have_is_answered() -> None:
+    async with replicas(going_on(ROLE, a_delta(), END, USAGE, DONE)) as (gateway, _):
+        answer = await gateway.post({**STREAM, "n": MAX_VALUES + 1})
+    assert answer.headers["x-tessera-resumable"] == "false"
+    assert answer.body == ROLE + a_delta() + END + DONE
+
+
+async def test_a_stream_of_the_longest_id_of_a_request_goes_on() -> None:
+    async def first(call: EngineCall) -> None:
+        name = f"chatcmpl-{call.headers['x-request-id']}-0123abcd"
+        await call.begin()
+        await call.chunk(event({"id": name, "choices": [{"index": 0, "delta": {"content": "a"}}]}))
+        call.cut()
+
+    request_id = "r" * 128
+    async with replicas(first, going_on(*REST)) as (gateway, _):
+        answer = await gateway.post(STREAM, **{"x-request-id": request_id})
+    assert answer.headers["x-tessera-resumable"] == "true"
+    assert answer.body.endswith(RESUMED + DONE)
+    names = {
+        json.loads(each.removeprefix(b"data: "))["id"]
+        for each in answer.body.split(b"\n\n")
+        if each.startswith(b"data: {")
+    }
+    assert names == {f"chatcmpl-{request_id}-0123abcd"}
