@@ -44,7 +44,12 @@ from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
 from tessera.gateway.bodies.parsing import MAX_PROMPT_BYTES, MAX_SESSION_BYTES
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
 from tessera.gateway.fleet.polling import PAGE_SECONDS
-from tessera.gateway.http.connections import MAX_CONNECTIONS, MAX_DESCRIPTORS
+from tessera.gateway.http.connections import (
+    MAX_CONNECTION_BYTES,
+    MAX_CONNECTIONS,
+    MAX_DESCRIPTORS,
+    PATIENCE_SECONDS,
+)
 from tessera.gateway.http.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.http.protocol import (
     DISCARD_SECONDS,
@@ -54,6 +59,8 @@ from tessera.gateway.http.protocol import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_WAITING_REQUESTS,
+    PACE_BYTES,
+    PACE_SECONDS,
     STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
 )
@@ -171,6 +178,20 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 round(GONE_SECONDS * 1000),
             ),
             ("connections of clients, or half of the descriptors without 256", MAX_CONNECTIONS),
+            (
+                "a connection says nothing before it gives way to a new one first",
+                timedelta(seconds=PATIENCE_SECONDS),
+            ),
+            (
+                "bytes that connections hold beside their tenants: heads, requests that wait "
+                "behind another, and bodies whose key is not accepted yet",
+                MAX_CONNECTION_BYTES,
+            ),
+            (
+                f"a body with an accepted key has fewer than {PACE_BYTES:,} bytes more before its "
+                "connection gives way to a new one",
+                timedelta(seconds=PACE_SECONDS),
+            ),
             ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
             ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),
             ("bytes of the body of a request", _BODY.max_bytes),

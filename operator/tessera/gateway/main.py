@@ -219,7 +219,7 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
     ends = metrics.connection_ends
     clients = Connections(raise_descriptor_limit(), lambda end: ends.labels(end).inc())
     metrics.connections.set_function(lambda: len(clients))
-    metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
+    metrics.held_bytes.set_function(lambda: gateway.app.memory.size + clients.held_bytes)
     replicas = gateway.admission.replicas
     metrics.prefix_record_bytes.set_function(lambda: replicas.record_bytes)
     return GatewayServer(

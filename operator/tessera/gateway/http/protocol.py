@@ -6,6 +6,7 @@ import re
 import select
 import sys
 import termios
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,13 +18,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.http.connections import GatewayServerState
+from tessera.gateway.http.connections import ConnectionStage, GatewayServerState
 from tessera.gateway.refusals import RequestError, invalid_request
 
 # Also of chunk sizes and extensions, beside an eighth of the body.
 MAX_HEADER_BYTES = 64 * 2**10
-# With trailers; each takes 130 bytes of memory beside its own.
+# With trailers.
 MAX_HEADERS = 256
+# Of memory, beside its own.
+_HEADER_BYTES = 130
+# As much is part of what any connection takes.
+_SMALL_BYTES = 4 * 2**10
 # The size of a chunk, and two ends of lines.
 _MIN_CHUNK_BYTES = 5
 # Of one connection, behind the request that is answered.
@@ -35,6 +40,9 @@ GONE_SECONDS = 0.5
 # A client for which more waits reads so many bytes in so long.
 STALLED_CLIENT_SECONDS = 60.0
 STALLED_CLIENT_BYTES = 2**16
+# A body keeps its pace of which so many bytes come in so long.
+PACE_SECONDS = 10.0
+PACE_BYTES = 2**13
 # From the last response of a connection that is drained to its end.
 LINGER_SECONDS = 1
 # A client that is refused may still send its request: it is read, and not looked at, since a
@@ -94,6 +102,8 @@ class _Reading(HttpToolsProtocol):
     # What the parser showed of the bytes that came at once.
     _seen_bytes = 0
     _in_headers = False
+    # Of all bodies of this connection.
+    _body_bytes = 0
     # Most connections never wait with a request behind another one.
     _gone_check: asyncio.TimerHandle | None = None
 
@@ -120,6 +130,7 @@ class _Reading(HttpToolsProtocol):
     @override
     def on_body(self, body: bytes) -> None:
         self._seen_bytes += len(body)
+        self._body_bytes += len(body)
         self._header_bytes -= len(body) // 8
         super().on_body(body)
 
@@ -259,7 +270,93 @@ class _Writing(_Reading):
             self.transport.write(data)
 
 
-class GatewayProtocol(_Writing):
+class _Waiting(_Writing):
+    """For what the connection waits of its client, and what it holds beside its tenant."""
+
+    pace_seconds = PACE_SECONDS
+
+    _running: RequestResponseCycle | None = None
+    _written_before = 0
+    # That of the request which is answered, once its key is accepted.
+    _tenant: str | None = None
+    # Of its body, for which it is looked again and again whether enough of it comes.
+    _keeps_pace = False
+    _bytes_before = 0
+    _held_bytes = 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._clients = cast("GatewayServerState", self.server_state).clients
+        # For the rest of a request that has its response.
+        self._close_deadline = _Deadline()
+        self._pace_deadline = _Deadline()
+        # The bytes of each head that is complete and has no whole response.
+        self._heads: deque[int] = deque()
+
+    def accept(self, tenant: str) -> None:
+        """Note that the key of the request which is answered is accepted, and whose it is."""
+        self._tenant = tenant
+        if self._running is not None and self._running.more_body:
+            self._watch_pace(keeps_pace=True)
+        else:
+            self._note_waiting()
+        # From now on the body is held for its tenant.
+        self._note_held()
+
+    def _note_waiting(self) -> None:
+        """Tell for what the connection waits of its client: a request, its rest, or to be read."""
+        running = self._running
+        if running is None or running.response_complete:
+            is_silent = not (self._in_headers or self._close_deadline.is_set)
+            stage = ConnectionStage.SILENT if is_silent else ConnectionStage.WITHOUT_KEY
+            self._clients.wait(self, stage)
+        elif running.more_body and self._tenant is not None and self._keeps_pace:
+            self._clients.upload(self, self._tenant)
+        elif self._tenant is None:
+            self._clients.wait(self, ConnectionStage.WITHOUT_KEY)
+        elif running.more_body or self._is_unread:
+            self._clients.wait(self, ConnectionStage.WITH_KEY)
+        else:
+            self._clients.begin(self)
+
+    @property
+    def _is_unread(self) -> bool:
+        """Whether the client has not even read responses before the one that is written.
+
+        Who is slow to read one large response does not wait; such a client asks for more than it
+        reads.
+        """
+        written = self._written_bytes - self._written_before
+        return self.flow.write_paused and self.transport.get_write_buffer_size() > written
+
+    def _watch_pace(self, *, keeps_pace: bool) -> None:
+        self._keeps_pace, self._bytes_before = keeps_pace, self._body_bytes
+        self._pace_deadline.lift()
+        self._pace_deadline.set(self.loop, self.pace_seconds, self._check_pace)
+        self._note_waiting()
+
+    def _check_pace(self) -> None:
+        # What is not read cannot come.
+        is_fast = self._body_bytes - self._bytes_before >= PACE_BYTES or self.flow.read_paused
+        self._watch_pace(keeps_pace=is_fast)
+
+    def _note_held(self) -> None:
+        """Tell what the connection holds beside its tenant: heads, and bodies of nobody known."""
+        size = sum(self._heads)
+        if self._in_headers:
+            size += self._header_bytes + self._unseen_bytes + self._header_count * _HEADER_BYTES
+        if self._running is not None and self._tenant is None:
+            size += len(self._running.body)
+        for cycle, _ in self.pipeline:
+            size += len(cycle.body)
+        if size <= _SMALL_BYTES:
+            size = 0
+        if size != self._held_bytes:
+            self._held_bytes = size
+            self._clients.hold(self, size)
+
+
+class GatewayProtocol(_Waiting):
     """One connection of a client."""
 
     header_seconds = HEADER_SECONDS
@@ -269,15 +366,10 @@ class GatewayProtocol(_Writing):
     on_gone: Callable[[], None] | None = None
 
     _discarded = 0
-    _running: RequestResponseCycle | None = None
-    _written_before = 0
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        self._clients = cast("GatewayServerState", self.server_state).clients
         self._header_deadline = _Deadline()
-        # For the rest of a request that has its response.
-        self._close_deadline = _Deadline()
         super().connection_made(transport)
         # None if the other end was gone at once.
         self._clients.add(self, self.client[0] if self.client else "")
@@ -292,6 +384,7 @@ class GatewayProtocol(_Writing):
         self._clients.remove(self)
         self._header_deadline.lift()
         self._close_deadline.lift()
+        self._pace_deadline.lift()
         if self._gone_check is not None:
             self._gone_check.cancel()
         self.resume_writing()
@@ -336,10 +429,13 @@ class GatewayProtocol(_Writing):
             return
         if self._in_headers and not self._header_deadline.is_set:
             self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
+        if self._in_headers or (self.cycle is not None and self.cycle.more_body):
+            self._note_waiting()
+        self._note_held()
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running, self._written_before = cycle, self._written_bytes
+        self._running, self._written_before, self._tenant = cycle, self._written_bytes, None
         super()._start_asgi_task(cycle, app)
 
     @override
@@ -359,6 +455,7 @@ class GatewayProtocol(_Writing):
         if self.parser.should_upgrade():
             return
         self._in_headers = False
+        self._heads.append(self._header_bytes + self._header_count * _HEADER_BYTES)
         self._header_deadline.lift()
         self._unset_keepalive_if_required()
         super().on_headers_complete()
@@ -383,6 +480,7 @@ class GatewayProtocol(_Writing):
                 self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
             )
         super().on_message_complete()
+        self._pace_deadline.lift()
         if not self.pipeline:
             # A large body paused the reading, which would also be that of the end of its client.
             self.flow.resume_reading()
@@ -393,8 +491,10 @@ class GatewayProtocol(_Writing):
         if self._running is not None:
             # A connection that waits for a request keeps nothing of the last one.
             self._running.scope, self._running.body = {}, bytearray()  # type: ignore[typeddict-item]
+        self._heads.popleft()
         super().on_response_complete()
         self._note_waiting()
+        self._note_held()
 
     @override
     def pause_writing(self) -> None:
@@ -424,22 +524,6 @@ class GatewayProtocol(_Writing):
     def _has_last_request(self) -> bool:
         """Whether a request is complete after whose response the connection ends."""
         return self.cycle is not None and not (self.cycle.keep_alive or self.cycle.more_body)
-
-    def _note_waiting(self) -> None:
-        """Tell whether the connection waits for its client: to send a request, or to read.
-
-        Who is slow to read one large response does not wait; who has not even read those before
-        it asks for more than it reads.
-        """
-        running = self._running
-        is_busy = running is not None and not (running.response_complete or running.more_body)
-        written = self._written_bytes - self._written_before
-        if is_busy and not (
-            self.flow.write_paused and self.transport.get_write_buffer_size() > written
-        ):
-            self._clients.begin(self)
-        else:
-            self._clients.wait(self)
 
     def _read_on(self) -> None:
         if not self.transport.is_closing():
@@ -490,6 +574,7 @@ class GatewayProtocol(_Writing):
     def _close_when_read(self) -> None:
         """End the response, and discard what the client sends until it closes the connection."""
         self._header_deadline.lift()
+        self._pace_deadline.lift()
         self.pipeline.clear()
         self._close_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
         if self.transport.can_write_eof():

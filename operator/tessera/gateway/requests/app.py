@@ -144,6 +144,7 @@ class GatewayApp:
         await response.client.drained()
         address, senders = _client_address(scope), self._admission.senders
         identity = await senders.identify(headers, address)
+        response.client.accept(identity.tenant)
         if not self.can_record():
             raise RequestError(RequestReason.USAGE_NOT_RECORDED)
         task, client = asyncio.current_task(), response.client
@@ -238,6 +239,7 @@ class GatewayApp:
         client, senders = response.client, self._admission.senders
         await client.drained()
         identity = await senders.identify(headers, _client_address(scope))
+        client.accept(identity.tenant)
         holding = self.memory.open(identity, senders.weight_of(identity), client.abort)
         name = scope["path"].removeprefix(_MODELS).removeprefix("/")
         models = self._admission.models

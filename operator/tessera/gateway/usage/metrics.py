@@ -280,7 +280,8 @@ class GatewayMetrics:
         self._loads = [(gauge(name, text, ("service",)), value) for name, text, value in _LOADS]
         self.held_bytes = gauge(
             "tessera_gateway_held_bytes",
-            "Bytes of bodies and answers that all requests hold in the gateway's memory.",
+            "Bytes of bodies and answers that all requests hold in the gateway's memory, and of "
+            "what connections hold before a key is accepted.",
         )
         self.prefix_record_bytes = gauge(
             "tessera_gateway_prefix_record_bytes",
