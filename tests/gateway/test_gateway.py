@@ -51,8 +51,6 @@ PEERS = GatewayPeers(count=3, secret=b"secret")
 class Surroundings:
     """What a gateway works with, in memory."""
 
-    has_room = True
-
     def __init__(self) -> None:
         self.observed: GatewayObservations | None = None
         self.borrowings: list[tuple[str, BorrowRequest]] = []
@@ -82,6 +80,9 @@ class Surroundings:
 
     def note_begun(self, record: UsageRecord) -> None:
         raise AssertionError(record)
+
+    def check_room(self, tenant: str) -> None:
+        raise AssertionError(tenant)
 
     def note_running(self, records: Sequence[UsageRecord]) -> None:
         self.running.append(records)

@@ -43,9 +43,8 @@ _NOTHING, _NO_ARRIVALS = DemandCount(), ArrivalCount()
 class Recorder(Protocol):
     """Takes usage records."""
 
-    @property
-    def has_room(self) -> bool:
-        """Return whether new requests may begin."""
+    def check_room(self, tenant: str) -> None:
+        """Raise RequestError where a new request of a tenant may not begin."""
 
     def add(self, record: UsageRecord) -> None:
         """Take the record of a request that ended."""
@@ -89,7 +88,7 @@ class Gateway:
         """Set when a request waits for a service without a replica."""
         self.admission = Admission(parts.identifier, self.borrow, self.waking.set)
         self.app = GatewayApp(self.admission, parts.engines, parts.recorder.add)
-        self.app.can_record = lambda: parts.recorder.has_room
+        self.app.check_room = parts.recorder.check_room
         self.app.note_begun = parts.recorder.note_begun
         self.directory: Directory | None = None
         """What requests are judged by; None before the first."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.usage.sums import UsageSums
 from tests.gateway.store.builders import SECOND, START_NS, a_record
@@ -38,7 +39,7 @@ def test_tokens_times_and_requests_are_added() -> None:
 @pytest.mark.parametrize(
     "difference",
     [
-        *({name: "another"} for name in ("tenant", "team", "user", "key", "service", "model")),
+        *({name: "another"} for name in ("tenant", "team", "key", "service", "model")),
         *({name: "another"} for name in ("variant", "price_version", "route", "reason")),
         {"phase": Phase.ABORTED},
         {"status": 499},
@@ -53,3 +54,29 @@ def test_what_a_bill_or_a_report_tells_apart_is_not_added(difference: dict[str, 
     sums.add(a_record(started_at_ns=MINUTE_NS))
     sums.add(a_record(**{"started_at_ns": MINUTE_NS} | difference))
     assert [total.requests for total in sums] == [1, 1]
+
+
+def test_an_engine_chooses_no_sum_and_the_gateway_says_its_status() -> None:
+    sums = UsageSums(MINUTE)
+    for status in (*range(400, 500), 429):
+        sums.add(a_record(status=status, reason=RequestReason.ENGINE_REFUSED))
+    for status in (502, 504):
+        sums.add(a_record(status=status, reason=RequestReason.ENGINE_FAILED))
+    assert [(total.status, total.requests) for total in sums] == [(400, 101), (502, 1), (504, 1)]
+
+
+def test_users_and_ids_make_no_sum() -> None:
+    sums = UsageSums(MINUTE)
+    for number in range(100):
+        sums.add(a_record(user=f"user-{number}", request_id=f"{number}", replica=f"{number}"))
+    (total,) = sums
+    assert (total.user, total.request_id, total.replica, total.requests) == (None, "", None, 100)
+
+
+def test_tags_are_exact_until_there_are_too_many_sums() -> None:
+    sums = UsageSums(MINUTE, max_tagged=3)
+    for number in range(10):
+        for _ in range(2):
+            sums.add(a_record(tags=f"case={number}"))
+    exact = {total.tags: total.requests for total in sums}
+    assert exact == {"case=0": 2, "case=1": 2, "case=2": 2, "": 14}

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from typing_extensions import override
@@ -28,6 +29,7 @@ from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.receive.receiver import BodyBounds
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.server import GatewayServer
@@ -89,7 +91,7 @@ class Happening:
     """The gateway begins to drain."""
     cancels: bool = False
     """Its time to drain is over."""
-    recorder_is_full: bool = False
+    recorder_refuses: RequestReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,8 +421,8 @@ class Play:
                 # As uvicorn does once the time to drain is over.
                 for task in sorted(self.server.server_state.tasks, key=_number):
                     task.cancel()
-            if happening.recorder_is_full:
-                self.app.can_record = lambda: False
+            if happening.recorder_refuses is not None:
+                self.app.check_room = partial(_refuse, happening.recorder_refuses)
 
     def _connected(self, number: int) -> _Client:
         client = _Client(self, f"client-{number}")
@@ -492,6 +494,10 @@ class Play:
         finally:
             self.loop.run_until_complete(_end_others())
             self.loop.close()
+
+
+def _refuse(reason: RequestReason, _: str) -> None:
+    raise RequestError(reason, 1000, 60)
 
 
 def _number(task: asyncio.Task[None]) -> int:

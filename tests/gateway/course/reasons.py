@@ -7,6 +7,7 @@ from typing import Any
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.directory import TenantLimits
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.course.building import (
@@ -441,8 +442,12 @@ def _drains() -> Iterator[Course]:
     yield a_course("the gateway drains", sent(_ASKED), engines=_ENGINES, happenings=(drains,))
     ready = request("/readyz", b"", method="GET", key=None)
     yield a_course("readiness while it drains", sent(ready), engines={}, happenings=(drains,))
-    full = Happening(seconds=0.005, recorder_is_full=True)
-    yield a_course("no room for records", sent(_ASKED), engines=_ENGINES, happenings=(full,))
+    for name, reason in (
+        ("no room for records", RequestReason.USAGE_NOT_RECORDED),
+        ("too many sums of usage", RequestReason.TOO_MANY_USAGE_SUMS),
+    ):
+        full = Happening(seconds=0.005, recorder_refuses=reason)
+        yield a_course(name, sent(_ASKED), engines=_ENGINES, happenings=(full,))
 
 
 def reasons() -> Iterator[Course]:

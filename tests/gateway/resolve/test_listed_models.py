@@ -87,15 +87,15 @@ def test_the_lists_of_a_tenant_have_a_bound_and_displace_none_of_others(length: 
     own, foreign = models_of(TENANT, 200, length), models_of("team-b", 1)
     admission = an_admission(*own, *foreign)
     other = admission.models.listing(Identity(tenant="team-b"))
-    last = list[bytes]()
+    every = list[bytes]()
     for number in range(2 * MAX_LISTINGS):
         # Each may use all but one.
         scope = frozenset(model.service for model in own[number + 1 :])
-        last.append(admission.models.listing(Identity(tenant=TENANT, services=scope)))
-    kept = admission.models.listings_of(TENANT)
-    assert 1 < len(kept) <= MAX_LISTINGS
-    assert kept == last[-len(kept) :]
-    assert sum(map(len, kept)) <= MAX_LISTING_BYTES
+        every.append(admission.models.listing(Identity(tenant=TENANT, services=scope)))
+    listings = admission.models.listings_of(TENANT)
+    assert 1 < len(listings) <= MAX_LISTINGS
+    assert listings == every[-len(listings) :]
+    assert sum(map(len, listings)) <= MAX_LISTING_BYTES
     assert admission.models.listing(Identity(tenant="team-b")) is other
 
 

@@ -16,7 +16,7 @@ def a_begun(name: str, output_tokens: int = 0) -> UsageRecord:
 
 def kill(journal: UsageJournal) -> None:
     """Drop the locks, as the end of a process does."""
-    for segment in journal._segments:
+    for segment in (*journal._segments, *journal._ended_sums, *filter(None, (journal._sums,))):
         segment.file.close()
     journal._file.close()
 
@@ -73,3 +73,32 @@ def test_a_gateway_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
     journal.note_running([], None)
     journal.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_sum_the_newest_counts_wherever_it_is(tmp_path: Path) -> None:
+    journal = UsageJournal(tmp_path, segment_bytes=1000)
+    for requests in range(1, 40):
+        ended = a_record(record_id=f"record-{requests}", requests=0)
+        journal.add([ended, a_record(record_id="record-1", requests=requests)], 1)
+        if requests == 20:
+            journal.note_sums([a_record(record_id="record-1", requests=20)])
+            journal.note_running([], None)
+    journal.note_sums([a_record(record_id="record-x", requests=7)])
+    kill(journal)
+    (left,) = abandoned_journals(tmp_path)
+    assert {each.record_id: each.requests for each in left.records} == {
+        "record-1": 39,
+        "record-x": 7,
+    }
+
+
+def test_sums_stay_until_those_of_their_period_are_stored(tmp_path: Path) -> None:
+    journal = UsageJournal(tmp_path)
+    journal.note_sums([a_record(record_id="a", requests=5)])
+    journal.end_sums()
+    journal.note_sums([a_record(record_id="b", requests=6)])
+    journal.note_running([], None)
+    journal.drop_ended_sums()
+    kill(journal)
+    (left,) = abandoned_journals(tmp_path)
+    assert ids(left.records) == ["b"]

@@ -3,13 +3,14 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
 from tessera.gateway.store.database import StoreError
@@ -19,12 +20,12 @@ from tessera.gateway.usage.logs import access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import (
     MAX_FILE_ROWS,
-    MAX_TENANT_ROWS,
-    SUM_SECONDS,
     Recording,
     file_rows,
 )
+from tessera.gateway.usage.summing import MAX_TAGGED_SUMS, MAX_TENANT_ROWS, SUM_SECONDS
 from tests.gateway.store.builders import SECOND, START_NS, a_record
+from tests.gateway.usage.test_journal import kill
 
 RETENTION = timedelta(days=90)
 PAIR = {"tenant": "team-a", "service": "team-a/chat"}
@@ -133,14 +134,14 @@ async def test_oldest_rows_that_no_sum_makes_fewer_are_deleted_with_an_error(
     opened = await bounded(tmp_path, 1000)
     await opened.store.record([a_record()])
     await opened.store.record(
-        [a_record(tenant="flood", user=str(n), started_at_ns=START_NS + n) for n in range(2500)]
+        [a_record(tenant="flood", key=str(n), started_at_ns=START_NS + n) for n in range(2500)]
     )
 
     await opened.prune(START_NS)
 
     assert await opened.store.rows_by_tenant() == {"team-a": 1, "flood": 500}
     left = (await opened.store.oldest(2))[1]
-    assert left.user == "2000"
+    assert left.key == "2000"
     assert "the oldest 1000 usage records of tenant flood were deleted" in caplog.text
     await opened.close()
 
@@ -188,12 +189,19 @@ async def usage_by_tenant(store: GatewayStore) -> dict[str | None, UsageRow]:
 
 
 def a_flood(count: int) -> list[UsageRecord]:
-    """Return records of one tenant that differ in all that a client chooses."""
+    """Return records of one tenant that differ in all that a client chooses, but for tags."""
     start_ns = START_NS // (SUM_SECONDS * SECOND) * SUM_SECONDS * SECOND
     return [
-        a_record(tenant="flood", request_id=f"{n}", tags=f"n={n}", started_at_ns=start_ns + n)
+        a_record(tenant="flood", request_id=f"{n}", user=f"{n}", started_at_ns=start_ns + n)
         for n in range(count)
     ]
+
+
+async def end_period(recording: Recording) -> None:
+    """End a minute, and let its sums become rows."""
+    recording.end_period()
+    while recording.store_sums():
+        await recording.writer.flush()
 
 
 async def test_a_tenant_with_very_many_requests_takes_few_rows_and_is_counted_exactly(
@@ -204,7 +212,7 @@ async def test_a_tenant_with_very_many_requests_takes_few_rows_and_is_counted_ex
     for record in a_flood(10 * MAX_TENANT_ROWS):
         opened.add(record)
     opened.add(a_record(request_id="mine"))
-    opened.end_period()
+    await end_period(opened)
     await opened.writer.flush()
 
     assert await opened.store.count() == MAX_TENANT_ROWS + 2
@@ -246,10 +254,10 @@ async def test_a_killed_gateway_loses_and_repeats_nothing_of_a_sum(
     if noted == "after":
         killed.note_running(running[-1:])
     if noted == "stored":
-        killed.end_period()
+        await end_period(killed)
         await killed.writer.flush()
     assert killed._journal is not None
-    killed._journal._file.close()  # as the end of its process does
+    kill(killed._journal)
     await killed.store.close()
 
     restarted = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
@@ -258,4 +266,87 @@ async def test_a_killed_gateway_loses_and_repeats_nothing_of_a_sum(
     row = (await usage_by_tenant(restarted.store))["flood"]
     assert (row.requests, row.input_tokens) == (len(records), 100 * len(records))
     assert await restarted.store.count() == MAX_TENANT_ROWS + 2, "a sum, and the one that ran"
+    await restarted.close()
+
+
+def an_engine_flood(count: int) -> Iterator[UsageRecord]:
+    """Yield refusals by an engine that chooses their statuses, of a client that chooses the rest.
+
+    All that is theirs differs: 94 statuses, tags, users, ids and replicas.
+    """
+    start_ns = START_NS // (SUM_SECONDS * SECOND) * SUM_SECONDS * SECOND
+    for n in range(count):
+        yield a_record(
+            tenant="flood",
+            phase=Phase.COMPLETED,
+            status=400 + n % 94,
+            reason=RequestReason.ENGINE_REFUSED,
+            tags=f"n={n}",
+            user=f"{n}",
+            request_id=f"{n}",
+            replica=f"{n % 7}",
+            started_at_ns=start_ns + n,
+        )
+
+
+class Writes:
+    """A journal that counts the sums that are written each second."""
+
+    def __init__(self, journal: UsageJournal) -> None:
+        self.sums = list[int]()
+        self._note = journal.note_sums
+
+    def note_sums(self, sums: Sequence[UsageRecord]) -> None:
+        self.sums.append(len(sums))
+        self._note(sums)
+
+
+async def test_refusals_of_an_engine_without_end_lose_nothing_and_stop_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
+    assert opened._journal is not None
+    writes = Writes(opened._journal)
+    monkeypatch.setattr(opened._journal, "note_sums", writes.note_sums)
+    for number, record in enumerate(an_engine_flood(6000)):
+        opened.check_room("flood")
+        opened.add(record)
+        if number % 100 == 0:
+            opened.note_running([])
+            await opened.writer.flush()
+    opened.note_running([])
+    opened.note_running([])
+    # Of 4,800 records one sum grows in a second, once tags are too many; before each is another.
+    assert sum(writes.sums) <= MAX_TAGGED_SUMS + 60
+    assert writes.sums[-1] == 0
+    opened.end_period()
+    has_more = True
+    while has_more:
+        has_more = opened.store_sums()
+        assert opened.writer.waiting <= 100, "in one turn"
+        opened.check_room("team-a")
+        await opened.writer.flush()
+    assert await opened.store.count() == MAX_TENANT_ROWS + MAX_TAGGED_SUMS + 1
+    flood = (await usage_by_tenant(opened.store))["flood"]
+    assert (flood.requests, flood.input_tokens) == (6000, 600_000)
+    await opened.close()
+
+
+async def test_sums_that_are_not_stored_are_not_lost_with_their_gateway(tmp_path: Path) -> None:
+    killed = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
+    for record in an_engine_flood(MAX_TENANT_ROWS + MAX_TAGGED_SUMS):
+        killed.add(record)
+    killed.note_running([])
+    await killed.writer.flush()
+    killed.end_period()
+    assert killed.store_sums()
+    await killed.writer.flush()
+    assert killed._journal is not None
+    kill(killed._journal)
+    await killed.store.close()
+    restarted = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
+    await restarted.recover()
+    await restarted.writer.flush()
+    flood = (await usage_by_tenant(restarted.store))["flood"]
+    assert flood.requests == MAX_TENANT_ROWS + MAX_TAGGED_SUMS
     await restarted.close()

@@ -1,6 +1,5 @@
 """Refused requests have a record too, of what is known of them, and no tokens."""
 
-import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.usage.metrics import GatewayMetrics
-from tessera.gateway.usage.recording import Recording
+from tessera.gateway.usage.recording import MAX_UNWRITTEN_RECORDS, Recording
+from tessera.gateway.usage.summing import MAX_TENANT_ROWS, MAX_TENANT_SUMS, SUM_SECONDS
 from tests.gateway.harness import (
     CHAT,
     TENANT,
@@ -95,14 +95,50 @@ async def test_the_last_revoked_keys_are_remembered_and_a_restored_one_is_valid(
 async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
     recording = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
     # Of one tenant they would become sums.
-    numbers = itertools.count()
-    while recording.has_room:
-        recording.add(a_record(tenant=f"team-{next(numbers)}"))
+    for number in range(3 * MAX_UNWRITTEN_RECORDS):
+        recording.add(a_record(tenant=f"team-{number % 15}"))
     async with a_gateway(a_directory(a_model())) as gateway:
-        gateway.app.can_record = lambda: recording.has_room
+        gateway.app.check_room = recording.check_room
         answer = await gateway.post(CHAT)
     await recording.close()
-    assert recording.has_room
+    recording.check_room(TENANT)
 
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-    assert gateway.records[0].reason == RequestReason.USAGE_NOT_RECORDED
+    (record,) = gateway.records
+    assert (record.reason, record.tenant) == (RequestReason.USAGE_NOT_RECORDED, TENANT)
+
+
+async def test_who_has_many_records_that_wait_waits_before_others(tmp_path: Path) -> None:
+    recording = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
+    for number in range(MAX_UNWRITTEN_RECORDS):
+        recording.add(a_record(tenant=f"flood-{number % 10}"))
+    recording.check_room(TENANT)
+    with pytest.raises(RequestError) as refusal:
+        recording.check_room("flood-0")
+    assert refusal.value.reason is RequestReason.USAGE_NOT_RECORDED
+    await recording.close()
+    recording.check_room("flood-0")
+
+
+async def test_a_tenant_with_too_many_sums_waits_alone(tmp_path: Path) -> None:
+    recording = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
+    for number in range(MAX_TENANT_ROWS + MAX_TENANT_SUMS):
+        recording.check_room(TENANT)
+        recording.add(a_record(tenant=TENANT, key=f"key-{number}"))
+    async with a_gateway(a_directory(a_model())) as gateway:
+        gateway.app.check_room = recording.check_room
+        answer = await gateway.post(CHAT)
+    recording.check_room("team-b")
+    # Requests that ran then are recorded.
+    for number in range(100):
+        recording.add(a_record(tenant=TENANT, key=f"late-{number}"))
+    await recording.close()
+    recording.check_room(TENANT)
+
+    assert (answer.status, answer.error["code"]) == (429, "too_many_usage_sums")
+    assert 1 <= int(answer.headers["retry-after"]) <= SUM_SECONDS
+    (record,) = gateway.records
+    assert (record.reason, record.tenant) == (RequestReason.TOO_MANY_USAGE_SUMS, TENANT)
+    restarted = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
+    assert await restarted.store.count() == MAX_TENANT_ROWS + MAX_TENANT_SUMS + 100
+    await restarted.close()

@@ -52,8 +52,8 @@ class GatewayApp:
         self._courses: set[RequestCourse] = set()
         self.draining = False
         """`/readyz` answers 503, and every response closes its connection."""
-        self.can_record: Callable[[], bool] = lambda: True
-        """Whether there is room for the record of a new request."""
+        self.check_room: Callable[[str], None] = lambda _: None
+        """Raises RequestError where there is no room for the record of a request of a tenant."""
         self.note_begun: Callable[[UsageRecord], None] = lambda _: None
         """Takes the record of a request that an engine gets now, as if it ended at once."""
         turns, reading_turns = (Turns(self._clock.thread_time) for _ in range(2))
@@ -145,8 +145,11 @@ class GatewayApp:
         address, senders = _client_address(scope), self._admission.senders
         identity = await senders.identify(headers, address)
         response.client.accept(identity.tenant)
-        if not self.can_record():
-            raise RequestError(RequestReason.USAGE_NOT_RECORDED)
+        try:
+            self.check_room(identity.tenant)
+        except RequestError as error:
+            error.sender = identity
+            raise
         task, client = asyncio.current_task(), response.client
         assert task is not None  # noqa: S101 - a coroutine runs in a task
 

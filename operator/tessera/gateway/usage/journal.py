@@ -12,6 +12,7 @@ import fcntl
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -45,6 +46,8 @@ class UsageJournal:
         self._segments = deque[_Segment]()
         self._number = self._size = 0
         self._path, self._file = self._create()
+        self._sums: _Segment | None = None
+        self._ended_sums = list[_Segment]()
         self._running_path = folder / f"{self._name}{_RUNNING}"
         self._had_running = False
 
@@ -65,15 +68,13 @@ class UsageJournal:
     def _drop(self, oldest: int | None) -> None:
         """Drop the records before the oldest one that is not stored, or all."""
         while self._segments and (oldest is None or self._segments[0].number < oldest):
-            segment = self._segments.popleft()
-            segment.path.unlink(missing_ok=True)
-            segment.file.close()
+            _delete(self._segments.popleft())
         if oldest is None and self._size:
             self._file.truncate(0)
             self._size = 0
 
     def note_running(self, records: Sequence[UsageRecord], oldest: int | None) -> None:
-        """Replace the records of requests that run and of sums that grow, then drop what is stored.
+        """Replace the records of requests that run, then drop what is stored.
 
         `oldest` is the number of the first record that is not; None: all are.
         """
@@ -84,9 +85,29 @@ class UsageJournal:
             temporary.replace(self._running_path)
         self._drop(oldest)
 
+    def note_sums(self, sums: Sequence[UsageRecord]) -> None:
+        """Keep sums that grew, until `drop_ended_sums` after the end of their period."""
+        if sums:
+            if self._sums is None:
+                self._sums = _Segment(*self._create(), 0)
+            self._sums.file.write(b"".join(map(_frame, sums)))
+
+    def end_sums(self) -> None:
+        """Begin other sums."""
+        if self._sums is not None:
+            self._ended_sums.append(self._sums)
+            self._sums = None
+
+    def drop_ended_sums(self) -> None:
+        """Drop the sums before, which are stored."""
+        while self._ended_sums:
+            _delete(self._ended_sums.pop())
+
     def close(self) -> None:
         """Delete the files: everything is stored."""
         self._drop(None)
+        self.end_sums()
+        self.drop_ended_sums()
         for path in (self._running_path, self._path):
             path.unlink(missing_ok=True)
         self._file.close()
@@ -129,14 +150,20 @@ def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
         if not all(map(_is_abandoned, paths)):
             continue
         running_path = folder / f"{name}{_RUNNING}"
-        last: dict[str, UsageRecord] = {}
         records = [record for path in paths for record in _read(path)]
         ended = [record for record in records if record.reason != RequestReason.GATEWAY_KILLED]
+        # Of a sum the one of most requests is the last.
+        ended.sort(key=attrgetter("requests"))
         # Of a request its end counts, or else the newest of what it was while it ran.
         last = {each.record_id: each for each in (*records, *_read(running_path), *ended)}
         left = tuple(record for record in last.values() if record.requests)
         journals.append(AbandonedJournal((*paths, running_path), left))
     return journals
+
+
+def _delete(segment: _Segment) -> None:
+    segment.path.unlink(missing_ok=True)
+    segment.file.close()
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -8,18 +8,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from tessera.api.text import counted
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
-from tessera.domain.usage.sums import UsageSums
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.lender import Lender
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.store.writer import RecordOutcome, UsageWriter
 from tessera.gateway.usage.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.usage.metrics import GatewayMetrics
+from tessera.gateway.usage.summing import MAX_TENANT_SUMS, SUM_SECONDS, Summing
 
 log = logging.getLogger("tessera.gateway")
 
@@ -28,12 +31,12 @@ RecordObserver: TypeAlias = Callable[[UsageRecord], object]
 
 _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
-# Seconds of a busy gateway; the records of requests that run then still have room.
-_MAX_UNWRITTEN_RECORDS = 5_000
-# Of one tenant in each period: 20 requests a second, so that none fills the store by many small
-# ones. Those that follow are added up, and become rows at the end of the period.
-MAX_TENANT_ROWS = 1200
-SUM_SECONDS = 60
+# Seconds of a busy gateway; above it those wait whose tenant has more than a few, and above the
+# second all do. The records of requests that run then still have room.
+MAX_UNWRITTEN_RECORDS, _MAX_UNWRITTEN_OF_ALL, _FEW_UNWRITTEN = 5_000, 15_000, 100
+# Sums that become rows in one turn, and while so many records wait none does.
+_SUMS_AT_ONCE, _MAX_UNWRITTEN_FOR_SUMS = 100, 500
+_SUMS_PAUSE_SECONDS = 0.02
 # Of a database about 4 GB, of a file 170 MB; with the longest texts five times as much.
 MAX_STORE_ROWS, MAX_FILE_ROWS = 10_000_000, 500_000
 _PRUNE_SECONDS = 300.0
@@ -65,9 +68,11 @@ class Recording:
         self._journals = journals
         self._journal = _open_journal(journals) if journals is not None else None
         self._added = self._written = 0
-        self._rows = Counter[str]()
-        """By tenant, in this period."""
-        self._sums = _empty_sums()
+        self._unwritten = Counter[str]()
+        """By tenant."""
+        self._sums, self._period_began = Summing(), time.monotonic()
+        self._last_sum = 0
+        """Number of the last sum that became a row."""
         self._observers = (metrics.requests.observe, *observers)
         self._retention_ns = retention // timedelta(microseconds=1) * 1000
         self._max_rows = max_rows
@@ -106,10 +111,19 @@ class Recording:
             journals=folder / JOURNALS,
         )
 
-    @property
-    def has_room(self) -> bool:
-        """Return whether new requests may begin: what is not recorded is not granted."""
-        return self._added - self._written < _MAX_UNWRITTEN_RECORDS
+    def check_room(self, tenant: str) -> None:
+        """Raise RequestError with status 429 or 503 where a new request may not begin.
+
+        What is not recorded is not granted. Who makes very many different records waits alone.
+        """
+        waiting, own = self._added - self._written, self._unwritten[tenant]
+        most = _MAX_UNWRITTEN_OF_ALL if own < _FEW_UNWRITTEN else MAX_UNWRITTEN_RECORDS
+        if waiting >= most:
+            raise RequestError(RequestReason.USAGE_NOT_RECORDED)
+        if self._sums.is_full(tenant):
+            left = self._period_began + SUM_SECONDS - time.monotonic()
+            details = MAX_TENANT_SUMS, SUM_SECONDS
+            raise RequestError(RequestReason.TOO_MANY_USAGE_SUMS, *details, retry_seconds=left)
 
     def add(self, record: UsageRecord) -> None:
         """Show the record of a request that ended to all observers, and store it.
@@ -121,25 +135,34 @@ class Recording:
             observe(record)
         if record.phase is Phase.REFUSED:
             return
-        self._rows[record.tenant] += 1
-        if self._rows[record.tenant] <= MAX_TENANT_ROWS:
+        total = self._sums.add(record)
+        if total is None:
+            self._note(lambda journal: journal.add((record,), self._added + 1))
             self._write(record)
             return
         self._metrics.count_records(RecordOutcome.SUMMED, 1)
-        total = self._sums.add(record)
         self._note(lambda journal: journal.add((replace(record, requests=0), total), self._added))
 
     def end_period(self) -> None:
-        """Store the sums, and begin new ones."""
-        sums, self._sums = self._sums, _empty_sums()
-        self._rows.clear()
-        for total in sums:
-            self._write(total)
+        """Begin new sums; `store_sums` stores those before."""
+        changed = self._sums.take_changed()
+        self._note(lambda journal: journal.note_sums(changed))
+        self._note(UsageJournal.end_sums)
+        self._sums.end_period()
+        self._period_began = time.monotonic()
+
+    def store_sums(self) -> bool:
+        """Store some sums of periods before, if few records wait; False if all of them are."""
+        if self._added - self._written < _MAX_UNWRITTEN_FOR_SUMS:
+            for total in self._sums.take_ended(_SUMS_AT_ONCE):
+                self._write(total)
+                self._last_sum = self._added
+        return self._sums.has_ended
 
     def _write(self, record: UsageRecord) -> None:
         self._added += 1
-        self._note(lambda journal: journal.add((record,), self._added))
-        self.writer.add((record,), self._count_written)
+        self._unwritten[record.tenant] += 1
+        self.writer.add((record,), partial(self._count_written, record.tenant))
 
     def note_begun(self, record: UsageRecord) -> None:
         """Keep that an engine got a request, in case this process is killed."""
@@ -147,8 +170,10 @@ class Recording:
 
     def note_running(self, records: Sequence[UsageRecord]) -> None:
         """Keep what the requests that run used so far; what is stored is dropped."""
+        changed = self._sums.take_changed()
         oldest = self._written + 1 if self._written < self._added else None
-        self._note(lambda journal: journal.note_running((*records, *self._sums), oldest))
+        self._note(lambda journal: journal.note_sums(changed))
+        self._note(lambda journal: journal.note_running(records, oldest))
 
     async def run(self) -> None:
         """Write, and delete what is old, until it is cancelled."""
@@ -173,14 +198,24 @@ class Recording:
     async def close(self) -> None:
         """Write the rest, and close the store."""
         self.end_period()
+        written = -1
+        # Where the store takes nothing more, the journal has the others.
+        while self.store_sums() and self._written > written:
+            written = self._written
+            await self.writer.flush()
         await self.writer.flush()
-        if self._written == self._added:
+        if self._written == self._added and not self._sums.has_ended:
             self._note(UsageJournal.close)
         for store in filter(None, (self.store, self._spool)):
             await store.close()
 
-    def _count_written(self) -> None:
+    def _count_written(self, tenant: str) -> None:
         self._written += 1
+        self._unwritten[tenant] -= 1
+        if not self._unwritten[tenant]:
+            del self._unwritten[tenant]
+        if self._written == self._last_sum and not self._sums.has_ended:
+            self._note(UsageJournal.drop_ended_sums)
 
     def _note(self, write: Callable[[UsageJournal], None]) -> None:
         """Write into the journal; without a volume that takes it, requests go on."""
@@ -235,6 +270,9 @@ class Recording:
         while True:
             await asyncio.sleep(SUM_SECONDS)
             self.end_period()
+            # Others have their turn, and the store takes the last ones.
+            while self.store_sums():  # noqa: ASYNC110 - the store takes what it can
+                await asyncio.sleep(_SUMS_PAUSE_SECONDS)
 
     async def _set_gauges(self) -> None:
         while True:
@@ -252,10 +290,6 @@ class Recording:
 def file_rows(volume_bytes: int) -> int:
     """Return how many rows leave room on the volume of a file, for its log and the journal too."""
     return min(MAX_FILE_ROWS, volume_bytes * 3 // 4 // ROW_BYTES)
-
-
-def _empty_sums() -> UsageSums:
-    return UsageSums(SUM_SECONDS * 10**9)
 
 
 def _open_journal(folder: Path) -> UsageJournal | None:
