@@ -115,4 +115,4 @@ async def test_the_same_services_get_all_of_it_once_the_budget_pays() -> None:
 
 def _with_amount(fleet: Fleet, amount: str) -> dict[str, Any]:
     spec = fleet.cluster.objects[ObjectKey(TENANT_BUDGETS.plural, "", HOSTILE)]["spec"]
-    return {**spec, "limits": [{"window": "Day", "amount": amount}]}
+    return {**spec, "storage": "64Ti", "limits": [{"window": "Day", "amount": amount}]}

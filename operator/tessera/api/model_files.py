@@ -278,7 +278,8 @@ class Cache(Wire):
     model_config = rules_config(
         rule(
             "!has(self.size) || quantity(self.size).compareTo(quantity('16Ti')) <= 0",
-            "cache.size must be at most 16Ti, for example 50Gi: a download has at most 8 TiB",
+            "spec.model.cache.size must be at most 16Ti, for example 50Gi: a download has at most "
+            "8 TiB",
             ".size",
         )
     )
