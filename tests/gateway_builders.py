@@ -4,7 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.budget.name_grants import EVERY_TENANT
+from tessera.domain.gateway.directory import EngineReplica, OfferedModel
+from tessera.domain.gateway.name_rights import NameHolder, NameRights
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
@@ -12,6 +14,20 @@ from tests.builders import NOW
 
 # Of an 8B model on a large GPU: 7 ms for a step, 30 us for a token of a prompt.
 STEP = StepTime(weights=6e-3, kv_token=4e-8, token=3e-5, pair=2e-10)
+
+
+def grants_for(*models: OfferedModel) -> NameRights:
+    """Return the grants that shared models need to be offered as their specs say."""
+    holders: dict[str, dict[str, NameHolder]] = {}
+    for model in models:
+        if model.tenant is None:
+            continue  # no grant can have its names
+        holder = NameHolder(model.tenant, frozenset({model.service.namespace}))
+        for name in (*model.names, *model.adapters):
+            by_consumer = holders.setdefault(name.lower(), {})
+            for consumer in (*model.tenants, *([EVERY_TENANT] if model.public else ())):
+                by_consumer.setdefault(consumer, holder)
+    return NameRights(holders=holders)
 
 
 def a_request(

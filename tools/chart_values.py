@@ -258,11 +258,6 @@ class GatewayValues(Values):
     """Limits in each pod of tenants whose TenantBudget has no `rateLimits`, in its format; `null`
     means none."""
 
-    require_name_grants: bool = False
-    """Offer services to other tenants only by names that `spec.publishing` of a TenantBudget
-    grants; false offers them by other names as well, with a warning. It becomes true in the next
-    release."""
-
     ingress: GatewayIngress = Field(default_factory=GatewayIngress)
     """Ingress to the gateway."""
 

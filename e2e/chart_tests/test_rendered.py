@@ -389,7 +389,6 @@ def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_t
             *("--set", "gateway.tokenAudience=models,gateway.oidc[0].audience=models"),
             *("--set", "gateway.oidc[0].issuer=https://login.example.org"),
             *("--set", "gateway.defaultRateLimits.requests.perMinute=600"),
-            *("--set", "gateway.requireNameGrants=true"),
         ),
     ],
 )
@@ -437,18 +436,6 @@ def test_default_limits_that_are_mistyped_are_refused_with_their_name() -> None:
     for value in ("requests.perMinut=60", "concurrentRequests=0", "totalTokens.perDay=many"):
         error = render_error(*GATEWAY, "--set", f"gateway.defaultRateLimits.{value}")
         assert value.partition("=")[0].rpartition(".")[2] in error
-
-
-@pytest.mark.parametrize("required", [False, True])
-def test_the_operator_and_the_gateway_agree_on_names_without_a_grant(required: bool) -> None:
-    rendered = render(*GATEWAY, "--set", f"gateway.requireNameGrants={str(required).lower()}")
-    (operator,) = rendered["Deployment", "tessera-operator"]["spec"]["template"]["spec"][
-        "containers"
-    ]
-    for container in (operator, *gateway_pod(rendered)["containers"]):
-        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-        expected = "true" if required else None
-        assert variables.get("TESSERA_REQUIRE_NAME_GRANTS") == expected
 
 
 def test_a_gateway_is_restricted_and_stops_slowly() -> None:

@@ -31,7 +31,7 @@ from scenarios.gateway import Gateway, answered, create_key
 from scenarios.lifecycle import list_replicas
 from scenarios.streams import kubectl_scale, wait_for_replicas
 from tessera.domain.names import PORT
-from tessera.resources.api_resources import PODS
+from tessera.resources.api_resources import PODS, TENANT_BUDGETS
 from tests.cases import full
 from world import World
 from world.testing import container_status, eventually, is_ready
@@ -53,6 +53,10 @@ def world(small_world: World) -> World:
 
 async def serve(gateway: Gateway, **spec: Any) -> None:
     """Apply a service that every tenant may use; its engines part their prompts by salts."""
+    own = gateway.namespace
+    grants = [{"names": ["chat"], "public": True}]
+    budget = TENANT_BUDGETS.path(None, own.name)
+    await own.cluster.api.patch(budget, {"spec": {"publishing": grants}})
     await gateway.namespace.apply_service(access={"public": True}, **spec)
 
 

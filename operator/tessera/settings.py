@@ -109,9 +109,6 @@ class Settings(PrometheusSettings, _ProcessSettings):
     require_budget: bool = False
     """Whether a namespace without a TenantBudget gets nothing new."""
 
-    require_name_grants: bool = False
-    """Whether gateways offer other tenants only names that a TenantBudget grants."""
-
     hpa_enabled: bool = False
     """Whether HorizontalPodAutoscalers are written; the chart then grants permissions for it."""
 
@@ -272,9 +269,6 @@ class GatewaySettings(_ProcessSettings):
 
     default_rate_limits: RateLimitsSpec = RateLimitsSpec()
     """Limits of tenants whose TenantBudget has no `rateLimits`, as JSON."""
-
-    require_name_grants: bool = False
-    """Whether other tenants are offered only names that a TenantBudget grants."""
 
     token_audience: str | None = None
     """Audience of the ServiceAccount tokens that are accepted; without it none are."""

@@ -402,6 +402,9 @@ async def test_a_name_that_a_service_of_another_tenant_lists_is_reported_with_bo
     taking["metadata"] = {**taking["metadata"], "namespace": "team-evil", "name": "x"}
     taking["spec"]["access"] = {"aliases": ["chat"], "public": True}
     operator.cluster.put(INFERENCE_SERVICES, taking)
+    unbudgeted = copy.deepcopy(taking)
+    unbudgeted["metadata"] = {**taking["metadata"], "namespace": "nobody", "uid": "uid-nobody"}
+    operator.cluster.put(INFERENCE_SERVICES, unbudgeted)
     assert "names" not in await findings_by_check(api), "without a gateway nobody uses names"
 
     environment = operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -409,34 +412,12 @@ async def test_a_name_that_a_service_of_another_tenant_lists_is_reported_with_bo
     finding = (await findings_by_check(api))["names of team-a"]
     assert finding.state is FindingState.WARNING
     assert "chat of InferenceService/team-evil/x" in finding.message
+    assert "chat of InferenceService/nobody/x" in finding.message
 
-    taking["spec"]["access"] = {}
-    operator.cluster.put(INFERENCE_SERVICES, taking)
-    assert (await findings_by_check(api))["names"].state is FindingState.OK
-
-
-async def test_names_of_a_service_that_no_budget_covers_are_reported_as_those_of_the_service() -> (
-    None
-):
-    operator, api = await a_healthy_cluster()
-    environment = operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"]
-    environment.append({"name": "TESSERA_GATEWAY_ACCOUNT", "value": "tessera-gateway"})
-    for age, namespace in enumerate(("nobody", "no-one")):
-        body = copy.deepcopy(operator.body(CHAT))
-        created = f"2026-01-0{1 + age}T00:00:00Z"
-        body["metadata"] = {
-            **body["metadata"],
-            "namespace": namespace,
-            "name": "x",
-            "uid": f"uid-{namespace}",
-            "creationTimestamp": created,
-        }
-        body["spec"]["access"] = {"aliases": ["llama"], "public": True}
+    for body in (taking, unbudgeted):
+        body["spec"]["access"] = {}
         operator.cluster.put(INFERENCE_SERVICES, body)
-    finding = (await findings_by_check(api))["names of nobody/x"]
-    assert finding.state is FindingState.WARNING
-    assert "InferenceService/nobody/x has names" in finding.message
-    assert "llama of InferenceService/no-one/x" in finding.message
+    assert (await findings_by_check(api))["names"].state is FindingState.OK
 
 
 async def test_preemptions_at_steady_load_are_a_warning_with_what_helps() -> None:

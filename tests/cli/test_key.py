@@ -218,20 +218,18 @@ async def test_a_key_for_services_opens_these_alone() -> None:
         await create_key(api, "cd --tenant team-a --services chat")
 
 
-async def test_a_key_for_a_name_without_a_grant_is_warned_about_where_grants_are_required() -> None:
+async def test_a_key_for_a_name_without_a_grant_is_warned_about() -> None:
     api = SecretsApi()
     model = {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}
     shared = {"model": model, "access": {"public": True}}
     api.services = [a_body("InferenceService", "chat", shared, namespace="team-b")]
     names = {"tenant": {"namespaces": ["team-b"]}}
-    api.budgets = [A_BUDGET, a_body("TenantBudget", "team-b", A_BUDGET["spec"] | names)]
-    required = [{"name": "TESSERA_REQUIRE_NAME_GRANTS", "value": "true"}]
-    for variables, is_warned in (([], False), (required, True)):
-        pod = {"spec": {"containers": [{"env": variables}]}}
-        operator = {"metadata": {"namespace": "tessera-system"}, "spec": {"template": pod}}
-        api.deployments = [operator]
-        text = await create_key(api, f"key-{is_warned!s:.1} --tenant team-a --models chat".lower())
-        assert ("warning" in text) is is_warned
+    grant = {"publishing": [{"names": ["chat"], "public": True}]}
+    for number, granted in enumerate(({}, grant)):
+        spec = A_BUDGET["spec"] | names | granted
+        api.budgets = [A_BUDGET, a_body("TenantBudget", "team-b", spec)]
+        text = await create_key(api, f"key-{number} --tenant team-a --models chat")
+        assert ("warning" in text) is not granted
 
 
 async def test_a_record_with_a_misspelled_field_is_listed_with_the_field() -> None:

@@ -42,6 +42,7 @@ from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.resolve.chooser import Chosen
 from tessera.gateway.routes import ROUTES
 from tessera.gateway.server import GatewayServer, listen
+from tests.gateway_builders import grants_for
 from world.testing import eventually
 
 KEY = "tsk-team-a"
@@ -351,8 +352,10 @@ def an_api_key(secret: str = KEY, **changes: Any) -> ApiKey:
 
 
 def a_directory(*models: OfferedModel, keys: Sequence[ApiKey] = (), **changes: Any) -> Directory:
+    """Return a directory whose models are offered as they say: their names have grants."""
     api_keys = keys or (an_api_key(),)
-    return Directory(models=models, keys={key.digest: key for key in api_keys}, **changes)
+    fields = {"name_rights": grants_for(*models), **changes}
+    return Directory(models=models, keys={key.digest: key for key in api_keys}, **fields)
 
 
 def an_identified_request(memory: Memory | None = None, **changes: Any) -> Identified:

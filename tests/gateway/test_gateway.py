@@ -38,6 +38,7 @@ from tests.gateway.harness import (
     a_replica,
     an_api_key,
 )
+from tests.gateway_builders import grants_for
 from world.testing import eventually
 
 CHAT = Ref("team-a", "chat")
@@ -181,9 +182,12 @@ async def test_a_gateway_that_follows_edits_decides_as_one_that_begins(
         (replace(chat, uid="recreated"),),
         (),
     )
+    rights = grants_for(replace(shared, public=True), replace(other, public=True))
     following = Surroundings().gateway()
     for number, models in enumerate(edits):
-        directory = Directory(models=models, tenants=tenants if number % 2 else {})
+        directory = Directory(
+            models=models, tenants=tenants if number % 2 else {}, name_rights=rights
+        )
         beginning = Surroundings().gateway()
         for gateway in (following, beginning):
             gateway.publish(directory)
@@ -245,10 +249,12 @@ def test_an_edit_of_a_public_service_lets_no_tenant_look_at_all_models() -> None
         a_model(service=Ref(tenant, "chat"), uid=tenant, tenant=tenant, names=("chat",))
         for tenant in tenants
     ]
+    evil = a_model(service=Ref("evil", "x"), public=True, uid="evil", tenant="evil")
+    rights = grants_for(replace(evil, names=("chat", *(f"name-{edit}" for edit in range(3)))))
     for edit in range(3):
-        evil = a_model(public=True, uid="evil", tenant="evil", names=("chat", f"name-{edit}"))
+        evil = replace(evil, names=("chat", f"name-{edit}"))
         models = CountedModels((evil, *own))
-        gateway.publish(Directory(models=models))
+        gateway.publish(Directory(models=models, name_rights=rights))
         before = models.looks
         for tenant, model in zip(tenants, own, strict=True):
             visible = gateway.admission.models.visible(Identity(tenant=tenant))

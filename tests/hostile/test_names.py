@@ -61,11 +61,9 @@ def serve(
     )
 
 
-def a_directory(
-    *services: ObservedService, required: bool, budgets: Sequence[Budget] = BUDGETS
-) -> Directory:
+def a_directory(*services: ObservedService, budgets: Sequence[Budget] = BUDGETS) -> Directory:
     observed = GatewayObservations(services=services, budgets=budgets)
-    return build_directory(observed, RateLimitsSpec(), require_name_grants=required)
+    return build_directory(observed, RateLimitsSpec())
 
 
 LLAMA = serve("llama-3", access={"aliases": ["gpt-4o"], **PUBLIC})
@@ -95,23 +93,11 @@ STATES = {
 def test_whatever_a_tenant_offers_names_with_a_grant_mean_what_they_meant(
     attempt: str, state: str
 ) -> None:
-    """Also before grants are required; then he gets no other name to anybody either."""
+    """He gets no other name to anybody either."""
     evil = serve("evil-names", EVIL, 99, **ATTEMPTS[attempt])
-    for required in (False, True):
-        beside = a_directory(*STATES[state], evil, required=required)
-        alone = a_directory(*STATES[state], required=required)
-        for tenant in OTHERS:
-            holder = beside.name_rights.holder
-            hostile, peaceful = (
-                {
-                    name: model
-                    for name, model in tenant_models(directory, tenant).items()
-                    # A name that nobody has is his as before, with a warning.
-                    if required or holder(name, tenant)
-                }
-                for directory in (beside, alone)
-            )
-            assert_equal(hostile, peaceful)
+    beside, alone = a_directory(*STATES[state], evil), a_directory(*STATES[state])
+    for tenant in OTHERS:
+        assert_equal(tenant_models(beside, tenant), tenant_models(alone, tenant))
 
 
 async def test_a_prompt_for_a_service_that_is_away_reaches_no_engine_of_another_tenant() -> None:
@@ -125,8 +111,8 @@ async def test_a_prompt_for_a_service_that_is_away_reaches_no_engine_of_another_
                 "tsk-service", name="s", tenant="team-b", services=frozenset({LLAMA.ref})
             ),
         }
-        for required, services in ((True, [evil]), (False, [evil]), (True, [LLAMA, evil])):
-            directory = a_directory(*services, required=required)
+        for services in ([evil], [LLAMA, evil]):
+            directory = a_directory(*services)
             models = tuple(
                 replace(model, replicas=(a_replica(engine.address),))
                 if model.tenant == EVIL
@@ -169,7 +155,7 @@ def test_many_services_with_many_names_cost_a_cycle_little() -> None:
     tenants = {f"t{number}": (f"t{number}",) for number in range(500)}
     access = {"aliases": [f"name-{number}" for number in range(16)], **PUBLIC}
     services = [serve(f"x{number}", EVIL, access=access) for number in range(400)]
-    rights = a_directory(required=False).name_rights
+    rights = a_directory().name_rights
     began = time.process_time()
     conflicts = find_name_conflicts(services, {EVIL: (EVIL,), **tenants}, rights)
     took = time.process_time() - began

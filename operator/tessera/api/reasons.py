@@ -47,14 +47,11 @@ class Accepted(StatusReason):
     """The spec is valid, but another service or tenant has one of its names, so requests for it do
     not come here from the gateway."""
     NAME_NOT_PUBLISHED = "NameNotPublished", True
-    """The spec is valid, but no grant in `spec.publishing` of its TenantBudget has one of its
-    names, so tenants in `spec.access` do not get it by that."""
+    """The spec is valid, but no grant in `spec.publishing` of a TenantBudget has one of its names
+    for its namespace, so tenants in `spec.access` do not get it by that."""
     PUBLISHER_NOT_ACCEPTED = "PublisherNotAccepted", True
     """The spec is valid, but a tenant in `spec.access.tenants` does not accept models of this
     tenant: `spec.acceptedPublishers` of its TenantBudget does not list it."""
-    NAME_GRANT_MISSING = "NameGrantMissing", True
-    """The spec is valid, and tenants in `spec.access` get it by a name that no grant has. That ends
-    with the chart value `gateway.requireNameGrants`."""
     NAME_CONTESTED = "NameContested", True
     """The spec is valid, and another service has one of its names and gets no requests for it where
     this one does."""
@@ -123,7 +120,6 @@ NAME_WARNINGS = (
     Accepted.NAME_CONFLICT,
     Accepted.NAME_NOT_PUBLISHED,
     Accepted.PUBLISHER_NOT_ACCEPTED,
-    Accepted.NAME_GRANT_MISSING,
 )
 NAME_REASONS = (*NAME_WARNINGS, Accepted.NAME_CONTESTED)
 

@@ -11,7 +11,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.api.budget_reasons import WithinBudget
-from tessera.api.reasons import NAME_REASONS, Accepted
+from tessera.api.reasons import NAME_REASONS
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
@@ -100,11 +100,6 @@ class FleetInputs:
             or bool(self.demand)
             or any(
                 condition.type == "Accepted" and condition.reason in NAME_REASONS
-                for service in snapshot.services
-                for condition in service.status.conditions
-            ),
-            require_name_grants=any(
-                condition.reason == Accepted.NAME_NOT_PUBLISHED
                 for service in snapshot.services
                 for condition in service.status.conditions
             ),

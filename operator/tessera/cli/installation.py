@@ -13,9 +13,8 @@ from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS
 
 OPERATOR = "tessera-operator"
 OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
-# Set where there are gateways, and where names need a grant.
+# Set where there are gateways.
 GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
-NAME_GRANTS_VARIABLE = "TESSERA_REQUIRE_NAME_GRANTS"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
 # The volume of the operator's pod, and the key of its ConfigMap.
 _CATALOGS = "catalogs"

@@ -70,7 +70,6 @@ def review_service(
     *,
     old: Mapping[str, Any] | None = None,
     gateways: bool = False,
-    require_name_grants: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Return the refusals and the warnings for an InferenceService, with field paths.
 
@@ -105,7 +104,7 @@ def review_service(
         plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
     )
     if gateways:
-        warnings += _name_warnings(service, service.spec, store, required=require_name_grants)
+        warnings += _name_warnings(service, service.spec, store)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
 
@@ -152,7 +151,7 @@ def _pool_warnings(
 
 
 def _name_warnings(
-    service: ObservedService, spec: InferenceServiceSpec, store: Store, *, required: bool
+    service: ObservedService, spec: InferenceServiceSpec, store: Store
 ) -> Sequence[str]:
     """Return warnings for names by which tenants do not get the service."""
     existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
@@ -167,7 +166,7 @@ def _name_warnings(
     ]
     claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
-    rights = name_rights(grants_in_force(claims), required)
+    rights = name_rights(grants_in_force(claims))
     conflicts = find_name_conflicts([*others, service], tenants, rights)
     return [verdict.message for verdict in name_verdicts(service.ref, spec, conflicts)]
 
@@ -365,7 +364,6 @@ def validators(
     classes: ServiceClasses = BUILT_IN_CLASSES,
     *,
     gateways: bool = False,
-    require_name_grants: bool = False,
 ) -> dict[str, Any]:
     """Return the handlers that kopf calls, by the plural of their kind.
 
@@ -378,7 +376,6 @@ def validators(
             classes,
             old=old,
             gateways=gateways,
-            require_name_grants=require_name_grants,
         ),
         api_resources.BATCH_INFERENCES: lambda body, _, operation: review_batch(
             body, store, clock(), created=operation == "CREATE"

@@ -184,7 +184,6 @@ def _registry(
             settings.watch_namespaces,
             settings.classes,
             gateways=settings.gateway_account is not None,
-            require_name_grants=settings.require_name_grants,
         ).items():
             kopf.on.validate(GROUP, VERSION, plural, id=plural, registry=registry)(handler)
 

@@ -68,7 +68,6 @@ def _config(settings: Settings) -> Config:
         require_budget=settings.require_budget,
         autoscalers=settings.hpa_enabled,
         gateways=settings.gateway_account is not None,
-        require_name_grants=settings.require_name_grants,
         builder_version=newest_version(),
         platform=settings.platform,
     )

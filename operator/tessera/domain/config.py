@@ -26,8 +26,6 @@ class Config:
     """Whether HorizontalPodAutoscalers may be written, for services of mode HPA."""
     gateways: bool = False
     """Whether the installation runs gateways, where services have names of their own choice."""
-    require_name_grants: bool = False
-    """Whether gateways offer other tenants only names that a grant has."""
     builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)

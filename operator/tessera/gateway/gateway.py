@@ -75,8 +75,6 @@ class GatewayParts:
     """Tells the other gateways that the one of a name is there; raises StoreError."""
     recorder: Recorder
     engines: EngineSession
-    require_name_grants: bool = False
-    """Whether other tenants are offered only names that a TenantBudget grants."""
 
 
 class Gateway:
@@ -174,7 +172,6 @@ class Gateway:
                     build_directory,
                     observed,
                     self._parts.default_limits,
-                    require_name_grants=self._parts.require_name_grants,
                 )
                 if self.directory is None:
                     # What stays for long is collected before the first request, and then frozen.

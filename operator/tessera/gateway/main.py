@@ -122,7 +122,6 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 observe=watch.observations,
                 changed=changed,
                 default_limits=settings.default_rate_limits,
-                require_name_grants=settings.require_name_grants,
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(_verifier(settings, own, connection).verify),
                 borrow=recording.lender.borrow,

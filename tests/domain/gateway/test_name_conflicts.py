@@ -40,6 +40,7 @@ def named(
 
 
 OWN = named(2, "team-a/chat")
+A_GRANT = {"names": ["default"], "public": True}
 CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, str]]]] = {
     # Which service has a conflict, and a tenant whose requests it does not get.
     "of one tenant the newer": (
@@ -47,9 +48,9 @@ CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, str]]]] =
         {"team-a/new": ("TenantBudget/team-a", "team-a")},
     ),
     "of two tenants none": ([named(1, "team-b/new"), OWN], {}),
-    "shared: the newer, of tenants without their own": (
-        [named(2, "team-a/old", public=True), named(1, "team-b/new", public=True)],
-        {"team-b/new": ("other tenants", "team-c")},
+    "shared: the one without the grant, of tenants without their own": (
+        [named(1, "team-a/new", public=True), named(2, "team-b/old", public=True)],
+        {"team-b/old": ("other tenants", "team-c")},
     ),
     "a tenant's own is its choice": (
         [named(3, "team-b/shared", tenants=["team-a"]), named(1, "team-a/new")],
@@ -67,19 +68,23 @@ CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, str]]]] =
 def test_the_service_that_does_not_get_the_requests_has_a_conflict(
     services: Sequence[ObservedService], expected: dict[str, tuple[str, str]]
 ) -> None:
+    granted = [A_GRANT] if any(each.spec and each.spec.access.public for each in services) else []
+    budgets = tuple(
+        a_budget(name, publishing=granted if name == "team-a" else []) for name in TENANTS
+    )
+    directory = build_directory(
+        GatewayObservations(services=services, budgets=budgets), RateLimitsSpec()
+    )
+    conflicts_by_service = find_name_conflicts(services, TENANTS, directory.name_rights)
     lost = {
         str(ref): conflict
-        for ref, conflicts in find_name_conflicts(services, TENANTS, NameRights()).items()
+        for ref, conflicts in conflicts_by_service.items()
         for conflict in conflicts
         if conflict.reason is Accepted.NAME_CONFLICT
     }
     assert {ref: each.consumers for ref, each in lost.items()} == {
         ref: consumers for ref, (consumers, _) in expected.items()
     }
-    budgets = tuple(a_budget(name) for name in TENANTS)
-    directory = build_directory(
-        GatewayObservations(services=services, budgets=budgets), RateLimitsSpec()
-    )
     for ref, (_, tenant) in expected.items():
         receiver = tenant_models(directory, tenant)[lost[ref].name]
         assert receiver.service == lost[ref].other

@@ -1,9 +1,8 @@
-"""Names are a right: who gets which service by a name, with grants and without."""
+"""Names are a right: who gets which service by a name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from itertools import product
 from typing import Any
 
 import pytest
@@ -53,12 +52,10 @@ def budgets(**grants: Sequence[Mapping[str, Any]]) -> tuple[Budget, ...]:
 def a_directory(
     services: Sequence[ObservedService],
     granted: Sequence[Budget] = budgets(),
-    *,
-    required: bool = False,
     **fields: Any,
 ) -> Directory:
     observed = GatewayObservations(services=services, budgets=granted, **fields)
-    return build_directory(observed, RateLimitsSpec(), require_name_grants=required)
+    return build_directory(observed, RateLimitsSpec())
 
 
 def receivers(directory: Directory, tenant: str = "team-b") -> dict[str, str]:
@@ -66,11 +63,11 @@ def receivers(directory: Directory, tenant: str = "team-b") -> dict[str, str]:
 
 
 def reasons(
-    services: Sequence[ObservedService], granted: Sequence[Budget], *, required: bool = False
+    services: Sequence[ObservedService], granted: Sequence[Budget]
 ) -> dict[str, tuple[str, str]]:
     """Return reason and message of the condition Accepted of each service."""
     snapshot = a_snapshot(*services, budgets=tuple(granted))
-    plan = plan_of(snapshot, Config(gateways=True, require_name_grants=required))
+    plan = plan_of(snapshot, Config(gateways=True))
     return {
         str(ref): (str(each.accepted.reason), each.accepted.message)
         for ref, each in plan.service_plans.items()
@@ -82,10 +79,7 @@ GRASPING = serve(EVIL, 9, aliases=[*NAMES, "GPT-4o", "Llama-3"], **PUBLIC)
 A_GRANT = {"names": ["llama-3", "gpt-4o"], "public": True}
 
 
-@pytest.mark.parametrize("required", [False, True])
-def test_a_name_of_a_grant_goes_to_nobody_else_whether_its_service_is_there_or_not(
-    required: bool,
-) -> None:
+def test_a_name_of_a_grant_goes_to_nobody_else_whether_its_service_is_there_or_not() -> None:
     """Older, newer, and while the owner's service is recreated, moved or restored."""
     granted = a_budget(publishing=[A_GRANT], tenant={"namespaces": ["team-a", "team-a-2"]})
     all_budgets = (granted, *budgets()[1:])
@@ -97,18 +91,17 @@ def test_a_name_of_a_grant_goes_to_nobody_else_whether_its_service_is_there_or_n
         "deleted": [replace(serve(LLAMA, 20, **PUBLIC), deleting=True)],
     }
     for state, owner in owners.items():
-        directory = a_directory([GRASPING, *owner], all_budgets, required=required)
-        services = receivers(directory)
+        services = receivers(a_directory([GRASPING, *owner], all_budgets))
         taken = {name for name, service in services.items() if service == EVIL}
         assert not {name.lower() for name in taken} & {"llama-3", "gpt-4o"}, state
         expected = {"older": LLAMA, "newer": LLAMA, "moved": "team-a-2/llama-3"}.get(state)
         assert services.get("llama-3") == expected, state
-        assert ("claude-sonnet-4-5" in services) is not required
+        assert "claude-sonnet-4-5" not in services
 
 
-def test_without_a_grant_no_name_reaches_another_tenant_where_grants_are_required() -> None:
+def test_without_a_grant_no_name_reaches_another_tenant() -> None:
     services = [GRASPING, serve("team-a/chat", tenants=["team-b"]), serve("nobody/open", **PUBLIC)]
-    directory = a_directory(services, required=True)
+    directory = a_directory(services)
     assert receivers(directory) == {}
     assert receivers(directory, "team-a") == {"chat": "team-a/chat"}
     assert set(receivers(directory, "team-evil")) == {"x", *NAMES, "GPT-4o", "Llama-3"}
@@ -141,7 +134,7 @@ def test_others_get_a_service_by_the_names_that_a_grant_and_its_owner_give_them(
         publishing=[{"names": ["chat"], **grant}], tenant={"namespaces": ["team-a", "other"]}
     )
     service = serve("team-a/chat", **{"aliases": ["default"], **access})
-    directory = a_directory([service], (own, *budgets()[1:]), required=True)
+    directory = a_directory([service], (own, *budgets()[1:]))
     assert {tenant: set(receivers(directory, tenant)) for tenant in expected} == expected
 
 
@@ -159,11 +152,9 @@ def test_a_tenant_gets_models_of_those_alone_that_it_accepts() -> None:
         )
         for accepted in (None, (), ("team-c",))
     }
-    for required in (False, True):
-        assert {
-            accepted: set(receivers(a_directory(services, each, required=required)))
-            for accepted, each in picky.items()
-        } == {None: {"chat", "code"}, (): set(), ("team-c",): {"code"}}
+    assert {
+        accepted: set(receivers(a_directory(services, each))) for accepted, each in picky.items()
+    } == {None: {"chat", "code"}, (): set(), ("team-c",): {"code"}}
     named = [serve("team-a/chat", tenants=["team-b"])]
     reason, message = reasons(named, picky["team-c",])["team-a/chat"]
     assert reason == "PublisherNotAccepted"
@@ -201,7 +192,7 @@ def test_a_tenant_may_name_a_service_of_its_own_like_a_published_one_and_keep_th
         ((published, own), keeping, "team-b/llama"),
         ((published,), keeping, None),
     ):
-        directory = a_directory(services, granted, required=True)
+        directory = a_directory(services, granted)
         assert receivers(directory).get("llama") == service
         assert receivers(directory, "team-c") == {"llama": "team-a/llama"}
         assert reasons(services, granted)["team-a/llama"][0] == "Valid"
@@ -234,73 +225,63 @@ def test_a_key_opens_the_service_that_its_scope_means_and_none_that_lists_the_na
     keys = [TenantKeys(secret=Ref("s", "k"), tenant="team-b", records={"ci": record})]
     owner = serve(LLAMA, 9, aliases=["chat"], **PUBLIC)
     newer = serve(EVIL, 1, aliases=["llama-3", "best"], **PUBLIC)
-    assert scoped(a_directory([owner, newer], keys=keys)) == visible
+    granted = budgets(
+        team_a=[{"names": ["llama-3", "chat"], "public": True}],
+        team_evil=[{"names": ["x", "best"], "public": True}],
+    )
+    assert scoped(a_directory([owner, newer], granted, keys=keys)) == visible
     # The owner is recreated and so the newer one: its service and a granted name stay meant.
     recreated = replace(owner, created=NOW, uid="again")
-    granted = budgets(team_a=[{"names": ["llama-3", "chat"], "public": True}])
     assert scoped(a_directory([recreated, newer], granted, keys=keys)) == visible
     if scope.get("services") == [LLAMA] or scope.get("models") == ["llama-3"]:
         assert EVIL not in scoped(a_directory([newer], granted, keys=keys)).values()
     if "services" in scope:
-        assert LLAMA not in scoped(a_directory([newer], keys=keys)).values()
+        assert LLAMA not in scoped(a_directory([newer], granted, keys=keys)).values()
 
 
-def test_services_of_before_go_on_with_a_warning_and_then_need_a_grant() -> None:
-    """Objects as they were before there were grants, the chart's value, and the grant."""
+def test_others_get_a_service_once_a_grant_has_its_name_and_its_status_says_so_until_then() -> None:
     services = [
         serve("team-a/chat", aliases=["default"], tenants=["team-b"]),
         serve("team-c/code", **PUBLIC),
         serve("team-b/own", aliases=["mine"]),
+        serve("nobody/open", **PUBLIC),
     ]
-    all_names = {"chat": "team-a/chat", "default": "team-a/chat", "code": "team-c/code"}
     own = {"own": "team-b/own", "mine": "team-b/own"}
-    assert receivers(a_directory(services)) == all_names | own
+    assert receivers(a_directory(services)) == own
     status = reasons(services, budgets())
-    assert {ref: reason for ref, (reason, _) in status.items()} == {
-        "team-a/chat": "NameGrantMissing",
-        "team-c/code": "NameGrantMissing",
-        "team-b/own": "Valid",
-    }
-    assert status["team-a/chat"][1].startswith(
-        "metadata.name: chat can be used until the chart value gateway.requireNameGrants is true "
-        "by TenantBudget/team-b, since no grant in spec.publishing of TenantBudget/team-a has it"
-    )
-
-    assert receivers(a_directory(services, required=True)) == own
-    status = reasons(services, budgets(), required=True)
     assert {ref: reason for ref, (reason, _) in status.items()} == {
         "team-a/chat": "NameNotPublished",
         "team-c/code": "NameNotPublished",
         "team-b/own": "Valid",
+        "nobody/open": "NameNotPublished",
     }
     assert (
-        "spec.access.aliases[0]: default cannot be used by TenantBudget/team-b"
-        in (status["team-a/chat"][1])
+        "spec.access.aliases[0]: default cannot be used by TenantBudget/team-b, since no grant in "
+        "spec.publishing of TenantBudget/team-a has it for them; ask the platform team for a grant "
+        "(docs/tasks/publish-models.md)"
+    ) in status["team-a/chat"][1]
+    assert status["nobody/open"][1].startswith(
+        "metadata.name: open cannot be used by other tenants, since no TenantBudget has its "
+        "namespace, so no grant can have it; ask the platform team"
     )
 
     granted = budgets(
         team_a=[{"names": ["chat", "default"], "tenants": ["team-b"]}],
         team_c=[{"names": ["code"], "public": True}],
     )
-    assert receivers(a_directory(services, granted, required=True)) == all_names | own
-    for required in (False, True):
-        assert {reason for reason, _ in reasons(services, granted, required=required).values()} == {
-            "Valid"
-        }
+    all_names = {"chat": "team-a/chat", "default": "team-a/chat", "code": "team-c/code"}
+    assert receivers(a_directory(services, granted)) == all_names | own
+    assert {reason for reason, _ in reasons(services[:3], granted).values()} == {"Valid"}
 
 
 def test_a_tenant_learns_that_a_name_is_taken_and_not_by_whom() -> None:
     services = [serve(LLAMA, **PUBLIC), serve(EVIL, 9, aliases=["llama-3"], tenants=["team-b"])]
-    for required, granted in product((False, True), (True, False)):
-        grants = budgets(team_a=[A_GRANT]) if granted else budgets()
-        status = reasons(services, grants, required=required)
-        holder, loser = (LLAMA, EVIL) if granted else (EVIL, LLAMA)
-        if granted or not required:
-            assert status[loser][0] == "NameConflict"
-            assert status[holder][0] in ("NameContested", "NameGrantMissing")
-            assert "another tenant has the name llama-3 too" in status[holder][1]
+    status = reasons(services, budgets(team_a=[A_GRANT]))
+    assert (status[EVIL][0], status[LLAMA][0]) == ("NameConflict", "NameContested")
+    assert "another tenant has the name llama-3 too" in status[LLAMA][1]
+    for each in (status, reasons(services, budgets())):
         for reader, other in ((EVIL, "team-a"), (LLAMA, "team-evil")):
-            assert other not in status[reader][1]
+            assert other not in each[reader][1]
     away = reasons(services[1:], budgets(team_a=[A_GRANT]))
     assert away[EVIL][0] == "NameConflict"
     assert "llama-3 is taken, so requests of TenantBudget/team-b" in away[EVIL][1]
@@ -316,25 +297,22 @@ SECRET: dict[str, tuple[Sequence[ObservedService], Sequence[Mapping[str, Any]]]]
 
 
 @pytest.mark.parametrize("access", [{"tenants": ["team-b"]}, PUBLIC, {}], ids=["one", "all", "no"])
-@pytest.mark.parametrize("required", [False, True])
-def test_no_status_differs_by_what_another_tenant_has_for_itself(
-    access: Mapping[str, Any], required: bool
-) -> None:
+def test_no_status_differs_by_what_another_tenant_has_for_itself(access: Mapping[str, Any]) -> None:
     guess = serve(EVIL, 9, aliases=["secret"], **access)
     for published in ((), [{"names": ["secret"], "public": True}]):
-        nothing = reasons([guess], budgets(team_a=published), required=required)[EVIL]
+        nothing = reasons([guess], budgets(team_a=published))[EVIL]
         for services, reserved in SECRET.values():
             grants = budgets(team_a=published, team_b=reserved)
-            assert reasons([guess, *services], grants, required=required)[EVIL] == nothing
+            assert reasons([guess, *services], grants)[EVIL] == nothing
 
 
 def test_without_a_budget_a_namespace_learns_no_more_of_others_than_a_tenant() -> None:
     older = serve("nobody/x", 2, aliases=["llama"], **PUBLIC)
     newer = serve("no-one/x", 1, aliases=["llama"], **PUBLIC)
     for reader, other in ((older, newer), (newer, older)):
-        _, message = reasons([older, newer], budgets())[str(reader.ref)]
+        reason, message = reasons([older, newer], budgets())[str(reader.ref)]
+        assert reason == "NameNotPublished"
         assert other.ref.namespace not in message
-    assert "llama is taken" in reasons([older, newer], budgets())[str(newer.ref)][1]
 
 
 TENANTS = ("team-a", "team-b", "team-c")
@@ -342,7 +320,7 @@ SPELLINGS = ("llama", "LLaMA", "chat")
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[list[ObservedService], list[Budget], bool]:
+def fleets(draw: st.DrawFn) -> tuple[list[ObservedService], list[Budget]]:
     """Draw services that list a few names, and the budgets of three tenants of two namespaces."""
     consumers = st.lists(st.sampled_from(TENANTS), unique=True, max_size=2)
     services = [
@@ -376,7 +354,7 @@ def fleets(draw: st.DrawFn) -> tuple[list[ObservedService], list[Budget], bool]:
         }
         age = timedelta(days=draw(st.integers(0, 2)))
         drawn.append(replace(a_budget(tenant, **fields), created=NOW - age))
-    return services, drawn, draw(st.booleans())
+    return services, drawn
 
 
 def in_force(
@@ -392,11 +370,11 @@ def in_force(
 @applies(90)
 @given(fleet=fleets(), seed=st.randoms(use_true_random=False))
 def test_no_tenant_gets_a_service_of_another_by_a_name_that_it_has_no_right_to(
-    fleet: tuple[list[ObservedService], list[Budget], bool], seed: Any
+    fleet: tuple[list[ObservedService], list[Budget]], seed: Any
 ) -> None:
     """The order of objects does not matter, and the statuses say the same as the gateway does."""
-    services, all_budgets, required = fleet
-    directory = a_directory(services, all_budgets, required=required)
+    services, all_budgets = fleet
+    directory = a_directory(services, all_budgets)
     owner = {
         name: each.name for each in all_budgets if each.spec for name in each.spec.tenant.namespaces
     }
@@ -413,13 +391,14 @@ def test_no_tenant_gets_a_service_of_another_by_a_name_that_it_has_no_right_to(
         if tenant != consumer:
             assert service.spec is not None
             assert service.spec.access.public or consumer in service.spec.access.tenants
-            assert holder.tenant == tenant if holder else not required
-            assert (tenant, name.lower()) in grants or not required
+            assert holder is not None
+            assert holder.tenant == tenant
+            assert (tenant, name.lower()) in grants
 
     shuffled, again = list(services), list(all_budgets)
     seed.shuffle(shuffled)
     seed.shuffle(again)
-    other = a_directory(shuffled, again, required=required)
+    other = a_directory(shuffled, again)
     assert [receivers(other, each) for each in TENANTS] == [
         receivers(directory, each) for each in TENANTS
     ]
@@ -434,7 +413,7 @@ def test_no_tenant_gets_a_service_of_another_by_a_name_that_it_has_no_right_to(
 
 
 def assert_reported(directory: Directory, conflicts: Mapping[Ref, Sequence[NameConflict]]) -> None:
-    """A service has a conflict exactly where some tenant of its spec gets none, or no grant.
+    """A service has a conflict exactly where some tenant of its spec does not get it.
 
     What the tenant has for itself makes no difference to others.
     """
@@ -454,8 +433,6 @@ def assert_reported(directory: Directory, conflicts: Mapping[Ref, Sequence[NameC
                     expected.add(
                         Accepted.NAME_CONFLICT if is_taken else Accepted.NAME_NOT_PUBLISHED
                     )
-                elif is_mine and tenant != model.tenant and holder is None:
-                    expected.add(Accepted.NAME_GRANT_MISSING)
             reported = {
                 conflict.reason
                 for conflict in conflicts.get(model.service, ())

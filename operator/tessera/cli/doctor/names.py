@@ -6,7 +6,7 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.api.reasons import Accepted
 from tessera.api.text import first_names
 from tessera.cli.doctor.finding import CheckContext, Findings, ok, warning
-from tessera.cli.installation import GATEWAY_VARIABLE, NAME_GRANTS_VARIABLE, has_variable
+from tessera.cli.installation import GATEWAY_VARIABLE, has_variable
 from tessera.domain.budget.budgets import grants_in_force, namespace_claims
 from tessera.domain.gateway.name_conflicts import find_name_conflicts
 from tessera.domain.gateway.name_rights import name_rights
@@ -20,29 +20,26 @@ async def check_names(context: CheckContext) -> Findings:
         return ()
     budgets = [wire.parse_budget(body) for body in await reader.list_objects(TENANT_BUDGETS)]
     claims = namespace_claims(budgets)
-    required = await has_variable(reader, NAME_GRANTS_VARIABLE)
     conflicts = find_name_conflicts(
         await context.services(),
         {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None},
-        name_rights(grants_in_force(claims), required),
+        name_rights(grants_in_force(claims)),
     )
-    taken = defaultdict[tuple[str, str], list[str]](list)
+    taken = defaultdict[str, list[str]](list)
     for service in sorted(conflicts):
         for conflict in conflicts[service]:
-            is_of_other = conflict.holder != conflict.tenant or conflict.tenant is None
+            is_of_other = conflict.holder != conflict.tenant
             if conflict.reason is Accepted.NAME_CONFLICT and is_of_other:
                 lister = f"{conflict.name} of InferenceService/{service}"
-                # Without a budget the service that gets the requests is all that there is.
-                kind = "InferenceService" if conflict.holder is None else "TenantBudget"
-                taken[kind, conflict.holder or str(conflict.other)].append(lister)
+                taken[str(conflict.holder)].append(lister)
     if not taken:
         return ok("names", "no service lists a name that another tenant has")
     return [
         warning(
             f"names of {holder}",
-            f"{kind}/{holder} has names that services of other tenants list, which get no "
+            f"TenantBudget/{holder} has names that services of other tenants list, which get no "
             f"requests for them: {first_names(listers, 5)}",
             "docs/tasks/publish-models.md",
         )
-        for (kind, holder), listers in sorted(taken.items())
+        for holder, listers in sorted(taken.items())
     ]

@@ -13,7 +13,6 @@ from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.installation import NAME_GRANTS_VARIABLE, has_variable
 from tessera.cli.key.key_secrets import KeySecrets, describe_error, parse_moment
 from tessera.cli.output import Output
 from tessera.domain.gateway.access import tenant_models
@@ -83,14 +82,13 @@ async def _scope_note(reader: Reader, tenant: str, record: KeyRecord) -> str:
             for kind in (INFERENCE_SERVICES, TENANT_BUDGETS)
             for body in await reader.list_objects(kind)
         ]
-        required = await has_variable(reader, NAME_GRANTS_VARIABLE)
     except DeniedError:
         return ""
     observed = GatewayObservations(
         services=[each for each in parsed if isinstance(each, ObservedService)],
         budgets=[each for each in parsed if isinstance(each, Budget)],
     )
-    directory = build_directory(observed, RateLimitsSpec(), require_name_grants=required)
+    directory = build_directory(observed, RateLimitsSpec())
     names = tenant_models(directory, tenant)
     usable = {*names, *(str(model.service) for model in names.values())}
     if not (unknown := [each for each in (*record.models, *record.services) if each not in usable]):

@@ -74,7 +74,7 @@ def _accepted(service_plan: ServicePlan) -> Decision:
         would_change = ("with files of the same model the precision would be compared by price",)
     if verdict.reason is Accepted.NAME_CONFLICT:
         would_change = ("with names of its own it would get the requests for all of them",)
-    if verdict.reason in (Accepted.NAME_NOT_PUBLISHED, Accepted.NAME_GRANT_MISSING):
+    if verdict.reason is Accepted.NAME_NOT_PUBLISHED:
         would_change = ("with a grant for its names all of spec.access could use it by them",)
     return Decision(
         topic="accepted",

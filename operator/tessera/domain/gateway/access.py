@@ -51,8 +51,9 @@ def may_use(tenant: str, model: OfferedModel) -> bool:
 def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     """Return what a tenant may use, by name: its own, those shared with it, and public ones.
 
-    A name that a grant gives to somebody stands for his services alone, also while none has it. Of
-    two models with one name the tenant's own comes first, then the older one.
+    Models of other tenants have the names alone that grants give to these, and such a name stands
+    for no model of anyone else, also while none of theirs has it. Of two models with one name the
+    tenant's own comes first, then the older one.
     """
     rights = directory.name_rights
     shared = [model for model in directory.models if may_use(tenant, model)]
@@ -89,7 +90,7 @@ def may_offer(rights: NameRights, model: OfferedModel, name: str, consumer: str)
         return holder is None or holder.tenant != consumer or namespace in holder.namespaces
     if not rights.accepts(consumer, model.tenant):
         return False
-    return not rights.required if holder is None else namespace in holder.namespaces
+    return holder is not None and namespace in holder.namespaces
 
 
 def offered_to(
@@ -105,8 +106,7 @@ def offered_to(
         for consumer, holder in by_consumer.items()
         if model.service.namespace in holder.namespaces
     }
-    is_open = EVERY_TENANT in granted if EVERY_TENANT in by_consumer else not rights.required
-    if is_open:
+    if EVERY_TENANT in granted:
         return consumers.difference(by_consumer.keys() - granted)
     return consumers.intersection(granted)
 

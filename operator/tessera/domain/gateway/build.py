@@ -75,12 +75,7 @@ class _KnownVariant(NamedTuple):
     precision: str | None = None
 
 
-def build_directory(
-    observed: GatewayObservations,
-    default_limits: RateLimitsSpec,
-    *,
-    require_name_grants: bool = False,
-) -> Directory:
+def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpec) -> Directory:
     """Return all that requests are judged by; equal observations make equal directories."""
     claims = _claims(tuple(observed.budgets))
     tenants = _tenants(claims)
@@ -102,7 +97,7 @@ def build_directory(
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
-        name_rights=name_rights(grants_in_force(claims), require_name_grants),
+        name_rights=name_rights(grants_in_force(claims)),
     )
 
 

@@ -145,7 +145,7 @@ class _NameUse:
         """Yield what is wrong, with the service whose status says it."""
         contested: set[tuple[Ref, bool]] = set()
         offers = [self._offer(model) for model in self._listers]
-        for model, (lost, withheld, offered) in zip(self._listers, offers, strict=True):
+        for model, (lost, withheld) in zip(self._listers, offers, strict=True):
             taken = lost | self._owned(withheld)
             for conflict in self._taken(model, taken):
                 yield model.service, conflict
@@ -153,21 +153,25 @@ class _NameUse:
                 if conflict.other is not None and (conflict.other, is_own) not in contested:
                     contested.add((conflict.other, is_own))
                     yield conflict.other, _contest(conflict, model)
-            for reason, consumers in (
-                (Accepted.NAME_NOT_PUBLISHED, withheld - taken),
-                (Accepted.NAME_GRANT_MISSING, offered - self._owned(offered)),
-            ):
-                if consumers:
-                    yield model.service, self._ungranted(reason, model, consumers)
+            if consumers := withheld - taken:
+                yield (
+                    model.service,
+                    NameConflict(
+                        reason=Accepted.NAME_NOT_PUBLISHED,
+                        name=self._name,
+                        tenant=model.tenant,
+                        consumers=_in_words(consumers, model),
+                    ),
+                )
 
-    def _offer(self, model: OfferedModel) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-        """Return other tenants that get an older one instead, that may not get it, and that do."""
+    def _offer(self, model: OfferedModel) -> tuple[frozenset[str], frozenset[str]]:
+        """Return other tenants that get an older one instead, and those that may not get it."""
         asked = self._tenants if model.public else self._tenants & model.tenants
         audience = asked.difference(self._refusing[model.tenant], (model.tenant,))
         allowed = offered_to(self._rights_of_others, model, self._name, audience)
         lost = allowed.intersection(self._receivers)
         self._receivers.update(dict.fromkeys(allowed - lost, model))
-        return lost, audience - allowed, allowed - lost
+        return lost, audience - allowed
 
     def _owned(self, consumers: frozenset[str]) -> frozenset[str]:
         """Return those of tenants for whom the name belongs to somebody."""
@@ -196,16 +200,6 @@ class _NameUse:
             consumers=_in_words(consumers, model),
             holder=receiver.tenant if receiver else holder and holder.tenant,
             other=receiver.service if receiver else None,
-        )
-
-    def _ungranted(
-        self, reason: Accepted, model: OfferedModel, consumers: frozenset[str]
-    ) -> NameConflict:
-        return NameConflict(
-            reason=reason,
-            name=self._name,
-            tenant=model.tenant,
-            consumers=_in_words(consumers, model),
         )
 
 
@@ -238,21 +232,17 @@ def _sentence(spec: InferenceServiceSpec, conflict: NameConflict) -> str:
             f"spec.access.tenants: models of {budget} are not accepted by {consumers}; have it "
             "added to spec.acceptedPublishers there, or remove the tenant"
         )
-    if conflict.reason in (Accepted.NAME_NOT_PUBLISHED, Accepted.NAME_GRANT_MISSING):
-        until = (
-            "cannot be used"
-            if conflict.reason is Accepted.NAME_NOT_PUBLISHED
-            else "can be used until the chart value gateway.requireNameGrants is true"
-        )
-        grant = (
-            f"no grant in spec.publishing of {budget} has it for them; ask the platform team for "
-            "one"
+    if conflict.reason is Accepted.NAME_NOT_PUBLISHED:
+        cause = (
+            f"no grant in spec.publishing of {budget} has it for them"
             if conflict.tenant is not None
             else "no TenantBudget has its namespace, so no grant can have it"
         )
-        return f"{field}: {name} {until} by {consumers}, since {grant}"
-    # Without a budget namespaces are strangers, too.
-    if conflict.holder != conflict.tenant or conflict.tenant is None:
+        return (
+            f"{field}: {name} cannot be used by {consumers}, since {cause}; ask the platform team "
+            "for a grant (docs/tasks/publish-models.md)"
+        )
+    if conflict.holder != conflict.tenant:
         return (
             f"{field}: {name} is taken, so requests of {consumers} for it do not come here from "
             "the gateway; choose another name"

@@ -18,14 +18,15 @@ class NameHolder(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameRights:
-    """Names that tenants have for others, and whose models tenants accept."""
+    """Names that tenants have for others, and whose models tenants accept.
+
+    A name that no grant has is offered to no other tenant.
+    """
 
     holders: Mapping[str, Mapping[str, NameHolder]] = field(default_factory=dict)
     """By the name in lower case, and by who gets models by it: a tenant, or `*` for every one."""
     publishers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Tenants whose models a tenant accepts, where it does not accept those of all."""
-    required: bool = False
-    """A name that no grant has is offered to no other tenant."""
 
     def holder(self, name: str, consumer: str) -> NameHolder | None:
         """Return to whom a name belongs where this tenant sends it; None if no grant has it."""
@@ -41,7 +42,7 @@ class NameRights:
 
 
 @reused
-def name_rights(grants: tuple[TenantGrants, ...], required: bool) -> NameRights:
+def name_rights(grants: tuple[TenantGrants, ...]) -> NameRights:
     """Return the rights by the grants in force; of two tenants with one name the first one's hold.
 
     They hold whether or not a service has the name now, so it stays reserved while one is away.
@@ -63,5 +64,4 @@ def name_rights(grants: tuple[TenantGrants, ...], required: bool) -> NameRights:
             for each in grants
             if each.accepted_publishers is not None
         },
-        required=required,
     )

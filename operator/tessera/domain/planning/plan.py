@@ -332,7 +332,7 @@ def _name_conflicts(
     if not config.gateways:
         return {}
     tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
-    rights = name_rights(grants_in_force(budgets), config.require_name_grants)
+    rights = name_rights(grants_in_force(budgets))
     return find_name_conflicts(snapshot.services, tenants, rights)
 
 
