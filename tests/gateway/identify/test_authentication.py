@@ -8,7 +8,7 @@ import pytest
 
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.identify.authentication import Authenticator
+from tessera.gateway.identify.authentication import Authenticator, by_name
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
@@ -83,6 +83,43 @@ async def test_a_key_identifies_its_tenant(header: bytes) -> None:
     value = KEY if header == b"x-api-key" else f"bearer {KEY}"
     headers = {header: value.encode()}
     identity = await Verifier().authenticator.identify(headers, a_directory(), ADDRESS)
+    assert identity == Identity(tenant="team-a", key="ci")
+
+
+OTHER_KEY = "tsk-" + "b" * 43
+BEARER, OTHER_BEARER = b"Bearer " + KEY.encode(), b"Bearer " + OTHER_KEY.encode()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [(b"authorization", OTHER_BEARER), (b"authorization", BEARER)],
+        [(b"authorization", BEARER), (b"authorization", OTHER_BEARER)],
+        [(b"authorization", b"Basic YTpi"), (b"authorization", BEARER)],
+        [(b"authorization", BEARER), (b"authorization", b"")],
+        [(b"x-api-key", OTHER_KEY.encode()), (b"x-api-key", KEY.encode())],
+        [(b"authorization", BEARER), (b"x-api-key", OTHER_KEY.encode())],
+        [(b"authorization", b"Bearer "), (b"x-api-key", KEY.encode())],
+    ],
+)
+async def test_two_keys_that_differ_identify_nobody(sent: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(RequestError, match="two keys that differ") as refusal:
+        await Verifier().authenticator.identify(by_name(sent), a_directory(), ADDRESS)
+    assert (refusal.value.status, refusal.value.reason) == (401, RequestReason.AMBIGUOUS_KEY)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [(b"authorization", BEARER), (b"authorization", BEARER)],
+        [(b"authorization", BEARER), (b"x-api-key", KEY.encode())],
+        [(b"authorization", b"Basic YTpi"), (b"x-api-key", KEY.encode())],
+    ],
+)
+async def test_a_key_that_is_sent_twice_identifies_its_tenant(
+    sent: list[tuple[bytes, bytes]],
+) -> None:
+    identity = await Verifier().authenticator.identify(by_name(sent), a_directory(), ADDRESS)
     assert identity == Identity(tenant="team-a", key="ci")
 
 

@@ -21,6 +21,8 @@ class RequestReason(StrEnum):
     # Who sent it.
     MISSING_KEY = "MissingKey"
     """It has no `Authorization: Bearer`, nor `x-api-key`."""
+    AMBIGUOUS_KEY = "AmbiguousKey"
+    """It has two keys or tokens that differ, so that a proxy may have checked another one."""
     INVALID_KEY = "InvalidKey"
     """Its key is unknown or revoked."""
     EXPIRED_KEY = "ExpiredKey"

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,9 @@ from tessera.gateway.refusals import RequestError
 
 # No credential is longer; the tokens of some issuers list hundreds of groups.
 _MAX_CREDENTIAL_BYTES = 16 * 1024
+_CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
+# Between two values of one header: no value has it.
+_NEXT = b"\0"
 _MAX_VERDICTS = 10_000
 # A token stays valid so long after its ServiceAccount or its tenant was deleted.
 VERDICT_SECONDS = 60.0
@@ -176,10 +179,30 @@ class _VerdictCache:
                 del self._accepted_by_tenant[identity.tenant]
 
 
+def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the headers of a request; of those with one name the last, and all credentials."""
+    values = dict(headers)
+    if len(values) == len(headers):
+        return values
+    values.clear()
+    for name, value in headers:
+        before = values.get(name, value)
+        # A filter in front may have checked another one than the last.
+        is_second = name in _CREDENTIAL_HEADERS and before != value
+        values[name] = before + _NEXT + value if is_second else value
+    return values
+
+
 def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the key or token of `Authorization`, or of `x-api-key` as clients of messages."""
-    scheme, _, credential = headers.get(b"authorization", b"").partition(b" ")
+    """Return the key or token of `Authorization`, or of `x-api-key` as clients of messages.
+
+    Raises RequestError where there are two that differ.
+    """
+    authorization, key = (headers.get(name, b"") for name in _CREDENTIAL_HEADERS)
+    scheme, _, credential = authorization.partition(b" ")
+    credential, key = credential.strip(), key.strip()
     if scheme.lower() != b"bearer":
-        credential = headers.get(b"x-api-key", b"")
-    credential = credential.strip()
+        credential = key
+    if _NEXT in authorization + key or (key and key != credential):
+        raise RequestError(RequestReason.AMBIGUOUS_KEY)
     return credential if 0 < len(credential) <= _MAX_CREDENTIAL_BYTES else None

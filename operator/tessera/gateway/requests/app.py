@@ -16,6 +16,7 @@ from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
+from tessera.gateway.identify.authentication import by_name
 from tessera.gateway.identify.senders import Identified
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
@@ -73,7 +74,7 @@ class GatewayApp:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started_ns, started_at_ns = self._clock.monotonic_ns(), self._clock.time_ns()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = by_name(scope["headers"])
         request_id = _request_id(headers)
         client: GatewayProtocol = scope["state"]["client"]
         response = ClientResponse(send, client, request_id, close=self.draining)
