@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -424,3 +424,15 @@ async def test_a_full_queue_refuses_the_newest_of_who_has_most_waiting() -> None
         assert (refused.status, refused.error["code"]) == (503, "queue_full")
         turn.set()
         assert [(await task).status for task in (*waiting, other)] == [200] * 4
+
+
+@pytest.mark.parametrize("take", [Holding.take, Holding.take_spare])
+def test_a_request_that_ended_holds_nothing_more(take: Callable[[Holding, int], bool]) -> None:
+    """An engine may answer late that was to go on with its stream."""
+    memory = Memory(1000)
+    holding = memory.open(Identity(tenant=TENANT), 1.0, lambda: None)
+    assert take(holding, 10)
+    holding.close()
+    assert not take(holding, 100)
+    holding.free_spare(100)
+    assert memory.size == 0

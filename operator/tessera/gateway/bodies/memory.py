@@ -157,6 +157,8 @@ class Holding:
         # Who hears of it refers to this.
         self.on_drop = None
         self._add(-self.size)
+        # What an engine sends late is not kept.
+        self.exceeded = True
         if self._sender.remove(self, 0):
             del self._tenant.senders[self.identity.key, self.identity.user]
 
