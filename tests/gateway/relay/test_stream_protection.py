@@ -13,6 +13,22 @@ from tessera.gateway.bodies.memory import Holding, Memory
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.event_fields import MAX_VALUES
 from tessera.gateway.relay.resume import Protection
+from tests.gateway.course.building import (
+    CHAT_PATH,
+    FIRST,
+    SECOND,
+    a_course,
+    begun,
+    directory,
+    engine,
+    request,
+    sent,
+    streamed,
+    streaming,
+    whole,
+    with_leaving,
+)
+from tests.gateway.course.play import Happening, Play, PlayedEngine
 from tests.gateway.harness import (
     DONE,
     END,
@@ -21,6 +37,9 @@ from tests.gateway.harness import (
     USAGE,
     EngineCall,
     a_delta,
+    a_directory,
+    a_model,
+    a_replica,
     an_identified_request,
     event,
 )
@@ -31,6 +50,7 @@ from tests.gateway.relay.test_resumed_streams import (
     going_on,
     replicas,
 )
+from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 CONTENT = b'"content":'
@@ -253,3 +273,67 @@ async def test_a_stream_of_the_longest_id_of_a_request_goes_on() -> None:
         if each.startswith(b"data: {")
     }
     assert names == {f"chatcmpl-{request_id}-0123abcd"}
+
+
+# --- where it cannot be moved
+
+
+@pytest.mark.parametrize(
+    ("second", "most"),
+    [
+        # After 1 s, then twice as long each time: 10 times in 600 s, with two questions each.
+        (PlayedEngine(tokenizes=whole({}, 404)), 20),
+        (PlayedEngine(tokenizes=whole({}, 503)), 20),
+        # It reads another prompt, and is asked once.
+        (PlayedEngine(begun_tokens=2, prompt_tokens=4), 2),
+    ],
+    ids=["does not tokenize", "busy", "another prompt"],
+)
+def test_a_replica_that_a_stream_cannot_be_moved_to_is_asked_seldom(
+    second: PlayedEngine, most: int
+) -> None:
+    known = directory(FIRST, SECOND, moves_streams=True)
+    slow = streaming(begun(CHAT_PATH, 2) * 200, gap=1.0011)
+    course = a_course(
+        "moved nowhere",
+        sent(request(CHAT_PATH, streamed(CHAT_PATH))),
+        engines={FIRST: engine(slow), SECOND: second},
+        directory=known,
+        happenings=(Happening(seconds=5.0017, directory=with_leaving(known, "chat-1")),),
+    )
+    play = Play(course)
+    play.run()
+    asked = json.dumps([each.log.as_json() for each in play.connections[SECOND]])
+    # At its end the stream breaks, and the replica is asked once more.
+    assert 4 <= asked.count("POST /tokenize") <= most + 2
+
+
+async def test_a_stream_is_moved_to_another_replica_than_one_that_did_not_take_it() -> None:
+    async def first(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await call.gone.wait()
+
+    async def refuse(call: EngineCall) -> None:
+        await call.whole({}, 404)
+
+    async def is_moved() -> None:
+        gateway.app.move_streams(known.moved_replicas())
+        assert sending.done()
+
+    async with replicas(first, refuse, going_on(*REST)) as (gateway, engines):
+        sending = asyncio.create_task(gateway.post(STREAM))
+        await gateway.wait_for_tokens(1)
+        known = a_directory(
+            a_model(
+                a_replica(engines[1].address, "chat-2"),
+                a_replica(engines[2].address, "chat-3"),
+                a_replica(engines[0].address, "chat-1", leaving=True),
+                moves_streams=True,
+            )
+        )
+        gateway.admission.update(known)
+        await eventually(is_moved)
+        answer = await sending
+    assert answer.body.endswith(DONE)
+    assert b" two" in answer.body

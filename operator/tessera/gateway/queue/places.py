@@ -1,7 +1,7 @@
 """The place of a request at a replica: now, or after a wait in the queue of its model."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,31 +132,46 @@ class Places:
         demand.work_ns += work_ns
         return Placed(reserved=reserved, work_ns=work_ns, queue_ns=queue_ns, demand=demand, at=at)
 
-    def move(self, placed: Placed, engine: str | None = None, *, beyond_context: int = 0) -> bool:
+    def move(
+        self,
+        placed: Placed,
+        engine: str | None = None,
+        *,
+        beyond_context: int = 0,
+        without: Collection[str] = (),
+    ) -> bool:
         """Place the request at a replica that did not have it; False if there is none.
 
-        It has the same `engine`, if one is given, and a longer context than `beyond_context`.
+        It has the same `engine`, if one is given, and a longer context than `beyond_context`. Those
+        `without`, by their uid, come last.
         """
         states = self._untried(placed, engine)
         if beyond_context:
             states = [each for each in states if (each.replica.max_model_len or 0) > beyond_context]
         shape, now = placed.reserved.shape, self._clock.monotonic()
-        sent = self.replicas.send(placed.model, shape, now, states)
+        first = [each for each in states if each.replica.uid not in without]
+        sent = self.replicas.send(placed.model, shape, now, first)
+        if sent is None and len(first) < len(states):
+            sent = self.replicas.send(placed.model, shape, now, states)
         if sent is None:
             return False
         placed.former, placed.at = placed.attempts, sent
         return True
 
-    def other(self, placed: Placed, *, free: bool = False) -> EngineReplica | None:
+    def other(
+        self, placed: Placed, *, free: bool = False, without: Collection[str] = ()
+    ) -> EngineReplica | None:
         """Return a replica that did not have the request and could go on with its stream.
 
         It is the one with the fewest requests for its limit; with `free` it has a place for it now.
+        Those `without` are left out, by their uid.
         """
         now = self._clock.monotonic()
         able = (
             state
             for state in self._untried(placed, placed.at.choice.replica.engine)
             if state.ready_at is not None and not state.replica.leaving
+            if state.replica.uid not in without
             if not free or sum(state.load(now)) < state.max_sequences
         )
         least = min(able, key=partial(relative_load, now=now), default=None)

@@ -1,6 +1,7 @@
 """The engines that one request is sent to, until its sink has the whole answer."""
 
 import asyncio
+import math
 import re
 from collections.abc import Collection
 
@@ -20,7 +21,7 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.relay.engine import EngineSource
 from tessera.gateway.relay.engine_errors import EngineError, Retry
 from tessera.gateway.relay.resume import CountedTokens, Protection, count_tokens
-from tessera.gateway.relay.sent import Sent
+from tessera.gateway.relay.sent import MoveRefusal, Sent
 from tessera.gateway.relay.sink import AnswerSink
 from tessera.gateway.resolve.models import Models
 
@@ -28,6 +29,8 @@ from tessera.gateway.resolve.models import Models
 _MAX_ATTEMPTS = 3
 # Of a stream after it, where replicas are lost.
 MAX_RESUMPTIONS = 3
+# Before a replica is asked again that did not say how it reads a stream; then twice as long.
+_NO_REFUSAL = MoveRefusal(until=0.0, pause_seconds=0.5)
 _BAD_REQUEST = 400
 _TRACE_STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 
@@ -176,7 +179,8 @@ class Relay:
             _end(sent, sink)
             return None
         lost.end()
-        if not self._places.move(placed, lost.choice.replica.engine):
+        engine = lost.choice.replica.engine
+        if not self._places.move(placed, engine, without=self._refusing(sent)):
             raise NotContinuableError("no other replica is ready")
         lost.failure = failure
         try:
@@ -232,37 +236,51 @@ class Relay:
             sent.connection.abandon()
 
     def move(self, sent: Sent, uids: Collection[str]) -> None:
-        """Go on elsewhere with a protected stream whose replica leaves, if another one reads it."""
-        uid = sent.placed.at.choice.replica.uid
-        if uid in uids and uid != sent.moved_from:
-            # It would wait for a place there, while its own replica serves it.
-            other = self._other(sent, free=True)
-            if other is not None:
-                sent.moved_from = uid
-                sent.moving = asyncio.create_task(self._move_to(sent, other, uid))
+        """Go on elsewhere with a protected stream whose replica leaves, if another one reads it.
 
-    def _other(self, sent: Sent, *, free: bool = False) -> EngineReplica | None:
+        This is called again and again while the replica leaves, for hours where a drain takes so
+        long. A replica that reads another prompt is asked once; one that is busy, or does not say
+        how it reads the stream, after a pause that is twice as long each time.
+        """
+        uid, protection = sent.placed.at.choice.replica.uid, sent.protection
+        is_moving = sent.moving is not None and not sent.moving.done()
+        if uid not in uids or is_moving or protection is None or not protection.is_active:
+            return
+        # It would wait for a place there, while its own replica serves it.
+        other = self._other(sent, free=True, without=self._refusing(sent))
+        if other is not None:
+            sent.moving = asyncio.create_task(self._move_to(sent, other, uid, protection))
+
+    def _refusing(self, sent: Sent) -> Collection[str]:
+        """Return the replicas that a stream is not moved to now."""
+        now = self._clock.monotonic()
+        return {uid for uid, refusal in sent.move_refusals.items() if refusal.until > now}
+
+    def _other(
+        self, sent: Sent, *, free: bool = False, without: Collection[str] = ()
+    ) -> EngineReplica | None:
         """Return a replica that may go on with the stream if it leaves its own now."""
         if sent.resumptions == MAX_RESUMPTIONS:
             return None
-        return self._places.other(sent.placed, free=free)
+        return self._places.other(sent.placed, free=free, without=without)
 
-    async def _move_to(self, sent: Sent, other: EngineReplica, uid: str) -> None:
+    async def _move_to(
+        self, sent: Sent, other: EngineReplica, uid: str, protection: Protection
+    ) -> None:
         """Leave a replica once another one is known to go on: else the stream may end there."""
-        protection = sent.protection
+        before = sent.move_refusals.get(other.uid, _NO_REFUSAL)
+        pause_seconds = 2 * before.pause_seconds
         try:
-            if protection is not None:
-                delivered = await protection.delivered(self._turns)
-                if not protection.is_active:
-                    return
-                counted = await self._count(sent, other.address, delivered, protection)
-                if counted is not None and self._other(sent, free=True) is not None:
-                    self.leave(sent, {uid})
-                else:
-                    # It may be busy, or others took the place meanwhile: it is tried again.
-                    sent.moved_from = ""
+            delivered = await protection.delivered(self._turns)
+            counted = await self._count(sent, other.address, delivered, protection)
+            # Others may have taken the place meanwhile.
+            if counted is not None and self._other(sent, free=True) is not None:
+                self.leave(sent, {uid})
+                return
         except NotContinuableError:
-            return
+            pause_seconds = math.inf
+        until = self._clock.monotonic() + pause_seconds
+        sent.move_refusals[other.uid] = MoveRefusal(until, pause_seconds)
 
     async def _count(
         self, sent: Sent, address: str, delivered: Delivered, protection: Protection

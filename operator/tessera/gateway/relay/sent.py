@@ -1,7 +1,8 @@
 """A request that engines get, and what its client got so far of their answers."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tessera.domain.gateway.requests import StreamLatency
 from tessera.domain.observed.drafts import DraftCounts
@@ -13,6 +14,15 @@ from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
 from tessera.gateway.queue.places import Placed
 from tessera.gateway.relay.resume import Protection
+
+
+class MoveRefusal(NamedTuple):
+    """A replica did not go on with a stream that was to be moved to it."""
+
+    until: float
+    """When it is asked again, on the monotonic clock; infinite where it reads another prompt."""
+    pause_seconds: float
+    """Until then; the next one is twice as long."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -68,10 +78,10 @@ class Sent:
     """The gateway wrote its end."""
     resumptions: int = 0
     """How often another engine was asked to go on with the stream."""
-    moved_from: str = ""
-    """The replica that it is to leave while that serves it."""
     moving: asyncio.Task[None] | None = None
-    """Asks another replica for that."""
+    """Asks another replica whether it goes on, while the stream's own leaves and serves it."""
+    move_refusals: dict[str, MoveRefusal] = field(default_factory=dict)
+    """Of replicas that were asked for that, by their uid."""
     earlier_deltas: int = 0
     earlier_tokens: int = 0
 
