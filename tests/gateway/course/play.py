@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -70,6 +70,8 @@ class PlayedEngine:
     """An engine: what it does with one request after the other, the last script again and again."""
 
     answers: tuple[Script, ...] = ()
+    answer: Callable[[], Script] | None = None
+    """What it does with the next request instead."""
     connects: Literal["at once", "refused", "never"] = "at once"
     prompt_tokens: int = 4
     """As it says at `/tokenize`, and with the answer so far."""
@@ -243,6 +245,8 @@ class _EngineConnection(_Player):
         self.seen.clear()
         if head.startswith(b"POST /tokenize "):
             script = self._engine.tokenizes or self._tokenized(body)
+        elif self._engine.answer is not None:
+            script = self._engine.answer()
         elif len(self._answers) > 1:
             script = self._answers.popleft()
         else:
