@@ -53,6 +53,7 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
                 cached_tokens=3,
                 predicted_cached_tokens=2,
                 uncached_prefix_tokens=1,
+                recomputed_tokens=6,
             )
         ],
     )
@@ -61,9 +62,9 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
     assert value(gateway, "queue_duration_seconds_sum", **PAIR) == 0.25
     assert value(gateway, "time_to_first_token_seconds_sum", **PAIR) == 1
     assert value(gateway, "time_per_output_token_seconds_sum", **PAIR) == 0.5
-    kinds = ("input", "cached", "predicted_cached", "uncached_prefix", "output")
+    kinds = ("input", "cached", "predicted_cached", "uncached_prefix", "output", "recomputed")
     tokens = [value(gateway, "tokens_total", **PAIR, kind=kind) for kind in kinds]
-    assert tokens == [7, 3, 2, 1, 5]
+    assert tokens == [7, 3, 2, 1, 5, 6]
 
 
 def test_streams_that_went_on_are_counted_by_their_joints() -> None:
