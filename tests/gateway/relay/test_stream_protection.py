@@ -12,6 +12,7 @@ from tessera.gateway.bodies.delivered import NotContinuableError
 from tessera.gateway.bodies.memory import Holding, Memory
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.event_fields import MAX_VALUES
+from tessera.gateway.http.sse import EventRelay
 from tessera.gateway.relay.resume import Protection
 from tests.gateway.course.building import (
     CHAT_PATH,
@@ -43,6 +44,7 @@ from tests.gateway.harness import (
     an_identified_request,
     event,
 )
+from tests.gateway.http.test_sse import the_format
 from tests.gateway.relay.test_resumed_streams import (
     RESUMED,
     UNPROTECTED,
@@ -53,7 +55,7 @@ from tests.gateway.relay.test_resumed_streams import (
 from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
-CONTENT = b'"content":'
+EVENTS = EventRelay(the_format(), keep_usage=False)
 REST = (ROLE, a_delta(" two"), END, USAGE, DONE)
 BODY = b'{"messages":[]}'
 
@@ -87,7 +89,7 @@ async def test_what_a_stream_keeps_is_held_before_and_after_it_is_read() -> None
     protection, holding = a_protection()
     block = a_piece("word ", *range(100_000, 100_100))
     for _ in range(1000):
-        protection.add(block, CONTENT)
+        protection.add(block, EVENTS)
     assert holding.size == holding.spare > 990 * len(block)
     tracemalloc.start()
     try:
@@ -108,13 +110,13 @@ async def test_a_stream_is_read_once_and_in_parts_that_leave_turns_to_others() -
     clock = Clock()
     turns = Turns(clock)
     block = b'data:{"choices":[{}]}\n\n' * 700
-    protection.add(a_piece("word"), CONTENT)
+    protection.add(a_piece("word"), EVENTS)
     for _ in range(50):
-        protection.add(block, CONTENT)
+        protection.add(block, EVENTS)
     before = await protection.delivered(turns)
     assert clock.steps >= 20
     clock.steps = 0.0
-    protection.add(a_piece(" two"), CONTENT)
+    protection.add(a_piece(" two"), EVENTS)
     delivered = await protection.delivered(turns)
     assert (delivered, delivered.text, clock.steps) == (before, "word two", 0)
 
@@ -122,7 +124,7 @@ async def test_a_stream_is_read_once_and_in_parts_that_leave_turns_to_others() -
 async def test_two_that_read_one_stream_read_it_once_together() -> None:
     protection, _ = a_protection()
     for number in range(2000):
-        protection.add(a_piece(f"{number} "), CONTENT)
+        protection.add(a_piece(f"{number} "), EVENTS)
     turns = Turns(Clock())
     async with asyncio.timeout(60):
         first, second = await asyncio.gather(*(protection.delivered(turns) for _ in range(2)))
@@ -132,19 +134,19 @@ async def test_two_that_read_one_stream_read_it_once_together() -> None:
 
 async def test_a_stream_that_cannot_be_read_is_protected_no_longer() -> None:
     protection, holding = a_protection()
-    protection.add(a_piece("word"), CONTENT)
-    protection.add(b'data: {"choices":[{"index":1}]}\n\n', CONTENT)
+    protection.add(a_piece("word"), EVENTS)
+    protection.add(b'data: {"choices":[{"index":1}]}\n\n', EVENTS)
     for _ in range(2):
         with pytest.raises(NotContinuableError):
             await protection.delivered(Turns(Clock()))
     assert holding.size == 0
-    assert protection.add(b"next", CONTENT) == UNPROTECTED + b"next"
+    assert protection.add(b"next", EVENTS) == UNPROTECTED + b"next"
 
 
 async def test_protection_that_gives_way_while_it_is_read_keeps_nothing() -> None:
     protection, holding = a_protection()
     for _ in range(2000):
-        protection.add(a_piece("word "), CONTENT)
+        protection.add(a_piece("word "), EVENTS)
     reading = asyncio.create_task(protection.delivered(Turns(Clock())))
     await asyncio.sleep(0)
     holding.drop_spare()

@@ -162,9 +162,7 @@ class EngineSource:
         def pass_on(block: bytes) -> bool:
             nonlocal takes
             for part in events.parts(block):
-                takes = sink.part(
-                    part if protection is None else protection.add(part, events.text_name)
-                )
+                takes = sink.part(part if protection is None else protection.add(part, events))
                 if not sent.hold(sink.unread_bytes + events.waiting_bytes):
                     return False
             return takes

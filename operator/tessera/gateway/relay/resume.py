@@ -17,7 +17,7 @@ from tessera.gateway.http.engine_connection import (
     InvalidHttpError,
 )
 from tessera.gateway.http.event_fields import has_too_many
-from tessera.gateway.http.sse import InvalidStreamError, event_data, split_events
+from tessera.gateway.http.sse import EventRelay, InvalidStreamError, event_data, split_events
 
 RESUMABLE = b"x-tessera-resumable"
 # Of one stream: its request, and what its client got. A token takes about 250 bytes in an event,
@@ -28,6 +28,8 @@ TEXT_NAMES = (b'"content":', b'"text":')
 _UNPROTECTED = b": %b: false\n\n" % RESUMABLE
 # Bytes are held in steps, and each event takes more than its bytes.
 _STEP_BYTES, _EVENT_BYTES = 4096, 48
+# Of an event with text at most; most have about 250.
+_USUAL_BYTES = 512
 # Of events that are read at once, each of which takes as long as so many times its bytes of a body.
 _READ_BYTES, _READ_COST = 2**14, 16
 # Of an answer, with the ids of 300,000 tokens.
@@ -52,19 +54,26 @@ class Protection:
         self._blocks: deque[bytes] = deque()
         self._size = len(body)
         self._unheld = 0
+        self._deltas = 0
         self.is_active = True
         self._is_announced = False
         holding.spare_held(len(body))
         holding.on_drop = self._drop
 
-    def add(self, block: bytes, text_name: bytes) -> bytes:
-        """Keep what the client gets; return it with the word that it is the last, if it is."""
+    def add(self, block: bytes, relayed: EventRelay) -> bytes:
+        """Keep what the client gets; return it with the word that it is the last, if it is.
+
+        `relayed` counted its events. Of many small ones, one of too many values is noticed when
+        they are read.
+        """
         if self.is_active:
+            deltas, self._deltas = relayed.deltas - self._deltas, relayed.deltas
             self._blocks.append(block)
             self._unheld += len(block) + _EVENT_BYTES
             if self._unheld > _STEP_BYTES:
                 self._hold()
-            if text_name not in TEXT_NAMES or has_too_many(block):
+            is_large = len(block) > _USUAL_BYTES * deltas
+            if relayed.text_name not in TEXT_NAMES or (is_large and has_too_many(block)):
                 self.end()
         if self.is_active or self._is_announced:
             return block
