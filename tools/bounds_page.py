@@ -12,6 +12,8 @@ from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECO
 from tessera.batch_runner.input.scan import MAX_ROW_BYTES
 from tessera.batch_runner.sender import MAX_IN_FLIGHT_BYTES
 from tessera.controller.demand import MAX_GATEWAYS
+from tessera.controller.https_server import MAX_CONNECTIONS as MAX_READER_CONNECTIONS
+from tessera.controller.token_access import UNKNOWN_PLACES
 from tessera.domain.batch.attempt_state import MAX_BACKOFF, MAX_FAILURES_WITHOUT_ROWS
 from tessera.domain.batch.attempt_state import STALL_TIMEOUT as BATCH_STALL_TIMEOUT
 from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
@@ -71,6 +73,7 @@ from tessera.gateway.http.sse import (
     MAX_EVENTS_WITHOUT_TOKEN,
 )
 from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS
+from tessera.gateway.internal_api import MAX_WAITING_READERS, REVIEW_PLACES
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.receive.receiver import BodyBounds
 from tessera.gateway.relay.engine import SLOW_PART_SECONDS
@@ -165,6 +168,11 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of a part of a report", MAX_REPORT_BYTES),
             ("services of a report, in all its parts", MAX_REPORT_SERVICES),
             ("gateways that report", MAX_GATEWAYS),
+            (
+                "connections of readers of metrics, and of gateways that report",
+                MAX_READER_CONNECTIONS,
+            ),
+            ("unknown tokens of these that are reviewed, of an address one", UNKNOWN_PLACES),
             ("between two lists of every kind", timedelta(seconds=RELIST_SECONDS)),
         ),
     ),
@@ -200,6 +208,8 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ),
             ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
             ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),
+            ("tokens of readers of usage that are reviewed, of an address one", REVIEW_PLACES),
+            ("tokens of such an address that wait", MAX_WAITING_READERS),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
             ("bytes of its record of prompts in the caches of engines", MAX_RECORD_BYTES),

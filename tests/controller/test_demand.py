@@ -161,7 +161,7 @@ async def a_server(folder: Path, receiving: Receiving) -> AsyncIterator[HttpsSer
     (folder / "token").write_text(f"{GATEWAY}\n", encoding="ascii")
     context = server_context(files)
 
-    def check(token: str) -> HTTPStatus:
+    def check(token: str, _: str) -> HTTPStatus:
         return HTTPStatus.OK if token == GATEWAY else HTTPStatus.FORBIDDEN
 
     loop = asyncio.get_running_loop()

@@ -18,7 +18,7 @@ import pytest
 from tessera.adapters import certificates
 from tessera.adapters.clock import now
 from tessera.controller.certificates import certificate_files, server_context, write_pair
-from tessera.controller.https_server import MAX_CONNECTIONS, HttpsServer
+from tessera.controller.https_server import MAX_CONNECTIONS, HttpsServer, _Connection
 from tessera.controller.metrics import MetricsPage, serve_metrics
 
 DEADLINE_SECONDS = 60
@@ -33,7 +33,7 @@ def a_context(host: str) -> ssl.SSLContext:
         return server_context(files)
 
 
-def check(token: str) -> HTTPStatus:
+def check(token: str, _: str) -> HTTPStatus:
     return HTTPStatus.OK if token == READER else HTTPStatus.FORBIDDEN
 
 
@@ -182,3 +182,41 @@ def test_a_request_that_does_not_end_is_cut() -> None:
 def test_a_client_that_makes_no_handshake_is_cut() -> None:
     with a_server(seconds=0.2) as (server, _), connected(server) as client:
         assert client.recv(1) == b""
+
+
+def connected_from(server: HttpsServer, address: str) -> socket.socket:
+    return socket.create_connection(
+        ("127.0.0.1", server.server_port), DEADLINE_SECONDS, source_address=(address, 0)
+    )
+
+
+def test_connections_of_one_address_displace_neither_others_nor_readers() -> None:
+    with a_server() as (server, _), ExitStack() as stack:
+        reader = HTTPSConnection(
+            "127.0.0.1", server.server_port, timeout=DEADLINE_SECONDS, context=client_context()
+        )
+        reader.connect()
+        honest = stack.enter_context(
+            client_context().wrap_socket(connected_from(server, "127.0.0.3"))
+        )
+        for _ in range(3 * MAX_CONNECTIONS):
+            stack.enter_context(connected_from(server, "127.0.0.2"))
+        request = b"GET /metrics HTTP/1.1\r\nAuthorization: Bearer reader\r\n\r\n"
+        honest.sendall(request)
+        assert b" 200 " in honest.recv(1024)
+        reader.request("GET", "/metrics", headers={"Authorization": f"Bearer {READER}"})
+        with reader.getresponse() as response:
+            assert response.status == 200
+
+
+def test_a_connection_whose_token_was_accepted_leaves_last() -> None:
+    with a_server() as (server, _):
+        stranger, reader = socket.socketpair()
+        with stranger, reader:
+            server._open[reader] = _Connection("127.0.0.1", 0.0)
+            assert server.check(reader, READER, "127.0.0.1") is HTTPStatus.OK
+            server._open[stranger] = _Connection("127.0.0.2", 1.0)
+            assert server._first_to_leave() is stranger
+            del server._open[stranger]
+            assert server._first_to_leave() is reader
+            del server._open[reader]

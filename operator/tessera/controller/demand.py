@@ -132,7 +132,7 @@ def serve_demand(
     loop: asyncio.AbstractEventLoop,
     *,
     tls: Callable[[], ssl.SSLContext],
-    check: Callable[[str], HTTPStatus],
+    check: Callable[[str, str], HTTPStatus],
 ) -> HttpsServer:
     """Take reports at `/demand` until the process ends."""
 

@@ -7,6 +7,7 @@ import ssl
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -33,8 +34,21 @@ class Endpoint:
     """Of the response."""
 
 
+@dataclass(slots=True)
+class _Connection:
+    address: str
+    since: float
+    """Monotonic seconds."""
+    is_known: bool = False
+    """It sent a token that may use the server."""
+
+
 class HttpsServer(ThreadingHTTPServer):
-    """Connections beyond a number and a time are cut, the oldest first."""
+    """Connections beyond a number and a time are cut.
+
+    Of too many, the oldest of the address with most, of those that sent no token which may use the
+    server.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -45,16 +59,16 @@ class HttpsServer(ThreadingHTTPServer):
         endpoint: Endpoint,
         *,
         tls: Callable[[], ssl.SSLContext],
-        check: Callable[[str], HTTPStatus],
+        check: Callable[[str, str], HTTPStatus],
         seconds: float,
     ) -> None:
         """Take `tls`, which is asked for each connection, so a renewed certificate counts at once.
 
-        `check` returns OK for a token that may use the server.
+        `check` gets a token and an address, and returns OK where it may use the server.
         """
-        self.endpoint, self.check = endpoint, check
+        self.endpoint, self._check = endpoint, check
         self._tls, self._seconds = tls, seconds
-        self._since: dict[socket.socket, float] = {}
+        self._open: dict[socket.socket, _Connection] = {}
         self._connections = threading.Lock()
         super().__init__(address, _Handler)
 
@@ -75,22 +89,22 @@ class HttpsServer(ThreadingHTTPServer):
     @override
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._connections:
-            while len(self._since) >= MAX_CONNECTIONS:
-                self._cut(next(iter(self._since)))
-            self._since[request] = time.monotonic()
+            while len(self._open) >= MAX_CONNECTIONS:
+                self._cut(self._first_to_leave())
+            self._open[request] = _Connection(client_address[0], time.monotonic())
         super().process_request(request, client_address)
 
     @override
     def service_actions(self) -> None:
         with self._connections:
-            for request, since in tuple(self._since.items()):
-                if time.monotonic() - since > self._seconds:
+            for request, connection in tuple(self._open.items()):
+                if time.monotonic() - connection.since > self._seconds:
                     self._cut(request)
 
     @override
     def shutdown_request(self, request: Any) -> None:
         with self._connections:
-            self._since.pop(request, None)
+            self._open.pop(request, None)
         super().shutdown_request(request)
 
     @override
@@ -98,8 +112,23 @@ class HttpsServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), OSError):  # a client that goes away is no news
             super().handle_error(request, client_address)
 
+    def check(self, request: socket.socket, token: str, address: str) -> HTTPStatus:
+        """Return OK where a token may use the server, or the status that refuses it."""
+        status = self._check(token, address)
+        if status is HTTPStatus.OK:
+            with self._connections:
+                if request in self._open:
+                    self._open[request].is_known = True
+        return status
+
+    def _first_to_leave(self) -> socket.socket:
+        strangers = [each for each, known in self._open.items() if not known.is_known]
+        counts = Counter(self._open[each].address for each in strangers)
+        # Of equal ones the oldest.
+        return max(strangers or self._open, key=lambda request: counts[self._open[request].address])
+
     def _cut(self, request: socket.socket) -> None:
-        del self._since[request]
+        del self._open[request]
         with contextlib.suppress(OSError):
             # Below TLS, whose own shutdown would let the connection's thread go on without it.
             socket.socket.shutdown(request, socket.SHUT_RDWR)
@@ -191,7 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Return OK, or the status that refuses the token of the request."""
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         is_bearer = scheme.lower() == "bearer" and token.strip()
-        return self.server.check(token.strip()) if is_bearer else HTTPStatus.UNAUTHORIZED
+        if not is_bearer:
+            return HTTPStatus.UNAUTHORIZED
+        return self.server.check(self.request, token.strip(), self.client_address[0])
 
     def _respond(self, status: HTTPStatus, body: bytes = b"") -> None:
         """Respond; the connection goes on only after a success without a body."""

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import kopf
@@ -15,6 +16,7 @@ from tessera.adapters.catalog_file import install_catalog
 from tessera.adapters.clock import now
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
+from tessera.api.gateway_demand import DEMAND_PATH
 from tessera.api.meta import GROUP, VERSION
 from tessera.controller.admission import validators
 from tessera.controller.certificates import AdmissionServer
@@ -22,7 +24,7 @@ from tessera.controller.demand import serve_demand
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
 from tessera.controller.runtime import Runtime
-from tessera.controller.token_access import gateway_access, metrics_access
+from tessera.controller.token_access import METRICS_PATH, gateway_access, metrics_access
 from tessera.controller.uninstall import release_nodes
 from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
@@ -115,12 +117,12 @@ async def operate(
         classes=settings.classes,
     )
     runtime = Runtime(settings, cluster, clock)
-    loop = asyncio.get_running_loop()
+    loop, refused = asyncio.get_running_loop(), runtime.telemetry.process.count_refused_token
     serve_metrics(
         (host, settings.metrics_port),
         runtime.telemetry.exposition,
         tls=lambda: runtime.tls,
-        check=metrics_access(cluster, loop).check,
+        check=metrics_access(cluster, loop, partial(refused, METRICS_PATH)).check,
     )
     if settings.gateway_account is not None:
         user = f"system:serviceaccount:{settings.namespace}:{settings.gateway_account}"
@@ -129,7 +131,7 @@ async def operate(
             runtime.demand,
             loop,
             tls=lambda: runtime.tls,
-            check=gateway_access(cluster, loop, user).check,
+            check=gateway_access(cluster, loop, user, partial(refused, DEMAND_PATH)).check,
         )
     tasks = (
         asyncio.create_task(runtime.run(), name="runtime"),

@@ -37,7 +37,7 @@ def serve_metrics(
     render: Callable[[], bytes],
     *,
     tls: Callable[[], ssl.SSLContext],
-    check: Callable[[str], HTTPStatus],
+    check: Callable[[str, str], HTTPStatus],
     seconds: float = _MAX_SECONDS,
 ) -> HttpsServer:
     """Serve the page at `/metrics` until the process ends."""

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
 from tessera.domain.explain.request import RequestExplanations, join_explanations
 from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
@@ -22,6 +23,9 @@ from tessera.ports import ClusterError
 
 # Sums over months take seconds and one connection of the store.
 _MAX_QUERIES = 2
+# Reviews of tokens at a time, of which an address has one, those of an address that wait, and how
+# long they wait at most.
+REVIEW_PLACES, MAX_WAITING_READERS, _REVIEW_SECONDS = 4, 4, 5.0
 MAX_LISTED = 500
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -62,6 +66,7 @@ class InternalApi:
         self._known, self._others = requests, others
         self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
         self._queries = asyncio.Semaphore(_MAX_QUERIES)
+        self._turns = ReviewTurns(REVIEW_PLACES, MAX_WAITING_READERS, most_at_once=1)
 
     def application(self) -> web.Application:
         """Return the application to serve."""
@@ -81,11 +86,15 @@ class InternalApi:
     async def _answer(
         self, read: Callable[[web.Request], Awaitable[Any]], request: web.Request
     ) -> web.Response:
-        if self._queries.locked():
-            raise _refusal(web.HTTPTooManyRequests, "other queries run: try again later")
-        async with self._queries:
-            await self._authorize(request.headers.get("Authorization", ""))
-            body = await read(request)
+        try:
+            await self._authorize(request)
+            if self._queries.locked():
+                raise _refusal(web.HTTPTooManyRequests, "other queries run: try again later")
+            async with self._queries:
+                body = await read(request)
+        except web.HTTPError as error:
+            self._metrics.readers_refused.labels(error.status).inc()
+            raise
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
     async def _usage(self, request: web.Request) -> dict[str, Any]:
@@ -109,14 +118,22 @@ class InternalApi:
             known = join_explanations(answers, silent)
         return known.model_dump(mode="json", by_alias=True)
 
-    async def _authorize(self, authorization: str) -> None:
-        scheme, _, token = authorization.partition(" ")
+    async def _authorize(self, request: web.Request) -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _refusal(web.HTTPUnauthorized, "no bearer token")
         try:
-            user = await self._review(token.strip())
-        except ClusterError as error:
-            raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
+            async with (
+                asyncio.timeout(_REVIEW_SECONDS),
+                self._turns.place(request.remote or ""),
+            ):
+                user = await self._review(token.strip())
+        except ReviewsBusyError as error:
+            busy = "other tokens of this address are reviewed: try again later"
+            raise _refusal(web.HTTPTooManyRequests, busy) from error
+        except (ClusterError, TimeoutError) as error:
+            problem = str(error) or f"no review within {_REVIEW_SECONDS:g} s"
+            raise _refusal(web.HTTPServiceUnavailable, problem) from error
         if user is None:
             raise _refusal(web.HTTPUnauthorized, f"no token for {USAGE_READER}")
         if user != self._reader:

@@ -81,6 +81,13 @@ class ProcessMetrics:
             "Reports of gateways, and rows of them, that were left out, by reason.",
             by_reason,
         )
+        self._refused_tokens = counter(
+            "tessera_refused_tokens",
+            "Requests of readers of metrics and of gateways that were refused by their token, by "
+            "`path` and `code`: 401 or 403, 429 while others of its address are reviewed or soon "
+            "after one was refused, 503 where the API server did not answer.",
+            ("path", "code"),
+        )
         self._malformed = gauge(
             "tessera_malformed_objects",
             "Objects that cannot be parsed and are left out, by `kind`, such as pods.",
@@ -121,6 +128,10 @@ class ProcessMetrics:
     def record_rejected_demand(self, reason: RejectedDemand, count: int = 1) -> None:
         """Count reports of gateways, or rows of them, that were left out."""
         self._rejected_demand.labels(reason).inc(count)
+
+    def count_refused_token(self, path: str, status: int) -> None:
+        """Count a request that was refused by its token."""
+        self._refused_tokens.labels(path, int(status)).inc()
 
     def record_malformed(self, objects: Mapping[str, int]) -> None:
         """Record how many objects of each kind are left out."""

@@ -7,16 +7,11 @@ from collections.abc import Sequence
 import jwt
 import pytest
 
+from tessera.adapters.review_turns import MAX_WAITING_OF_ALL, ReviewsBusyError, ReviewTurns
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.identify.authentication import Authenticator
-from tessera.gateway.identify.token_reviews import (
-    MAX_WAITING_OF_ALL,
-    MAX_WAITING_TOKENS,
-    ReviewsBusyError,
-    TokenReviews,
-    TokenSender,
-)
+from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS, TokenReviews, TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.refusals import RequestError
 
@@ -236,3 +231,25 @@ async def test_junk_shuts_out_nobody(age: int) -> None:
     await asyncio.wait(junk)
     assert reasons[RequestReason.INVALID_TOKEN] < 250
     assert reasons[RequestReason.TOKENS_NOT_VERIFIED] > 2600
+
+
+async def test_a_sender_has_no_more_places_at_once_than_it_may() -> None:
+    turns, order, release = ReviewTurns(2, 8, most_at_once=1), list[str](), asyncio.Event()
+
+    async def review(sender: str) -> None:
+        async with turns.place(sender):
+            order.append(sender)
+            if sender == JUNK:
+                await release.wait()
+
+    slow = [asyncio.create_task(review(JUNK)) for _ in range(3)]
+    await settle()
+    assert order == [JUNK]
+    for _ in range(3):
+        await review(HONEST)
+    slow[1].cancel()
+    release.set()
+    await asyncio.gather(*slow, return_exceptions=True)
+    assert order == [JUNK, HONEST, HONEST, HONEST, JUNK]
+    async with turns.place(HONEST), turns.place("another"):
+        pass

@@ -1,11 +1,10 @@
 """Has the API server review tokens of ServiceAccounts, a few at a time."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from tessera.adapters.oidc_tokens import unverified_issuer
+from tessera.adapters.review_turns import ReviewTurns
 from tessera.domain.gateway.directory import Identity
 from tessera.gateway.http.connections import address_owner
 from tessera.ports import ClusterError
@@ -15,10 +14,9 @@ from tessera.ports import ClusterError
 _KNOWN_PLACES, _UNKNOWN_PLACES = 4, 2
 # Of a tenant and of an address: more would wait until they are given up, and so would all others.
 MAX_KNOWN_TOKENS, MAX_WAITING_TOKENS = 1024, 64
-# Of all senders: while a review takes 10 ms, the last one has its turn before it is given up.
-MAX_WAITING_OF_ALL = 1024
 
-# The address that sent an unknown token, or who had a known one when it was accepted.
+# The address that sent an unknown token, or who had a known one when it was accepted. A /64 of IPv6
+# is one address, and all clients behind a proxy have its address.
 TokenSender: TypeAlias = str | Identity
 
 
@@ -68,86 +66,3 @@ class TokenReviews:
                 "issuer that others must have"
             )
         return issuer in self._issuers
-
-
-class ReviewsBusyError(Exception):
-    """Too many tokens wait, of one sender or of all."""
-
-
-class ReviewTurns:
-    """Places for which the senders that wait take turns, so that none waits for another's many.
-
-    Of unknown tokens an address is a sender, and a /64 of IPv6 is one address; all clients behind a
-    proxy have its address. Of known ones a tenant is.
-    """
-
-    def __init__(self, places: int, most_of_sender: int) -> None:
-        self._free = places
-        self._most_of_sender = most_of_sender
-        # By sender, the one whose turn is next first. They wait on when their client leaves, since
-        # others may have sent the same token.
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}
-        self._count = 0
-
-    @asynccontextmanager
-    async def place(self, sender: str) -> AsyncIterator[None]:
-        """Hold a place, perhaps after a wait; raises ReviewsBusyError where too many wait."""
-        if self._free:
-            self._free -= 1
-        else:
-            await self._wait(sender)
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    async def _wait(self, sender: str) -> None:
-        own = len(self._waiting.get(sender, ()))
-        if own >= self._most_of_sender:
-            raise ReviewsBusyError
-        if self._count >= MAX_WAITING_OF_ALL:
-            self._displace(own)
-        waiting = self._waiting.setdefault(sender, {})
-        turn = asyncio.get_running_loop().create_future()
-        waiting[turn] = None
-        self._count += 1
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled() and turn in waiting:
-                del waiting[turn]
-                self._count -= 1
-                if not waiting:
-                    del self._waiting[sender]
-            elif not turn.cancelled() and turn.exception() is None:
-                # Its turn came in the same moment.
-                self._pass_on()
-            raise
-
-    def _displace(self, own: int) -> None:
-        """Refuse the newest of the sender with most, for one that has fewer than its share.
-
-        Raises ReviewsBusyError for any other.
-        """
-        senders = len(self._waiting) + (own == 0)
-        if (own + 1) * senders > MAX_WAITING_OF_ALL:
-            raise ReviewsBusyError
-        turn, _ = max(self._waiting.values(), key=len).popitem()
-        self._count -= 1
-        if not turn.cancelled():
-            turn.set_exception(ReviewsBusyError())
-
-    def _pass_on(self) -> None:
-        """Give a place to the sender that waits longest for its turn."""
-        while self._waiting:
-            sender = next(iter(self._waiting))
-            waiting = self._waiting.pop(sender)
-            turn = next(iter(waiting))
-            del waiting[turn]
-            self._count -= 1
-            if waiting:
-                self._waiting[sender] = waiting
-            if not turn.cancelled():
-                turn.set_result(None)
-                return
-        self._free += 1

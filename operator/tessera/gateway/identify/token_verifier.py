@@ -10,14 +10,11 @@ from tessera.adapters.oidc_tokens import (
     OidcTokens,
     unverified_issuer,
 )
+from tessera.adapters.review_turns import ReviewsBusyError
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import claims_identity, service_account_identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.identify.token_reviews import (
-    ReviewsBusyError,
-    TokenReviews,
-    TokenSender,
-)
+from tessera.gateway.identify.token_reviews import TokenReviews, TokenSender
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")

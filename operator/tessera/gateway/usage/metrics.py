@@ -314,6 +314,11 @@ class GatewayMetrics:
             "Lines of the access log and the audit log that are lost, since the output was not "
             "read and too many waited.",
         )
+        self.readers_refused = counter(
+            "tessera_gateway_readers_refused",
+            "Requests for usage, running requests and explanations that were refused, by `code`.",
+            ("code",),
+        )
         self.demand_failing = gauge(
             "tessera_gateway_demand_failing_seconds",
             "For how long no operator has taken the reports of waiting requests; 0 while one does.",

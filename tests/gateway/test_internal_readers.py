@@ -1,0 +1,68 @@
+"""Readers of the port for the platform: no token of one address keeps those of another waiting."""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+
+from tessera.domain.gateway.requests import RunningRequest
+from tessera.gateway.internal_api import MAX_WAITING_READERS, InternalApi
+from tessera.gateway.usage.metrics import GatewayMetrics
+from tests.cli.test_usage import NAMESPACE, NO_OTHERS
+from world.testing import eventually
+
+READER = f"system:serviceaccount:{NAMESPACE}:tessera-usage-reader"
+
+
+class Requests:
+    def running(self, limit: int) -> tuple[list[RunningRequest], int]:
+        assert limit
+        return [], 0
+
+    def explain(self, request_id: str) -> Any:
+        raise AssertionError(request_id)
+
+
+async def status_of(url: str, token: str, address: str) -> int:
+    connector = aiohttp.TCPConnector(local_addr=(address, 0))
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        session.get(url) as response,
+    ):
+        return response.status
+
+
+async def test_slow_tokens_of_one_address_keep_no_reader_of_another_out() -> None:
+    reviewed, release = list[str](), asyncio.Event()
+
+    async def review(token: str) -> str | None:
+        reviewed.append(token)
+        if token.startswith("slow"):
+            await release.wait()
+        return READER if token == "reader" else None  # noqa: S105 - a name
+
+    metrics = GatewayMetrics()
+    store: Any = None
+    api = InternalApi(metrics, store, review, NAMESPACE, dict, Requests(), others=NO_OTHERS)
+    async with TestServer(api.application()) as server:
+        url = str(server.make_url("/requests"))
+        slow = [
+            asyncio.create_task(status_of(url, f"slow-{number}", "127.0.0.2"))
+            for number in range(MAX_WAITING_READERS + 3)
+        ]
+
+        async def are_refused() -> None:
+            assert sum(each.done() for each in slow) == 2
+
+        await eventually(are_refused)
+        assert reviewed == ["slow-0"]
+        for _ in range(3):
+            assert await status_of(url, "reader", "127.0.0.1") == 200
+        release.set()
+        statuses = await asyncio.gather(*slow)
+    assert sorted(statuses) == [401] * (MAX_WAITING_READERS + 1) + [429] * 2
+    count = metrics.registry.get_sample_value
+    name = "tessera_gateway_readers_refused_total"
+    assert [count(name, {"code": code}) for code in ("401", "429")] == [MAX_WAITING_READERS + 1, 2]
