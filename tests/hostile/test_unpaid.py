@@ -6,6 +6,7 @@ import pytest
 
 from tessera.resources.api_resources import (
     AUTOSCALING,
+    BATCH_INFERENCES,
     CHILDREN,
     CLAIMS,
     DEPLOYMENTS,
@@ -16,6 +17,7 @@ from tessera.resources.api_resources import (
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import STORED
+from tests.builders import SMALL
 from tests.hostile.score import SCORE
 from tests.hostile.twin import A100, HOSTILE, Fleet
 
@@ -39,6 +41,7 @@ SERVICES: dict[str, dict[str, Any]] = {
     "cached": {"model": {"uri": "hf://a/b", "cache": {"type": "PersistentVolumeClaim"}}},
     "unknown": {"model": {"uri": "hf://nobody/unknown"}},
     "slices": {"placement": {"mig": "Auto"}},
+    "image": {"engine": {"image": "registry.evil/vllm:1"}},
     "many": {"scaling": {"minReplicas": 50, "maxReplicas": 1000}},
     "none": {"replicas": 0, "model": {**STORED, "uri": "s3://models/none"}},
     "asleep": {
@@ -48,22 +51,34 @@ SERVICES: dict[str, dict[str, Any]] = {
 }
 
 
+# One that is checked, and one whose model is read first.
+BATCHES: dict[str, dict[str, Any]] = {"night": {"uri": SMALL}, "read": {"uri": "hf://nobody/own"}}
+# Created by the tenant.
+OWN_CLAIM = "data"
+
+
 def a_fleet(amount: str) -> Fleet:
     fleet = Fleet()
     template = {"product": A100, "gpus": 8, "maxNodes": 6}
-    fleet.add_pool("a100", namespaces=[HOSTILE])
+    fleet.add_pool("a100", namespaces=[HOSTILE], prePull=True)
     fleet.add_node("a100-0", "a100", whole=8)
     fleet.add_pool("burst", "3", tier="OnDemand", nodeTemplate=template, mig={"mode": "Auto"})
     fleet.add_budget(HOSTILE, amount)
+    claim = {"metadata": {"name": OWN_CLAIM, "namespace": HOSTILE}}
+    fleet.cluster.put(CLAIMS, {**claim, "spec": {"accessModes": ["ReadWriteMany"]}})
+    for name, model in BATCHES.items():
+        meta = {"name": name, "namespace": HOSTILE, "creationTimestamp": "2026-11-20T11:59:00Z"}
+        spec = {"claimName": OWN_CLAIM, "input": "in.jsonl", "output": f"{name}.jsonl"}
+        fleet.cluster.put(BATCH_INFERENCES, {"metadata": meta, "spec": {**spec, "model": model}})
     return fleet
 
 
-def made(fleet: Fleet) -> dict[str, list[str]]:
+def created_objects(fleet: Fleet) -> dict[str, list[str]]:
     """Return what there is of each kind that the operator makes, Deployments with replicas."""
     kinds = {kind.plural: kind.kind for kind in (*CHILDREN, *AUTOSCALING, CLAIMS, JOBS)}
     objects: dict[str, list[str]] = {}
     for key, body in fleet.cluster.objects.items():
-        if key.plural not in kinds or body.get("metadata", {}).get("name", "").endswith("-one"):
+        if key.plural not in kinds or key.name.endswith("-one") or key.name == OWN_CLAIM:
             continue
         if key.plural != DEPLOYMENTS.plural or body["spec"]["replicas"]:
             objects.setdefault(kinds[key.plural], []).append(f"{key.namespace}/{key.name}")
@@ -83,15 +98,21 @@ async def test_a_budget_of_nothing_gets_only_what_is_free(amount: str) -> None:
         fleet.serve(name, HOSTILE, **spec)
     for _ in range(12):
         await fleet.cycle()
-    paid = {kind: names for kind, names in made(fleet).items() if kind in PAID}
+    paid = {kind: names for kind, names in created_objects(fleet).items() if kind in PAID}
+    # Pulls the image of the installation, as the pool asks.
+    assert paid.pop("DaemonSet") == ["tessera-system-prepull/tessera-prepull-a100-vllm"]
     SCORE.add(sum(map(len, paid.values())))
     assert not paid
-    assert "Service" in made(fleet)
+    assert "Service" in created_objects(fleet)
     for name in SERVICES:
         body = fleet.cluster.objects[ObjectKey(INFERENCE_SERVICES.plural, HOSTILE, name)]
         messages = [each["message"] for each in body["status"]["conditions"]]
         messages += [body["status"].get("scaling", {}).get("message", "")]
         assert any(f"TenantBudget/{HOSTILE}" in message for message in messages), (name, messages)
+    for name in BATCHES:
+        body = fleet.cluster.objects[ObjectKey(BATCH_INFERENCES.plural, HOSTILE, name)]
+        reasons = {each["type"]: each["reason"] for each in body["status"]["conditions"]}
+        assert reasons["Running"] == "BudgetExhausted"
 
 
 async def test_the_same_services_get_all_of_it_once_the_budget_pays() -> None:
@@ -107,9 +128,11 @@ async def test_the_same_services_get_all_of_it_once_the_budget_pays() -> None:
     )
     for _ in range(12):
         await fleet.cycle()
-    objects = made(fleet)
+    objects = created_objects(fleet)
     assert len(objects["PersistentVolumeClaim"]) >= 4
-    assert objects["Job"]
+    assert {f"{HOSTILE}/night-check", f"{HOSTILE}/read-shape"} <= {
+        name.rpartition("-")[0] if "shape" in name else name for name in objects["Job"]
+    }
     assert objects["ReplicaSet"] == ["tessera-system-prepull/tessera-placeholder-burst"]
 
 

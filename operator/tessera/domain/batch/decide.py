@@ -115,6 +115,19 @@ def apply_funding(plan: BatchPlan, shortage: str | None) -> BatchPlan:
     return replace(plan.unfunded_plan, running=running)
 
 
+def without_unpaid_jobs(plan: BatchPlan, refusal: str | None) -> BatchPlan:
+    """Return the plan of a batch for which the budget pays nothing: no Job checks or reads for it.
+
+    Those that run go on, and results are published.
+    """
+    is_check = plan.create is not None and plan.create.attempt is None
+    if refusal is None or not (is_check or plan.model_job is not None):
+        return plan
+    running = StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, refusal)
+    create = None if is_check else plan.create
+    return replace(plan, running=running, create=create, model_job=None)
+
+
 def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
     """Return the plan of a batch whose planning raised; its objects stay unchanged."""
     ref = situation.batch.ref

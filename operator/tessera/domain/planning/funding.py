@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import PlacementReason, Progressing, ScalingReason, StatusVerdict
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
 from tessera.domain.hardware.pools import PoolView, admits
@@ -28,12 +30,12 @@ def start_refusal(
     if spec is None or state is None:
         return None
     if awaited is not None and share is not None and share.paid_replicas == 0:
-        return _refused(proposal, state, [awaited.offer.tariff]) or _floor_refusal(state)
+        return _refusal(state, [awaited.offer.tariff], _span_of(spec)) or _floor_refusal(state)
     if grant is None or grant.replicas or not proposal.counts:
         return None
     if spec.fixed_replicas is not None or guaranteed_replicas(spec):
         return None
-    return _refused(proposal, state, [count.choice.offer.tariff for count in proposal.counts])
+    return _refusal(state, _tariffs(proposal), _span_of(spec))
 
 
 def preparation_refusal(
@@ -50,8 +52,8 @@ def preparation_refusal(
     if grant is not None and grant.replicas:
         return None
     if not proposal.counts:
-        return _refused(proposal, state, _usable_tariffs(proposal, views))
-    refusal = _refused(proposal, state, [count.choice.offer.tariff for count in proposal.counts])
+        return pool_refusal(proposal.service.ref.namespace, spec.placement.pools, state, views)
+    refusal = _refusal(state, _tariffs(proposal), _span_of(spec))
     if grant is None or grant.shortage is None or grant.reason not in _NOT_PAID:
         return refusal
     return refusal or _floor_refusal(state)
@@ -97,12 +99,32 @@ def without_unpaid(
     return replace(preparation, job_to_create=None, missing_files=missing), existing
 
 
-def _refused(proposal: Proposal, state: BudgetState, tariffs: Sequence[Tariff]) -> str | None:
+def pool_refusal(
+    namespace: str, pools: Sequence[str], state: BudgetState, views: Sequence[PoolView]
+) -> str | None:
+    """Return why the budget pays for a replica in none of the pools that a namespace may use."""
+    tariffs = [
+        offer.tariff
+        for view in views
+        if admits(view.pool.spec, namespace) and (not pools or view.pool.name in pools)
+        for offer in view.offers
+    ]
+    return _refusal(state, tariffs, RESERVED_DURATION)
+
+
+def _span_of(spec: InferenceServiceSpec) -> timedelta:
+    """Return the time for which a replica is paid before it is added."""
+    return max(RESERVED_DURATION, termination_time(spec))
+
+
+def _tariffs(proposal: Proposal) -> Sequence[Tariff]:
+    return [count.choice.offer.tariff for count in proposal.counts]
+
+
+def _refusal(state: BudgetState, tariffs: Sequence[Tariff], span: timedelta) -> str | None:
     """Return why the budget pays for a replica at none of the tariffs, without rising amounts."""
-    spec = proposal.service.spec
-    if spec is None or not tariffs:
+    if not tariffs:
         return state.closed.message if state.closed is not None else None
-    span = max(RESERVED_DURATION, termination_time(spec))
     refusals = [state.refuse_start(tariff, span) for tariff in tariffs]
     return refusals[0] if None not in refusals else None
 
@@ -113,14 +135,3 @@ def _floor_refusal(state: BudgetState) -> str:
         "until the end of its windows. Raise spec.limits, or lower what other services of the "
         "tenant need."
     )
-
-
-def _usable_tariffs(proposal: Proposal, views: Sequence[PoolView]) -> Sequence[Tariff]:
-    spec, namespace = proposal.service.spec, proposal.service.ref.namespace
-    pools = spec.placement.pools if spec is not None else ()
-    return [
-        offer.tariff
-        for view in views
-        if admits(view.pool.spec, namespace) and (not pools or view.pool.name in pools)
-        for offer in view.offers
-    ]

@@ -46,7 +46,7 @@ from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
-from tessera.domain.planning.funding import preparation_refusal, start_refusal
+from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.observations import with_observations
@@ -317,13 +317,28 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         ),
         engine_progress=inspection.engine_progress,
         suspects=inspection.suspects,
-        batches={
-            ref: batches.final_plan(
-                batch_proposals[ref], grants.get(billing_ref(ref)), storage.refuse
-            )
-            for ref in sorted(batch_proposals)
-        },
+        batches=_final_batches(batch_proposals, grants, deciding, views, storage),
     )
+
+
+def _final_batches(
+    proposals: Mapping[Ref, batches.ProposedBatch],
+    grants: Mapping[Ref, Grant | Exception],
+    budgets: Sequence[BudgetView],
+    views: Sequence[PoolView],
+    storage: StorageRoom,
+) -> Mapping[Ref, BatchPlan]:
+    """Return the plans of all batches, after what their budgets grant."""
+    budget_views, final = by_namespace(budgets), {}
+    for ref in sorted(proposals):
+        view, spec = budget_views.get(ref.namespace), proposals[ref].situation.batch.spec
+        refusal = None
+        if view is not None and spec is not None:
+            refusal = pool_refusal(ref.namespace, spec.placement.pools, view.state, views)
+        final[ref] = batches.final_plan(
+            proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refusal
+        )
+    return final
 
 
 def _name_conflicts(

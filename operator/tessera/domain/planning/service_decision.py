@@ -36,9 +36,10 @@ from tessera.domain.rollout.drain import (
 from tessera.domain.rollout.strategy import is_rolling_out
 from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.service.current_objects import pods_of_variant, pods_of_workload
-from tessera.domain.service.pinned_revision import pin_revision, pinned_spec
+from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim, model_claims
 from tessera.domain.service.preparation.files import with_files
+from tessera.domain.service.preparation.preparation import Preparation
 from tessera.domain.service.proposal import (
     Proposal,
     planner_error_proposal,
@@ -105,14 +106,7 @@ def _plan_service(
     pinned_revision = pin_revision(
         service, spec, objects.workload_of(choice.variant), snapshot.resolutions, inputs.last_pin
     )
-    claims: tuple[ModelClaim, ...] = ()
-    # Nothing is fetched before a hub that is asked has said which commit that is.
-    if preparation is not None and pinned_revision.query is None:
-        fetched_spec = pinned_spec(preparation.spec, pinned_revision)
-        fetched_spec = spec_in(fetched_spec, shape_of(fetched_spec), choice.fit.precision)
-        claims = model_claims(snapshot, service, fetched_spec, users)
-        preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
-        preparation, claims = without_unpaid(preparation, claims, inputs.preparation_refusal)
+    preparation, claims = _with_claims(inputs, preparation, pinned_revision, snapshot, users)
     is_held = (
         bool(displacement.draining)
         or pinned_revision.query is not None
@@ -156,6 +150,27 @@ def _plan_service(
         replaces_one=rollouts.is_rolling or previous.gives_way,
         excused=displacement.displaced if service.allows_downtime else frozenset(),
     )
+
+
+def _with_claims(
+    inputs: ServicePlanInputs,
+    preparation: Preparation | None,
+    pinned_revision: PinnedRevision,
+    snapshot: Snapshot,
+    users: ClaimUsers,
+) -> tuple[Preparation | None, tuple[ModelClaim, ...]]:
+    """Return what is left to do for the files of a model, and the claims for them.
+
+    Nothing is fetched before a hub that is asked has said which commit that is.
+    """
+    choice, service = inputs.proposal.placement.choice, inputs.proposal.service
+    if preparation is None or choice is None or pinned_revision.query is not None:
+        return preparation, ()
+    fetched_spec = pinned_spec(preparation.spec, pinned_revision)
+    fetched_spec = spec_in(fetched_spec, shape_of(fetched_spec), choice.fit.precision)
+    claims = model_claims(snapshot, service, fetched_spec, users)
+    preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
+    return without_unpaid(preparation, claims, inputs.preparation_refusal)
 
 
 def _within_grant(disruptions: Disruptions, grant: Grant) -> Disruptions:
