@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from tessera.api.engine_egress import EngineEgress
@@ -428,6 +428,28 @@ class Models(Values):
     author of such a file can run code in the engine that loads it."""
 
 
+# A key of a label or an annotation, or all keys of a prefix.
+PodKey = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9][-a-z0-9.]{0,252}/(\*|[A-Za-z0-9][-A-Za-z0-9_.]{0,62})|"
+        r"[A-Za-z0-9][-A-Za-z0-9_.]{0,62})$",
+        max_length=317,
+    ),
+]
+
+
+class PodTemplateValues(Values):
+    """Labels and annotations that services may give their engine pods."""
+
+    allowed_keys: Annotated[list[PodKey], Field(max_length=64)] = Field(default_factory=list)
+    """Keys of labels and annotations that `spec.podTemplate` may have, such as
+    `prometheus.io/scrape`, or `example.org/*` for all keys of a prefix. Keys without a prefix are
+    allowed anyway, save `k8s-app` and `aadpodidbinding`, and so is
+    `kubectl.kubernetes.io/restartedAt`. Others may give a pod a profile of AppArmor, a network or
+    the role of a cloud, so list none that you do not know."""
+
+
 class Chart(Values):
     """Values of the chart."""
 
@@ -464,6 +486,9 @@ class Chart(Values):
 
     models: Models = Field(default_factory=Models)
     """Files of models that are downloaded to claims."""
+
+    pod_template: PodTemplateValues = Field(default_factory=PodTemplateValues)
+    """Labels and annotations that services may give their engine pods."""
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`. A change applies at once to the services that omit the

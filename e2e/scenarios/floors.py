@@ -29,7 +29,7 @@ from world.testing import eventually
 
 RESERVED, ON_DEMAND, SLICES, H100 = "floor-reserved", "floor-od", "floor-slices", "floor-h100"
 CLIENTS = 60
-EDIT = "example.org/edit"
+EDIT = "edit"
 BAD_IMAGE = "example.invalid/vllm:typo"
 # A stream lasts five seconds, and replicas have room for all streams when some are away.
 _TOKENS, _STEP_SECONDS, _MAX_NUM_SEQS = 5, 1.0, 100

@@ -222,9 +222,7 @@ async def test_the_way_back_to_a_tessera_that_edits_its_deployments_takes_nothin
         await asyncio.sleep(5)
         assert await list_pod_uids(namespace) == uids
 
-        await namespace.apply_service(
-            replicas=2, podTemplate={"annotations": {"example.org/edit": "two"}}
-        )
+        await namespace.apply_service(replicas=2, podTemplate={"annotations": {"edit": "two"}})
         await eventually(partial(serves, unlabelled=0, labelled=2))
 
         await install_earlier(namespace)

@@ -90,6 +90,10 @@ class Settings(PrometheusSettings, _ProcessSettings):
     allow_pickles: bool = False
     """Whether weights that can run code when they are loaded may be downloaded to claims."""
 
+    allowed_pod_keys: frozenset[str] = frozenset()
+    """Labels and annotations that `spec.podTemplate` may have beside keys without a prefix, as
+    JSON: keys, and `prefix/*`."""
+
     platform: Platform = Field(default_factory=Platform)
     """Registry mirror, proxies, certificates and other surroundings of engines, as JSON."""
 

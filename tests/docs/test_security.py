@@ -17,6 +17,7 @@ SECTIONS = {
     "## A hostile client of the gateway": 10,
     "## Policies": 7,
     "## Pods": 5,
+    "## What asks the budget": 6,
     "## Network": 6,
     "## Secrets": 7,
 }

@@ -118,7 +118,7 @@ class FloorFleet:
 
     def edit_template(self, name: str, value: str) -> None:
         """Change the pod template of a service, harmlessly."""
-        self.edit(name, podTemplate={"annotations": {"example.org/edit": value}}, engine=None)
+        self.edit(name, podTemplate={"annotations": {"edit": value}}, engine=None)
 
     def break_template(self, name: str) -> None:
         """Give a service an image that cannot be pulled."""

@@ -62,6 +62,9 @@ class Accepted(StatusReason):
     """The spec is valid, but `spec.engine.extraArgs` contains a flag that this version of Tessera
     refuses. The service ran with it before and goes on; memory, capacity and price are computed
     without it."""
+    UNSUPPORTED_POD_KEYS = "UnsupportedPodKeys", True
+    """The spec is valid, but `spec.podTemplate` has a label or an annotation that the chart's value
+    `podTemplate.allowedKeys` does not list. The service ran with it before and goes on."""
     INVALID_SPEC = "InvalidSpec"
     """The object does not match the schema of this operator."""
     INVALID_NAME = "InvalidName"
@@ -101,6 +104,9 @@ class Accepted(StatusReason):
     """`spec.podTemplate` contains a name that Tessera or the cluster sets."""
     INVALID_POD_TEMPLATE = "InvalidPodTemplate"
     """`spec.podTemplate` contains a key that Kubernetes rejects."""
+    POD_KEY_NOT_ALLOWED = "PodKeyNotAllowed"
+    """`spec.podTemplate` has a label or an annotation with a prefix, or one by which others give
+    rights, that the chart's value `podTemplate.allowedKeys` does not list."""
     INVALID_SCHEDULE = "InvalidSchedule"
     """`spec.scaling.schedules` has a time that never comes or cannot be read, bounds that
     contradict each other, or two schedules with a common minute."""

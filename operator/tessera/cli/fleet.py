@@ -20,6 +20,7 @@ from tessera.cli.installation import (
     has_variable,
     installed_catalogs,
     installed_classes,
+    installed_pod_keys,
 )
 from tessera.cli.trim import trim_object
 from tessera.domain.config import Config
@@ -27,6 +28,7 @@ from tessera.domain.hardware.catalog_entries import extended_catalog
 from tessera.domain.hardware.gpu_catalog import catalog, shipped
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
+from tessera.domain.placement.pod_template import allowed_keys
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
@@ -67,6 +69,8 @@ class FleetInputs:
     """Defaults of services by their class."""
     catalogs: str = ""
     """Document of the GPUs and models that the installation adds to the catalog."""
+    pod_keys: tuple[str, ...] = ()
+    """Keys of labels and annotations that services may give their pods."""
     gateways: bool = False
     """The installation is known to run gateways."""
 
@@ -125,9 +129,11 @@ async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:
         read_errors=unread,
         classes=await installed_classes(reader),
         catalogs=await installed_catalogs(reader),
+        pod_keys=await installed_pod_keys(reader),
         gateways=await has_variable(reader, GATEWAY_VARIABLE),
     )
     use_catalogs(fleet.catalogs)
+    allowed_keys.set(frozenset(fleet.pod_keys))
     return fleet if prometheus is None else await with_readings(fleet, prometheus)
 
 

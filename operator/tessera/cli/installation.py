@@ -1,10 +1,11 @@
 """What the installation of the operator says about itself."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
@@ -16,6 +17,7 @@ OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
 # Set where there are gateways.
 GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
+_POD_KEYS_VARIABLE, _POD_KEYS = "TESSERA_ALLOWED_POD_KEYS", TypeAdapter(tuple[str, ...])
 # The volume of the operator's pod, and the key of its ConfigMap.
 _CATALOGS = "catalogs"
 
@@ -42,6 +44,19 @@ async def installed_classes(reader: Reader) -> ServiceClasses:
         except ValidationError as error:
             log.error("the classes of the operator are unreadable: %s", error)
     return BUILT_IN_CLASSES
+
+
+async def installed_pod_keys(reader: Reader) -> tuple[str, ...]:
+    """Return the pod keys that the operator allows; none where its Deployment says none."""
+    try:
+        deployments = await operator_deployments(reader)
+    except DeniedError:
+        return ()
+    for _, variables in operator_variables(deployments):
+        if text := variables.get(_POD_KEYS_VARIABLE):
+            with contextlib.suppress(ValidationError):
+                return _POD_KEYS.validate_json(text)
+    return ()
 
 
 async def installed_catalogs(reader: Reader) -> str:

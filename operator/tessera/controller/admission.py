@@ -34,10 +34,11 @@ from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snap
 from tessera.domain.placement.checks import (
     check,
     engine_verdict,
-    split_flags,
+    split_running,
     tolerated_message,
     unknown_model_denial,
 )
+from tessera.domain.placement.pod_template import unlisted_metadata
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
 from tessera.reconcile.observe import Observations, observe, plan_inputs
@@ -73,9 +74,9 @@ def review_service(
 ) -> tuple[list[str], list[str]]:
     """Return the refusals and the warnings for an InferenceService, with field paths.
 
-    An edit of an `old` one that leaves its flags alone is not refused for them. What only needs
-    another object (a pool that does not exist yet) is a warning: the condition reports the same,
-    and it resolves without an edit.
+    An edit of an `old` one that leaves its flags or its pod keys alone is not refused for them.
+    What only needs another object (a pool that does not exist yet) is a warning: the condition
+    reports the same, and it resolves without an edit.
     """
     service = wire.parse_service(body, classes)
     if service is None:
@@ -89,9 +90,13 @@ def review_service(
         for key, observed in store.all(api_resources.ACCELERATOR_POOLS).items()
     }
     denials, warnings = check(service.spec, pools), list[str]()
-    if old is not None and _extra_args(old) == _extra_args(body):
-        flags, denials = split_flags(denials)
-        warnings += [tolerated_message(flags)] if flags else []
+    if old is not None:
+        running, denials = split_running(
+            denials,
+            flags=_extra_args(old) == _extra_args(body),
+            keys=_unlisted_metadata(body) <= _unlisted_metadata(old),
+        )
+        warnings += [tolerated_message(running)] if running else []
     refusals = [denial.sentence for denial in denials if not denial.transient]
     warnings += [denial.sentence for denial in denials if denial.transient]
     if (unknown := unknown_model_denial(service.spec)) is not None:
@@ -111,6 +116,11 @@ def review_service(
 
 def _extra_args(body: Mapping[str, Any]) -> object:
     return body.get("spec", {}).get("engine", {}).get("extraArgs")
+
+
+def _unlisted_metadata(body: Mapping[str, Any]) -> frozenset[tuple[str, str, str]]:
+    template = body.get("spec", {}).get("podTemplate") or {}
+    return unlisted_metadata(template.get("labels") or {}, template.get("annotations") or {})
 
 
 def _pool_warnings(

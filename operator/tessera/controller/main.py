@@ -27,6 +27,7 @@ from tessera.controller.runtime import Runtime
 from tessera.controller.token_access import METRICS_PATH, gateway_access, metrics_access
 from tessera.controller.uninstall import release_nodes
 from tessera.domain.names import prepull_namespace
+from tessera.domain.placement.pod_template import allowed_keys
 from tessera.ports import Clock, ClusterError
 from tessera.settings import Settings
 
@@ -64,6 +65,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
     install_catalog(settings.catalogs_file)
+    allowed_keys.set(settings.allowed_pod_keys)
     if arguments.inspect:
         sys.exit(asyncio.run(run_inspection(settings)))
     if arguments.release_nodes:

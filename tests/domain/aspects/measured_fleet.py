@@ -108,7 +108,7 @@ class MeasuredFleet:
         fields: dict[str, Any] = {
             "class": chosen.choice(("Interactive", "Standard")),
             "scaling": {"minReplicas": floor, "maxReplicas": floor + chosen.randint(0, 4)},
-            "podTemplate": {"annotations": {"example.org/edit": str(self.edits)}},
+            "podTemplate": {"annotations": {"edit": str(self.edits)}},
         }
         if chosen.random() < 0.5:
             fields["slo"] = {

@@ -57,7 +57,7 @@ def changes(draw: st.DrawFn) -> list[tuple[str, Any]]:
 def _spec(floor: int, edit: int = 0) -> Any:
     return a_spec(
         scaling={"minReplicas": floor, "maxReplicas": 8},
-        podTemplate={"annotations": {"example.org/edit": str(edit)}},
+        podTemplate={"annotations": {"edit": str(edit)}},
     )
 
 

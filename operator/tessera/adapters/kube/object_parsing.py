@@ -55,6 +55,7 @@ from tessera.domain.observed.snapshot import (
     Workload,
 )
 from tessera.domain.observed.tenant_keys import TenantKeys
+from tessera.domain.placement.pod_template import unlisted_metadata
 from tessera.ports import ClusterObject, ObjectValue
 from tessera.resources import api_resources
 from tessera.resources.manifest import ObjectKey
@@ -473,6 +474,7 @@ def parse_workload(body: JsonObject) -> Workload:
     owner_kind = api_resources.INFERENCE_SERVICES.kind
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    template = spec.get("template", {})
     annotations, model, record = meta.get("annotations", {}), None, None
     with contextlib.suppress(ValidationError):
         text = annotations.get(names.REVISION_ANNOTATION, "")
@@ -497,7 +499,11 @@ def parse_workload(body: JsonObject) -> Workload:
         else None,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
         model=model,
-        arguments=_engine_arguments(spec.get("template", {}).get("spec", {})),
+        arguments=_engine_arguments(template.get("spec", {})),
+        unlisted_metadata=unlisted_metadata(
+            template.get("metadata", {}).get("labels", {}),
+            template.get("metadata", {}).get("annotations", {}),
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from tessera.cli.fleet import FleetInputs, use_catalogs
 from tessera.cli.trim import mask_secrets
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref
+from tessera.domain.placement.pod_template import allowed_keys
 from tessera.domain.scaling.state import ScalingHistory
 
 # Raised when older files can no longer be read.
@@ -46,6 +47,8 @@ class SnapshotFile(BaseModel):
     classes: ServiceClasses = BUILT_IN_CLASSES
     catalogs: str = ""
     """Document of the GPUs and models that the installation adds to the catalog."""
+    pod_keys: tuple[str, ...] = ()
+    """Keys of labels and annotations that services may give their pods."""
     gateways: bool = False
 
 
@@ -66,6 +69,7 @@ def serialize(fleet: FleetInputs) -> str:
         scaling_history=tuple(sorted(fleet.scaling_history.items())),
         classes=fleet.classes,
         catalogs=fleet.catalogs,
+        pod_keys=fleet.pod_keys,
         gateways=fleet.gateways,
     )
     return json.dumps(document.model_dump(mode="json", by_alias=True), indent=1) + "\n"
@@ -155,6 +159,7 @@ def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
 
 def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
     use_catalogs(document.catalogs)
+    allowed_keys.set(frozenset(document.pod_keys))
     return FleetInputs(
         at=document.at,
         objects={
@@ -166,5 +171,6 @@ def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
         scaling_history=dict(document.scaling_history),
         classes=document.classes,
         catalogs=document.catalogs,
+        pod_keys=document.pod_keys,
         gateways=document.gateways,
     )

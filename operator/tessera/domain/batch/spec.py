@@ -12,6 +12,7 @@ from tessera.api.inference_service import (
     Context,
     Drain,
     InferenceServiceSpec,
+    PodTemplate,
     ServicePlacement,
     Slo,
 )
@@ -97,7 +98,7 @@ def accept_spec(
     verdict = checks.engine_verdict(source.spec)
     message = verdict.message + _differences(situation, spec)
     if situation.batch.status.check is not None:
-        flags, _ = checks.split_flags(checks.check(source.spec, pools))
+        flags, _ = checks.split_running(checks.check(source.spec, pools), flags=True, keys=False)
         message += f"; {checks.tolerated_message(flags)}" if flags else ""
     return StatusVerdict(BatchAccepted[verdict.reason.name], message), source
 
@@ -192,6 +193,8 @@ def _batch_source(
         "placement": ServicePlacement(pools=batch.placement.pools),
         "replicas": None,
         "drain": _NO_DRAIN,
+        # Its pods have the variables of the service alone.
+        "pod_template": PodTemplate(env=spec.pod_template.env),
     }
     if spec.engine.speculation is not None:
         # A full batch computes all the time, so verifying drafts costs more than it saves.
@@ -222,7 +225,7 @@ def _denials(
     denials = checks.check(source.spec, pools)
     if situation.batch.status.check is not None:
         # Its flags were accepted when its rows were checked, and are what its attempts run with.
-        _, denials = checks.split_flags(denials)
+        _, denials = checks.split_running(denials, flags=True, keys=False)
     for denial in (*((unknown,) if unknown else ()), *denials):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "

@@ -70,6 +70,8 @@ def _accepted(service_plan: ServicePlan) -> Decision:
         would_change = ("with a known spec.engine.version the flags would be checked",)
     if verdict.reason is Accepted.UNSUPPORTED_FLAGS:
         would_change = ("without the flag memory, capacity and price would be those that count",)
+    if verdict.reason is Accepted.UNSUPPORTED_POD_KEYS:
+        would_change = ("with the key in podTemplate.allowedKeys of the chart it would be Valid",)
     if verdict.reason is Accepted.PRECISION_REFUSED:
         would_change = ("with files of the same model the precision would be compared by price",)
     if verdict.reason is Accepted.NAME_CONFLICT:

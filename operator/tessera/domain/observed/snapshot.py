@@ -296,6 +296,8 @@ class Workload:
     """The revision for which it was applied."""
     arguments: tuple[str, ...] = ()
     """The command line of its engine."""
+    unlisted_metadata: frozenset[tuple[str, str, str]] = frozenset()
+    """Field, key and value of what its pods have and the installation does not list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Checks of a spec, the same in admission and in the cycle."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -68,15 +68,23 @@ def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
     return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
 
 
-def split_flags(denials: Iterable[Denial]) -> tuple[tuple[Denial, ...], tuple[Denial, ...]]:
-    """Return the refused flags, which do not stop what runs with them already, and the others."""
-    flags = tuple(each for each in denials if each.reason is Accepted.RESERVED_FLAG)
-    return flags, tuple(each for each in denials if each.reason is not Accepted.RESERVED_FLAG)
+def split_running(
+    denials: Iterable[Denial], *, flags: bool, keys: bool
+) -> tuple[tuple[Denial, ...], tuple[Denial, ...]]:
+    """Return what does not stop a service that runs with its flags or pod keys, and the others."""
+    tolerated = {
+        *((Accepted.RESERVED_FLAG,) if flags else ()),
+        *((Accepted.POD_KEY_NOT_ALLOWED,) if keys else ()),
+    }
+    running = tuple(each for each in denials if each.reason in tolerated)
+    return running, tuple(each for each in denials if each.reason not in tolerated)
 
 
-def tolerated_message(flags: Iterable[Denial]) -> str:
-    """Return the warning about refused flags with which engines run already."""
-    sentences = "; ".join(each.sentence for each in flags)
+def tolerated_message(denials: Sequence[Denial]) -> str:
+    """Return the warning about refused flags and pod keys with which engines run already."""
+    sentences = "; ".join(each.sentence for each in denials)
+    if all(each.reason is Accepted.POD_KEY_NOT_ALLOWED for each in denials):
+        return f"{sentences}. What runs with it goes on"
     return f"{sentences}. What runs with it goes on, and is computed as an engine without it"
 
 
@@ -406,6 +414,7 @@ def _check_pod_template(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial
         (Accepted.RESERVED_FLAG, pod_template.unplanned_variables(spec.pod_template)),
         (Accepted.RESERVED_POD_TEMPLATE_FIELD, pod_template.reserved_entries(spec.pod_template)),
         (Accepted.INVALID_POD_TEMPLATE, pod_template.malformed_keys(spec.pod_template)),
+        (Accepted.POD_KEY_NOT_ALLOWED, pod_template.unlisted_keys(spec.pod_template)),
     ):
         for field, message in findings:
             yield Denial(reason=reason, field=field, message=message)

@@ -1,11 +1,12 @@
 """What users may add to the pods of a service, and what is reserved."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tessera.api.inference_service import PodTemplate
 from tessera.api.meta import GROUP
 from tessera.domain import names
+from tessera.domain.incremental import Installed
 
 # Reserved labels, and who sets them.
 LABELS = {
@@ -49,6 +50,14 @@ UNPLANNED = {
     "VLLM_MLA_DISABLE": "what layers keep of each token; remove it",
 }
 
+# What the installation allows beside keys without a prefix, which are the user's own by the
+# conventions of Kubernetes: keys, and `prefix/*` for all keys of a prefix.
+allowed_keys = Installed[frozenset[str]](frozenset)
+# It takes the place of `kubectl rollout restart`.
+_ALWAYS_ALLOWED = frozenset({"kubectl.kubernetes.io/restartedAt"})
+# Keys without a prefix by which others give rights: network policies, and identities of a cloud.
+_BARRED = frozenset({"k8s-app", "aadpodidbinding"})
+
 _TESSERA_PREFIX = f"{GROUP}/"
 _KEY = re.compile(
     r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
@@ -75,6 +84,42 @@ def reserved_entries(template: PodTemplate) -> Iterator[tuple[str, str]]:
                 f"spec.podTemplate.env[{index}]",
                 f"remove {variable.name}; it is set by {ENVIRONMENT[variable.name]} "
                 f"(1 of {len(ENVIRONMENT)} reserved variables)",
+            )
+
+
+def is_allowed(key: str) -> bool:
+    """Return whether users may give pods a label or an annotation with a key."""
+    prefix, slash, _ = key.rpartition("/")
+    listed = allowed_keys()
+    if key in _ALWAYS_ALLOWED or key in listed or (slash and f"{prefix}/*" in listed):
+        return True
+    return not slash and key not in _BARRED
+
+
+def unlisted_metadata(
+    labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> frozenset[tuple[str, str, str]]:
+    """Return field, key and value of what users add to pods and the installation does not list."""
+    return frozenset(
+        (field, key, value)
+        for field, entries, reserved in (
+            ("labels", labels, LABELS),
+            ("annotations", annotations, ANNOTATIONS),
+        )
+        for key, value in entries.items()
+        if not (is_allowed(key) or key in reserved or key.startswith(_TESSERA_PREFIX))
+    )
+
+
+def unlisted_keys(template: PodTemplate) -> Iterator[tuple[str, str]]:
+    """Yield field and message of every key that the installation does not list."""
+    for field, key, _ in sorted(unlisted_metadata(template.labels, template.annotations)):
+        if _KEY.match(key):
+            yield (
+                f"spec.podTemplate.{field}",
+                f"{key} may give pods rights or networks, and podTemplate.allowedKeys of the chart "
+                f"does not list it ({len(allowed_keys())} listed); use a key without a prefix, or "
+                "have the platform team list it",
             )
 
 

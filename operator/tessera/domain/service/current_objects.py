@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from tessera.api.inference_service import PodTemplate
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Workload
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.pod_template import unlisted_metadata
 
 _NONE: frozenset[Ref] = frozenset()
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -48,6 +50,11 @@ class CurrentObjects:
         """Return whether replicas were made with these arguments, which end the command line."""
         ends = [each.arguments[-len(extra_args) :] for each in self.workloads]
         return bool(ends) if not extra_args else extra_args in ends
+
+    def runs_with_metadata(self, template: PodTemplate) -> bool:
+        """Return whether replicas were made with all that a template adds and nobody lists."""
+        added = unlisted_metadata(template.labels, template.annotations)
+        return any(added <= each.unlisted_metadata for each in self.workloads)
 
     def workloads_of(self, variant: str) -> Sequence[Workload]:
         """Return the Deployments of a variant, one for each of its templates, the oldest first."""

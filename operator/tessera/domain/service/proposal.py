@@ -22,7 +22,7 @@ from tessera.domain.placement.checks import (
     Denial,
     check,
     engine_verdict,
-    split_flags,
+    split_running,
     tolerated_message,
 )
 from tessera.domain.placement.cover import NO_NEED, Need
@@ -135,8 +135,10 @@ def _propose(
     spec = preparation.spec
     service = replace(service, spec=spec)
     denials, tolerated = check(spec, tier_by_pool(views)), tuple[Denial, ...]()
-    if objects.runs_with(spec.engine.extra_args):
-        tolerated, denials = split_flags(denials)
+    if denials:
+        flags = objects.runs_with(spec.engine.extra_args)
+        keys = objects.runs_with_metadata(spec.pod_template)
+        tolerated, denials = split_running(denials, flags=flags, keys=keys)
     if denials:
         message = "; ".join(denial.sentence for denial in denials)
         return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
@@ -322,7 +324,9 @@ def _accepted(
     """Return the verdict on a valid spec: what is not used of it, or cannot be known."""
     verdict, refused = engine_verdict(spec), refusals(preparation.precisions or ())
     if tolerated:
-        verdict = StatusVerdict(Accepted.UNSUPPORTED_FLAGS, tolerated_message(tolerated))
+        is_flag = any(each.reason is Accepted.RESERVED_FLAG for each in tolerated)
+        reason = Accepted.UNSUPPORTED_FLAGS if is_flag else Accepted.UNSUPPORTED_POD_KEYS
+        verdict = StatusVerdict(reason, tolerated_message(tolerated))
     if not refused:
         return verdict
     others = () if verdict.reason is Accepted.VALID else (verdict.message,)
