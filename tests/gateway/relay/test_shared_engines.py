@@ -100,6 +100,24 @@ async def test_a_field_that_is_not_listed_reaches_no_shared_engine(sharing: Any)
         assert not engine.calls
 
 
+DEAR = {"properties": {str(most): {"maxLength": most} for most in (200, 201)}}
+
+
+async def test_a_schema_that_takes_long_to_compile_reaches_no_shared_engine() -> None:
+    """It took the compiler of an engine 8 s for each of its bounds."""
+    body = body_of("/v1/chat/completions", structured_outputs={"json": DEAR})
+    async with ScriptedEngine(answered) as engine:
+        async with a_gateway(a_directory(a_shared_model(engine), keys=KEYS)) as gateway:
+            for headers in ({}, OTHER):
+                answer = await gateway.post(body, **headers)
+                assert (answer.status, answer.error["param"]) == (400, "structured_outputs")
+                assert "/json/properties/201/maxLength" in answer.error["message"]
+        assert not engine.calls
+        own = a_shared_model(engine, public=False)
+        async with a_gateway(a_directory(own, keys=KEYS)) as gateway:
+            assert (await gateway.post(body)).status == 200
+
+
 @pytest.mark.parametrize("field", ["input", "instructions"])
 async def test_a_body_of_another_route_is_told_where_to_go(field: str) -> None:
     """As Cursor sends it."""

@@ -6,6 +6,7 @@ from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
 from tessera.domain.model.routes import TOKENIZER_ROUTES
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
+from tessera.gateway.bodies.constraints import WORK, check_compiled, compiled_values
 from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.bodies.prompt_size import NO_MEDIA, PromptSize
@@ -27,6 +28,8 @@ class Chosen:
     summary: RequestSummary
     size: PromptSize
     shape: RequestShape
+    schema: bytes | None = None
+    """A digest of what an engine that tenants share has to compile; None without anything."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
@@ -58,6 +61,11 @@ class Chooser:
             raise route_not_served(received.model, path, model)
         if model.is_shared and received.unlisted is not None:
             raise unlisted_field(received.unlisted)
+        schema = None
+        if model.is_shared:
+            values = await take(len(body), lambda: compiled_values(fields))
+            work = WORK * sum(map(len, values.values()))
+            schema = await take(work, lambda: check_compiled(values))
         size = await take(len(body), lambda: fields.prompt_size(body))
         vector = fields.vector_size(model.embedding_width)
         if vector is not None and vector.passes_bound(size.texts):
@@ -84,4 +92,5 @@ class Chooser:
             summary=fields.summary(),
             size=size,
             shape=request_shape(fields, size, model, means, prompt, received.priority),
+            schema=schema,
         )
