@@ -10,6 +10,7 @@ time that the gateway spends while the bystander waits hardly does.
 """
 
 import asyncio
+import json
 import os
 import signal
 import ssl

@@ -90,7 +90,7 @@ def _seconds(step: Callable[[], object]) -> float:
 def _words() -> Iterator[bytes]:
     """Yield tokens of about the lengths and letters of a real vocabulary."""
     chance = random.Random(1)  # noqa: S311 - no secret
-    letters = [*"etaoinshrdlcumwfgypbvkjxqz", "é", "д", "中", "文"]  # noqa: RUF001
+    letters = [*"etaoinshrdlcumwfgypbvkjxqz", "é", "д", "中", "文"]
     while True:
         length = min(16, max(2, round(chance.gauss(6, 2.5))))
         word = "".join(chance.choices(letters, range(len(letters), 0, -1), k=length))

@@ -229,7 +229,7 @@ async def test_a_key_for_a_name_without_a_grant_is_warned_about() -> None:
         spec = A_BUDGET["spec"] | names | granted
         api.budgets = [A_BUDGET, a_body("TenantBudget", "team-b", spec)]
         text = await create_key(api, f"key-{number} --tenant team-a --models chat")
-        assert ("warning" in text) is not granted
+        assert ("warning" in text) == (not granted)
 
 
 async def test_a_record_with_a_misspelled_field_is_listed_with_the_field() -> None:

@@ -31,7 +31,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from tests.gateway.relay.test_resumed_streams import breaking, going_on, replicas
+from tests.gateway.resumed import breaking, going_on, replicas
 from world.testing import eventually
 
 PARTS = (ROLE, a_delta("one"), a_delta("two"))

@@ -45,7 +45,7 @@ from tests.gateway.harness import (
     event,
 )
 from tests.gateway.http.test_sse import the_format
-from tests.gateway.relay.test_resumed_streams import (
+from tests.gateway.resumed import (
     RESUMED,
     UNPROTECTED,
     breaking,

@@ -80,13 +80,7 @@ class EngineSource:
         except TimeoutError as error:
             raise EngineError(RequestReason.ENGINE_TIMEOUT, replica.pod.name) from error
         except (InvalidHttpError, ConnectionLostError) as error:
-            if not connection.status:
-                sent.was_not_taken()
-            if isinstance(error, InvalidHttpError):
-                raise invalid_response(replica, str(error)) from error
-            if sent.is_left:
-                raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name) from error
-            raise EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error) from error
+            raise _lost(sent, connection, error) from error
         finally:
             sent.connection, sent.is_left = None, False
             self._session.release(connection, address)
@@ -273,6 +267,20 @@ async def _begun(
     if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):
         block = b": %b: %b\n\n%b" % (RESUMABLE, resumable, block)
     return block
+
+
+def _lost(
+    sent: Sent, connection: EngineConnection, error: InvalidHttpError | ConnectionLostError
+) -> EngineError:
+    """Return what a request fails by whose connection is of no use any more."""
+    replica = sent.placed.at.choice.replica
+    if not connection.status:
+        sent.was_not_taken()
+    if isinstance(error, InvalidHttpError):
+        return invalid_response(replica, str(error))
+    if sent.is_left:
+        return EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
+    return EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error)
 
 
 async def _rest(sent: Sent) -> None:
