@@ -261,6 +261,30 @@ def test_the_largest_schema_is_checked_in_little_time(schema: Any) -> None:
     assert time.process_time() - began < 0.6
 
 
+SAMPLER = [
+    ("allowed_token_ids", list(range(1024)), list(range(1025)), "1025 tokens, limit 1024"),
+    (
+        "logit_bias",
+        {str(token): -1.5 for token in range(1024)},
+        {str(token): -1.5 for token in range(1025)},
+        "1025 tokens, limit 1024",
+    ),
+    ("stop_token_ids", [7] * 100, [7] * 101, "101 tokens, limit 100"),
+    ("stop_token_ids", [7], [10**4000, 10**4000], "8006 bytes, limit 6400"),
+    ("bad_words", ["abcd"] * 64, ["abcd"] * 65, "520 bytes, limit 512"),
+]
+
+
+@pytest.mark.parametrize(("name", "most", "more", "said"), SAMPLER)
+def test_the_sampler_of_shared_engines_has_room_for_what_passes(
+    name: str, most: Any, more: Any, said: str
+) -> None:
+    """Where more came, it raised in the process that computes for all."""
+    read(CHAT, {name: most})
+    assert said in refused(CHAT, {name: more}).message
+    read(CHAT, {name: None})
+
+
 def test_a_digest_is_that_of_all_that_is_compiled() -> None:
     assert read(CHAT, {"messages": []}) is None
     digest = read(CHAT, chat(LONG))

@@ -1,4 +1,4 @@
-"""What of a request an engine compiles before it answers: schemas, patterns and grammars."""
+"""What of a request an engine compiles before it answers, or keeps room for while it does."""
 
 import re
 from collections.abc import Mapping
@@ -7,14 +7,18 @@ from typing import Any
 
 import msgspec
 
+from tessera.api.text import counted
 from tessera.domain.gateway.schema_cost import MAX_SCHEMA_BYTES, find_excess
 from tessera.gateway.bodies.json_values import decode
+from tessera.gateway.bodies.listed_fields import MAX_BAD_WORDS_BYTES, MAX_TOKEN_IDS
 from tessera.gateway.bodies.parsing import RequestFields
-from tessera.gateway.refusals import invalid_request
+from tessera.gateway.refusals import RequestError, invalid_request
 
 # Checking takes as long as other work with a body of so many times the bytes.
 WORK = 32
 _DIGEST_BYTES = 16
+# Of a token with its bias.
+_MAX_TOKEN_BYTES = 64
 _COMPILED = (
     "response_format",
     "structured_outputs",
@@ -44,8 +48,10 @@ _DEFINITION = re.compile(rb'"' + _escaped("tool_definition") + rb'"')
 def compiled_values(fields: RequestFields) -> Mapping[str, memoryview]:
     """Return what an engine compiles, by field.
 
-    Raises RequestError where a definition of a tool is within the messages.
+    Raises RequestError where a definition of a tool is within the messages, and where the sampler
+    has no room for what changes its choice.
     """
+    _check_sampler(fields)
     names = [name for name in _COMPILED if _raw(fields, name)]
     tools = _raw(fields, "tools")
     if tools and (_forces(_raw(fields, "tool_choice")) or _STRICT.search(tools)):
@@ -85,6 +91,28 @@ def check_compiled(values: Mapping[str, memoryview]) -> bytes | None:
     for value in values.values():
         digest.update(value)
     return digest.digest()
+
+
+def _check_sampler(fields: RequestFields) -> None:
+    for name, most in MAX_TOKEN_IDS.items():
+        value = _raw(fields, name)
+        if len(value) > most * _MAX_TOKEN_BYTES:
+            raise _too_many(name, counted(len(value), "byte"), most * _MAX_TOKEN_BYTES)
+        # Whatever it is: as many as it has commas, and one.
+        count = bytes(value).count(b",") + 1
+        if count > most:
+            raise _too_many(name, counted(count, "token"), most)
+    size = len(_raw(fields, "bad_words"))
+    if size > MAX_BAD_WORDS_BYTES:
+        raise _too_many("bad_words", counted(size, "byte"), MAX_BAD_WORDS_BYTES)
+
+
+def _too_many(name: str, count: str, most: int) -> RequestError:
+    return invalid_request(
+        f"{name}: it has {count}, limit {most}. Send fewer, or use a model that is your tenant's "
+        "alone, since several may use this one.",
+        name,
+    )
 
 
 def _decoded(name: str, value: memoryview) -> Any:

@@ -12,8 +12,24 @@ clients of `domain/gateway/coding_clients.py` send without effect. Others do not
 - `request_id`, `session_id`: names that all requests of an engine share;
 - `watermarking`, which the owner of the model decides.
 
+`MAX_TOKEN_IDS` and `bad_words` pass as far as the sampler of vLLM has room for them: where there is
+none, it raises in the process that computes for all. `logprobs`, `stop` and others are refused by
+vLLM itself, in the thread that reads them, before they take room or time.
+
 `cache_salt` is replaced and `priority` is 0 at least: `parsing.py` reads both.
 """
+
+from collections.abc import Mapping
+
+# Rows of the sampler. Those that end an answer are counted with the ends of the model.
+MAX_TOKEN_IDS: Mapping[str, int] = {
+    "allowed_token_ids": 1024,
+    "logit_bias": 1024,
+    "stop_token_ids": 100,
+}
+# The sampler has 1,024 tokens for them. A word is read with a space in front as well, and a byte is
+# a token at most.
+MAX_BAD_WORDS_BYTES = 512
 
 
 def _names(*texts: str) -> tuple[str, ...]:
