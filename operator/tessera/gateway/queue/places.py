@@ -17,6 +17,7 @@ from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.queue.arrivals import ArrivalCounter
 from tessera.gateway.queue.queues import ModelQueues
+from tessera.gateway.queue.schema_turns import SchemaTurns
 from tessera.gateway.refusals import Headers, RequestError, unfunded
 from tessera.gateway.reserve.limits import Reserved
 
@@ -98,6 +99,7 @@ class Places:
         self.demand: dict[Ref, DemandCount] = {}
         """Of services with requests at engines."""
         self.arrivals = ArrivalCounter()
+        self._schema_turns = SchemaTurns(_READY_SECONDS)
 
     def update(self, changes: ModelChanges) -> None:
         """Take the models and replicas of a directory."""
@@ -120,10 +122,22 @@ class Places:
         identity = reserved.chosen.received.identified.identity
         self.arrivals.add(identity, model, shape)
         work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
-        at, queue_ns = self.queues.of(model).send_now(shape, began), 0
-        if at is None:
-            at = await self._wait(reserved, work_seconds)
-            queue_ns = int((self._clock.monotonic() - began) * 1e9)
+        turn = None
+        if (schema := reserved.chosen.schema) is not None:
+            turn = await self._schema_turns.begin(model, identity.tenant, schema)
+        at = self.queues.of(model).send_now(
+            shape, began if turn is None else self._clock.monotonic()
+        )
+        is_sent_now = at is not None and turn is None
+        try:
+            at = at or await self._wait(reserved, work_seconds)
+        except BaseException:
+            if turn is not None:
+                turn.leave()
+            raise
+        if turn is not None:
+            at.compiled, at.answers_whole = turn.end, not shape.stream
+        queue_ns = 0 if is_sent_now else int((self._clock.monotonic() - began) * 1e9)
         work_ns = round(work_seconds * 1e9)
         demand = self.demand.get(model.service)
         if demand is None:
@@ -155,6 +169,7 @@ class Places:
             sent = self.replicas.send(placed.model, shape, now, states)
         if sent is None:
             return False
+        sent.compiled, sent.answers_whole = placed.at.compiled, placed.at.answers_whole
         placed.former, placed.at = placed.attempts, sent
         return True
 

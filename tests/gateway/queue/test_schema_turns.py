@@ -1,0 +1,131 @@
+"""New schemas of one tenant reach the engines of a service one after the other."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    MODEL,
+    Answer,
+    EngineCall,
+    RunningGateway,
+    ScriptedEngine,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+    an_api_key,
+)
+
+pytestmark = pytest.mark.anyio
+OTHER_KEY = "tsk-team-b"
+KEYS = (an_api_key(), an_api_key(OTHER_KEY, tenant="team-b"))
+OTHER = {"authorization": f"Bearer {OTHER_KEY}"}
+WAIT_SECONDS = 60
+
+
+def with_schema(name: str, **fields: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {name: {"type": "string"}}}
+    return {**CHAT, "model": MODEL, "structured_outputs": {"json": schema}, **fields}
+
+
+class Compiling:
+    """An engine that answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.changed = asyncio.Condition()
+        self.answers = dict[str, asyncio.Event]()
+        self.engine = ScriptedEngine(self._answer)
+
+    def event(self, name: str) -> asyncio.Event:
+        return self.answers.setdefault(name, asyncio.Event())
+
+    async def _answer(self, call: EngineCall) -> None:
+        schema = call.json.get("structured_outputs", {"json": {"properties": {"none": 0}}})
+        (name,) = schema["json"]["properties"]
+        async with self.changed:
+            self.names.append(name)
+            self.changed.notify_all()
+        await self.event(name).wait()
+        await call.whole(COMPLETION)
+
+    async def got(self, *names: str) -> None:
+        async with self.changed, asyncio.timeout(WAIT_SECONDS):
+            await self.changed.wait_for(lambda: len(self.names) >= len(names))
+        assert sorted(self.names) == sorted(names)
+
+
+async def waiting(gateway: RunningGateway, requests: int) -> None:
+    """Wait until so many requests wait for a turn."""
+    lines = gateway.admission.places._schema_turns._waiting
+
+    async def reached() -> None:
+        while sum(map(len, lines.values())) != requests:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(reached(), WAIT_SECONDS)
+
+
+async def test_a_tenants_next_new_schema_waits_and_nothing_else_does() -> None:
+    compiling = Compiling()
+    async with compiling.engine as engine:
+        model = a_model(a_replica(engine.address), public=True)
+        async with (
+            a_gateway(a_directory(model, keys=KEYS)) as gateway,
+            asyncio.TaskGroup() as tasks,
+        ):
+
+            def ask(body: dict[str, Any], **headers: str) -> asyncio.Task[Answer]:
+                return tasks.create_task(gateway.post(body, **headers))
+
+            first = ask(with_schema("first"))
+            await compiling.got("first")
+            second, same = ask(with_schema("second")), ask(with_schema("first"))
+            await waiting(gateway, 2)
+            ask(with_schema("foreign"), **OTHER)
+            ask(CHAT)
+            await compiling.got("first", "foreign", "none")
+            for name in ("foreign", "none", "first"):
+                compiling.event(name).set()
+            assert (await first).status == 200
+            await compiling.got("first", "foreign", "none", "second", "first")
+            # What is known passes beside what is not.
+            assert (await ask(with_schema("first"))).status == 200
+            compiling.event("second").set()
+            assert (await second).status == (await same).status == 200
+            assert not gateway.admission.places._schema_turns._waiting
+
+
+async def test_an_engine_of_the_own_tenant_gets_all_schemas_at_once() -> None:
+    compiling = Compiling()
+    async with compiling.engine as engine:
+        directory = a_directory(a_model(a_replica(engine.address)), keys=KEYS)
+        async with a_gateway(directory) as gateway, asyncio.TaskGroup() as tasks:
+            for name in ("first", "second"):
+                compiling.event(name)
+                tasks.create_task(gateway.post(with_schema(name)))
+            await compiling.got("first", "second")
+            for name in ("first", "second"):
+                compiling.event(name).set()
+
+
+async def test_who_leaves_while_he_waits_leaves_his_turn_to_the_next() -> None:
+    compiling = Compiling()
+    async with compiling.engine as engine:
+        model = a_model(a_replica(engine.address), public=True)
+        async with a_gateway(a_directory(model, keys=KEYS)) as gateway:
+            tasks = [asyncio.create_task(gateway.post(with_schema("first")))]
+            await compiling.got("first")
+            for requests, name in ((1, "left"), (2, "next")):
+                tasks.append(asyncio.create_task(gateway.post(with_schema(name))))
+                await waiting(gateway, requests)
+            tasks[1].cancel()
+            await waiting(gateway, 1)
+            for name in ("first", "next"):
+                compiling.event(name).set()
+            assert (await tasks[0]).status == (await tasks[2]).status == 200
+            assert compiling.names == ["first", "next"]
