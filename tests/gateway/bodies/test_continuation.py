@@ -277,11 +277,11 @@ def test_a_stream_is_read_for_about_what_its_bytes_take(events: Sequence[bytes])
     except NotContinuableError:
         pass
     finally:
-        kept, peak = tracemalloc.get_traced_memory()
+        size_after, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     # Copies of an event, and nothing for each of its values.
     assert peak < 6 * size
-    assert kept < 1.2 * seen.size + 10_000
+    assert size_after < 1.2 * seen.size + 10_000
 
 
 def test_tokens_are_asked_for_of_the_prompt_and_of_the_answer_begun() -> None:

@@ -94,13 +94,13 @@ async def test_what_a_stream_keeps_is_held_before_and_after_it_is_read() -> None
     tracemalloc.start()
     try:
         delivered = await protection.delivered(Turns(Clock()))
-        kept = tracemalloc.get_traced_memory()[0]
+        left = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     # Text and token ids are left, without an object for each.
     assert (delivered.text_bytes, delivered.tokens) == (4999, 100_000)
     assert delivered.size <= holding.size - len(BODY) <= delivered.size + 100
-    assert kept < 1.2 * delivered.size
+    assert left < 1.2 * delivered.size
     protection.end()
     assert (holding.size, protection.body, protection.is_active) == (0, b"", False)
 

@@ -24,7 +24,7 @@ _encode = msgspec.json.encode
 _NULL = msgspec.Raw(b"null")
 _NOTHING = (_NULL, msgspec.Raw(b'""'), None, "")
 # What begins a stream. In a text, the quotes are escaped.
-_BEGINNINGS = (b'"role"', b'"prompt_token_ids"')
+_ROLE, _PROMPT = b'"role"', b'"prompt_token_ids"'
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class ContinuedEvents(EventRelay):
         if data == b"[DONE]":
             return resumed_comment(self._joint.resumed) + event
         try:
-            fields: dict[str, Any] = {**cut_fields(data)}
+            fields = cut_fields(data)
             if "choices" in fields:
                 fields["choices"] = self._choices(fields["choices"])
                 if fields["choices"] is None:
@@ -114,10 +114,11 @@ class ContinuedEvents(EventRelay):
             # A comment, or of a shape that is not known here: it is the client's.
             return event
         fields.pop("prompt_token_ids", None)
-        return b"data: %b\n\n" % _encode({**fields, **self._joint.head})
+        fields.update(self._joint.head)
+        return b"data: %b\n\n" % _encode(fields)
 
     def _usage_of_all(self, text: msgspec.Raw) -> dict[str, Any]:
-        usage: dict[str, Any] = {**cut_fields(text)}
+        usage = cut_fields(text)
         total = self._joint.total(_usage.decode(text).counts())
         usage["prompt_tokens"], usage["completion_tokens"] = total.input, total.output
         usage["total_tokens"] = total.input + total.output
@@ -128,8 +129,8 @@ class ContinuedEvents(EventRelay):
     def _choices(self, choices: msgspec.Raw) -> Any:
         """Return choices without what begins a stream; None where they are nothing else."""
         text = bytes(choices)
-        is_first = self._joint.repeated or any(beginning in text for beginning in _BEGINNINGS)
-        if choices == _NULL or not is_first:
+        is_first = self._joint.repeated or _ROLE in text or _PROMPT in text
+        if not is_first or choices == _NULL:
             return choices
         items = cut_items(choices)
         continued = [choice for choice in map(self._continued, items) if choice is not None]
@@ -137,12 +138,12 @@ class ContinuedEvents(EventRelay):
 
     def _continued(self, choice: msgspec.Raw) -> dict[str, Any] | None:
         """Return a choice without what begins a stream; None if it is nothing else."""
-        changed: dict[str, Any] = {**cut_fields(choice)}
+        changed = cut_fields(choice)
         if "prompt_token_ids" in changed:
             changed["prompt_token_ids"] = None
         if changed.get("delta", _NULL) == _NULL:
             return changed
-        delta: dict[str, Any] = {**cut_fields(changed["delta"])}
+        delta = cut_fields(changed["delta"])
         is_first = delta.pop("role", None) is not None
         if self._joint.repeated and "content" in delta:
             is_first = True
@@ -152,7 +153,8 @@ class ContinuedEvents(EventRelay):
         is_end = changed.get("finish_reason", _NULL) != _NULL
         if not is_end and all(value in _NOTHING for value in delta.values()):
             return None
-        return {**changed, "delta": delta}
+        changed["delta"] = delta
+        return changed
 
     def _without_repeated(self, content: msgspec.Raw) -> str | None:
         text: str | None = _content.decode(content)

@@ -4,6 +4,7 @@ Of a stream that may go on elsewhere, the gateway changes and repeats some of th
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -62,8 +63,8 @@ class TooManyValuesError(Exception):
     """An event has more choices or fields than one of a stream that may go on."""
 
 
-def cut_fields(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
-    """Return the fields of an object.
+def cut_fields(text: bytes | msgspec.Raw) -> dict[str, Any]:
+    """Return the fields of an object, each as `msgspec.Raw`.
 
     Raises TooManyValuesError, and msgspec.DecodeError for what is no object.
     """
@@ -72,7 +73,7 @@ def cut_fields(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
         others = len(text) - sum(map(len, large))
         if others > _SMALL_BYTES:
             raise TooManyValuesError
-    fields = _fields.decode(text)
+    fields: dict[str, Any] = _fields.decode(text)
     if len(fields) > MAX_VALUES:
         raise TooManyValuesError
     return fields

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.http.sse import EventRelay
+from tessera.gateway.http.sse import EventRelay, event_data
 from tessera.gateway.refusals import Headers, RequestError
 
 _MAX_ENGINE_MESSAGE = 500
@@ -146,7 +146,7 @@ def incomplete_stream(events: EventRelay, replica: EngineReplica) -> EngineError
 
 def _reported(event: bytes, replica: EngineReplica) -> EngineError:
     """Return the error that the engine sent as an event."""
-    error = _engine_error(event.partition(b"data:")[2])
+    error = _engine_error(event_data(event))
     text = (error.message if error else None) or "no message"
     status = error.code if error and isinstance(error.code, int) else 500
     if _is_refusal(status):
