@@ -73,6 +73,12 @@ from tessera.gateway.http.sse import (
     MAX_EVENT_BYTES,
     MAX_EVENTS_WITHOUT_TOKEN,
 )
+from tessera.gateway.http.tls import (
+    HANDSHAKE_SECONDS,
+    MAX_ADDRESS_HANDSHAKES,
+    MAX_HANDSHAKES,
+    MAX_HELLO_BYTES,
+)
 from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.internal_api import MAX_WAITING_READERS, REVIEW_PLACES
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
@@ -207,6 +213,13 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 "connection gives way to a new one",
                 timedelta(seconds=PACE_SECONDS),
             ),
+            ("TLS handshakes that have begun and are not finished", MAX_HANDSHAKES),
+            (
+                "those of an address, behind which its next ones wait for up to a second each",
+                MAX_ADDRESS_HANDSHAKES,
+            ),
+            ("a TLS handshake", timedelta(seconds=HANDSHAKE_SECONDS)),
+            ("bytes that a client sends until then", MAX_HELLO_BYTES),
             ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
             ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),
             ("tokens of readers of usage that are reviewed, of an address one", REVIEW_PLACES),

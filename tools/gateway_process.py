@@ -2,7 +2,8 @@
 
 `python gateway_process.py PORT FOLDER [ANNOUNCE_SECONDS [DRAIN_SECONDS]]` serves what
 `FOLDER/directory` describes, which is read again at SIGHUP, or what an API server has whose address
-is in `FOLDER/api`. Everything else is as in a pod without a database.
+is in `FOLDER/api`. Clients come by TLS where there is `FOLDER/tls`. Everything else is as in a pod
+without a database.
 """
 
 import asyncio
@@ -68,8 +69,9 @@ async def running(
     """
     if tls:
         pair = Authority(folder / "keys").server("gateway", "127.0.0.1")
-        pair.certificate.rename(folder / "tls.crt")
-        pair.key.rename(folder / "tls.key")
+        (folder / "tls").mkdir()
+        pair.certificate.rename(folder / "tls" / "tls.crt")
+        pair.key.rename(folder / "tls" / "tls.key")
     if isinstance(directory, str):
         (folder / "api").write_text(directory, encoding="ascii")
     else:
@@ -153,12 +155,13 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         if watch is None:
             read_directory()
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_directory)
+        tls = folder / "tls"
         server = GatewayServer(
             gateway.app,
             announce_seconds=announce_seconds,
             drain_seconds=drain_seconds,
             clients=Connections(raise_descriptor_limit()),
-            tls_directory=folder if (folder / "tls.crt").exists() else None,
+            tls_directory=tls if tls.exists() else None,
         )
         parts = {"usage": recording.run, "log": output.run, "gateway": gateway.run}
         if watch is not None:

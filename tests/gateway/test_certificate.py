@@ -11,7 +11,7 @@ from cryptography import x509
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
-from tessera.gateway.server import GatewayServer
+from tessera.gateway.server import GatewayServer, listen
 from tests.gateway.harness import KeyIdentifier, LocalAccounts
 from world.keys import Authority, Pair
 from world.testing import eventually
@@ -47,9 +47,9 @@ async def test_a_renewed_certificate_is_used_and_a_wrong_one_is_not(
         Admission(KeyIdentifier(), LocalAccounts().borrow, lambda: None), engines, lambda _: None
     )
     server = GatewayServer(app, announce_seconds=0, drain_seconds=1, tls_directory=tmp_path)
-    server.config.load()
-    listener = await asyncio.start_server(lambda *_: None, ADDRESS, 0, ssl=server.config.ssl)
-    port = listener.sockets[0].getsockname()[1]
+    listener = listen(ADDRESS, 0)
+    port = listener.getsockname()[1]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     renewing = asyncio.create_task(server.renew_certificate(tmp_path, every_seconds=0.01))
 
     async def is_refused() -> None:
@@ -67,5 +67,6 @@ async def test_a_renewed_certificate_is_used_and_a_wrong_one_is_not(
         await eventually(is_renewed)
     finally:
         renewing.cancel()
-        listener.close()
+        server.should_exit = True
+        await serving
         await engines.close()

@@ -221,13 +221,15 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
     metrics.held_bytes.set_function(lambda: gateway.app.memory.size + clients.held_bytes)
     replicas = gateway.admission.replicas
     metrics.prefix_record_bytes.set_function(lambda: replicas.record_bytes)
-    return GatewayServer(
+    server = GatewayServer(
         gateway.app,
         announce_seconds=settings.announce_seconds,
         drain_seconds=settings.drain_seconds,
         clients=clients,
         tls_directory=settings.tls_directory,
     )
+    metrics.handshakes.set_function(lambda: len(server.handshakes))
+    return server
 
 
 async def _serve_internal(

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from tessera.gateway.http.connections import Connections, GatewayServerState
 from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.http.tls import Handshakes, TlsConnection
 from tessera.gateway.requests.app import GatewayApp
 
 log = logging.getLogger("tessera")
@@ -38,12 +40,14 @@ class GatewayServer(uvicorn.Server):
         clients: Connections | None = None,
         tls_directory: Path | None = None,
     ) -> None:
+        clients = Connections() if clients is None else clients
+        self.handshakes = Handshakes(clients)
         certificate = tls_directory / "tls.crt" if tls_directory else None
         key = tls_directory / "tls.key" if tls_directory else None
         super().__init__(
             uvicorn.Config(
                 app,
-                http=GatewayProtocol,
+                http=partial(TlsConnection, self.handshakes) if certificate else GatewayProtocol,  # type: ignore[arg-type] # makes them
                 loop="none",
                 ws="none",
                 lifespan="off",
@@ -59,7 +63,7 @@ class GatewayServer(uvicorn.Server):
                 ssl_keyfile=key,
             )
         )
-        self.server_state = GatewayServerState(Connections() if clients is None else clients)
+        self.server_state = GatewayServerState(clients)
         self._gateway = app
         self._announce_seconds = announce_seconds
 
@@ -68,6 +72,12 @@ class GatewayServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the process."""
         yield
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; handshakes are made by the connections themselves, which count before them."""
+        self.handshakes.context, self.config.ssl = self.config.ssl, None
+        await super().startup(sockets)
 
     async def drain(self) -> None:
         """Begin to drain; `serve` returns when it is done."""
@@ -88,10 +98,10 @@ class GatewayServer(uvicorn.Server):
             await asyncio.sleep(every_seconds)
             try:
                 changed = certificate.stat().st_mtime_ns
-                if changed != used and self.config.ssl is not None:
+                if changed != used and self.handshakes.context is not None:
                     # A key that does not fit would spoil a context that serves.
                     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-                    self.config.ssl.load_cert_chain(certificate, key)
+                    self.handshakes.context.load_cert_chain(certificate, key)
                     used = changed
             except OSError as error:
                 log.error("the certificate in %s cannot be used: %s", directory, error)

@@ -288,6 +288,10 @@ class GatewayMetrics:
             "Bytes of the gateway's record of prompts in the caches of engines.",
         )
         self.connections = gauge("tessera_gateway_connections", "Connections of clients.")
+        self.handshakes = gauge(
+            "tessera_gateway_unfinished_handshakes",
+            "TLS handshakes of clients that have begun and are not finished.",
+        )
         self.connection_ends = counter(
             "tessera_gateway_connections_ended",
             "Connections of clients that were too many, by `outcome`: Evicted while they waited "

@@ -1,0 +1,323 @@
+"""TLS of clients: counted from the moment a connection is accepted, within bounds of its own.
+
+The event loop would hide a connection until its handshake is finished, and then keep as much as it
+ever read of it at once: 600 KiB for each that has sent a body, for as long as it is open. Here what
+comes passes OpenSSL in slices, so that a connection takes 20 to 60 KiB whatever it has sent.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import override
+from uvicorn.protocols.utils import get_remote_addr
+
+from tessera.gateway.http.connections import (
+    PATIENCE_SECONDS,
+    Connections,
+    ConnectionStage,
+    address_owner,
+)
+from tessera.gateway.http.protocol import GatewayProtocol
+
+# Those that have begun: the client has said something, and OpenSSL has its memory for it.
+MAX_HANDSHAKES = 1024
+MAX_ADDRESS_HANDSHAKES = 64
+# From the moment a connection is accepted to the end of its handshake.
+HANDSHAKE_SECONDS = 10.0
+# Of what a client sends until then: it is 0.5 to 2 KiB.
+MAX_HELLO_BYTES = 2**14
+# What one takes at most until it is finished, with all that the client may send.
+HANDSHAKE_BYTES = 64 * 2**10
+# OpenSSL's buffers of a connection stay as large as what they got at once.
+_SLICE_BYTES = 2**12
+_RECORD_BYTES = 2**14
+# A signature takes 0.1 to 1 ms: so many are made before others have their turn.
+_STARTS = 8
+# Between two looks for handshakes that take too long while others wait.
+_LOOK_SECONDS = 0.1
+
+
+class Handshakes:
+    """Handshakes that are not finished: few of an address at once, while others of it wait.
+
+    One that takes longer than a second ends where others wait for its place.
+    """
+
+    def __init__(
+        self,
+        clients: Connections,
+        limit: int = MAX_HANDSHAKES,
+        address_limit: int = MAX_ADDRESS_HANDSHAKES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the number that may have begun, in all and of one address."""
+        self.clients = clients
+        self.context: ssl.SSLContext | None = None
+        """Has the certificate; set before the first connection."""
+        self._limit, self._address_limit = limit, address_limit
+        self._clock = clock
+        # Since when, the oldest first.
+        self._begun: dict[TlsConnection, float] = {}
+        self._begun_by_address: dict[str, dict[TlsConnection, None]] = {}
+        self._waiting: dict[str, dict[TlsConnection, None]] = {}
+        self._timer: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    @property
+    def waiting(self) -> int:
+        """How many have not begun though their client has said something."""
+        return sum(map(len, self._waiting.values()))
+
+    def line_up(self, connection: "TlsConnection") -> None:
+        """Let a handshake begin in its turn."""
+        self._waiting.setdefault(connection.address, {})[connection] = None
+        self._go_on()
+
+    def end(self, connection: "TlsConnection") -> None:
+        """Note that a handshake is finished, or its connection ended."""
+        self._begun.pop(connection, None)
+        for by_address in (self._begun_by_address, self._waiting):
+            connections = by_address.get(connection.address)
+            if connections is not None:
+                connections.pop(connection, None)
+                if not connections:
+                    del by_address[connection.address]
+        if self._waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        self._timer = None
+        for _ in range(_STARTS):
+            address = self._next_address()
+            if address is None:
+                break
+            waiting = self._waiting.pop(address)
+            connection = next(iter(waiting))
+            del waiting[connection]
+            if waiting:
+                # Behind the others.
+                self._waiting[address] = waiting
+            self._begun[connection] = self._clock()
+            self._begun_by_address.setdefault(address, {})[connection] = None
+            connection.begin()
+        if self._waiting and self._timer is None:
+            loop = asyncio.get_running_loop()
+            if address is None:
+                self._timer = loop.call_later(_LOOK_SECONDS, self._begin_some)
+            else:
+                self._timer = loop.call_soon(self._begin_some)
+
+    def _next_address(self) -> str | None:
+        """Return the next address of which one may begin, after one ended for it if it has to."""
+        latest = self._clock() - PATIENCE_SECONDS
+        for address in self._waiting:
+            of_address = self._begun_by_address.get(address, {})
+            if len(of_address) >= self._address_limit:
+                oldest = next(iter(of_address))
+            elif len(self._begun) >= self._limit:
+                oldest = next(iter(self._begun))
+            else:
+                return address
+            if self._begun[oldest] <= latest:
+                self.clients.evict(oldest)
+                self.end(oldest)
+                return address
+        return None
+
+
+class _Transport(asyncio.Transport):
+    """Does what the transport below does."""
+
+    _transport: asyncio.Transport
+
+    @override
+    def abort(self) -> None:
+        self._transport.abort()
+
+    @override
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    @override
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    @override
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    @override
+    def can_write_eof(self) -> bool:
+        return False
+
+
+class TlsConnection(_Transport, asyncio.Protocol):
+    """One connection by TLS: a protocol for the bytes below it, a transport for HTTP above it."""
+
+    handshake_seconds = HANDSHAKE_SECONDS
+
+    def __init__(self, handshakes: Handshakes, **options: Any) -> None:
+        """Take what a `GatewayProtocol` takes besides."""
+        super().__init__()
+        self._handshakes, self._options = handshakes, options
+        self._protocol: GatewayProtocol | None = None
+        self._tls: ssl.SSLObject | None = None
+        self._hello, self._hello_bytes = b"", 0
+        self._is_write_paused = False
+        # Bytes in clear, and as they were sent, that write buffers are measured by.
+        self._clear_bytes = self._sent_bytes = 1
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as protocols of streams have it
+        self._transport = transport
+        client = get_remote_addr(transport)
+        self.address = address_owner(client[0] if client else "")
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self.handshake_seconds, self.abort)
+        self._handshakes.clients.add(self, self.address, ConnectionStage.HANDSHAKE)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_handshake()
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._tls is not None:
+            self._receive(data)
+        elif len(data) > MAX_HELLO_BYTES:
+            self.abort()
+        else:
+            # OpenSSL gets it in its turn; until then nothing more is read.
+            self._hello = data
+            self._transport.pause_reading()
+            self._handshakes.clients.hold(self, len(data))
+            self._handshakes.line_up(self)
+
+    def begin(self) -> None:
+        """Begin the handshake."""
+        context = self._handshakes.context
+        if context is None or self.is_closing():
+            return
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._handshakes.clients.hold(self, HANDSHAKE_BYTES)
+        hello, self._hello = self._hello, b""
+        self._transport.resume_reading()
+        self._receive(hello)
+
+    @override
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+        if self._protocol is not None:
+            self._protocol.pause_writing()
+
+    @override
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    @override
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._tls is None or self.is_closing():
+            return
+        clear = memoryview(data)
+        for start in range(0, len(clear), _SLICE_BYTES):
+            self._tls.write(clear[start : start + _SLICE_BYTES])
+            self._send()
+        self._clear_bytes += len(clear)
+
+    @override
+    def close(self) -> None:
+        if self._protocol is not None and self._tls is not None and not self.is_closing():
+            # Says that nothing follows; the client may say so later, or never.
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+            self._send()
+        self._transport.close()
+
+    @override
+    def get_write_buffer_size(self) -> int:
+        # Of clear bytes, as those who ask count them.
+        return self._transport.get_write_buffer_size() * self._clear_bytes // self._sent_bytes
+
+    @override
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "sslcontext":
+            return self._handshakes.context
+        return self._tls if name == "ssl_object" else self._transport.get_extra_info(name, default)
+
+    def _receive(self, data: bytes) -> None:
+        encrypted = memoryview(data)
+        try:
+            for start in range(0, len(encrypted), _SLICE_BYTES):
+                part = encrypted[start : start + _SLICE_BYTES]
+                self._incoming.write(part)
+                if self._protocol is not None or self._shake_hands(len(part)):
+                    self._read()
+                if self.is_closing():
+                    return
+        except ssl.SSLError:
+            # What OpenSSL has to say of it goes before the end.
+            self._send()
+            self._transport.close()
+            return
+        if self._outgoing.pending and self._protocol is not None and self._is_write_paused:
+            # Who has keys renewed again and again, and reads nothing, would fill the memory.
+            self.abort()
+        self._send()
+
+    def _shake_hands(self, size: int) -> bool:
+        """Go on with the handshake after so many bytes more; return whether it is finished."""
+        assert self._tls is not None  # noqa: S101 - it has begun
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._hello_bytes += size
+            if self._hello_bytes > MAX_HELLO_BYTES:
+                self.abort()
+            return False
+        self._send()
+        self._clear_bytes = self._sent_bytes = 1
+        self._end_handshake()
+        self._protocol = GatewayProtocol(**self._options)
+        self._protocol.connection_made(self)
+        return True
+
+    def _end_handshake(self) -> None:
+        self._deadline.cancel()
+        self._handshakes.end(self)
+        self._handshakes.clients.remove(self)
+
+    def _read(self) -> None:
+        """Pass on what is complete."""
+        while self._protocol is not None and self._tls is not None and not self.is_closing():
+            try:
+                data = self._tls.read(_RECORD_BYTES)
+            except ssl.SSLWantReadError:
+                return
+            if not data:
+                # The client says that nothing follows.
+                self.close()
+                return
+            self._protocol.data_received(data)
+
+    def _send(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            self._sent_bytes += len(data)
+            self._transport.write(data)

@@ -1,0 +1,279 @@
+"""Clients by TLS: counted before their handshake, and bounded until it is finished."""
+
+import asyncio
+import io
+import json
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bench_gateway import memory_bytes
+from gateway_process import running
+from tessera.gateway.http.connections import PATIENCE_SECONDS, ConnectionEnd, Connections
+from tessera.gateway.http.tls import MAX_HELLO_BYTES, Handshakes, TlsConnection
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    DONE,
+    END,
+    KEY,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    RunningGateway,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+from world.keys import Authority
+from world.testing import eventually
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 60
+ADDRESS = "127.0.0.1"
+MIB = 2**20
+
+
+@pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+def a_certificate(folder: Path) -> Path:
+    """Write a certificate as a gateway has it; return its folder."""
+    pair = Authority(folder / "keys").server("gateway", ADDRESS)
+    (directory := folder / "tls").mkdir()
+    shutil.copy(pair.key, directory / "tls.key")
+    shutil.copy(pair.certificate, directory / "tls.crt")
+    return directory
+
+
+def trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(folder / "keys" / "ca.crt"))
+
+
+async def _answer(call: EngineCall) -> None:
+    body = json.loads(call.body)
+    if body.get("stream"):
+        await call.stream(ROLE, a_delta(), END, USAGE, DONE)
+    else:
+        await call.whole({**COMPLETION, "user": body["user"]})
+
+
+@asynccontextmanager
+async def serving(folder: Path, clients: Connections) -> AsyncIterator[RunningGateway]:
+    async with (
+        ScriptedEngine(_answer) as engine,
+        asyncio.timeout(WAIT_SECONDS),
+        a_gateway(
+            a_directory(a_model(a_replica(engine.address))),
+            clients=clients,
+            tls_directory=a_certificate(folder),
+        ) as gateway,
+    ):
+        yield gateway
+
+
+async def test_requests_bodies_and_answers_of_any_size_come_whole(tmp_path: Path) -> None:
+    text = "0123456789abcdef" * (5 * MIB // 16)
+    async with serving(tmp_path, Connections()) as gateway:
+        url = f"https://{ADDRESS}:{gateway.port}/v1/chat/completions"
+        connector = aiohttp.TCPConnector(ssl=trusting(tmp_path), limit=1)
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as client:
+            for size in (0, 1, 4095, 4096, 2**14, len(text)):
+                body = io.BytesIO(json.dumps({**CHAT, "user": text[:size]}).encode())
+                async with client.post(url, data=body) as response:
+                    assert await response.json() == {**COMPLETION, "user": text[:size]}
+            async with client.post(url, json=STREAM) as response:
+                assert (await response.read()).endswith(END + DONE)
+            # All on one connection.
+            assert len(gateway.server.server_state.connections) == 1
+    assert {record.client_address for record in gateway.records} == {ADDRESS}
+
+
+async def test_the_client_hears_that_a_connection_ends(tmp_path: Path) -> None:
+    async with serving(tmp_path, Connections()) as gateway:
+        reader, writer = await asyncio.open_connection(
+            ADDRESS, gateway.port, ssl=trusting(tmp_path)
+        )
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(b'{"status":"ok"}')
+        tls = writer.get_extra_info("ssl_object")
+        assert (tls.selected_alpn_protocol(), tls.version()) == (None, "TLSv1.3")
+        writer.close()
+
+
+async def test_a_connection_counts_before_it_says_anything(tmp_path: Path) -> None:
+    async def counts() -> None:
+        assert len(clients) == 1
+
+    async def is_gone() -> None:
+        assert (len(clients), len(gateway.server.handshakes), clients.held_bytes) == (0, 0, 0)
+
+    clients = Connections()
+    async with serving(tmp_path, clients) as gateway:
+        _, writer = await asyncio.open_connection(ADDRESS, gateway.port)
+        await eventually(counts)
+        writer.close()
+        await eventually(is_gone)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + b"x" * MAX_HELLO_BYTES,
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+    ids=["silent", "half", "endless", "http"],
+)
+async def test_a_handshake_that_does_not_end_is_given_up(
+    data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_gone() -> None:
+        assert (len(clients), len(gateway.server.handshakes), clients.held_bytes) == (0, 0, 0)
+
+    monkeypatch.setattr(TlsConnection, "handshake_seconds", 0.2)
+    clients = Connections()
+    async with serving(tmp_path, clients) as gateway:
+        reader, writer = await asyncio.open_connection(ADDRESS, gateway.port)
+        writer.write(data)
+        with suppress(ConnectionError):
+            await reader.read()
+        await eventually(is_gone)
+        writer.close()
+
+
+@dataclass(eq=False)
+class Peer:
+    """A connection in name only."""
+
+    address: str
+    begun: bool = False
+    ended: bool = False
+
+    def begin(self) -> None:
+        self.begun = True
+
+    def abort(self) -> None:
+        self.ended = True
+
+
+@dataclass
+class Door:
+    """Handshakes of peers, at a moment that stands."""
+
+    now: float = 0.0
+    ends: list[ConnectionEnd] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clients = Connections(1000, self.ends.append, clock=lambda: self.now)
+        self.handshakes = Handshakes(self.clients, 6, 3, lambda: self.now)
+
+    def come(self, address: str, count: int) -> list[Peer]:
+        peers = [Peer(address) for _ in range(count)]
+        for peer in peers:
+            self.clients.add(peer, address)
+            self.handshakes.line_up(peer)  # type: ignore[arg-type] # all that is asked of it
+        return peers
+
+    def finish(self, peer: Peer) -> None:
+        self.handshakes.end(peer)  # type: ignore[arg-type] # all that is asked of it
+        self.clients.remove(peer)
+
+
+def begun(peers: list[Peer]) -> list[bool]:
+    return [peer.begun and not peer.ended for peer in peers]
+
+
+async def holds(check: Callable[[], bool]) -> None:
+    async def does() -> None:
+        assert check()
+
+    await eventually(does, within=WAIT_SECONDS)
+
+
+async def test_of_an_address_few_handshakes_go_on_while_others_of_it_wait() -> None:
+    door = Door()
+    many = door.come("many", 5)
+    other = door.come("other", 1)
+    await holds(lambda: begun([*many, *other]) == [True] * 3 + [False] * 2 + [True])
+    assert (len(door.handshakes), door.handshakes.waiting) == (4, 2)
+    # Whoever waits comes next as soon as one is finished.
+    door.finish(many[0])
+    await holds(lambda: begun(many)[3])
+    # One that takes too long ends for it, and none else.
+    door.now += PATIENCE_SECONDS
+    await holds(lambda: begun(many) == [True, False, True, True, True])
+    assert (door.ends, door.handshakes.waiting) == ([ConnectionEnd.EVICTED], 0)
+
+
+async def test_all_handshakes_have_a_bound_and_addresses_take_turns() -> None:
+    door = Door()
+    first = [*door.come("a", 3), *door.come("b", 3)]
+    await holds(lambda: all(begun(first)))
+    many, few = door.come("c", 3), door.come("d", 1)
+    door.now += PATIENCE_SECONDS / 2
+    assert not any(begun([*many, *few]))
+    door.finish(first[0])
+    door.finish(first[1])
+    await holds(lambda: begun([*many, *few]) == [True, False, False, True])
+    door.now += PATIENCE_SECONDS / 2
+    await holds(lambda: all(begun(many)))
+    assert [peer.ended for peer in first] == [False, False, False, True, True, False]
+    for peer in (*first, *many, *few):
+        door.finish(peer)
+    assert (len(door.handshakes), door.handshakes.waiting, len(door.clients)) == (0, 0, 0)
+
+
+STALLED, GROWTH_MIB = 1200, 100
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+@pytest.mark.parametrize(
+    ("addresses", "descriptors", "handshakes"), [(1, 1024, 100), (40, 4096, 300)]
+)
+async def test_handshakes_of_a_proxy_succeed_beside_many_that_do_not_end(
+    addresses: int, descriptors: int, handshakes: int, tmp_path: Path
+) -> None:
+    """Its own come at once and of one address, the hostile ones of one or many."""
+    a_certificate(tmp_path)
+    trusted, writers = trusting(tmp_path), []
+    async with ScriptedEngine(_answer) as engine, asyncio.timeout(2 * WAIT_SECONDS):
+        directory = a_directory(a_model(a_replica(engine.address)))
+        async with running(tmp_path, directory, descriptors=descriptors) as (address, pid):
+            port, before = int(address.rpartition(":")[2]), memory_bytes(pid, "VmRSS")
+            for number in range(STALLED):
+                _, writer = await asyncio.open_connection(
+                    ADDRESS, port, local_addr=(f"127.0.{1 + number % addresses}.1", 0)
+                )
+                # Half of the first record.
+                writer.write(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + b"x" * 8000)
+                writers.append(writer)
+
+            async def ask() -> int:
+                reader, writer = await asyncio.open_connection(ADDRESS, port, ssl=trusted)
+                writers.append(writer)
+                writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                return int((await reader.readline()).split()[1])
+
+            try:
+                answers = await asyncio.gather(*[ask() for _ in range(handshakes)])
+                assert answers == [200] * handshakes
+                assert memory_bytes(pid, "VmHWM") - before < GROWTH_MIB * MIB
+            finally:
+                for writer in writers:
+                    writer.transport.abort()
