@@ -42,6 +42,7 @@ pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
 ADDRESS = "127.0.0.1"
 MIB = 2**20
+RECORD_BYTES = 2**14
 
 
 @pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
@@ -127,6 +128,37 @@ async def test_a_connection_counts_before_it_says_anything(tmp_path: Path) -> No
         await eventually(counts)
         writer.close()
         await eventually(is_gone)
+
+
+async def test_half_a_record_is_held(tmp_path: Path) -> None:
+    async def is_held() -> None:
+        assert clients.held_bytes >= RECORD_BYTES
+
+    async def is_passed_on() -> None:
+        assert clients.held_bytes == 0
+
+    clients = Connections()
+    async with serving(tmp_path, clients) as gateway:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trusting(tmp_path).wrap_bio(incoming, outgoing, server_hostname=ADDRESS)
+        reader, writer = await asyncio.open_connection(ADDRESS, gateway.port)
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(2**16))
+            else:
+                break
+        for _ in range(2):
+            tls.write(b"\r\n" * (RECORD_BYTES // 2))
+        data = outgoing.read()
+        end = len(data) // 2 + 3
+        writer.write(data[:end])
+        await eventually(is_held)
+        writer.write(data[end:])
+        await eventually(is_passed_on)
+        writer.close()
 
 
 @pytest.mark.parametrize(

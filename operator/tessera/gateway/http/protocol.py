@@ -282,6 +282,8 @@ class _Waiting(_Writing):
     # Of its body, for which it is looked again and again whether enough of it comes.
     _keeps_pace = False
     _bytes_before = 0
+    # Of a record of TLS of which more has to come.
+    _record_bytes = 0
     _held_bytes = 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -302,6 +304,12 @@ class _Waiting(_Writing):
             self._note_waiting()
         # From now on the body is held for its tenant.
         self._note_held()
+
+    def hold_record(self, size: int) -> None:
+        """Note what the connection holds of a record of TLS that is not complete."""
+        if size != self._record_bytes:
+            self._record_bytes = size
+            self._note_held()
 
     def _note_waiting(self) -> None:
         """Tell for what the connection waits of its client: a request, its rest, or to be read."""
@@ -342,7 +350,7 @@ class _Waiting(_Writing):
 
     def _note_held(self) -> None:
         """Tell what the connection holds beside its tenant: heads, and bodies of nobody known."""
-        size = sum(self._heads)
+        size = self._record_bytes + sum(self._heads)
         if self._in_headers:
             size += self._header_bytes + self._unseen_bytes + self._header_count * _HEADER_BYTES
         if self._running is not None and self._tenant is None:

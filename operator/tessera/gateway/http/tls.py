@@ -35,6 +35,9 @@ HANDSHAKE_BYTES = 64 * 2**10
 # OpenSSL's buffers of a connection stay as large as what they got at once.
 _SLICE_BYTES = 2**12
 _RECORD_BYTES = 2**14
+_RECORD_HEADER_BYTES = 5
+# Of memory, for one of which more has to come.
+_PARTIAL_RECORD_BYTES = 20 * 2**10
 # A signature takes 0.1 to 1 ms: so many are made before others have their turn.
 _STARTS = 8
 # Between two looks for handshakes that take too long while others wait.
@@ -175,6 +178,8 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._tls: ssl.SSLObject | None = None
         self._hello, self._hello_bytes = b"", 0
         self._is_write_paused = False
+        # Of the record that comes: the beginning of its header, or how many bytes are left.
+        self._record_header, self._record_left = b"", 0
         # Bytes in clear, and as they were sent, that write buffers are measured by.
         self._clear_bytes = self._sent_bytes = 1
 
@@ -276,6 +281,9 @@ class TlsConnection(_Transport, asyncio.Protocol):
             self._send()
             self._transport.close()
             return
+        is_partial = self._is_partial(data)
+        if self._protocol is not None:
+            self._protocol.hold_record(_PARTIAL_RECORD_BYTES if is_partial else 0)
         if self._outgoing.pending and self._protocol is not None and self._is_write_paused:
             # Who has keys renewed again and again, and reads nothing, would fill the memory.
             self.abort()
@@ -315,6 +323,22 @@ class TlsConnection(_Transport, asyncio.Protocol):
                 self.close()
                 return
             self._protocol.data_received(data)
+
+    def _is_partial(self, data: bytes) -> bool:
+        """Return whether a record is not complete after these bytes."""
+        start = 0
+        while start < len(data):
+            if self._record_left:
+                size = min(self._record_left, len(data) - start)
+                self._record_left -= size
+            else:
+                size = min(_RECORD_HEADER_BYTES - len(self._record_header), len(data) - start)
+                self._record_header += data[start : start + size]
+                if len(self._record_header) == _RECORD_HEADER_BYTES:
+                    self._record_left = int.from_bytes(self._record_header[3:])
+                    self._record_header = b""
+            start += size
+        return bool(self._record_left or self._record_header)
 
     def _send(self) -> None:
         data = self._outgoing.read()
