@@ -18,6 +18,7 @@ import bounds_page
 import claims_pages
 import converted_page
 import engine_differences
+import entries_page
 import flags_page
 import gateway_figures
 import gateway_openapi
@@ -82,6 +83,7 @@ def generated() -> dict[str, str]:
     }
     objects = render_with(ROOT / CHART, chart)
     files["docs/security.md"] = _with_part("docs/security.md", "rights", takeovers.table(objects))
+    files[entries_page.PAGE] = entries_page.page(objects, files["docs/reference/metrics.md"])
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()
     files |= claims_pages.pages()

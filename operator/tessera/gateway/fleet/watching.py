@@ -38,6 +38,8 @@ _KEYS = (KEY_SECRETS,)
 class FleetWatch:
     """Observes the cluster; while it cannot, the last observations stay."""
 
+    KINDS = (*_FLEET, *_KEYS)
+
     def __init__(
         self,
         fleet: Cluster,
@@ -53,7 +55,7 @@ class FleetWatch:
         """
         self._fleet, self._keys = fleet, keys
         self._changed, self._report = changed, report
-        self._store = Store((*_FLEET, *_KEYS))
+        self._store = Store(self.KINDS)
         self._keys_namespace = keys_namespace
         self._malformed: Mapping[Ref, Mapping[str, str]] = {}
         self._outside: Set[Ref] = frozenset()
@@ -79,7 +81,7 @@ class FleetWatch:
                 group.create_task(self._run(self._keys, _KEYS))
         except* VersionRollbackError as errors:
             log.warning("%s", _first_cause(errors))
-            self._store = Store((*_FLEET, *_KEYS))
+            self._store = Store(self.KINDS)
 
     async def _run(self, cluster: Cluster, kinds: tuple[ApiResource, ...]) -> None:
         reflector = Reflector(
