@@ -107,8 +107,8 @@ def _faults_of(row: Row, metrics: str) -> Iterator[str]:
 
 
 def _routes() -> Iterator[str]:
-    for route in (*(f"POST {path}" for path in ROUTES), *OWN_ROUTES):
-        yield f"gateway {route}"
+    for name in (*(f"POST {path}" for path in ROUTES), *OWN_ROUTES):
+        yield f"gateway {name}"
     unused: Any = None
     api = InternalApi(unused, unused, unused, "", unused, unused, others=unused)
     for route in api.application().router.routes():

@@ -5,6 +5,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestServer
+from typing_extensions import override
 
 from tessera.domain.gateway.requests import RunningRequest
 from tessera.gateway.internal_api import MAX_WAITING_READERS, InternalApi
@@ -66,3 +67,22 @@ async def test_slow_tokens_of_one_address_keep_no_reader_of_another_out() -> Non
     count = metrics.registry.get_sample_value
     name = "tessera_gateway_readers_refused_total"
     assert [count(name, {"code": code}) for code in ("401", "429")] == [MAX_WAITING_READERS + 1, 2]
+
+
+class CountedMetrics(GatewayMetrics):
+    pages = 0
+
+    @override
+    def page(self) -> bytes:
+        self.pages += 1
+        return b"up 1\n"
+
+
+async def test_many_who_ask_for_metrics_at_once_get_one_page() -> None:
+    metrics = CountedMetrics()
+    nothing: Any = None
+    api = InternalApi(metrics, nothing, nothing, NAMESPACE, dict, Requests(), others=NO_OTHERS)
+    request: Any = None
+    pages = await asyncio.gather(*(api._metrics_page(request) for _ in range(20)))
+    assert {bytes(page.body) for page in pages if isinstance(page.body, bytes)} == {b"up 1\n"}
+    assert (len(pages), metrics.pages) == (20, 1)

@@ -1,6 +1,7 @@
 """The port of a gateway pod for the platform: metrics, usage, and requests that run."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +28,8 @@ _MAX_QUERIES = 2
 # long they wait at most.
 REVIEW_PLACES, MAX_WAITING_READERS, _REVIEW_SECONDS = 4, 4, 5.0
 MAX_LISTED = 500
+# Readers of metrics that ask more often get the page of a moment ago.
+PAGE_SECONDS = 0.5
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -66,6 +69,7 @@ class InternalApi:
         self._known, self._others = requests, others
         self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
         self._queries = asyncio.Semaphore(_MAX_QUERIES)
+        self._rendering, self._page, self._rendered_at = asyncio.Lock(), b"", float("-inf")
         self._turns = ReviewTurns(REVIEW_PLACES, MAX_WAITING_READERS, most_at_once=1)
 
     def application(self) -> web.Application:
@@ -78,10 +82,13 @@ class InternalApi:
         return app
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
-        self._metrics.set_load(self._load())
-        # Streams go on meanwhile.
-        page = await asyncio.to_thread(self._metrics.page)
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        async with self._rendering:
+            if time.monotonic() - self._rendered_at >= PAGE_SECONDS:
+                self._metrics.set_load(self._load())
+                # Streams go on meanwhile.
+                self._page = await asyncio.to_thread(self._metrics.page)
+                self._rendered_at = time.monotonic()
+        return web.Response(body=self._page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _answer(
         self, read: Callable[[web.Request], Awaitable[Any]], request: web.Request
