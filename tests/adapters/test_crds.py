@@ -279,6 +279,14 @@ RULES += [
         {**BATCH, "model": None, "service": "chat", "context": {}},
         "spec.precision, spec.context and spec.engine come from spec.service",
     ),
+    *(
+        (
+            kind,
+            {**base, "model": {"uri": URI, "shape": SHAPE, "cache": {"size": "16385Gi"}}},
+            "spec.model.cache.size must be at most 16Ti",
+        )
+        for kind, base in ((INFERENCE_SERVICES, a_service_spec()), (BATCH_INFERENCES, BATCH))
+    ),
     (BATCH_INFERENCES, BATCH | {"output": "in.jsonl"}, "3 different files"),
     (BATCH_INFERENCES, BATCH | {"deadline": "5s"}, '"5s": must be a duration of at least 60s'),
     (

@@ -535,6 +535,25 @@ def test_a_pool_in_a_currency_that_no_other_pool_has_is_a_warning() -> None:
         assert len(warnings) == expected
 
 
+async def test_an_edit_is_refused_for_pod_keys_only_if_it_changes_them() -> None:
+    validate = validators(a_store(), lambda: NOW)["inferenceservices"]
+    role = {"annotations": {"iam.amazonaws.com/role": "reader"}}
+    old = a_body(podTemplate=role)
+    scaled = a_body(podTemplate={**role, "labels": {"team": "b"}}, replicas=3)
+    warnings: list[str] = []
+    await validate(body=scaled, warnings=warnings, old=old, operation="UPDATE")
+    (warning, *_) = warnings
+    assert warning.startswith("spec.podTemplate.annotations: iam.amazonaws.com/role may give pods")
+    assert "What runs with it goes on" in warning
+    for edited, before in (
+        (a_body(podTemplate={"annotations": {"iam.amazonaws.com/role": "admin"}}), old),
+        (scaled, a_body()),
+        (scaled, None),
+    ):
+        with pytest.raises(kopf.AdmissionError, match=r"iam\.amazonaws\.com/role may give pods"):
+            await validate(body=edited, warnings=[], old=before, operation="UPDATE")
+
+
 async def test_an_edit_is_refused_for_flags_only_if_it_changes_them() -> None:
     validate = validators(a_store(), lambda: NOW)["inferenceservices"]
     old = a_body(engine={"extraArgs": ["--stream-interval=4"]})

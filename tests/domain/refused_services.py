@@ -103,6 +103,12 @@ SERVICES = [
         says=("tessera.dev/service", "set by Tessera"),
     ),
     RefusalCase(
+        reason=Accepted.POD_KEY_NOT_ALLOWED,
+        manifest=service_manifest("  podTemplate: {annotations: {iam.amazonaws.com/role: admin}}"),
+        field="spec.podTemplate.annotations",
+        says=("iam.amazonaws.com/role", "podTemplate.allowedKeys", "0 listed"),
+    ),
+    RefusalCase(
         reason=Accepted.INVALID_POD_TEMPLATE,
         manifest=service_manifest("  podTemplate: {labels: {'my key': a}}"),
         field="spec.podTemplate.labels",
