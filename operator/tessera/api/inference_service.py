@@ -435,12 +435,14 @@ class PodTemplate(Wire):
     """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
 
     labels: Annotated[dict[str, PodLabel], Field(max_length=32)] = Field(default_factory=dict)
-    """Labels added to the pods, for example for a cost center."""
+    """Labels added to the pods, for example `cost-center`; keys with a prefix are those that the
+    platform lists in `podTemplate.allowedKeys` of the chart."""
 
     annotations: Annotated[
         dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)
     ] = Field(default_factory=dict)
-    """Annotations added to the pods."""
+    """Annotations added to the pods; the same keys as labels, and
+    `kubectl.kubernetes.io/restartedAt`."""
 
     env: Annotated[tuple[EnvVar, ...], Field(max_length=32)] = ()
     """Environment variables added to the engine."""
