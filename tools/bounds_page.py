@@ -20,6 +20,12 @@ from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
 from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.config import STALL_TIMEOUT
 from tessera.domain.gateway.client_lengths import MAX_CLIENTS
+from tessera.domain.gateway.schema_cost import (
+    MAX_COMPILER_SECONDS,
+    MAX_LEVELS,
+    MAX_NESTING,
+    MAX_SCHEMA_BYTES,
+)
 from tessera.domain.health.stall import REPLACEMENT_INTERVAL
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
 from tessera.domain.mig_backends.gpu_clients import STOP_TIMEOUT
@@ -42,6 +48,7 @@ from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.continuation import MAX_BODY_BYTES
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
+from tessera.gateway.bodies.listed_fields import MAX_BAD_WORDS_BYTES, MAX_TOKEN_IDS
 from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
 from tessera.gateway.bodies.parsing import MAX_PROMPT_BYTES, MAX_SESSION_BYTES
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
@@ -82,6 +89,7 @@ from tessera.gateway.http.tls import (
 from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.internal_api import MAX_WAITING_READERS, REVIEW_PLACES
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
+from tessera.gateway.queue.schema_turns import MAX_KNOWN_SCHEMAS, MAX_WAITING_SCHEMAS
 from tessera.gateway.receive.receiver import BodyBounds
 from tessera.gateway.relay.engine import SLOW_PART_SECONDS
 from tessera.gateway.relay.engine_errors import MAX_REFUSAL_LENGTH
@@ -240,6 +248,19 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("prompts, inputs or documents of a request", MAX_TEXTS),
             ("images and clips of a request, or of its documents", MAX_MEDIA),
             ("commas and quotation marks of a body", MAX_MARKS),
+            ("bytes of what a request has an engine of several tenants compile", MAX_SCHEMA_BYTES),
+            ("levels of schemas in it", MAX_LEVELS),
+            ("levels of JSON in it", MAX_NESTING),
+            (
+                "an engine of several tenants compiles it, by its price",
+                timedelta(seconds=MAX_COMPILER_SECONDS),
+            ),
+            ("schemas that a gateway knows as compiled", MAX_KNOWN_SCHEMAS),
+            ("requests of a tenant that wait with new schemas for a service", MAX_WAITING_SCHEMAS),
+            ("entries of `allowed_token_ids` there", MAX_TOKEN_IDS["allowed_token_ids"]),
+            ("entries of `logit_bias` there", MAX_TOKEN_IDS["logit_bias"]),
+            ("entries of `stop_token_ids` there", MAX_TOKEN_IDS["stop_token_ids"]),
+            ("bytes of `bad_words` there", MAX_BAD_WORDS_BYTES),
             ("fields of a body in which the gateway changes one", MAX_FIELDS),
             (
                 "a client that was refused still sends, before its connection is reset",

@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def main(compiler: Any, grammar: Any) -> None:
     for name, schema in SCHEMAS.items():
         text = json.dumps(schema)
         excess = find_excess({"schema": schema}, len(text))
-        read = _seconds(lambda text=text: grammar.from_json_schema(text))
-        compiled = _seconds(lambda text=text: compiler.compile_json_schema(text))
+        read = _seconds(partial(grammar.from_json_schema, text))
+        compiled = _seconds(partial(compiler.compile_json_schema, text))
         print(f"{name:36} {read:9.2f} {compiled:11.2f}  {excess.text if excess else 'passes'}")
 
 

@@ -7,6 +7,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from tessera.domain.gateway.schema_cost import (
+    MAX_COMPILER_SECONDS,
+    MAX_LEVELS,
+    MAX_NESTING,
+    MAX_SCHEMA_BYTES,
+)
+from tessera.gateway.bodies.listed_fields import MAX_BAD_WORDS_BYTES, MAX_TOKEN_IDS
 from tessera.gateway.bodies.parsing import RequestFields
 from tessera.gateway.routes import OWN_ROUTES, ROUTES
 from tessera_lab.sim.assembly import assemble_engine
@@ -31,7 +38,8 @@ Every route of the gateway that reaches an engine authenticates, admits and reco
 | Route | vLLM {VERSION} | tessera-sim | gateway |
 | --- | --- | --- | --- |
 """
-_FIELDS = """
+_MOST = [MAX_TOKEN_IDS[name] for name in ("allowed_token_ids", "logit_bias", "stop_token_ids")]
+_FIELDS = f"""
 ## Fields of a model that several tenants may use
 
 A request for a model with `spec.access.tenants` or `public` has no fields but these; another one is
@@ -39,6 +47,14 @@ refused with 400 and its name. `cache_salt` is replaced by one of the tenant, un
 `access.sharedPrefixCache`, and `priority` is 0 at least. Images and clips in it have no `uuid`,
 nothing in it is a tensor, and `chat_template_kwargs` has neither `chat_template` nor `tokenize`.
 A model of one tenant alone gets all fields as they were sent.
+
+Of these fields an engine compiles `response_format`, `structured_outputs`, `text`, `output_config`,
+`output_format`, `functions`, and `tools` where `tool_choice` is required or names one, or where one
+is `strict`. Together they have {MAX_SCHEMA_BYTES:,} bytes at most, {MAX_LEVELS} levels of schemas
+and {MAX_NESTING} of JSON, and take a compiler {MAX_COMPILER_SECONDS} s at most, by
+[their price](../decisions/price-of-schemas.md) of lengths, patterns and grammars. Messages define
+no tools. The sampler has room for a number of tokens: `allowed_token_ids` {_MOST[0]}, `logit_bias`
+{_MOST[1]}, `stop_token_ids` {_MOST[2]}, and for `bad_words` in {MAX_BAD_WORDS_BYTES} bytes of JSON.
 
 | Routes | Fields |
 | --- | --- |

@@ -21,7 +21,7 @@ MAX_LEVELS = 32
 MAX_NESTING = 64
 MAX_COMPILER_SECONDS = 10
 # Bytes of a schema times the levels above them: the reader takes 0.5 s for so many.
-MAX_LEVEL_BYTES = 2**20
+MAX_LEVEL_BYTES = 850_000
 # Of counted repetitions in patterns, the sum of squares that is read in 0.5 s.
 MAX_REPETITION = 1000
 
