@@ -59,10 +59,46 @@ def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     shared = [model for model in directory.models if may_use(tenant, model)]
     by_name: dict[str, OfferedModel] = {}
     for model in sorted(shared, key=lambda model: model.tenant != tenant):
-        for name in (*model.names, *model.adapters):
+        for name in model.all_names:
             if name not in by_name and may_offer(rights, model, name, tenant):
                 by_name[name] = model
     return dict(sorted(by_name.items(), key=itemgetter(0)))
+
+
+def changed_models(
+    models: ModelsByName,
+    listers: Mapping[str, Sequence[OfferedModel]],
+    rights: NameRights,
+    tenant: str,
+) -> ModelsByName:
+    """Return the models of a tenant after an edit; the same mapping where it changes nothing.
+
+    `listers` are those that list a name now, the oldest first, for each name that the edit means.
+    """
+    receivers = {
+        name: next(
+            (
+                model
+                for model in sorted(of_name, key=lambda model: model.tenant != tenant)
+                if may_use(tenant, model) and may_offer(rights, model, name, tenant)
+            ),
+            None,
+        )
+        for name, of_name in listers.items()
+    }
+    changed = {name: model for name, model in receivers.items() if models.get(name) is not model}
+    if not changed:
+        return models
+    by_name = dict(models)
+    for name, model in changed.items():
+        if model is None:
+            del by_name[name]
+        else:
+            by_name[name] = model
+    if by_name.keys() <= models.keys():
+        return by_name
+    names = sorted(by_name)
+    return dict(zip(names, map(by_name.__getitem__, names), strict=True))
 
 
 def models_by_user(

@@ -103,6 +103,11 @@ class OfferedModel:
         return self.wake == "All" or self.tenant == tenant
 
     @property
+    def all_names(self) -> tuple[str, ...]:
+        """Return all that requests may name it by, with its adapters."""
+        return (*self.names, *self.adapters)
+
+    @property
     def is_shared(self) -> bool:
         """Return whether another tenant than its own may use it."""
         return self.public or bool(self.tenants - {self.tenant})

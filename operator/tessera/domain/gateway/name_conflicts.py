@@ -95,7 +95,7 @@ def _conflicts(
     by_name = defaultdict[str, list[OfferedModel]](list)
     conflicts = defaultdict[Ref, list[NameConflict]](list)
     for model in models:
-        for name in dict.fromkeys((*model.names, *model.adapters)):
+        for name in dict.fromkeys(model.all_names):
             by_name[name].append(model)
         if refused := model.tenants & tenants & refusing[model.tenant]:
             conflicts[model.service].append(

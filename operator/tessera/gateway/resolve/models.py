@@ -1,6 +1,6 @@
 """The service that a name stands for, by the last directory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
     ModelsByName,
+    changed_models,
     may_use,
     models_by_user,
     resolve_model,
@@ -77,6 +78,38 @@ def resolved_fields(received: Received, model: OfferedModel) -> RecordFields:
     return fields
 
 
+class _Listers:
+    """The models that list each name, the oldest first."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, list[OfferedModel]] = {}
+
+    def of(self, names: Iterable[str]) -> Mapping[str, Sequence[OfferedModel]]:
+        """Return those of some names; a name that none lists has none."""
+        return {name: self._by_name.get(name, ()) for name in names}
+
+    def update(self, directory: Directory, changes: ModelChanges) -> None:
+        """List what differs in a directory."""
+        old = {model.uid for model in changes.old}
+        for name in {name for model in changes.old for name in model.all_names}:
+            remaining = [model for model in self._by_name[name] if model.uid not in old]
+            if remaining:
+                self._by_name[name] = remaining
+            else:
+                del self._by_name[name]
+        joined = set()
+        for model in changes.new:
+            for name in dict.fromkeys(model.all_names):
+                of_name = self._by_name.setdefault(name, [])
+                of_name.append(model)
+                if len(of_name) > 1:
+                    joined.add(name)
+        if joined:
+            places = {model.uid: place for place, model in enumerate(directory.models)}
+            for name in joined:
+                self._by_name[name].sort(key=lambda model: places[model.uid])
+
+
 class Models:
     """The models that senders may use."""
 
@@ -85,17 +118,22 @@ class Models:
         self._directory = Directory()
         self._of_user: Callable[[str], Sequence[OfferedModel]] | None = None
         self._tenants: dict[str, _TenantModels] = {}
+        self._listers = _Listers()
 
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all names where more than models differs in it."""
         self._directory, self._of_user = directory, None
+        self._listers.update(directory, changes)
         if forget:
             self._tenants = {}
-        # One tenant may edit his without end.
+        # One tenant may edit his without end, so what an edit means is what is built again.
         changed = (*changes.old, *changes.new)
-        for tenant in tuple(self._tenants):
-            if any(may_use(tenant, model) for model in changed):
-                del self._tenants[tenant]
+        listers = self._listers.of(name for model in changed for name in model.all_names)
+        for name, tenant in self._tenants.items():
+            if any(may_use(name, model) for model in changed):
+                by_name = changed_models(tenant.by_name, listers, directory.name_rights, name)
+                if by_name is not tenant.by_name:
+                    self._tenants[name] = _TenantModels(by_name)
 
     def listing(self, identity: Identity) -> bytes:
         """Return the list of the models that the sender may use, as clients get it."""
