@@ -282,6 +282,8 @@ class _Waiting(_Writing):
     # Of its body, for which it is looked again and again whether enough of it comes.
     _keeps_pace = False
     _bytes_before = 0
+    # Most requests come whole with their keys.
+    _pace_check: asyncio.TimerHandle | None = None
     # Of a record of TLS of which more has to come.
     _record_bytes = 0
     _held_bytes = 0
@@ -291,7 +293,6 @@ class _Waiting(_Writing):
         self._clients = cast("GatewayServerState", self.server_state).clients
         # For the rest of a request that has its response.
         self._close_deadline = _Deadline()
-        self._pace_deadline = _Deadline()
         # The bytes of each head that is complete and has no whole response.
         self._heads: deque[int] = deque()
 
@@ -337,10 +338,15 @@ class _Waiting(_Writing):
         written = self._written_bytes - self._written_before
         return self.flow.write_paused and self.transport.get_write_buffer_size() > written
 
+    def _end_pace_check(self) -> None:
+        if self._pace_check is not None:
+            self._pace_check.cancel()
+            self._pace_check = None
+
     def _watch_pace(self, *, keeps_pace: bool) -> None:
         self._keeps_pace, self._bytes_before = keeps_pace, self._body_bytes
-        self._pace_deadline.lift()
-        self._pace_deadline.set(self.loop, self.pace_seconds, self._check_pace)
+        self._end_pace_check()
+        self._pace_check = self.loop.call_later(self.pace_seconds, self._check_pace)
         self._note_waiting()
 
     def _check_pace(self) -> None:
@@ -392,7 +398,7 @@ class GatewayProtocol(_Waiting):
         self._clients.remove(self)
         self._header_deadline.lift()
         self._close_deadline.lift()
-        self._pace_deadline.lift()
+        self._end_pace_check()
         if self._gone_check is not None:
             self._gone_check.cancel()
         self.resume_writing()
@@ -488,7 +494,7 @@ class GatewayProtocol(_Waiting):
                 self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
             )
         super().on_message_complete()
-        self._pace_deadline.lift()
+        self._end_pace_check()
         if not self.pipeline:
             # A large body paused the reading, which would also be that of the end of its client.
             self.flow.resume_reading()
@@ -582,7 +588,7 @@ class GatewayProtocol(_Waiting):
     def _close_when_read(self) -> None:
         """End the response, and discard what the client sends until it closes the connection."""
         self._header_deadline.lift()
-        self._pace_deadline.lift()
+        self._end_pace_check()
         self.pipeline.clear()
         self._close_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
         if self.transport.can_write_eof():
