@@ -125,7 +125,7 @@ DOCUMENTED = [
         schema,
     )
     for number in range(8)
-    for name, schema in (CODING | MCP).items()
+    for name, schema in {**CODING, **MCP}.items()
 ][:65]
 # A body of an API, as frameworks generate them from OpenAPI.
 ADDRESS = an_object(

@@ -129,3 +129,23 @@ async def test_who_leaves_while_he_waits_leaves_his_turn_to_the_next() -> None:
                 compiling.event(name).set()
             assert (await tasks[0]).status == (await tasks[2]).status == 200
             assert compiling.names == ["first", "next"]
+
+
+async def test_who_leaves_early_has_nothing_else_compiled_meanwhile() -> None:
+    """An engine does not end a compilation for which nobody waits any more."""
+    compiling = Compiling()
+    async with compiling.engine as engine:
+        model = a_model(a_replica(engine.address), public=True)
+        async with a_gateway(a_directory(model, keys=KEYS)) as gateway:
+            first = asyncio.create_task(gateway.post(with_schema("first")))
+            await compiling.got("first")
+            second = asyncio.create_task(gateway.post(with_schema("second")))
+            await waiting(gateway, 1)
+            first.cancel()
+            assert (await gateway.record()).reason == "ClientGone"
+            compiling.event("none").set()
+            assert (await gateway.post(CHAT)).status == 200
+            await waiting(gateway, 1)
+            assert compiling.names == ["first", "none"]
+            second.cancel()
+            compiling.event("first").set()

@@ -63,7 +63,7 @@ class SentRequest:
     has_ended: bool = False
     failure: str = ""
     """Why another replica got it after this one."""
-    compiled: Callable[[], None] = lambda: None
+    compiled: Callable[[], object] | None = None
     """Called when the engine has compiled what it asks for: once it answers, or at its end."""
     answers_whole: bool = False
     """It answers at its end alone; a first token before is a prediction."""
@@ -73,7 +73,7 @@ class SentRequest:
         if not (self.has_token or self.has_ended):
             self.has_token = True
             self.choice.state.first_token(self.prefill_tokens)
-            if not self.answers_whole:
+            if self.compiled is not None and not self.answers_whole:
                 self.compiled()
             self._moved_on()
 
@@ -98,7 +98,8 @@ class SentRequest:
                 self.prompt = None
             unanswered = None if self.has_token else self.prefill_tokens
             self.choice.state.ended(unanswered, yields=self.yields)
-            self.compiled()
+            if self.compiled is not None:
+                self.compiled()
             self._moved_on()
 
     def _moved_on(self) -> None:

@@ -10,6 +10,7 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestPriority
+from tessera.domain.gateway.schema_cost import MAX_COMPILER_SECONDS
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.picking.pick import relative_load
 from tessera.domain.picking.replica_state import ReplicaState
@@ -192,8 +193,12 @@ class Places:
         least = min(able, key=partial(relative_load, now=now), default=None)
         return least.replica if least is not None else None
 
-    def leave(self, placed: Placed) -> None:
-        """Free the place of a request, once."""
+    def leave(self, placed: Placed, *, goes_on: bool = False) -> None:
+        """Free the place of a request, once; its engine still compiles its schema if it goes on."""
+        compiled = placed.at.compiled
+        if goes_on and compiled is not None:
+            later = asyncio.get_running_loop().call_later
+            placed.at.compiled = partial(later, MAX_COMPILER_SECONDS, compiled)
         placed.at.end()
         service, demand = placed.model.service, placed.demand
         demand.in_flight -= 1

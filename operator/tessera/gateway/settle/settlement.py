@@ -96,12 +96,13 @@ class Settlement:
                 self._leave(at, TokenCounts())
                 return at
             case Sent():
-                answered = self._answered(at, work_end(phase, reason))
+                end = work_end(phase, reason)
+                answered = self._answered(at, end)
                 if phase is Phase.COMPLETED and not answered.estimated:
                     self._learn(at, answered.counts)
                 if at.first_token_ns is not None:
                     self._note_answer(answered, phase)
-                self._leave(at.placed, answered.counts)
+                self._leave(at.placed, answered.counts, goes_on=end is WorkEnd.REQUEST)
                 return answered
             case _:
                 return at
@@ -125,8 +126,8 @@ class Settlement:
         """Return what a request that an engine has used so far."""
         return at if isinstance(at, Answered) else self._answered(at, WorkEnd.FAILURE)
 
-    def _leave(self, placed: Placed, counts: TokenCounts) -> None:
-        self._places.leave(placed)
+    def _leave(self, placed: Placed, counts: TokenCounts, *, goes_on: bool = False) -> None:
+        self._places.leave(placed, goes_on=goes_on)
         self._reservations.settle(
             placed.reserved, input_tokens=counts.input, output_tokens=counts.output
         )
