@@ -40,7 +40,7 @@ def _escaped(word: str) -> bytes:
     return "".join(letters).encode()
 
 
-_STRICT = re.compile(_escaped("strict") + rb'"\s*+:\s*+(?!false|null)')
+_STRICT = re.compile(rb'"' + _escaped("strict") + rb'"\s*+:\s*+(?!false|null)')
 # A quotation mark within a text has a backslash in front.
 _DEFINITION = re.compile(rb'"' + _escaped("tool_definition") + rb'"')
 
