@@ -14,6 +14,7 @@ from tessera.api.meta import (
     Duration,
     LabelKey,
     LabelValue,
+    StatusText,
     Wire,
     between,
     name_rule,
@@ -320,7 +321,7 @@ class ProvisioningStatus(Wire):
     reason: str | None = None
     """Why the last start failed; a reason of the condition NodesProvisioned."""
 
-    message: Annotated[str | None, Field(max_length=MAX_WORDS)] = None
+    message: Annotated[StatusText | None, Field(max_length=MAX_WORDS)] = None
     """What the autoscaler or the cloud said of it."""
 
     placeholder_since: datetime | None = None

@@ -13,6 +13,7 @@ from tessera.api.meta import (
     Conditions,
     DnsLabel,
     Duration,
+    StatusText,
     Wire,
     at_most,
     between,
@@ -286,7 +287,7 @@ class AttemptStatus(_BatchStatusBase):
     started_at: datetime
     """When the operator decided to start it."""
 
-    previous_outcome: Annotated[str, Field(max_length=1024)] = ""
+    previous_outcome: Annotated[StatusText, Field(max_length=1024)] = ""
     """How the previous attempt ended."""
 
     done_before: int = 0
@@ -322,7 +323,7 @@ class AttemptStatus(_BatchStatusBase):
     retry_at: datetime | None = None
     """Earliest start of the next attempt; after failures it includes a backoff."""
 
-    termination_message: Annotated[str, Field(max_length=1024)] = ""
+    termination_message: Annotated[StatusText, Field(max_length=1024)] = ""
     """Why it ended."""
 
     unavailable_pools: Annotated[tuple[UnavailablePool, ...], Field(max_length=MAX_FULL_POOLS)] = ()
@@ -387,7 +388,7 @@ class BatchInferenceStatus(_BatchStatusBase):
     reason: str = ""
     """Reason of the condition that currently decides the state."""
 
-    message: Annotated[str, Field(max_length=2048)] = ""
+    message: Annotated[StatusText, Field(max_length=2048)] = ""
     """Explanation of the state, with numbers."""
 
     done: str = ""

@@ -21,6 +21,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
+from tessera.api.text import plain_text
+
 GROUP = "tessera.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -209,6 +211,15 @@ LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 
 
+def _plain(value: object) -> object:
+    return plain_text(value, len(value)) if isinstance(value, str) else value
+
+
+# Words in a status, some of which are of engines, nodes and tenants: what a terminal executes, and
+# what turns the direction of writing, never gets in.
+StatusText = Annotated[str, BeforeValidator(_plain)]
+
+
 class Condition(Wire):
     """One aspect of an object's state, with its reason."""
 
@@ -221,7 +232,7 @@ class Condition(Wire):
     reason: Annotated[str, Field(max_length=63)]
     """Reason for the status, one of a closed set; metrics and logs use the same word."""
 
-    message: Annotated[str, Field(max_length=2048)]
+    message: Annotated[StatusText, Field(max_length=2048)]
     """Explanation for people: what was observed, with numbers, and what to do."""
 
     observed_generation: Annotated[int, Field(ge=0)]

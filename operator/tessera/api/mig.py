@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tessera.api.meta import Amount, Duration, Wire, at_most, rule, rules_config, text_default
+from tessera.api.meta import (
+    Amount,
+    Duration,
+    StatusText,
+    Wire,
+    at_most,
+    rule,
+    rules_config,
+    text_default,
+)
 
 # A MIG profile, such as 3g.40gb or 1g.10gb+me.
 Profile = Annotated[
@@ -116,7 +125,7 @@ class Assignment(Wire):
     previous_profile: Annotated[str, Field(max_length=24)] = ""
     """MIG profile before the plan; empty for a new service."""
 
-    message: Annotated[str, Field(max_length=300)] = ""
+    message: Annotated[StatusText, Field(max_length=300)] = ""
     """Calculation behind the assignment, in one sentence."""
 
 
@@ -147,7 +156,7 @@ class Unit(Wire):
     temporary_layout: Annotated[tuple[GpuTarget, ...], Field(max_length=16)] = ()
     """Temporary layout of the GPUs before they get the planned one."""
 
-    message: Annotated[str, Field(max_length=300)] = ""
+    message: Annotated[StatusText, Field(max_length=300)] = ""
     """What the repartition waits for."""
 
 

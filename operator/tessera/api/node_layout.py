@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints
 
-from tessera.api.meta import Wire
+from tessera.api.meta import StatusText, Wire
 
 # Of one node; no machine has more.
 MAX_GPUS = 16
@@ -86,7 +86,7 @@ class ObservedGpu(Wire):
     fault: GpuFault | None = None
     """Why the GPU does not have the desired layout."""
 
-    message: Annotated[str, Field(max_length=500)] = ""
+    message: Annotated[StatusText, Field(max_length=500)] = ""
     """Explanation of the fault, with numbers, and what to do."""
 
 
@@ -105,7 +105,7 @@ class NodeLayoutStatus(Wire):
     gpus: Annotated[tuple[ObservedGpu, ...], Field(max_length=MAX_GPUS)] = ()
     """GPUs of the node, by index."""
 
-    problem: Annotated[str, Field(max_length=500)] = ""
+    problem: Annotated[StatusText, Field(max_length=500)] = ""
     """Why the agent cannot report the GPUs of this node, whose last state is in `gpus`; empty
     without a problem."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tessera.api.meta import Amount, Conditions, Duration, Wire
+from tessera.api.meta import Amount, Conditions, Duration, StatusText, Wire
 from tessera.api.model_files import CacheStatus, ModelShape
 from tessera.api.precision import PrecisionName
 from tessera.api.template_version import PodTemplateVersionStatus
@@ -43,7 +43,7 @@ class ModelStatus(Wire):
     reason: str | None = None
     """Reason for `revision` in one CamelCase word; absent before the first resolution."""
 
-    message: str | None = None
+    message: StatusText | None = None
     """Explanation of the reason, with the response of the hub."""
 
     observed_update: str | None = None
@@ -214,7 +214,7 @@ class SpeculationStatus(Wire):
     reason: str
     """Reason of the condition Speculating."""
 
-    message: str
+    message: StatusText
     """Explanation of the reason, with the numbers."""
 
     acceptance: Amount | None = None
@@ -326,7 +326,7 @@ class ScalingStatus(Wire):
     reason: str
     """Reason for that number, in one CamelCase word."""
 
-    message: str
+    message: StatusText
     """Explanation of the reason, with the metrics behind it as they were at `observedAt`."""
 
     observed_at: datetime | None = None
@@ -361,7 +361,7 @@ class ReplacementStatus(Wire):
     uid: str
     """UID of the pod."""
 
-    message: str
+    message: StatusText
     """What was observed of the engine."""
 
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from tessera.api.accelerator_pool import Tier
-from tessera.api.meta import Amount, Wire
+from tessera.api.meta import Amount, StatusText, Wire
 from tessera.api.reasons import VariantReason
 from tessera.api.template_version import PodTemplateVersionStatus
 
@@ -81,7 +81,7 @@ class VariantReplicas(VariantStatus):
     reason: VariantReason | None = None
     """Why its number changed last."""
 
-    message: str | None = None
+    message: StatusText | None = None
     """The same as a sentence."""
 
     pod_template_version: PodTemplateVersionStatus

@@ -25,6 +25,7 @@ from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.settings import RunnerSettings
+from tessera.telemetry.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def main() -> int:
     0: done, or stopped by a signal; 1: transient failure; 3: the user has to change something;
     4: fenced.
     """
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    configure_logging(logging.INFO)
     arguments = _parser().parse_args()
     if arguments.command == "check":
         return asyncio.run(_serve_check(arguments))

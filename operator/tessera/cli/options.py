@@ -122,7 +122,11 @@ def _configure_logging(command: str) -> None:
 
 
 class _MessageFormatter(logging.Formatter):
-    """Formats log records without tracebacks."""
+    """Formats log records without tracebacks, with control characters written out."""
+
+    @override
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().formatMessage(record))
 
     @override
     def formatException(self, ei: object) -> str:

@@ -48,6 +48,7 @@ from tessera.gateway.usage.recording import Recording, RecordObserver
 from tessera.gateway.usage.tracing import request_tracer
 from tessera.ports import ClusterError
 from tessera.settings import GatewaySettings
+from tessera.telemetry.logs import configure_logging
 
 log = logging.getLogger("tessera")
 
@@ -86,7 +87,7 @@ def read_settings() -> GatewaySettings:
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
         )
         sys.exit(f"tessera-gateway: invalid environment: {details}")
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    configure_logging(logging.WARNING)
     log.setLevel(settings.log_level.upper())
     return settings
 

@@ -22,6 +22,7 @@ from tessera.adapters.pod_resources import KubeletPods
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import ClusterError, OwnLayout
 from tessera.settings import NodeSettings
+from tessera.telemetry.logs import configure_logging
 
 log = logging.getLogger("tessera")
 
@@ -50,7 +51,7 @@ def main() -> None:
         sys.exit(f"tessera-node: invalid environment: {details}")
     if arguments.partition:
         settings = settings.model_copy(update={"partition": True})
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    configure_logging(logging.WARNING)
     log.setLevel(settings.log_level.upper())
     try:
         asyncio.run(run(settings, arguments.host))
