@@ -13,12 +13,12 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.service_class import ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.controller.admission import (
-    review_batch,
     review_budget,
     review_pool,
     review_service,
     validators,
 )
+from tessera.controller.batch_review import review_batch
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Budget, Node, Pool, Ref
 from tessera.domain.status.conditions import with_accepted

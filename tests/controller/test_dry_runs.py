@@ -2,16 +2,26 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tables import TABLES, table
 from tessera.controller.admission import review_service
+from tessera.controller.batch_review import review_batch
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import Ref
 from tessera.domain.vllm.facts import version_facts
-from tests.builders import SMALL
-from tests.controller.test_admission import a_body, a_store
+from tessera.ports import ClusterObject
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, INFERENCE_SERVICES, PODS
+from tessera.resources.manifest import ObjectKey
+from tests.batch_builders import a_batch, a_batch_spec
+from tests.builders import NOW, SMALL, a_pod, a_service
+from tests.controller.test_admission import a_batch_body, a_body, a_store
 
 MOST = timedelta(milliseconds=10)
 
@@ -110,3 +120,30 @@ _LARGE: dict[str, dict[str, Any]] = {
 def test_large_specs_are_judged_in_no_time(kind: str) -> None:
     body = a_body(**_LARGE[kind])
     assert cpu_time(lambda: review_service(body, a_store(), gateways=True)) <= MOST
+
+
+def a_fleet(count: int) -> Store:
+    """Return services, batches and pods of other namespaces, and the claim of the batch."""
+    store = a_store("a100")
+    claim = VolumeClaim(access_modes=("ReadWriteMany",))
+    key = ObjectKey(CLAIMS.plural, "team-a", "data")
+    store.put(CLAIMS, ClusterObject(key=key, plan_input=claim))
+    for number in range(count):
+        ref = Ref(f"team-{number}", f"x{number}")
+        service, batch = a_service(ref.name, ref=ref), replace(a_batch(a_batch_spec()), ref=ref)
+        for kind, item in (
+            (INFERENCE_SERVICES, service),
+            (BATCH_INFERENCES, batch),
+            (PODS, a_pod(ref.name, ref.name, address="10.0.0.1")),
+        ):
+            key = ObjectKey(kind.plural, ref.namespace, ref.name)
+            store.put(kind, ClusterObject(key=key, plan_input=item))
+    return store
+
+
+@pytest.mark.parametrize("fault", [{}, {"service": "away"}, {"model": {"uri": "hf://acme/own"}}])
+def test_a_batch_costs_as_little_in_a_large_fleet(fault: dict[str, Any]) -> None:
+    stores = [a_fleet(count) for count in (10, 3000)]
+    body = a_batch_body(**fault)
+    small, large = (cpu_time(partial(review_batch, body, store, NOW)) for store in stores)
+    assert large < small + timedelta(milliseconds=2)

@@ -1,7 +1,6 @@
 """Admission: checks one object against the rules and against the existing pools."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -9,7 +8,6 @@ import kopf
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import NodeTemplate, Tier
-from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.budget_reasons import BudgetAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import find_condition
@@ -17,8 +15,7 @@ from tessera.api.pool_reasons import Discovered
 from tessera.api.reasons import Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
-from tessera.domain.batch.batches import situation_of
-from tessera.domain.batch.spec import accept_spec
+from tessera.controller.batch_review import review_batch
 from tessera.domain.budget.budgets import (
     currency_fault,
     grants_in_force,
@@ -45,19 +42,6 @@ from tessera.reconcile.observe import Observations, observe, plan_inputs
 from tessera.reconcile.store import Store
 from tessera.resources import api_resources
 
-# Reasons that resolve without an edit, when another object is created.
-_TRANSIENT = {
-    BatchAccepted.SERVICE_NOT_FOUND,
-    BatchAccepted.POOL_NOT_FOUND,
-    BatchAccepted.CLAIM_NOT_FOUND,
-    BatchAccepted.CLAIM_TERMINATING,
-    BatchAccepted.READING_MODEL,
-    BatchAccepted.FAILED_CREATE,
-}
-_UNREAD_MODEL = (
-    "spec.model.shape: neither the spec nor the catalog has the dimensions of this model, so a Job "
-    "reads its config.json first"
-)
 # Returns refusals and warnings of an object, given the one before an edit, and the operation.
 Reviewer: TypeAlias = Callable[
     [Mapping[str, Any], Mapping[str, Any] | None, str | None], tuple[list[str], list[str]]
@@ -310,35 +294,6 @@ def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:
         f"AcceleratorPool/{name}: they move to other pools or stay as they are, and what they cost "
         "there is not counted any more"
     ]
-
-
-def review_batch(
-    body: Mapping[str, Any], store: Store, at: datetime, *, created: bool = True
-) -> tuple[list[str], list[str]]:
-    """Return refusals and warnings for a BatchInference; waiting for an object is a warning.
-
-    A file that another batch writes is refused for a `created` batch and a warning for a changed
-    one, since its paths cannot change.
-    """
-    # A new object has neither time nor uid yet.
-    metadata = {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
-    batch = wire.parse_batch({**body, "metadata": metadata})
-    if batch.deleting:
-        return [], []
-    snapshot = observe(store, Observations(), at)
-    others = (other for other in snapshot.batches if other.ref != batch.ref)
-    snapshot = replace(snapshot, batches=(*others, batch))
-    verdict, _ = accept_spec(situation_of(snapshot, batch.ref))
-    of_service = batch.spec is not None and batch.spec.service is not None
-    model_pending = of_service and verdict.reason is BatchAccepted.UNKNOWN_MODEL
-    conflicting = verdict.reason is BatchAccepted.OUTPUT_CONFLICT and not created
-    if verdict.reason is BatchAccepted.READING_MODEL and created:
-        # The Job of a new object has no name yet.
-        return [], [_UNREAD_MODEL]
-    waits = verdict.reason in _TRANSIENT or model_pending or conflicting
-    if not verdict.reason.is_true and not waits:
-        return [verdict.message], []
-    return [], [verdict.message] if verdict.reason is not BatchAccepted.VALID else []
 
 
 def _name_fault(budget: Budget, others: Sequence[Budget]) -> str | None:

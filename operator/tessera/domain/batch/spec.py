@@ -169,7 +169,7 @@ def _model_source(
         return StatusVerdict(
             BatchAccepted.SERVICE_NOT_FOUND,
             f"spec.service: InferenceService/{spec.service} {problem}; see kubectl get "
-            f"tsvc -n {namespace} ({len(situation.services)} listed)",
+            f"tsvc -n {namespace}",
         )
     if (pinned := _pinned(situation)) is not None:
         settings = {name: getattr(pinned, name) for name in BatchSettings.model_fields}
