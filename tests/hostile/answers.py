@@ -36,7 +36,7 @@ def _writes(*parts: bytes, text: str = "") -> Attack:
             await call.send(part)
         call.cut()
 
-    return Attack(answer=script, text=text)
+    return Attack(answer=script, text=text, rest=True)
 
 
 def _refuses(status: int, body: object = b"rubbish") -> Attack:
@@ -45,7 +45,7 @@ def _refuses(status: int, body: object = b"rubbish") -> Attack:
     async def script(call: EngineCall) -> None:
         await call.whole(body, status)
 
-    return Attack(answer=script, text="")
+    return Attack(answer=script, text="", rest=True)
 
 
 def _used(prompt: Any, completion: Any) -> dict[str, Any]:
@@ -157,13 +157,13 @@ STREAMS: Mapping[str, Attack] = {
     "two ends": _sends(ROLE, _WORD, END, USED, DONE, DONE, _WORD, DONE, text=HONEST),
     "cut in an event": _writes(_CHUNKED, _chunk(ROLE + _WORD + _WORD[:20]), text=HONEST),
     "cut in a chunk": _writes(_CHUNKED + _chunk(ROLE + _WORD)[:-20]),
-    "two answers": Attack(answer=_twice),
-    "trailers": Attack(answer=_with_trailer),
+    "two answers": Attack(answer=_twice, rest=True),
+    "trailers": Attack(answer=_with_trailer, rest=True),
     "trailers without end": _writes(
         _CHUNKED, _chunk(ROLE + _WORD + DONE), b"0\r\n", b"x: yz\r\n" * 20_000, text=HONEST
     ),
     "headers of another": Attack(answer=_with_headers),
-    "informational answers": Attack(answer=_informs),
+    "informational answers": Attack(answer=_informs, rest=True),
     "refuses a key": _sends(_REFUSES_KEY),
     "refuses a key later": _sends(ROLE, _WORD, _REFUSES_KEY, _WORD, DONE, text=HONEST),
     "a failure that is no object": _sends(ROLE, _WORD, event({"error": [5]}), text=HONEST),
@@ -244,8 +244,8 @@ WHOLE: Mapping[str, Attack] = {
     "says that it is above 32 MiB": _writes(
         _JSON_HEAD + b"content-length: %d\r\n\r\n{" % (33 * MIB)
     ),
-    "two answers": Attack(answer=_twice),
-    "informational answers": Attack(answer=_informs),
+    "two answers": Attack(answer=_twice, rest=True),
+    "informational answers": Attack(answer=_informs, rest=True),
 }
 LARGE_WHOLE: Mapping[str, Attack] = {"above 32 MiB": Attack(answer=_above_32_mib)}
 

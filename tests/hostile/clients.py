@@ -19,6 +19,7 @@ from tests.gateway.harness import (
 from tests.hostile.paths import (
     ADDRESS,
     HONEST,
+    OTHER_KEY,
     OTHER_MODEL,
     Attack,
     Point,
@@ -170,6 +171,13 @@ async def _floods(call: EngineCall) -> None:
         await call.chunk(a_delta(_LETTERS))
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
 CLIENTS: Mapping[str, Attack] = {
     "forged headers": Attack(send=_with_headers(**FORGED), status=200),
     "an id of 128 characters": Attack(send=_with_a_long_id, status=200),
@@ -177,6 +185,14 @@ CLIENTS: Mapping[str, Attack] = {
     "two requests at once": Attack(send=_two_at_once, status=200, requests=2),
     "a foreign model": Attack(body={"model": OTHER_MODEL}, status=404, reaches=False),
     "a foreign key": Attack(send=_with_keys("tsk-team-a-1"), status=401, reaches=False),
+    "a foreign key and its own": Attack(send=_with_keys(OTHER_KEY, KEY), status=401, reaches=False),
+    "its own key and a foreign one": Attack(
+        send=_with_keys(KEY, OTHER_KEY), status=401, reaches=False
+    ),
+    "its own key twice": Attack(send=_with_keys(KEY, KEY), status=200),
+    "a schema of 33 levels": Attack(
+        body={"response_format": _nested(33)}, status=400, reaches=False, shared=True
+    ),
     "a foreign field": Attack(
         body={"kv_transfer_params": {"a": 1}}, status=400, reaches=False, shared=True
     ),

@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -69,8 +69,8 @@ FIRST, HONEST = " one", " two"
 USED = USAGE.replace(b'"prompt_tokens":7', b'"prompt_tokens":%d' % PROMPT_TOKENS)
 # More than what is spent in a test; of it 10 tokens come back in a second.
 _TOKENS_PER_DAY = 864_000
-# What is in a file of records of a request, and differs from one to the next.
-_VARYING = ("date", "x-request-id", "x-tessera-queue-ms")
+# That no stream is idle.
+_ALIVE, _ALIVE_SECONDS = b": alive\n\n", 0.5
 COUNTS_TOKENS = going_on(DONE, prompt=PROMPT_TOKENS, begun=PROMPT_TOKENS + 1)
 
 
@@ -131,6 +131,8 @@ class Attack:
     """Those that are recorded."""
     shared: bool = False
     """Several tenants use the model."""
+    rest: bool = False
+    """Something may be left on the engine's connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +240,10 @@ class Stage:
     trusted: ssl.SSLContext | None
     """Where the gateway speaks TLS."""
     scene: Scene | None = None
-    peaceful: Any = None
-    """What the bystander is answered without an attack."""
+    bystander: aiohttp.ClientResponse | None = None
+    """The stream of another tenant, which goes on beside all attacks."""
+    words: "asyncio.Queue[str | None]" = field(default_factory=asyncio.Queue)
+    """What it is to have; None where it ends."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
     uid: str = ""
     """Of the model that is attacked, which is another one in each scene."""
@@ -248,14 +252,20 @@ class Stage:
     def url(self) -> str:
         return self.gateway.url.replace("http:", "https:") if self.path.tls else self.gateway.url
 
-    async def post(self, body: Any, request_id: str, key: str = KEY, **headers: str) -> Answer:
-        """Send a request, and read the whole answer."""
+    def request(
+        self, body: Any, request_id: str, key: str = KEY, **headers: str
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a request."""
         fields = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-        async with self.session.post(
+        return self.session.post(
             f"{self.url}/v1/chat/completions",
             data=json.dumps(body),
             headers={**fields, "x-request-id": request_id, **headers},
-        ) as response:
+        )
+
+    async def post(self, body: Any, request_id: str, **headers: str) -> Answer:
+        """Send a request, and read the whole answer."""
+        async with self.request(body, request_id, **headers) as response:
             return Answer(
                 status=response.status, headers=response.headers, body=await response.read()
             )
@@ -293,12 +303,20 @@ class Stage:
         self.gateway.admission.update(directory)
         return directory
 
-    async def bystander(self) -> Any:
-        """Return what another tenant is answered by its own model."""
-        body = {**BODY, "model": OTHER_MODEL, "stream": True}
-        answer = await self.post(body, "bystander", OTHER_KEY)
-        headers = {key.lower(): value for key, value in answer.headers.items()}
-        return answer.status, {**headers, **dict.fromkeys(_VARYING)}, answer.body
+    async def hear(self) -> bytes:
+        """Let another tenant's engine say a word, and return what that tenant gets."""
+        assert self.bystander is not None
+        word = f" {next(self.numbers)}"
+        self.words.put_nowait(word)
+        while (event := await self.bystander.content.readuntil(b"\n\n")) == _ALIVE:
+            pass
+        return event.replace(a_delta(word), b"heard")
+
+    async def hear_the_end(self) -> bytes:
+        """End the stream of the bystander, and return what is left of it."""
+        assert self.bystander is not None
+        self.words.put_nowait(None)
+        return (await self.bystander.content.read()).replace(_ALIVE, b"")
 
     def records_of(self, scene: Scene) -> list[UsageRecord]:
         """Return the records of its requests."""
@@ -329,9 +347,21 @@ async def a_stage(
         assert stage.scene is not None
         await stage.scene.answer(call)
 
+    async def talk(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE)
+        word: str | None = ""
+        while word is not None:
+            try:
+                word = await asyncio.wait_for(stage.words.get(), _ALIVE_SECONDS)
+                await call.chunk(END + USED + DONE if word is None else a_delta(word))
+            except TimeoutError:
+                await call.chunk(_ALIVE)
+        await call.finish()
+
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(ScriptedEngine(script)) for _ in range(2)]
-        other = await stack.enter_async_context(ScriptedEngine(honest))
+        other = await stack.enter_async_context(ScriptedEngine(talk))
         trusted = options.pop("trusted", None)
         gateway = await stack.enter_async_context(
             a_gateway(a_directory(), identifier=Authenticator(no_tokens), **options)
@@ -349,7 +379,11 @@ async def a_stage(
             trusted=trusted,
         )
         stage.renew()
-        stage.peaceful = await stage.bystander()
+        stage.words.put_nowait(HONEST)
+        # Without protection, so that it holds nothing.
+        body = {**BODY, "model": OTHER_MODEL, "stream": True, "logprobs": True}
+        stage.bystander = await stack.enter_async_context(stage.request(body, "by", OTHER_KEY))
+        assert await stage.bystander.content.readuntil(a_delta(HONEST)) == ROLE + a_delta(HONEST)
         yield stage
 
 
@@ -405,10 +439,10 @@ def _left(scene: Scene) -> Script:
     async def script(call: EngineCall) -> None:
         await call.begin()
         await call.chunk(ROLE + a_delta(FIRST))
-        gone = asyncio.create_task(call.gone.wait())
-        await _first_of(gone, scene.freed.wait())
+        leaving = asyncio.create_task(call.gone.wait())
+        await _first_of(leaving, scene.freed.wait())
         if not call.gone.is_set():
-            gone.cancel()
+            leaving.cancel()
             await call.chunk(END + USED + DONE)
             await call.finish()
 

@@ -18,6 +18,7 @@ from tests.hostile.paths import (
     MAX_OUTPUT_TOKENS,
     PATIENCE_SECONDS,
     PROMPT_TOKENS,
+    SERVICE,
     Attack,
     Scene,
     Stage,
@@ -33,26 +34,26 @@ async def play(stage: Stage, attack: Attack, *, stream: bool = True) -> list[str
     )
     stage.renew()
     held_bytes = stage.gateway.held_bytes
-    beside = asyncio.create_task(stage.bystander())
+    beside = asyncio.create_task(stage.hear())
     async with asyncio.timeout(PATIENCE_SECONDS):
         answer = await (stage.path.run or Scene.send)(scene)
-        besides = await beside
+        heard = await beside
     scene.freed.set()
 
     def is_over() -> bool:
         return (
             len(stage.records_of(scene)) >= attack.requests
             and stage.gateway.held_bytes <= held_bytes
-            and not stage.gateway.admission.demand
+            and SERVICE not in stage.gateway.admission.demand
             and not stage.gateway.queued_requests
         )
 
     problems = [] if await soon(is_over) else ["something of the request stays"]
     problems += _problems(scene, answer, stage.records_of(scene))
     problems += _gateway_problems(scene)
-    if besides != stage.peaceful:
-        problems.append(f"the bystander got {besides}")
-    if attack.answer is honest:
+    if heard != b"heard":
+        problems.append(f"the bystander got {heard!r}")
+    if not attack.rest:
         return problems
     # What an engine sent beyond its answer is the answer of no other request.
     stage.scene = Scene(stage=stage, attack=Attack(), request_id="next", stream=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.gateway.harness import DONE, END
 from tests.hostile.answers import (
     COUNTS,
     LARGE_STREAMS,
@@ -21,7 +22,7 @@ from tests.hostile.answers import (
     WHOLE,
 )
 from tests.hostile.clients import CLIENTS, leavers
-from tests.hostile.paths import PATHS, Attack, Stage, a_stage
+from tests.hostile.paths import MAX_OUTPUT_TOKENS, PATHS, PROMPT_TOKENS, Attack, Stage, a_stage
 from tests.hostile.scenes import play
 from tests.hostile.score import SCORE
 from world.keys import Authority
@@ -47,6 +48,7 @@ async def stage_of(
         options |= {"tls_directory": folder, "trusted": trusted}
     async with a_stage(path, caplog.records, **options) as stage:
         yield stage
+        await assert_accounts(stage)
 
 
 async def play_all(stage: Stage, attacks: Mapping[str, Attack], *, stream: bool = True) -> None:
@@ -58,7 +60,15 @@ async def play_all(stage: Stage, attacks: Mapping[str, Attack], *, stream: bool 
         if problems:
             broken[name] = problems
     assert not broken, "\n".join(f"{name}: {problems}" for name, problems in broken.items())
-    assert abs(stage.unaccounted_tokens()) < 500
+
+
+async def assert_accounts(stage: Stage) -> None:
+    """The bystander has all of its stream, and limits lost what is recorded."""
+    assert await stage.hear_the_end() == END + DONE
+    assert abs(stage.unaccounted_tokens()) < MAX_OUTPUT_TOKENS // 2
+    (record,) = [each for each in stage.gateway.records if each.tenant == "team-b"]
+    assert (record.status, record.input_tokens, record.output_tokens) == (200, PROMPT_TOKENS, 3)
+    assert stage.gateway.held_bytes == 0
 
 
 @pytest.mark.parametrize("path", PATHS)
