@@ -27,8 +27,13 @@ from tests.hostile.paths import (
 )
 
 
-async def play(stage: Stage, attack: Attack, *, stream: bool = True) -> list[str]:
-    """Play an attack, and return what should not be."""
+async def play(
+    stage: Stage, attack: Attack, *, stream: bool = True, patience: float = PATIENCE_SECONDS
+) -> list[str]:
+    """Play an attack, and return what should not be.
+
+    What the request had may be held for `patience` seconds after it.
+    """
     scene = stage.scene = Scene(
         stage=stage, attack=attack, request_id=f"scene-{next(stage.numbers)}", stream=stream
     )
@@ -48,7 +53,7 @@ async def play(stage: Stage, attack: Attack, *, stream: bool = True) -> list[str
             and not stage.gateway.queued_requests
         )
 
-    problems = [] if await soon(is_over) else ["something of the request stays"]
+    problems = [] if await soon(is_over, patience) else ["something of the request stays"]
     problems += _problems(scene, answer, stage.records_of(scene))
     problems += _gateway_problems(scene)
     if heard != b"heard":

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.queue.places import Places
+from tessera.gateway.reserve.limits import Reservations
 from tests.gateway.harness import DONE, END
 from tests.hostile.answers import (
     COUNTS,
@@ -122,3 +125,26 @@ async def test_engines_that_say_nothing(tmp_path: Path, caplog: pytest.LogCaptur
 async def test_hostile_clients(path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with stage_of(path, tmp_path, caplog) as stage:
         await play_all(stage, {**CLIENTS, **leavers(PATHS[path].points)})
+
+
+FAULTS: Mapping[str, tuple[type, str]] = {
+    "a place stays": (Places, "leave"),
+    "bytes stay": (Holding, "close"),
+    "a limit is not settled": (Reservations, "settle"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_gateway_that_leaks_is_seen(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plant a fault by which something of each request stays."""
+    owner, name = FAULTS[fault]
+
+    async def play_with_it() -> None:
+        async with stage_of("direct", tmp_path, caplog) as stage:
+            monkeypatch.setattr(owner, name, lambda *_, **__: None)
+            assert not await play(stage, STREAMS["cut in an event"], patience=0.2)
+
+    with pytest.raises(AssertionError):
+        await play_with_it()
