@@ -69,16 +69,19 @@ def _neighbors(batch: Batch, store: Store, at: datetime) -> Snapshot:
         claim = _observed(store, api_resources.CLAIMS, namespace, spec.claim_name)
         service = _observed(store, api_resources.INFERENCE_SERVICES, namespace, spec.service or "")
     others = [
-        observed.plan_input
+        other
         for key, observed in store.all(api_resources.BATCH_INFERENCES).items()
-        if key.namespace == namespace and key.name != batch.ref.name
+        if key.namespace == namespace
+        and key.name != batch.ref.name
+        and isinstance(other := observed.plan_input, Batch)
+        and _shares_claim(other, batch)
     ]
     services = (service,) if isinstance(service, ObservedService) else ()
     return Snapshot(
         at=at,
         services=tuple(each for each in services if not each.deleting),
         pools=plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
-        batches=(batch, *(each for each in others if _shares_claim(each, batch))),
+        batches=(batch, *others),
         claims={Ref(namespace, spec.claim_name): claim}
         if spec is not None and isinstance(claim, VolumeClaim)
         else {},
@@ -90,10 +93,9 @@ def _observed(store: Store, kind: ApiResource, namespace: str, name: str) -> Obj
     return None if observed is None else observed.plan_input
 
 
-def _shares_claim(other: ObjectValue, batch: Batch) -> bool:
+def _shares_claim(other: Batch, batch: Batch) -> bool:
     return (
-        isinstance(other, Batch)
-        and other.spec is not None
+        other.spec is not None
         and batch.spec is not None
         and other.spec.claim_name == batch.spec.claim_name
     )
