@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tessera.gateway.queue import places
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -149,3 +150,48 @@ async def test_who_leaves_early_has_nothing_else_compiled_meanwhile() -> None:
             assert compiling.names == ["first", "none"]
             second.cancel()
             compiling.event("first").set()
+
+
+@pytest.mark.parametrize(
+    ("sheddable", "refusal"),
+    [("true", (429, "shed")), ("false", (503, "queue_timeout"))],
+    ids=["sheddable", "ordinary"],
+)
+async def test_who_waits_too_long_for_his_turn_hears_of_it_as_of_a_queue(
+    sheddable: str, refusal: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_READY_SECONDS", 0.2)
+    compiling = Compiling()
+    async with compiling.engine as engine:
+        model = a_model(a_replica(engine.address), public=True, ttft_seconds=0.1)
+        async with a_gateway(a_directory(model, keys=KEYS)) as gateway:
+            first = asyncio.create_task(gateway.post(with_schema("first")))
+            await compiling.got("first")
+            headers = {"x-tessera-sheddable": sheddable}
+            second = await gateway.post(with_schema("second"), **headers)
+            assert (second.status, second.error["code"]) == refusal
+            compiling.event("first").set()
+            assert (await first).status == 200
+
+
+async def test_schemas_wait_for_a_sleeping_service_as_long_as_other_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "_READY_SECONDS", 0.01)
+    compiling = Compiling()
+    for name in ("first", "second"):
+        compiling.event(name).set()
+    async with compiling.engine as engine:
+        asleep = a_model(public=True, may_sleep=True)
+        async with (
+            a_gateway(a_directory(asleep, keys=KEYS)) as gateway,
+            asyncio.TaskGroup() as tasks,
+        ):
+            asked = [
+                tasks.create_task(gateway.post(with_schema(name))) for name in ("first", "second")
+            ]
+            await waiting(gateway, 1)
+            await asyncio.wait(asked, timeout=0.1)
+            awake = a_model(a_replica(engine.address), public=True, may_sleep=True)
+            gateway.admission.update(a_directory(awake, keys=KEYS))
+            assert [(await each).status for each in asked] == [200, 200]

@@ -9,7 +9,7 @@ from tessera.adapters.clock import Clock
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RequestPriority
+from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.gateway.schema_cost import MAX_COMPILER_SECONDS
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.picking.pick import relative_load
@@ -17,7 +17,7 @@ from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.queue.arrivals import ArrivalCounter
-from tessera.gateway.queue.queues import ModelQueues
+from tessera.gateway.queue.queues import ModelQueues, timed_out
 from tessera.gateway.queue.schema_turns import SchemaTurns
 from tessera.gateway.refusals import Headers, RequestError, unfunded
 from tessera.gateway.reserve.limits import Reserved
@@ -100,7 +100,7 @@ class Places:
         self.demand: dict[Ref, DemandCount] = {}
         """Of services with requests at engines."""
         self.arrivals = ArrivalCounter()
-        self._schema_turns = SchemaTurns(_READY_SECONDS)
+        self._schema_turns = SchemaTurns()
 
     def update(self, changes: ModelChanges) -> None:
         """Take the models and replicas of a directory."""
@@ -125,7 +125,11 @@ class Places:
         work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
         turn = None
         if (schema := reserved.chosen.schema) is not None:
-            turn = await self._schema_turns.begin(model, identity.tenant, schema)
+            seconds = self._wait_seconds(model, shape)
+            try:
+                turn = await self._schema_turns.begin(model, identity.tenant, schema, seconds)
+            except TimeoutError:
+                raise timed_out(model, shape, seconds) from None
         at = self.queues.of(model).send_now(
             shape, began if turn is None else self._clock.monotonic()
         )
@@ -211,6 +215,13 @@ class Places:
         states = self.replicas.untried(placed.model, placed.reserved.shape, tried)
         return [state for state in states if engine in (None, state.replica.engine)]
 
+    def _wait_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
+        if not self.replicas.ready_count(model):
+            return _WAKING_SECONDS
+        # A sheddable request is of no use where it is late.
+        is_sheddable = shape.priority is RequestPriority.SHEDDABLE
+        return model.ttft_seconds if is_sheddable else _READY_SECONDS
+
     async def _wait(self, reserved: Reserved, work_seconds: float) -> SentRequest:
         model, now = reserved.model, self._clock.monotonic()
         identity = reserved.chosen.received.identified.identity
@@ -220,18 +231,14 @@ class Places:
             raise RequestError(stopped if model.stopped else unready, model.service)
         if not is_ready and model.unfunded_by is not None:
             raise unfunded(model)
-        seconds, priority = _READY_SECONDS if is_ready else _WAKING_SECONDS, reserved.shape.priority
-        if is_ready and priority is RequestPriority.SHEDDABLE:
-            # It is of no use where it is late.
-            seconds = model.ttft_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
             weight=self._senders.weight_of(identity),
             service_class=model.service_class,
-            priority=priority,
+            priority=reserved.shape.priority,
             work_seconds=work_seconds,
             due=now + model.ttft_seconds,
-            deadline=now + seconds,
+            deadline=now + self._wait_seconds(model, reserved.shape),
         )
         queue = self.queues.of(model)
         future = queue.offer(entry, reserved.shape, now)

@@ -130,10 +130,7 @@ class ModelQueue:
 
     def _time_out(self, waiting: _WaitingRequest) -> None:
         if not waiting.sent.done():
-            is_sheddable = waiting.shape.priority is RequestPriority.SHEDDABLE
-            reason = RequestReason.SHED if is_sheddable else RequestReason.QUEUE_TIMEOUT
-            service, seconds = self.model.service, f"{waiting.seconds:g}"
-            waiting.sent.set_exception(RequestError(reason, service, seconds))
+            waiting.sent.set_exception(timed_out(self.model, waiting.shape, waiting.seconds))
 
     def _send(
         self,
@@ -160,6 +157,13 @@ class ModelQueue:
 
     def _has_place(self, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
         return bool(self._replicas.taking(self.model, self._waiting[entry].shape, states))
+
+
+def timed_out(model: OfferedModel, shape: RequestShape, seconds: float) -> RequestError:
+    """Return the error of a request that waited for so many seconds."""
+    is_sheddable = shape.priority is RequestPriority.SHEDDABLE
+    reason = RequestReason.SHED if is_sheddable else RequestReason.QUEUE_TIMEOUT
+    return RequestError(reason, model.service, f"{seconds:g}")
 
 
 class ModelQueues:

@@ -42,18 +42,19 @@ class SchemaTurns:
     other, nor do requests without a schema.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """Take for how long a request waits at most."""
-        self._seconds = seconds
+    def __init__(self) -> None:
         # By service: the oldest first.
         self._known: dict[tuple[str, bytes], None] = {}
         # Those that wait, by line, while one has the turn; each learns whether it has it now.
         self._waiting: dict[_Line, dict[asyncio.Future[bool], bytes]] = {}
 
-    async def begin(self, model: OfferedModel, tenant: str, schema: bytes) -> SchemaTurn | None:
+    async def begin(
+        self, model: OfferedModel, tenant: str, schema: bytes, seconds: float
+    ) -> SchemaTurn | None:
         """Return the turn of a request, perhaps after a wait; None where its schema is known.
 
-        Raises RequestError with status 429 or 503 where too many wait, or it waited too long.
+        Raises RequestError with status 429 where too many wait, and TimeoutError where it waited
+        for so many seconds.
         """
         line = model.uid, tenant
         if (model.uid, schema) in self._known:
@@ -63,20 +64,17 @@ class SchemaTurns:
             self._waiting[line] = {}
             return SchemaTurn(self, line, schema)
         if len(waiting) >= MAX_WAITING_SCHEMAS:
-            reason, seconds = RequestReason.TENANT_QUEUE_FULL, self._seconds
+            reason = RequestReason.TENANT_QUEUE_FULL
             raise RequestError(reason, model.service, retry_seconds=seconds)
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waiting[future] = schema
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 has_turn = await future
-        except (TimeoutError, asyncio.CancelledError) as error:
+        except (TimeoutError, asyncio.CancelledError):
             if waiting.pop(future, None) is None and not future.cancelled() and future.result():
                 # It got the turn just now.
                 self.pass_on(line)
-            if isinstance(error, TimeoutError):
-                reason = RequestReason.QUEUE_TIMEOUT
-                raise RequestError(reason, model.service, f"{self._seconds:g}") from None
             raise
         return SchemaTurn(self, line, schema) if has_turn else None
 
