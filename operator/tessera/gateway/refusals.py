@@ -74,8 +74,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "Send an API key in the header `Authorization: Bearer <key>`."
     ),
     RequestReason.AMBIGUOUS_KEY: _unknown_sender(
-        "The request has two keys that differ: send one `Authorization: Bearer <key>` or one "
-        "`x-api-key`, not both."
+        "The request has two keys: send one `Authorization: Bearer <key>` or one `x-api-key`."
     ),
     RequestReason.INVALID_KEY: _unknown_sender("The API key is unknown or was revoked."),
     RequestReason.EXPIRED_KEY: _unknown_sender("The API key has expired: ask for a new one."),

@@ -97,13 +97,14 @@ BEARER, OTHER_BEARER = b"Bearer " + KEY.encode(), b"Bearer " + OTHER_KEY.encode(
         [(b"authorization", BEARER), (b"authorization", OTHER_BEARER)],
         [(b"authorization", b"Basic YTpi"), (b"authorization", BEARER)],
         [(b"authorization", BEARER), (b"authorization", b"")],
+        [(b"authorization", BEARER), (b"authorization", BEARER)],
         [(b"x-api-key", OTHER_KEY.encode()), (b"x-api-key", KEY.encode())],
         [(b"authorization", BEARER), (b"x-api-key", OTHER_KEY.encode())],
         [(b"authorization", b"Bearer "), (b"x-api-key", KEY.encode())],
     ],
 )
-async def test_two_keys_that_differ_identify_nobody(sent: list[tuple[bytes, bytes]]) -> None:
-    with pytest.raises(RequestError, match="two keys that differ") as refusal:
+async def test_two_keys_identify_nobody(sent: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(RequestError, match="two keys") as refusal:
         await Verifier().authenticator.identify(by_name(sent), a_directory(), ADDRESS)
     assert (refusal.value.status, refusal.value.reason) == (401, RequestReason.AMBIGUOUS_KEY)
 
@@ -111,12 +112,11 @@ async def test_two_keys_that_differ_identify_nobody(sent: list[tuple[bytes, byte
 @pytest.mark.parametrize(
     "sent",
     [
-        [(b"authorization", BEARER), (b"authorization", BEARER)],
         [(b"authorization", BEARER), (b"x-api-key", KEY.encode())],
         [(b"authorization", b"Basic YTpi"), (b"x-api-key", KEY.encode())],
     ],
 )
-async def test_a_key_that_is_sent_twice_identifies_its_tenant(
+async def test_a_key_in_both_headers_identifies_its_tenant(
     sent: list[tuple[bytes, bytes]],
 ) -> None:
     identity = await Verifier().authenticator.identify(by_name(sent), a_directory(), ADDRESS)

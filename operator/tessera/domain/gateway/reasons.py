@@ -22,7 +22,7 @@ class RequestReason(StrEnum):
     MISSING_KEY = "MissingKey"
     """It has no `Authorization: Bearer`, nor `x-api-key`."""
     AMBIGUOUS_KEY = "AmbiguousKey"
-    """It has two keys or tokens that differ, so that a proxy may have checked another one."""
+    """It has two keys or tokens, so that a proxy may have checked another one."""
     INVALID_KEY = "InvalidKey"
     """Its key is unknown or revoked."""
     EXPIRED_KEY = "ExpiredKey"

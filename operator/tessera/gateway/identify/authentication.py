@@ -186,17 +186,16 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         return values
     values.clear()
     for name, value in headers:
-        before = values.get(name, value)
         # A filter in front may have checked another one than the last.
-        is_second = name in _CREDENTIAL_HEADERS and before != value
-        values[name] = before + _NEXT + value if is_second else value
+        is_second = name in values and name in _CREDENTIAL_HEADERS
+        values[name] = values[name] + _NEXT + value if is_second else value
     return values
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
     """Return the key or token of `Authorization`, or of `x-api-key` as clients of messages.
 
-    Raises RequestError where there are two that differ.
+    Raises RequestError where a header comes twice, or the two headers have keys that differ.
     """
     authorization, key = (headers.get(name, b"") for name in _CREDENTIAL_HEADERS)
     scheme, _, credential = authorization.partition(b" ")
