@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,15 +13,11 @@ from tessera.adapters.clock import now as utc_now
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.identify.credentials import credential_of
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
 
-# No credential is longer; the tokens of some issuers list hundreds of groups.
-_MAX_CREDENTIAL_BYTES = 16 * 1024
-_CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
-# Between two values of one header: no value has it.
-_NEXT = b"\0"
 _MAX_VERDICTS = 10_000
 # A token stays valid so long after its ServiceAccount or its tenant was deleted.
 VERDICT_SECONDS = 60.0
@@ -59,7 +55,7 @@ class Authenticator:
 
         Raises RequestError with status 401, or 503 while tokens cannot be verified.
         """
-        credential = _credential(headers)
+        credential = credential_of(headers)
         if credential is None:
             raise RequestError(RequestReason.MISSING_KEY)
         digest = hashlib.sha256(credential).digest()
@@ -177,31 +173,3 @@ class _VerdictCache:
             del self._accepted[digest], self._accepted_by_tenant[identity.tenant][digest]
             if not self._accepted_by_tenant[identity.tenant]:
                 del self._accepted_by_tenant[identity.tenant]
-
-
-def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return the headers of a request; of those with one name the last, and all credentials."""
-    values = dict(headers)
-    if len(values) == len(headers):
-        return values
-    values.clear()
-    for name, value in headers:
-        # A filter in front may have checked another one than the last.
-        is_second = name in values and name in _CREDENTIAL_HEADERS
-        values[name] = values[name] + _NEXT + value if is_second else value
-    return values
-
-
-def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the key or token of `Authorization`, or of `x-api-key` as clients of messages.
-
-    Raises RequestError where a header comes twice, or the two headers have keys that differ.
-    """
-    authorization, key = (headers.get(name, b"") for name in _CREDENTIAL_HEADERS)
-    scheme, _, credential = authorization.partition(b" ")
-    credential, key = credential.strip(), key.strip()
-    if scheme.lower() != b"bearer":
-        credential = key
-    if _NEXT in authorization + key or (key and key != credential):
-        raise RequestError(RequestReason.AMBIGUOUS_KEY)
-    return credential if 0 < len(credential) <= _MAX_CREDENTIAL_BYTES else None
