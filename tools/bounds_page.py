@@ -74,7 +74,11 @@ from tessera.gateway.http.protocol import (
     STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
 )
-from tessera.gateway.http.responses import MAX_UNREAD_BYTES, UNREAD_SECONDS
+from tessera.gateway.http.responses import (
+    MAX_UNREAD_BYTES,
+    UNREAD_LEAST_BYTES,
+    UNREAD_SECONDS,
+)
 from tessera.gateway.http.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
@@ -274,8 +278,8 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ),
             ("bytes that wait for the client of a stream", MAX_UNREAD_BYTES),
             (
-                "a client for which these wait reads at no such pace while others wait for its "
-                "engine, before it is cut",
+                f"a client for which these wait reads fewer than {UNREAD_LEAST_BYTES:,} bytes "
+                "while others wait for its engine, before it is cut",
                 timedelta(seconds=UNREAD_SECONDS),
             ),
             ("events of a stream without a token", MAX_EVENTS_WITHOUT_TOKEN),

@@ -115,3 +115,29 @@ async def test_a_request_passes_one_that_waits_for_a_longer_context() -> None:
             answering.set()
         replicas = [task.result().headers["x-tessera-replica"] for task in long_prompts]
         assert replicas == ["large"] * 3
+
+
+async def test_what_a_replica_does_not_take_wants_none_of_its_places() -> None:
+    async def hanging(call: EngineCall) -> None:
+        await call.gone.wait()
+
+    engines = ScriptedEngine(hanging), ScriptedEngine(hanging)
+    async with asyncio.timeout(WAIT_SECONDS), engines[0] as small, engines[1] as large:
+        model = a_model(
+            a_replica(small.address, "small", max_model_len=8192, max_num_seqs=1),
+            a_replica(large.address, "large", max_model_len=32_768, max_num_seqs=1),
+            max_model_len=32_768,
+        )
+        async with a_gateway(a_directory(model)) as gateway:
+            sending = [
+                asyncio.create_task(gateway.post(a_prompt(9000, max_tokens=9))) for _ in range(3)
+            ]
+            await gateway.wait_for_queue(1)
+            (queue,) = gateway.admission.queues
+            wanted = {
+                state.replica.pod.name: queue.wants(state)
+                for state in gateway.admission.replicas.states(model)
+            }
+            assert wanted == {"small": False, "large": True}
+            for each in sending:
+                each.cancel()

@@ -4,11 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol
 
-from tessera.gateway.http.protocol import (
-    STALLED_CLIENT_BYTES,
-    STALLED_CLIENT_SECONDS,
-    GatewayProtocol,
-)
+from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import JSON, Headers, RequestError
 
@@ -18,9 +14,10 @@ Send = Callable[[Message], Coroutine[Any, Any, None]]
 
 # Of a stream that its client reads slowly; then the engine is held back.
 MAX_UNREAD_BYTES = 2**20
-# While others wait for that engine, such a client reads at the pace of any other in so long.
+# While others wait for that engine, such a client reads so much in so long: as much as 100 tokens a
+# second take in events of text.
 UNREAD_SECONDS = 10.0
-_LEAST_READ_BYTES = int(STALLED_CLIENT_BYTES * UNREAD_SECONDS / STALLED_CLIENT_SECONDS)
+UNREAD_LEAST_BYTES = 2**18
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -110,7 +107,7 @@ class ClientResponse:
                 async with asyncio.timeout(UNREAD_SECONDS):
                     await client.drained()
             except TimeoutError:
-                has_stopped = client.read_bytes < read_bytes + _LEAST_READ_BYTES
+                has_stopped = client.read_bytes < read_bytes + UNREAD_LEAST_BYTES
                 if has_stopped and self.is_in_the_way():
                     client.abort()
         self.unread_bytes = 0

@@ -197,6 +197,10 @@ class Places:
         least = min(able, key=partial(relative_load, now=now), default=None)
         return least.replica if least is not None else None
 
+    def is_wanted(self, placed: Placed) -> bool:
+        """Return whether a request waits that would take this place now, and yields to none."""
+        return self.queues.of(placed.model).wants(placed.at.choice.state)
+
     def leave(self, placed: Placed, *, goes_on: bool = False) -> None:
         """Free the place of a request, once; its engine still compiles its schema if it goes on."""
         compiled = placed.at.compiled

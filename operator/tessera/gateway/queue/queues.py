@@ -105,6 +105,14 @@ class ModelQueue:
             else:
                 waiting.sent.set_result(sent)
 
+    def wants(self, state: ReplicaState) -> bool:
+        """Return whether a request waits that this replica takes, and that yields to none."""
+        return any(
+            not waiting.shape.priority.yields
+            and self._replicas.taking(self.model, waiting.shape, [state])
+            for waiting in self._waiting.values()
+        )
+
     def renew(self, model: OfferedModel) -> None:
         """Take the model of a new directory; nothing waits for a replica that is not paid for."""
         self.model = model

@@ -146,9 +146,9 @@ class RequestCourse:
         return at.sent.placed
 
     def _is_in_the_way(self) -> bool:
-        """Return whether others wait for an engine of its model, while it has a place there."""
+        """Return whether others wait for its place, while it has one."""
         placed = _placed(self.at)
-        return placed is not None and len(self._stations.places.queues.of(placed.model)) > 0
+        return placed is not None and self._stations.places.is_wanted(placed)
 
     async def _fail(self, error: RequestError) -> None:
         """Send an error, unless the client does not even read what it has."""
