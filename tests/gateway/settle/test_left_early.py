@@ -12,6 +12,7 @@ from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
+    DONE,
     MODEL,
     ROLE,
     TENANT,
@@ -26,6 +27,7 @@ from tests.gateway.harness import (
     a_replica,
     event,
 )
+from tests.gateway.resumed import breaking, going_on, replicas
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
@@ -187,6 +189,25 @@ async def test_the_engine_works_on_until_it_hears_of_it() -> None:
         record = await leave(gateway, {**CHAT, "stream": True, "n": 2}, arrived)
     # A step of this replica takes 1 ms and what its host adds.
     assert record.output_tokens >= 2 * 100
+
+
+async def test_who_leaves_while_the_next_engine_thinks_pays_for_that_too() -> None:
+    arrived, seconds = asyncio.Event(), 0.5
+
+    async def second(call: EngineCall) -> None:
+        if call.path == "/tokenize":
+            await going_on(DONE)(call)
+            return
+        await call.begin()
+        await call.chunk(ROLE)
+        await asyncio.sleep(seconds)
+        arrived.set()
+        await call.gone.wait()
+
+    async with replicas(breaking(ROLE, a_delta()), second) as (gateway, _):
+        (model,) = gateway.admission.senders.directory.models
+        record = await leave(gateway, {**CHAT, "stream": True, "max_tokens": 4000}, arrived)
+    assert record.output_tokens >= 1 + seconds / model.itl_seconds
 
 
 @pytest.mark.parametrize("choices", [1, 64])

@@ -187,9 +187,10 @@ class Settlement:
     def _unseen(self, sent: Sent, means: RequestMeans) -> int:
         """Return the tokens that its engine can have made and the gateway did not read."""
         placed, now = sent.placed, self._clock.monotonic()
-        if sent.sent_ns is None or sent.is_resuming:
+        thinks_on = sent.is_resuming and sent.events is not None and sent.events.prefilled
+        if sent.sent_ns is None or (sent.is_resuming and not thinks_on):
             return 0
-        if sent.first_token_ns is not None:
+        if sent.first_token_ns is not None and not thinks_on:
             began = sent.read_ns / 1e9
         elif sent.prefilled_ns is not None:
             # The tokens of its reasoning may be hidden.
