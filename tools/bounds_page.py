@@ -59,6 +59,7 @@ from tessera.gateway.http.connections import (
     MAX_DESCRIPTORS,
     PATIENCE_SECONDS,
 )
+from tessera.gateway.http.continued_events import MAX_REWRITTEN_BYTES
 from tessera.gateway.http.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.http.event_fields import MAX_HEAD_BYTES, MAX_VALUES
 from tessera.gateway.http.protocol import (
@@ -292,6 +293,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of it, and of what its client got", MAX_PROTECTED_BYTES),
             ("bytes of a name that all its events share, such as `id`", MAX_HEAD_BYTES),
             ("choices, or fields, of one of its events", MAX_VALUES),
+            ("bytes of an event that is rewritten once it goes on there", MAX_REWRITTEN_BYTES),
             ("other replicas that a stream is sent to, one after the other", MAX_RESUMPTIONS),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
             (

@@ -11,14 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.gateway.http.continued_events import PART_BYTES, ContinuedEvents, Joint
+from tessera.gateway.http.continued_events import (
+    MAX_REWRITTEN_BYTES,
+    PART_BYTES,
+    ContinuedEvents,
+    Joint,
+)
 from tessera.gateway.http.event_fields import (
     MAX_HEAD_BYTES,
     MAX_VALUES,
     has_too_many,
     read_head,
 )
-from tessera.gateway.http.sse import MAX_EVENT_BYTES, event_data, split_events
+from tessera.gateway.http.sse import event_data, split_events
 from tests.gateway.harness import DONE, END, MODEL, ROLE, USAGE, a_delta, event
 from tests.gateway.http.test_sse import the_format
 
@@ -88,16 +93,26 @@ def test_an_event_of_too_many_fields_passes_as_it_is() -> None:
     assert b"".join(passed(continuing(), strange)) == strange
 
 
+def test_an_event_of_more_than_a_mebibyte_passes_as_it_is() -> None:
+    before, after = b'data: {"id":"second","choices":[{"delta":{"role":"a","content":"', b'"}}]}'
+    text = b"x" * (MAX_REWRITTEN_BYTES - len(before + after) + len(b"data: "))
+    (seen,) = rewritten(before + text + after + b"\n\n")
+    assert (seen["id"], list(seen["choices"][0]["delta"])) == ("first", ["content"])
+    large = before + text + b"x" + after + b"\n\n"
+    assert passed(continuing(), large) == [large]
+
+
 # --- what it costs
 
 
 def repeated(before: bytes, unit: bytes, after: bytes) -> bytes:
-    """Return an event of nearly the largest size."""
-    return before + unit * ((MAX_EVENT_BYTES - 300_000) // len(unit)) + after + b"\n\n"
+    """Return an event of nearly the largest size that is looked into."""
+    size = MAX_REWRITTEN_BYTES - len(before + after)
+    return before + unit * (size // len(unit)) + after + b"\n\n"
 
 
 def many_fields(before: bytes, after: bytes) -> bytes:
-    fields = b",".join(b'"%06x":1' % number for number in range(350_000))
+    fields = b",".join(b'"%06x":1' % number for number in range(90_000))
     return before + fields + after + b"\n\n"
 
 
@@ -162,9 +177,9 @@ def test_much_space_at_the_joint_is_compared_as_a_whole() -> None:
         nonlocal calls
         calls += 1
 
-    joint = a_joint(" " * 1_900_000)
+    joint = a_joint(" " * 1_000_000)
     events = continuing(joint)
-    block = events.feed(a_delta(" " * 1_899_999 + "a") + DONE)
+    block = events.feed(a_delta(" " * 999_999 + "a") + DONE)
     sys.setprofile(count)
     try:
         parts = list(events.parts(block))

@@ -15,6 +15,8 @@ from tessera.gateway.http.token_counts import TokenCounts, Usage
 DONE = b"data: [DONE]\n\n"
 # Of rewritten events, which are held before there are more: they are larger than the engine's.
 PART_BYTES = 2**16
+# Of an event that is rewritten: its bytes are read ten times.
+MAX_REWRITTEN_BYTES = 2**20
 # Of a character of space, as it is kept.
 _SPACE_BYTES = 2
 
@@ -70,7 +72,8 @@ class ContinuedEvents(EventRelay):
     """Takes the bytes of the next engine, and returns those of the same stream.
 
     Its events have the names of the stream's first ones, nothing that only begins a stream, and the
-    usage of the whole. Those of more fields than `MAX_VALUES` pass as they are.
+    usage of the whole. Those of more fields than `MAX_VALUES`, and larger ones than
+    `MAX_REWRITTEN_BYTES`, pass as they are.
     """
 
     def __init__(self, stream_format: StreamFormat, joint: Joint, *, keep_usage: bool) -> None:
@@ -102,6 +105,8 @@ class ContinuedEvents(EventRelay):
         data = event_data(event)
         if data == b"[DONE]":
             return resumed_comment(self._joint.resumed) + event
+        if len(data) > MAX_REWRITTEN_BYTES:
+            return event
         try:
             fields = cut_fields(data)
             if "choices" in fields:
