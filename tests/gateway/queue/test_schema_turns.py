@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from tessera.gateway.queue import places
+from tessera.gateway.queue import places, schema_turns
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
     MODEL,
+    TENANT,
     Answer,
     EngineCall,
     RunningGateway,
@@ -195,3 +196,41 @@ async def test_schemas_wait_for_a_sleeping_service_as_long_as_other_requests(
             awake = a_model(a_replica(engine.address), public=True, may_sleep=True)
             gateway.admission.update(a_directory(awake, keys=KEYS))
             assert [(await each).status for each in asked] == [200, 200]
+
+
+async def test_no_tenant_learns_by_time_which_schemas_another_one_has() -> None:
+    compiling = Compiling()
+    async with compiling.engine as engine:
+        model = a_model(a_replica(engine.address), public=True)
+        async with (
+            a_gateway(a_directory(model, keys=KEYS)) as gateway,
+            asyncio.TaskGroup() as tasks,
+        ):
+            compiling.event("first").set()
+            assert (await gateway.post(with_schema("first"))).status == 200
+            own = tasks.create_task(gateway.post(with_schema("own"), **OTHER))
+            await compiling.got("first", "own")
+            guessed = tasks.create_task(gateway.post(with_schema("first"), **OTHER))
+            await waiting(gateway, 1)
+            compiling.event("own").set()
+            assert (await own).status == (await guessed).status == 200
+
+
+async def test_many_schemas_of_one_tenant_displace_none_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schema_turns, "MAX_KNOWN_SCHEMAS", 10)
+    turns, model = schema_turns.SchemaTurns(), a_model()
+
+    async def compile_schema(tenant: str, schema: bytes) -> bool:
+        turn = await turns.begin(model, tenant, schema, WAIT_SECONDS)
+        if turn is not None:
+            turn.end()
+        return turn is not None
+
+    assert await compile_schema("team-b", b"seen")
+    for number in range(30):
+        assert await compile_schema(TENANT, b"%d" % number)
+    assert not await compile_schema("team-b", b"seen")
+    assert [await compile_schema(TENANT, schema) for schema in (b"29", b"0")] == [False, True]
+    assert sum(map(len, turns._known.values())) == 10

@@ -6,7 +6,7 @@ from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import RequestError
 
-# Schemas that engines compiled.
+# Schemas that engines compiled, of all tenants.
 MAX_KNOWN_SCHEMAS = 10_000
 # Requests of one tenant that wait for a turn at one service.
 MAX_WAITING_SCHEMAS = 64
@@ -38,13 +38,14 @@ class SchemaTurn:
 class SchemaTurns:
     """Lets each tenant have one new schema at a time at the engines of a service.
 
-    A schema is known once an engine began to answer with it, or ended. Tenants do not wait for each
-    other, nor do requests without a schema.
+    A schema is known once an engine began to answer its tenant with it, or ended. Tenants do not
+    wait for each other, nor do requests without a schema.
     """
 
     def __init__(self) -> None:
-        # By service: the oldest first.
-        self._known: dict[tuple[str, bytes], None] = {}
+        # The oldest of a line first: no tenant learns which schemas others have, or displaces them.
+        self._known: dict[_Line, dict[bytes, None]] = {}
+        self._known_count = 0
         # Those that wait, by line, while one has the turn; each learns whether it has it now.
         self._waiting: dict[_Line, dict[asyncio.Future[bool], bytes]] = {}
 
@@ -57,7 +58,7 @@ class SchemaTurns:
         for so many seconds.
         """
         line = model.uid, tenant
-        if (model.uid, schema) in self._known:
+        if schema in self._known.get(line, ()):
             return None
         waiting = self._waiting.get(line)
         if waiting is None:
@@ -80,10 +81,11 @@ class SchemaTurns:
 
     def know(self, line: _Line, schema: bytes) -> None:
         """Remember what an engine of a service has compiled, and let pass what waits with it."""
-        service_uid, _ = line
-        self._known[service_uid, schema] = None
-        if len(self._known) > MAX_KNOWN_SCHEMAS:
-            del self._known[next(iter(self._known))]
+        known = self._known.setdefault(line, {})
+        self._known_count += schema not in known
+        known[schema] = None
+        if self._known_count > MAX_KNOWN_SCHEMAS:
+            self._forget_one()
         waiting = self._waiting[line]
         for future in [future for future, other in waiting.items() if other == schema]:
             self._wake(line, future, has_turn=False)
@@ -95,6 +97,14 @@ class SchemaTurns:
             del self._waiting[line]
         else:
             self._wake(line, future, has_turn=True)
+
+    def _forget_one(self) -> None:
+        line = max(self._known, key=lambda line: len(self._known[line]))
+        most = self._known[line]
+        del most[next(iter(most))]
+        self._known_count -= 1
+        if not most:
+            del self._known[line]
 
     def _wake(self, line: _Line, future: asyncio.Future[bool], *, has_turn: bool) -> None:
         del self._waiting[line][future]
