@@ -290,3 +290,9 @@ def test_a_digest_is_that_of_all_that_is_compiled() -> None:
     digest = read(CHAT, chat(LONG))
     assert digest == read(CHAT, chat(LONG)) != read(CHAT, chat(TEXT))
     assert digest != read(CHAT, {**chat(LONG), "tools": [a_tool({})], "tool_choice": "required"})
+
+
+def test_integers_beyond_all_floats_count_as_bounds() -> None:
+    lengths = [{"type": "string", "maxLength": 10**400 + number} for number in range(2)]
+    assert "maxLength" in refused(CHAT, chat({"prefixItems": lengths})).message
+    assert answered(CHAT, chat({"type": "string", "minLength": -(10**400)})) == 200

@@ -209,4 +209,5 @@ def _short(value: object) -> str:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) else UNROLLED + 1
+    # An integer may be larger than any float.
+    return value if -math.inf < value < math.inf else UNROLLED + 1
