@@ -168,7 +168,7 @@ def test_a_new_connection_has_a_second_before_those_that_wait_longer_for_a_key()
     assert [peer.ended for peer in (*heads, *new)] == [True, True, False, True, False, False]
 
 
-def test_bodies_of_one_tenant_keep_half_of_all_places_at_most() -> None:
+def test_bodies_of_few_tenants_leave_places_for_others() -> None:
     connections = Ends().connections(6)
     bodies = [Peer.connect(connections, f"body-{number}") for number in range(6)]
     for peer in bodies:
@@ -177,8 +177,10 @@ def test_bodies_of_one_tenant_keep_half_of_all_places_at_most() -> None:
         peer = Peer.connect(connections, f"new-{number}")
         connections.upload(peer, "team-b")
         bodies.append(peer)
+    # Of six places one tenant may have three, and the next one half of the others.
     assert [peer.ended for peer in bodies] == [False] * 3 + [True] * 3 + [False] * 3
-    assert Peer.connect(connections, "last").ended
+    last = Peer.connect(connections, "last")
+    assert [peer.ended for peer in (*bodies[6:], last)] == [False, False, True, False]
 
 
 def test_of_too_many_bytes_those_of_the_address_with_most_go_first_in_the_same_order() -> None:

@@ -173,11 +173,12 @@ class Connections:
     def upload(self, connection: OpenConnection, tenant: str) -> None:
         """Note that a tenant sends a body that keeps its pace, which gives way to no connection.
 
-        Beyond half of all places those of one tenant do.
+        Those of one tenant do where it has more of them than places are left: half of all with one
+        such tenant, two thirds with two.
         """
         if self._uploads.get(connection) == tenant:
             return
-        if self._uploads_by_tenant[tenant] >= self._limit // 2:
+        if self._uploads_by_tenant[tenant] >= self._limit - len(self._uploads):
             self.wait(connection, ConnectionStage.WITH_KEY)
         elif connection in self._addresses:
             self.begin(connection)
