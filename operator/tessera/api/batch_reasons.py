@@ -45,6 +45,9 @@ class BatchAccepted(StatusReason):
     """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
     LOADER_MISMATCH = "LoaderMismatch"
     """`spec.engine.loader` has an argument that its type has not, or cannot read this model."""
+    RESERVED_POD_TEMPLATE_FIELD = "ReservedPodTemplateField"
+    """`spec.podTemplate.env` of the service, which is the batch's too, has a variable that Tessera
+    or the cluster sets."""
     POOL_NOT_FOUND = "PoolNotFound"
     """`spec.placement.pools` names a pool that does not exist."""
     CLAIM_NOT_FOUND = "ClaimNotFound"

@@ -220,6 +220,17 @@ CASES = [
         says=("--max-num-seqs", "set by spec.engine.maxNumSeqs"),
     ),
     BatchCase(
+        reason=BatchAccepted.RESERVED_POD_TEMPLATE_FIELD,
+        situation=a_situation(
+            batch(model=None, service="chat"),
+            services={
+                "chat": a_spec(SMALL, podTemplate={"env": [{"name": "HOME", "value": "/tmp"}]})
+            },
+        ),
+        field="spec.podTemplate.env[0]",
+        says=("spec.service: InferenceService/chat", "remove HOME", "set by Tessera"),
+    ),
+    BatchCase(
         reason=BatchAccepted.INVALID_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-logprobs=x"]}),
         field="spec.engine.extraArgs",

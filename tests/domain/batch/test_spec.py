@@ -7,9 +7,11 @@ import pytest
 from tessera.api.batch_inference import CheckStatus
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.precision import Precision
+from tessera.api.reasons import Accepted
 from tessera.domain.batch.spec import accept_spec, with_settings
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model.precision_files import CheckedVariant
+from tessera.domain.placement.checks import check
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     a_batch,
@@ -122,6 +124,15 @@ def test_a_batch_on_a_service_records_the_precisions_as_they_are_listed() -> Non
     status = batch.status.model_copy(update={"check": again})
     later = a_situation(replace(batch, status=status), services={"chat": service})
     assert "has another" not in accept_spec(later)[0].message
+
+
+def test_a_batch_follows_no_schedule_of_its_service() -> None:
+    never = {"maxReplicas": 4, "schedules": [{"cron": "0 0 30 2 *", "minReplicas": 1}]}
+    service = a_spec(SMALL, scaling=never)
+    assert [each.reason for each in check(service, {})] == [Accepted.INVALID_SCHEDULE]
+    batch = a_batch(a_batch_spec(model=None, service="chat"))
+    verdict, source = accept_spec(a_situation(batch, services={"chat": service}))
+    assert (verdict.reason, source is not None) == (BatchAccepted.VALID, True)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,7 @@ def _batch_source(
         "context": context,
         "placement": ServicePlacement(pools=batch.placement.pools),
         "replicas": None,
+        "scaling": spec.scaling.model_copy(update={"schedules": ()}),
         "drain": _NO_DRAIN,
         # Its pods have the variables of the service alone.
         "pod_template": PodTemplate(env=spec.pod_template.env),
