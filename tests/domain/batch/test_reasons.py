@@ -224,7 +224,7 @@ CASES = [
         situation=a_situation(
             batch(model=None, service="chat"),
             services={
-                "chat": a_spec(SMALL, podTemplate={"env": [{"name": "HOME", "value": "/tmp"}]})
+                "chat": a_spec(SMALL, podTemplate={"env": [{"name": "HOME", "value": "/data"}]})
             },
         ),
         field="spec.podTemplate.env[0]",
