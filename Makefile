@@ -194,7 +194,7 @@ bench-gateway: .venv/made ## Measure the CPU time of a gateway for a request and
 	@$(RUN) tools/bench_gateway.py $(OPTIONS)
 
 .PHONY: bench-hostile
-bench-hostile: .venv/made ## Measure what a bystander notices of seventeen attacks on a gateway and of edits by another tenant, and what they take (about 6 minutes; OPTIONS='--only edits').
+bench-hostile: .venv/made ## Measure what a bystander notices of attacks on a gateway and of edits by another tenant, what they take, and what failures cost (about 12 minutes; OPTIONS='--only edits').
 	@$(RUN) tools/bench_hostile.py $(OPTIONS)
 
 .PHONY: engine-tables

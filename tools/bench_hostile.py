@@ -45,6 +45,7 @@ from tests.gateway.harness import (
     a_replica,
     an_api_key,
 )
+from tests.gateway.settle.failures import figures_of_gateway, figures_of_rule
 from tests.hostile.twin import HOSTILE, Fleet
 from world.slots import free_port
 
@@ -58,6 +59,12 @@ FILLING_EDITS, EDITS_OF_CYCLE = 3_000, 125
 # 64 KiB a second, while the addresses of 768 connections come in two seconds.
 UPLOADS, UPLOAD_PARTS, UPLOAD_BYTES, UPLOAD_PAUSE_SECONDS = 20, 64, 2**14, 0.25
 UPLOAD_ATTACKERS = 768
+# Beside 10,000 against the rule alone.
+FAILURES = 2_000
+FAILURE_FIGURES = (
+    *("failures", "unpaid_engine_tokens"),
+    *("charged_twice", "charged_above_reservation"),
+)
 MIB = 2**20
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "other"
 
@@ -83,9 +90,9 @@ def attack(name: str, port: str, engine_port: str, *hosts: str) -> None:
 
 
 async def measure(only: str = "") -> dict[str, float]:
-    """Play all attacks, or the only one that is chosen."""
-    if only == EDITS:
-        return await _measure_edits()
+    """Play all attacks, or the only part that is chosen."""
+    if only in PARTS:
+        return await PARTS[only]()
     names = [only] if only else list(ATTACKS)
     scenes = await _scenes(_play, ("quiet", *names))
     quiet = scenes.pop("quiet")
@@ -95,10 +102,21 @@ async def measure(only: str = "") -> dict[str, float]:
         "p99_cpu_ms": round(max(each.p99_cpu_ms for each in scenes.values()), 1),
         "added_p99_ms": round(max(each.p99_ms for each in scenes.values()) - quiet.p99_ms, 1),
         "differences": sum(each.differences for each in scenes.values()),
-        **(await _measure_uploads() if len(names) > 1 else {}),
-        **(await _measure_edits() if len(names) > 1 else {}),
+        **{
+            name: value
+            for measure_part in (PARTS.values() if len(names) > 1 else ())
+            for name, value in (await measure_part()).items()
+        },
         "load_average": os.getloadavg()[0],
     }
+
+
+async def _measure_failures() -> dict[str, float]:
+    """Return what was not paid, or too much, of requests that fail."""
+    by_rule = figures_of_rule()
+    # It has an event loop of its own, in virtual time.
+    by_gateway = await asyncio.to_thread(figures_of_gateway, FAILURES)
+    return {name: getattr(by_rule, name) + getattr(by_gateway, name) for name in FAILURE_FIGURES}
 
 
 async def _measure_uploads() -> dict[str, float]:
@@ -376,7 +394,8 @@ async def _again(attack: Attack, target: Target) -> None:
         await asyncio.sleep(0.01)
 
 
-EDITS = "edits"
+# By name, what is measured beside the attacks.
+PARTS = {"uploads": _measure_uploads, "failures": _measure_failures, "edits": _measure_edits}
 # By name: edits a second, and of how many services.
 EDITED = {
     "no edits": (0.0, 1),
@@ -390,4 +409,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--attack"]:
         attack(*sys.argv[2:])
     else:
-        benchmark(measure, only={"choices": [*ATTACKS, EDITS], "help": "play this attack alone"})
+        benchmark(
+            measure, only={"choices": [*ATTACKS, *PARTS], "help": "play this attack or part alone"}
+        )
