@@ -66,6 +66,9 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
     "[a-z]{1,3000}": _pattern("^[a-z]{1,3000}$"),
     "600 optional properties": _optional(600),
     "110 counted ones": _optional(110, minProperties=50),
+    "{} 40,000 times": {"type": "array", "prefixItems": [{}] * 40_000},
+    "uri-template 20 times": {"prefixItems": [{**_TEXT, "format": "uri-template"}] * 20},
+    "40 properties of 8 letters beside others": _optional(40, additionalProperties=True),
     "28 levels around 1,100 properties": _nested(28, 1100),
     "31 levels around 3,000 properties": _nested(31, 3000),
 }

@@ -296,3 +296,29 @@ def test_integers_beyond_all_floats_count_as_bounds() -> None:
     lengths = [{"type": "string", "maxLength": 10**400 + number} for number in range(2)]
     assert "maxLength" in refused(CHAT, chat({"prefixItems": lengths})).message
     assert answered(CHAT, chat({"type": "string", "minLength": -(10**400)})) == 200
+
+
+FORMATTED = [{"type": "string", "format": "uri-template"}] * 50
+OPEN = [an_object({f"name-{number}": TEXT}, additionalProperties=TEXT) for number in range(60)]
+RANGES = [{"exclusiveMinimum": -1, "exclusiveMaximum": 10**12}] * 650
+
+
+@pytest.mark.parametrize(
+    ("schemas", "words"),
+    [
+        (FORMATTED, "format: uri-template"),
+        (OPEN, "additionalProperties: beside properties"),
+        ([{}] * 20_000, "limit 10 s"),
+        (RANGES, "levels"),
+    ],
+    ids=["formats", "other names", "empty", "ranges"],
+)
+def test_what_is_short_and_dear_is_refused_where_it_is_many(schemas: list[Any], words: str) -> None:
+    assert words in refused(CHAT, chat({"prefixItems": schemas})).message
+    assert answered(CHAT, chat({"prefixItems": schemas[: len(schemas) // 2]})) == 200
+
+
+def test_an_object_that_closes_its_names_costs_no_more_for_them() -> None:
+    names = an_object({f"a-name-that-is-long-{number}": TEXT for number in range(200)})
+    assert answered(CHAT, chat({**names, "additionalProperties": False})) == 200
+    assert answered(CHAT, chat(names)) == 200

@@ -25,10 +25,29 @@ MAX_LEVEL_BYTES = 850_000
 # Of counted repetitions in patterns, the sum of squares that is read in 0.5 s.
 MAX_REPETITION = 1000
 
-_BYTE_MS = 0.035
+_BYTE_MS, _SCHEMA_MS = 0.035, 0.8
 _LENGTH_MS, _LONG_LENGTH_MS, _MINIMUM_MS = 43.0, 8000.0, 25.0
 _COUNT_MS = 10.0
 _TAG_MS = 10.0
+# A format is a pattern: those that cost more than others.
+_FORMAT_MS, _FORMATS_MS = (
+    2.0,
+    {
+        "email": 75.0,
+        "hostname": 22.0,
+        "json-pointer": 22.0,
+        "relative-json-pointer": 16.0,
+        "uri": 48.0,
+        "uri-reference": 48.0,
+        "uri-template": 220.0,
+    },
+)
+# Other names are all that are none of these, by each of their characters.
+_OTHER_NAMES = ("additionalProperties", "unevaluatedProperties")
+_NAME_MS = 30.0
+# A range of numbers is read as a pattern of its digits, which takes as long as so many bytes.
+_RANGES = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_RANGE_LEVEL_BYTES = 1600
 # By the second power of the optional properties of an object, and by the third where counted.
 _OPTIONAL_MS, _COUNTED_OPTIONAL_MS = 0.014, 0.006
 
@@ -62,7 +81,14 @@ class _Price:
             self.dearest = ms, place, what
 
     def add_schema(self, schema: Mapping[str, object], place: _Place) -> None:
-        """Add what the keywords of one schema cost."""
+        """Add what one schema and its keywords cost."""
+        self.ms += _SCHEMA_MS
+        if any(name in schema for name in _RANGES):
+            self.level_bytes += _RANGE_LEVEL_BYTES
+        if isinstance(name := schema.get("format"), str):
+            self.add(
+                _FORMATS_MS.get(name, _FORMAT_MS), (place, "format"), f"format: {_short(name)}"
+            )
         if not _PRICED.isdisjoint(schema):
             is_of_names = place is not None and place[1] == "propertyNames"
             for keyword, ms in self._bounds(schema, is_of_names):
@@ -78,6 +104,11 @@ class _Price:
             if "minProperties" in schema or "maxProperties" in schema:
                 ms += _COUNTED_OPTIONAL_MS * optional**3
             self.add(ms, (place, "properties"), f"properties: {optional} that are not required")
+            length = sum(len(name.encode()) for name in properties)
+            for keyword in _OTHER_NAMES:
+                if schema.get(keyword, False) is not False:
+                    what = f"{keyword}: beside properties of {counted(length, 'letter')}"
+                    self.add(_NAME_MS * length, (place, keyword), what)
 
     def _bounds(
         self, schema: Mapping[str, object], is_of_names: bool
