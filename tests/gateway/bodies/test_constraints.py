@@ -322,3 +322,20 @@ def test_an_object_that_closes_its_names_costs_no_more_for_them() -> None:
     names = an_object({f"a-name-that-is-long-{number}": TEXT for number in range(200)})
     assert answered(CHAT, chat({**names, "additionalProperties": False})) == 200
     assert answered(CHAT, chat(names)) == 200
+
+
+def a_grammar(*rules: str) -> dict[str, Any]:
+    numbered = {f"r{number}": rule for number, rule in enumerate(rules)}
+    lines = [
+        f"root ::= {' '.join(numbered)}",
+        *(f"{name} ::= {numbered[name]}" for name in numbered),
+    ]
+    return {"structured_outputs": {"grammar": "\n".join(lines)}}
+
+
+@pytest.mark.parametrize("empty", ['"a" | ""', '"a" | r200'])
+def test_choices_of_nothing_are_refused_where_they_are_many(empty: str) -> None:
+    rules = [empty] * 200 + ['"b" | ""']
+    assert "grammar" in refused(CHAT, a_grammar(*rules)).message
+    assert answered(CHAT, a_grammar(*rules[100:])) == 200
+    assert answered(CHAT, a_grammar(*['"a" | "b"'] * 1000)) == 200

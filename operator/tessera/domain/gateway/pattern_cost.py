@@ -17,6 +17,9 @@ _PATTERN_MS = 5.0
 _WIDE_MS, _CLASS_MS, _LITERAL_MS = 36.0, 18.0, 0.1
 # By the third power of the optional characters that follow each other.
 _WIDE_RUN_MS, _RUN_MS = 0.2, 0.02
+# By the second power of the choices of a grammar, each of which may be of nothing.
+_CHOICE_MS = 0.8
+_EMPTY = ('""', "?", "*", "{0")
 _BRACES = re.compile(r"\{(\d{1,9})(,(\d{0,9}))?\}")
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*+\]?|" + _BRACES.pattern + "|.", re.DOTALL)
 _WIDE = re.compile(r"\.|\[\^|(?:\[.*)?\\[WSDpPX]", re.DOTALL)
@@ -134,4 +137,6 @@ def grammar_ms(grammar: str) -> float:
         min(UNROLLED, max(1, int(braces[3] or braces[1]))) for braces in _BRACES.finditer(grammar)
     )
     optional = sum(map(grammar.count, "?*+"))
-    return classes * _WIDE_MS * repeated + _WIDE_RUN_MS * optional**3
+    choices = grammar.count("|") if any(map(grammar.count, _EMPTY)) else 0
+    runs = _WIDE_RUN_MS * optional**3 + _CHOICE_MS * choices**2
+    return classes * _WIDE_MS * repeated + runs
