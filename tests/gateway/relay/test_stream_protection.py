@@ -14,6 +14,7 @@ from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.event_fields import MAX_VALUES
 from tessera.gateway.http.sse import EventRelay
 from tessera.gateway.relay.resume import Protection
+from tessera.gateway.relay.sent import Sent
 from tests.gateway.course.building import (
     CHAT_PATH,
     FIRST,
@@ -339,3 +340,30 @@ async def test_a_stream_is_moved_to_another_replica_than_one_that_did_not_take_i
         answer = await sending
     assert answer.body.endswith(DONE)
     assert b" two" in answer.body
+
+
+async def test_of_replicas_that_are_no_more_nothing_is_remembered() -> None:
+    async def first(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await call.gone.wait()
+
+    async def refuse(call: EngineCall) -> None:
+        await call.whole({}, 404)
+
+    async with replicas(first, refuse) as (gateway, engines):
+        sending = asyncio.create_task(gateway.post(STREAM))
+        await gateway.wait_for_tokens(1)
+        (course,) = gateway.app._courses
+        stream = course.at
+        assert isinstance(stream, Sent)
+        for number in range(4):
+            other = a_replica(engines[1].address, "chat-2", uid=f"uid-{number}")
+            first_one = a_replica(engines[0].address, "chat-1", leaving=True)
+            known = a_directory(a_model(other, first_one, moves_streams=True))
+            gateway.admission.update(known)
+            gateway.app.move_streams(known.moved_replicas())
+            assert stream.moving is not None
+            await stream.moving
+            assert set(stream.move_refusals) == {f"uid-{number}"}
+        sending.cancel()

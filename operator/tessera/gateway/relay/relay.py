@@ -280,6 +280,9 @@ class Relay:
         except NotContinuableError:
             pause_seconds = math.inf
         until = self._clock.monotonic() + pause_seconds
+        known = {each.replica.uid for each in self._places.replicas.states(sent.placed.model)}
+        for former in sent.move_refusals.keys() - known:
+            del sent.move_refusals[former]
         sent.move_refusals[other.uid] = MoveRefusal(until, pause_seconds)
 
     async def _count(
