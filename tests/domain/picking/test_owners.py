@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -165,9 +166,19 @@ def test_answers_confirm_what_an_owner_was_to_hold(cached: int, trust: float) ->
     records.complete(owned.uid, sent, 10, cached / 3000)
     again = expect(prompt, records)
     assert again is not None
-    assert records.trust(owned.uid) == pytest.approx(trust)
+    assert records.trust(owned.uid, prompt.owner) == pytest.approx(trust)
     assert again.expected_tokens == pytest.approx(2800 * trust, abs=1)
     assert again.saved_tokens == pytest.approx(trust * 2 / 3 * (4000 - 2800 * trust), abs=1)
+
+
+def test_prompts_of_one_tenant_move_no_trust_of_another() -> None:
+    records, prompt = PrefixRecords(), a_prompt(earlier=2800)
+    first = expect(prompt, records)
+    assert first is not None
+    hostile, record = replace(prompt, owner="hostile"), records.replica(first.uid)
+    for _ in range(200):
+        record.complete(record.send(hostile, first.promised_tokens), 10, 0.0)
+    assert expect(prompt, records) == first
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 1e300, float("nan")]), max_size=60))
@@ -176,7 +187,7 @@ def test_whatever_an_engine_says_the_trust_is_a_share(shares: list[float]) -> No
     for share in shares:
         record = records.replica("uid")
         record.complete(record.send(prompt, 2800), 10, share)
-    assert 0.0 <= records.trust("uid") <= 1.0
+    assert 0.0 <= records.trust("uid", prompt.owner) <= 1.0
 
 
 def test_a_document_has_an_owner_until_a_replica_has_it() -> None:

@@ -112,7 +112,8 @@ class Owners:
         if owner is None:
             return None
         uid = owner.replica.uid
-        (held_tokens,), trust = records.held_tokens(prompt, (uid,)), records.trust(uid)
+        (held_tokens,) = records.held_tokens(prompt, (uid,))
+        trust = records.trust(uid, prompt.owner)
         expected_tokens = held_tokens + int(trust * max(0, promised_tokens - held_tokens))
         # One of the later turns comes to another gateway, which expects the conversation there.
         elsewhere = going_on * (gateways - 1) / (gateways - going_on)

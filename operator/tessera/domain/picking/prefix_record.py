@@ -13,7 +13,7 @@ import heapq
 import math
 from array import array
 from bisect import bisect_left
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -147,8 +147,9 @@ class ReplicaPrefixes:
     def __init__(self, records: "PrefixRecords", cache_tokens: int | None) -> None:
         self.tokens = 0.0
         """What it holds."""
-        self.trust = 1.0
-        """Share of what it was to hold as an owner that its answers confirmed."""
+        self.trust: defaultdict[str, float] = defaultdict(lambda: 1.0)
+        """Share of what it was to hold as an owner that its answers confirmed, by whose prompts: a
+        client can have an engine compute what it has."""
         self.limit = float(DEFAULT_CACHE_TOKENS if cache_tokens is None else cache_tokens)
         """Tokens that it may hold; the answers move it."""
         self._most = math.inf if cache_tokens is None else float(cache_tokens)
@@ -320,7 +321,8 @@ class ReplicaPrefixes:
         known = sent.promised_tokens
         if sent.owner_tokens > known:
             confirmed = (cached_tokens - known) / (sent.owner_tokens - known)
-            self.trust += (min(max(0.0, confirmed), 1.0) - self.trust) * _CONFIRMED_WEIGHT
+            change = min(max(0.0, confirmed), 1.0) - self.trust[sent.prompt.owner]
+            self.trust[sent.prompt.owner] += change * _CONFIRMED_WEIGHT
 
     def _correct(self, sent: SentPrompt, cached_tokens: float) -> None:
         """Move the limit by what was cached, which an engine may say as it likes.
@@ -402,10 +404,13 @@ class PrefixRecords:
         session = owner.sessions.get(turns.key) if owner is not None and turns is not None else None
         return session.uid if session is not None else None
 
-    def trust(self, uid: str) -> float:
-        """Return the share of what a replica was to hold as an owner that it did hold, 0 to 1."""
+    def trust(self, uid: str, owner: str) -> float:
+        """Return the share of what a replica was to hold as an owner that it did hold, 0 to 1.
+
+        It is of the prompts of one tenant, as `PromptBlocks.owner` names it.
+        """
         record = self._replicas.get(uid)
-        return 1.0 if record is None else record.trust
+        return 1.0 if record is None else record.trust.get(owner, 1.0)
 
     def session_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
         """Return the tokens that the session of a prompt promises at each replica; empty for 0."""
