@@ -17,6 +17,7 @@ from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.service import service_status
 from tests.builders import (
     A100,
+    H100,
     NO_MEMORY,
     a_budget,
     a_node,
@@ -120,6 +121,21 @@ def test_a_placeholder_ends_when_its_node_is_ready_and_the_node_is_guarded() -> 
     ended = burst.status(810, [a_new_node(200)])
     assert (ended.guarded_node, ended.guarded_until) == (None, None)
     assert ended.placeholder_since is None
+
+
+@pytest.mark.parametrize("created", [-3600, 20])
+def test_a_node_of_another_product_neither_ends_a_placeholder_nor_is_guarded(
+    created: float,
+) -> None:
+    pool = a_burst_pool(**AUTO)
+    known = pool.status.model_copy(update={"product": A100})
+    burst = Burst(replace(pool, status=known))
+    burst.status(10)
+    liar = a_node("burst", whole=16, product=H100, name="liar")
+    status = burst.status(30, [replace(liar, created=at(created))])
+    assert (status.placeholder_since, status.guarded_node) == (at(10), None)
+    with_both = [replace(liar, created=at(created)), a_new_node(200)]
+    assert burst.status(210, with_both).guarded_node == "burst-0"
 
 
 def test_the_first_pod_on_the_node_ends_its_guard() -> None:

@@ -242,10 +242,12 @@ def _next_view(
     waits = pods.waiting if startable is not None and startable.count else ()
     status = _without_ended_backoff(status, nodes)
     status = with_guard(status, nodes, pods.bound, at)
+    # A node of another product, or one that says so, is not the one that a placeholder asks for.
+    own = tuple(node for node in nodes if node.name not in view.odd_nodes)
     needs = not is_backing_off(status, at) and needs_placeholder(
-        view, nodes, waits, pods.events, pods.unplaced, at
+        view, own, waits, pods.events, pods.unplaced, at
     )
-    status = with_placeholder(status, nodes, at, needed=needs)
+    status = with_placeholder(status, own, at, needed=needs)
     due = _start_due(status, nodes, waits, at)
     silent = [node for node in nodes if _lacks_driver(node)]
     late = [node for node in silent if _driver_due(node, status) <= at]
