@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -104,6 +105,18 @@ def test_no_word_of_others_moves_a_cursor_or_turns_the_direction(way: str) -> No
 @pytest.mark.parametrize("way", ["a log", "a table"])
 def test_a_line_stays_one_whatever_others_say(way: str) -> None:
     assert "\nforged line" not in WAYS[way](HOSTILE)
+
+
+def test_no_error_of_others_reads_as_a_record_of_its_own() -> None:
+    record = a_record("x")
+    try:
+        raise ValueError("engine said\r\nERROR forged")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    first, *others = PlainFormatter().format(record).split("\n")
+    assert first == "ERROR an engine: x"
+    assert any("ERROR forged" in line for line in others)
+    assert all(line.startswith("  ") for line in others)
 
 
 def test_json_says_the_same_words() -> None:

@@ -1,6 +1,8 @@
 """Logs of a process of ours: a record is a line, whatever words of others are in it."""
 
 import logging
+from textwrap import indent
+from typing import Any
 
 from typing_extensions import override
 
@@ -17,6 +19,11 @@ class PlainFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
         return one_line(line, len(line))
+
+    @override
+    def formatException(self, ei: Any) -> str:
+        # Words of others within an error begin no line that reads as a record.
+        return indent(super().formatException(ei), "  ")
 
     @override
     def format(self, record: logging.LogRecord) -> str:
