@@ -170,6 +170,17 @@ def test_events_that_grow_by_the_names_of_their_stream_come_in_parts() -> None:
     assert peak < 6 * PART_BYTES
 
 
+def test_what_no_part_has_yet_of_a_block_waits_for_the_client() -> None:
+    events = continuing(a_joint(head={"id": msgspec.Raw(b'"%b"' % (b"x" * (MAX_HEAD_BYTES - 2)))}))
+    small = b'data:{"choices":[{}]}\n\n' * 700
+    parts, unpassed = events.parts(events.feed(small)), []
+    for _ in parts:
+        unpassed.append(events.unpassed_bytes)
+        assert events.waiting_bytes == unpassed[-1]
+    assert len(small) > unpassed[0] > unpassed[1] > 0
+    assert unpassed[-1] == 0
+
+
 def test_much_space_at_the_joint_is_compared_as_a_whole() -> None:
     calls = 0
 

@@ -14,7 +14,7 @@ from tessera.gateway.http.token_counts import TokenCounts, Usage
 
 DONE = b"data: [DONE]\n\n"
 # Of rewritten events, which are held before there are more: they are larger than the engine's.
-PART_BYTES = 2**16
+PART_BYTES = 2**14
 # Of an event that is rewritten: its bytes are read ten times.
 MAX_REWRITTEN_BYTES = 2**20
 # Of a character of space, as it is kept.
@@ -79,17 +79,25 @@ class ContinuedEvents(EventRelay):
     def __init__(self, stream_format: StreamFormat, joint: Joint, *, keep_usage: bool) -> None:
         super().__init__(stream_format, keep_usage=keep_usage)
         self._joint = joint
+        self._unpassed_bytes = 0
 
     @override
     def parts(self, block: bytes) -> Iterator[bytes]:
-        part = bytearray()
+        part, self._unpassed_bytes = bytearray(), len(block)
         for event in split_events(block):
             part += self._rewritten(event)
+            self._unpassed_bytes -= len(event)
             if len(part) > PART_BYTES:
                 yield bytes(part)
                 part.clear()
+        self._unpassed_bytes = 0
         if part:
             yield bytes(part)
+
+    @property
+    @override
+    def unpassed_bytes(self) -> int:
+        return self._unpassed_bytes
 
     @property
     @override
@@ -99,7 +107,7 @@ class ContinuedEvents(EventRelay):
     @property
     @override
     def waiting_bytes(self) -> int:
-        return super().waiting_bytes + self._joint.waiting_bytes
+        return super().waiting_bytes + self._joint.waiting_bytes + self._unpassed_bytes
 
     def _rewritten(self, event: bytes) -> bytes:
         data = event_data(event)

@@ -1,6 +1,6 @@
 """Relays server-sent events of an engine: byte by byte, save what the client did not ask for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,11 +171,16 @@ class EventRelay:
             return block
         return b"".join(self._relayed(split_events(block)))
 
-    def parts(self, block: bytes) -> Iterable[bytes]:
+    def parts(self, block: bytes) -> Iterator[bytes]:
         """Return a block that is relayed as the client gets it, in parts of which each may be
         held before the next is made.
         """
-        return (block,)
+        return iter((block,))
+
+    @property
+    def unpassed_bytes(self) -> int:
+        """Return the bytes of the last block of which no part was taken yet."""
+        return 0
 
     def _complete_events(self, data: bytes) -> bytes:
         """Return all complete events, and keep the beginning of the next."""

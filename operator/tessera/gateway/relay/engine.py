@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+from collections.abc import Iterator
 
 import msgspec
 
@@ -152,17 +153,19 @@ class EngineSource:
         holding, monotonic_ns = sent.holding, self._clock.monotonic_ns
         itl_target_ns = round(sent.placed.model.itl_seconds * 1e9)
         token_ns, takes = 0, True
+        parts: Iterator[bytes] = iter(())
 
-        def pass_on(block: bytes) -> bool:
+        def pass_on(_: bytes = b"") -> bool:
             nonlocal takes
-            for part in events.parts(block):
+            for part in parts:
                 takes = sink.part(part if protection is None else protection.add(part, events))
-                if not sent.hold(sink.unread_bytes + events.waiting_bytes):
+                fits = sent.hold(sink.unread_bytes + events.waiting_bytes)
+                if not fits or events.unpassed_bytes:
                     return False
             return takes
 
         def relay(data: bytes) -> bool:
-            nonlocal token_ns
+            nonlocal token_ns, parts
             deltas = events.deltas
             block = events.feed(data)
             if events.deltas > deltas:
@@ -172,7 +175,8 @@ class EngineSource:
                 sent.late_gaps += now_ns - token_ns > itl_target_ns
                 token_ns = sent.read_ns = now_ns
             if block:
-                return pass_on(block) and not events.closed
+                parts = events.parts(block)
+                return pass_on() and not events.closed
             return sent.hold(sink.unread_bytes + events.waiting_bytes) and not events.closed
 
         block, ended = await self._first_block(connection, sent, sink, events)
@@ -184,13 +188,17 @@ class EngineSource:
             protection = sent.protection
             sent.body = b""
             connection.when_sent(sent.free_request)
-            pass_on(block)
-        timed = self._timed(sent, relay)
-        while not (ended or events.closed or holding.exceeded):
-            if not takes:
-                await sink.drained()
-                takes = sent.hold(events.waiting_bytes)
+            parts = events.parts(block)
+            pass_on()
+        timed, timed_rest = self._timed(sent, relay), self._timed(sent, pass_on)
+        while not holding.exceeded and (events.unpassed_bytes or not (ended or events.closed)):
+            takes = takes or await _drained(sent, sink, events)
             await _rest(sent)
+            if events.unpassed_bytes:
+                # Who gives way meanwhile lets go of what it has in its own turn.
+                await asyncio.sleep(0)
+                timed_rest(b"")
+                continue
             # The time in which nothing is read is no gap of the engine.
             token_ns = monotonic_ns()
             ended = await connection.forward(timed)
@@ -281,6 +289,12 @@ def _lost(
     if sent.is_left:
         return EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
     return EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error)
+
+
+async def _drained(sent: Sent, sink: AnswerSink, events: EventRelay) -> bool:
+    """Wait until the client takes more; return whether what it has not got has room."""
+    await sink.drained()
+    return sent.hold(events.waiting_bytes)
 
 
 async def _rest(sent: Sent) -> None:
