@@ -11,6 +11,7 @@ from tessera.api.node_layout import MAX_GPUS
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.input.scan import MAX_ROW_BYTES
 from tessera.batch_runner.sender import MAX_IN_FLIGHT_BYTES
+from tessera.controller.admission import MOST_TEXT as MOST_REFUSAL_TEXT
 from tessera.controller.demand import MAX_GATEWAYS
 from tessera.controller.https_server import MAX_CONNECTIONS as MAX_READER_CONNECTIONS
 from tessera.controller.token_access import UNKNOWN_PLACES
@@ -193,6 +194,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 MAX_READER_CONNECTIONS,
             ),
             ("unknown tokens of these that are reviewed, of an address one", UNKNOWN_PLACES),
+            ("characters of a refusal or a warning of the webhook", MOST_REFUSAL_TEXT),
             ("between two lists of every kind", timedelta(seconds=RELIST_SECONDS)),
         ),
     ),

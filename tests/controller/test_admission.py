@@ -13,6 +13,7 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.service_class import ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.controller.admission import (
+    MOST_TEXT,
     review_budget,
     review_pool,
     review_service,
@@ -464,6 +465,20 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     refusals, warnings = review_batch(body, store, NOW)
     assert (refusals, len(warnings)) == ([], 1)
     assert "vLLM 0.9.2 is older" in warnings[0]
+
+
+async def test_a_refusal_is_plain_and_short_whatever_the_spec_says() -> None:
+    validate = validators(a_store(), lambda: NOW)["inferenceservices"]
+    hostile = "--\x1b[2J\u202e" + "x" * 1000
+    for spec in (
+        {"engine": {"extraArgs": [hostile] * 64}},
+        {"podTemplate": {"annotations": {"k" * 90_000 + str(each): "v" for each in range(32)}}},
+    ):
+        with pytest.raises(kopf.AdmissionError) as refused:
+            await validate(body=a_body(**spec), warnings=[])
+        text = str(refused.value)
+        assert text.isprintable()
+        assert len(text) <= MOST_TEXT
 
 
 async def test_in_an_unwatched_namespace_nothing_is_reviewed_and_a_warning_says_so() -> None:

@@ -14,7 +14,7 @@ from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import Discovered
 from tessera.api.reasons import Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
-from tessera.api.text import counted
+from tessera.api.text import counted, plain_text
 from tessera.controller.batch_review import review_batch
 from tessera.domain.budget.budgets import (
     currency_fault,
@@ -41,6 +41,9 @@ from tessera.ports import Clock
 from tessera.reconcile.observe import Observations, observe, plan_inputs
 from tessera.reconcile.store import Store
 from tessera.resources import api_resources
+
+# Characters of a refusal or a warning; the longest of honest ones have some thousands.
+MOST_TEXT = 32_768
 
 # Returns refusals and warnings of an object, given the one before an edit, and the operation.
 Reviewer: TypeAlias = Callable[
@@ -373,8 +376,9 @@ def _validator(review: Reviewer, namespaces: Sequence[str]) -> Any:
             )
             return
         refusals, new_warnings = review(body, old, operation)
-        warnings.extend(new_warnings)
+        # Parts of both are words of others: keys, names and flags.
+        warnings.extend(plain_text(each, MOST_TEXT) for each in new_warnings)
         if refusals:
-            raise kopf.AdmissionError("; ".join(refusals), code=422)
+            raise kopf.AdmissionError(plain_text("; ".join(refusals), MOST_TEXT), code=422)
 
     return validate
