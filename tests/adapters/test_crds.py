@@ -44,6 +44,14 @@ PRICE = {"from": "2026-01-01", "perGPUHour": "2.16"}
 
 RULES = [
     # kind, spec, words of the message
+    *(
+        (
+            INFERENCE_SERVICES,
+            a_service_spec(podTemplate={field: {"k" * 318: "v"}}),
+            f"spec.podTemplate.{field}: a key has at most 317 characters",
+        )
+        for field in ("labels", "annotations")
+    ),
     (
         INFERENCE_SERVICES,
         a_service_spec(scaling={"minReplicas": 9}),

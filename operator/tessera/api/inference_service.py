@@ -431,6 +431,10 @@ class EnvVar(Wire):
     )
 
 
+# Characters of a domain of 253, a slash, and a name of 63.
+_LONGEST_KEY = 317
+
+
 class PodTemplate(Wire):
     """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
 
@@ -446,6 +450,17 @@ class PodTemplate(Wire):
 
     env: Annotated[tuple[EnvVar, ...], Field(max_length=32)] = ()
     """Environment variables added to the engine."""
+
+    model_config = rules_config(
+        *(
+            rule(
+                f"!has(self.{field}) || self.{field}.all(key, size(key) <= {_LONGEST_KEY})",
+                f"spec.podTemplate.{field}: a key has at most {_LONGEST_KEY} characters",
+                f".{field}",
+            )
+            for field in ("labels", "annotations")
+        )
+    )
 
 
 class InferenceServiceSpec(Wire):
