@@ -22,7 +22,12 @@ from tessera.domain.budget.budgets import (
     namespace_claims,
     zone_fault,
 )
-from tessera.domain.gateway.name_conflicts import all_names, find_name_conflicts, name_verdicts
+from tessera.domain.gateway.name_conflicts import (
+    all_names,
+    find_name_conflicts,
+    lists_any,
+    name_verdicts,
+)
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import gpu_models
@@ -159,7 +164,7 @@ def _name_warnings(
         for other in existing
         if other.ref != service.ref
         and other.spec is not None
-        and not names.isdisjoint(all_names(other.ref.name, other.spec))
+        and lists_any(names, other.ref.name, other.spec)
     ]
     claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}

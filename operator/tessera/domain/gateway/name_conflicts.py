@@ -82,6 +82,16 @@ def all_names(service: str, spec: InferenceServiceSpec) -> tuple[str, ...]:
     return (spec.model.served_name or service, *spec.access.aliases, *adapters)
 
 
+def lists_any(names: frozenset[str], service: str, spec: InferenceServiceSpec) -> bool:
+    """Return whether a service lists one of the names; makes no list, as thousands are asked."""
+    model = spec.model
+    return (
+        (model.served_name or service) in names
+        or not names.isdisjoint(spec.access.aliases)
+        or (bool(model.adapters) and any(each.name in names for each in model.adapters))
+    )
+
+
 @reused
 def _conflicts(
     models: tuple[OfferedModel, ...], tenants: frozenset[str], rights: NameRights
