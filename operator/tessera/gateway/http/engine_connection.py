@@ -27,6 +27,9 @@ _CHECK_SECONDS = 0.5
 _PROBE_AFTER_SECONDS, _PROBE_SECONDS, _PROBES = 10, 5, 3
 VANISHED_SECONDS = _PROBE_AFTER_SECONDS + _PROBES * _PROBE_SECONDS
 _SOCKET_OPTIONS = (
+    # What the kernel has of an engine comes in one read, and waits here where its client reads
+    # slowly: it would be 256 KB of each of a thousand streams.
+    (socket.SOL_SOCKET, socket.SO_RCVBUF, 2**15),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS),
