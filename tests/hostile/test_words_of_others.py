@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from tessera.adapters.logs import PlainFormatter
 from tessera.api import (
     accelerator_pool,
     batch_inference,
@@ -28,7 +29,6 @@ from tessera.domain.status.conditions import conditions
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from tessera.resources.event import EventSeries, event_manifest
 from tessera.resources.manifest import ObjectKey
-from tessera.telemetry.logs import PlainFormatter
 from tests.builders import NOW, a_service
 
 CHARACTERS = (

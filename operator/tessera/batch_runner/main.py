@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tessera.adapters.kube.attempt_fence import kube_fence
+from tessera.adapters.logs import configure_logging
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.errors import TransientError
@@ -25,7 +26,6 @@ from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.settings import RunnerSettings
-from tessera.telemetry.logs import configure_logging
 
 log = logging.getLogger(__name__)
 

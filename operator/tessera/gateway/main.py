@@ -25,6 +25,7 @@ from tessera.adapters.kube.access_review import token_user
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
 from tessera.adapters.kube.installation_pods import operator_addresses, other_gateways
+from tessera.adapters.logs import configure_logging
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.directory import ApiKey
@@ -48,7 +49,6 @@ from tessera.gateway.usage.recording import Recording, RecordObserver
 from tessera.gateway.usage.tracing import request_tracer
 from tessera.ports import ClusterError
 from tessera.settings import GatewaySettings
-from tessera.telemetry.logs import configure_logging
 
 log = logging.getLogger("tessera")
 

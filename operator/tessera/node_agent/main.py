@@ -16,13 +16,13 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.adapters.locks import FileLocks
+from tessera.adapters.logs import configure_logging
 from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.adapters.pod_resources import KubeletPods
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import ClusterError, OwnLayout
 from tessera.settings import NodeSettings
-from tessera.telemetry.logs import configure_logging
 
 log = logging.getLogger("tessera")
 
