@@ -158,7 +158,7 @@ def _final_plan(
     proposed: ProposedBatch,
     funding: Grant | Exception | None,
     refuse_claim: Callable[[ModelClaim], str | None],
-    job_refusal: str | None,
+    refuse_jobs: Callable[[Batch], str | None],
 ) -> BatchPlan:
     """Return the plan of one batch after the decision of the budget."""
     if isinstance(funding, Exception):
@@ -166,7 +166,8 @@ def _final_plan(
     shortage, request = funding.shortage if funding is not None else None, proposed.plan.create
     for claim in request.claims if request is not None else ():
         shortage = shortage or refuse_claim(claim)
-    return decide.without_unpaid_jobs(decide.apply_funding(proposed.plan, shortage), job_refusal)
+    funded = decide.apply_funding(proposed.plan, shortage)
+    return decide.without_unpaid_jobs(funded, refuse_jobs(proposed.situation.batch))
 
 
 final_plan = Step(

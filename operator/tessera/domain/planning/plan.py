@@ -329,16 +329,20 @@ def _final_batches(
     storage: StorageRoom,
 ) -> Mapping[Ref, BatchPlan]:
     """Return the plans of all batches, after what their budgets grant."""
-    budget_views, final = by_namespace(budgets), {}
-    for ref in sorted(proposals):
-        view, spec = budget_views.get(ref.namespace), proposals[ref].situation.batch.spec
-        refusal = None
-        if view is not None and spec is not None:
-            refusal = pool_refusal(ref.namespace, spec.placement.pools, view.state, views)
-        final[ref] = batches.final_plan(
-            proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refusal
+    budget_views = by_namespace(budgets)
+
+    def refuse_jobs(batch: Batch) -> str | None:
+        view = budget_views.get(batch.ref.namespace)
+        if view is None or batch.spec is None:
+            return None
+        return pool_refusal(batch.ref.namespace, batch.spec.placement.pools, view.state, views)
+
+    return {
+        ref: batches.final_plan(
+            proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refuse_jobs
         )
-    return final
+        for ref in sorted(proposals)
+    }
 
 
 def _name_conflicts(
