@@ -83,7 +83,7 @@ SPECS = {
         SMALL,
         podTemplate={
             "labels": {"cost-centre": "4711"},
-            "annotations": {"example.org/owner": "anna"},
+            "annotations": {"owner": "anna"},
             "env": [
                 {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
                 {"name": "TRACE_KEY", "valueFrom": {"secretKeyRef": {"name": "trace"}}},

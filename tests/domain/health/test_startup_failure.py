@@ -181,6 +181,7 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.WAITING_FOR_DEVICE,
         Progressing.DISRUPTION_NOT_ALLOWED,
         Progressing.BUDGET_EXHAUSTED,
+        Progressing.STORAGE_QUOTA_EXCEEDED,
     }
     assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised
 

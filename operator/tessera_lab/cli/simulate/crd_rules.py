@@ -8,11 +8,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tessera.api.accelerator_pool import COUNT_LABEL, PRODUCT_LABEL, AcceleratorPoolSpec
 from tessera.api.meta import DnsSubdomain
+from tessera.api.model_files import gibibytes
 from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET
 from tessera.domain.hardware.node_templates import template_labels
 
 KINDS = {kind.name: kind.model for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET)}
 _NAME_RULE = re.compile(r"oldSelf\.hasValue\(\) \|\| self\.metadata\.name\.matches\('(.+)'\)")
+_MAX_CACHE_GIB, _MAX_KEY_LENGTH = 16 * 1024, 317
 _SUBDOMAIN = TypeAdapter[str](DnsSubdomain)
 
 
@@ -50,6 +52,15 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "!has(self.access) || !has(self.access.aliases) || !has(self.model.adapters) || "
     "!self.model.adapters.exists(a, a.name in self.access.aliases)": lambda spec: (
         not any(adapter.name in spec.access.aliases for adapter in spec.model.adapters)
+    ),
+    "!has(self.size) || quantity(self.size).compareTo(quantity('16Ti')) <= 0": lambda cache: (
+        cache.size is None or gibibytes(cache.size) <= _MAX_CACHE_GIB
+    ),
+    "!has(self.labels) || self.labels.all(key, size(key) <= 317)": lambda template: all(
+        len(key) <= _MAX_KEY_LENGTH for key in template.labels
+    ),
+    "!has(self.annotations) || self.annotations.all(key, size(key) <= 317)": lambda template: all(
+        len(key) <= _MAX_KEY_LENGTH for key in template.annotations
     ),
     "has(self.uri) || self.precision == 'fp8'": lambda variant: (
         variant.uri is not None or variant.precision == "fp8"
