@@ -1,9 +1,11 @@
 """Readers of the port for the platform: no token of one address keeps those of another waiting."""
 
 import asyncio
+import logging
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp.test_utils import TestServer
 from typing_extensions import override
 
@@ -67,6 +69,25 @@ async def test_slow_tokens_of_one_address_keep_no_reader_of_another_out() -> Non
     count = metrics.registry.get_sample_value
     name = "tessera_gateway_readers_refused_total"
     assert [count(name, {"code": code}) for code in ("401", "429")] == [MAX_WAITING_READERS + 1, 2]
+
+
+async def holds_reader(token: str) -> str | None:
+    return READER if token == "reader" else None  # noqa: S105 - a name
+
+
+async def test_a_head_that_cannot_be_read_is_refused_without_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store: Any = None
+    api = InternalApi(
+        GatewayMetrics(), store, holds_reader, NAMESPACE, dict, Requests(), others=NO_OTHERS
+    )
+    with caplog.at_level(logging.WARNING):
+        async with TestServer(api.application()) as server:
+            url = str(server.make_url("/requests"))
+            assert await status_of(url, "x" * 2**14, "127.0.0.1") == 400
+            assert await status_of(url, "reader", "127.0.0.1") == 200
+    assert caplog.messages == []
 
 
 class CountedMetrics(GatewayMetrics):

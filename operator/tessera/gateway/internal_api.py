@@ -1,6 +1,7 @@
 """The port of a gateway pod for the platform: metrics, usage, and requests that run."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
@@ -74,6 +76,7 @@ class InternalApi:
 
     def application(self) -> web.Application:
         """Return the application to serve."""
+        logging.getLogger("aiohttp.server").addFilter(_is_of_this_process)
         app = web.Application()
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/usage", partial(self._answer, self._usage))
@@ -145,6 +148,11 @@ class InternalApi:
             raise _refusal(web.HTTPUnauthorized, f"no token for {USAGE_READER}")
         if user != self._reader:
             raise _refusal(web.HTTPForbidden, f"{user} is not {self._reader}")
+
+
+def _is_of_this_process(record: logging.LogRecord) -> bool:
+    """Return whether a record is not of a head that cannot be read, whose sender got 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _refusal(error: type[web.HTTPError], message: str) -> web.HTTPError:
