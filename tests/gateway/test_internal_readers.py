@@ -90,6 +90,18 @@ async def test_a_head_that_cannot_be_read_is_refused_without_a_line_in_the_log(
     assert caplog.messages == []
 
 
+async def test_two_tokens_are_no_reader_whichever_is_first() -> None:
+    store: Any = None
+    api = InternalApi(
+        GatewayMetrics(), store, holds_reader, NAMESPACE, dict, Requests(), others=NO_OTHERS
+    )
+    async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
+        for tokens in (("reader", "other"), ("other", "reader")):
+            fields = [("Authorization", f"Bearer {token}") for token in tokens]
+            async with session.get(server.make_url("/requests"), headers=fields) as response:
+                assert response.status == 401
+
+
 class CountedMetrics(GatewayMetrics):
     pages = 0
 

@@ -129,7 +129,10 @@ class InternalApi:
         return known.model_dump(mode="json", by_alias=True)
 
     async def _authorize(self, request: web.Request) -> None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        given = set(request.headers.getall("Authorization", ()))
+        if len(given) > 1:
+            raise _refusal(web.HTTPUnauthorized, "several Authorization fields that differ")
+        scheme, _, token = "".join(given).partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _refusal(web.HTTPUnauthorized, "no bearer token")
         try:
