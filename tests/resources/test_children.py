@@ -302,7 +302,7 @@ def test_additions_reach_the_pods_and_change_nothing_else() -> None:
     assert own["selector"] == plain["selector"]
     metadata = own["template"]["metadata"]
     assert metadata["labels"] == plain["template"]["metadata"]["labels"] | {"cost-centre": "4711"}
-    assert metadata["annotations"] == {"example.org/owner": "anna"}
+    assert metadata["annotations"] == {"owner": "anna"}
     added = own["template"]["spec"]["containers"][0]["env"][-2:]
     assert added == [
         {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
