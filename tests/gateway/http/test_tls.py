@@ -282,11 +282,14 @@ async def test_handshakes_of_a_proxy_succeed_beside_many_that_do_not_end(
     addresses: int, descriptors: int, handshakes: int, tmp_path: Path
 ) -> None:
     """Its own come at once and of one address, the hostile ones of one or many."""
-    a_certificate(tmp_path)
-    trusted, writers = trusting(tmp_path), []
+    writers = []
     async with ScriptedEngine(_answer) as engine, asyncio.timeout(2 * WAIT_SECONDS):
         directory = a_directory(a_model(a_replica(engine.address)))
-        async with running(tmp_path, directory, descriptors=descriptors) as (address, pid):
+        async with running(tmp_path, directory, descriptors=descriptors, tls=True) as (
+            address,
+            pid,
+        ):
+            trusted = trusting(tmp_path)
             port, before = int(address.rpartition(":")[2]), memory_bytes(pid, "VmRSS")
             for number in range(STALLED):
                 _, writer = await asyncio.open_connection(
