@@ -51,8 +51,8 @@ async def pipelined(target: Target) -> None:
 
 async def new_addresses(target: Target) -> None:
     """Connect from another address, and say nothing for a while."""
-    async with connection(target, _address()) as (reader, _):
-        await asyncio.wait_for(reader.read(), 2)
+    async with connection(target, _address()) as (reader, _), asyncio.timeout(2):
+        await reader.read()
 
 
 def listing(*, reads: bool) -> Attack:
