@@ -50,6 +50,15 @@ def write_directory(folder: Path, directory: Directory) -> None:
     (folder / "directory").write_bytes(pickle.dumps(directory))
 
 
+def write_certificate(folder: Path) -> Path:
+    """Write a certificate as a gateway has it, by an authority `keys/ca.crt`; return its folder."""
+    pair = Authority(folder / "keys").server("gateway", "127.0.0.1")
+    (directory := folder / "tls").mkdir()
+    pair.certificate.rename(directory / "tls.crt")
+    pair.key.rename(directory / "tls.key")
+    return directory
+
+
 def command(port: int, folder: Path, *options: float) -> Sequence[str]:
     """Return the command that runs a gateway."""
     return (sys.executable, str(Path(__file__)), str(port), str(folder), *map(str, options))
@@ -68,10 +77,7 @@ async def running(
     Its directory may be the address of an API server.
     """
     if tls:
-        pair = Authority(folder / "keys").server("gateway", "127.0.0.1")
-        (folder / "tls").mkdir()
-        pair.certificate.rename(folder / "tls" / "tls.crt")
-        pair.key.rename(folder / "tls" / "tls.key")
+        write_certificate(folder)
     if isinstance(directory, str):
         (folder / "api").write_text(directory, encoding="ascii")
     else:
@@ -94,12 +100,16 @@ def _limit(descriptors: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
 
+def any_certificate() -> ssl.SSLContext:
+    """Return the context of a client that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 async def answers(address: str, path: str, *, tls: bool = False) -> None:
     """Wait until a server answers 200."""
-    context = None
-    if tls:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context = any_certificate() if tls else None
     host, _, port = address.partition(":")
     async with asyncio.timeout(180):
         while True:

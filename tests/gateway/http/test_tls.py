@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +13,7 @@ import aiohttp
 import pytest
 
 from bench_gateway import memory_bytes
-from gateway_process import running
+from gateway_process import running, write_certificate
 from tessera.gateway.http.connections import PATIENCE_SECONDS, ConnectionEnd, Connections
 from tessera.gateway.http.tls import MAX_HELLO_BYTES, Handshakes, TlsConnection
 from tests.gateway.harness import (
@@ -35,7 +34,6 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from world.keys import Authority
 from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
@@ -48,15 +46,6 @@ RECORD_BYTES = 2**14
 @pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": request.param}
-
-
-def a_certificate(folder: Path) -> Path:
-    """Write a certificate as a gateway has it; return its folder."""
-    pair = Authority(folder / "keys").server("gateway", ADDRESS)
-    (directory := folder / "tls").mkdir()
-    shutil.copy(pair.key, directory / "tls.key")
-    shutil.copy(pair.certificate, directory / "tls.crt")
-    return directory
 
 
 def trusting(folder: Path) -> ssl.SSLContext:
@@ -79,7 +68,7 @@ async def serving(folder: Path, clients: Connections) -> AsyncIterator[RunningGa
         a_gateway(
             a_directory(a_model(a_replica(engine.address))),
             clients=clients,
-            tls_directory=a_certificate(folder),
+            tls_directory=write_certificate(folder),
         ) as gateway,
     ):
         yield gateway
