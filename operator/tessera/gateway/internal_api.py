@@ -76,7 +76,7 @@ class InternalApi:
 
     def application(self) -> web.Application:
         """Return the application to serve."""
-        logging.getLogger("aiohttp.server").addFilter(_is_of_this_process)
+        logging.getLogger("aiohttp.server").addFilter(_is_no_unread_head)
         app = web.Application()
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/usage", partial(self._answer, self._usage))
@@ -153,8 +153,8 @@ class InternalApi:
             raise _refusal(web.HTTPForbidden, f"{user} is not {self._reader}")
 
 
-def _is_of_this_process(record: logging.LogRecord) -> bool:
-    """Return whether a record is not of a head that cannot be read, whose sender got 400."""
+def _is_no_unread_head(record: logging.LogRecord) -> bool:
+    """Return whether a record is of anything but a head that cannot be read: its sender got 400."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 

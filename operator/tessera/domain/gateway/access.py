@@ -52,8 +52,8 @@ def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     """Return what a tenant may use, by name: its own, those shared with it, and public ones.
 
     Models of other tenants have the names alone that grants give to these, and such a name stands
-    for no model of anyone else, also while none of theirs has it. Of two models with one name the
-    tenant's own comes first, then the older one.
+    for no model of anyone else, also while no model of these has it. Of two models with one name
+    the tenant's own comes first, then the older one.
     """
     rights = directory.name_rights
     shared = [model for model in directory.models if may_use(tenant, model)]

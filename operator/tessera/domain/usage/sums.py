@@ -25,7 +25,7 @@ class UsageSums:
     def __init__(self, period_ns: int, *, max_tagged: int = 0) -> None:
         """Add records that began in the same period of Unix time.
 
-        Clients choose tags: they are told apart in `max_tagged` sums, the first ones.
+        Clients choose tags: they are distinguished in `max_tagged` sums, the first ones.
         """
         self._period_ns, self._max_tagged = period_ns, max_tagged
         self.tagged = 0

@@ -1,4 +1,4 @@
-"""The connections of clients: where places or bytes are short, those that wait for theirs end.
+"""The connections of clients: where places or bytes are short, those that wait end.
 
 A connection counts from the moment it is accepted, before its TLS handshake. In the order of
 `ConnectionStage` they give way: a handshake or a client that has said nothing for a second, then

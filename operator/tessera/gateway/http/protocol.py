@@ -355,7 +355,7 @@ class _Waiting(_Writing):
         self._watch_pace(keeps_pace=is_fast)
 
     def _note_held(self) -> None:
-        """Tell what the connection holds beside its tenant: heads, and bodies of nobody known."""
+        """Tell what the connection holds beside its tenant: heads, bodies of unknown senders."""
         size = self._record_bytes + sum(self._heads)
         if self._in_headers:
             size += self._header_bytes + self._unseen_bytes + self._header_count * _HEADER_BYTES

@@ -39,7 +39,7 @@ class Answered:
     counts: TokenCounts
     estimated: bool
     recomputed: int
-    """Tokens that engines computed again, which nobody pays."""
+    """Tokens that engines computed again, which no tenant pays."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
