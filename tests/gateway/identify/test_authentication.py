@@ -9,7 +9,7 @@ import pytest
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.identify.authentication import Authenticator
-from tessera.gateway.identify.credentials import by_name
+from tessera.gateway.identify.senders import by_name
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError

@@ -13,7 +13,7 @@ from tessera.adapters.clock import now as utc_now
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.identify.credentials import credential_of
+from tessera.gateway.identify.senders import credential_of
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError

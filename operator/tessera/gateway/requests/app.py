@@ -16,8 +16,7 @@ from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
-from tessera.gateway.identify.credentials import by_name
-from tessera.gateway.identify.senders import Identified
+from tessera.gateway.identify.senders import Identified, by_name
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.relay.relay import Relay
