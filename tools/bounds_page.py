@@ -66,16 +66,14 @@ from tessera.gateway.http.event_fields import MAX_HEAD_BYTES, MAX_VALUES
 from tessera.gateway.http.protocol import (
     DISCARD_SECONDS,
     DISCARDED_BYTES,
-    GONE_SECONDS,
     HEADER_SECONDS,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
     MAX_WAITING_REQUESTS,
     PACE_BYTES,
     PACE_SECONDS,
     STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
 )
+from tessera.gateway.http.reading import GONE_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS
 from tessera.gateway.http.responses import (
     MAX_UNREAD_BYTES,
     UNREAD_LEAST_BYTES,

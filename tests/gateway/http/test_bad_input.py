@@ -12,12 +12,8 @@ import msgspec
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.http.protocol import (
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
-    MAX_WAITING_REQUESTS,
-    GatewayProtocol,
-)
+from tessera.gateway.http.protocol import MAX_WAITING_REQUESTS, GatewayProtocol
+from tessera.gateway.http.reading import MAX_HEADER_BYTES, MAX_HEADERS
 from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.harness import (
     CHAT,
