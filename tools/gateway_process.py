@@ -9,6 +9,7 @@ without a database.
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import resource
 import signal
@@ -85,6 +86,7 @@ async def running(
     address = f"127.0.0.1:{(port := free_port())}"
     process = await asyncio.create_subprocess_exec(
         *command(port, folder),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.DEVNULL,
         preexec_fn=lambda: _limit(descriptors) if descriptors else None,
     )
