@@ -13,13 +13,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speed_rows import ROWS, SYSTEMS, Row, read, split
+from speed_errors import measured_errors, roofline_errors, table_errors
+from speed_rows import ROWS, SYSTEMS, Row, read, read_engine, split
 from tessera.domain.perf.roofline import Arithmetic
 from tessera.domain.perf.table import (
     ArithmeticShares,
     FitErrors,
     GpuFamily,
     HostOverhead,
+    KindError,
     SpeedTable,
     shipped_speed_table,
 )
@@ -39,6 +41,8 @@ _PCIE_GBS = 25.0
 _HOST = {"step_micros": 300.0, "layer_micros": 10.0, "reduction_micros": 10.0}
 _LAYERS = {"weights": 0.8, "compute": 0.6, "unhidden": 0.5}
 
+# A table without errors predicts the steps from which they are computed.
+_NO_ERRORS = (KindError(kind="Dense", source="Roofline", decode=0, prompts=0, rows=0),)
 _KINDS: tuple[Arithmetic, ...] = ("bf16", "fp8")
 Unknowns = dict[tuple[str, ...], float]
 
@@ -48,11 +52,26 @@ def calibrate(rows: Sequence[Row], seed: int = SEED) -> SpeedTable:
     fitted, held_out = split(rows, seed)
     speed_table = fit(fitted)
     sizes = {"seed": seed, "fitted_rows": len(fitted), "held_out_rows": len(held_out)}
-    errors = FitErrors(
+    fit_errors = FitErrors(
         decode_mape=round(mape(speed_table, held_out, "decode"), 2),
         prefill_mape=round(mape(speed_table, held_out, "prefill"), 2),
     )
-    return speed_table.model_copy(update=sizes | {"errors": errors})
+    errors = {"fit_errors": fit_errors, "errors": kind_errors(speed_table, rows)}
+    return speed_table.model_copy(update=sizes | errors)
+
+
+def kind_errors(speed_table: SpeedTable, rows: Sequence[Row]) -> tuple[KindError, ...]:
+    """The errors by kind of model and source, with each family left out for `Roofline`."""
+    engine_rows = read_engine()
+    by_left_out = {
+        system.product: fit([row for row in rows if row.family != system.product])
+        for system in SYSTEMS.values()
+    }
+    return (
+        *table_errors(speed_table, engine_rows),
+        *roofline_errors(by_left_out, rows, engine_rows),
+        *measured_errors(speed_table, engine_rows),
+    )
 
 
 def fit(rows: Sequence[Row]) -> SpeedTable:
@@ -116,7 +135,8 @@ def _table(unknowns: Unknowns, digits: int | None = None) -> SpeedTable:
         seed=SEED,
         fitted_rows=0,
         held_out_rows=0,
-        errors=FitErrors(decode_mape=0, prefill_mape=0),
+        fit_errors=FitErrors(decode_mape=0, prefill_mape=0),
+        errors=_NO_ERRORS,
         host=HostOverhead(
             **{name[1]: value for name, value in unknowns.items() if name[0] == "host"}
         ),
@@ -211,7 +231,7 @@ def main() -> None:
     speed_table = calibrate(rows)
     SPEED.write_text(_encode(speed_table), encoding="utf-8")
     _print(speed_table, rows)
-    wrote = speed_table.errors
+    wrote = speed_table.fit_errors
     print(f"\nwrote {SPEED.name}: decode {wrote.decode_mape} %, prefill {wrote.prefill_mape} %")
 
 

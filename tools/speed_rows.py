@@ -1,23 +1,29 @@
-"""Published measurements of engine steps, from the shared data beside the checkout.
+"""Measured engine steps: published ones, and those of a real engine.
 
-AIConfigurator's estimates of vLLM's steps from its measured operator tables: kernels alone.
+Published are AIConfigurator's estimates of vLLM's steps from its measured operator tables, kernels
+alone, in the shared data beside the checkout. The real engine is vLLM on an H100:
+`tools/bench_steps.py`.
 """
 
 import csv
 import gzip
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tessera.api.model_files import ModelShape
-from tessera.domain.hardware.device import Hardware
-from tessera.domain.hardware.gpu_catalog import models
+from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf.roofline import Arithmetic
 from tessera.domain.perf.sources import predict_step_time
+from tessera.domain.perf.step import StepTime
 from tessera.domain.perf.table import SpeedTable
 
 ROWS = Path(__file__).parents[2] / "shared/traces/perf_aiconfigurator_vllm.csv.gz"
+ENGINE_ROWS = Path(__file__).parents[1] / "docs/figures/steps-h100.json"
+_ENGINE_PRODUCT = "NVIDIA-H100-80GB-HBM3"
 _NAMES = {
     "meta-llama/Meta-Llama-3.1-8B": "meta-llama/Llama-3.1-8B-Instruct",
     "meta-llama/Meta-Llama-3.1-70B": "meta-llama/Llama-3.1-70B-Instruct",
@@ -62,7 +68,16 @@ class Row:
 
     @property
     def shape(self) -> ModelShape:
-        return models()[_NAMES[self.model]]
+        return models()[_NAMES.get(self.model, self.model)]
+
+    @property
+    def family(self) -> str:
+        """Prefix of the product that the speed table has."""
+        return next(
+            system.product
+            for system in SYSTEMS.values()
+            if self.hardware.product.startswith(system.product)
+        )
 
     @property
     def kind(self) -> Arithmetic:
@@ -73,9 +88,13 @@ class Row:
         name, hardware = self.model.rpartition("/")[2], self.hardware
         return f"{name} {self.kind} {hardware.devices}x {hardware.product}"
 
+    def step(self, speed_table: SpeedTable) -> StepTime:
+        """The step time by the shares of a table."""
+        return predict_step_time(speed_table, self.shape, self.precision, self.hardware)
+
     def predicted(self, speed_table: SpeedTable) -> float:
         """What a table says of it, in seconds."""
-        step = predict_step_time(speed_table, self.shape, self.precision, self.hardware)
+        step = self.step(speed_table)
         tokens = self.batch * self.context
         if self.phase == "decode":
             return step.seconds(decoding=self.batch, kv_tokens=tokens)
@@ -93,6 +112,24 @@ def read(path: Path) -> list[Row]:
     """All rows, in the file's order."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
         return [_row(fields) for fields in csv.DictReader(text)]
+
+
+def read_engine() -> list[Row]:
+    """The steps of the real engine."""
+    hardware = whole_gpu_hardware(products()[_ENGINE_PRODUCT], 1)
+    rows = json.loads(ENGINE_ROWS.read_text(encoding="utf-8"))["rows"]
+    return [
+        Row(
+            model=row["model"],
+            hardware=hardware,
+            precision=row["precision"],
+            phase=row["phase"],
+            batch=row["batch"],
+            context=row["context"],
+            seconds=row["ms"] / 1e3,
+        )
+        for row in rows
+    ]
 
 
 def _row(fields: dict[str, str]) -> Row:

@@ -40,8 +40,8 @@ def test_the_numbers_behind_exact_measurements_are_found(height: float, decay: f
 def test_the_shipped_table_says_how_it_was_made_and_is_as_accurate_as_stated() -> None:
     shipped = shipped_speed_table()
     assert shipped.fitted_rows == 3 * shipped.held_out_rows
-    assert shipped.errors.decode_mape <= 5
-    assert shipped.errors.prefill_mape <= 10
+    assert shipped.fit_errors.decode_mape <= 5
+    assert shipped.fit_errors.prefill_mape <= 10
     shares = [
         share
         for family in shipped.families
@@ -57,13 +57,13 @@ def test_the_shipped_table_has_the_errors_that_it_states() -> None:
     fitted, held_out = split(read(ROWS), shipped.seed)
     assert (len(fitted), len(held_out)) == (shipped.fitted_rows, shipped.held_out_rows)
     for phase, stated in (
-        ("decode", shipped.errors.decode_mape),
-        ("prefill", shipped.errors.prefill_mape),
+        ("decode", shipped.fit_errors.decode_mape),
+        ("prefill", shipped.fit_errors.prefill_mape),
     ):
         assert calibrate.mape(shipped, held_out, phase) == pytest.approx(stated, abs=0.01)
     assert calibrate.errors() == {
-        "decode_mape": shipped.errors.decode_mape,
-        "prefill_mape": shipped.errors.prefill_mape,
+        "decode_mape": shipped.fit_errors.decode_mape,
+        "prefill_mape": shipped.fit_errors.prefill_mape,
     }
 
 

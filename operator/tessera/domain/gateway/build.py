@@ -38,7 +38,12 @@ from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool,
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.perf.footprint import hidden_size
-from tessera.domain.perf.sources import measured_ratio, measured_tokens_per_step, step_time
+from tessera.domain.perf.sources import (
+    as_measured,
+    measured_ratio,
+    measured_tokens_per_step,
+    step_time,
+)
 from tessera.domain.perf.step import StepTime
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.service.preparation.shape import with_known_files
@@ -319,7 +324,7 @@ def _step_time(service: ObservedService, pod: Pod, variant: _KnownVariant) -> St
     if (tokens_per_step := measured_tokens_per_step(service.status.speculation)) is not None:
         predicted = predicted.with_accepted(tokens_per_step - 1)
     ratio = measured_ratio(service.status.speed, spec.model.uri, pod.variant)
-    return predicted if ratio is None else predicted.scaled(ratio, "Measured")
+    return predicted if ratio is None else as_measured(predicted, ratio, shape, variant.precision)
 
 
 def _hardware(name: str | None, profile: str | None, count: int) -> Hardware | None:

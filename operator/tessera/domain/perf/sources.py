@@ -6,13 +6,20 @@ from types import MappingProxyType
 
 from tessera.api.model_files import ModelShape
 from tessera.api.service_status import SpeculationStatus, SpeedStatus
+from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.roofline import arithmetic, roofline
 from tessera.domain.perf.speculation import expected_tokens
 from tessera.domain.perf.step import Drafting, StepTime
-from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
+from tessera.domain.perf.table import (
+    SpeedTable,
+    family_of,
+    peak_shares,
+    prediction_error,
+    shipped_speed_table,
+)
 
 # A replica that loads its weights more slowly counts as stalled.
 MIN_LOAD_MIB_PER_SECOND = 100
@@ -79,7 +86,15 @@ def step_time(
     measurement = measured.get(measurement_key(shape, precision, hardware))
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted
-    return predicted.scaled(measurement.ratio, "Measured")
+    return as_measured(predicted, measurement.ratio, shape, precision)
+
+
+def as_measured(
+    predicted: StepTime, ratio: float, shape: ModelShape, precision: str | None
+) -> StepTime:
+    """Return the step time of a model times the ratio that this cluster measured."""
+    error = prediction_error(shipped_speed_table(), shape, precision, "Measured")
+    return predicted.scaled(ratio, "Measured", error)
 
 
 def _drafting(engine: EngineTerms, hardware: Hardware) -> Drafting:
@@ -128,10 +143,7 @@ def predict_step_time(
     weights_as_measured = footprint.weight_bits(shape, precision) == (
         8 if arithmetic_kind == "fp8" else 16
     )
-    return roofline(
-        shape,
-        precision,
-        hardware,
-        peak_shares(speed_table.host, used_family, used_family.arithmetic[arithmetic_kind]),
-        "Table" if family_measured and weights_as_measured else "Roofline",
-    )
+    source: SpeedSource = "Table" if family_measured and weights_as_measured else "Roofline"
+    shares = peak_shares(speed_table.host, used_family, used_family.arithmetic[arithmetic_kind])
+    predicted = roofline(shape, precision, hardware, shares, source)
+    return replace(predicted, error=prediction_error(speed_table, shape, precision, source))

@@ -38,6 +38,18 @@ class Drafting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionError:
+    """The error of predicted step times: root mean square of predicted over measured, less one."""
+
+    decode: float
+    """Of steps that only decode, as a share: 0.04 is 4 %."""
+    prompts: float
+    """Of steps that only read a prompt, as a share."""
+    rows: int
+    """Measured steps that it was computed from; 0 where it is that of other models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
     """Coefficients of the seconds of one engine step, linear in the resident tokens.
 
@@ -65,6 +77,8 @@ class StepTime:
     fixed: float = 0.6e-3
     """Overhead of every step, with the launches of all layers and all-reduces."""
     source: SpeedSource = "Roofline"
+    error: PredictionError | None = None
+    """Error of the prediction; None of a step time that was given."""
     drafting: Drafting | None = None
 
     @property
@@ -142,11 +156,13 @@ class StepTime:
             return self
         return replace(self, drafting=replace(self.drafting, accepted=accepted))
 
-    def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":
-        """Return a copy whose every step takes `ratio` times as long."""
+    def scaled(
+        self, ratio: float, source: SpeedSource, error: PredictionError | None = None
+    ) -> "StepTime":
+        """Return a copy whose every step takes `ratio` times as long, with its own error."""
         drafting = self.drafting
         if drafting is not None and drafting.step is not None:
-            drafting = replace(drafting, step=drafting.step.scaled(ratio, source))
+            drafting = replace(drafting, step=drafting.step.scaled(ratio, source, error))
         return replace(
             self,
             weights=self.weights * ratio,
@@ -158,6 +174,7 @@ class StepTime:
             sequence=self.sequence * ratio,
             fixed=self.fixed * ratio,
             source=source,
+            error=error,
             drafting=drafting,
         )
 

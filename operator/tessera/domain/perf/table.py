@@ -3,10 +3,19 @@
 import json
 from collections.abc import Mapping
 from importlib import resources
+from typing import Literal
 
 from tessera.api.meta import Wire
+from tessera.api.model_files import ModelShape
+from tessera.api.variant_status import SpeedSource
 from tessera.domain.incremental import constant
+from tessera.domain.perf import footprint
 from tessera.domain.perf.roofline import Arithmetic, PeakShares
+from tessera.domain.perf.step import PredictionError
+
+# Kinds of models whose steps have parts of their own; a model may be of several. `Other` is in no
+# measurement: layers that keep states or latent vectors, and encoders.
+ModelKind = Literal["Dense", "Windows", "Experts", "Int4", "Other"]
 
 _SECONDS_PER_MICRO = 1e-6
 _BYTES_PER_GIGABYTE = 1e9
@@ -48,6 +57,17 @@ class FitErrors(Wire):
     prefill_mape: float
 
 
+class KindError(Wire):
+    """Root mean squares of relative errors of one kind of model, with step times of one source."""
+
+    kind: ModelKind
+    source: SpeedSource
+    decode: float
+    prompts: float
+    rows: int
+    """Measured steps that were compared."""
+
+
 class SpeedTable(Wire):
     """The result of a fit with its inputs and errors."""
 
@@ -55,7 +75,9 @@ class SpeedTable(Wire):
     seed: int
     fitted_rows: int
     held_out_rows: int
-    errors: FitErrors
+    fit_errors: FitErrors
+    errors: tuple[KindError, ...]
+    """Errors by kind and source; `Roofline` has at least that of `Dense`."""
     host: HostOverhead
     usual: GpuFamily
     """Geometric means of the families, for hardware without measurements."""
@@ -90,3 +112,33 @@ def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares)
         sequence_seconds=host.sequence_micros * _SECONDS_PER_MICRO,
         step_seconds=host.step_micros * _SECONDS_PER_MICRO,
     )
+
+
+def prediction_error(
+    speed_table: SpeedTable, shape: ModelShape, precision: str | None, source: SpeedSource
+) -> PredictionError:
+    """Return the error of a model's predicted steps.
+
+    A model of several kinds has the largest error of them, and one of a kind that was not measured
+    that of `Roofline`. Both are errors of other models, so they have 0 rows.
+    """
+    by_kind = {error.kind: error for error in speed_table.errors if error.source == source}
+    others = {error.kind: error for error in speed_table.errors if error.source == "Roofline"}
+    kinds = model_kinds(shape, precision)
+    errors = [by_kind.get(kind) or others.get(kind, others["Dense"]) for kind in kinds]
+    return PredictionError(
+        decode=max(error.decode for error in errors),
+        prompts=max(error.prompts for error in errors),
+        rows=errors[0].rows if len(kinds) == 1 and kinds[0] in by_kind else 0,
+    )
+
+
+def model_kinds(shape: ModelShape, precision: str | None) -> tuple[ModelKind, ...]:
+    """Return the kinds that a model is of, `Dense` if no other."""
+    kinds: dict[ModelKind, bool] = {
+        "Windows": bool(shape.sliding_window and shape.sliding_layers),
+        "Experts": shape.active_parameters is not None,
+        "Int4": footprint.weight_bits(shape, precision) == 4,
+        "Other": bool(shape.state_layers or shape.latent_dim or shape.encoder_only),
+    }
+    return tuple(kind for kind, is_one in kinds.items() if is_one) or ("Dense",)

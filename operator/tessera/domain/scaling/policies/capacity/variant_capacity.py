@@ -10,7 +10,12 @@ from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf.engine_terms import engine_terms
-from tessera.domain.perf.sources import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
+from tessera.domain.perf.sources import (
+    OFF_TOLERANCE,
+    as_measured,
+    measured_ratio,
+    measured_tokens_per_step,
+)
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceLoad
@@ -199,7 +204,9 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         computed_tokens=computed if computed < prompt else None,
         engine=engine_terms(spec.engine),
     )
-    step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
+    step = fit.step
+    if measured_ratio is not None:
+        step = as_measured(step, measured_ratio, demand.shape, demand.precision)
     if tokens_per_step is not None:
         step = step.with_accepted(tokens_per_step - 1)
 
