@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ _KINDS: tuple[Arithmetic, ...] = ("bf16", "fp8")
 Unknowns = dict[tuple[str, ...], float]
 
 
-def calibrate(rows: Sequence[Row], seed: int = SEED) -> SpeedTable:
+def calibrate(
+    rows: Sequence[Row], without_families: Mapping[str, SpeedTable], seed: int = SEED
+) -> SpeedTable:
     """The table that `rows` give, with its errors on those that were held out."""
     fitted, held_out = split(rows, seed)
     speed_table = fit(fitted)
@@ -56,20 +58,26 @@ def calibrate(rows: Sequence[Row], seed: int = SEED) -> SpeedTable:
         decode_mape=round(mape(speed_table, held_out, "decode"), 2),
         prefill_mape=round(mape(speed_table, held_out, "prefill"), 2),
     )
-    errors = {"fit_errors": fit_errors, "errors": kind_errors(speed_table, rows)}
+    errors = {"fit_errors": fit_errors, "errors": kind_errors(speed_table, without_families, rows)}
     return speed_table.model_copy(update=sizes | errors)
 
 
-def kind_errors(speed_table: SpeedTable, rows: Sequence[Row]) -> tuple[KindError, ...]:
-    """The errors by kind of model and source, with each family left out for `Roofline`."""
-    engine_rows = read_engine()
-    by_left_out = {
+def fit_without_families(rows: Sequence[Row]) -> dict[str, SpeedTable]:
+    """The tables that are fitted without the rows of each family."""
+    return {
         system.product: fit([row for row in rows if row.family != system.product])
         for system in SYSTEMS.values()
     }
+
+
+def kind_errors(
+    speed_table: SpeedTable, without_families: Mapping[str, SpeedTable], rows: Sequence[Row]
+) -> tuple[KindError, ...]:
+    """The errors by kind of model and source, with each family left out for `Roofline`."""
+    engine_rows = read_engine()
     return (
         *table_errors(speed_table, engine_rows),
-        *roofline_errors(by_left_out, rows, engine_rows),
+        *roofline_errors(without_families, rows, engine_rows),
         *measured_errors(speed_table, engine_rows),
     )
 
@@ -185,7 +193,9 @@ def _mean(values: Iterable[float]) -> float:
     return float(f"{math.exp(sum(map(math.log, numbers)) / len(numbers)):.4g}")
 
 
-def _print(speed_table: SpeedTable, rows: Sequence[Row]) -> None:
+def _print(
+    speed_table: SpeedTable, without_families: Mapping[str, SpeedTable], rows: Sequence[Row]
+) -> None:
     """Errors on the rows that were held out, by group, and the largest of each group."""
     held_out = split(rows, speed_table.seed)[1]
     print(f"{'held-out rows':44} {'decode':>8} {'prefill':>8} {'largest':>8}")
@@ -195,15 +205,14 @@ def _print(speed_table: SpeedTable, rows: Sequence[Row]) -> None:
     _print_line(speed_table, f"all {len(held_out)}", held_out)
     print("\nleft out of the fit altogether, predicted from the rest:")
     for model in dict.fromkeys(row.model for row in rows):
-        _print_left_out(f"model {model}", rows, [row for row in rows if row.model == model])
-    for system in SYSTEMS.values():
-        selected = [row for row in rows if row.hardware.product == system.product]
-        _print_left_out(f"family {system.product}", rows, selected)
-
-
-def _print_left_out(name: str, rows: Sequence[Row], left_out: Sequence[Row]) -> None:
-    rest = [row for row in rows if row not in left_out]
-    _print_line(fit(rest), name, left_out)
+        rest = fit([row for row in rows if row.model != model])
+        _print_line(rest, f"model {model}", [row for row in rows if row.model == model])
+    for family, rest in without_families.items():
+        _print_line(rest, f"family {family}", [row for row in rows if row.family == family])
+    print(f"\n{'errors (RMS)':44} {'decode':>8} {'prompts':>8} {'rows':>8}")
+    for error in speed_table.errors:
+        shares = f"{100 * error.decode:>6.1f} % {100 * error.prompts:>6.1f} %"
+        print(f"{f'{error.kind}, {error.source}':44} {shares} {error.rows:>8}")
 
 
 def _print_line(speed_table: SpeedTable, name: str, rows: Sequence[Row]) -> None:
@@ -228,9 +237,10 @@ def main() -> None:
     if not ROWS.exists():
         sys.exit(f"{ROWS} is not there: the shipped table stays as it is")
     rows = read(ROWS)
-    speed_table = calibrate(rows)
+    without_families = fit_without_families(rows)
+    speed_table = calibrate(rows, without_families)
     SPEED.write_text(_encode(speed_table), encoding="utf-8")
-    _print(speed_table, rows)
+    _print(speed_table, without_families, rows)
     wrote = speed_table.fit_errors
     print(f"\nwrote {SPEED.name}: decode {wrote.decode_mape} %, prefill {wrote.prefill_mape} %")
 
