@@ -94,8 +94,10 @@ def decode_steps(
 
     Each of the at most `max_steps` steps adds a token per decoding request to the cache. `seconds`
     is above 0. Each step takes longer than the one before by the same amount, as `StepTime`
-    guarantees.
+    guarantees up to the mean length of a window: these are the last steps, if any is before.
     """
+    if 0 < decoding <= (below := int(speed.window * decoding) - kv_tokens):
+        max_steps = min(max_steps, below // decoding)
     first = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + decoding)
     if max_steps > 1:
         max_steps = min(max_steps, int(min(seconds / first, max_steps)) + 1)

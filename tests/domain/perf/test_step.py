@@ -1,6 +1,7 @@
 """Speed: bare formulas, published steps that the table has to meet, and which source is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from tessera.domain.hardware.device import (
     whole_gpu_hardware,
 )
 from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
 from tessera.domain.perf.roofline import min_read_seconds
 from tessera.domain.perf.sources import SpeedMeasurement, measurement_key, step_time
-from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.step import StepTime, attention_pairs
 from tests.builders import A100, H100
 
 TERA = 1e12
@@ -149,8 +151,7 @@ SHORT, LONG = range(1000), range(2000, 10_000)
         (B8, "fp8", SHORT, 0.0, 0.07),
         (B8, "fp8", LONG, -0.02, 0.03),
         (WINDOWS, None, SHORT, -0.05, 0.0),
-        # Not known: a window bounds what a step reads, which the prediction leaves out.
-        (WINDOWS, None, LONG, 0.0, 0.6),
+        (WINDOWS, None, LONG, -0.04, 0.0),
         # Not known: the kernels of experts cost time of their own, a millisecond here.
         (MIXTURE, None, SHORT, -0.22, 0.01),
         (MIXTURE, None, LONG, -0.23, 0.0),
@@ -177,7 +178,7 @@ def test_the_experts_that_many_tokens_wake_are_read_as_in_a_real_engine() -> Non
     [
         (B8, None, -0.12, 0.0),
         (B8, "fp8", -0.25, 0.02),
-        (WINDOWS, None, -0.12, 0.14),
+        (WINDOWS, None, -0.12, 0.02),
         # Not known: without a tuned table, kernels of experts are slowest at some thousand tokens.
         (MIXTURE, None, -0.64, -0.2),
         (INT4, None, -0.26, -0.1),
@@ -293,6 +294,53 @@ def test_many_tokens_wake_all_experts() -> None:
     assert separate[0] == pytest.approx(dense.weights * 3 / 4, rel=0.05)
     assert separate[0] > 4 * separate[1]
     assert separate[2] < 0.1 * separate[0]
+
+
+def windowed_step() -> tuple[StepTime, StepTime]:
+    """The steps of a model with windows, and of the same without them."""
+    shape = models()[WINDOWS]
+    full = shape.model_copy(update={"sliding_window": None, "sliding_layers": None})
+    return step_time(shape, None, gpus(H100)), step_time(full, None, gpus(H100))
+
+
+def test_layers_with_a_window_read_no_more_than_it_of_each_sequence() -> None:
+    windowed, full = windowed_step()
+
+    def cache_seconds(step: StepTime, tokens: int) -> float:
+        return step.seconds(decoding=8, kv_tokens=8 * tokens) - step.seconds(
+            decoding=8, kv_tokens=0
+        )
+
+    assert cache_seconds(windowed, 1024) == pytest.approx(cache_seconds(full, 1024))
+    # 40 of 48 layers have a window of 1,024 tokens.
+    for tokens in (4096, 65_536):
+        share = (8 + 40 * 1024 / tokens) / 48
+        assert cache_seconds(windowed, tokens) == pytest.approx(share * cache_seconds(full, tokens))
+
+
+def test_a_token_of_a_prompt_attends_to_no_more_than_the_window() -> None:
+    windowed, full = windowed_step()
+
+    def attention(step: StepTime, tokens: int, cached: int = 0) -> float:
+        return step.attention_seconds(tokens, attention_pairs(tokens, cached))
+
+    assert attention(windowed, 2048) == pytest.approx(attention(full, 2048))
+    # A token attends to half of a whole prompt on average, so 8,192 are 4 windows.
+    assert attention(windowed, 8192) == pytest.approx((8 + 40 / 4) / 48 * attention(full, 8192))
+    assert attention(windowed, 64, cached=64_000) < attention(full, 64, cached=64_000) / 5
+    step = windowed.prefill_seconds(8192, 8192) - replace(
+        windowed, pair=0.0, windowed_pair=0.0
+    ).prefill_seconds(8192, 8192)
+    assert step == pytest.approx(attention(windowed, 8192))
+
+
+def test_a_ratio_and_a_narrow_cache_count_for_windows_too() -> None:
+    windowed, _ = windowed_step()
+    sizes = {"decoding": 8, "kv_tokens": 8 * 9000, "prefill_tokens": 500, "prefill_pairs": 500**2}
+    twice = windowed.scaled(2.0, "Measured").seconds(**sizes)
+    assert twice == pytest.approx(2 * windowed.seconds(**sizes))
+    narrow = step_time(models()[WINDOWS], None, gpus(H100), EngineTerms(kv_bits=8))
+    assert narrow.windowed_token == windowed.windowed_token / 2 > 0
 
 
 @given(

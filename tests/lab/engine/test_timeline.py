@@ -31,6 +31,8 @@ FULL = StepTime(
     pair=3.1e-8,
     exchange=2.7e-6,
 )
+# With a bend where requests have this many tokens on average.
+WINDOWED = replace(SPEED, windowed_token=2.1e-6, windowed_pair=1.3e-8, window=40.0)
 BLOCK = 4
 LENGTH = 200
 
@@ -128,7 +130,7 @@ class SteppedTimeline:
 
 
 @settings(max_examples=examples(150))
-@given(limits, st.sampled_from([SPEED, FULL]), arrivals)
+@given(limits, st.sampled_from([SPEED, FULL, WINDOWED]), arrivals)
 def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
     bounds: EngineLimits, speed: StepTime, arrival_list: list[Arrival]
 ) -> None:

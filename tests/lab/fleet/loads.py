@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tessera.domain.perf.step import StepTime
 from tessera_lab.fleet.observation import ReplicaModel
@@ -20,6 +21,7 @@ EXPERTS = StepTime(
     pair=1e-9,
     exchange=1e-6,
 )
+WINDOWED = replace(DENSE, window=256.0, windowed_token=8.2e-8, windowed_pair=2.1e-9)
 
 
 def replica(step: StepTime, *, seqs: int = 16, tokens: int = 256, kv: int = 20_000) -> ReplicaModel:

@@ -12,7 +12,7 @@ from tessera_lab.fleet.hindsight.work import request_use, step_prices, trace_wor
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
-from tests.lab.fleet.loads import DENSE, EXPERTS, replica, trace
+from tests.lab.fleet.loads import DENSE, EXPERTS, WINDOWED, replica, trace
 
 
 def busy_seconds(load: Trace, model: ReplicaModel) -> float:
@@ -77,7 +77,7 @@ def test_full_decoding_steps_leave_no_gap() -> None:
 
 def test_the_prices_of_a_step_never_exceed_it() -> None:
     rng = random.Random(3)  # noqa: S311 - not a secret
-    for step in (DENSE, EXPERTS):
+    for step in (DENSE, EXPERTS, WINDOWED):
         model = replica(step)
         for _ in range(300):
             decoding = rng.randint(0, model.max_num_seqs - 1)

@@ -171,6 +171,21 @@ def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) ->
     return full + sliding * _row_bytes(shape, devices, kv_bits, windowed=True)
 
 
+def windowed_bytes_per_token(shape: ModelShape, devices: int) -> int:
+    """Return the part of `cache_bytes_per_token` of layers with a window, at 16 bits."""
+    if shape.sliding_window is None:
+        return 0
+    sliding = min(_cached_layers(shape), shape.sliding_layers or 0)
+    return sliding * _row_bytes(shape, devices, 16, windowed=True)
+
+
+def windowed_share(shape: ModelShape) -> float:
+    """Return the share of layers with attention that attend to a window."""
+    if shape.sliding_window is None or not _cached_layers(shape):
+        return 0.0
+    return min(1.0, (shape.sliding_layers or 0) / _cached_layers(shape))
+
+
 def cache_bytes(
     shape: ModelShape, tokens: int, devices: int, kv_bits: int = 16, step_tokens: int = 0
 ) -> int:

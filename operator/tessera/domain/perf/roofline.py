@@ -74,14 +74,22 @@ def roofline(
     weights = shares.weights
     # Without a causal mask every token attends to all others, not to half of them.
     pair_flops = (4 if shape.encoder_only else 2) * footprint.attention_layers(shape) * width
+    pair = pair_flops / (hardware.bf16_flops * size * shares.attention)
+    windowed_share = footprint.windowed_share(shape)
+    token_bytes = footprint.cache_bytes_per_token(shape, size)
+    windowed_bytes = footprint.windowed_bytes_per_token(shape, size)
+    cache_bandwidth = bandwidth * shares.cache / size
     return StepTime(
         weights=min_read_seconds(single_token_bytes, bandwidth * weights),
         other_experts=min_read_seconds(batch_bytes - single_token_bytes, bandwidth * weights),
         unread_share=_unread_share(shape, single_token_bytes / batch_bytes),
-        kv_token=footprint.cache_bytes_per_token(shape, size) * size / (bandwidth * shares.cache),
+        kv_token=(token_bytes - windowed_bytes) / cache_bandwidth,
         token=2 * footprint.active_parameters(shape) / flops,
         unoverlapped=shares.unoverlapped,
-        pair=pair_flops / (hardware.bf16_flops * size * shares.attention),
+        pair=pair * (1 - windowed_share),
+        window=shape.sliding_window or 0.0 if windowed_share else 0.0,
+        windowed_token=windowed_bytes / cache_bandwidth,
+        windowed_pair=pair * windowed_share,
         exchange=reductions * sent_bytes / shares.link,
         # A step reads and writes the whole state of each sequence.
         sequence=shares.sequence_seconds

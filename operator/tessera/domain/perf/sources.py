@@ -77,7 +77,11 @@ def step_time(
     predicted = predict_step_time(shipped_speed_table(), shape, precision, hardware)
     if (kv_bits := footprint.cache_bits(shape, engine.kv_bits)) != 16:
         # The prediction reads 16 bits.
-        predicted = replace(predicted, kv_token=predicted.kv_token * kv_bits / 16)
+        predicted = replace(
+            predicted,
+            kv_token=predicted.kv_token * kv_bits / 16,
+            windowed_token=predicted.windowed_token * kv_bits / 16,
+        )
     if engine.launches_layers:
         predicted = replace(predicted, fixed=predicted.fixed + shape.layers * _LAUNCH_SECONDS)
     if engine.draft_tokens:

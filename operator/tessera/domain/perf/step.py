@@ -53,7 +53,8 @@ class PredictionError:
 class StepTime:
     """Coefficients of the seconds of one engine step, linear in the resident tokens.
 
-    The simulator skips runs of equal steps and relies on that linearity.
+    With windows they are linear up to a mean length of the window and from there on. The simulator
+    skips runs of equal steps and relies on that.
     """
 
     weights: float
@@ -70,6 +71,12 @@ class StepTime:
     """Share of the experts that a single token does not use; more tokens use more experts."""
     pair: float = 0.0
     """Attention of one token of a prompt to one before it; a prompt of n tokens has n x n pairs."""
+    window: float = 0.0
+    """Tokens of the window that some layers attend to; 0 where none has a window."""
+    windowed_token: float = 0.0
+    """As `kv_token`, in the layers with a window."""
+    windowed_pair: float = 0.0
+    """As `pair`, in the layers with a window."""
     exchange: float = 0.0
     """Sending one token's activations between tensor-parallel devices."""
     sequence: float = 4.4e-6
@@ -122,6 +129,11 @@ class StepTime:
             + self.sequence * decoding
             + self.fixed
         )
+        if self.window:
+            # By the mean length: a sequence below it reads less, so this is never too fast.
+            read = min(kv_tokens, self.window * decoding + prefill_tokens)
+            pairs = min(prefill_pairs, 2 * self.window * prefill_tokens)
+            seconds += self.windowed_token * read + self.windowed_pair * pairs
         if drafting is None:
             return seconds
         return seconds + drafting.seconds(
@@ -130,6 +142,10 @@ class StepTime:
             prefill_tokens=prefill_tokens,
             prefill_pairs=prefill_pairs,
         )
+
+    def attention_seconds(self, tokens: float, pairs: float) -> float:
+        """Return the seconds in which so many tokens of prompts attend to those before them."""
+        return self.pair * pairs + self.windowed_pair * min(pairs, 2 * self.window * tokens)
 
     def decode_gain(self, sequences: float, kv_tokens: float) -> float:
         """Return how many times as fast so many sequences decode as without drafting."""
@@ -170,6 +186,8 @@ class StepTime:
             kv_token=self.kv_token * ratio,
             token=self.token * ratio,
             pair=self.pair * ratio,
+            windowed_token=self.windowed_token * ratio,
+            windowed_pair=self.windowed_pair * ratio,
             exchange=self.exchange * ratio,
             sequence=self.sequence * ratio,
             fixed=self.fixed * ratio,

@@ -92,7 +92,7 @@ def predicted_ttft(
     step_tokens = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     chunk = max(1, step_tokens - running * step.decode_tokens)
 
-    seconds = step.pair * attention_pairs(own_tokens, cached_tokens)
+    seconds = step.attention_seconds(own_tokens, attention_pairs(own_tokens, cached_tokens))
     chunks, rest = divmod(tokens, chunk)
     last_step = step.seconds(decoding=running, kv_tokens=kv_tokens, prefill_tokens=rest)
     step_under_way = last_step
@@ -112,7 +112,7 @@ def predicted_ttft(
     if running or queued:
         seconds += step_under_way / 2
     if queued:
-        seconds += step.pair * queued_tokens * queued_tokens / queued
+        seconds += step.attention_seconds(queued_tokens, queued_tokens * queued_tokens / queued)
     if request.adapter is not None and not state.has_adapter(request.adapter):
         seconds += ADAPTER_LOAD_SECONDS
     return seconds
@@ -227,7 +227,7 @@ def read_seconds(replica: EngineReplica, tokens: int, cached_tokens: int = 0) ->
         return 0.0
     chunk = replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     chunks, rest = divmod(tokens, chunk)
-    seconds = step.pair * attention_pairs(tokens, cached_tokens)
+    seconds = step.attention_seconds(tokens, attention_pairs(tokens, cached_tokens))
     if chunks:
         seconds += chunks * step.seconds(decoding=0, kv_tokens=0, prefill_tokens=chunk)
     if rest:

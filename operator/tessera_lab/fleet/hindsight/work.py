@@ -69,7 +69,10 @@ def request_use(
 
 
 def step_prices(replica: ReplicaModel, *, shared_prefixes: bool = False) -> list[StepPrices]:
-    """Return prices of which each is a lower bound of every step of the replica."""
+    """Return prices of which each is a lower bound of every step of the replica.
+
+    What layers with a window read and attend to is left out: it is not a sum over requests.
+    """
     step = replica.step
     tokens = replica.max_num_batched_tokens
     # Tokens read further experts, at least along the chord of the concave share that they read.

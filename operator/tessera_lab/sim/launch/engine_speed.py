@@ -51,7 +51,7 @@ def _parse_speed(text: str) -> StepTime:
         if key not in _FIELDS_BY_KEY:
             raise _invalid_speed(f"{key}: not known; known are {', '.join(_FIELDS_BY_KEY)}")
         if not _is_seconds(value):
-            raise _invalid_speed(f"{key}: {value} is not a number of seconds of at least 0")
+            raise _invalid_speed(f"{key}: {value} is not a number of at least 0")
     parts: dict[str, Any] = {
         name: float(values.get(key, 0.0)) for key, name in _FIELDS_BY_KEY.items()
     }
