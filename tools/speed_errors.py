@@ -7,6 +7,7 @@ GPUs without measurements the published rows of each family, predicted from the 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from int4_kernel import held_out_errors
 from speed_rows import Row
 from tessera.api.variant_status import SpeedSource
 from tessera.domain.perf.table import KindError, ModelKind, SpeedTable, model_kinds
@@ -29,10 +30,17 @@ def rows_by_kind(rows: Iterable[Row]) -> dict[ModelKind, list[Row]]:
     return by_kind
 
 
+def engine_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> dict[Row, float]:
+    """The relative error of each row of the engine, by shares that were not fitted on it."""
+    errors = {row: row.relative_error(speed_table) for row in engine_rows}
+    return errors | held_out_errors(speed_table, engine_rows)
+
+
 def table_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[KindError]:
     """Errors on the rows of the engine, of the kinds that the table has shares for."""
+    errors = engine_errors(speed_table, engine_rows)
     return [
-        _kind_error(kind, "Table", rows, lambda row: row.relative_error(speed_table))
+        _kind_error(kind, "Table", rows, errors.__getitem__)
         for kind, rows in rows_by_kind(engine_rows).items()
         if all(row.step(speed_table).source == "Table" for row in rows)
     ]
@@ -40,10 +48,11 @@ def table_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[Ki
 
 def measured_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[KindError]:
     """Errors that are left after one ratio for each model, that of its mean ITL."""
-    ratios = _decode_ratios(speed_table, engine_rows)
+    errors = engine_errors(speed_table, engine_rows)
+    ratios = _decode_ratios(errors)
 
     def error(row: Row) -> float:
-        return (1 + row.relative_error(speed_table)) * ratios[row.group] - 1
+        return (1 + errors[row]) * ratios[row.group] - 1
 
     return [
         _kind_error(kind, "Measured", rows, error)
@@ -67,12 +76,12 @@ def roofline_errors(
     ]
 
 
-def _decode_ratios(speed_table: SpeedTable, rows: Sequence[Row]) -> dict[str, float]:
+def _decode_ratios(errors: Mapping[Row, float]) -> dict[str, float]:
     """Measured over predicted seconds of all decoding steps, by model, precision and GPU."""
     ratios = {}
-    for group in dict.fromkeys(row.group for row in rows):
-        decoding = [row for row in rows if row.group == group and row.phase == "decode"]
-        predicted = sum(row.predicted(speed_table) for row in decoding)
+    for group in dict.fromkeys(row.group for row in errors):
+        decoding = [row for row in errors if row.group == group and row.phase == "decode"]
+        predicted = sum((1 + errors[row]) * row.seconds for row in decoding)
         ratios[group] = sum(row.seconds for row in decoding) / predicted
     return ratios
 

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calibrate
-from speed_rows import ROWS, read, split
+from int4_kernel import held_out_errors, int4_rows, with_int4
+from speed_errors import measured_errors, rms, table_errors
+from speed_rows import ROWS, read, read_engine, split
 from tessera.domain.perf.table import shipped_speed_table
 from tessera_lab.fit.least_squares import least_squares, solve
 
@@ -70,6 +72,27 @@ def test_the_shipped_table_has_the_errors_that_it_states() -> None:
 @rows_needed
 def test_no_published_step_is_off_by_more_than_a_seventh() -> None:
     assert max(abs(row.relative_error(shipped_speed_table())) for row in read(ROWS)) < 1 / 7
+
+
+def test_the_shares_of_the_4_bit_kernel_are_those_that_fit_its_steps() -> None:
+    shipped = shipped_speed_table()
+    assert with_int4(shipped, read_engine()).int4 == shipped.int4
+    assert [kernel.fitted_rows for kernel in shipped.int4] == [14]
+
+
+def test_no_step_in_4_bits_is_judged_by_shares_that_were_fitted_on_it() -> None:
+    shipped, rows = shipped_speed_table(), int4_rows(read_engine())
+    errors = held_out_errors(shipped, rows)
+    assert set(errors) == set(rows)
+    # Without the step itself in the fit, all errors together are larger.
+    fitted = [row.relative_error(shipped) for row in rows]
+    assert rms(errors.values()) > 1.5 * rms(fitted)
+
+
+def test_the_errors_in_the_table_are_those_of_the_engine_s_steps() -> None:
+    shipped, rows = shipped_speed_table(), read_engine()
+    stated = [error for error in shipped.errors if error.source != "Roofline"]
+    assert stated == table_errors(shipped, rows) + measured_errors(shipped, rows)
 
 
 @pytest.mark.full

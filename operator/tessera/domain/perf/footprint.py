@@ -61,6 +61,13 @@ def stored_shape(shape: ModelShape, precision: str) -> ModelShape:
     return shape.model_copy(update=update)
 
 
+def files_shape(shape: ModelShape, precision: str | None) -> ModelShape:
+    """Return the shape of the files that are run in a precision; the usual one of other files."""
+    if precision is None or precision not in PRECISION_FORMATS or _is_stored_in(shape, precision):
+        return shape
+    return stored_shape(shape, precision)
+
+
 def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
     """Return whether the layers compute at 8 bits on hardware that has 8-bit arithmetic."""
     return precision == "fp8" or (precision is None and shape.quantization == "fp8")

@@ -11,6 +11,9 @@ from tessera.domain.perf.step import StepTime
 
 Arithmetic = Literal["bf16", "fp8"]
 
+# vLLM 0.30 to 0.33 multiply dense weights of these by Machete on compute capability 9.0
+# (`MacheteLinearKernel.can_implement`), all others by kernels that were not measured.
+_MACHETE_FORMATS, _MACHETE_GROUPS = ("int4", "awq", "gptq"), (None, 64, 128)
 _ACTIVATION_BYTES = 2
 # All-reduces of one layer: after attention and after the feed-forward part.
 _REDUCTIONS = 2
@@ -52,6 +55,14 @@ def arithmetic(shape: ModelShape, precision: str | None, hardware: Hardware) -> 
     # All other narrow weights (fp8 on Ampere, 4 bits anywhere) are widened to 16 bits first.
     narrow = footprint.computes_in_fp8(shape, precision) and hardware.fp8_flops is not None
     return "fp8" if narrow else "bf16"
+
+
+def takes_machete(shape: ModelShape, precision: str | None) -> bool:
+    """Return whether weights of 4 bits lie as Machete takes them, in a model without experts."""
+    if shape.active_parameters is not None or footprint.weight_bits(shape, precision) != 4:
+        return False
+    files = footprint.files_shape(shape, precision)
+    return files.quantization in _MACHETE_FORMATS and files.group_size in _MACHETE_GROUPS
 
 
 def roofline(

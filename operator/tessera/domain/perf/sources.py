@@ -16,6 +16,7 @@ from tessera.domain.perf.step import Drafting, StepTime
 from tessera.domain.perf.table import (
     SpeedTable,
     family_of,
+    int4_shares,
     peak_shares,
     prediction_error,
     shipped_speed_table,
@@ -143,11 +144,14 @@ def predict_step_time(
     family = family_of(speed_table, hardware.product)
     family_measured = family is not None and arithmetic_kind in family.arithmetic
     used_family = family if family is not None and family_measured else speed_table.usual
-    # Narrow weights that are widened before computing are in no published measurement.
-    weights_as_measured = footprint.weight_bits(shape, precision) == (
+    # Narrow weights that are widened before computing are in no published measurement, but of one
+    # kernel of 4 bits.
+    int4 = int4_shares(speed_table, shape, precision, hardware.product)
+    weights_as_measured = int4 is not None or footprint.weight_bits(shape, precision) == (
         8 if arithmetic_kind == "fp8" else 16
     )
     source: SpeedSource = "Table" if family_measured and weights_as_measured else "Roofline"
-    shares = peak_shares(speed_table.host, used_family, used_family.arithmetic[arithmetic_kind])
+    layers = int4 or used_family.arithmetic[arithmetic_kind]
+    shares = peak_shares(speed_table.host, used_family, layers)
     predicted = roofline(shape, precision, hardware, shares, source)
     return replace(predicted, error=prediction_error(speed_table, shape, precision, source))

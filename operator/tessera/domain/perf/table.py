@@ -8,9 +8,10 @@ from typing import Literal
 from tessera.api.meta import Wire
 from tessera.api.model_files import ModelShape
 from tessera.api.variant_status import SpeedSource
+from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import constant
 from tessera.domain.perf import footprint
-from tessera.domain.perf.roofline import Arithmetic, PeakShares
+from tessera.domain.perf.roofline import Arithmetic, PeakShares, takes_machete
 from tessera.domain.perf.step import PredictionError
 
 # Kinds of models whose steps have parts of their own; a model may be of several. `Other` is in no
@@ -36,6 +37,17 @@ class ArithmeticShares(Wire):
     weights: float
     compute: float
     unhidden: float
+
+
+class Int4Kernel(Wire):
+    """A kernel that multiplies dense weights of 4 bits with values of 16, with its shares."""
+
+    name: str
+    capability: str
+    """CUDA compute capability of the GPUs that it runs on."""
+    fitted_rows: int
+    """Measured steps that the shares were fitted on."""
+    shares: ArithmeticShares
 
 
 class GpuFamily(Wire):
@@ -79,6 +91,8 @@ class SpeedTable(Wire):
     errors: tuple[KindError, ...]
     """Errors by kind and source; `Roofline` has at least that of `Dense`."""
     host: HostOverhead
+    int4: tuple[Int4Kernel, ...] = ()
+    """Measured kernels of 4-bit weights; the others have the shares of 16 bits, as `Roofline`."""
     usual: GpuFamily
     """Geometric means of the families, for hardware without measurements."""
     families: tuple[GpuFamily, ...]
@@ -95,6 +109,22 @@ def family_of(speed_table: SpeedTable, product: str) -> GpuFamily | None:
     """Return the family of a GPU product; None when it was not measured."""
     return next(
         (family for family in speed_table.families if product.startswith(family.family)), None
+    )
+
+
+def int4_shares(
+    speed_table: SpeedTable, shape: ModelShape, precision: str | None, product: str
+) -> ArithmeticShares | None:
+    """Return the shares of the kernel that multiplies a model's 4-bit weights on a GPU.
+
+    Returns None of others, and where the kernel was not measured.
+    """
+    known = products().get(product)
+    if known is None or not takes_machete(shape, precision):
+        return None
+    return next(
+        (kernel.shares for kernel in speed_table.int4 if kernel.capability == known.capability),
+        None,
     )
 
 
