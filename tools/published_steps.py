@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,26 +105,26 @@ def root_mean_square(rows: Sequence[PublishedRow]) -> float:
 
 
 def table() -> str:
-    """Return all rows with their predictions as a table, and the errors by family."""
-    sources = published_sources()
+    """Return all rows with their predictions as a table, and the errors by family and source."""
+    sources, rows = published_sources(), published_rows()
     lines = [
         "| source, engine | model | hardware | requests, input, output | what | measured "
         "| predicted | time, error | by |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    errors = []
-    for family, group in groupby(published_rows(), key=lambda row: row.family):
-        rows = list(group)
-        for row in rows:
-            model = row.model.split("/")[-1] + (f", {row.precision}" if row.precision else "")
-            gpu = f"{row.gpus} x {row.product.removeprefix('NVIDIA-')}"
-            lengths = f"{row.concurrency}, {row.input:,}, {row.output:,}"
-            lines.append(
-                f"| {row.source}, {sources[row.source]['engine']} | {model} | {gpu} | {lengths} "
-                f"| {row.metric} | {row.measured:,.4g} | {row.predicted():,.4g} "
-                f"| {row.time_error():+.0%} | {row.step().source} |"
-            )
-        errors.append(f"{family}: {root_mean_square(rows):.1%} rms of {len(rows)} rows")
+    groups: dict[str, list[PublishedRow]] = {}
+    for row in rows:
+        by = row.step().source
+        model = row.model.split("/")[-1] + (f", {row.precision}" if row.precision else "")
+        gpu = f"{row.gpus} x {row.product.removeprefix('NVIDIA-')}"
+        lengths = f"{row.concurrency}, {row.input:,}, {row.output:,}"
+        lines.append(
+            f"| {row.source}, {sources[row.source]['engine']} | {model} | {gpu} | {lengths} "
+            f"| {row.metric} | {row.measured:,.4g} | {row.predicted():,.4g} "
+            f"| {row.time_error():+.0%} | {by} |"
+        )
+        groups.setdefault(f"{row.family} by {by}", []).append(row)
+    errors = [f"{name}: {root_mean_square(of):.1%} of {len(of)}" for name, of in groups.items()]
     return "\n".join([*lines, "", *errors])
 
 
