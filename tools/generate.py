@@ -88,6 +88,7 @@ def generated() -> dict[str, str]:
     files[ALERTS_PAGE] = _alerts_page()
     files |= claims_pages.pages()
     files[ladders_page.PAGE] = ladders_page.page()
+    files[ladders_page.HISTORY_PAGE] = ladders_page.history_page()
     files[ladders_page.PICTURE] = ladders_page.picture()
     files[converted_page.PAGE] = _with_part(
         converted_page.PAGE, "converted", converted_page.table(ROOT)

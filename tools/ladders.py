@@ -1,60 +1,84 @@
 """Computes the ladders of the documents: `make levers`.
 
 Writes `docs/figures/levers.json`, and into the lab's `levers.json` what each lever saves alone.
-`make generate` makes the picture and the page of these figures.
+`make generate` makes the picture and the pages of these figures.
 """
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from figures import print_figures
-from tessera_lab.levers.figure import LadderFigure, ladder_figure
-from tessera_lab.levers.published import LOADS, MODELS, ladder
+from tessera.api.meta import Wire
+from tessera_lab.levers.figure import LadderFigure, MonthFigure, ladder_figure, month_figure
+from tessera_lab.levers.published import LOADS, MODELS, ladder, static_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = "docs/figures/levers.json"
 DATA = "operator/tessera_lab/levers/levers.json"
 
 
+class RecordedLadders(Wire):
+    """All ladders of the documents."""
+
+    ladders: tuple[LadderFigure, ...]
+    static_batches: Mapping[str, MonthFigure]
+    """Months of the engines before continuous batching, by the names of the ladders."""
+
+
 def main() -> None:
     """Compute all ladders, which takes seconds."""
     started = time.process_time()
-    figures = [figure(model, load) for load in LOADS for model in MODELS]
-    (ROOT / FIGURES).write_text(figures_text(figures), encoding="utf-8")
+    cases = {name(model, load): (model, load) for load in LOADS for model in MODELS}
+    recorded = RecordedLadders(
+        ladders=tuple(figure(*case) for case in cases.values()),
+        static_batches={each: month_figure(static_batches(*case)) for each, case in cases.items()},
+    )
+    (ROOT / FIGURES).write_text(figures_text(recorded), encoding="utf-8")
     data = (ROOT / DATA).read_text(encoding="utf-8")
-    (ROOT / DATA).write_text(with_ours(data, figures), encoding="utf-8")
+    (ROOT / DATA).write_text(with_ours(data, recorded.ladders), encoding="utf-8")
     print_figures(
         {
-            **{f"{each.name}: reached": each.reached for each in figures},
-            **{f"{each.name}: product": each.product for each in figures},
-            **{f"{each.name}: today": each.reached_today for each in figures},
+            **{f"{each.name}: reached": each.reached for each in recorded.ladders},
+            **{f"{each.name}: product": each.product for each in recorded.ladders},
+            **{f"{each.name}: today": each.reached_today for each in recorded.ladders},
             "cpu_seconds": round(time.process_time() - started, 1),
         },
         width=20,
     )
 
 
+def name(model: str, load: str) -> str:
+    return f"{model}, {load}"
+
+
 def figure(model: str, load: str) -> LadderFigure:
-    return ladder_figure(f"{model}, {load}", ladder(model, load))
+    return ladder_figure(name(model, load), ladder(model, load))
 
 
-def figures_text(figures: Sequence[LadderFigure]) -> str:
+def figures_text(recorded: RecordedLadders) -> str:
     """Return JSON with a line for each rung."""
-    return '{"ladders": [\n' + ",\n".join(map(_ladder_text, figures)) + "\n]}\n"
+    body = recorded.model_dump(mode="json", by_alias=True)
+    ladders = ",\n".join(map(_ladder_text, body.pop("ladders")))
+    rest = ",\n".join(f"{json.dumps(key)}: {_lines_text(body[key])}" for key in body)
+    return f'{{"ladders": [\n{ladders}\n],\n{rest}}}\n'
 
 
-def _ladder_text(figure: LadderFigure) -> str:
-    body = figure.model_dump(mode="json", by_alias=True)
+def _lines_text(entries: Mapping[str, object]) -> str:
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(entries[key])}" for key in entries)
+    return f"{{\n{lines}\n}}"
+
+
+def _ladder_text(body: dict[str, Any]) -> str:
     rungs = ",\n".join(json.dumps(rung) for rung in body.pop("rungs"))
     return f'{json.dumps(body)[:-1]},\n"rungs": [\n{rungs}\n]}}'
 
 
-def committed() -> list[LadderFigure]:
+def committed() -> RecordedLadders:
     """Return the recorded figures."""
-    body = json.loads((ROOT / FIGURES).read_text(encoding="utf-8"))
-    return [LadderFigure.model_validate(each) for each in body["ladders"]]
+    return RecordedLadders.model_validate_json((ROOT / FIGURES).read_text(encoding="utf-8"))
 
 
 def with_ours(data: str, figures: Sequence[LadderFigure]) -> str:

@@ -1,6 +1,6 @@
-"""The page of the ladders and their picture, from the recorded figures and the levers' data."""
+"""The pages of the ladders and their picture, from the recorded figures and the levers' data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ladders import committed
 from tessera.api.service_class import BUILT_IN_CLASSES
@@ -13,16 +13,17 @@ from tessera_lab.levers.replica_rate import MOST_USE
 from tessera_lab.levers.setups import DRAFT_TOKENS, STATIC_BATCH
 
 PAGE, PICTURE = "docs/ladders.md", "docs/figures/levers.svg"
+HISTORY_PAGE = "docs/ladders-history.md"
 _TITLE = "# What each lever brings"
 
 
 def picture() -> str:
-    return draw_ladders(committed(), columns=2)
+    return draw_ladders(committed().ladders, columns=2)
 
 
 def page() -> str:
     """Return the page."""
-    figures = committed()
+    figures = committed().ladders
     lines = [_TITLE, "", _INTRODUCTION, "", *_conditions(), "", *_summary(figures)]
     for figure in figures:
         lines += ["", f"## {figure.name}", "", *_ladder(figure)]
@@ -31,16 +32,44 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def history_page() -> str:
+    """Return the page of what other texts count from."""
+    recorded = committed()
+    lines = [
+        "# Static batches, for history",
+        "",
+        f"Engines once ran batches of {STATIC_BATCH} requests until the longest answer ended, in "
+        "slots of 8,192 tokens of KV cache each. Texts that promise factors of ten to hundreds "
+        "count from them, on a fleet for the peak and on demand. They keep no SLO: users wait as "
+        "long as the table says, so they are not in use, and [the ladders](ladders.md) begin at "
+        "plain vLLM. `make levers` computes this table too. What batching and paging bring alone "
+        "is in the claims [H05 to H16](claims/index.md).",
+        "",
+        "| | static batches, USD per million output tokens | P95 TTFT | times plain vLLM | times "
+        "Tessera today | times all levers |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in recorded.ladders:
+        static = recorded.static_batches[each.name]
+        months = (each.baseline, each.today, each.rungs[-1].after)
+        times = " | ".join(f"{static.per_month / month.per_month:.1f}" for month in months)
+        lines.append(
+            f"| {each.name} | {static.per_million_tokens:.2f} | {static.ttft_p95:.1f} s | {times} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 _INTRODUCTION = """\
 Vendors and articles promise a factor for each lever, and the factors multiply to hundreds. Here is
 what they bring together, on the [engine machine](engine-machine.md) that is [compared with
 vLLM](compared-with-vllm.md): each lever alone, in order (here), and taken out of the whole at the
 end (last). `make levers` computes it in seconds; [`tessera levers`](tasks/levers.md) computes it
-for your own load. Nothing here was measured on a GPU.
+for your own load. Dollars follow from computed step times: 70 steps of a real vLLM on an H100 say
+[how far those are off](decisions/performance-model.md), and no fleet of these ladders ran on GPUs.
 
 <img src="figures/levers.svg" style="background: white" alt="For three loads on a model of 8B and
-one of 70B: how many times less a million output tokens cost after each lever, with all, and if
-single factors multiplied.">"""
+one of 70B: how many times less than with plain vLLM a million output tokens cost after each lever,
+with all, and if single factors multiplied.">"""
 
 
 def _conditions() -> Iterator[str]:
@@ -51,10 +80,11 @@ def _conditions() -> Iterator[str]:
         for size, each in MODELS.items()
     )
     yield (
-        f"- **Baseline**: static batches of {STATIC_BATCH}, a contiguous KV cache for 8,192 tokens "
-        "of each request, 16 bits, a fleet for the peak, all on demand. It keeps no SLO: its users "
-        "wait as the tables say, so it is not in use. Every engine today has continuous batching "
-        "and a paged KV cache, and the last column begins there."
+        "- **Baseline**: plain vLLM in 16 bits, which batches continuously and pages its KV cache, "
+        "on a fleet for the peak, all on demand. Its scheduler limits are chosen as for every "
+        "other row, which flatters it, and its prefix cache, which vLLM uses by default, is a "
+        "lever here; the last column of the first table counts it to the baseline. "
+        "[Static batches](ladders-history.md), from which other texts count, cost more."
     )
     yield f"- **Models**: {models}."
     yield (
@@ -95,30 +125,45 @@ def _conditions() -> Iterator[str]:
     )
 
 
-def _summary(figures: list[LadderFigure]) -> Iterator[str]:
+def _summary(figures: Sequence[LadderFigure]) -> Iterator[str]:
     yield (
-        "| | baseline, USD per million output tokens | its P95 TTFT | all levers | times less | "
-        "product of single factors | times less with Tessera today | the same, from continuous "
-        "batching with a paged KV cache on |"
+        "| | plain vLLM, USD per million output tokens | Tessera today | **times less** | all "
+        "levers | times less | product of single factors | Tessera today, times less than vLLM "
+        "with its prefix cache |"
     )
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for each in figures:
-        base, engine = each.baseline, _engine_alone(each)
-        today = engine.per_month / each.today.per_month
         yield (
-            f"| {each.name} | {base.per_million_tokens:.2f} | {base.ttft_p95:.2f} s | "
-            f"{each.rungs[-1].after.per_million_tokens:.2f} | {each.reached:.0f} | "
-            f"{each.product:.0f} | {each.reached_today:.0f} | {today:.1f} |"
+            f"| {each.name} | {each.baseline.per_million_tokens:.2f} | "
+            f"{each.today.per_million_tokens:.2f} | **{each.reached_today:.1f}** | "
+            f"{each.rungs[-1].after.per_million_tokens:.2f} | {each.reached:.1f} | "
+            f"{each.product:.1f} | {_beyond_prefix_cache(each):.1f} |"
         )
+    yield ""
+    yield (
+        f"Of Tessera's factor, scaling is {_here(figures, LeverId.SCALING)}, reservations "
+        f"{_here(figures, LeverId.PRICE_MIX)}, fp8 {_here(figures, LeverId.QUANTIZATION)}. The "
+        "first two an HPA and a contract bring as well."
+    )
     missing = [f"{each.title.lower()}" for each in levers().values() if not each.offered]
     yield from ("", f"Not offered today: {', '.join(missing)}.")
 
 
-def _engine_alone(figure: LadderFigure) -> MonthFigure:
-    """Return what an engine costs without any lever that is not its default."""
-    own = (LeverId.CONTINUOUS_BATCHING, LeverId.PAGING)
-    used = [rung.after for rung in figure.rungs if rung.lever in own and rung.used]
-    return (figure.baseline, *used)[-1]
+def _beyond_prefix_cache(figure: LadderFigure) -> float:
+    """Return how many times less Tessera costs than plain vLLM with its prefix cache."""
+    rung = next(rung for rung in figure.rungs if rung.lever == LeverId.PREFIX_CACHE)
+    return figure.reached_today / (rung.alone or 1.0)
+
+
+def _here(figures: Sequence[LadderFigure], lever: LeverId) -> str:
+    """Return the range of what a lever brings on those before it, where it is used."""
+    factors = [
+        rung.here
+        for figure in figures
+        for rung in figure.rungs
+        if rung.lever == lever and rung.used and rung.here
+    ]
+    return f"{min(factors):.2f} to {max(factors):.2f}"
 
 
 def _ladder(figure: LadderFigure) -> Iterator[str]:
@@ -127,7 +172,7 @@ def _ladder(figure: LadderFigure) -> Iterator[str]:
         "replica, or why not |"
     )
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    yield f"| baseline | | | | {_month(figure.baseline)} | {figure.baseline.setup} |"
+    yield f"| plain vLLM | | | | {_month(figure.baseline)} | {figure.baseline.setup} |"
     for rung in figure.rungs:
         mark = "" if rung.offered else " (not offered)"
         months = _month(rung.after) if rung.used else " | | | | "
@@ -149,11 +194,11 @@ def _month(month: MonthFigure) -> str:
     )
 
 
-def _orders(figures: list[LadderFigure]) -> Iterator[str]:
+def _orders(figures: Sequence[LadderFigure]) -> Iterator[str]:
     titles = {lever.id: lever.title for lever in levers().values()}
     yield (
         "How many times less than the baseline after each step, in the orders in which the sources "
-        "apply levers. Each comes with those that it needs."
+        "apply levers. Continuous batching, which each has too, is in the baseline."
     )
     for order in source_orders():
         yield ""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera_lab.levers.ladder import MonthlyCosts, dependents, needed
+from tessera_lab.levers.ladder import MonthlyCosts
 from tessera_lab.levers.lever import LeverId, levers
 from tessera_lab.levers.month import Month
 from tessera_lab.levers.ranking import Ranking, rank
@@ -41,9 +41,9 @@ def advise(costs: MonthlyCosts, in_use: Set[LeverId], seed: int) -> Advice:
     for lever in LeverId:
         try:
             if lever in in_use:
-                worth[lever] = costs.month(in_use - dependents(lever)).usd - present.usd
+                worth[lever] = costs.month(in_use - {lever}).usd - present.usd
                 continue
-            other = costs.month(in_use | needed(lever) | {lever})
+            other = costs.month(in_use | {lever})
         except LeverUnavailableError as error:
             unknown.append(UnknownWorth(lever, error.obstacle, str(error)))
             continue

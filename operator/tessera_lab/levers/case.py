@@ -31,6 +31,8 @@ class ServiceCase:
     """Draft model of speculation."""
     small: ModelShape | None = None
     """Model to which routing sends simple requests."""
+    static_batches: bool = False
+    """Whether engines are those before continuous batching and a paged KV cache."""
     max_model_len: int = 8192
     min_replicas: int = 1
     assumptions: LeverAssumptions = field(default_factory=LeverAssumptions)

@@ -23,7 +23,7 @@ class Rung:
     month: Month
     """After this rung."""
     alone: float | None = None
-    """Cost of the baseline over the cost with this lever; beside the levers that it needs."""
+    """Cost of the baseline over the cost with this lever."""
     here: float | None = None
     """The same on top of the rungs before."""
     last: float | None = None
@@ -91,14 +91,14 @@ class MonthlyCosts:
 
 
 def climb(costs: MonthlyCosts) -> Ladder:
-    """Return the ladder from static batches up."""
+    """Return the ladder from plain vLLM up."""
     baseline = costs.month(frozenset())
     rungs, active, current = list[Rung](), frozenset[LeverId](), baseline
     for lever in LeverId:
         rung = _rung(costs, lever, active, current)
         rungs.append(rung)
         if rung.used:
-            active, current = active | {lever} | needed(lever), rung.month
+            active, current = active | {lever}, rung.month
     orders = {order.id: tuple(_steps(costs, order.levers)) for order in source_orders()}
     return Ladder(
         baseline=baseline,
@@ -108,21 +108,10 @@ def climb(costs: MonthlyCosts) -> Ladder:
     )
 
 
-def needed(lever: LeverId) -> frozenset[LeverId]:
-    """Return the levers without which this one cannot be."""
-    return frozenset(levers()[lever].needs)
-
-
-def dependents(lever: LeverId) -> frozenset[LeverId]:
-    """Return a lever with those that cannot be without it."""
-    return frozenset(each for each in LeverId if each is lever or lever in needed(each))
-
-
 def _rung(costs: MonthlyCosts, lever: LeverId, active: Set[LeverId], current: Month) -> Rung:
-    before = needed(lever)
     try:
-        alone = costs.month(before).usd / costs.month(before | {lever}).usd
-        candidate = costs.month(active | before | {lever})
+        alone = costs.month(frozenset()).usd / costs.month({lever}).usd
+        candidate = costs.month(active | {lever})
     except LeverUnavailableError as error:
         return Rung(lever=lever, month=current, obstacle=error.obstacle, note=str(error))
     here, note, used = current.usd / candidate.usd, "", True
@@ -149,7 +138,7 @@ def _last(costs: MonthlyCosts, rung: Rung, active: Set[LeverId], current: Month)
     if not rung.used:
         return None
     try:
-        return costs.month(active - dependents(rung.lever)).usd / current.usd
+        return costs.month(active - {rung.lever}).usd / current.usd
     except LeverUnavailableError:
         return None
 
@@ -158,8 +147,8 @@ def _steps(costs: MonthlyCosts, order: Sequence[LeverId]) -> Iterator[OrderStep]
     active = frozenset[LeverId]()
     for lever in order:
         try:
-            step = OrderStep(lever=lever, month=costs.month(active | needed(lever) | {lever}))
+            step = OrderStep(lever=lever, month=costs.month(active | {lever}))
         except LeverUnavailableError:
             continue
-        active |= needed(lever) | {lever}
+        active |= {lever}
         yield step

@@ -10,10 +10,11 @@ from tessera.domain.incremental import constant
 
 
 class LeverId(StrEnum):
-    """The levers that can be computed, in the order of the ladder."""
+    """The levers that can be computed, in the order of the ladder.
 
-    CONTINUOUS_BATCHING = "continuous-batching"
-    PAGING = "paging"
+    Continuous batching and a paged KV cache are none: every vLLM has them.
+    """
+
     RIGHT_SIZE = "right-size"
     QUANTIZATION = "quantization"
     INT4_FILES = "int4-files"
@@ -79,8 +80,6 @@ class Lever(Wire):
     """Whether Tessera has it today."""
     today: str
     """How it is had today, or what there is instead."""
-    needs: tuple[LeverId, ...] = ()
-    """Levers without which it cannot be."""
     operation_hours: float = 0.0
     """Hours per month that its component takes to operate."""
     claimed: SavingRange | None = None

@@ -45,8 +45,8 @@ def _panel(figure: LadderFigure) -> Iterator[str]:
     yield f'<text class="title" x="8" y="18">{escape(figure.name)}</text>'
     yield (
         f'<text class="small" x="8" y="34">{first.per_million_tokens:.2f} to '
-        f"{last.per_million_tokens:.2f} USD per million output tokens, times less than static "
-        "batches</text>"
+        f"{last.per_million_tokens:.2f} USD per million output tokens, times less than plain vLLM"
+        "</text>"
     )
     for tick in (tick for tick in _TICKS if tick <= top):
         at = f"{x(tick):.1f}"
@@ -67,7 +67,7 @@ def _panel(figure: LadderFigure) -> Iterator[str]:
         y = _HEAD + _ROW * number
         yield f'<text class="small" x="8" y="{y + 12}">{label}</text>'
         yield _bar(style, x(1.0), x(factor), y)
-        yield f'<text class="small" x="{x(factor) + 5:.1f}" y="{y + 12}">{factor:.0f} times</text>'
+        yield f'<text class="small" x="{x(factor) + 5:.1f}" y="{y + 12}">{factor:.1f} times</text>'
 
 
 def _rung(rung: RungFigure, y: int, begin: float, end: float) -> Iterator[str]:

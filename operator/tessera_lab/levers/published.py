@@ -17,6 +17,7 @@ from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
 from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.ladder import Ladder, MonthlyCosts, climb
+from tessera_lab.levers.month import Month
 from tessera_lab.levers.replica_rate import LatencyObjectives, LoadSample
 from tessera_lab.load.lengths import LengthDistribution
 
@@ -76,6 +77,12 @@ def ladder(model: str, load: str) -> Ladder:
 def costs(model: str, load: str) -> MonthlyCosts:
     """Return the months of this model and load by their levers; what was played is kept."""
     return MonthlyCosts(service_case(model, load))
+
+
+def static_batches(model: str, load: str) -> Month:
+    """Return the month of the engines before continuous batching, on a fleet for the peak."""
+    case = replace(service_case(model, load), static_batches=True)
+    return MonthlyCosts(case).month(frozenset())
 
 
 def service_case(model: str, load: str, assumptions: LeverAssumptions | None = None) -> ServiceCase:

@@ -214,14 +214,13 @@ def _serving_hardware(
 def _setup(
     case: ServiceCase, levers: Set[LeverId], demand: Demand, hardware: Hardware
 ) -> EngineSetup:
-    if LeverId.CONTINUOUS_BATCHING not in levers:
+    if case.static_batches:
         return _static_setup(demand, hardware)
     sequences, tokens = _scheduler_limits(demand, hardware)
     return EngineSetup(
         shape=demand.shape,
         hardware=hardware,
         precision=demand.precision,
-        kv_cache=KvCache.PAGED if LeverId.PAGING in levers else KvCache.CONTIGUOUS,
         prefix_cache=LeverId.PREFIX_CACHE in levers,
         shared_tokens=case.load.shared_tokens,
         speculation=_speculation(case, demand, hardware),

@@ -127,11 +127,11 @@ def test_the_other_commands_of_the_page_are_ones_that_the_command_takes(
 
 def test_the_report_says_what_a_fleet_has_and_what_it_lacks(files: LeverFiles) -> None:
     report = files.report("--svg", str(files.folder / "ladder.svg"))
-    assert set(report["inUse"]) == {"continuous-batching", "paging", "scaling"}
-    assert report["inUse"]["continuous-batching"] >= 0
+    assert set(report["inUse"]) == {"scaling"}
+    assert report["inUse"]["scaling"] >= 0
     rungs = report["ladder"]["rungs"]
     assert [rung["lever"] for rung in rungs] == list(LeverId)
-    assert report["ladder"]["baseline"]["setup"].endswith("static batches of 8")
+    assert report["ladder"]["baseline"]["setup"] == "NVIDIA-A100-SXM4-80GB, checkpoint"
     reasons = {each["lever"]: each["reason"] for each in report["notComputed"]}
     assert reasons == {
         "prompt-compression": "NeedsEvaluation",

@@ -55,7 +55,7 @@ def costs_of(
 
     def measure(setup: EngineSetup) -> ReplicaRate:
         saturated = rate(setup) / 0.8
-        within = setup.static_batch is None if keeps is None else keeps(setup)
+        within = True if keeps is None else keeps(setup)
         return ReplicaRate(
             rate=rate(setup), saturated=saturated, keeps_slo=within, ttft=0.5, tpot=0.02
         )

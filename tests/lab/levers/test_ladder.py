@@ -14,9 +14,8 @@ DEMAND = ((3600.0, 1000.0), (3600.0, 1000.0))
 
 
 def rate(setup: EngineSetup) -> float:
-    """Return requests per second: continuous batching is worth 8 times, fp8 1.5, drafts cost."""
-    result = 1.0 if setup.static_batch is not None else 8.0
-    result *= 1.5 if setup.precision == "fp8" else 1.2 if setup.precision else 1.0
+    """Return requests per second: fp8 is worth 1.5 times, a prefix cache 1.25, drafts cost."""
+    result = 8.0 * (1.5 if setup.precision == "fp8" else 1.2 if setup.precision else 1.0)
     result *= 0.5 if setup.speculation is not None else 1.0
     return result * (1.25 if setup.prefix_cache else 1.0)
 
@@ -35,12 +34,15 @@ def factors(ladder: Ladder, lever: LeverId) -> tuple[float | None, float | None,
 
 
 def test_a_lever_is_worth_the_cost_before_it_over_the_cost_after_it(ladder: Ladder) -> None:
-    assert factors(ladder, LeverId.CONTINUOUS_BATCHING)[:2] == (8.0, 8.0)
     assert factors(ladder, LeverId.QUANTIZATION)[:2] == pytest.approx((1.5, 1.5), rel=0.01)
-
-
-def test_a_lever_that_needs_others_is_compared_beside_them(ladder: Ladder) -> None:
     assert factors(ladder, LeverId.PREFIX_CACHE)[:2] == (1.25, 1.25)
+
+
+def test_the_ladder_begins_at_plain_vllm_for_the_peak(ladder: Ladder) -> None:
+    setup = ladder.baseline.setup
+    assert (setup.static_batch, setup.kv_cache) == (None, KvCache.PAGED)
+    assert (setup.precision, setup.prefix_cache) == (None, False)
+    assert ladder.baseline.mean_replicas == ladder.baseline.peak_replicas == 125
 
 
 def test_a_lever_that_costs_more_is_left_out_with_the_reason(ladder: Ladder) -> None:
@@ -51,7 +53,7 @@ def test_a_lever_that_costs_more_is_left_out_with_the_reason(ladder: Ladder) -> 
 
 
 def test_a_lever_that_changes_nothing_stays(ladder: Ladder) -> None:
-    rung = next(rung for rung in ladder.rungs if rung.lever is LeverId.PAGING)
+    rung = next(rung for rung in ladder.rungs if rung.lever is LeverId.SCALING)
     assert rung.used
     assert rung.note == "it changes nothing here"
 
@@ -75,25 +77,23 @@ def test_the_whole_is_the_product_only_where_no_lever_takes_from_another(ladder:
     assert ladder.reached_today < ladder.reached
 
 
-def test_without_a_lever_those_that_need_it_go_too(ladder: Ladder) -> None:
-    last = factors(ladder, LeverId.CONTINUOUS_BATCHING)[2]
-    assert last == pytest.approx(8 * 1.25, rel=0.02)
+def test_the_last_factor_is_the_cost_of_the_whole_without_a_lever(ladder: Ladder) -> None:
+    assert factors(ladder, LeverId.QUANTIZATION)[2] == pytest.approx(1.5, rel=0.02)
 
 
 def test_a_lever_by_which_the_slo_is_kept_is_used_though_it_costs() -> None:
     def slow(setup: EngineSetup) -> float:
-        return 1.0 if setup.static_batch is not None else 0.5
+        return 1.0 if setup.precision is None else 0.5
 
-    rung = climb(costs_of(slow, demand=DEMAND)).rungs[0]
+    ladder = climb(costs_of(slow, lambda setup: setup.precision == "fp8", demand=DEMAND))
+    rung = next(rung for rung in ladder.rungs if rung.lever is LeverId.QUANTIZATION)
     assert (rung.used, rung.note) == (True, "the SLO is kept from here on")
 
 
 def test_a_lever_that_breaks_the_slo_is_left_out_though_it_saves() -> None:
-    def keeps(setup: EngineSetup) -> bool:
-        return setup.static_batch is None and setup.kv_cache is KvCache.CONTIGUOUS
-
-    rung = climb(costs_of(rate, keeps, demand=DEMAND)).rungs[1]
-    assert (rung.lever, rung.used) == (LeverId.PAGING, False)
+    ladder = climb(costs_of(rate, lambda setup: setup.precision is None, demand=DEMAND))
+    rung = next(rung for rung in ladder.rungs if rung.lever is LeverId.QUANTIZATION)
+    assert not rung.used
     assert rung.note == "it would miss the SLO here"
 
 
@@ -101,22 +101,18 @@ def test_orders_of_the_sources_end_where_their_levers_end(ladder: Ladder) -> Non
     steps = ladder.orders["engineering"]
     # Without a small model nothing is routed.
     assert [step.lever for step in steps] == [
-        LeverId.CONTINUOUS_BATCHING,
         LeverId.QUANTIZATION,
         LeverId.PREFIX_CACHE,
         LeverId.SPECULATION,
     ]
     costs = [step.month.usd for step in steps]
-    assert costs[0] > costs[1] > costs[2] < costs[3]
+    assert ladder.baseline.usd > costs[0] > costs[1] < costs[2]
 
 
 def test_advice_starts_from_the_fleet_as_it_is() -> None:
     costs = costs_of(rate, demand=DEMAND, small=None)
-    in_use = {LeverId.CONTINUOUS_BATCHING, LeverId.PAGING, LeverId.SCALING}
-    advice = advise(costs, in_use, seed=1)
-    assert advice.worth[LeverId.CONTINUOUS_BATCHING] == pytest.approx(
-        7 * advice.present.usd, rel=0.01
-    )
+    advice = advise(costs, {LeverId.PREFIX_CACHE, LeverId.SCALING}, seed=1)
+    assert advice.worth[LeverId.PREFIX_CACHE] == pytest.approx(advice.present.usd / 4, rel=0.01)
     assert advice.savings[LeverId.QUANTIZATION] == pytest.approx(advice.present.usd / 3, rel=0.02)
     assert advice.savings[LeverId.SPECULATION] < 0
     assert LeverId.SPECULATION not in {row.lever for row in advice.ranking.rows}
@@ -129,6 +125,6 @@ def test_advice_starts_from_the_fleet_as_it_is() -> None:
 
 def test_advice_proposes_nothing_that_breaks_a_kept_slo() -> None:
     costs = costs_of(rate, lambda setup: setup.precision is None, demand=DEMAND)
-    advice = advise(costs, {LeverId.CONTINUOUS_BATCHING, LeverId.PAGING}, seed=1)
+    advice = advise(costs, frozenset(), seed=1)
     assert LeverId.QUANTIZATION not in advice.savings
     assert Obstacle.MISSES_SLO in {each.obstacle for each in advice.unknown}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera_lab.engine.setup import DEFAULT_MAX_NUM_BATCHED_TOKENS, EngineSetup
+from tessera_lab.engine.setup import DEFAULT_MAX_NUM_BATCHED_TOKENS, EngineSetup, KvCache
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.ladder import MonthlyCosts
@@ -66,7 +66,7 @@ def test_routing_gives_a_share_to_the_small_model_on_its_own_replicas() -> None:
 
 
 def test_a_slice_costs_its_part_of_a_gpu_that_has_as_many_as_fit() -> None:
-    month = COSTS.month({LeverId.CONTINUOUS_BATCHING, LeverId.MIG})
+    month = COSTS.month({LeverId.MIG})
     profile = month.setup.hardware.profile
     instances = {"1g.20gb": 4, "2g.20gb": 3, "3g.40gb": 2}
     assert profile in instances
@@ -99,7 +99,7 @@ LACKING: dict[LeverId, tuple[dict[str, Any], Obstacle]] = {
 def test_a_lever_without_what_it_needs_is_not_computed(lever: LeverId) -> None:
     changes, obstacle = LACKING[lever]
     with pytest.raises(LeverUnavailableError) as caught:
-        costs_of(rate, **changes).month({LeverId.CONTINUOUS_BATCHING, LeverId.PAGING, lever})
+        costs_of(rate, **changes).month({lever})
     assert caught.value.obstacle is obstacle
 
 
@@ -112,16 +112,18 @@ def test_where_the_slo_limits_the_load_the_limits_that_carry_more_count(
         rate = engine_rate if is_default else 2.0
         return ReplicaRate(rate=rate, saturated=10.0, keeps_slo=True, ttft=1.0, tpot=0.01)
 
-    month = MonthlyCosts(CASE, measure).month({LeverId.CONTINUOUS_BATCHING})
+    month = MonthlyCosts(CASE, measure).month(frozenset())
     assert month.replica.rate == max(engine_rate, 2.0)
     limits = month.setup.max_num_batched_tokens
     assert (limits == DEFAULT_MAX_NUM_BATCHED_TOKENS) is chosen
 
 
 def test_a_static_batch_has_no_more_requests_than_the_kv_cache_holds() -> None:
-    month = costs_of(rate, max_model_len=100_000).month(set())
+    month = costs_of(rate, static_batches=True, max_model_len=100_000).month(set())
     assert 1 <= (month.setup.static_batch or 0) < 8
-    assert COSTS.month(set()).setup.static_batch == 8
+    setup = costs_of(rate, static_batches=True).month(set()).setup
+    assert (setup.static_batch, setup.kv_cache) == (8, KvCache.CONTIGUOUS)
+    assert COSTS.month(set()).setup.static_batch is None
 
 
 def test_assumptions_have_the_shares_of_their_sources() -> None:

@@ -5,13 +5,14 @@ from xml.etree import ElementTree
 import pytest
 
 from ladders import committed, figure
-from ladders_page import PAGE, page
-from tessera_lab.levers.figure import LadderFigure
+from ladders_page import PAGE, history_page, page
+from tessera_lab.levers.figure import LadderFigure, month_figure
 from tessera_lab.levers.lever import LeverId, levers
 from tessera_lab.levers.picture import draw_ladders
-from tessera_lab.levers.published import LOADS, MODELS, gpu_prices
+from tessera_lab.levers.published import LOADS, MODELS, gpu_prices, static_batches
 
-FIGURES = {figure.name: figure for figure in committed()}
+RECORDED = committed()
+FIGURES = {figure.name: figure for figure in RECORDED.ladders}
 
 
 def test_every_model_has_a_ladder_for_every_load() -> None:
@@ -28,8 +29,9 @@ def test_a_recorded_ladder_has_every_lever_in_order_and_falls(ladder: LadderFigu
     before = ladder.baseline
     for rung in ladder.rungs:
         if rung.used:
-            assert rung.after.per_month <= before.per_month or not before.keeps_slo
+            assert rung.after.per_month <= before.per_month
             before = rung.after
+    assert ladder.baseline.keeps_slo, "plain vLLM is what a newcomer has"
     assert ladder.reached == pytest.approx(ladder.baseline.per_month / before.per_month, abs=0.01)
     assert ladder.reached >= ladder.reached_today
 
@@ -65,6 +67,12 @@ def test_the_page_marks_what_is_not_offered() -> None:
         entry = levers()[lever]
         assert f"| {entry.title}{'' if entry.offered else ' (not offered)'} |" in text
     assert "Not offered today: response cache, routing" in text
-    # Static batches are not in use: what every engine has by itself is no saving of Tessera.
-    assert "| 8B, chat | 13.15 | 17.81 s | 0.11 | 115 | 254 | 91 | 3.1 |" in text
     assert PAGE == "docs/ladders.md"
+
+
+def test_static_batches_stand_on_the_page_of_history_alone() -> None:
+    assert "| 8B, chat | 13.15 | 17.8 s |" in history_page()
+    assert not any(month.keeps_slo for month in RECORDED.static_batches.values())
+    recorded = RECORDED.static_batches["8B, code"]
+    assert month_figure(static_batches("8B", "code")) == recorded
+    assert "static batches of" not in page()

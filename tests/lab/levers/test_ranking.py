@@ -5,7 +5,7 @@ import pytest
 from tessera_lab.levers.lever import LeverId, levers
 from tessera_lab.levers.ranking import DRAWS, rank
 
-ALIKE = (LeverId.PAGING, LeverId.SCALING, LeverId.CONTINUOUS_BATCHING, LeverId.RIGHT_SIZE)
+ALIKE = (LeverId.PREFIX_CACHE, LeverId.SCALING, LeverId.RIGHT_SIZE)
 
 
 def test_levers_are_ordered_by_saving_times_confidence_over_risk_times_effort() -> None:
@@ -40,5 +40,5 @@ def test_the_same_seed_draws_the_same_and_another_one_nearly_so() -> None:
 
 
 def test_one_lever_has_the_only_place() -> None:
-    assert rank({LeverId.PAGING: 1.0}).rows[0].stays == 1.0
+    assert rank({LeverId.SCALING: 1.0}).rows[0].stays == 1.0
     assert rank({}).rows == ()

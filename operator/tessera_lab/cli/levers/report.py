@@ -14,7 +14,7 @@ from tessera.cli.text import cell, table
 from tessera_lab.cli.levers.scenario import LeverScenario
 from tessera_lab.levers.advice import Advice
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, month_figure
-from tessera_lab.levers.lever import LeverId, levers
+from tessera_lab.levers.lever import levers
 from tessera_lab.levers.ranking import DRAWS, RankedLever
 
 _CENT = 0.01
@@ -31,7 +31,6 @@ _LADDER_HEADS = (
     "TPOT",
     "NOTE",
 )
-_ENERGY_LEVERS = (LeverId.CONTINUOUS_BATCHING, LeverId.PREFIX_CACHE)
 _NEXT_HEADS = (
     *("LEVER", "SAVES/MONTH", "SHARE", "CONFIDENCE", "RISK", "EFFORT", "GATE", "TODAY", "PAYBACK"),
     "KEEPS ITS PLACE",
@@ -94,7 +93,7 @@ def _justified(text: str, width: int) -> str:
 
 def _ladder_rows(report: LeverReport) -> Iterator[tuple[str, ...]]:
     ladder, in_use = report.ladder, report.scenario.in_use
-    yield ("baseline", "", "", "", "", *_month_cells(ladder.baseline), ladder.baseline.setup)
+    yield ("plain vLLM", "", "", "", "", *_month_cells(ladder.baseline), ladder.baseline.setup)
     for rung in ladder.rungs:
         now = "in use" if rung.lever in in_use else "" if rung.offered else "not offered"
         note = rung.after.setup if rung.used and not rung.note else rung.note
@@ -120,8 +119,8 @@ def _sums(report: LeverReport) -> Iterator[str]:
         "" if baseline.keeps_slo else f" (no SLO, P95 of TTFT {format_seconds(baseline.ttft_p95)})"
     )
     yield (
-        f"All together cost {ladder.reached:.1f} times less than the baseline{late}; the product "
-        f"of their factors alone is {ladder.product:.1f}"
+        f"All together cost {ladder.reached:.1f} times less than plain vLLM for the peak{late}; "
+        f"the product of their factors alone is {ladder.product:.1f}"
     )
     yield (
         f"With what Tessera offers: {ladder.reached_today:.1f} times, "
@@ -130,15 +129,16 @@ def _sums(report: LeverReport) -> Iterator[str]:
 
 
 def _energy_changes(report: LeverReport) -> Iterator[str]:
-    """Yield what batching and caching change of the energy of a token, each on those before."""
+    """Yield what each lever that is used changes of the energy of a token, on those before."""
     before, changes = report.ladder.baseline, list[str]()
     for rung in report.ladder.rungs:
         if not rung.used:
             continue
         after = rung.after
-        if rung.lever in _ENERGY_LEVERS and before.joules_per_token and after.joules_per_token:
-            change = after.joules_per_token / before.joules_per_token - 1
-            changes.append(f"{rung.lever} {change:+.0%}")
+        if before.joules_per_token and after.joules_per_token:
+            change = f"{after.joules_per_token / before.joules_per_token - 1:+.0%}"
+            if change not in {"+0%", "-0%"}:
+                changes.append(f"{rung.lever} {change}")
         before = after
     if changes:
         yield f"Energy of an output token, by loaded replicas alone: {', '.join(changes)}"

@@ -140,7 +140,6 @@ def _with_precision(case: ServiceCase, precision: str | None) -> ServiceCase:
 
 def _in_use(case: ServiceCase, file: FleetFile) -> Iterator[LeverId]:
     """Yield what the fleet does today, as far as the trace shows what that brings."""
-    yield from (LeverId.CONTINUOUS_BATCHING, LeverId.PAGING)
     if file.choice.fit.precision == "fp8" and case.precision is None:
         yield LeverId.QUANTIZATION
     if case.load.shared_tokens is not None:
