@@ -88,6 +88,8 @@ def generated() -> dict[str, str]:
     files[ALERTS_PAGE] = _alerts_page()
     files |= claims_pages.pages()
     files[ladders_page.PAGE] = ladders_page.page()
+    for path in ladders_page.SHORT_PAGES:
+        files[path] = _with_part(path, "ladder", ladders_page.short_table())
     files[ladders_page.HISTORY_PAGE] = ladders_page.history_page()
     files[ladders_page.PICTURE] = ladders_page.picture()
     files[converted_page.PAGE] = _with_part(

@@ -14,6 +14,7 @@ from tessera_lab.levers.setups import DRAFT_TOKENS, STATIC_BATCH
 
 PAGE, PICTURE = "docs/ladders.md", "docs/figures/levers.svg"
 HISTORY_PAGE = "docs/ladders-history.md"
+SHORT_PAGES = ("README.md", "docs/index.md")
 _TITLE = "# What each lever brings"
 
 
@@ -30,6 +31,21 @@ def page() -> str:
     lines += ["", "## Orders of the sources", "", *_orders(figures)]
     lines += ["", "## The levers", "", *_levers()]
     return "\n".join(lines) + "\n"
+
+
+def short_table() -> str:
+    """Return what Tessera saves, in two rows."""
+    figures = committed().ladders
+    rows = (
+        ("", [each.name.replace(", ", " ") for each in figures]),
+        ("---", ["---"] * len(figures)),
+        ("than plain vLLM", [f"**{each.reached_today:.1f}**" for each in figures]),
+        (
+            "than vLLM with its prefix cache, which it uses by default",
+            [f"{_beyond_prefix_cache(each):.1f}" for each in figures],
+        ),
+    )
+    return "\n".join(f"| {label} | {' | '.join(cells)} |" for label, cells in rows) + "\n"
 
 
 def history_page() -> str:
