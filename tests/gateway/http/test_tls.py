@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -117,6 +118,16 @@ async def test_a_connection_counts_before_it_says_anything(tmp_path: Path) -> No
         await eventually(counts)
         writer.close()
         await eventually(is_gone)
+
+
+async def test_a_client_of_ipv6_counts_for_its_network() -> None:
+    clients = Connections()
+    connection = TlsConnection(Handshakes(clients))
+    peer = SimpleNamespace(getpeername=lambda: ("2001:db8:0:1::7", 443, 0, 0))
+    connection.connection_made(asyncio.Transport({"socket": peer}))
+    assert (connection.address, len(clients)) == ("2001:db8:0:1::/64", 1)
+    connection.connection_lost(None)
+    assert len(clients) == 0
 
 
 async def test_half_a_record_is_held(tmp_path: Path) -> None:

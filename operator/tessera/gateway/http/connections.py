@@ -135,17 +135,18 @@ class Connections:
     def add(
         self,
         connection: OpenConnection,
-        address: str,
+        host: str,
         stage: ConnectionStage = ConnectionStage.SILENT,
-    ) -> None:
-        """Take a new connection."""
-        address = address_owner(address)
+    ) -> str:
+        """Take a new connection of a host; return the address that it counts for."""
+        address = address_owner(host)
         self._addresses[connection] = address
         self._by_address[address] += 1
         if len(self._addresses) > self._limit and not self._make_room(address):
             self._end(connection, ConnectionEnd.REFUSED)
         else:
             self.wait(connection, stage)
+        return address
 
     def wait(self, connection: OpenConnection, stage: ConnectionStage) -> None:
         """Note for what a connection waits, from now on unless it did before."""

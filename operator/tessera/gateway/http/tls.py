@@ -19,7 +19,6 @@ from tessera.gateway.http.connections import (
     PATIENCE_SECONDS,
     Connections,
     ConnectionStage,
-    address_owner,
 )
 from tessera.gateway.http.protocol import GatewayProtocol
 
@@ -187,10 +186,11 @@ class TlsConnection(_Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as protocols of streams have it
         self._transport = transport
         client = get_remote_addr(transport)
-        self.address = address_owner(client[0] if client else "")
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self.handshake_seconds, self.abort)
-        self._handshakes.clients.add(self, self.address, ConnectionStage.HANDSHAKE)
+        self.address = self._handshakes.clients.add(
+            self, client[0] if client else "", ConnectionStage.HANDSHAKE
+        )
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
