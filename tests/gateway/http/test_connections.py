@@ -201,6 +201,37 @@ def test_of_too_many_bytes_those_of_the_address_with_most_go_first_in_the_same_o
     assert connections.held_bytes == 0
 
 
+def test_no_more_end_than_bytes_are_too_many_and_who_holds_longest_comes_first() -> None:
+    ends = Ends()
+    connections = ends.connections(100, byte_limit=80)
+    peers = [Peer.connect(connections, "a") for _ in range(9)]
+    for peer in peers:
+        connections.wait(peer, ConnectionStage.WITHOUT_KEY)
+    for peer in peers[:8]:
+        connections.hold(peer, 9)
+    # To hold more makes nobody younger.
+    connections.hold(peers[0], 17)
+    assert (connections.held_bytes, ends.ends) == (80, [])
+    connections.hold(peers[8], 10)
+    assert [peer.ended for peer in peers] == [True] + [False] * 8
+    connections.hold(peers[8], 50)
+    assert [peer.ended for peer in peers] == [True] * 5 + [False] * 4
+    assert connections.held_bytes == 77
+
+
+def test_of_addresses_with_as_many_connections_the_one_that_waits_longest_is_first() -> None:
+    ends = Ends()
+    connections = ends.connections(300)
+    peers = [Peer.connect(connections, f"{number * 7 % 300}") for number in range(300)]
+    # What an address had before counts no more.
+    for peer in peers[::2]:
+        connections.begin(peer)
+        connections.wait(peer, ConnectionStage.WITHOUT_KEY)
+    for number in range(100):
+        Peer.connect(connections, f"new-{number}")
+    assert [peer.ended for peer in peers] == [False, True] * 100 + [False] * 100
+
+
 def test_the_limit_of_descriptors_is_raised() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -6,9 +6,10 @@ whatever has no accepted key, then those with one that send or read too slowly. 
 accepted key that keeps its pace, and a request that is complete, give way to no new connection.
 """
 
+import heapq
 import resource
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
@@ -28,6 +29,8 @@ PATIENCE_SECONDS = 1.0
 _EMBEDDED_IPV4 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 # For the API server, the operator, the database and pages of engines.
 _OWN_DESCRIPTORS = 256
+# Beside one for each address, before all that is no longer true is dropped.
+_STALE_ENTRIES = 64
 
 
 class ConnectionEnd(StrEnum):
@@ -52,6 +55,10 @@ class ConnectionStage(IntEnum):
     """For a body that does not keep its pace, or for its client to read; its key is accepted."""
 
 
+# Of those that wait for no client, and give way last.
+_RUNNING = len(ConnectionStage)
+
+
 class OpenConnection(Protocol):
     """A connection that can be ended."""
 
@@ -60,45 +67,54 @@ class OpenConnection(Protocol):
         ...
 
 
-class _Waiters:
-    """Connections that wait in one stage, by address; those that wait longest first."""
+class _Queue:
+    """Connections by address, those that came first in front, and which address has most of them.
+
+    Each has a weight: 1, or its bytes. All takes a time that does not grow with their number.
+    """
 
     def __init__(self) -> None:
-        self._by_address: dict[str, dict[OpenConnection, None]] = {}
-        self._by_count: dict[int, dict[str, None]] = {}
-        self._most = 0
+        self._by_address: dict[str, OrderedDict[OpenConnection, int]] = {}
+        self._weights: dict[str, int] = {}
+        # Also what was true before: the weight of an address and its number there, the most first.
+        self._heaviest: list[tuple[int, int, str]] = []
+        self._numbers: dict[str, int] = {}
+        self._next_number = 0
 
-    def add(self, connection: OpenConnection, address: str) -> None:
-        connections = self._by_address.setdefault(address, {})
-        connections[connection] = None
-        self._recount(address, len(connections) - 1, len(connections))
+    def add(self, connection: OpenConnection, address: str, weight: int = 1) -> None:
+        connections = self._by_address.setdefault(address, OrderedDict())
+        self._weigh(address, weight - connections.get(connection, 0))
+        connections[connection] = weight
 
     def remove(self, connection: OpenConnection, address: str) -> None:
         connections = self._by_address[address]
-        del connections[connection]
-        self._recount(address, len(connections) + 1, len(connections))
+        self._weigh(address, -connections.pop(connection))
         if not connections:
-            del self._by_address[address]
+            del self._by_address[address], self._weights[address], self._numbers[address]
 
     def first(self) -> OpenConnection | None:
-        """Return the one that waits longest, of the address of which most wait; None if none do.
+        """Return the one that is there longest, of the address with most; None without any.
 
         All clients behind a proxy have its address.
         """
-        if not self._most:
-            return None
-        address = next(iter(self._by_count[self._most]))
-        return next(iter(self._by_address[address]))
+        while self._heaviest:
+            _, number, address = self._heaviest[0]
+            if self._numbers.get(address) == number:
+                return next(iter(self._by_address[address]))
+            heapq.heappop(self._heaviest)
+        return None
 
-    def _recount(self, address: str, before: int, count: int) -> None:
-        if count:
-            self._by_count.setdefault(count, {})[address] = None
-        if before:
-            del self._by_count[before][address]
-            if not self._by_count[before]:
-                del self._by_count[before]
-        if count > self._most or (before == self._most and before not in self._by_count):
-            self._most = count
+    def _weigh(self, address: str, more: int) -> None:
+        self._weights[address] = self._weights.get(address, 0) + more
+        self._numbers[address] = self._next_number = self._next_number + 1
+        entry = (-self._weights[address], self._next_number, address)
+        if len(self._heaviest) > 2 * len(self._weights) + _STALE_ENTRIES:
+            self._heaviest = [
+                (-weight, self._numbers[each], each) for each, weight in self._weights.items()
+            ]
+            heapq.heapify(self._heaviest)
+        else:
+            heapq.heappush(self._heaviest, entry)
 
 
 class Connections:
@@ -119,9 +135,12 @@ class Connections:
         self._addresses: dict[OpenConnection, str] = {}
         self._by_address: Counter[str] = Counter()
         self._stages: dict[OpenConnection, ConnectionStage] = {}
-        self._waiters = {stage: _Waiters() for stage in ConnectionStage}
+        # By stage, the first that give way in front.
+        self._waiters = [_Queue() for _ in ConnectionStage]
+        # By stage, and those that run: the same for those that hold bytes.
+        self._holders = [_Queue() for _ in range(_RUNNING + 1)]
         # Of those in the first two stages, which wait as if they were without a key, since when.
-        self._young: dict[OpenConnection, float] = {}
+        self._young: OrderedDict[OpenConnection, float] = OrderedDict()
         # By connection, its tenant.
         self._uploads: dict[OpenConnection, str] = {}
         self._uploads_by_tenant: Counter[str] = Counter()
@@ -150,21 +169,22 @@ class Connections:
 
     def wait(self, connection: OpenConnection, stage: ConnectionStage) -> None:
         """Note for what a connection waits, from now on unless it did before."""
-        address = self._addresses.get(connection)
-        if address is None or self._stages.get(connection) is stage:
+        if connection not in self._addresses or self._stages.get(connection) is stage:
             return
         self.begin(connection)
+        self._leave_queues(connection)
         self._stages[connection] = stage
         if stage <= ConnectionStage.SILENT:
             self._young[connection] = self._clock()
-        self._waiters[self._rank(connection)].add(connection, address)
+        self._join_queues(connection)
 
     def begin(self, connection: OpenConnection) -> None:
         """Note that a connection waits no more for its client."""
         if connection in self._stages:
-            self._waiters[self._rank(connection)].remove(connection, self._addresses[connection])
+            self._leave_queues(connection)
             del self._stages[connection]
             self._young.pop(connection, None)
+            self._join_queues(connection)
         tenant = self._uploads.pop(connection, None)
         if tenant is not None:
             self._uploads_by_tenant[tenant] -= 1
@@ -188,12 +208,19 @@ class Connections:
 
     def hold(self, connection: OpenConnection, size: int) -> None:
         """Note how many bytes a connection holds; it may have to end for it."""
-        if connection in self._addresses:
-            self.held_bytes += size - self._held.pop(connection, 0)
-            if size:
-                self._held[connection] = size
-            if self.held_bytes > self._byte_limit:
-                self._free_bytes()
+        address = self._addresses.get(connection)
+        if address is None or size == self._held.get(connection, 0):
+            return
+        holders = self._holders[self._rank(connection)]
+        self.held_bytes += size - self._held.get(connection, 0)
+        if size:
+            self._held[connection] = size
+            holders.add(connection, address, size)
+        else:
+            del self._held[connection]
+            holders.remove(connection, address)
+        if size and self.held_bytes > self._byte_limit:
+            self._free_bytes()
 
     def evict(self, connection: OpenConnection) -> None:
         """End a connection, in whose place another one goes on."""
@@ -201,23 +228,37 @@ class Connections:
 
     def remove(self, connection: OpenConnection) -> None:
         """Forget a connection that ended."""
+        self.hold(connection, 0)
         self.begin(connection)
-        self.held_bytes -= self._held.pop(connection, 0)
         address = self._addresses.pop(connection, None)
         if address is not None:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
 
-    def _rank(self, connection: OpenConnection) -> ConnectionStage:
+    def _rank(self, connection: OpenConnection) -> int:
         if connection in self._young:
             return ConnectionStage.WITHOUT_KEY
-        return self._stages[connection]
+        return self._stages.get(connection, _RUNNING)
+
+    def _leave_queues(self, connection: OpenConnection) -> None:
+        rank, address = self._rank(connection), self._addresses[connection]
+        if rank < _RUNNING:
+            self._waiters[rank].remove(connection, address)
+        if connection in self._held:
+            self._holders[rank].remove(connection, address)
+
+    def _join_queues(self, connection: OpenConnection) -> None:
+        rank, address = self._rank(connection), self._addresses[connection]
+        if rank < _RUNNING:
+            self._waiters[rank].add(connection, address)
+        if connection in self._held:
+            self._holders[rank].add(connection, address, self._held[connection])
 
     def _make_room(self, address: str) -> bool:
         """End a connection for a new one of this address; False if none gives way to it."""
         self._age()
-        for stage, waiters in self._waiters.items():
+        for stage, waiters in enumerate(self._waiters):
             first = waiters.first()
             if first is not None and (
                 stage <= ConnectionStage.SILENT
@@ -234,30 +275,19 @@ class Connections:
             connection, since = next(iter(self._young.items()))
             if since > latest:
                 break
-            address = self._addresses[connection]
-            self._waiters[self._rank(connection)].remove(connection, address)
+            self._leave_queues(connection)
             del self._young[connection]
-            self._waiters[self._rank(connection)].add(connection, address)
+            self._join_queues(connection)
 
     def _free_bytes(self) -> None:
-        """End connections until an eighth of all bytes is free, so that few looks are enough.
+        """End connections until the bytes are within their limit, and no more.
 
-        In each stage those of the address that holds most come first.
+        In each stage that of the address that holds most in it comes first.
         """
         self._age()
-        by_address: Counter[str] = Counter()
-        for connection, size in self._held.items():
-            by_address[self._addresses[connection]] += size
-
-        def order(connection: OpenConnection) -> tuple[int, int]:
-            waits = connection in self._stages
-            rank = self._rank(connection) if waits else len(ConnectionStage)
-            return rank, -by_address[self._addresses[connection]]
-
-        for connection in sorted(self._held, key=order):
-            if self.held_bytes <= self._byte_limit * 7 // 8:
-                break
-            self.evict(connection)
+        for holders in self._holders:
+            while self.held_bytes > self._byte_limit and (first := holders.first()) is not None:
+                self.evict(first)
 
     def _end(self, connection: OpenConnection, end: ConnectionEnd) -> None:
         self.remove(connection)
