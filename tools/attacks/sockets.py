@@ -8,8 +8,8 @@ from attacks.engines import send
 from attacks.sending import Attack, Target, connection, request_head
 from tests.gateway.harness import STREAM
 
-# A record of TLS that announces 16 KiB of a greeting.
-_HELLO = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03"
+# A record of TLS that announces 16,000 bytes, all of which a greeting may have, but for some.
+_HELLO = b"\x16\x03\x01\x3e\x80\x01\x00\x3e\x7c\x03\x03" + b"x" * 15_900
 _numbers = count()
 
 
@@ -25,7 +25,7 @@ def handshakes(*, spread: bool) -> Attack:
     async def attack(target: Target) -> None:
         source = _address() if spread else "127.0.0.1"
         async with connection(Target(target.port, None), source) as (reader, writer):
-            await send(writer, _HELLO + b"x" * (2**14 - 100))
+            await send(writer, _HELLO)
             await reader.read()
 
     return attack

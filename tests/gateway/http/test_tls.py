@@ -16,7 +16,13 @@ import pytest
 from bench_gateway import memory_bytes
 from gateway_process import running, write_certificate
 from tessera.gateway.http.connections import PATIENCE_SECONDS, ConnectionEnd, Connections
-from tessera.gateway.http.tls import MAX_HELLO_BYTES, Handshakes, TlsConnection
+from tessera.gateway.http.tls import (
+    MAX_ADDRESS_HANDSHAKES,
+    MAX_HELLO_BYTES,
+    ClientHello,
+    Handshakes,
+    TlsConnection,
+)
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -161,6 +167,70 @@ async def test_half_a_record_is_held(tmp_path: Path) -> None:
         writer.close()
 
 
+def in_records(message: bytes, size: int) -> bytes:
+    parts = [message[start : start + size] for start in range(0, len(message), size)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2) + part for part in parts)
+
+
+HALF_HELLO = in_records(b"\x01\0\x3e\x7c" + b"x" * 15_996, 16_000)[:8000]
+
+
+def a_hello() -> bytes:
+    """Return the message with which a client begins."""
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(
+            ssl.MemoryBIO(), outgoing, server_hostname="x"
+        ).do_handshake()
+    return outgoing.read()[5:]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100, 10_000])
+def test_a_hello_is_whole_with_its_last_byte(size: int) -> None:
+    data, hello = in_records(a_hello(), size), ClientHello()
+    assert [hello.add(bytes([byte])) for byte in data] == [False] * (len(data) - 1) + [True]
+    assert (bytes(hello.data), hello.size) == (data, len(data))
+    assert ClientHello().add(data + b"more")
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET", b"\x80", b"\x16\x03\x01\0\0", b"\x16\x03\x01\0\x04\x02\0\xff\xff",
+             b"\x16\x03\x01\0\x01\x01\x15\x03\x01\0\x02"]
+)  # fmt: skip
+def test_what_is_no_hello_is_for_openssl_to_refuse(data: bytes) -> None:
+    assert ClientHello().add(data)
+
+
+async def test_half_a_hello_takes_no_place_of_a_handshake(tmp_path: Path) -> None:
+    async def are_held() -> None:
+        assert clients.held_bytes == len(writers) * len(HALF_HELLO)
+
+    clients = Connections()
+    async with serving(tmp_path, clients) as gateway:
+        writers = [
+            (await asyncio.open_connection(ADDRESS, gateway.port))[1]
+            for _ in range(MAX_ADDRESS_HANDSHAKES)
+        ]
+        for writer in writers:
+            writer.write(HALF_HELLO)
+        await eventually(are_held)
+        handshakes = gateway.server.handshakes
+        assert (len(handshakes), handshakes.waiting) == (0, 0)
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_hello_in_pieces_is_answered(tmp_path: Path) -> None:
+    async with serving(tmp_path, Connections()) as gateway:
+        reader, writer = await asyncio.open_connection(ADDRESS, gateway.port)
+        for byte in in_records(a_hello(), 100):
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        # Its own hello, in a record of a handshake.
+        assert (await reader.readexactly(6))[::5] == b"\x16\x02"
+        writer.close()
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -282,7 +352,7 @@ async def test_handshakes_of_a_proxy_succeed_beside_many_that_do_not_end(
     addresses: int, descriptors: int, handshakes: int, tmp_path: Path
 ) -> None:
     """Its own come at once and of one address, the hostile ones of one or many."""
-    writers = []
+    writers, hello = [], in_records(a_hello(), 2**14)
     async with ScriptedEngine(_answer) as engine, asyncio.timeout(2 * WAIT_SECONDS):
         directory = a_directory(a_model(a_replica(engine.address)))
         async with running(tmp_path, directory, descriptors=descriptors, tls=True) as (
@@ -295,8 +365,8 @@ async def test_handshakes_of_a_proxy_succeed_beside_many_that_do_not_end(
                 _, writer = await asyncio.open_connection(
                     ADDRESS, port, local_addr=(f"127.0.{1 + number % addresses}.1", 0)
                 )
-                # Half of the first record.
-                writer.write(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + b"x" * 8000)
+                # All of a hello and nothing more, or half of one.
+                writer.write(hello if number % 2 else HALF_HELLO)
                 writers.append(writer)
 
             async def ask() -> int:

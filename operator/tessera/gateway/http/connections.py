@@ -23,6 +23,8 @@ MAX_DESCRIPTORS = 65_536
 # Of all connections, beside what tenants share: handshakes, heads of requests, requests that wait
 # behind another of their connection, and bodies whose sender is not known yet.
 MAX_CONNECTION_BYTES = 64 * 2**20
+# As much of one is part of what any connection takes, and not counted there.
+SMALL_BYTES = 4 * 2**10
 # A new connection, and a client after its last response, are silent for so long without harm.
 PATIENCE_SECONDS = 1.0
 # Addresses of IPv4 as a socket for both shows them, and as NAT64 does.

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.http.connections import ConnectionStage, GatewayServerState
+from tessera.gateway.http.connections import SMALL_BYTES, ConnectionStage, GatewayServerState
 from tessera.gateway.http.reading import (
     GONE_SECONDS,
     MAX_HEADER_BYTES,
@@ -28,8 +28,6 @@ from tessera.gateway.refusals import RequestError, invalid_request
 
 # Of memory, of a header beside its own.
 _HEADER_BYTES = 130
-# As much is part of what any connection takes.
-_SMALL_BYTES = 4 * 2**10
 # Of one connection, behind the request that is answered.
 MAX_WAITING_REQUESTS = 8
 # From the first byte of a request to its last header.
@@ -238,7 +236,7 @@ class _Waiting(_Writing):
             size += len(self._running.body)
         for cycle, _ in self.pipeline:
             size += len(cycle.body)
-        if size <= _SMALL_BYTES:
+        if size <= SMALL_BYTES:
             size = 0
         if size != self._held_bytes:
             self._held_bytes = size

@@ -17,6 +17,7 @@ from uvicorn.protocols.utils import get_remote_addr
 
 from tessera.gateway.http.connections import (
     PATIENCE_SECONDS,
+    SMALL_BYTES,
     Connections,
     ConnectionStage,
 )
@@ -31,6 +32,10 @@ HANDSHAKE_SECONDS = 10.0
 MAX_HELLO_BYTES = 2**14
 # What one takes at most until it is finished, with all that the client may send.
 HANDSHAKE_BYTES = 64 * 2**10
+# A record of TLS of a handshake, and the message of one with which it begins.
+_HANDSHAKE_RECORD, _CLIENT_HELLO = 22, 1
+# Of such a message, before its content.
+_MESSAGE_HEADER_BYTES = 4
 # OpenSSL's buffers of a connection stay as large as what they got at once.
 _SLICE_BYTES = 2**12
 _RECORD_BYTES = 2**14
@@ -41,6 +46,46 @@ _PARTIAL_RECORD_BYTES = 20 * 2**10
 _STARTS = 8
 # Between two looks for handshakes that take too long while others wait.
 _LOOK_SECONDS = 0.1
+
+
+class ClientHello:
+    """The message with which a client begins a handshake, as it comes in pieces.
+
+    Until it is whole, neither OpenSSL's memory nor a place among handshakes is for it.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.size = 0
+        """Bytes that have to come at least."""
+        # Of the first record that is not whole.
+        self._start = 0
+        self._message_header, self._message_bytes = b"", 0
+
+    def add(self, data: bytes) -> bool:
+        """Take what came; return whether it is whole, or none, which is for OpenSSL to say."""
+        self.data += data
+        self.size = len(self.data)
+        if self.data[0] != _HANDSHAKE_RECORD:
+            return True
+        while len(self.data) - self._start >= _RECORD_HEADER_BYTES:
+            content = self._start + _RECORD_HEADER_BYTES
+            end = content + int.from_bytes(self.data[content - 2 : content])
+            if self.data[self._start] != _HANDSHAKE_RECORD or content == end:
+                return True
+            if end > len(self.data):
+                self.size = end
+                return False
+            self._message_bytes += end - content
+            header = self._message_header + self.data[content:end][:_MESSAGE_HEADER_BYTES]
+            self._message_header = header[:_MESSAGE_HEADER_BYTES]
+            self._start = end
+            if len(header) >= _MESSAGE_HEADER_BYTES and (
+                header[0] != _CLIENT_HELLO
+                or self._message_bytes >= len(header[:4]) + int.from_bytes(header[1:4])
+            ):
+                return True
+        return False
 
 
 class Handshakes:
@@ -175,7 +220,7 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._handshakes, self._options = handshakes, options
         self._protocol: GatewayProtocol | None = None
         self._tls: ssl.SSLObject | None = None
-        self._hello, self._hello_bytes = b"", 0
+        self._hello, self._hello_bytes = ClientHello(), 0
         self._is_write_paused = False
         # Of the record that comes: the beginning of its header, or how many bytes are left.
         self._record_header, self._record_left = b"", 0
@@ -203,13 +248,16 @@ class TlsConnection(_Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._tls is not None:
             self._receive(data)
-        elif len(data) > MAX_HELLO_BYTES:
+            return
+        is_whole = self._hello.add(data)
+        if self._hello.size > MAX_HELLO_BYTES:
             self.abort()
-        else:
+            return
+        if len(self._hello.data) > SMALL_BYTES:
+            self._handshakes.clients.hold(self, len(self._hello.data))
+        if is_whole and not self.is_closing():
             # OpenSSL gets it in its turn; until then nothing more is read.
-            self._hello = data
             self._transport.pause_reading()
-            self._handshakes.clients.hold(self, len(data))
             self._handshakes.line_up(self)
 
     def begin(self) -> None:
@@ -220,9 +268,9 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._handshakes.clients.hold(self, HANDSHAKE_BYTES)
-        hello, self._hello = self._hello, b""
+        hello, self._hello = self._hello, ClientHello()
         self._transport.resume_reading()
-        self._receive(hello)
+        self._receive(bytes(hello.data))
 
     @override
     def pause_writing(self) -> None:
