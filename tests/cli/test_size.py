@@ -25,6 +25,7 @@ DAY = date(2026, 11, 20)
 B8 = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
+PCIE = "NVIDIA-H100-PCIe"
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
     "num_hidden_layers": 36,
@@ -229,6 +230,22 @@ def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> 
     assert f"No price ({path}) for" in output(report, "text").text
     whole = next(row for row in report.rows if row.hardware.name == "whole GPU")
     assert str(whole.hourly) == "2.95 USD"
+    assert "SELLER" not in output(report, "text").text
+
+
+def test_a_list_price_says_its_seller_and_tokens_are_compared_within_each() -> None:
+    report = size_report(B8, "--gpu", f"{H100},{PCIE}", "--tensor-parallel", "1")
+    text = output(report, "text").text
+    assert report.cheapest is not None
+    assert (report.cheapest.hardware.product, report.cheapest.seller) == (PCIE, "Lambda")
+    first = next(line for line in text.splitlines() if line.startswith(PCIE))
+    assert " Lambda " in first
+    assert "Prices are of 2 sellers, whose terms differ. Cheapest tokens of AWS: " in text
+    assert "; of Lambda: " in text
+    rows = json.loads(output(report, "json").text)["rows"]
+    assert {(row["gpu"], row["seller"]) for row in rows} == {(H100, "AWS"), (PCIE, "Lambda")}
+    alone = output(size_report(B8, "--gpu", H100, "--precision", "fp8"), "text").text
+    assert "Prices are of" not in alone
 
 
 def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:

@@ -112,7 +112,7 @@ def gpu_prices() -> Mapping[str, GpuPrices]:
 
     Tiers without a price have the usual share of the one on demand.
     """
-    entries = tuple(entry for entry in list_prices() if entry.source.startswith(PROVIDER))
+    entries = tuple(entry for entry in list_prices() if entry.seller == PROVIDER)
     hourly = price_book(PROVIDER, entries, PRICE_DAY).hourly
     usual = {product: prices_by_tier(amount.nanos / 1e9) for product, amount in hourly.items()}
     return usual | PRICE_SETS["aws-2026"]

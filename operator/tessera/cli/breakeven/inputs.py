@@ -28,3 +28,5 @@ class OwnReplica:
     is_predicted: bool = False
     is_assumed: bool = False
     """Whether the price is of the shipped list."""
+    seller: str | None = None
+    """Who asks the price, where that is known."""

@@ -67,8 +67,8 @@ def break_even_request(
         )
     if replica.is_assumed:
         warnings.append(
-            "the price of GPUs is assumed, a list price of a single provider: write your own with "
-            "--hourly or --gpu-prices"
+            f"the price of GPUs is assumed, a list price of {replica.seller}: write your own "
+            "with --hourly or --gpu-prices"
         )
     rate = replica.output_rate
     own = OwnGpus(

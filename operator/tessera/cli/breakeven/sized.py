@@ -37,6 +37,7 @@ def sized_replica(
         output_rate=row.tokens_per_second,
         is_predicted=True,
         is_assumed=hourly is None and report.request.book.name == ASSUMED,
+        seller=None if hourly is not None else row.seller or None,
     )
 
 

@@ -95,17 +95,15 @@ def own_cost(
     hours = Percentiles(*(max(MONTH_HOURS, each) for each in percentiles(cases, weights)))
     hourly, gpus = row.hourly.nanos / NANO, float(billing_weight(row.hardware))
     is_assumed = report.request.book.name == ASSUMED
+    assumed = (
+        f"the price of GPUs is assumed, a list price of {row.seller}: write your own with "
+        "--gpu-prices"
+    )
     return MonthlyCost(
         name=f"{row.hardware.name} {row.hardware.product} in {row.label}",
         currency=row.hourly.currency,
         amount=Percentiles(*(each * hourly for each in hours)),
         likely=max(MONTH_HOURS, likely.monthly(weights)) * hourly,
         gpu_hours=Percentiles(*(each * gpus for each in hours)),
-        warnings=_ASSUMED_PRICE if is_assumed else (),
+        warnings=(assumed,) if is_assumed else (),
     )
-
-
-_ASSUMED_PRICE = (
-    "the price of GPUs is assumed, a list price of a single provider: write your own with "
-    "--gpu-prices",
-)

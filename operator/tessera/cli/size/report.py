@@ -1,6 +1,6 @@
 """The size table of a model as text or JSON."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -52,12 +52,26 @@ class SizeReport:
     @property
     def cheapest(self) -> SizeRow | None:
         """The fitting row with the cheapest tokens; None without any."""
-        priced = [
-            (row.per_million.nanos, number)
-            for number, row in enumerate(self.rows)
-            if row.verdict is SizeVerdict.FITS and row.per_million is not None
-        ]
-        return self.rows[min(priced)[1]] if priced else None
+        return _cheapest(self.rows)
+
+    @property
+    def cheapest_by_seller(self) -> Mapping[str, SizeRow]:
+        """The same among the prices of each seller."""
+        sellers = sorted({row.seller for row in self.rows if row.seller})
+        cheapest = {
+            seller: _cheapest([row for row in self.rows if row.seller == seller])
+            for seller in sellers
+        }
+        return {seller: row for seller, row in cheapest.items() if row is not None}
+
+
+def _cheapest(rows: Iterable[SizeRow]) -> SizeRow | None:
+    priced = [
+        (row.per_million.nanos, number, row)
+        for number, row in enumerate(rows)
+        if row.verdict is SizeVerdict.FITS and row.per_million is not None
+    ]
+    return min(priced)[2] if priced else None
 
 
 def _simplicity_order(row: SizeRow) -> tuple[int, bool, int, str, str, str]:
@@ -77,7 +91,7 @@ def _lines(report: SizeReport) -> Iterator[str]:
     best = report.cheapest
     columns = {
         **_columns(report.request.demand),
-        **_optional_columns(report.request, best),
+        **_optional_columns(report, best),
         "REASON": _message,
     }
     body = [[column(row) for column in columns.values()] for row in report.rows]
@@ -124,8 +138,10 @@ def _format_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:g} s"
 
 
-def _optional_columns(request: SizeRequest, best: SizeRow | None) -> Mapping[str, _Column]:
-    columns: dict[str, _Column] = {}
+def _optional_columns(report: SizeReport, best: SizeRow | None) -> Mapping[str, _Column]:
+    request, columns = report.request, dict[str, _Column]()
+    if any(row.seller for row in report.rows):
+        columns["SELLER"] = lambda row: cell(row.seller or None)
     if request.compare:
         columns["VS BEST"] = lambda row: cell(_price_ratio(row, best), "{:.2f}x")
     if price := request.api_price:
@@ -162,6 +178,7 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
         if request.demand.is_pooling:
             price, unit = best.per_million.formatted(4), "input tokens"
         yield f"Cheapest tokens at full load: {_describe(best)}, {price} per 1M {unit}."
+    yield from _seller_note(report)
     yield from (
         f"OversizedAccelerator: {_describe(row)}: {row.oversize_message}."
         for row in report.rows
@@ -185,7 +202,7 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
         )
     if request.book.name == ASSUMED:
         yield (
-            f"Prices are {ASSUMED}: list prices of single providers, for comparing only "
+            f"Prices are {ASSUMED}: list prices of the sellers in the rows, for comparing only "
             "(--prices FILE replaces them)."
         )
     if request.unpriced:
@@ -194,6 +211,20 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
             ", ".join(request.unpriced) if count <= _MAX_NAMED else f"{counted(count, 'known GPU')}"
         )
         yield f"No price ({request.book.name}) for {names}: name it with --gpu to size it anyway."
+
+
+def _seller_note(report: SizeReport) -> Iterator[str]:
+    """Yield the cheapest tokens of each seller, where prices of several are compared."""
+    cheapest = report.cheapest_by_seller
+    if len(cheapest) > 1:
+        of_each = "; ".join(
+            f"of {seller}: {_describe(row)}, {row.per_million and row.per_million.formatted(4)}"
+            for seller, row in cheapest.items()
+        )
+        yield (
+            f"Prices are of {len(cheapest)} sellers, whose terms differ. Cheapest tokens {of_each} "
+            "per 1M."
+        )
 
 
 def _describe(row: SizeRow) -> str:
@@ -243,6 +274,7 @@ def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
         "itlMs": _rounded(row.inter_token_ms),
         "utilization": None if row.memory_share is None else round(row.memory_share, 4),
         "perHour": _amount(row.hourly),
+        "seller": row.seller or None,
         "perMillionTokens": None if is_pooling else per_million,
         "perMillionInputTokens": per_million if is_pooling else None,
         "breakEvenTokensPerSecond": _rounded(break_even),

@@ -1,7 +1,7 @@
 """Prices of GPUs without an AcceleratorPool: assumed list prices, and those of a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from importlib import resources
 
@@ -20,6 +20,7 @@ class ProductPrice(Price):
     """The price of a product from a day on, in the format of a pool's prices."""
 
     product: str
+    seller: str = ""
     source: str = ""
 
 
@@ -29,6 +30,8 @@ class PriceBook:
 
     name: str
     hourly: Mapping[str, Money]
+    sellers: Mapping[str, str] = field(default_factory=dict)
+    """Who asks the price of a product, where the prices say it."""
 
     @property
     def currency(self) -> str:
@@ -45,10 +48,13 @@ def list_prices() -> tuple[ProductPrice, ...]:
 
 def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
     """Return the prices of a day; PriceError without any, or with several currencies."""
-    hourly = {
-        product: money(price.per_gpu_hour, price.currency)
+    on_day = {
+        product: price
         for product in sorted({entry.product for entry in prices})
         if (price := price_on((entry for entry in prices if entry.product == product), day))
+    }
+    hourly = {
+        product: money(price.per_gpu_hour, price.currency) for product, price in on_day.items()
     }
     if not hourly:
         first = min((entry.from_ for entry in prices), default=None)
@@ -60,7 +66,8 @@ def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceB
             f"its prices are in {len(currencies)} currencies ({', '.join(currencies)}), which "
             "cannot be compared; write all in 1 currency"
         )
-    return PriceBook(name=name, hourly=hourly)
+    sellers = {product: price.seller for product, price in on_day.items() if price.seller}
+    return PriceBook(name=name, hourly=hourly, sellers=sellers)
 
 
 def parse_prices(text: str) -> tuple[ProductPrice, ...]:

@@ -57,6 +57,8 @@ class SizeRow:
     memory_share: float | None = None
     """Share of the device's memory for weights, reserve and typical cache."""
     hourly: Money | None = None
+    seller: str = ""
+    """Who asks the price, where that is known: prices of several differ by their terms."""
     per_million: Money | None = None
     """Price of a million output tokens at full load; of a pooling model of input tokens."""
     oversize_message: str | None = None
@@ -199,6 +201,7 @@ def _refused_row(demand: Demand, hardware: Hardware, book: PriceBook, problem: s
         verdict=SizeVerdict.REFUSED,
         message=problem,
         hourly=whole_gpu and whole_gpu.times(billing_weight(hardware)),
+        seller=book.sellers.get(hardware.product, ""),
     )
 
 
