@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import pairwise
+from typing import TypeVar
 
 from typing_extensions import override
 
 from tessera.api.accelerator_pool import Price, Tier
 
+PriceT = TypeVar("PriceT", bound=Price)
 NANO = 10**9
 _HOUR = timedelta(hours=1) // timedelta(microseconds=1)
 
@@ -57,7 +59,7 @@ def _round_half_even(value: Decimal) -> int:
     return int(value.to_integral_value(ROUND_HALF_EVEN))
 
 
-def price_on(prices: Iterable[Price], day: date) -> Price | None:
+def price_on(prices: Iterable[PriceT], day: date) -> PriceT | None:
     """Return the latest price that is effective on a day; None before the first."""
     effective = [price for price in prices if price.from_ <= day]
     return max(effective, key=lambda price: price.from_, default=None)
