@@ -31,7 +31,7 @@ def int4_rows(engine_rows: Iterable[Row]) -> list[Row]:
 def held_out_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> dict[Row, float]:
     """The relative error of each 4-bit step, by shares fitted on the steps of other contexts."""
     rows = int4_rows(engine_rows)
-    errors = dict[Row, float]()
+    errors: dict[Row, float] = {}
     for left_out in dict.fromkeys(_context(row) for row in rows):
         fitted = _fit(speed_table, [row for row in rows if _context(row) != left_out])
         errors |= {row: row.relative_error(fitted) for row in rows if _context(row) == left_out}

@@ -6,13 +6,15 @@ GPUs without measurements the published rows of each family, predicted from the 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from int4_kernel import held_out_errors
-from speed_rows import Row
+from int4_kernel import held_out_errors, int4_rows
+from speed_rows import Row, read_engine
 from tessera.api.variant_status import SpeedSource
 from tessera.domain.perf.table import KindError, ModelKind, SpeedTable, model_kinds
 
 _DIGITS = 3
+_FIGURES = {"Dense": "dense", "Windows": "windows", "Experts": "mixtures", "Int4": "int4"}
 
 
 def rms(errors: Iterable[float]) -> float:
@@ -46,6 +48,20 @@ def table_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[Ki
     ]
 
 
+def rms_figures(speed_table: SpeedTable) -> dict[str, Any]:
+    """Errors in percent on the rows of the engine, by kind, and how many rows were fitted."""
+    engine_rows = read_engine()
+    fitted = {"Int4": len(int4_rows(engine_rows))}
+    figures: dict[str, Any] = {}
+    for error in table_errors(speed_table, engine_rows):
+        name = _FIGURES[error.kind]
+        figures[f"decode_rms_{name}"] = round(100 * error.decode, 1)
+        figures[f"prompts_rms_{name}"] = round(100 * error.prompts, 1)
+        figures[f"fitted_rows_{name}"] = fitted.get(error.kind, 0)
+        figures[f"held_out_rows_{name}"] = error.rows
+    return figures
+
+
 def measured_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[KindError]:
     """Errors that are left after one ratio for each model, that of its mean ITL."""
     errors = engine_errors(speed_table, engine_rows)
@@ -63,22 +79,34 @@ def measured_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list
 def roofline_errors(
     by_left_out: Mapping[str, SpeedTable], rows: Sequence[Row], engine_rows: Sequence[Row]
 ) -> list[KindError]:
-    """Errors on GPUs that were not fitted; `by_left_out` has the tables without each family."""
+    """Errors on GPUs that were not fitted; `by_left_out` has the tables without each family.
+
+    No kind has less than dense models: their rows are of all families, the others of one alone.
+    """
 
     def error(row: Row) -> float:
         return row.relative_error(by_left_out[row.family])
 
     dense = _kind_error("Dense", "Roofline", rows, error)
-    kinds = rows_by_kind(engine_rows)
-    return [
-        dense,
-        *(_kind_error(kind, "Roofline", kinds[kind], error) for kind in kinds if kind != "Dense"),
+    others = [
+        _kind_error(kind, "Roofline", kind_rows, error)
+        for kind, kind_rows in rows_by_kind(engine_rows).items()
+        if kind != "Dense"
     ]
+    return [dense, *(_at_least(other, dense) for other in others)]
+
+
+def _at_least(error: KindError, least: KindError) -> KindError:
+    greater = {
+        "decode": max(error.decode, least.decode),
+        "prompts": max(error.prompts, least.prompts),
+    }
+    return error.model_copy(update=greater)
 
 
 def _decode_ratios(errors: Mapping[Row, float]) -> dict[str, float]:
     """Measured over predicted seconds of all decoding steps, by model, precision and GPU."""
-    ratios = {}
+    ratios: dict[str, float] = {}
     for group in dict.fromkeys(row.group for row in errors):
         decoding = [row for row in errors if row.group == group and row.phase == "decode"]
         predicted = sum((1 + errors[row]) * row.seconds for row in decoding)
