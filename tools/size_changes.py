@@ -77,8 +77,8 @@ def _by_kind(before: Prices, after: Prices) -> Iterator[tuple[str, ...]]:
     changes: dict[tuple[str, str], list[float]] = {}
     for key in before.keys() & after.keys():
         model, tokens, precision, _ = key.split("|")
-        kind = _kind(model, precision), tokens
-        changes.setdefault(kind, []).append(after[key] / before[key] - 1)
+        group = _kind(model, precision), tokens
+        changes.setdefault(group, []).append(after[key] / before[key] - 1)
     for (kind, tokens), shares in sorted(changes.items()):
         figures = (_percent(share) for share in (median(shares), min(shares), max(shares)))
         yield kind, tokens, str(len(shares)), *figures

@@ -87,5 +87,17 @@ def test_a_measured_ratio_replaces_the_error_of_the_prediction() -> None:
     assert step.error != step_time(shape, None, hardware).error
 
 
+@pytest.mark.parametrize(("ratio", "counted"), [(40.0, 5.0), (1e-3, 0.2)])
+def test_a_ratio_that_no_engine_has_counts_to_the_bound_with_the_error_of_the_roofline(
+    ratio: float, counted: float
+) -> None:
+    shape, hardware = models()[B8], gpus(H100)
+    predicted = step_time(shape, None, hardware)
+    measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=ratio, requests=100)}
+    step = step_time(shape, None, hardware, measured=measured)
+    assert step.weights == pytest.approx(counted * predicted.weights)
+    assert step.error == prediction_error(shipped_speed_table(), shape, None, "Roofline")
+
+
 def test_a_step_time_that_was_given_has_no_error() -> None:
     assert StepTime(weights=1.0, kv_token=0.0, token=0.0).scaled(2.0, "Measured").error is None

@@ -173,6 +173,7 @@ def test_a_measured_speed_replaces_the_predicted_one() -> None:
         ('{"fixed": NaN}', "fixed: nan is not a number of at least 0"),
         ('{"fixed": "4 ms"}', "fixed: 4 ms is not a number of at least 0"),
         ('{"fixed": true}', "fixed: True is not a number of at least 0"),
+        ('{"fixed": 1, "windowedToken": 1e-8}', "window: missing"),
         ("{}", "would take no time"),
     ],
 )

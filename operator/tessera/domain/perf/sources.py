@@ -97,9 +97,14 @@ def step_time(
 def as_measured(
     predicted: StepTime, ratio: float, shape: ModelShape, precision: str | None
 ) -> StepTime:
-    """Return the step time of a model times the ratio that this cluster measured."""
-    error = prediction_error(shipped_speed_table(), shape, precision, "Measured")
-    return predicted.scaled(ratio, "Measured", error)
+    """Return the step time of a model times the ratio that this cluster measured.
+
+    A ratio beyond what can be one counts as the bound, with the error of the roofline.
+    """
+    bounded = plausible_ratio(ratio)
+    error_source: SpeedSource = "Measured" if _MIN_RATIO < bounded < _MAX_RATIO else "Roofline"
+    error = prediction_error(shipped_speed_table(), shape, precision, error_source)
+    return predicted.scaled(bounded, "Measured", error)
 
 
 def _drafting(engine: EngineTerms, hardware: Hardware) -> Drafting:

@@ -56,6 +56,8 @@ def _parse_speed(text: str) -> StepTime:
         name: float(values.get(key, 0.0)) for key, name in _FIELDS_BY_KEY.items()
     }
     speed = StepTime(source="Measured", **parts)
+    if (speed.windowed_token or speed.windowed_pair) and not speed.window:
+        raise _invalid_speed("window: missing, and windowedToken or windowedPair depend on it")
     if not speed.seconds(decoding=1, kv_tokens=1) > 0:
         raise _invalid_speed("a step of one token would take no time")
     return speed
