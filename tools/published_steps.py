@@ -81,6 +81,13 @@ class PublishedRow:
         ratio = self.predicted() / self.measured
         return (1 / ratio if self.metric == "throughput" else ratio) - 1
 
+    def stated_error(self) -> float:
+        """Return the error of decoding that the product states with its prediction."""
+        error = self.step().error
+        if error is None:
+            raise ValueError(f"{self.model} is predicted without an error")
+        return error.decode
+
 
 def published_rows() -> Sequence[PublishedRow]:
     """Return the rows, by family."""
@@ -124,7 +131,10 @@ def table() -> str:
             f"| {row.time_error():+.0%} | {by} |"
         )
         groups.setdefault(f"{row.family} by {by}", []).append(row)
-    errors = [f"{name}: {root_mean_square(of):.1%} of {len(of)}" for name, of in groups.items()]
+    errors = [
+        f"{name}: {root_mean_square(of):.1%} of {len(of)}, stated {of[0].stated_error():.1%}"
+        for name, of in groups.items()
+    ]
     return "\n".join([*lines, "", *errors])
 
 

@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from published_steps import PublishedRow, published_rows, published_sources, table
+from published_steps import (
+    PublishedRow,
+    published_rows,
+    published_sources,
+    root_mean_square,
+    table,
+)
 
 ROWS = published_rows()
 
@@ -18,6 +24,18 @@ def test_a_published_row_of_a_stated_source_is_predicted(row: PublishedRow) -> N
 def test_each_family_that_the_fit_lacks_has_six_rows() -> None:
     for word in ("Int4", "Experts", "Windows"):
         assert sum(word.lower() in row.family.lower() for row in ROWS) >= 6
+
+
+def test_4_bits_on_another_hopper_gpu_and_model_size_are_within_a_tenth() -> None:
+    rows = [row for row in ROWS if row.family == "Int4" and row.product == "NVIDIA-H200"]
+    assert {row.step().source for row in rows} == {"Table"}
+    assert root_mean_square(rows) <= 0.1
+
+
+def test_4_bits_without_a_fitted_kernel_are_within_the_stated_error() -> None:
+    rows = [row for row in ROWS if row.family == "Int4" and row.product != "NVIDIA-H200"]
+    assert {row.step().source for row in rows} == {"Roofline"}
+    assert all(root_mean_square(rows) <= row.stated_error() for row in rows)
 
 
 def test_a_faster_measurement_is_an_error_to_the_slow_side() -> None:
