@@ -202,7 +202,7 @@ engine-tables: .venv/made ## Write the tables of flags and metrics of vLLM's ver
 	@$(RUN) tools/engine_tables.py
 
 .PHONY: levers
-levers: .venv/made ## Compute what each lever brings, alone and in order, for the page of the ladders (seconds); then run make generate.
+levers: .venv/made ## Compute what each lever brings, alone and in order, for the pages of the ladders (most of a minute); then run make generate.
 	@$(RUN) tools/ladders.py
 
 .PHONY: bench-sim

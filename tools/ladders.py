@@ -13,7 +13,8 @@ from typing import Any
 from figures import print_figures
 from tessera.api.meta import Wire
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, ladder_figure, month_figure
-from tessera_lab.levers.published import LOADS, MODELS, ladder, static_batches
+from tessera_lab.levers.published import LOADS, MODELS, ladder, small_services, static_batches
+from tessera_lab.levers.small_services import ServicesLadder, ServicesRung
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = "docs/figures/levers.json"
@@ -26,16 +27,24 @@ class RecordedLadders(Wire):
     ladders: tuple[LadderFigure, ...]
     static_batches: Mapping[str, MonthFigure]
     """Months of the engines before continuous batching, by the names of the ladders."""
+    small_services: tuple[ServicesRung, ...]
+    """Months of many small services, step by step."""
+    without_slices: ServicesRung
+    """The last of these on whole GPUs."""
 
 
 def main() -> None:
-    """Compute all ladders, which takes seconds."""
+    """Compute all ladders, which takes most of a minute."""
     started = time.process_time()
+    services = ServicesLadder(small_services())
     cases = {name(model, load): (model, load) for load in LOADS for model in MODELS}
     recorded = RecordedLadders(
         ladders=tuple(figure(*case) for case in cases.values()),
         static_batches={each: month_figure(static_batches(*case)) for each, case in cases.items()},
+        small_services=tuple(services.climb()),
+        without_slices=services.without_slices(),
     )
+    first, *_, last = recorded.small_services
     (ROOT / FIGURES).write_text(figures_text(recorded), encoding="utf-8")
     data = (ROOT / DATA).read_text(encoding="utf-8")
     (ROOT / DATA).write_text(with_ours(data, recorded.ladders), encoding="utf-8")
@@ -44,6 +53,7 @@ def main() -> None:
             **{f"{each.name}: reached": each.reached for each in recorded.ladders},
             **{f"{each.name}: product": each.product for each in recorded.ladders},
             **{f"{each.name}: today": each.reached_today for each in recorded.ladders},
+            "services: today": round(first.per_month / last.per_month, 2),
             "cpu_seconds": round(time.process_time() - started, 1),
         },
         width=20,
@@ -62,13 +72,15 @@ def figures_text(recorded: RecordedLadders) -> str:
     """Return JSON with a line for each rung."""
     body = recorded.model_dump(mode="json", by_alias=True)
     ladders = ",\n".join(map(_ladder_text, body.pop("ladders")))
-    rest = ",\n".join(f"{json.dumps(key)}: {_lines_text(body[key])}" for key in body)
-    return f'{{"ladders": [\n{ladders}\n],\n{rest}}}\n'
-
-
-def _lines_text(entries: Mapping[str, object]) -> str:
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(entries[key])}" for key in entries)
-    return f"{{\n{lines}\n}}"
+    static = ",\n".join(
+        f"{json.dumps(key)}: {json.dumps(month)}" for key, month in body["staticBatches"].items()
+    )
+    services = ",\n".join(map(json.dumps, body["smallServices"]))
+    return (
+        f'{{"ladders": [\n{ladders}\n],\n"staticBatches": {{\n{static}\n}},\n'
+        f'"smallServices": [\n{services}\n],\n'
+        f'"withoutSlices": {json.dumps(body["withoutSlices"])}}}\n'
+    )
 
 
 def _ladder_text(body: dict[str, Any]) -> str:

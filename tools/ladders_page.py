@@ -8,7 +8,17 @@ from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, RungFigure
 from tessera_lab.levers.lever import Lever, LeverId, SavingRange, levers, source_orders
 from tessera_lab.levers.picture import draw_ladders
-from tessera_lab.levers.published import BASELINE_GPU, MODELS, REQUESTS_PER_MINUTE, SWING
+from tessera_lab.levers.published import (
+    BASELINE_GPU,
+    LOADS,
+    MODELS,
+    REQUESTS_PER_MINUTE,
+    SMALL_GPU,
+    SMALL_MODELS,
+    SMALL_OTHER_GPUS,
+    SMALL_RATES,
+    SWING,
+)
 from tessera_lab.levers.replica_rate import MOST_USE
 from tessera_lab.levers.setups import DRAFT_TOKENS, STATIC_BATCH
 
@@ -28,6 +38,7 @@ def page() -> str:
     lines = [_TITLE, "", _INTRODUCTION, "", *_conditions(), "", *_summary(figures)]
     for figure in figures:
         lines += ["", f"## {figure.name}", "", *_ladder(figure)]
+    lines += ["", "## Many small services", "", *_services()]
     lines += ["", "## Orders of the sources", "", *_orders(figures)]
     lines += ["", "## The levers", "", *_levers()]
     return "\n".join(lines) + "\n"
@@ -45,7 +56,14 @@ def short_table() -> str:
             [f"{_beyond_prefix_cache(each):.1f}" for each in figures],
         ),
     )
-    return "\n".join(f"| {label} | {' | '.join(cells)} |" for label, cells in rows) + "\n"
+    table = "\n".join(f"| {label} | {' | '.join(cells)} |" for label, cells in rows)
+    recorded = committed()
+    first, last = recorded.small_services[0], recorded.small_services[-1]
+    times = [first.per_month / each.per_month for each in (last, recorded.without_slices)]
+    return (
+        f"{table}\n\n{first.peak_gpus} small services cost {times[0]:.1f} times less on MIG slices "
+        f"than on a GPU each, and {times[1]:.1f} times less with all but slices.\n"
+    )
 
 
 def history_page() -> str:
@@ -79,7 +97,7 @@ _INTRODUCTION = """\
 Vendors and articles promise a factor for each lever, and the factors multiply to hundreds. Here is
 what they bring together, on the [engine machine](engine-machine.md) that is [compared with
 vLLM](compared-with-vllm.md): each lever alone, in order (here), and taken out of the whole at the
-end (last). `make levers` computes it in seconds; [`tessera levers`](tasks/levers.md) computes it
+end (last). `make levers` computes it in a minute; [`tessera levers`](tasks/levers.md) computes it
 for your own load. Dollars follow from computed step times: 70 steps of a real vLLM on an H100 say
 [how far those are off](decisions/performance-model.md), and no fleet of these ladders ran on GPUs.
 
@@ -207,6 +225,39 @@ def _month(month: MonthFigure) -> str:
     return (
         f"{month.per_month:,.0f} | {month.per_million_tokens:.3f} | {joules} | "
         f"{month.ttft_p95:.2f} s | {month.tpot_p95 * 1e3:.0f} ms"
+    )
+
+
+def _services() -> Iterator[str]:
+    recorded = committed()
+    rungs, whole = recorded.small_services, recorded.without_slices
+    models = ", ".join(f"`{each}`" for each in SMALL_MODELS)
+    rates = ", ".join(map(str, SMALL_RATES))
+    count = len(SMALL_MODELS) * len(LOADS) * len(SMALL_RATES)
+    yield (
+        "A model that fills its GPUs gains nothing by slices, as the tables above say. Their case "
+        f"is many services that each need a part of a GPU: {count} of them, {models} with the "
+        f"loads chat, rag and code at {rates} requests per minute on average. Days peak in three "
+        "regions, eight hours apart, and a quarter of each has no request. All keep the SLO of "
+        "class `Standard`. Slices and their layouts are those that `tessera plan` takes."
+    )
+    yield from ("", "| step | here | times less | USD/month | GPUs, mean | GPUs, peak |")
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for before, rung in zip((rungs[0], *rungs), (*rungs, whole), strict=True):
+        yield (
+            f"| {rung.title} | {before.per_month / rung.per_month:.2f} | "
+            f"{rungs[0].per_month / rung.per_month:.2f} | {rung.per_month:,.0f} | "
+            f"{rung.mean_gpus:.1f} | {rung.peak_gpus} |"
+        )
+    others = " or ".join(f"`{each}`" for each in SMALL_OTHER_GPUS)
+    yield (
+        f"\nThe first step has whole GPUs of `{SMALL_GPU}`, the second also {others} where these "
+        "cost less; the others are slices of the first. The last row is no step: it has all but "
+        "slices, each service on the whole GPUs that cost it least, so that slices bring "
+        f"{whole.per_month / rungs[-1].per_month:.2f} times. A layout "
+        "changes at most once an hour, and what a change takes is not in it; nor is what the first "
+        "request waits for that wakes a service. No slice was measured: its speed is its share of "
+        "the GPU's bandwidth and multiprocessors."
     )
 
 

@@ -82,7 +82,7 @@ def _part(
     case: ServiceCase, active: Set[LeverId], share: float, setup: EngineSetup, measure: Measure
 ) -> _Part:
     assumed = case.assumptions
-    setup, replica = _measured(setup, measure)
+    setup, replica = with_best_limits(setup, measure)
     prices = replica_prices(case, setup.hardware)
     if LeverId.RESPONSE_CACHE in active:
         share *= 1 - assumed.hit_share
@@ -97,7 +97,7 @@ def _part(
     return _Part(setup, replica, usd, curve, batch_replicas)
 
 
-def _measured(setup: EngineSetup, measure: Measure) -> tuple[EngineSetup, ReplicaRate]:
+def with_best_limits(setup: EngineSetup, measure: Measure) -> tuple[EngineSetup, ReplicaRate]:
     """Return the setup with its own limits, or with the engine's where those carry more."""
     replica = measure(setup)
     if setup.static_batch is not None or replica.keeps_up:

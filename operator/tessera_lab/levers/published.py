@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import product
 
 from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera.domain.hardware.device import whole_gpu_hardware
@@ -19,6 +20,7 @@ from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.ladder import Ladder, MonthlyCosts, climb
 from tessera_lab.levers.month import Month
 from tessera_lab.levers.replica_rate import LatencyObjectives, LoadSample
+from tessera_lab.levers.small_services import SmallServices
 from tessera_lab.load.lengths import LengthDistribution
 
 # Requests per minute over a day: `course` L3, where a naive fleet costs above 500,000 USD a month.
@@ -31,6 +33,18 @@ SAMPLE_REQUESTS = 1500
 PROVIDER = "AWS"
 PRICE_DAY = date(2026, 11, 20)
 BASELINE_GPU = "NVIDIA-H100-80GB-HBM3"
+# Small services: models, requests per minute, and a day of which a quarter has no request.
+SMALL_MODELS = (
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Llama-3.2-3B-Instruct",
+    "Qwen/Qwen3-4B",
+    "meta-llama/Llama-3.1-8B-Instruct",
+)
+SMALL_RATES = (6, 20, 60)
+SMALL_SWING, HOUR = 1.4, 3600.0
+SMALL_SAMPLE_REQUESTS = 400
+SMALL_GPU = "NVIDIA-A100-SXM4-80GB"
+SMALL_OTHER_GPUS = ("NVIDIA-A10G", "NVIDIA-L4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,20 +93,44 @@ def costs(model: str, load: str) -> MonthlyCosts:
     return MonthlyCosts(service_case(model, load))
 
 
+def small_services() -> SmallServices:
+    """Return services of three loads and rates on each small model, by day in three regions."""
+    prices, cases = gpu_prices(), dict[str, ServiceCase]()
+    numbers = product(range(len(SMALL_MODELS)), range(len(LOADS)), range(len(SMALL_RATES)))
+    for number in numbers:
+        model, load, rate = number
+        name, begin = list(LOADS)[load], DAY / 3 * (sum(number) % 3)
+        wave = daily_wave(SMALL_RATES[rate] / 60, SMALL_SWING)
+        middles = [(hour + 0.5) * HOUR for hour in range(int(DAY / HOUR))]
+        cases[f"{SMALL_MODELS[model].split('/')[1]}-{name}-{SMALL_RATES[rate]}"] = replace(
+            service_case("8B", name, requests=SMALL_SAMPLE_REQUESTS),
+            shape=models()[SMALL_MODELS[model]],
+            demand=tuple((HOUR, wave(middle - begin)) for middle in middles),
+            baseline=whole_gpu_hardware(products()[SMALL_GPU], 1),
+            prices={each: prices[each] for each in (SMALL_GPU, *SMALL_OTHER_GPUS)},
+        )
+    return SmallServices(cases=cases, product=SMALL_GPU)
+
+
 def static_batches(model: str, load: str) -> Month:
     """Return the month of the engines before continuous batching, on a fleet for the peak."""
     case = replace(service_case(model, load), static_batches=True)
     return MonthlyCosts(case).month(frozenset())
 
 
-def service_case(model: str, load: str, assumptions: LeverAssumptions | None = None) -> ServiceCase:
+def service_case(
+    model: str,
+    load: str,
+    assumptions: LeverAssumptions | None = None,
+    requests: int = SAMPLE_REQUESTS,
+) -> ServiceCase:
     chosen, mix, slo = MODELS[model], LOADS[load], BUILT_IN_CLASSES.standard
     rate = daily_wave(REQUESTS_PER_MINUTE / 60, SWING)
     return ServiceCase(
         shape=models()[chosen.name],
         load=LoadSample(
             name=load,
-            requests=mix.draw(SAMPLE_REQUESTS, 1.0),
+            requests=mix.draw(requests, 1.0),
             shared_tokens=BLOCK_TOKENS if mix.system_tokens else None,
         ),
         objectives=LatencyObjectives(

@@ -101,6 +101,19 @@ def unlimited(setup: EngineSetup) -> EngineSetup:
     )
 
 
+def serving_hardware(
+    case: ServiceCase, levers: Set[LeverId], products: Iterable[str]
+) -> tuple[Hardware, ...]:
+    """Return the hardware of these products that serves the model, the cheapest tokens first."""
+    prices = tuple((name, case.prices[name].on_demand) for name in products)
+    return _serving_hardware(_demand(case, levers, case.shape), prices)
+
+
+def setup_on(case: ServiceCase, levers: Set[LeverId], hardware: Hardware) -> EngineSetup:
+    """Return a replica on this hardware; raise LeverUnavailableError where it does not run."""
+    return _first_setup(case, levers, _demand(case, levers, case.shape), (hardware,))
+
+
 def replica_prices(case: ServiceCase, hardware: Hardware) -> GpuPrices:
     """Return the prices of a replica and hour."""
     return case.prices[hardware.product].times(_gpus(hardware))
