@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from int4_kernel import with_int4
-from speed_errors import measured_errors, roofline_errors, table_errors
+from speed_errors import (
+    at_least,
+    measured_errors,
+    published_errors,
+    roofline_errors,
+    table_errors,
+)
 from speed_rows import ROWS, SYSTEMS, Row, read, read_engine, split
 from tessera.domain.perf.roofline import Arithmetic
 from tessera.domain.perf.table import (
@@ -77,9 +83,13 @@ def kind_errors(
 ) -> tuple[KindError, ...]:
     """The errors by kind of model and source, with each family left out for `Roofline`."""
     engine_rows = read_engine()
+    of_table = table_errors(speed_table, engine_rows)
+    of_roofline = roofline_errors(without_families, rows, engine_rows)
+    elsewhere = published_errors(speed_table, of_table, of_roofline)
     return (
-        *table_errors(speed_table, engine_rows),
-        *roofline_errors(without_families, rows, engine_rows),
+        *of_table,
+        *elsewhere,
+        *(at_least(error, elsewhere) for error in of_roofline),
         *measured_errors(speed_table, engine_rows),
     )
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
-from tessera.domain.perf.sources import step_time
+from tessera.domain.perf.sources import predict_step_time
 from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.table import SpeedTable, shipped_speed_table
 
 FIGURES = Path(__file__).parents[1] / "docs/figures/published-steps.json"
 # Tokens of a step at most, as vLLM serves on these GPUs unless a flag says otherwise.
@@ -41,14 +42,15 @@ class PublishedRow:
     metric: Metric
     measured: float
 
-    def step(self) -> StepTime:
-        """Return the step time that the product predicts."""
+    def step(self, speed_table: SpeedTable | None = None) -> StepTime:
+        """Return the step time by a table, else by the shipped one."""
         hardware = whole_gpu_hardware(products()[self.product], self.gpus)
-        return step_time(models()[self.model], self.precision, hardware)
+        used_table = speed_table or shipped_speed_table()
+        return predict_step_time(used_table, models()[self.model], self.precision, hardware)
 
-    def predicted(self) -> float:
+    def predicted(self, speed_table: SpeedTable | None = None) -> float:
         """Return the prediction of what was measured, from the conditions alone."""
-        step, sequences, gaps = self.step(), self.concurrency, self.output - 1
+        step, sequences, gaps = self.step(speed_table), self.concurrency, self.output - 1
         resident = sequences * (self.input + self.output / 2)
         decode = step.seconds(decoding=sequences, kv_tokens=resident)
         # What a prompt adds to a step that decodes all requests.
@@ -76,9 +78,9 @@ class PublishedRow:
             case "throughput":
                 return sequences * self.output / answer
 
-    def time_error(self) -> float:
+    def time_error(self, speed_table: SpeedTable | None = None) -> float:
         """Return predicted over measured time, less one; a throughput is the inverse of a time."""
-        ratio = self.predicted() / self.measured
+        ratio = self.predicted(speed_table) / self.measured
         return (1 / ratio if self.metric == "throughput" else ratio) - 1
 
     def stated_error(self) -> float:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from int4_kernel import held_out_errors, int4_rows
+from published_steps import published_rows
 from speed_rows import Row, read_engine
 from tessera.api.variant_status import SpeedSource
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.table import KindError, ModelKind, SpeedTable, model_kinds
 
 _DIGITS = 3
@@ -42,10 +44,42 @@ def table_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[Ki
     """Errors on the rows of the engine, of the kinds that the table has shares for."""
     errors = engine_errors(speed_table, engine_rows)
     return [
-        _kind_error(kind, "Table", rows, errors.__getitem__)
+        _kind_error(kind, "Table", rows, errors.__getitem__).model_copy(
+            update={"family": rows[0].family}
+        )
         for kind, rows in rows_by_kind(engine_rows).items()
         if all(row.step(speed_table).source == "Table" for row in rows)
     ]
+
+
+def published_errors(
+    speed_table: SpeedTable, of_table: Sequence[KindError], of_roofline: Sequence[KindError]
+) -> list[KindError]:
+    """Errors of the table on GPUs of families that no engine was measured on.
+
+    They are those of published figures of such GPUs, which time decoding; of prompts they are those
+    of dense models by the roofline. None is smaller than on the engine's GPU.
+    """
+    errors: list[KindError] = []
+    for measured in of_table:
+        rows = [
+            row
+            for row in published_rows()
+            if not row.product.startswith(measured.family)
+            and row.step(speed_table).source == "Table"
+            and model_kinds(models()[row.model], row.precision) == (measured.kind,)
+        ]
+        if rows:
+            decode = rms(row.time_error(speed_table) for row in rows)
+            seen = KindError(
+                kind=measured.kind,
+                source="Table",
+                decode=round(decode, _DIGITS),
+                prompts=of_roofline[0].prompts,
+                rows=len(rows),
+            )
+            errors.append(at_least(seen, [measured]))
+    return errors
 
 
 def rms_figures(speed_table: SpeedTable) -> dict[str, Any]:
@@ -93,15 +127,17 @@ def roofline_errors(
         for kind, kind_rows in rows_by_kind(engine_rows).items()
         if kind != "Dense"
     ]
-    return [dense, *(_at_least(other, dense) for other in others)]
+    return [dense, *(at_least(other, [dense]) for other in others)]
 
 
-def _at_least(error: KindError, least: KindError) -> KindError:
-    greater = {
-        "decode": max(error.decode, least.decode),
-        "prompts": max(error.prompts, least.prompts),
+def at_least(error: KindError, others: Sequence[KindError]) -> KindError:
+    """The error, as large as those of others of its kind and of dense models."""
+    compared = [error, *(other for other in others if other.kind in (error.kind, "Dense"))]
+    greatest = {
+        "decode": max(each.decode for each in compared),
+        "prompts": max(each.prompts for each in compared),
     }
-    return error.model_copy(update=greater)
+    return error.model_copy(update=greatest)
 
 
 def _decode_ratios(errors: Mapping[Row, float]) -> dict[str, float]:

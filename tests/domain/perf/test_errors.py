@@ -13,7 +13,7 @@ from tessera.domain.perf.table import (
     shipped_speed_table,
 )
 from tests.builders import A100, H100
-from tests.domain.perf.test_step import B8, INT4, MIXTURE, WINDOWS, gpus
+from tests.domain.perf.test_step import B8, H200, INT4, MIXTURE, WINDOWS, gpus
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,21 @@ def test_a_gpu_without_measurements_has_the_larger_error() -> None:
     for model in (B8, WINDOWS, MIXTURE):
         shape = models()[model]
         measured, guessed = (
-            prediction_error(table, shape, None, source) for source in ("Table", "Roofline")
+            prediction_error(table, shape, None, source, H100) for source in ("Table", "Roofline")
         )
         assert guessed.decode > measured.decode
-        assert guessed.decode >= prediction_error(table, models()[B8], None, "Roofline").decode
+        assert (
+            guessed.decode >= prediction_error(table, models()[B8], None, "Roofline", H100).decode
+        )
+
+
+@pytest.mark.parametrize("model", [B8, WINDOWS, MIXTURE, INT4])
+def test_an_error_that_was_measured_on_one_gpu_is_not_stated_of_others(model: str) -> None:
+    measured, other = (step_time(models()[model], None, gpus(product)) for product in (H100, H200))
+    assert measured.source == other.source == "Table"
+    assert measured.error is not None
+    assert other.error is not None
+    assert other.error.decode > 1.4 * measured.error.decode
 
 
 def with_errors(speed_table: SpeedTable, *kinds: ModelKind) -> SpeedTable:
@@ -64,14 +75,14 @@ def with_errors(speed_table: SpeedTable, *kinds: ModelKind) -> SpeedTable:
 
 def test_a_kind_without_measurements_has_the_error_of_the_roofline_and_no_rows() -> None:
     speed_table = with_errors(shipped_speed_table(), "Dense")
-    dense = prediction_error(speed_table, models()[B8], None, "Roofline")
-    other = prediction_error(speed_table, models()[WINDOWS], None, "Table")
+    dense = prediction_error(speed_table, models()[B8], None, "Roofline", H100)
+    other = prediction_error(speed_table, models()[WINDOWS], None, "Table", H100)
     assert other == PredictionError(decode=dense.decode, prompts=dense.prompts, rows=0)
 
 
 def test_a_model_of_several_kinds_has_the_largest_error_of_them_and_no_rows() -> None:
     speed_table, shape = shipped_speed_table(), models()["openai/gpt-oss-20b"]
-    error = prediction_error(speed_table, shape, None, "Roofline")
+    error = prediction_error(speed_table, shape, None, "Roofline", H100)
     parts = [each for each in speed_table.errors if each.source == "Roofline"]
     assert error.rows == 0
     assert error.decode == max(
@@ -83,7 +94,7 @@ def test_a_measured_ratio_replaces_the_error_of_the_prediction() -> None:
     shape, hardware = models()[B8], gpus(H100)
     measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=100)}
     step = step_time(shape, None, hardware, measured=measured)
-    assert step.error == prediction_error(shipped_speed_table(), shape, None, "Measured")
+    assert step.error == prediction_error(shipped_speed_table(), shape, None, "Measured", H100)
     assert step.error != step_time(shape, None, hardware).error
 
 
@@ -96,7 +107,7 @@ def test_a_ratio_that_no_engine_has_counts_to_the_bound_with_the_error_of_the_ro
     measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=ratio, requests=100)}
     step = step_time(shape, None, hardware, measured=measured)
     assert step.weights == pytest.approx(counted * predicted.weights)
-    assert step.error == prediction_error(shipped_speed_table(), shape, None, "Roofline")
+    assert step.error == prediction_error(shipped_speed_table(), shape, None, "Roofline", H100)
 
 
 def test_a_step_time_that_was_given_has_no_error() -> None:

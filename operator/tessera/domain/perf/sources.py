@@ -103,7 +103,7 @@ def as_measured(
     """
     bounded = plausible_ratio(ratio)
     error_source: SpeedSource = "Measured" if _MIN_RATIO < bounded < _MAX_RATIO else "Roofline"
-    error = prediction_error(shipped_speed_table(), shape, precision, error_source)
+    error = prediction_error(shipped_speed_table(), shape, precision, error_source, "")
     return predicted.scaled(bounded, "Measured", error)
 
 
@@ -159,4 +159,5 @@ def predict_step_time(
     layers = int4 or used_family.arithmetic[arithmetic_kind]
     shares = peak_shares(speed_table.host, used_family, layers)
     predicted = roofline(shape, precision, hardware, shares, source)
-    return replace(predicted, error=prediction_error(speed_table, shape, precision, source))
+    error = prediction_error(speed_table, shape, precision, source, hardware.product)
+    return replace(predicted, error=error)

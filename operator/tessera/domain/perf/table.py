@@ -74,6 +74,8 @@ class KindError(Wire):
 
     kind: ModelKind
     source: SpeedSource
+    family: str = ""
+    """Prefix of the GPUs whose steps were compared; empty of all others."""
     decode: float
     prompts: float
     rows: int
@@ -145,14 +147,22 @@ def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares)
 
 
 def prediction_error(
-    speed_table: SpeedTable, shape: ModelShape, precision: str | None, source: SpeedSource
+    speed_table: SpeedTable,
+    shape: ModelShape,
+    precision: str | None,
+    source: SpeedSource,
+    product: str,
 ) -> PredictionError:
-    """Return the error of a model's predicted steps.
+    """Return the error of a model's predicted steps on a GPU product.
 
     A model of several kinds has the largest error of them, and one of a kind that was not measured
     that of `Roofline`. Both are errors of other models, so they have 0 rows.
     """
-    by_kind = {error.kind: error for error in speed_table.errors if error.source == source}
+    by_kind = {
+        error.kind: error
+        for error in sorted(speed_table.errors, key=lambda error: error.family)
+        if error.source == source and product.startswith(error.family)
+    }
     others = {error.kind: error for error in speed_table.errors if error.source == "Roofline"}
     kinds = model_kinds(shape, precision)
     errors = [by_kind.get(kind) or others.get(kind, others["Dense"]) for kind in kinds]
