@@ -1,6 +1,6 @@
 """Explanation of the placement: the chosen hardware, and what would change the choice."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -18,6 +18,7 @@ from tessera.domain.placement.candidates import (
     by_price,
     fitting_choices,
     hardware_candidates,
+    running_at_best,
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
@@ -40,7 +41,10 @@ def explain_placed(
     if spec is None:
         return decision
     service = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
-    candidates = _all_candidates(plan, spec) if service_plan.accepted.reason.is_true else []
+    running = {choice.variant for choice in service_plan.placement.choices}
+    candidates = (
+        _all_candidates(plan, spec, running) if service_plan.accepted.reason.is_true else []
+    )
     choices = by_price(fitting_choices(candidates))
     decision = replace(decision, alternatives=tuple(alternatives(service, choices, candidates)))
     if chosen is None:
@@ -80,12 +84,15 @@ def _layout_reasons(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
             yield "layouts", assignment.message
 
 
-def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCandidate]:
+def _all_candidates(
+    plan: Plan, spec: InferenceServiceSpec, running: Collection[str]
+) -> list[HardwareCandidate]:
     """Return the model on all hardware of all pools, allowed or not."""
     shape = shape_of(spec)
     if shape is None:
         return []
-    return hardware_candidates(spec, shape, [offer for view in plan.pools for offer in view.offers])
+    offers = [offer for view in plan.pools for offer in view.offers]
+    return [running_at_best(each, running) for each in hardware_candidates(spec, shape, offers)]
 
 
 def _would_change(

@@ -10,8 +10,11 @@ from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
     by_price,
+    error_of_both,
     fitting_choices,
     hardware_candidates,
+    is_surely_cheaper,
+    running_at_best,
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.plan import Plan
@@ -47,8 +50,10 @@ def explain_precision(
         check.status.precision: check for check in checks if not check.is_usable
     }
     by_precision: dict[str | None, list[HardwareCandidate]] = {}
+    running = {choice.variant for choice in service_plan.placement.choices}
     for candidate in candidates:
-        by_precision.setdefault(candidate.demand.precision, []).append(candidate)
+        of_precision = by_precision.setdefault(candidate.demand.precision, [])
+        of_precision.append(running_at_best(candidate, running))
     rows = tuple(
         (label(shape, precision), _row(spec, of_precision, chosen, unusable.get(precision)))
         for precision, of_precision in by_precision.items()
@@ -120,4 +125,7 @@ def _comparison(best: HardwareChoice, chosen: HardwareChoice) -> str:
         return "a replica costs more than what is paid anyway"
     if best.token_price.nanos >= chosen.token_price.nanos:
         return "its tokens cost no less"
+    if not is_surely_cheaper(best, chosen):
+        error = error_of_both(best, chosen)
+        return f"cheaper, but within the error of both predictions ({error:.0%})"
     return "cheaper, and chosen once as many replicas have room beside those that run"

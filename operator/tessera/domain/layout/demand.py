@@ -23,7 +23,11 @@ from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import instance_holders
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
-from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
+from tessera.domain.placement.candidates import (
+    HardwareChoice,
+    hardware_candidates,
+    running_at_best,
+)
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import usable_readings
@@ -289,7 +293,10 @@ def _options(
         if offer.layout_profile and offer.exists and offer.tier in spec.placement.tiers
     ]
     options: dict[InstanceType, HardwareOption] = {}
-    for candidate in hardware_candidates(spec, shape, offers):
+    # What runs stays where it keeps the SLO within the error of its prediction.
+    running = frozenset(choice.variant for choice in proposal.placement.choices)
+    for sized in hardware_candidates(spec, shape, offers):
+        candidate = running_at_best(sized, running)
         if not isinstance(candidate.fit, ReplicaFit) or not candidate.offer.layout_profile:
             continue
         instance_type = planned_type(candidate.offer.pool, candidate.offer.layout_profile)

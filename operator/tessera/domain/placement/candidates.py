@@ -1,7 +1,8 @@
 """The hardware on which a service fits, with the price and the speed of a replica."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import ModelShape
@@ -155,6 +156,40 @@ def fitting_choices(candidates: Iterable[HardwareCandidate]) -> list[HardwareCho
         for candidate in candidates
         if isinstance(candidate.fit, ReplicaFit)
     ]
+
+
+def running_at_best(candidate: HardwareCandidate, running: Collection[str]) -> HardwareCandidate:
+    """Return what runs as fitting where it is too slow, but not at the fast end of its error.
+
+    What an upgrade predicts anew, and a prediction may err by, moves nothing.
+    """
+    fit, demand = candidate.fit, candidate.demand
+    if (
+        not isinstance(fit, ReplicaMisfit)
+        or fit.needed_mib
+        or candidate.offer.variant(demand.precision).name not in running
+    ):
+        return candidate
+    at_best = tabulated_size(demand, candidate.offer.hardware, at_best=True)
+    return replace(candidate, fit=at_best) if isinstance(at_best, ReplicaFit) else candidate
+
+
+def is_surely_cheaper(choice: HardwareChoice, other: HardwareChoice) -> bool:
+    """Return whether tokens cost less than on `other` by more than the predictions may err."""
+    ratio = 1 + error_of_both(choice, other)
+    return choice.token_price.nanos * ratio < other.token_price.nanos
+
+
+def error_of_both(choice: HardwareChoice, other: HardwareChoice) -> float:
+    """Return by which share a choice may serve less, or another one more, than is predicted.
+
+    What errs by chance counts by the root of the sum of squares, and the same hardware in the same
+    precision errs alike.
+    """
+    fit, other_fit = choice.fit, other.fit
+    if (fit.hardware, fit.precision) == (other_fit.hardware, other_fit.precision):
+        return 0.0
+    return math.hypot(1 / fit.rates.least - 1, other_fit.rates.most - 1)
 
 
 def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:

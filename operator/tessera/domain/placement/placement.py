@@ -21,9 +21,12 @@ from tessera.domain.placement.candidates import (
     HardwareChoice,
     Ranking,
     by_price,
+    error_of_both,
     fitting_choices,
     free_replicas,
     hardware_candidates,
+    is_surely_cheaper,
+    running_at_best,
     tabulated_size,
     watts_clause,
 )
@@ -107,6 +110,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     namespace: str,
     current: str | None,
     running: RunningReplicas | None = None,
+    running_variants: Collection[str] = (),
     min_replicas: int,
     used_devices: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = NON_SPOT_TIERS,
@@ -119,13 +123,13 @@ def place(  # noqa: PLR0913 - two of them are for batches
 
     A service stays on its `current` variant as long as that fits: no model moves only for a better
     price, except to a listed precision in which it costs less, beside what is `running` (None:
-    never). It moves from slices that the pool's `spec.mig.layout` has no more, once others have
-    room, and from a pool without a node that backs off, unless it is `bound`: a replica of it is
-    on a node. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without
-    any the cheapest of all, where the scheduler reports what is missing; of equal price what draws
-    fewer watts. `used_devices` counts
-    devices of other services by pool and resource. Only pools of `tiers` that admit the namespace
-    count, and `rank` defines cheap.
+    never). No choice that turns within the error of the predictions moves `running_variants`. It
+    moves from slices that the pool's `spec.mig.layout` has no more, once others have room, and from
+    a pool without a node that backs off, unless it is `bound`: a replica of it is on a node.
+    Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any the
+    cheapest of all, where the scheduler reports what is missing; of equal price what draws fewer
+    watts. `used_devices` counts devices of other services by pool and resource. Only pools of
+    `tiers` that admit the namespace count, and `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignments`; until it has
     one, it stays where it is or waits. `may_share` says why hardware of several pools may not serve
@@ -158,7 +162,10 @@ def place(  # noqa: PLR0913 - two of them are for batches
             f"spec.placement.pools: prices in {len(currencies)} currencies "
             f"({', '.join(sorted(currencies))}) cannot be compared; name pools of one currency",
         )
-    candidates = hardware_candidates(spec, shape, offers)
+    candidates = [
+        running_at_best(candidate, running_variants)
+        for candidate in hardware_candidates(spec, shape, offers)
+    ]
     choices = rank(fitting_choices(candidates))
     if not choices:
         return _no_fit(spec, candidates) if candidates else _no_group(spec, offers)
@@ -170,16 +177,14 @@ def place(  # noqa: PLR0913 - two of them are for batches
         for choice in choices
         if free_replicas(choice.offer, used_devices) >= min_replicas
     }
-    change = None
-    if current_choices and running is not None:
-        change = _precision_change(choices, current_choices[0], running, used_devices, min_replicas)
-    decision = change or _place_on_existing(choices, current_choices, free)
-    decision = _with_others(decision, choices, may_share)
+    decision = _stay_or_change(choices, current_choices, free, running, used_devices, min_replicas)
+    decision = _with_others(decision, choices, may_share, running_variants)
     if not bound and all(_rests_without_nodes(choice) for choice in decision.choices):
         # Nothing that may serve beside it has a node, so all replicas go where one is.
         lasting = [choice for choice in choices if not _rests_without_nodes(choice)]
         if any(choice.variant in free for choice in lasting):
-            decision = _with_others(_place_on_existing(lasting, [], free), lasting, may_share)
+            decision = _place_on_existing(lasting, [], free)
+            decision = _with_others(decision, lasting, may_share, running_variants)
     return decision
 
 
@@ -191,21 +196,34 @@ def _with_others(
     decision: PlacementDecision,
     choices: Sequence[HardwareChoice],
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None,
+    running_variants: Collection[str],
 ) -> PlacementDecision:
-    """Add the cheapest hardware per token of each other pool, in the same precision."""
+    """Add the cheapest hardware per token of each other pool, in the same precision.
+
+    What runs in a pool stays unless other hardware there is surely cheaper.
+    """
     reference = decision.choice
     if may_share is None or reference is None:
         return decision
+    by_tokens = [
+        choice
+        for choice in sorted(choices, key=lambda each: (each.token_price.nanos, each.variant))
+        if choice.fit.precision == reference.fit.precision
+        and not choice.offer.needs_repartition
+        and choice.offer.in_layout is not False
+    ]
+    running = {
+        choice.offer.pool: choice
+        for choice in by_tokens[::-1]
+        if choice.variant in running_variants
+    }
     shared, unshared = [reference], None
-    for choice in sorted(choices, key=lambda choice: (choice.token_price.nanos, choice.variant)):
-        if (
-            len(shared) == MAX_VARIANTS
-            or choice.offer.pool in {each.offer.pool for each in shared}
-            or choice.fit.precision != reference.fit.precision
-            or choice.offer.needs_repartition
-            or choice.offer.in_layout is False
-        ):
+    for cheapest in by_tokens:
+        pool, choice = cheapest.offer.pool, cheapest
+        if len(shared) == MAX_VARIANTS or pool in {each.offer.pool for each in shared}:
             continue
+        if pool in running and not is_surely_cheaper(choice, running[pool]):
+            choice = running[pool]
         if (reason := may_share((*shared, choice))) is None:
             shared.append(choice)
         else:
@@ -236,19 +254,45 @@ def _place_on_existing(
     return _placed_decision(preferred[0], existing)
 
 
+def _stay_or_change(
+    choices: Sequence[HardwareChoice],
+    current_choices: Sequence[HardwareChoice],
+    free: Collection[str],
+    running: RunningReplicas | None,
+    used_devices: Mapping[tuple[str, str], int],
+    min_replicas: int,
+) -> PlacementDecision:
+    """Choose among hardware that exists, or change the precision of what runs."""
+    change = _PrecisionChange()
+    if current_choices and running is not None:
+        change = _precision_change(choices, current_choices[0], running, used_devices, min_replicas)
+    decision = change.decision or _place_on_existing(choices, current_choices, free)
+    if change.unsure is None or decision.choice is not current_choices[0]:
+        return decision
+    return _with_unsure(decision, current_choices[0], change.unsure)
+
+
+class _PrecisionChange(NamedTuple):
+    """Hardware in another precision, to which a service changes or may be about to."""
+
+    decision: PlacementDecision | None = None
+    unsure: HardwareChoice | None = None
+    """It is cheaper by the prediction, but not surely."""
+
+
 def _precision_change(
     choices: Sequence[HardwareChoice],
     current: HardwareChoice,
     running: RunningReplicas,
     used_devices: Mapping[tuple[str, str], int],
     min_replicas: int,
-) -> PlacementDecision | None:
+) -> _PrecisionChange:
     """Return hardware in the best other precision, if a service that runs should change to it.
 
-    A replica of it costs no more and its tokens less, as many as serve the same cost no more beyond
-    what is paid anyway, and they have room there beside all that the service runs: so no change is
-    taken back, none stops a service, and none starts replicas elsewhere. No second one begins
-    before the pods of the first one's precision are gone.
+    A replica of it costs no more and its tokens surely less, as many as serve the same cost no more
+    beyond what is paid anyway, and they have room there beside all that the service runs: so no
+    change is taken back, none stops a service, and none starts replicas elsewhere. No second one
+    begins before the pods of the first one's precision are gone.
     """
     by_name = {choice.variant: choice for choice in choices}
     replaced = [(by_name.get(variant), count) for variant, count in running.replicas.items()]
@@ -258,7 +302,9 @@ def _precision_change(
         if choice is not None and choice.fit.precision == current.fit.precision
     ]
     if len(present) < len(replaced):
-        return None  # of a previous precision, or of hardware that is not offered any more
+        return (
+            _PrecisionChange()
+        )  # of a previous precision, or of hardware that is not offered any more
     capacity = sum(count * capacity_of(choice) for choice, count in present)
     # A service that sleeps is compared by its next replica.
     replaced_replicas = present if capacity else [(current, 1)]
@@ -278,14 +324,27 @@ def _precision_change(
             and max(floor, equal_replicas) * cash_of(choice, running.start) <= cash
         ):
             cheaper.append((choice, needed_replicas))
+    surely = [each for each in cheaper if is_surely_cheaper(each[0], current)]
     used_devices = _with_own_devices(used_devices, present, running)
-    for choice, needed_replicas in cheaper:
+    for choice, needed_replicas in surely:
         # A worse precision would be left again as soon as the best one has room.
-        is_best = choice.fit.precision == cheaper[0][0].fit.precision
+        is_best = choice.fit.precision == surely[0][0].fit.precision
         if is_best and free_replicas(choice.offer, used_devices) >= needed_replicas:
             placed = _placed_decision(choice, existing)
-            return replace(placed, replaced_capacity=capacity)
-    return None
+            return _PrecisionChange(replace(placed, replaced_capacity=capacity))
+    return _PrecisionChange(unsure=None if surely or not cheaper else cheaper[0][0])
+
+
+def _with_unsure(
+    decision: PlacementDecision, current: HardwareChoice, unsure: HardwareChoice
+) -> PlacementDecision:
+    """Return the decision that says why a service does not change its precision."""
+    message = (
+        f"{decision.verdict.message}; 1M tokens would cost {unsure.token_price.formatted(4)} on "
+        f"{unsure.variant} instead of {current.token_price.formatted(4)}, which is within the "
+        f"error of both predictions ({error_of_both(unsure, current):.0%}), so it stays"
+    )
+    return replace(decision, verdict=StatusVerdict(decision.verdict.reason, message))
 
 
 def _with_own_devices(
@@ -416,6 +475,11 @@ def _placed_decision(
             message += f"; {tie}"
     else:
         message += "; no other hardware fits"
+    if choice.fit.at_best:
+        message += (
+            f"; it keeps spec.slo only within the error of its prediction "
+            f"({choice.fit.rates.most - 1:.0%}, {choice.fit.step.source}), and stays since it runs"
+        )
     verdict = StatusVerdict(PlacementReason.PLACED, message)
     return PlacementDecision(verdict=verdict, choices=(choice,))
 

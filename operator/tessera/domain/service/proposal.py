@@ -394,6 +394,10 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         namespace=service.ref.namespace,
         current=current.variant if current is not None else None,
         running=running,
+        running_variants=frozenset(
+            {pod.variant for pod in objects.pods}
+            | {each.variant for each in objects.workloads if each.replicas or each is current}
+        ),
         min_replicas=min_replicas_of(spec),
         used_devices=used,
         tiers=spec.placement.tiers,

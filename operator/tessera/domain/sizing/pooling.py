@@ -45,6 +45,11 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     )
 
 
+def rate_within(demand: Demand, step: StepTime, limits: SchedulerLimits) -> float:
+    """Return the input tokens per second within limits that another step time was planned for."""
+    return _tokens_per_second(demand, step, limits.max_num_batched_tokens, limits.max_num_seqs)
+
+
 def sustained_load(
     demand: Demand, step: StepTime, engine: SchedulerLimits, *, servers: int = 1
 ) -> SustainedLoad:

@@ -239,6 +239,13 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     )
 
 
+def rate_within(demand: Demand, step: StepTime, limits: SchedulerLimits) -> float:
+    """Return the output tokens per second within limits that another step time was planned for."""
+    tokens = limits.max_num_batched_tokens
+    sequences = min(limits.max_num_seqs, max(1, int(_prefill_bound(demand, step, tokens))))
+    return _tokens_per_second(demand, step, sequences, tokens)
+
+
 def _cached_requests(demand: Demand, kv_tokens: int) -> int:
     """Return how many requests, each somewhere in its answer, the cache holds 95 % of the time.
 

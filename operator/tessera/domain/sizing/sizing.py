@@ -12,7 +12,8 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint, sources
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.step import StepTime
-from tessera.domain.sizing import pooling
+from tessera.domain.perf.step_range import fastest_step, slowest_step
+from tessera.domain.sizing import pooling, scheduler_limits
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
     MAX_SEQUENCES,
@@ -52,6 +53,16 @@ class DeviceMemoryPlan:
     """Tokens that the cache of the whole replica holds in requests of the longest context."""
 
 
+class RateRange(NamedTuple):
+    """Throughput at the ends of the error of step times, as shares of the predicted one."""
+
+    least: float
+    most: float
+
+
+_EXACT = RateRange(1.0, 1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFit:
     """A model that fits on hardware, with the memory, limits and speed of one replica."""
@@ -62,6 +73,17 @@ class ReplicaFit:
     max_model_len: int
     limits: SchedulerLimits
     step: StepTime
+    rates: RateRange = _EXACT
+    at_best: bool = False
+    """It keeps the SLO only at the fast end of the error of its step times."""
+
+    @property
+    def rate_error(self) -> float | None:
+        """Return the error of the predicted throughput as a share; None where it is not known.
+
+        Those of decoding and of prompts count by the time that a full replica spends on each.
+        """
+        return None if self.step.error is None else 1 / self.rates.least - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +192,13 @@ class DeviceKvCache:
         )
 
 
-def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
-    """Return how `demand` fits on one replica of `hardware`, or why it does not."""
+def size(
+    demand: Demand, hardware: Hardware, *, at_best: bool = False
+) -> ReplicaFit | ReplicaMisfit:
+    """Return how `demand` fits on one replica of `hardware`, or why it does not.
+
+    With `at_best` the limits are those at the fast end of the error of the step times.
+    """
     # A pooling model has no logits.
     sampled = None if demand.is_pooling else demand.engine.max_num_seqs
     memory_plan = plan_device_memory(
@@ -184,13 +211,14 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
         step_tokens=demand.most_step_tokens,
     )
     step = sources.step_time(demand.shape, demand.precision, hardware, demand.engine)
+    fastest = fastest_step(step, demand.shape, demand.precision, hardware)
     limits = None
     if _has_memory(demand, memory_plan):
         usual_kv_tokens = _device_kv_cache(demand, hardware).tokens(
             memory_plan.cache_mib * MIB, demand.resident_tokens
         )
         find_limits = pooling.best_limits if demand.is_pooling else best_limits
-        limits = find_limits(demand, step, usual_kv_tokens)
+        limits = find_limits(demand, fastest if at_best else step, usual_kv_tokens)
     if limits is None or limits.max_num_seqs < (demand.engine.max_num_seqs or 0):
         if demand.is_pooling:
             single_stream, prefill = 0.0, pooling.least_answer_seconds(demand, step)
@@ -206,13 +234,20 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
             prefill_ms=prefill * 1e3,
             limits=limits,
         )
+    rate_within = pooling.rate_within if demand.is_pooling else scheduler_limits.rate_within
+    rate = rate_within(demand, step, limits)
     return ReplicaFit(
         hardware=hardware,
         precision=demand.precision,
         memory=memory_plan,
         max_model_len=demand.max_model_len,
-        limits=limits,
+        limits=replace(limits, tokens_per_second=rate) if at_best else limits,
         step=step,
+        rates=RateRange(
+            rate_within(demand, slowest_step(step), limits) / rate,
+            rate_within(demand, fastest, limits) / rate,
+        ),
+        at_best=at_best,
     )
 
 
