@@ -12,11 +12,14 @@ from tessera_lab.claims.verdict import ClaimResult, judge
 
 _RESULTS = TypeAdapter(dict[str, ClaimResult])
 RECORD = "figures.json"
+# Results of these claims with the shares of the only measured 4-bit kernel on every GPU.
+INT4_RECORD = "figures-int4.json"
+INT4_CLAIMS = ("H01", "H02", "H03", "H18", "H19", "H20", "H22", "H42")
 
 
-def read_results() -> Mapping[str, ClaimResult]:
+def read_results(record: str = RECORD) -> Mapping[str, ClaimResult]:
     """Return the recorded results by the ids of the claims."""
-    text = resources.files("tessera_lab.claims").joinpath(RECORD).read_text("utf-8")
+    text = resources.files("tessera_lab.claims").joinpath(record).read_text("utf-8")
     return _RESULTS.validate_json(text)
 
 

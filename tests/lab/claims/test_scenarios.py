@@ -4,8 +4,16 @@ from collections.abc import Mapping
 
 import pytest
 
+from claims import measured_int4_everywhere
+from claims_pages import pages
 from tessera_lab.claims.claim import ClaimKind, read_claims
-from tessera_lab.claims.record import read_results, results_text, run_claims
+from tessera_lab.claims.record import (
+    INT4_CLAIMS,
+    INT4_RECORD,
+    read_results,
+    results_text,
+    run_claims,
+)
 from tessera_lab.claims.scenarios import SCENARIOS
 from tessera_lab.claims.scenarios.setups import BANDWIDTH_FACTOR
 from tessera_lab.claims.text import counts
@@ -31,6 +39,20 @@ def test_the_recorded_figures_are_those_that_are_computed(
     claim_id: str, results: Mapping[str, ClaimResult]
 ) -> None:
     assert results[claim_id] == read_results()[claim_id], "run make claims OPTIONS=--save"
+
+
+def test_claims_of_4_bits_say_what_the_only_measured_kernel_makes_of_them() -> None:
+    recorded, guessed = read_results(INT4_RECORD), read_results()
+    assert tuple(recorded) == INT4_CLAIMS
+    ids = ("H18", "H19", "H20", "H22", "H42")
+    with measured_int4_everywhere():
+        computed = dict(run_claims(CLAIMS, ids))
+    assert computed == {claim_id: recorded[claim_id] for claim_id in ids}
+    turned = {name for name in INT4_CLAIMS if recorded[name].verdict is not guessed[name].verdict}
+    assert turned == {"H18", "H20"}
+    assert all(recorded[name].verdict is ClaimVerdict.NOT_MET for name in turned)
+    index = pages()["docs/claims/index.md"]
+    assert index.count("**met only under a condition becomes not met**") == len(turned)
 
 
 def test_two_runs_give_the_same_bytes(results: Mapping[str, ClaimResult]) -> None:
