@@ -42,8 +42,8 @@ _RECORD_BYTES = 2**14
 _RECORD_HEADER_BYTES = 5
 # Of memory, for one of which more has to come.
 _PARTIAL_RECORD_BYTES = 20 * 2**10
-# A signature takes 0.1 to 1 ms: so many are made before others have their turn.
-_STARTS = 8
+# A signature takes 0.1 to 5 ms: they are made for so long before others have their turn.
+_TURN_SECONDS = 0.002
 # Between two looks for handshakes that take too long while others wait.
 _LOOK_SECONDS = 0.1
 
@@ -55,7 +55,7 @@ class ClientHello:
     """
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.data = b""
         self.size = 0
         """Bytes that have to come at least."""
         # Of the first record that is not whole.
@@ -64,7 +64,8 @@ class ClientHello:
 
     def add(self, data: bytes) -> bool:
         """Take what came; return whether it is whole, or none, which is for OpenSSL to say."""
-        self.data += data
+        # Most come whole.
+        self.data = self.data + data if self.data else data
         self.size = len(self.data)
         if self.data[0] != _HANDSHAKE_RECORD:
             return True
@@ -111,7 +112,8 @@ class Handshakes:
         self._begun: dict[TlsConnection, float] = {}
         self._begun_by_address: dict[str, dict[TlsConnection, None]] = {}
         self._waiting: dict[str, dict[TlsConnection, None]] = {}
-        self._timer: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_turn = False
 
     def __len__(self) -> int:
         return len(self._begun)
@@ -139,16 +141,17 @@ class Handshakes:
             self._go_on()
 
     def _go_on(self) -> None:
+        if self._has_turn:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_soon(self._begin_some)
+        self._has_turn = True
+        asyncio.get_running_loop().call_soon(self._begin_some)
 
     def _begin_some(self) -> None:
-        self._timer = None
-        for _ in range(_STARTS):
-            address = self._next_address()
-            if address is None:
-                break
+        self._timer, self._has_turn = None, False
+        until, address = self._clock() + _TURN_SECONDS, self._next_address()
+        while address is not None:
             waiting = self._waiting.pop(address)
             connection = next(iter(waiting))
             del waiting[connection]
@@ -158,16 +161,20 @@ class Handshakes:
             self._begun[connection] = self._clock()
             self._begun_by_address.setdefault(address, {})[connection] = None
             connection.begin()
-        if self._waiting and self._timer is None:
+            if self._clock() >= until:
+                self._go_on()
+                return
+            address = self._next_address()
+        if self._waiting and not self._has_turn:
             loop = asyncio.get_running_loop()
-            if address is None:
-                self._timer = loop.call_later(_LOOK_SECONDS, self._begin_some)
-            else:
-                self._timer = loop.call_soon(self._begin_some)
+            self._timer = loop.call_later(_LOOK_SECONDS, self._begin_some)
 
     def _next_address(self) -> str | None:
         """Return the next address of which one may begin, after one ended for it if it has to."""
         latest = self._clock() - PATIENCE_SECONDS
+        if len(self._begun) >= self._limit and next(iter(self._begun.values())) > latest:
+            # However many addresses wait.
+            return None
         for address in self._waiting:
             of_address = self._begun_by_address.get(address, {})
             if len(of_address) >= self._address_limit:
@@ -270,7 +277,7 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._handshakes.clients.hold(self, HANDSHAKE_BYTES)
         hello, self._hello = self._hello, ClientHello()
         self._transport.resume_reading()
-        self._receive(bytes(hello.data))
+        self._receive(hello.data)
 
     @override
     def pause_writing(self) -> None:
