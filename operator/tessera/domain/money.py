@@ -13,7 +13,6 @@ from tessera.api.accelerator_pool import Price, Tier
 
 PriceT = TypeVar("PriceT", bound=Price)
 NANO = 10**9
-PriceT = TypeVar("PriceT", bound=Price)
 _HOUR = timedelta(hours=1) // timedelta(microseconds=1)
 
 
