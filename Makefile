@@ -225,6 +225,10 @@ fit-vllm: .venv/made ## Fit the simulator to a real vLLM on the CPU and compare 
 calibrate: .venv/made ## Fit the shipped table of speeds again, and print its errors (needs the measurements in ../shared).
 	@$(RUN) tools/calibrate.py
 
+.PHONY: derive-experts
+derive-experts: .venv/made ## Derive the shares of the kernels of experts again, and print their errors; then make calibrate.
+	@$(RUN) tools/derive_experts.py
+
 .PHONY: bench-client
 bench-client: .venv/made ## Measure the CPU time of the client of tessera bench.
 	@$(RUN) tools/bench_client.py

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from int4_kernel import with_int4
+from shares import geometric_mean, without_family
 from speed_errors import (
     at_least,
     measured_errors,
@@ -72,10 +73,7 @@ def calibrate(
 
 def fit_without_families(rows: Sequence[Row]) -> dict[str, SpeedTable]:
     """The tables that are fitted without the rows of each family."""
-    return {
-        system.product: fit([row for row in rows if row.family != system.product])
-        for system in SYSTEMS.values()
-    }
+    return {system.product: _without(system.product, rows) for system in SYSTEMS.values()}
 
 
 def kind_errors(
@@ -92,6 +90,13 @@ def kind_errors(
         *(at_least(error, elsewhere) for error in of_roofline),
         *measured_errors(speed_table, engine_rows),
     )
+
+
+def _without(product: str, rows: Sequence[Row]) -> SpeedTable:
+    """The table of the other families."""
+    speed_table = fit([row for row in rows if row.family != product])
+    experts = without_family(speed_table.experts, product)
+    return speed_table.model_copy(update={"experts": experts})
 
 
 def fit(rows: Sequence[Row]) -> SpeedTable:
@@ -162,6 +167,8 @@ def _table(unknowns: Unknowns, digits: int | None = None) -> SpeedTable:
         ),
         usual=_usual(families),
         families=families,
+        # Derived elsewhere: `tools/derive_experts.py`.
+        experts=shipped_speed_table().experts,
     )
 
 
@@ -186,23 +193,17 @@ def _usual(families: Sequence[GpuFamily]) -> GpuFamily:
     }
     return GpuFamily(
         family="",
-        cache=_mean(family.cache for family in families),
-        attention=_mean(family.attention for family in families),
-        link_gbs=_mean(family.link_gbs for family in families),
+        cache=geometric_mean(family.cache for family in families),
+        attention=geometric_mean(family.attention for family in families),
+        link_gbs=geometric_mean(family.link_gbs for family in families),
         arithmetic={
             kind: ArithmeticShares(
-                **{name: _mean(getattr(each, name) for each in known) for name in _LAYERS}
+                **{name: geometric_mean(getattr(each, name) for each in known) for name in _LAYERS}
             )
             for kind, known in shares.items()
             if known
         },
     )
-
-
-def _mean(values: Iterable[float]) -> float:
-    """The geometric one."""
-    numbers = list(values)
-    return float(f"{math.exp(sum(map(math.log, numbers)) / len(numbers)):.4g}")
 
 
 def _print(
@@ -239,9 +240,10 @@ def _percent(value: float) -> str:
     return "no row" if math.isnan(value) else f"{value:.1f} %"
 
 
-def _encode(speed_table: SpeedTable) -> str:
+def write(speed_table: SpeedTable) -> None:
+    """Write the shipped table."""
     facts: dict[str, Any] = speed_table.model_dump(by_alias=True)
-    return json.dumps(facts, indent=2) + "\n"
+    SPEED.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -251,7 +253,7 @@ def main() -> None:
     rows = read(ROWS)
     without_families = fit_without_families(rows)
     speed_table = calibrate(rows, without_families)
-    SPEED.write_text(_encode(speed_table), encoding="utf-8")
+    write(speed_table)
     _print(speed_table, without_families, rows)
     wrote = speed_table.fit_errors
     print(f"\nwrote {SPEED.name}: decode {wrote.decode_mape} %, prefill {wrote.prefill_mape} %")

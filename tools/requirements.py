@@ -36,7 +36,11 @@ PEERS = {
     "tokenizer": "mistral-common==1.13.1\ntiktoken",
     # What the tests of this version of openai need.
     "openai-tests": "openai==3.52.0\npytest==9.2.0\npytest-asyncio==1.5.0\nrich==15.0.0",
+    # The measured kernels of experts, and what reads the files.
+    "experts": "aiconfigurator-core==0.12.0\npyarrow",
 }
+# Of these only the files are used, so their dependencies are left out.
+DATA = ("experts",)
 # The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the
 # plain one works on a CPU, and its companions are not needed.
 OVERRIDES = """\
@@ -87,6 +91,7 @@ def _compile_peer(python: Path, folder: Path, name: str, package: str) -> None:
         [
             *(str(python), "-m", "uv", "pip", "compile", str(wanted), "--generate-hashes"),
             *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
+            *(("--no-deps",) if name in DATA else ()),
             "--no-strip-extras",
             *("--no-emit-index-url", "--quiet", "--upgrade", "-o", str(pins)),
         ],

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from int4_kernel import held_out_errors, int4_rows
+import expert_prompts
+import int4_kernel
 from published_steps import published_rows
 from speed_rows import Row, read_engine
 from tessera.api.variant_status import SpeedSource
@@ -37,7 +38,9 @@ def rows_by_kind(rows: Iterable[Row]) -> dict[ModelKind, list[Row]]:
 def engine_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> dict[Row, float]:
     """The relative error of each row of the engine, by shares that were not fitted on it."""
     errors = {row: row.relative_error(speed_table) for row in engine_rows}
-    return errors | held_out_errors(speed_table, engine_rows)
+    for fit in (int4_kernel, expert_prompts):
+        errors |= fit.held_out_errors(speed_table, engine_rows)
+    return errors
 
 
 def table_errors(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> list[KindError]:
@@ -85,7 +88,10 @@ def published_errors(
 def rms_figures(speed_table: SpeedTable) -> dict[str, Any]:
     """Errors in percent on the rows of the engine, by kind, and how many rows were fitted."""
     engine_rows = read_engine()
-    fitted = {"Int4": len(int4_rows(engine_rows))}
+    fitted = {
+        "Int4": len(int4_kernel.int4_rows(engine_rows)),
+        "Experts": len(expert_prompts.fitted_rows(engine_rows)),
+    }
     figures: dict[str, Any] = {}
     for error in table_errors(speed_table, engine_rows):
         name = _FIGURES[error.kind]

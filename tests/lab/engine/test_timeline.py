@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from tessera.domain.perf.experts import ExpertsTime
 from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import (
@@ -22,12 +23,18 @@ from tests.properties import examples
 SPEED = StepTime(weights=5.0123e-3, kv_token=1.0471e-6, token=1.0933e-5)
 # With every term, on both sides of the corner.
 FULL = StepTime(
-    weights=5.0123e-4,
+    weights=4.0123e-4,
     kv_token=1.0471e-6,
     token=1.0933e-4,
     unoverlapped=0.31,
-    other_experts=2.3e-3,
-    unread_share=0.75,
+    experts=ExpertsTime(
+        read=2.4e-3,
+        unread_share=0.75,
+        token=6.7e-5,
+        unoverlapped=0.43,
+        prompt_token=2.1e-4,
+        prompt_tokens=37,
+    ),
     pair=3.1e-8,
     exchange=2.7e-6,
 )

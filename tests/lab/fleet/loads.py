@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tessera.domain.perf.experts import ExpertsTime
 from tessera.domain.perf.step import StepTime
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
@@ -12,12 +13,11 @@ DENSE = StepTime(
     weights=0.013, kv_token=8.2e-8, token=5.7e-5, unoverlapped=0.45, pair=2.1e-9, fixed=0.002
 )
 EXPERTS = StepTime(
-    weights=0.004,
+    weights=0.002,
     kv_token=2e-7,
-    token=2e-5,
+    token=1e-5,
     unoverlapped=0.2,
-    other_experts=0.02,
-    unread_share=0.9,
+    experts=ExpertsTime(read=0.022, unread_share=0.9, token=1e-5, unoverlapped=0.3),
     pair=1e-9,
     exchange=1e-6,
 )

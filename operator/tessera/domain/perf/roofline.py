@@ -7,6 +7,7 @@ from tessera.api.model_files import ModelShape
 from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
+from tessera.domain.perf.experts import ExpertsTime
 from tessera.domain.perf.step import StepTime
 
 Arithmetic = Literal["bf16", "fp8"]
@@ -17,6 +18,26 @@ _MACHETE_FORMATS, _MACHETE_GROUPS = ("int4", "awq", "gptq"), (None, 64, 128)
 _ACTIVATION_BYTES = 2
 # All-reduces of one layer: after attention and after the feed-forward part.
 _REDUCTIONS = 2
+# A mixture whose tokens use nearly all experts is as good as dense.
+_MAX_USED_SHARE = 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertPeakShares:
+    """Shares of its peaks that a GPU family reaches with one kernel of experts."""
+
+    weights: float
+    """Share of the bandwidth while experts are read."""
+    compute: float
+    """Share of the peak operations."""
+    unoverlapped: float
+    """Share of the shorter of reading and computing that the longer does not hide."""
+    layer_seconds: float
+    """Time to sort the tokens of one layer by expert and to launch the kernels."""
+    prompt_row_seconds: float
+    """Least time of a prompt's token in one expert of one layer."""
+    prompt_tokens: float
+    """Tokens of an expert up to which that applies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +64,8 @@ class PeakShares:
     """Host time per sequence of a step."""
     step_seconds: float
     """Host time per step."""
+    experts: ExpertPeakShares | None = None
+    """Of mixtures alone."""
 
 
 def min_read_seconds(weight_bytes: float, bandwidth: float) -> float:
@@ -76,13 +99,9 @@ def roofline(
     size = hardware.devices
     width = shape.attention_heads * shape.head_dim
     bandwidth = hardware.bandwidth * size
-    single_token_bytes = footprint.single_token_read_bytes(shape, precision)
-    batch_bytes = footprint.batch_read_bytes(shape, precision)
-    flops = peak_flops(shape, precision, hardware) * size * shares.compute
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
     # A ring all-reduce sends every value twice, less the device's own part.
     sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
-    weights = shares.weights
     # Without a causal mask every token attends to all others, not to half of them.
     pair_flops = (4 if shape.encoder_only else 2) * footprint.attention_layers(shape) * width
     pair = pair_flops / (hardware.bf16_flops * size * shares.attention)
@@ -90,13 +109,22 @@ def roofline(
     token_bytes = footprint.cache_bytes_per_token(shape, size)
     windowed_bytes = footprint.windowed_bytes_per_token(shape, size)
     cache_bandwidth = bandwidth * shares.cache / size
+    read_bytes: float = footprint.batch_read_bytes(shape, precision)
+    parameters: float = footprint.active_parameters(shape)
+    peak = peak_flops(shape, precision, hardware) * size
+    layer_seconds, experts = shares.layer_seconds, None
+    if shares.experts is not None:
+        weights = _expert_weights(shape, precision)
+        read_bytes -= weights.read_bytes
+        parameters -= weights.used_parameters
+        layer_seconds += shares.experts.layer_seconds
+        experts = _experts_time(shape, weights, shares.experts, bandwidth, peak)
     return StepTime(
-        weights=min_read_seconds(single_token_bytes, bandwidth * weights),
-        other_experts=min_read_seconds(batch_bytes - single_token_bytes, bandwidth * weights),
-        unread_share=_unread_share(shape, single_token_bytes / batch_bytes),
+        weights=min_read_seconds(read_bytes, bandwidth * shares.weights),
         kv_token=(token_bytes - windowed_bytes) / cache_bandwidth,
-        token=2 * footprint.active_parameters(shape) / flops,
+        token=2 * parameters / (peak * shares.compute),
         unoverlapped=shares.unoverlapped,
+        experts=experts,
         pair=pair * (1 - windowed_share),
         window=shape.sliding_window or 0.0 if windowed_share else 0.0,
         windowed_token=windowed_bytes / cache_bandwidth,
@@ -106,20 +134,65 @@ def roofline(
         sequence=shares.sequence_seconds
         + 2 * footprint.state_bytes(shape, size) / (hardware.bandwidth * shares.cache),
         fixed=shares.step_seconds
-        + shape.layers * shares.layer_seconds
+        + shape.layers * layer_seconds
         + reductions * shares.reduction_seconds,
         source=source,
     )
 
 
-def _unread_share(shape: ModelShape, read_share: float) -> float:
-    """Return the probability that one token leaves an expert out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ExpertWeights:
+    """The weights of all experts of a mixture."""
 
-    A shape of unknown experts has that of its weights, which counts those of all tokens too.
+    read_bytes: float
+    used_share: float
+    """Share of the experts that a single token uses."""
+    used_parameters: float
+    """Weights of experts that compute one token."""
+
+
+def _expert_weights(shape: ModelShape, precision: str | None) -> _ExpertWeights:
+    batch_bytes = footprint.batch_read_bytes(shape, precision)
+    other_bytes = max(0, batch_bytes - footprint.single_token_read_bytes(shape, precision))
+    share = _used_share(shape, 1 - other_bytes / batch_bytes)
+    active = footprint.active_parameters(shape)
+    others = max(0, shape.parameters - (shape.active_parameters or shape.parameters))
+    return _ExpertWeights(
+        # More than all weights only where the numbers of a shape contradict each other.
+        read_bytes=min(batch_bytes, other_bytes / (1 - share)),
+        used_share=share,
+        used_parameters=min(active, others * share / (1 - share)),
+    )
+
+
+def _used_share(shape: ModelShape, read_share: float) -> float:
+    """Return the share of the experts that a single token uses, below 1.
+
+    That of a shape without a number of experts is the share of all weights that a token reads: each
+    of them may be one of an expert.
     """
-    if shape.experts is None or shape.experts_per_token is None:
-        return 1 - read_share
-    return max(0.0, 1 - shape.experts_per_token / shape.experts)
+    experts, used = shape.experts or 0, shape.experts_per_token or 0
+    share = used / experts if 0 < used < experts else read_share
+    return min(share, _MAX_USED_SHARE)
+
+
+def _experts_time(
+    shape: ModelShape,
+    weights: _ExpertWeights,
+    shares: ExpertPeakShares,
+    bandwidth: float,
+    peak: float,
+) -> ExpertsTime:
+    rows = shape.layers * (shape.experts_per_token or 0)
+    return ExpertsTime(
+        read=min_read_seconds(weights.read_bytes, bandwidth * shares.weights),
+        unread_share=1 - weights.used_share,
+        token=2 * weights.used_parameters / (peak * shares.compute),
+        unoverlapped=shares.unoverlapped,
+        # Devices share the width of each row, not the rows.
+        prompt_token=rows * shares.prompt_row_seconds,
+        prompt_tokens=shares.prompt_tokens / weights.used_share,
+    )
 
 
 def peak_flops(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:

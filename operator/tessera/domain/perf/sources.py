@@ -10,13 +10,16 @@ from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
+from tessera.domain.perf.experts import expert_kernel
 from tessera.domain.perf.roofline import arithmetic, roofline
 from tessera.domain.perf.speculation import expected_tokens
 from tessera.domain.perf.step import Drafting, StepTime
 from tessera.domain.perf.table import (
     SpeedTable,
+    expert_peak_shares,
     family_of,
     int4_shares,
+    measured_experts,
     peak_shares,
     prediction_error,
     shipped_speed_table,
@@ -155,9 +158,17 @@ def predict_step_time(
     weights_as_measured = int4 is not None or footprint.weight_bits(shape, precision) == (
         8 if arithmetic_kind == "fp8" else 16
     )
-    source: SpeedSource = "Table" if family_measured and weights_as_measured else "Roofline"
     layers = int4 or used_family.arithmetic[arithmetic_kind]
     shares = peak_shares(speed_table.host, used_family, layers)
+    from_table = family_measured and weights_as_measured
+    if shape.active_parameters is not None:
+        experts = speed_table.experts
+        kernel = expert_kernel(shape, precision, fp8=arithmetic_kind == "fp8")
+        measured = measured_experts(experts, hardware.product, kernel)
+        from_table = from_table and measured is not None
+        used = expert_peak_shares(measured or experts.usual[kernel], experts.prompts)
+        shares = replace(shares, experts=used)
+    source: SpeedSource = "Table" if from_table else "Roofline"
     predicted = roofline(shape, precision, hardware, shares, source)
     error = prediction_error(speed_table, shape, precision, source, hardware.product)
     return replace(predicted, error=error)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tessera.api.variant_status import SpeedSource
+from tessera.domain.perf.experts import ExpertsTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +59,15 @@ class StepTime:
     """
 
     weights: float
-    """Reading the weights that a single token uses."""
+    """Reading the weights that every token uses."""
     kv_token: float
     """Reading the cache of one resident token."""
     token: float
     """Computing one token."""
     unoverlapped: float = 0.0
     """Share of the shorter of reading and computing that the longer does not hide."""
-    other_experts: float = 0.0
-    """Reading the weights that a single token does not use."""
-    unread_share: float = 0.0
-    """Share of the experts that a single token does not use; more tokens use more experts."""
+    experts: ExpertsTime | None = None
+    """Reading and computing the experts of a mixture, beyond all other weights."""
     pair: float = 0.0
     """Attention of one token of a prompt to one before it; a prompt of n tokens has n x n pairs."""
     window: float = 0.0
@@ -115,9 +114,6 @@ class StepTime:
         if drafting is not None:
             tokens += decoding * drafting.tokens
         reading, computing = self.weights, self.token * tokens
-        # An expert stays unread only if every token of the step leaves it out.
-        if self.other_experts and tokens:
-            reading += self.other_experts * (1 - self.unread_share ** (tokens - 1))
         if reading < computing:
             reading, computing = computing, reading
         seconds = (
@@ -134,6 +130,8 @@ class StepTime:
             read = min(kv_tokens, self.window * decoding + prefill_tokens)
             pairs = min(prefill_pairs, 2 * self.window * prefill_tokens)
             seconds += self.windowed_token * read + self.windowed_pair * pairs
+        if self.experts is not None:
+            seconds += self.experts.seconds(tokens, prefill_tokens)
         if drafting is None:
             return seconds
         return seconds + drafting.seconds(
@@ -182,7 +180,7 @@ class StepTime:
         return replace(
             self,
             weights=self.weights * ratio,
-            other_experts=self.other_experts * ratio,
+            experts=None if self.experts is None else self.experts.scaled(ratio),
             kv_token=self.kv_token * ratio,
             token=self.token * ratio,
             pair=self.pair * ratio,

@@ -11,7 +11,13 @@ from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import constant
 from tessera.domain.perf import footprint
-from tessera.domain.perf.roofline import Arithmetic, PeakShares, takes_machete
+from tessera.domain.perf.experts import ExpertKernel
+from tessera.domain.perf.roofline import (
+    Arithmetic,
+    ExpertPeakShares,
+    PeakShares,
+    takes_machete,
+)
 from tessera.domain.perf.step import PredictionError
 
 # Kinds of models whose steps have parts of their own; a model may be of several. `Other` is in no
@@ -19,6 +25,7 @@ from tessera.domain.perf.step import PredictionError
 ModelKind = Literal["Dense", "Windows", "Experts", "Int4", "Other"]
 
 _SECONDS_PER_MICRO = 1e-6
+_SECONDS_PER_NANO = 1e-9
 _BYTES_PER_GIGABYTE = 1e9
 
 
@@ -62,6 +69,42 @@ class GpuFamily(Wire):
     arithmetic: Mapping[Arithmetic, ArithmeticShares]
 
 
+class ExpertShares(ArithmeticShares):
+    """Shares of the peaks with one kernel of experts."""
+
+    layer_micros: float
+    """Microseconds of each layer beside reading and computing."""
+
+
+class ExpertFamily(Wire):
+    """Kernels of experts on GPUs of one architecture."""
+
+    family: str
+    """Prefix of the names of its products."""
+    engine: str
+    """Version of vLLM whose kernels were measured."""
+    kernels: Mapping[ExpertKernel, ExpertShares]
+
+
+class PromptFloor(Wire):
+    """The least that the experts take for a prompt, as measured on one GPU."""
+
+    row_nanos: float
+    """Nanoseconds of one token in one expert of one layer."""
+    tokens_per_expert: float
+    """Tokens of each expert up to which it applies."""
+
+
+class ExpertTable(Wire):
+    """Shares of the kernels of experts."""
+
+    source: str
+    prompts: PromptFloor
+    usual: Mapping[ExpertKernel, ExpertShares]
+    """Geometric means of the families, for hardware without measurements."""
+    families: tuple[ExpertFamily, ...]
+
+
 class FitErrors(Wire):
     """Mean absolute errors on rows that were not fitted, in percent."""
 
@@ -98,6 +141,7 @@ class SpeedTable(Wire):
     usual: GpuFamily
     """Geometric means of the families, for hardware without measurements."""
     families: tuple[GpuFamily, ...]
+    experts: ExpertTable
 
 
 @constant
@@ -130,8 +174,22 @@ def int4_shares(
     )
 
 
+def measured_experts(
+    experts: ExpertTable, product: str, kernel: ExpertKernel
+) -> ExpertShares | None:
+    """Return the shares of a kernel of experts on a GPU product; None when it was not measured."""
+    return next(
+        (
+            family.kernels.get(kernel)
+            for family in experts.families
+            if product.startswith(family.family)
+        ),
+        None,
+    )
+
+
 def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares) -> PeakShares:
-    """Return the shares and overheads in the units of `StepTime`."""
+    """Return the shares and overheads in the units of `StepTime`, without those of experts."""
     return PeakShares(
         weights=layers.weights,
         cache=family.cache,
@@ -143,6 +201,18 @@ def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares)
         reduction_seconds=host.reduction_micros * _SECONDS_PER_MICRO,
         sequence_seconds=host.sequence_micros * _SECONDS_PER_MICRO,
         step_seconds=host.step_micros * _SECONDS_PER_MICRO,
+    )
+
+
+def expert_peak_shares(shares: ExpertShares, prompts: PromptFloor) -> ExpertPeakShares:
+    """Return the shares of a kernel of experts in the units of `StepTime`."""
+    return ExpertPeakShares(
+        weights=shares.weights,
+        compute=shares.compute,
+        unoverlapped=shares.unhidden,
+        layer_seconds=shares.layer_micros * _SECONDS_PER_MICRO,
+        prompt_row_seconds=prompts.row_nanos * _SECONDS_PER_NANO,
+        prompt_tokens=prompts.tokens_per_expert,
     )
 
 

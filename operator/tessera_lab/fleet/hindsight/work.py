@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tessera.domain.perf.experts import ExpertsTime
 from tessera.domain.perf.step import attention_pairs
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
@@ -75,17 +76,14 @@ def step_prices(replica: ReplicaModel, *, shared_prefixes: bool = False) -> list
     """
     step = replica.step
     tokens = replica.max_num_batched_tokens
-    # Tokens read further experts, at least along the chord of the concave share that they read.
-    further = 0.0
-    if step.other_experts and tokens > 1:
-        read = step.other_experts * (1 - step.unread_share ** (tokens - 1))
-        further = min(read / (tokens - 1), step.weights)
     prices = []
-    for weight in (step.unoverlapped, 1.0):
+    for hidden in (True, False):
+        weight = step.unoverlapped if hidden else 1.0
         rest = 1 + step.unoverlapped - weight
-        every = rest * (step.weights - further) + step.fixed
+        first_expert, expert_token = _expert_prices(step.experts, tokens, hidden=hidden)
+        every = rest * step.weights + first_expert + step.fixed
         for by_token, by_sequence, by_kv_token in _spreads(replica, shared_prefixes):
-            token = weight * step.token + rest * further + step.exchange + every * by_token
+            token = weight * step.token + expert_token + step.exchange + every * by_token
             prices.append(
                 StepPrices(
                     token=token,
@@ -98,6 +96,23 @@ def step_prices(replica: ReplicaModel, *, shared_prefixes: bool = False) -> list
                 )
             )
     return prices
+
+
+def _expert_prices(
+    experts: ExpertsTime | None, tokens: int, *, hidden: bool
+) -> tuple[float, float]:
+    """Return the least seconds of the experts for each step and for each of its tokens."""
+    if experts is None:
+        return 0.0, 0.0
+    weight = experts.unoverlapped if hidden else 1.0
+    rest = 1 + experts.unoverlapped - weight
+    # Tokens read further experts, at least along the chord of the concave share that they read.
+    first = experts.read * (1 - experts.unread_share)
+    further = 0.0
+    if tokens > 1:
+        whole = experts.read * (1 - experts.unread_share**tokens)
+        further = min((whole - first) / (tokens - 1), first)
+    return rest * (first - further), rest * further + weight * experts.token
 
 
 def _spreads(replica: ReplicaModel, shared_prefixes: bool) -> Iterator[tuple[float, float, float]]:
