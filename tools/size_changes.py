@@ -1,7 +1,7 @@
 """What another checkout says of all known models by `tessera size`, compared with this one.
 
-Prints a Markdown table of how the price of a million tokens moved, by kind of model, and each model
-whose cheapest tokens moved by more than 2 %:
+Prints a Markdown table of how the price of a million tokens moved, by kind of model, without kinds
+that did not, and each model whose cheapest tokens moved by more than 2 %:
 
     .venv/bin/python tools/size_changes.py ../before
 """
@@ -80,8 +80,10 @@ def _by_kind(before: Prices, after: Prices) -> Iterator[tuple[str, ...]]:
         group = _kind(model, precision), tokens
         changes.setdefault(group, []).append(after[key] / before[key] - 1)
     for (kind, tokens), shares in sorted(changes.items()):
+        if not any(shares):
+            continue
         figures = (_percent(share) for share in (median(shares), min(shares), max(shares)))
-        yield kind, tokens, str(len(shares)), *figures
+        yield kind, f"{int(tokens):,}", f"{len(shares):,}", *figures
 
 
 def _moved(before: Prices, after: Prices) -> Iterator[str]:
@@ -91,8 +93,11 @@ def _moved(before: Prices, after: Prices) -> Iterator[str]:
             model: cheapest[1][model] / cheapest[0][model] - 1
             for model in sorted(cheapest[0].keys() & cheapest[1].keys())
         }
-        listed = [f"{m} {_percent(s)}" for m, s in shares.items() if abs(s) > _LISTED]
-        yield f"Prompts of {tokens:,} tokens, {len(listed)} of {len(shares)}: {'; '.join(listed)}."
+        listed = [
+            f"{model} {_percent(share)}" for model, share in shares.items() if abs(share) > _LISTED
+        ]
+        head = f"- Prompts of {tokens:,} tokens, {len(listed)} of {len(shares)}"
+        yield f"{head}: {', '.join(listed)}."
 
 
 def _cheapest(sizes: Prices, tokens: str) -> dict[str, float]:
@@ -122,7 +127,7 @@ def main() -> None:
     heads = ("kind", "tokens of a prompt", "rows", "median", "least", "most")
     for cells in (heads, ("---",) * len(heads), *_by_kind(before, after)):
         print(f"| {' | '.join(cells)} |")
-    print("\n" + "\n\n".join(_moved(before, after)))
+    print("\n" + "\n".join(_moved(before, after)))
 
 
 if __name__ == "__main__":
