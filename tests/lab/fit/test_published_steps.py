@@ -38,6 +38,11 @@ def test_4_bits_without_a_fitted_kernel_are_within_the_stated_error() -> None:
     assert all(root_mean_square(rows) <= row.stated_error() for row in rows)
 
 
+def test_experts_in_4_bits_with_windows_are_within_a_tenth_of_published_gaps() -> None:
+    rows = [row for row in ROWS if row.model == "openai/gpt-oss-120b"]
+    assert root_mean_square(rows) <= 0.1
+
+
 def test_a_faster_measurement_is_an_error_to_the_slow_side() -> None:
     [row, *_] = [row for row in ROWS if row.metric == "throughput"]
     assert replace(row, measured=2 * row.measured).time_error() > row.time_error()
