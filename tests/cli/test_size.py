@@ -248,6 +248,27 @@ def test_a_list_price_says_its_seller_and_tokens_are_compared_within_each() -> N
     assert "Prices are of" not in alone
 
 
+def test_every_speed_and_price_has_the_error_of_its_prediction() -> None:
+    report = size_report(B8, "--gpu", f"{H100},NVIDIA-B200", "--compare")
+    text = output(report, "text").text
+    assert "ERROR  SOURCE    PER HOUR" in text
+    assert "ERROR is the root mean square error of tokens per second and of prices" in text
+    assert "As cheap within the errors of both: " in text
+    for row in json.loads(output(report, "json").text)["rows"]:
+        if row["tokensPerSecond"] is not None:
+            least, most = sorted((row["stepError"]["decode"], row["stepError"]["prompts"]))
+            assert 0 < least <= row["error"] <= most
+    slow = size_report(B8, "--gpu", H100, "--slo", "itl=2ms", "--tensor-parallel", "1")
+    assert all("ms (error " in row.message for row in slow.rows if row.verdict == "TooSlow")
+
+
+@pytest.mark.parametrize("model", ["BAAI/bge-m3", "deepseek-ai/DeepSeek-V2-Lite-Chat"])
+def test_a_family_that_was_never_measured_has_the_error_of_others_and_says_so(model: str) -> None:
+    text = output(size_report(model, "--gpu", f"{A100},{H100}"), "text").text
+    assert "%*" in text
+    assert "* no step of such a model was measured, so it is that of other models" in text
+
+
 def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
     small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "checkpoint")
     text = output(size_report(*small, "--tensor-parallel", "1"), "text").text

@@ -1,5 +1,6 @@
 """The size table of a model as text or JSON."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,15 @@ from tessera.domain.sizing.prices import ASSUMED
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.table import SizeRow, SizeVerdict, replicas_before_parallel
 
+
+def _is_of_others(row: SizeRow) -> bool:
+    return row.step is not None and row.step.error is not None and not row.step.error.rows
+
+
+def _error(row: SizeRow) -> str:
+    return cell(row.rate_error, "{:.0%}" + "*" * _is_of_others(row))
+
+
 _Column: TypeAlias = Callable[[SizeRow], str]
 _COLUMNS: Mapping[str, _Column] = {
     "GPU": lambda row: row.hardware.product,
@@ -27,6 +37,8 @@ _COLUMNS: Mapping[str, _Column] = {
     "TOK/S": lambda row: cell(row.tokens_per_second, "~{:,.0f}"),
     "TTFT": lambda row: cell(row.ttft_ms, "{:.0f} ms"),
     "ITL": lambda row: cell(row.inter_token_ms, "{:.1f} ms"),
+    "ERROR": _error,
+    "SOURCE": lambda row: cell(row.step and row.step.source),
     "PER HOUR": lambda row: cell(row.hourly and row.hourly.rounded(2)),
     "PER M TOK": lambda row: cell(row.per_million and row.per_million.rounded(3)),
 }
@@ -34,6 +46,7 @@ _COLUMNS: Mapping[str, _Column] = {
 _INPUT_COLUMNS = {"TOK/S": "INPUT TOK/S", "TTFT": "ANSWER", "PER M TOK": "PER M INPUT TOK"}
 # Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5
+_MAX_RIVALS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +191,10 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
         if request.demand.is_pooling:
             price, unit = best.per_million.formatted(4), "input tokens"
         yield f"Cheapest tokens at full load: {_describe(best)}, {price} per 1M {unit}."
+    if best is not None and (rivals := list(_rivals(report, best))):
+        named = ", ".join(map(_describe, rivals[:_MAX_RIVALS]))
+        more = len(rivals) - _MAX_RIVALS
+        yield f"As cheap within the errors of both: {named}{f' and {more} more' * (more > 0)}."
     yield from _seller_note(report)
     yield from (
         f"OversizedAccelerator: {_describe(row)}: {row.oversize_message}."
@@ -200,6 +217,7 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
             "tokens at full load; MAX CONCURRENCY is the number of concurrent requests of the "
             "whole context."
         )
+    yield from _error_notes(report)
     if request.book.name == ASSUMED:
         yield (
             f"Prices are {ASSUMED}: list prices of the sellers in the rows, for comparing only "
@@ -211,6 +229,30 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
             ", ".join(request.unpriced) if count <= _MAX_NAMED else f"{counted(count, 'known GPU')}"
         )
         yield f"No price ({request.book.name}) for {names}: name it with --gpu to size it anyway."
+
+
+def _error_notes(report: SizeReport) -> Iterator[str]:
+    """Yield what the errors say, and which rows are as cheap within them."""
+    steps = [row.step for row in report.rows if row.step is not None]
+    if any(step.error is not None for step in steps):
+        other = ""
+        if any(map(_is_of_others, report.rows)):
+            other = "; * no step of such a model was measured, so it is that of other models"
+        yield (
+            "ERROR is the root mean square error of tokens per second and of prices of tokens: "
+            "Table as steps of a real engine showed it, Roofline as steps of hardware or kernels "
+            f"did that were predicted unmeasured{other}."
+        )
+
+
+def _rivals(report: SizeReport, best: SizeRow) -> Iterator[SizeRow]:
+    """Yield rows whose tokens cost no more than the cheapest within the errors of both."""
+    for row in report.rows:
+        if row is best or row.verdict is not SizeVerdict.FITS or row.per_million is None:
+            continue
+        error = math.hypot(row.rate_error or 0.0, best.rate_error or 0.0)
+        if best.per_million and row.per_million.nanos <= best.per_million.nanos * (1 + error):
+            yield row
 
 
 def _seller_note(report: SizeReport) -> Iterator[str]:
@@ -273,6 +315,9 @@ def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
         "ttftMs": _rounded(row.ttft_ms),
         "itlMs": _rounded(row.inter_token_ms),
         "utilization": None if row.memory_share is None else round(row.memory_share, 4),
+        "source": None if row.step is None else row.step.source,
+        "error": None if row.rate_error is None else round(row.rate_error, 4),
+        "stepError": _step_error(row),
         "perHour": _amount(row.hourly),
         "seller": row.seller or None,
         "perMillionTokens": None if is_pooling else per_million,
@@ -280,6 +325,14 @@ def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
         "breakEvenTokensPerSecond": _rounded(break_even),
         "oversized": row.oversize_message,
     }
+
+
+def _step_error(row: SizeRow) -> dict[str, Any] | None:
+    """Return the errors of the step time as shares, and of how many measured steps they are."""
+    error = row.step.error if row.step is not None else None
+    if error is None:
+        return None
+    return {"decode": error.decode, "prompts": error.prompts, "rows": error.rows}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 from tessera.domain.money import per_million_tokens
 from tessera.domain.perf import footprint
-from tessera.domain.perf.sources import SpeedMeasurement
+from tessera.domain.perf.sources import SpeedMeasurement, as_measured
 from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.service_plan import ServicePlan
@@ -17,6 +18,7 @@ from tessera.domain.sizing.oversized import oversize_message
 from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
 from tessera.domain.sizing.sizing import ReplicaFit, size
 from tessera.domain.speed.measurements import corrected_rate
+from tessera.domain.status.variants import speed_error, speed_source
 
 _SOURCES = {
     "Measured": "measured in this cluster",
@@ -39,7 +41,7 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
         if candidate.demand.precision == choice.fit.precision
     )
     fit, measurement = choice.fit, service_plan.measured_speed
-    source = fit.step.source if measurement is None else "Measured"
+    source, error = speed_source(service_plan, choice), speed_error(service_plan, choice)
     rate = corrected_rate(fit.limits.tokens_per_second, measurement)
     load = (
         f"reads steps of {counted(fit.limits.max_num_batched_tokens, 'token')}"
@@ -52,8 +54,9 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
     yield Decision(
         topic="sizing",
         reason="Fits",
-        message=f"1 replica{of_variant} {load} at {rate:.0f} {_unit(demand)} ({_SOURCES[source]})",
-        numbers=_numbers(choice, demand, measurement),
+        message=f"1 replica{of_variant} {load} at {rate:.0f} {_unit(demand)}"
+        f"{'' if error is None else f' with an error of {error:.0%}'} ({_SOURCES[source]})",
+        numbers=(*_numbers(choice, demand, measurement), *_error(fit, error, shape, measurement)),
         would_change=tuple(_would_change(fit, demand, measurement)),
     )
 
@@ -108,6 +111,28 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
         (
             "price per 1M input tokens" if demand.is_pooling else "price per 1M tokens",
             per_million.formatted(4),
+        ),
+    )
+
+
+def _error(
+    fit: ReplicaFit, share: float | None, shape: ModelShape, measured: SpeedMeasurement | None
+) -> Numbers:
+    """Return the error of the speed and the price, by what it was compared with."""
+    step = fit.step
+    if measured is not None:
+        step = as_measured(step, measured.ratio, shape, fit.precision)
+    if share is None or step.error is None:
+        return ()
+    error = step.error
+    rows = f"seen in {counted(error.rows, 'measured step')}"
+    if not error.rows:
+        rows = "that of other models, since no step of such a model was measured"
+    return (
+        (
+            "error of speed and price",
+            f"{share:.0%} ({step.source}): decoding {error.decode:.1%}, prompts "
+            f"{error.prompts:.1%}, {rows}",
         ),
     )
 

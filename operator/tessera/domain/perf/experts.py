@@ -42,13 +42,13 @@ class ExpertsTime:
             reading, computing = computing, reading
         return reading + self.unoverlapped * computing
 
-    def scaled(self, ratio: float) -> "ExpertsTime":
-        """Return a copy that takes `ratio` times as long."""
+    def scaled(self, reading: float, computing: float) -> "ExpertsTime":
+        """Return a copy whose reading and computing take so many times as long."""
         return replace(
             self,
-            read=self.read * ratio,
-            token=self.token * ratio,
-            prompt_token=self.prompt_token * ratio,
+            read=self.read * reading,
+            token=self.token * computing,
+            prompt_token=self.prompt_token * computing,
         )
 
 

@@ -180,7 +180,7 @@ class StepTime:
         return replace(
             self,
             weights=self.weights * ratio,
-            experts=None if self.experts is None else self.experts.scaled(ratio),
+            experts=None if self.experts is None else self.experts.scaled(ratio, ratio),
             kv_token=self.kv_token * ratio,
             token=self.token * ratio,
             pair=self.pair * ratio,

@@ -11,13 +11,6 @@ from tessera.domain.perf.step import StepTime
 from tessera.domain.perf.table import SpeedTable, shipped_speed_table
 
 
-def slowest_step(step: StepTime) -> StepTime:
-    """Return the step time at the slow end of its error; itself where that is not known."""
-    if step.error is None:
-        return step
-    return _stretched(step, 1 + step.error.decode, 1 + step.error.prompts)
-
-
 def fastest_step(
     step: StepTime, shape: ModelShape, precision: str | None, hardware: Hardware
 ) -> StepTime:
@@ -28,41 +21,45 @@ def fastest_step(
     """
     if step.error is None:
         return step
-    fastest = _stretched(step, 1 / (1 + step.error.decode), 1 / (1 + step.error.prompts))
+    fastest = stretched(step, 1 / (1 + step.error.decode), 1 / (1 + step.error.prompts))
     if footprint.weight_bits(shape, precision) != 4 or step.source == "Measured":
         return fastest
     widened = predict_step_time(_table_of_wide_kernels(), shape, precision, hardware)
     return replace(
         fastest,
         weights=min(fastest.weights, widened.weights),
-        other_experts=min(fastest.other_experts, widened.other_experts),
         token=min(fastest.token, widened.token),
         unoverlapped=min(fastest.unoverlapped, widened.unoverlapped),
     )
 
 
+def error_text(step: StepTime, share: float | None) -> str:
+    """Return the error of what is predicted by a step time, with the source of that."""
+    return step.source if share is None else f"error {share:.0%}, {step.source}"
+
+
 @constant
 def _table_of_wide_kernels() -> SpeedTable:
     """Return the shipped table without the kernels that read weights of 4 bits."""
-    shipped = shipped_speed_table()
-    families = (family.model_copy(update={"int4": None}) for family in shipped.families)
-    return shipped.model_copy(update={"families": tuple(families)})
+    return shipped_speed_table().model_copy(update={"int4": ()})
 
 
-def _stretched(step: StepTime, decoding: float, prompts: float) -> StepTime:
+def stretched(step: StepTime, decoding: float, prompts: float) -> StepTime:
     """Return the step time with the parts of decoding and of prompts so many times as long."""
     drafting = step.drafting
     if drafting is not None and drafting.step is not None:
-        drafting = replace(drafting, step=_stretched(drafting.step, decoding, prompts))
+        drafting = replace(drafting, step=stretched(drafting.step, decoding, prompts))
     return replace(
         step,
         weights=step.weights * decoding,
-        other_experts=step.other_experts * decoding,
+        experts=step.experts and step.experts.scaled(decoding, prompts),
         kv_token=step.kv_token * decoding,
+        windowed_token=step.windowed_token * decoding,
         sequence=step.sequence * decoding,
         fixed=step.fixed * decoding,
         token=step.token * prompts,
         pair=step.pair * prompts,
+        windowed_pair=step.windowed_pair * prompts,
         exchange=step.exchange * prompts,
         drafting=drafting,
     )

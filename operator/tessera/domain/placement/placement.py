@@ -16,6 +16,7 @@ from tessera.api.variant_status import MAX_VARIANTS
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
 from tessera.domain.incremental import tabulated
 from tessera.domain.observed.snapshot import Pool
+from tessera.domain.perf.step_range import error_text
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
@@ -477,8 +478,9 @@ def _placed_decision(
         message += "; no other hardware fits"
     if choice.fit.at_best:
         message += (
-            f"; it keeps spec.slo only within the error of its prediction "
-            f"({choice.fit.rates.most - 1:.0%}, {choice.fit.step.source}), and stays since it runs"
+            f"; it keeps spec.slo only at the fast end of its prediction (up to "
+            f"{choice.fit.rates.most - 1:.0%} more tokens, {choice.fit.step.source}), and stays "
+            "since it runs"
         )
     verdict = StatusVerdict(PlacementReason.PLACED, message)
     return PlacementDecision(verdict=verdict, choices=(choice,))
@@ -595,15 +597,17 @@ def _too_slow_message(spec: InferenceServiceSpec, demand: Demand, fastest: Repli
         + f"ttftP95 {format_duration(slo.ttft)}"
         for slo in _tabulated_objectives(demand, fastest.hardware)
     )
+    step = fastest.step
+    decode, prompts = (step.error.decode, step.error.prompts) if step.error else (None, None)
     if fastest.inter_token_ms > gap:
         return (
             f"spec.slo.itlP95: {gap:.0f} ms, but the fastest that fits, {_describe(fastest)}, has "
-            f"an ITL of {fastest.inter_token_ms:.1f} ms and keeps at best {attainable}; raise the "
-            "objective or add a faster pool"
+            f"an ITL of {fastest.inter_token_ms:.1f} ms ({error_text(step, decode)}) and keeps at "
+            f"best {attainable}; raise the objective or add a faster pool"
         )
     return (
         f"spec.slo.ttftP95: {first:.0f} ms, but the fastest that fits, {_describe(fastest)}, needs "
-        f"{fastest.prefill_ms:.0f} ms for a prompt of "
+        f"{fastest.prefill_ms:.0f} ms ({error_text(step, prompts)}) for a prompt of "
         f"{counted(spec.context.typical_input_tokens, 'token')} and keeps at best {attainable}; "
         "raise the objective, lower spec.context.typicalInputTokens, or add a faster pool"
     )

@@ -11,8 +11,8 @@ from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint, sources
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
-from tessera.domain.perf.step import StepTime
-from tessera.domain.perf.step_range import fastest_step, slowest_step
+from tessera.domain.perf.step import PredictionError, StepTime
+from tessera.domain.perf.step_range import fastest_step, stretched
 from tessera.domain.sizing import pooling, scheduler_limits
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
@@ -74,16 +74,24 @@ class ReplicaFit:
     limits: SchedulerLimits
     step: StepTime
     rates: RateRange = _EXACT
+    prompt_share: float = 0.0
+    """Share of its time at full load that computing prompts takes."""
     at_best: bool = False
     """It keeps the SLO only at the fast end of the error of its step times."""
 
     @property
     def rate_error(self) -> float | None:
-        """Return the error of the predicted throughput as a share; None where it is not known.
+        """Return the error of the predicted throughput as a share; None where it is not known."""
+        return self.error_by(self.step.error)
 
-        Those of decoding and of prompts count by the time that a full replica spends on each.
+    def error_by(self, error: PredictionError | None) -> float | None:
+        """Return the error of the throughput by that of step times, as a share.
+
+        Decoding and prompts count by the time that a full replica spends on each.
         """
-        return None if self.step.error is None else 1 / self.rates.least - 1
+        if error is None:
+            return None
+        return error.decode + self.prompt_share * (error.prompts - error.decode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +110,7 @@ class ReplicaMisfit:
     prefill_ms: float
     """Time to read a typical prompt when nothing else runs; of a pooling model, to answer beside
     other texts."""
+    step: StepTime
     limits: SchedulerLimits | None = None
     """The limits of which the memory or the SLO allow less than `spec.engine` asks for."""
 
@@ -232,23 +241,25 @@ def size(
             needed_mib=_needed_mib(demand, hardware, memory_plan),
             inter_token_ms=single_stream * 1e3,
             prefill_ms=prefill * 1e3,
+            step=step,
             limits=limits,
         )
     rate_within = pooling.rate_within if demand.is_pooling else scheduler_limits.rate_within
     rate = rate_within(demand, step, limits)
-    return ReplicaFit(
+    # Prompts that take twice as long show which part of the time is theirs.
+    slow_prompts = rate_within(demand, stretched(step, decoding=1, prompts=2), limits)
+    fit = ReplicaFit(
         hardware=hardware,
         precision=demand.precision,
         memory=memory_plan,
         max_model_len=demand.max_model_len,
         limits=replace(limits, tokens_per_second=rate) if at_best else limits,
         step=step,
-        rates=RateRange(
-            rate_within(demand, slowest_step(step), limits) / rate,
-            rate_within(demand, fastest, limits) / rate,
-        ),
+        prompt_share=rate / slow_prompts - 1,
         at_best=at_best,
     )
+    most = rate_within(demand, fastest, limits) / rate
+    return replace(fit, rates=RateRange(1 / (1 + (fit.rate_error or 0.0)), most))
 
 
 def _has_memory(demand: Demand, memory_plan: DeviceMemoryPlan) -> bool:

@@ -10,6 +10,8 @@ from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.perf import footprint
+from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.step_range import error_text
 from tessera.domain.sizing import pooling, precision, tensor_parallel
 from tessera.domain.sizing.oversized import (
     MIN_CONCURRENCY,
@@ -56,6 +58,10 @@ class SizeRow:
     """Mean ITL at full load; None of a pooling model."""
     memory_share: float | None = None
     """Share of the device's memory for weights, reserve and typical cache."""
+    step: StepTime | None = None
+    """The step time that the speeds are computed from; None where the model does not run."""
+    rate_error: float | None = None
+    """Error of the throughput and of the price of tokens, as a share."""
     hourly: Money | None = None
     seller: str = ""
     """Who asks the price, where that is known: prices of several differ by their terms."""
@@ -217,6 +223,7 @@ def _sized_row(demand: Demand, product: Product, hardware: Hardware, book: Price
         message=(_too_slow_message if slow else _too_large_message)(demand, sizing),
         kv_tokens=sizing.kv_tokens,
         max_concurrency=sizing.kv_tokens / demand.max_model_len,
+        step=sizing.step,
     )
 
 
@@ -226,15 +233,20 @@ def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
         bounds = "the SLO" if demand.shape.encoder_only else "the cache and the SLO"
         return f"of {requested} {misfit.limits.max_num_seqs} fit into {bounds}"
     tokens = demand.engine.max_num_batched_tokens
+    step = misfit.step
+    decode, prompts = (step.error.decode, step.error.prompts) if step.error else (None, None)
     itl_ms, ttft_ms = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
     if demand.is_pooling:
         return (
             f"a text of {counted(demand.input_tokens, 'token')} beside others is answered in "
-            f"{misfit.prefill_ms:.0f} ms; at most {ttft_ms:.0f} ms under load are requested"
+            f"{misfit.prefill_ms:.0f} ms ({error_text(step, prompts)}); at most "
+            f"{ttft_ms:.0f} ms under load are requested"
         )
     return (
-        f"a single request has ITL {misfit.inter_token_ms:.1f} ms and TTFT {misfit.prefill_ms:.0f} "
-        f"ms for a prompt of {counted(demand.input_tokens, 'token')}; at most {itl_ms:.0f} and "
+        f"a single request has ITL {misfit.inter_token_ms:.1f} ms "
+        f"({error_text(step, decode)}) and TTFT {misfit.prefill_ms:.0f} ms "
+        f"({error_text(step, prompts)}) "
+        f"for a prompt of {counted(demand.input_tokens, 'token')}; at most {itl_ms:.0f} and "
         f"{ttft_ms:.0f} ms under load are requested"
         + (f", with full steps of {counted(tokens, 'token')}" if tokens else "")
     )
@@ -280,6 +292,8 @@ def _fit_row(row: SizeRow, demand: Demand, fit: ReplicaFit, product: Product) ->
         ttft_ms=ttft * 1e3,
         inter_token_ms=None if demand.is_pooling else max_num_seqs / limits.tokens_per_second * 1e3,
         memory_share=memory_share(demand, fit),
+        step=fit.step,
+        rate_error=fit.rate_error,
         oversize_message=oversize_message(demand, fit),
         per_million=hourly and per_million_tokens(hourly, limits.tokens_per_second),
     )

@@ -38,6 +38,7 @@ from tessera.domain.status.variants import (
     capacity_text,
     expected_rate,
     instances_text,
+    speed_error,
     speed_source,
     template_record,
     variant_status,
@@ -242,7 +243,9 @@ def _token_price(service_plan: ServicePlan, choice: HardwareChoice) -> tuple[Mon
         if is_pooling
         else f"with {limits.max_num_seqs} concurrent requests"
     )
+    error = speed_error(service_plan, choice)
     source = speed_source(service_plan, choice).lower()
+    source += "" if error is None else f", error {error:.0%}"
     return (
         per_million_tokens(choice.hourly, throughput),
         f"{throughput:.0f} {unit} per replica {load}, {source}",

@@ -7,7 +7,9 @@ from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.text import counted
 from tessera.api.variant_status import MAX_VARIANTS, SpeedSource, VariantReplicas, VariantStatus
 from tessera.domain.observed.snapshot import Pod
+from tessera.domain.perf.sources import as_measured
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.speed.measurements import corrected_rate
@@ -50,6 +52,16 @@ def speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSour
     """Return where the speed of a variant is known from."""
     is_measured = _is_reference(service_plan, choice) and service_plan.measured_speed is not None
     return "Measured" if is_measured else choice.fit.step.source
+
+
+def speed_error(service_plan: ServicePlan, choice: HardwareChoice) -> float | None:
+    """Return the error of the rate of a variant as a share; None where it is not known."""
+    fit, measured = choice.fit, service_plan.measured_speed
+    spec = service_plan.service.spec
+    shape = shape_of(spec) if spec is not None else None
+    if shape is None or measured is None or not _is_reference(service_plan, choice):
+        return fit.rate_error
+    return fit.error_by(as_measured(fit.step, measured.ratio, shape, fit.precision).error)
 
 
 def _is_reference(service_plan: ServicePlan, choice: HardwareChoice) -> bool:
