@@ -7,6 +7,7 @@ shares of a device's peaks it reaches comes from one of three sources, named in 
 - `table`: shares fitted on published kernel measurements of this GPU family (`data/speed.json`);
 - `roofline`: the geometric means of those families, for hardware or precisions without any.
 
-`step` has the formula, `speculation` what drafted tokens yield, `roofline` derives the coefficients
-from shares, `table` reads the shares and `sources` chooses among the sources.
+`step` has the formula, `experts` the part of mixtures in it, `speculation` what drafted tokens
+yield; `roofline` derives the coefficients from shares, `table` reads the shares and `sources`
+chooses among the sources.
 """
