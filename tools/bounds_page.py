@@ -90,6 +90,7 @@ from tessera.gateway.http.tls import (
     MAX_HANDSHAKES,
     MAX_HELLO_BYTES,
 )
+from tessera.gateway.http.turns import TURN_BYTES
 from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.internal_api import MAX_WAITING_READERS, REVIEW_PLACES
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
@@ -233,6 +234,11 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ),
             ("a TLS handshake", timedelta(seconds=HANDSHAKE_SECONDS)),
             ("bytes that a client sends until then", MAX_HELLO_BYTES),
+            (
+                "bytes of clients without an accepted key that are read before others have their "
+                "turn, once of large requests and once of small ones",
+                TURN_BYTES,
+            ),
             ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
             ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),
             ("tokens of readers of usage that are reviewed, of an address one", REVIEW_PLACES),

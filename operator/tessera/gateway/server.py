@@ -12,15 +12,19 @@ from pathlib import Path
 import uvicorn
 from typing_extensions import override
 
-from tessera.gateway.http.connections import Connections, GatewayServerState
+from tessera.gateway.http.connections import Connections
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.tls import Handshakes, TlsConnection
+from tessera.gateway.http.turns import GatewayServerState, ReadingTurns
 from tessera.gateway.requests.app import GatewayApp
 
 log = logging.getLogger("tessera")
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
+# The event loop takes one connection of a listening socket in each of its turns: so many of as many
+# copies, or a new client would wait for as many turns as others are in front of it.
+_ACCEPTS = 8
 _CERTIFICATE_SECONDS = 10.0
 
 
@@ -63,7 +67,7 @@ class GatewayServer(uvicorn.Server):
                 ssl_keyfile=key,
             )
         )
-        self.server_state = GatewayServerState(clients)
+        self.server_state: GatewayServerState = GatewayServerState(clients)
         self._gateway = app
         self._announce_seconds = announce_seconds
 
@@ -77,7 +81,15 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; handshakes are made by the connections themselves, which count before them."""
         self.handshakes.context, self.config.ssl = self.config.ssl, None
-        await super().startup(sockets)
+        self.server_state.turns = ReadingTurns()
+        await super().startup([each.dup() for each in sockets or () for _ in range(_ACCEPTS)])
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End all connections."""
+        await super().shutdown(sockets)
+        if self.server_state.turns is not None:
+            self.server_state.turns.close()
 
     async def drain(self) -> None:
         """Begin to drain; `serve` returns when it is done."""

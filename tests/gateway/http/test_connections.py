@@ -302,7 +302,7 @@ async def test_connections_without_a_request_keep_nobody_out(data: bytes) -> Non
         assert (await new[0].readline()).startswith(b"HTTP/1.1 400 ")
         release.set()
         assert (await request).status == 200
-        await until_closed(idle[LIMIT // 2])
+        await until_closed(idle[LIMIT])
         for _, writer in (*idle, new):
             writer.close()
     assert set(ends.ends) == {ConnectionEnd.EVICTED}

@@ -15,8 +15,6 @@ from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import Protocol
 
-from uvicorn.server import ServerState
-
 # Each takes 7 to 15 KB, and another descriptor while an engine answers it.
 MAX_CONNECTIONS = 10_000
 MAX_DESCRIPTORS = 65_536
@@ -305,14 +303,6 @@ def address_owner(address: str) -> str:
     if any(host in network for network in _EMBEDDED_IPV4):
         return str(IPv4Address(host.packed[-4:]))
     return str(ip_network((host, 64), strict=False))
-
-
-class GatewayServerState(ServerState):
-    """What the connections of a server share."""
-
-    def __init__(self, clients: Connections) -> None:
-        super().__init__()
-        self.clients = clients
 
 
 def raise_descriptor_limit() -> int:

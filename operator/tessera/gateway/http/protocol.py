@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.http.connections import SMALL_BYTES, ConnectionStage, GatewayServerState
+from tessera.gateway.http.connections import SMALL_BYTES, ConnectionStage
 from tessera.gateway.http.reading import (
     GONE_SECONDS,
     MAX_HEADER_BYTES,
@@ -24,6 +24,7 @@ from tessera.gateway.http.reading import (
     BoundedReading,
     HeadersTooLargeError,
 )
+from tessera.gateway.http.turns import GatewayServerState
 from tessera.gateway.refusals import RequestError, invalid_request
 
 # Of memory, of a header beside its own.
@@ -148,6 +149,10 @@ class _Waiting(_Writing):
 
     pace_seconds = PACE_SECONDS
 
+    # Set once it is made.
+    address: str
+    descriptor: int
+
     _running: RequestResponseCycle | None = None
     _written_before = 0
     # That of the request which is answered, once its key is accepted.
@@ -157,13 +162,17 @@ class _Waiting(_Writing):
     _bytes_before = 0
     # Most requests come whole with their keys.
     _pace_check: asyncio.TimerHandle | None = None
+    # Whether the key of a request of this connection was ever accepted: until then it is read in
+    # turns with others.
+    _is_known = False
     # Of a record of TLS of which more has to come.
     _record_bytes = 0
     _held_bytes = 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._clients = cast("GatewayServerState", self.server_state).clients
+        state = cast("GatewayServerState", self.server_state)
+        self._clients, self._turns = state.clients, state.turns
         # For the rest of a request that has its response.
         self._close_deadline = _Deadline()
         # The bytes of each head that is complete and has no whole response.
@@ -172,12 +181,26 @@ class _Waiting(_Writing):
     def accept(self, tenant: str) -> None:
         """Note that the key of the request which is answered is accepted, and whose it is."""
         self._tenant = tenant
+        if self._turns is not None and not self._is_known:
+            self._is_known = True
+            self._turns.remove(self)
+            self.read_in_turn()
         if self._running is not None and self._running.more_body:
             self._watch_pace(keeps_pace=True)
         else:
             self._note_waiting()
         # From now on the body is held for its tenant.
         self._note_held()
+
+    def read_in_turn(self) -> None:
+        """Read what has come, unless too much of it waits."""
+        if not (self.flow.read_paused or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    def _await_turn(self) -> None:
+        if self._turns is not None and not self._is_known and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._turns.wait(self)
 
     def hold_record(self, size: int) -> None:
         """Note what the connection holds of a record of TLS that is not complete."""
@@ -259,7 +282,10 @@ class GatewayProtocol(_Waiting):
         self._header_deadline = _Deadline()
         super().connection_made(transport)
         # None if the other end was gone at once.
-        self._clients.add(self, self.client[0] if self.client else "")
+        self.address = self._clients.add(self, self.client[0] if self.client else "")
+        self.descriptor = transport.get_extra_info("socket").fileno()
+        # The event loop begins to read once this returns, whatever is said before.
+        self.loop.call_soon(self._await_turn)
         # What uvicorn uses of the transport while it responds.
         self._response_transport = SimpleNamespace(
             write=self._write, is_closing=transport.is_closing, close=self._close
@@ -269,6 +295,8 @@ class GatewayProtocol(_Waiting):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._clients.remove(self)
+        if self._turns is not None:
+            self._turns.remove(self)
         self._header_deadline.lift()
         self._close_deadline.lift()
         self._end_pace_check()
@@ -290,6 +318,7 @@ class GatewayProtocol(_Waiting):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self._await_turn()
         if self._close_deadline.is_set or self._has_last_request:
             self._discarded += len(data)
             if self._discarded > self.discarded_bytes:
