@@ -1,11 +1,14 @@
 """The error that each prediction carries: by kind of model and by source."""
 
+import json
+
 import pytest
 
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.sources import SpeedMeasurement, measurement_key, step_time
 from tessera.domain.perf.step import PredictionError, StepTime
 from tessera.domain.perf.table import (
+    MEASURED_VERSION,
     ModelKind,
     SpeedTable,
     model_kinds,
@@ -13,7 +16,7 @@ from tessera.domain.perf.table import (
     shipped_speed_table,
 )
 from tests.builders import A100, H100
-from tests.domain.perf.test_step import B8, H200, INT4, MIXTURE, WINDOWS, gpus
+from tests.domain.perf.test_step import B8, FIGURES, H200, INT4, MIXTURE, WINDOWS, gpus
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,10 @@ def test_every_prediction_says_its_error_which_is_never_zero(model: str, product
     assert error is not None
     assert error.decode > 0.01
     assert error.prompts > 0.05
+
+
+def test_the_version_of_the_engine_that_was_measured_is_that_of_the_figures() -> None:
+    assert json.loads(FIGURES.read_text(encoding="utf-8"))["vllm"] == MEASURED_VERSION
 
 
 def test_a_gpu_without_measurements_has_the_larger_error() -> None:

@@ -265,6 +265,17 @@ def test_the_message_has_both_times_and_where_to_look() -> None:
     assert "docs/tasks/alerts.md" in message
 
 
+def test_measured_speeds_that_contradict_the_prediction_are_said_with_source_and_error() -> None:
+    fit = a_choice().fit
+    assert fit.rate_error is not None
+    error = f"(error {fit.rate_error:.0%}, Table) for the observed load"
+    beyond, within = (speed_verdict(next_status(ratio), fit).message for ratio in (1.3, 1.01))
+    assert error in beyond
+    assert "1.30 times as long, beyond that error; measured by" in beyond
+    assert error in within
+    assert "1.01 times as long, within that error; measured by" in within
+
+
 def a_measured_fleet(
     times: float, service: ObservedService | None = None, when: float = 0, **fields: Any
 ) -> Snapshot:

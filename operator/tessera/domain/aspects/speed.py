@@ -56,7 +56,9 @@ def _following(
 
 def _verdict(placed: PlacedService, speed: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:
     """Return the verdict on the measured speed, which is that of one variant."""
-    verdict = speed_verdict(speed, is_pooling=placed.is_pooling)
+    fits = {choice.variant: choice.fit for choice in placed.variants}
+    fit = fits.get(speed.variant) if speed is not None else None
+    verdict = speed_verdict(speed, fit, is_pooling=placed.is_pooling)
     if speed is None or len(placed.variants) < 2:
         return verdict
     return replace(verdict, message=f"{speed.variant}: {verdict.message}")

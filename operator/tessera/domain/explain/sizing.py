@@ -8,6 +8,7 @@ from tessera.api.text import counted
 from tessera.domain.money import per_million_tokens
 from tessera.domain.perf import footprint
 from tessera.domain.perf.sources import SpeedMeasurement, as_measured
+from tessera.domain.perf.table import MEASURED_VERSION
 from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.service_plan import ServicePlan
@@ -56,7 +57,10 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
         reason="Fits",
         message=f"1 replica{of_variant} {load} at {rate:.0f} {_unit(demand)}"
         f"{'' if error is None else f' with an error of {error:.0%}'} ({_SOURCES[source]})",
-        numbers=(*_numbers(choice, demand, measurement), *_error(fit, error, shape, measurement)),
+        numbers=(
+            *_numbers(choice, demand, measurement),
+            *_error(fit, error, shape, spec.engine.version, measurement),
+        ),
         would_change=tuple(_would_change(fit, demand, measurement)),
     )
 
@@ -116,7 +120,11 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
 
 
 def _error(
-    fit: ReplicaFit, share: float | None, shape: ModelShape, measured: SpeedMeasurement | None
+    fit: ReplicaFit,
+    share: float | None,
+    shape: ModelShape,
+    version: str,
+    measured: SpeedMeasurement | None,
 ) -> Numbers:
     """Return the error of the speed and the price, by what it was compared with."""
     step = fit.step
@@ -125,7 +133,8 @@ def _error(
     if share is None or step.error is None:
         return ()
     error = step.error
-    rows = f"seen in {counted(error.rows, 'measured step')}"
+    rows = f"seen in {counted(error.rows, 'step')} of vLLM {MEASURED_VERSION} or older, and this "
+    rows += f"engine is {version}"
     if not error.rows:
         rows = "that of other models, since no step of such a model was measured"
     return (

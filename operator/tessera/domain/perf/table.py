@@ -24,6 +24,9 @@ from tessera.domain.perf.step import PredictionError
 # measurement: layers that keep states or latent vectors, and encoders.
 ModelKind = Literal["Dense", "Windows", "Experts", "Int4", "Other"]
 
+# Of the vLLM whose steps the errors are of.
+MEASURED_VERSION = "0.26.0"
+
 _SECONDS_PER_MICRO = 1e-6
 _SECONDS_PER_NANO = 1e-9
 _BYTES_PER_GIGABYTE = 1e9

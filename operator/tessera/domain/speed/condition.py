@@ -12,6 +12,8 @@ from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.service_status import PredictedAndMeasured, SpeedStatus
 from tessera.api.text import counted
 from tessera.domain.perf.sources import MIN_REQUESTS, OFF_TOLERANCE
+from tessera.domain.perf.step_range import error_text
+from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.speed.service_speed import ServiceSpeed
 
 # Time that a reading covers; the status is not written more often.
@@ -56,9 +58,12 @@ def is_recent(status: SpeedStatus, model: str, variant: str, at: datetime) -> bo
 
 
 def speed_verdict(
-    status: SpeedStatus | None, *, is_pooling: bool = False
+    status: SpeedStatus | None, fit: ReplicaFit | None = None, *, is_pooling: bool = False
 ) -> StatusVerdict[SpeedAsPredicted]:
-    """Return the condition that follows from the status."""
+    """Return the condition that follows from the status, with the error of the prediction.
+
+    `fit` is that of the measured variant; None where it is not offered any more.
+    """
     if is_pooling:
         return StatusVerdict(
             SpeedAsPredicted.NO_INTER_TOKEN_LATENCY,
@@ -72,12 +77,17 @@ def speed_verdict(
             f"a comparison needs {counted(MIN_REQUESTS, 'request')} within "
             f"{counted(WINDOW // timedelta(minutes=1), 'minute')}",
         )
-    itl = status.itl_ms
+    itl, source, bounds = status.itl_ms, "", ""
+    if fit is not None and fit.rate_error is not None:
+        source = f" ({error_text(fit.step, fit.rate_error)})"
+        is_within = 1 / (1 + fit.rate_error) <= status.ratio <= 1 + fit.rate_error
+        bounds = f", {'within' if is_within else 'beyond'} that error"
     return StatusVerdict(
         reason,
-        f"ITL {itl.measured} ms, predicted {itl.predicted} ms for the observed load, "
-        f"{status.ratio} times as long; measured by {counted(status.requests, 'request')} until "
-        f"{status.at:%Y-%m-%d %H:%M} UTC{_ADVICE.get(reason, '')}",
+        f"ITL {itl.measured} ms, predicted {itl.predicted} ms{source} for the observed load, "
+        f"{status.ratio} times as long{bounds}; measured by "
+        f"{counted(status.requests, 'request')} until {status.at:%Y-%m-%d %H:%M} UTC"
+        f"{_ADVICE.get(reason, '')}",
     )
 
 
