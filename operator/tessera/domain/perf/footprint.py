@@ -44,7 +44,7 @@ def weight_bits(shape: ModelShape, precision: str | None) -> int:
     return min(4 if precision in PRECISION_FORMATS else 16, shape.bits_per_weight)
 
 
-def _is_stored_in(shape: ModelShape, precision: str | None) -> bool:
+def is_stored_in(shape: ModelShape, precision: str | None) -> bool:
     """Return whether the shape is that of files in a precision; None means as in the files."""
     return precision is None or shape.quantization in PRECISION_FORMATS.get(precision, ())
 
@@ -59,13 +59,6 @@ def stored_shape(shape: ModelShape, precision: str) -> ModelShape:
         "weight_bytes": None,
     }
     return shape.model_copy(update=update)
-
-
-def files_shape(shape: ModelShape, precision: str | None) -> ModelShape:
-    """Return the shape of the files that are run in a precision; the usual one of other files."""
-    if precision is None or precision not in PRECISION_FORMATS or _is_stored_in(shape, precision):
-        return shape
-    return stored_shape(shape, precision)
 
 
 def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
@@ -85,7 +78,7 @@ def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16
 
 def resident_bytes(shape: ModelShape, precision: str | None) -> int:
     """Return the bytes of all weights in memory, summed over all devices of a replica."""
-    if _is_stored_in(shape, precision) and shape.weight_bytes is not None:
+    if is_stored_in(shape, precision) and shape.weight_bytes is not None:
         return shape.weight_bytes
     return _stored_bytes(shape, precision, shape.parameters, _unquantized(shape))
 
@@ -159,7 +152,7 @@ def _stored_bytes(
 def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized: int) -> int:
     """Return the bytes of the scales and zero points of weight groups."""
     # Scales of whole rows and blocks are too few to count: `group` is None for these.
-    stored = _is_stored_in(shape, precision)
+    stored = is_stored_in(shape, precision)
     quantization = shape.quantization if stored else precision
     usual = _GROUP_SIZES.get(precision or "", _GROUP_SIZE) if bits == 4 else None
     group = shape.group_size if stored else usual
@@ -180,17 +173,14 @@ def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) ->
 
 def windowed_bytes_per_token(shape: ModelShape, devices: int) -> int:
     """Return the part of `cache_bytes_per_token` of layers with a window, at 16 bits."""
-    if shape.sliding_window is None:
-        return 0
     sliding = min(_cached_layers(shape), shape.sliding_layers or 0)
     return sliding * _row_bytes(shape, devices, 16, windowed=True)
 
 
 def windowed_share(shape: ModelShape) -> float:
     """Return the share of layers with attention that attend to a window."""
-    if shape.sliding_window is None or not _cached_layers(shape):
-        return 0.0
-    return min(1.0, (shape.sliding_layers or 0) / _cached_layers(shape))
+    layers = _cached_layers(shape)
+    return min(1.0, (shape.sliding_layers or 0) / layers) if layers else 0.0
 
 
 def cache_bytes(

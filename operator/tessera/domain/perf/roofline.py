@@ -8,13 +8,14 @@ from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.experts import ExpertsTime
-from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.step import PredictionError, StepTime
 
 Arithmetic = Literal["bf16", "fp8"]
 
 # vLLM 0.30 to 0.33 multiply dense weights of these by Machete on compute capability 9.0
 # (`MacheteLinearKernel.can_implement`), all others by kernels that were not measured.
 _MACHETE_FORMATS, _MACHETE_GROUPS = ("int4", "awq", "gptq"), (None, 64, 128)
+_MACHETE_PRECISIONS = ("awq-int4", "gptq-int4")
 _ACTIVATION_BYTES = 2
 # All-reduces of one layer: after attention and after the feed-forward part.
 _REDUCTIONS = 2
@@ -84,8 +85,10 @@ def takes_machete(shape: ModelShape, precision: str | None) -> bool:
     """Return whether weights of 4 bits lie as Machete takes them, in a model without experts."""
     if shape.active_parameters is not None or footprint.weight_bits(shape, precision) != 4:
         return False
-    files = footprint.files_shape(shape, precision)
-    return files.quantization in _MACHETE_FORMATS and files.group_size in _MACHETE_GROUPS
+    if not footprint.is_stored_in(shape, precision):
+        # The usual files of a listed precision have groups of 128.
+        return precision in _MACHETE_PRECISIONS
+    return shape.quantization in _MACHETE_FORMATS and shape.group_size in _MACHETE_GROUPS
 
 
 def roofline(
@@ -94,6 +97,7 @@ def roofline(
     hardware: Hardware,
     shares: PeakShares,
     source: SpeedSource = "Roofline",
+    error: PredictionError | None = None,
 ) -> StepTime:
     """Return the step time of a model on one replica, tensor parallel over its devices."""
     size = hardware.devices
@@ -105,9 +109,11 @@ def roofline(
     # Without a causal mask every token attends to all others, not to half of them.
     pair_flops = (4 if shape.encoder_only else 2) * footprint.attention_layers(shape) * width
     pair = pair_flops / (hardware.bf16_flops * size * shares.attention)
-    windowed_share = footprint.windowed_share(shape)
+    windowed_share = windowed_bytes = 0.0
+    if shape.sliding_window is not None:
+        windowed_share = footprint.windowed_share(shape)
+        windowed_bytes = footprint.windowed_bytes_per_token(shape, size)
     token_bytes = footprint.cache_bytes_per_token(shape, size)
-    windowed_bytes = footprint.windowed_bytes_per_token(shape, size)
     cache_bandwidth = bandwidth * shares.cache / size
     read_bytes: float = footprint.batch_read_bytes(shape, precision)
     parameters: float = footprint.active_parameters(shape)
@@ -137,6 +143,7 @@ def roofline(
         + shape.layers * layer_seconds
         + reductions * shares.reduction_seconds,
         source=source,
+        error=error,
     )
 
 

@@ -169,6 +169,5 @@ def predict_step_time(
         used = expert_peak_shares(measured or experts.usual[kernel], experts.prompts)
         shares = replace(shares, experts=used)
     source: SpeedSource = "Table" if from_table else "Roofline"
-    predicted = roofline(shape, precision, hardware, shares, source)
     error = prediction_error(speed_table, shape, precision, source, hardware.product)
-    return replace(predicted, error=error)
+    return roofline(shape, precision, hardware, shares, source, error)

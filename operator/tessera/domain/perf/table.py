@@ -137,7 +137,7 @@ class SpeedTable(Wire):
     held_out_rows: int
     fit_errors: FitErrors
     errors: tuple[KindError, ...]
-    """Errors by kind and source; `Roofline` has at least that of `Dense`."""
+    """Errors by kind and source, those of a family first; `Roofline` has at least `Dense`."""
     host: HostOverhead
     int4: tuple[Int4Kernel, ...] = ()
     """Measured kernels of 4-bit weights; the others have the shares of 16 bits, as `Roofline`."""
@@ -145,6 +145,20 @@ class SpeedTable(Wire):
     """Geometric means of the families, for hardware without measurements."""
     families: tuple[GpuFamily, ...]
     experts: ExpertTable
+
+    def kind_error(self, kind: ModelKind, source: SpeedSource, product: str) -> KindError:
+        """Return the error of one kind of model on a GPU product, else that of `Roofline`."""
+        options: tuple[tuple[ModelKind, SpeedSource], ...] = (
+            (kind, source),
+            (kind, "Roofline"),
+            ("Dense", "Roofline"),
+        )
+        for known, origin in options:
+            for error in self.errors:
+                matches = error.kind == known and error.source == origin
+                if matches and product.startswith(error.family):
+                    return error
+        raise ValueError("the table of speeds has no error of dense models by Roofline")
 
 
 @constant
@@ -168,8 +182,7 @@ def int4_shares(
 
     Returns None of others, and where the kernel was not measured.
     """
-    known = products().get(product)
-    if known is None or not takes_machete(shape, precision):
+    if not takes_machete(shape, precision) or (known := products().get(product)) is None:
         return None
     return next(
         (kernel.shares for kernel in speed_table.int4 if kernel.capability == known.capability),
@@ -231,27 +244,25 @@ def prediction_error(
     A model of several kinds has the largest error of them, and one of a kind that was not measured
     that of `Roofline`. Both are errors of other models, so they have 0 rows.
     """
-    by_kind = {
-        error.kind: error
-        for error in sorted(speed_table.errors, key=lambda error: error.family)
-        if error.source == source and product.startswith(error.family)
-    }
-    others = {error.kind: error for error in speed_table.errors if error.source == "Roofline"}
-    kinds = model_kinds(shape, precision)
-    errors = [by_kind.get(kind) or others.get(kind, others["Dense"]) for kind in kinds]
+    errors = [
+        speed_table.kind_error(kind, source, product) for kind in model_kinds(shape, precision)
+    ]
     return PredictionError(
-        decode=max(error.decode for error in errors),
-        prompts=max(error.prompts for error in errors),
-        rows=errors[0].rows if len(kinds) == 1 and kinds[0] in by_kind else 0,
+        decode=max([error.decode for error in errors]),
+        prompts=max([error.prompts for error in errors]),
+        rows=errors[0].rows if len(errors) == 1 and errors[0].source == source else 0,
     )
 
 
 def model_kinds(shape: ModelShape, precision: str | None) -> tuple[ModelKind, ...]:
     """Return the kinds that a model is of, `Dense` if no other."""
-    kinds: dict[ModelKind, bool] = {
-        "Windows": bool(shape.sliding_window and shape.sliding_layers),
-        "Experts": shape.active_parameters is not None,
-        "Int4": footprint.weight_bits(shape, precision) == 4,
-        "Other": bool(shape.state_layers or shape.latent_dim or shape.encoder_only),
-    }
-    return tuple(kind for kind, is_one in kinds.items() if is_one) or ("Dense",)
+    kinds: list[ModelKind] = []
+    if shape.sliding_window and shape.sliding_layers:
+        kinds.append("Windows")
+    if shape.active_parameters is not None:
+        kinds.append("Experts")
+    if footprint.weight_bits(shape, precision) == 4:
+        kinds.append("Int4")
+    if shape.state_layers or shape.latent_dim or shape.encoder_only:
+        kinds.append("Other")
+    return tuple(kinds) or ("Dense",)
