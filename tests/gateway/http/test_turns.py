@@ -67,15 +67,15 @@ def count_read(clients: list[Client]) -> int:
 async def test_so_many_bytes_are_read_in_a_turn_and_addresses_take_turns() -> None:
     reading, size, counts = ReadingTurns(), TURN_BYTES // 4, [0]
     many = [Client(reading, size) for _ in range(20)]
-    few, gone = (Client(reading, size, address) for address in ("few", "gone"))
-    gone.close()
+    few, ended = (Client(reading, size, address) for address in ("few", "ended"))
+    ended.close()
     async with asyncio.timeout(WAIT_SECONDS):
         while counts[-1] < len(many):
             await asyncio.sleep(0)
             counts.append(count_read(many))
             assert few.is_read or counts[-1] <= 4
     assert max(after - before for before, after in pairwise(counts)) == 4
-    assert not gone.is_read
+    assert not ended.is_read
     reading.close()
     for client in (*many, few):
         client.close()

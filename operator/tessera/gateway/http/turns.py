@@ -25,7 +25,7 @@ _LOOKS = 64
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
-class Reader(Protocol):
+class UnreadConnection(Protocol):
     """A connection that is not read until its turn."""
 
     address: str
@@ -40,15 +40,15 @@ class _Lane:
     """Those of which something came, by address: the first in front, and the addresses in turn."""
 
     def __init__(self) -> None:
-        self._readers: OrderedDict[str, OrderedDict[Reader, int]] = OrderedDict()
+        self._readers: OrderedDict[str, OrderedDict[UnreadConnection, int]] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._readers)
 
-    def add(self, reader: Reader, size: int) -> None:
+    def add(self, reader: UnreadConnection, size: int) -> None:
         self._readers.setdefault(reader.address, OrderedDict())[reader] = size
 
-    def remove(self, reader: Reader) -> None:
+    def remove(self, reader: UnreadConnection) -> None:
         readers = self._readers.get(reader.address)
         if readers is not None and readers.pop(reader, None) is not None and not readers:
             del self._readers[reader.address]
@@ -72,7 +72,7 @@ class ReadingTurns:
     """
 
     def __init__(self) -> None:
-        self._readers: dict[int, Reader] = {}
+        self._readers: dict[int, UnreadConnection] = {}
         self._lanes = (_Lane(), _Lane())
         self._has_next = False
         self._epoll = select.epoll()
@@ -84,7 +84,7 @@ class ReadingTurns:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def wait(self, reader: Reader) -> None:
+    def wait(self, reader: UnreadConnection) -> None:
         """Let a connection read once in its turn, after something has come or it has ended."""
         if self._epoll.closed or reader.descriptor < 0:
             return
@@ -94,7 +94,7 @@ class ReadingTurns:
         except FileNotFoundError:
             self._epoll.register(reader.descriptor, _EVENTS)
 
-    def remove(self, reader: Reader) -> None:
+    def remove(self, reader: UnreadConnection) -> None:
         """Forget a connection that ended, or reads by itself."""
         # Another one may have its descriptor by now.
         if self._readers.get(reader.descriptor) is reader:
