@@ -14,7 +14,7 @@ from tests.builders import (
     A100,
     H100,
     LARGE,
-    SMALL,
+    MEDIUM,
     a_node,
     a_pool,
     a_service,
@@ -26,19 +26,19 @@ from tests.builders import (
 from tests.domain.service.test_precisions import files, read, status_of
 from tests.domain.variant_fleet import CHAT, VariantFleet, pool_of
 
-# A slice of 1g.10gb costs 0.24 USD.
+# A slice of 3g.40gb costs 0.78 USD.
 RESERVED = a_pool("reserved", "1.68")
 BURST = a_pool("burst", "2.99", tier="OnDemand")
-AWQ = {"precision": "awq-int4", "uri": "hf://acme/llama-1b-awq"}
-BF16, FP8, AWQ4 = (f"reserved-1g-10gb{suffix}" for suffix in ("", "-fp8", "-awq-int4"))
+AWQ = {"precision": "awq-int4", "uri": "hf://acme/llama-8b-awq"}
+BF16, FP8, AWQ4 = (f"reserved-3g-40gb{suffix}" for suffix in ("", "-fp8", "-awq-int4"))
 
 
-def of(*listed: dict[str, str], uri: str = SMALL, **fields: Any) -> ObservedService:
+def of(*listed: dict[str, str], uri: str = MEDIUM, **fields: Any) -> ObservedService:
     scaling = {"minReplicas": 1, "maxReplicas": 6}
     return a_service(spec=a_spec(uri, scaling=scaling, precision={"variants": listed}, **fields))
 
 
-def awq_files(*listed: dict[str, str], uri: str = SMALL) -> Sequence[PrecisionStatus]:
+def awq_files(*listed: dict[str, str], uri: str = MEDIUM) -> Sequence[PrecisionStatus]:
     """What the status says once the files of awq-int4 were read."""
     service = of(*listed, uri=uri)
     index = listed.index(AWQ)
@@ -46,7 +46,7 @@ def awq_files(*listed: dict[str, str], uri: str = SMALL) -> Sequence[PrecisionSt
         a_snapshot(
             service,
             pools=(RESERVED,),
-            nodes=(a_node("reserved", {"1g.10gb": 4}),),
+            nodes=(a_node("reserved", {"3g.40gb": 4}, partitioned=2),),
             **read(service, files(base=uri), index),
         )
     ).precisions
@@ -54,12 +54,12 @@ def awq_files(*listed: dict[str, str], uri: str = SMALL) -> Sequence[PrecisionSt
 
 def fleet(slices: int = 4, neighbor: int = 2, pools: Sequence[Pool] = ()) -> VariantFleet:
     """A service of one replica beside another one of two, on slices and an H100 on demand."""
-    spec = a_spec(SMALL, replicas=neighbor)
+    spec = a_spec(MEDIUM, replicas=neighbor)
     cluster = VariantFleet(
         of(),
         pools or (RESERVED, BURST),
         [
-            a_node("reserved", {"1g.10gb": slices}, product=A100),
+            a_node("reserved", {"3g.40gb": slices}, partitioned=2, product=A100),
             a_node("burst", whole=1, product=H100),
         ],
         others=[a_service("code", spec)] if neighbor else [],
@@ -130,7 +130,7 @@ def test_a_precision_that_saves_less_than_predictions_err_changes_nothing() -> N
     listed(cluster, {"precision": "fp8"}, AWQ)
     assert watch(cluster, 900) == {FP8}
     placed = next(each for each in cluster.service.status.conditions if each.type == "Placed")
-    assert "would cost 0.0461 USD on reserved-1g-10gb-awq-int4 instead of 0.0490" in placed.message
+    assert "USD on reserved-3g-40gb-awq-int4 instead of 0.2985 USD" in placed.message
     assert "within the error of both predictions" in placed.message
 
 
