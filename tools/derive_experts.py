@@ -15,7 +15,7 @@ from pathlib import Path
 
 from calibrate import write
 from environments import environment
-from expert_prompts import TOKENS_PER_EXPERT, prompt_floor, with_floor
+from expert_prompts import FAMILY, TOKENS_PER_EXPERT, prompt_floor, with_floor
 from shares import usual_experts
 from speed_errors import rms
 from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
@@ -242,7 +242,7 @@ def main() -> None:
         families.append(family(system, table))
     experts = ExpertTable(
         source=SOURCE.format(version=version),
-        prompts=PromptFloor(row_nanos=0, tokens_per_expert=TOKENS_PER_EXPERT),
+        prompts=PromptFloor(family=FAMILY, row_nanos=0, tokens_per_expert=TOKENS_PER_EXPERT),
         usual=usual_experts(families),
         families=tuple(families),
     )

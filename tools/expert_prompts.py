@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from speed_rows import Row, read_engine
 from tessera.domain.perf.table import PromptFloor, SpeedTable
 
+# Of the GPU that read it.
+FAMILY = "NVIDIA-H100"
 # Tokens of each expert in that prompt: 2,048 tokens x 8 of 128 experts.
 TOKENS_PER_EXPERT = 128
 _MODEL, _TOKENS = "Qwen/Qwen3-30B-A3B", 2048
@@ -35,11 +37,11 @@ def prompt_floor(speed_table: SpeedTable) -> PromptFloor:
         middle = (low + high) / 2
         predicted = row.predicted(with_floor(speed_table, middle))
         low, high = (middle, high) if predicted < row.seconds else (low, middle)
-    return PromptFloor(row_nanos=round(high, 1), tokens_per_expert=TOKENS_PER_EXPERT)
+    return speed_table.experts.prompts.model_copy(update={"row_nanos": round(high, 1)})
 
 
 def with_floor(speed_table: SpeedTable, row_nanos: float) -> SpeedTable:
     """The table with another least time."""
-    prompts = PromptFloor(row_nanos=row_nanos, tokens_per_expert=TOKENS_PER_EXPERT)
+    prompts = speed_table.experts.prompts.model_copy(update={"row_nanos": row_nanos})
     experts = speed_table.experts.model_copy(update={"prompts": prompts})
     return speed_table.model_copy(update={"experts": experts})

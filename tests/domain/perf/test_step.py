@@ -368,6 +368,17 @@ def test_only_tokens_of_prompts_have_a_least_time_and_only_so_many() -> None:
 
 
 @pytest.mark.parametrize(
+    ("product", "has_one"), [(H100, True), (A100, False), ("NVIDIA-B200", False)]
+)
+def test_prompts_have_a_least_time_on_the_gpu_alone_that_showed_it(
+    product: str, has_one: bool
+) -> None:
+    step = step_time(models()[MIXTURE], None, gpus(product))
+    assert step.experts is not None
+    assert (step.experts.prompt_token > 0) is has_one
+
+
+@pytest.mark.parametrize(
     ("model", "precision", "product", "kernel"),
     [
         (MIXTURE, None, H100, "Bf16"),

@@ -166,7 +166,7 @@ def predict_step_time(
         kernel = expert_kernel(shape, precision, fp8=arithmetic_kind == "fp8")
         measured = measured_experts(experts, hardware.product, kernel)
         from_table = from_table and measured is not None
-        used = expert_peak_shares(measured or experts.usual[kernel], experts.prompts)
+        used = expert_peak_shares(experts, measured or experts.usual[kernel], hardware.product)
         shares = replace(shares, experts=used)
     source: SpeedSource = "Table" if from_table else "Roofline"
     error = prediction_error(speed_table, shape, precision, source, hardware.product)

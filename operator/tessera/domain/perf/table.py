@@ -92,6 +92,8 @@ class ExpertFamily(Wire):
 class PromptFloor(Wire):
     """The least that the experts take for a prompt, as measured on one GPU."""
 
+    family: str
+    """Prefix of the names of the products that it applies to."""
     row_nanos: float
     """Nanoseconds of one token in one expert of one layer."""
     tokens_per_expert: float
@@ -220,14 +222,18 @@ def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares)
     )
 
 
-def expert_peak_shares(shares: ExpertShares, prompts: PromptFloor) -> ExpertPeakShares:
-    """Return the shares of a kernel of experts in the units of `StepTime`."""
+def expert_peak_shares(
+    experts: ExpertTable, shares: ExpertShares, product: str
+) -> ExpertPeakShares:
+    """Return the shares of a kernel of experts on a GPU product in the units of `StepTime`."""
+    prompts = experts.prompts
+    row_nanos = prompts.row_nanos if product.startswith(prompts.family) else 0.0
     return ExpertPeakShares(
         weights=shares.weights,
         compute=shares.compute,
         unoverlapped=shares.unhidden,
         layer_seconds=shares.layer_micros * _SECONDS_PER_MICRO,
-        prompt_row_seconds=prompts.row_nanos * _SECONDS_PER_NANO,
+        prompt_row_seconds=row_nanos * _SECONDS_PER_NANO,
         prompt_tokens=prompts.tokens_per_expert,
     )
 
