@@ -171,7 +171,7 @@ def test_the_source_root_never_becomes_a_package() -> None:
 @pytest.mark.parametrize(
     ("entry", "bar"),
     [
-        ("tessera.gateway.requests.app", 92),
+        ("tessera.gateway.requests.app", 94),
         ("tessera.node_agent.main", 85),
         ("tessera.batch_runner.main", 109),
     ],

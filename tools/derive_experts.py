@@ -20,7 +20,7 @@ from shares import usual_experts
 from speed_errors import rms
 from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
-from tessera.domain.perf.experts import ExpertKernel
+from tessera.domain.perf.roofline import ExpertKernel
 from tessera.domain.perf.table import (
     ExpertFamily,
     ExpertShares,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from tessera.domain.perf.experts import ExpertKernel
+from tessera.domain.perf.roofline import ExpertKernel
 from tessera.domain.perf.table import ExpertFamily, ExpertShares, ExpertTable
 
 

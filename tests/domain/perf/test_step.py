@@ -17,9 +17,9 @@ from tessera.domain.hardware.device import (
 )
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf.engine_terms import EngineTerms
-from tessera.domain.perf.experts import ExpertsTime, expert_kernel
+from tessera.domain.perf.experts import ExpertsTime
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
-from tessera.domain.perf.roofline import arithmetic, min_read_seconds, takes_machete
+from tessera.domain.perf.roofline import arithmetic, expert_kernel, min_read_seconds, takes_machete
 from tessera.domain.perf.sources import (
     SpeedMeasurement,
     measurement_key,

@@ -1,15 +1,6 @@
-"""The experts of a mixture: their part of a step, and the kernel that computes them."""
+"""The experts of a mixture: their part of a step."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
-
-from tessera.api.model_files import ModelShape
-from tessera.domain.perf import footprint
-
-# What computes experts in vLLM 0.30 to 0.33. `Fp8` is for weights that are loaded from 16-bit files
-# with a scale for each expert: Triton on every GPU, since what is faster or slower elsewhere wants
-# blocks or activations of a fixed scale. `Fp8Blocks` is for files with scales for blocks.
-ExpertKernel = Literal["Bf16", "Fp8", "Fp8Blocks", "Int4", "Mxfp4"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +41,3 @@ class ExpertsTime:
             token=self.token * computing,
             prompt_token=self.prompt_token * computing,
         )
-
-
-def expert_kernel(shape: ModelShape, precision: str | None, *, fp8: bool) -> ExpertKernel:
-    """Return what computes the experts; `fp8` says whether the layers compute in 8 bits."""
-    if fp8:
-        return "Fp8" if precision == "fp8" and shape.quantization is None else "Fp8Blocks"
-    if footprint.weight_bits(shape, precision) > 4:
-        return "Bf16"
-    return "Mxfp4" if (precision or shape.quantization) == "mxfp4" else "Int4"

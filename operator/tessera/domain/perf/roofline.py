@@ -11,6 +11,10 @@ from tessera.domain.perf.experts import ExpertsTime
 from tessera.domain.perf.step import PredictionError, StepTime
 
 Arithmetic = Literal["bf16", "fp8"]
+# What computes experts in vLLM 0.30 to 0.33. `Fp8` is for weights that are loaded from 16-bit files
+# with a scale for each expert: Triton on every GPU, since what is faster or slower elsewhere wants
+# blocks or activations of a fixed scale. `Fp8Blocks` is for files with scales for blocks.
+ExpertKernel = Literal["Bf16", "Fp8", "Fp8Blocks", "Int4", "Mxfp4"]
 
 # vLLM 0.30 to 0.33 multiply dense weights of these by Machete on compute capability 9.0
 # (`MacheteLinearKernel.can_implement`), all others by kernels that were not measured.
@@ -89,6 +93,15 @@ def takes_machete(shape: ModelShape, precision: str | None) -> bool:
         # The usual files of a listed precision have groups of 128.
         return precision in _MACHETE_PRECISIONS
     return shape.quantization in _MACHETE_FORMATS and shape.group_size in _MACHETE_GROUPS
+
+
+def expert_kernel(shape: ModelShape, precision: str | None, *, fp8: bool) -> ExpertKernel:
+    """Return what computes the experts; `fp8` says whether the layers compute in 8 bits."""
+    if fp8:
+        return "Fp8" if precision == "fp8" and shape.quantization is None else "Fp8Blocks"
+    if footprint.weight_bits(shape, precision) > 4:
+        return "Bf16"
+    return "Mxfp4" if (precision or shape.quantization) == "mxfp4" else "Int4"
 
 
 def roofline(

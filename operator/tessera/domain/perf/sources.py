@@ -10,8 +10,7 @@ from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
-from tessera.domain.perf.experts import expert_kernel
-from tessera.domain.perf.roofline import arithmetic, roofline
+from tessera.domain.perf.roofline import arithmetic, expert_kernel, roofline
 from tessera.domain.perf.speculation import expected_tokens
 from tessera.domain.perf.step import Drafting, StepTime
 from tessera.domain.perf.table import (

@@ -11,9 +11,9 @@ from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import constant
 from tessera.domain.perf import footprint
-from tessera.domain.perf.experts import ExpertKernel
 from tessera.domain.perf.roofline import (
     Arithmetic,
+    ExpertKernel,
     ExpertPeakShares,
     PeakShares,
     takes_machete,
