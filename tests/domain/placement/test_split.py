@@ -22,7 +22,6 @@ from tessera.domain.placement.placement import place
 from tessera.domain.placement.split import MAX_BACKOFF, split_replicas
 from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
 from tessera.domain.placement.variant_cost import capacity_of, cash_of
-from tessera.domain.sizing.sizing import RateRange
 from tests.builders import NOW, a_node, a_pool, a_spec, at
 
 START = timedelta(seconds=120)
@@ -160,24 +159,6 @@ def test_a_small_saving_moves_later_than_a_large_one_and_none_never() -> None:
     assert until(3.0) == at(120 * 9 / 3)
     assert until(5.9) == at(120 * 11.9 / 0.1)
     assert until(6.0) == FOREVER
-
-
-def test_a_saving_within_the_error_of_the_predictions_moves_nothing() -> None:
-    """Of two kinds of hardware 10 % are within 12 and 5 % together, 20 % are not."""
-    fit = ON_DEMAND.fit
-
-    def other(price: float) -> HardwareChoice:
-        hardware = replace(fit.hardware, product="other")
-        choice = a_choice("other", price=price)
-        rates = RateRange(1 / 1.12, 1.2)
-        return replace(choice, fit=replace(choice.fit, hardware=hardware, rates=rates))
-
-    source = replace(ON_DEMAND, fit=replace(fit, rates=RateRange(0.9, 1.05)))
-    for price, seconds, moved in ((5.4, 10**6, 0), (4.8, 10**6, 1)):
-        variants = (pods_of(source, 8), pods_of(other(price), free=9))
-        first = split(8, *variants)
-        later = split(8, *variants, seconds=seconds, memory=first.memory)
-        assert bool(later.replicas[other(price).variant]) is bool(moved)
 
 
 def test_moves_go_one_at_a_time() -> None:

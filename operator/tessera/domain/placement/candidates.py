@@ -189,7 +189,7 @@ def error_of_both(choice: HardwareChoice, other: HardwareChoice) -> float:
     fit, other_fit = choice.fit, other.fit
     if (fit.hardware, fit.precision) == (other_fit.hardware, other_fit.precision):
         return 0.0
-    return math.hypot(1 / fit.rates.least - 1, other_fit.rates.most - 1)
+    return math.hypot(fit.rate_error or 0.0, other_fit.most_rate - 1)
 
 
 def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:

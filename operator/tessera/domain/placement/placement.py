@@ -479,7 +479,7 @@ def _placed_decision(
     if choice.fit.at_best:
         message += (
             f"; it keeps spec.slo only at the fast end of its prediction (up to "
-            f"{choice.fit.rates.most - 1:.0%} more tokens, {choice.fit.step.source}), and stays "
+            f"{choice.fit.most_rate - 1:.0%} more tokens, {choice.fit.step.source}), and stays "
             "since it runs"
         )
     verdict = StatusVerdict(PlacementReason.PLACED, message)

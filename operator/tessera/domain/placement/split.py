@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
-from types import MappingProxyType
 from typing import NamedTuple
 
 from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
 from tessera.domain.hardware.power import replica_watts
 from tessera.domain.incremental import FOREVER
-from tessera.domain.placement.candidates import error_of_both, watts_clause
+from tessera.domain.placement.candidates import watts_clause
 from tessera.domain.placement.cover import CoverOption, Need, least_cover, sum_of
 from tessera.domain.placement.split_state import (
     BINDING_TIME,
@@ -307,8 +306,6 @@ def _possible_moves(order: Sequence[_Option], counts: _Counts, need: Need) -> _M
     if carries_more:
         moves.best = move._replace(carries_more=True)
         return moves
-    if not _surely_saves(order, counts, need, move):
-        return _Moves()
     move = _smallest_move(order, counts, need, move)
     first, last = _cash(order, move.stopped), _cash(order, move.started)
     start = max(
@@ -323,40 +320,15 @@ def _possible_moves(order: Sequence[_Option], counts: _Counts, need: Need) -> _M
     return moves
 
 
-def _surely_saves(order: Sequence[_Option], counts: _Counts, need: Need, move: _Move) -> bool:
-    """Return whether a move saves also where the predictions of its hardware err.
-
-    What starts serves less by the error of both.
-    """
-    stopped = [option.pods.choice for option in order if option.variant in move.stopped]
-    shares = {
-        option.variant: 1 / (1 + max(error_of_both(option.pods.choice, each) for each in stopped))
-        for option in order
-        if option.variant in move.started and stopped
-    }
-    return _cash(order, _cheapest(order, counts, need, shares)) < _cash(order, counts)
-
-
-def _cheapest(
-    order: Sequence[_Option],
-    counts: _Counts,
-    need: Need,
-    shares: Mapping[str, float] = MappingProxyType({}),
-) -> _Counts:
-    """Return the replicas that cover a need at least cash, started where that is less alone.
-
-    What starts has these `shares` of its capacity, by variant; all of it where none is given.
-    """
+def _cheapest(order: Sequence[_Option], counts: _Counts, need: Need) -> _Counts:
+    """Return the replicas that cover a need at least cash, started where that is less alone."""
     stays = [
         CoverOption(option.cash << 1, option.capacity, option.is_firm, counts[option.variant])
         for option in order
     ]
     starts = [
         CoverOption(
-            (option.cash << 1) + 1,
-            max(1, int(option.capacity * shares.get(option.variant, 1))),
-            option.is_firm,
-            _room_for_move(option, counts),
+            (option.cash << 1) + 1, option.capacity, option.is_firm, _room_for_move(option, counts)
         )
         for option in order
     ]

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tessera.domain.money import Money
-from tessera.domain.placement.candidates import HardwareChoice, error_of_both
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.cover import Need, sum_of
 
 # The price of anything that is paid only while it is used is above all that is paid anyway.
@@ -102,19 +102,6 @@ def _exchange(capacity: int, replicas: int, other: int, spare: Need) -> tuple[in
     return min(stopped, max(1, replicas)), 1
 
 
-def surely_saves(
-    source: HardwareChoice,
-    replicas: int,
-    to: HardwareChoice,
-    spare: Need,
-    cash: Callable[[HardwareChoice], int],
-) -> bool:
-    """Return whether replicas on another variant cost less also where both predictions err."""
-    serves = max(1, int(capacity_of(to) / (1 + error_of_both(to, source))))
-    stopped, started = _exchange(capacity_of(source), replicas, serves, spare)
-    return stopped * cash(source) > started * cash(to)
-
-
 def possible_move(
     source: HardwareChoice,
     replicas: int,
@@ -129,7 +116,7 @@ def possible_move(
     """
     stopped, started = _exchange(capacity_of(source), replicas, capacity_of(to), spare)
     before, after = stopped * cash(source), started * cash(to)
-    if before <= after or not surely_saves(source, replicas, to, spare, cash):
+    if before <= after:
         return None
     seconds = start.total_seconds() * (before + after) / (before - after)
     if seconds > _LONGEST_WAIT.total_seconds():

@@ -53,16 +53,6 @@ class DeviceMemoryPlan:
     """Tokens that the cache of the whole replica holds in requests of the longest context."""
 
 
-class RateRange(NamedTuple):
-    """Throughput at the ends of the error of step times, as shares of the predicted one."""
-
-    least: float
-    most: float
-
-
-_EXACT = RateRange(1.0, 1.0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFit:
     """A model that fits on hardware, with the memory, limits and speed of one replica."""
@@ -73,7 +63,9 @@ class ReplicaFit:
     max_model_len: int
     limits: SchedulerLimits
     step: StepTime
-    rates: RateRange = _EXACT
+    most_rate: float = 1.0
+    """Throughput at the fast end of the error of its step times, as a share of the predicted one.
+    """
     prompt_share: float = 0.0
     """Share of its time at full load that computing prompts takes."""
     at_best: bool = False
@@ -248,18 +240,17 @@ def size(
     rate = rate_within(demand, step, limits)
     # Prompts that take twice as long show which part of the time is theirs.
     slow_prompts = rate_within(demand, stretched(step, decoding=1, prompts=2), limits)
-    fit = ReplicaFit(
+    return ReplicaFit(
         hardware=hardware,
         precision=demand.precision,
         memory=memory_plan,
         max_model_len=demand.max_model_len,
         limits=replace(limits, tokens_per_second=rate) if at_best else limits,
         step=step,
+        most_rate=rate_within(demand, fastest, limits) / rate,
         prompt_share=rate / slow_prompts - 1,
         at_best=at_best,
     )
-    most = rate_within(demand, fastest, limits) / rate
-    return replace(fit, rates=RateRange(1 / (1 + (fit.rate_error or 0.0)), most))
 
 
 def _has_memory(demand: Demand, memory_plan: DeviceMemoryPlan) -> bool:
