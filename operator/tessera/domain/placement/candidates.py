@@ -22,7 +22,7 @@ from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
 from tessera.domain.sizing.tensor_parallel import can_shard
 
 # Every cycle sizes the same again, and a batch once per tier.
-tabulated_size = tabulated(size, size=16_384)
+tabulated_size = tabulated(size, size=14_336)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
