@@ -174,23 +174,25 @@ class StepTime:
         self, ratio: float, source: SpeedSource, error: PredictionError | None = None
     ) -> "StepTime":
         """Return a copy whose every step takes `ratio` times as long, with its own error."""
+        return replace(self.stretched(ratio, ratio), source=source, error=error)
+
+    def stretched(self, decoding: float, prompts: float) -> "StepTime":
+        """Return a copy whose parts of decoding and of prompts take so many times as long."""
         drafting = self.drafting
         if drafting is not None and drafting.step is not None:
-            drafting = replace(drafting, step=drafting.step.scaled(ratio, source, error))
+            drafting = replace(drafting, step=drafting.step.stretched(decoding, prompts))
         return replace(
             self,
-            weights=self.weights * ratio,
-            experts=None if self.experts is None else self.experts.scaled(ratio, ratio),
-            kv_token=self.kv_token * ratio,
-            token=self.token * ratio,
-            pair=self.pair * ratio,
-            windowed_token=self.windowed_token * ratio,
-            windowed_pair=self.windowed_pair * ratio,
-            exchange=self.exchange * ratio,
-            sequence=self.sequence * ratio,
-            fixed=self.fixed * ratio,
-            source=source,
-            error=error,
+            weights=self.weights * decoding,
+            experts=self.experts and self.experts.scaled(decoding, prompts),
+            kv_token=self.kv_token * decoding,
+            windowed_token=self.windowed_token * decoding,
+            sequence=self.sequence * decoding,
+            fixed=self.fixed * decoding,
+            token=self.token * prompts,
+            pair=self.pair * prompts,
+            windowed_pair=self.windowed_pair * prompts,
+            exchange=self.exchange * prompts,
             drafting=drafting,
         )
 

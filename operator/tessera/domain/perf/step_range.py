@@ -21,7 +21,7 @@ def fastest_step(
     """
     if step.error is None:
         return step
-    fastest = stretched(step, 1 / (1 + step.error.decode), 1 / (1 + step.error.prompts))
+    fastest = step.stretched(1 / (1 + step.error.decode), 1 / (1 + step.error.prompts))
     if footprint.weight_bits(shape, precision) != 4 or step.source == "Measured":
         return fastest
     widened = predict_step_time(_table_of_wide_kernels(), shape, precision, hardware)
@@ -33,33 +33,22 @@ def fastest_step(
     )
 
 
-def error_text(step: StepTime, share: float | None) -> str:
+def source_text(step: StepTime, share: float | None) -> str:
     """Return the error of what is predicted by a step time, with the source of that."""
     return step.source if share is None else f"error {share:.0%}, {step.source}"
+
+
+def decoding_source(step: StepTime) -> str:
+    """Return the error of predicted gaps between tokens, with the source."""
+    return source_text(step, None if step.error is None else step.error.decode)
+
+
+def prompt_source(step: StepTime) -> str:
+    """Return the error of predicted times to read a prompt, with the source."""
+    return source_text(step, None if step.error is None else step.error.prompts)
 
 
 @constant
 def _table_of_wide_kernels() -> SpeedTable:
     """Return the shipped table without the kernels that read weights of 4 bits."""
     return shipped_speed_table().model_copy(update={"int4": ()})
-
-
-def stretched(step: StepTime, decoding: float, prompts: float) -> StepTime:
-    """Return the step time with the parts of decoding and of prompts so many times as long."""
-    drafting = step.drafting
-    if drafting is not None and drafting.step is not None:
-        drafting = replace(drafting, step=stretched(drafting.step, decoding, prompts))
-    return replace(
-        step,
-        weights=step.weights * decoding,
-        experts=step.experts and step.experts.scaled(decoding, prompts),
-        kv_token=step.kv_token * decoding,
-        windowed_token=step.windowed_token * decoding,
-        sequence=step.sequence * decoding,
-        fixed=step.fixed * decoding,
-        token=step.token * prompts,
-        pair=step.pair * prompts,
-        windowed_pair=step.windowed_pair * prompts,
-        exchange=step.exchange * prompts,
-        drafting=drafting,
-    )

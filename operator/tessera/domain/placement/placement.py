@@ -16,7 +16,7 @@ from tessera.api.variant_status import MAX_VARIANTS
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
 from tessera.domain.incremental import tabulated
 from tessera.domain.observed.snapshot import Pool
-from tessera.domain.perf.step_range import error_text
+from tessera.domain.perf.step_range import decoding_source, prompt_source
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
@@ -303,9 +303,8 @@ def _precision_change(
         if choice is not None and choice.fit.precision == current.fit.precision
     ]
     if len(present) < len(replaced):
-        return (
-            _PrecisionChange()
-        )  # of a previous precision, or of hardware that is not offered any more
+        # Of a previous precision, or of hardware that is not offered any more.
+        return _PrecisionChange()
     capacity = sum(count * capacity_of(choice) for choice, count in present)
     # A service that sleeps is compared by its next replica.
     replaced_replicas = present if capacity else [(current, 1)]
@@ -598,16 +597,15 @@ def _too_slow_message(spec: InferenceServiceSpec, demand: Demand, fastest: Repli
         for slo in _tabulated_objectives(demand, fastest.hardware)
     )
     step = fastest.step
-    decode, prompts = (step.error.decode, step.error.prompts) if step.error else (None, None)
     if fastest.inter_token_ms > gap:
         return (
             f"spec.slo.itlP95: {gap:.0f} ms, but the fastest that fits, {_describe(fastest)}, has "
-            f"an ITL of {fastest.inter_token_ms:.1f} ms ({error_text(step, decode)}) and keeps at "
+            f"an ITL of {fastest.inter_token_ms:.1f} ms ({decoding_source(step)}) and keeps at "
             f"best {attainable}; raise the objective or add a faster pool"
         )
     return (
         f"spec.slo.ttftP95: {first:.0f} ms, but the fastest that fits, {_describe(fastest)}, needs "
-        f"{fastest.prefill_ms:.0f} ms ({error_text(step, prompts)}) for a prompt of "
+        f"{fastest.prefill_ms:.0f} ms ({prompt_source(step)}) for a prompt of "
         f"{counted(spec.context.typical_input_tokens, 'token')} and keeps at best {attainable}; "
         "raise the objective, lower spec.context.typicalInputTokens, or add a faster pool"
     )

@@ -12,7 +12,7 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint, sources
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.step import PredictionError, StepTime
-from tessera.domain.perf.step_range import fastest_step, stretched
+from tessera.domain.perf.step_range import fastest_step
 from tessera.domain.sizing import pooling, scheduler_limits
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
@@ -238,8 +238,8 @@ def size(
         )
     rate_within = pooling.rate_within if demand.is_pooling else scheduler_limits.rate_within
     rate = rate_within(demand, step, limits)
-    # Prompts that take twice as long show which part of the time is theirs.
-    slow_prompts = rate_within(demand, stretched(step, decoding=1, prompts=2), limits)
+    # Prompts that take twice as long show which part of the time they take.
+    slow_prompts = rate_within(demand, step.stretched(decoding=1, prompts=2), limits)
     return ReplicaFit(
         hardware=hardware,
         precision=demand.precision,

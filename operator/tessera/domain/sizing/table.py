@@ -11,7 +11,7 @@ from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.perf import footprint
 from tessera.domain.perf.step import StepTime
-from tessera.domain.perf.step_range import error_text
+from tessera.domain.perf.step_range import decoding_source, prompt_source
 from tessera.domain.sizing import pooling, precision, tensor_parallel
 from tessera.domain.sizing.oversized import (
     MIN_CONCURRENCY,
@@ -234,18 +234,17 @@ def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
         return f"of {requested} {misfit.limits.max_num_seqs} fit into {bounds}"
     tokens = demand.engine.max_num_batched_tokens
     step = misfit.step
-    decode, prompts = (step.error.decode, step.error.prompts) if step.error else (None, None)
     itl_ms, ttft_ms = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
     if demand.is_pooling:
         return (
             f"a text of {counted(demand.input_tokens, 'token')} beside others is answered in "
-            f"{misfit.prefill_ms:.0f} ms ({error_text(step, prompts)}); at most "
+            f"{misfit.prefill_ms:.0f} ms ({prompt_source(step)}); at most "
             f"{ttft_ms:.0f} ms under load are requested"
         )
     return (
         f"a single request has ITL {misfit.inter_token_ms:.1f} ms "
-        f"({error_text(step, decode)}) and TTFT {misfit.prefill_ms:.0f} ms "
-        f"({error_text(step, prompts)}) "
+        f"({decoding_source(step)}) and TTFT {misfit.prefill_ms:.0f} ms "
+        f"({prompt_source(step)}) "
         f"for a prompt of {counted(demand.input_tokens, 'token')}; at most {itl_ms:.0f} and "
         f"{ttft_ms:.0f} ms under load are requested"
         + (f", with full steps of {counted(tokens, 'token')}" if tokens else "")

@@ -12,7 +12,7 @@ from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.service_status import PredictedAndMeasured, SpeedStatus
 from tessera.api.text import counted
 from tessera.domain.perf.sources import MIN_REQUESTS, OFF_TOLERANCE
-from tessera.domain.perf.step_range import error_text
+from tessera.domain.perf.step_range import source_text
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.speed.service_speed import ServiceSpeed
 
@@ -79,7 +79,7 @@ def speed_verdict(
         )
     itl, source, bounds = status.itl_ms, "", ""
     if fit is not None and fit.rate_error is not None:
-        source = f" ({error_text(fit.step, fit.rate_error)})"
+        source = f" ({source_text(fit.step, fit.rate_error)})"
         is_within = 1 / (1 + fit.rate_error) <= status.ratio <= 1 + fit.rate_error
         bounds = f", {'within' if is_within else 'beyond'} that error"
     return StatusVerdict(
