@@ -161,7 +161,7 @@ def fitting_choices(candidates: Iterable[HardwareCandidate]) -> list[HardwareCho
 def running_at_best(candidate: HardwareCandidate, running: Collection[str]) -> HardwareCandidate:
     """Return what runs as fitting where it is too slow, but not at the fast end of its error.
 
-    What an upgrade predicts anew, and a prediction may err by, moves nothing.
+    Neither a new prediction of an upgrade, nor what a prediction may err by, moves it.
     """
     fit, demand = candidate.fit, candidate.demand
     if (

@@ -80,7 +80,7 @@ class ReadingTurns:
         self._loop.add_reader(self._epoll.fileno(), self._look)
 
     def close(self) -> None:
-        """Let nobody read any more."""
+        """Let no connection read any more."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
