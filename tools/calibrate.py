@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from int4_kernel import with_int4
-from shares import geometric_mean, without_family
+from shares import fit_shares, geometric_mean, without_family
 from speed_errors import (
     at_least,
     measured_errors,
@@ -33,7 +33,6 @@ from tessera.domain.perf.table import (
     SpeedTable,
     shipped_speed_table,
 )
-from tessera_lab.fit.least_squares import least_squares
 
 SPEED = Path(__file__).parents[1] / "operator/tessera/domain/data/speed.json"
 SEED = 1
@@ -43,8 +42,6 @@ SOURCE = (
     "kernels alone, without what a busy host adds; int4 fitted on steps of Llama-3.1-8B (w4a16) in "
     "vLLM 0.26 on an H100"
 )
-# Pull of each unknown towards its guess: settles what rows of a single model leave open.
-_PRIOR = 0.02
 _LINKS_GBS = {"NVIDIA-A100": 150.0, "NVIDIA-H100": 225.0, "NVIDIA-H200": 225.0}
 _PCIE_GBS = 25.0
 _HOST = {"step_micros": 300.0, "layer_micros": 10.0, "reduction_micros": 10.0}
@@ -53,7 +50,7 @@ _LAYERS = {"weights": 0.8, "compute": 0.6, "unhidden": 0.5}
 # A table without errors predicts the steps from which they are computed.
 _NO_ERRORS = (KindError(kind="Dense", source="Roofline", decode=0, prompts=0, rows=0),)
 _KINDS: tuple[Arithmetic, ...] = ("bf16", "fp8")
-Unknowns = dict[tuple[str, ...], float]
+Unknowns = Mapping[tuple[str, ...], float]
 
 
 def calibrate(
@@ -101,16 +98,12 @@ def _without(product: str, rows: Sequence[Row]) -> SpeedTable:
 
 def fit(rows: Sequence[Row]) -> SpeedTable:
     """The table with the smallest squares of relative errors; unknown errors are given as 0."""
-    guessed = _guesses(rows)
-    names = list(guessed)
-    start = [math.log(guessed[name]) for name in names]
 
-    def residuals(at: Sequence[float]) -> list[float]:
-        speed_table = _table(_unknowns(names, at))
-        pulls = [_PRIOR * (value - guess) for value, guess in zip(at, start, strict=True)]
-        return [row.relative_error(speed_table) for row in rows] + pulls
+    def errors_of(unknowns: Unknowns) -> list[float]:
+        speed_table = _table(unknowns)
+        return [row.relative_error(speed_table) for row in rows]
 
-    return _table(_unknowns(names, least_squares(residuals, start)), digits=4)
+    return _table(fit_shares(_guesses(rows), errors_of, digits=4))
 
 
 def errors() -> dict[str, float]:
@@ -133,7 +126,7 @@ def mape(speed_table: SpeedTable, rows: Iterable[Row], phase: str) -> float:
 
 def _guesses(rows: Sequence[Row]) -> Unknowns:
     """Return first guesses of everything that these rows can determine."""
-    guesses: Unknowns = {("host", name): guess for name, guess in _HOST.items()}
+    guesses: dict[tuple[str, ...], float] = {("host", name): guess for name, guess in _HOST.items()}
     guesses["host", "sequence_micros"] = 4.4
     for system in SYSTEMS.values():
         kinds = sorted({row.kind for row in rows if row.hardware.product == system.product})
@@ -146,13 +139,7 @@ def _guesses(rows: Sequence[Row]) -> Unknowns:
     return guesses
 
 
-def _unknowns(names: Sequence[tuple[str, ...]], logarithms: Sequence[float]) -> Unknowns:
-    return {name: math.exp(value) for name, value in zip(names, logarithms, strict=True)}
-
-
-def _table(unknowns: Unknowns, digits: int | None = None) -> SpeedTable:
-    if digits is not None:
-        unknowns = {name: float(f"{value:.{digits}g}") for name, value in unknowns.items()}
+def _table(unknowns: Unknowns) -> SpeedTable:
     products = dict.fromkeys(name[0] for name in unknowns if name[0] != "host")
     families = tuple(_family(unknowns, product) for product in products)
     return SpeedTable(

@@ -6,7 +6,6 @@ and writes the part `experts` of `data/speed.json`. Prompts are slower than thes
 """
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,7 @@ from pathlib import Path
 from calibrate import write
 from environments import environment
 from expert_prompts import FAMILY, TOKENS_PER_EXPERT, prompt_floor, with_floor
-from shares import usual_experts
-from speed_errors import rms
+from shares import fit_shares, rms, usual_experts
 from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.perf.roofline import ExpertKernel
@@ -28,7 +26,6 @@ from tessera.domain.perf.table import (
     PromptFloor,
     shipped_speed_table,
 )
-from tessera_lab.fit.least_squares import least_squares
 
 READER = Path(__file__).with_name("expert_rows.py")
 SOURCE = (
@@ -55,8 +52,6 @@ _DECODE = 256
 # a single token, and those of so many that each expert has this many of them.
 _TOKENS_PER_EXPERT = 8
 _GUESSES = {"weights": 0.8, "compute": 0.5, "unhidden": 0.4, "layer_micros": 20.0}
-# Pull of each unknown towards its guess.
-_PRIOR = 0.02
 
 _TRITON = "vllm_fp8moe_triton"
 _UNQUANTIZED = "vllm_unquantizedfusedmoe_"
@@ -192,21 +187,12 @@ def _kernel_row(
 
 def fit(rows: Sequence[KernelRow]) -> ExpertShares:
     """Return the shares with the smallest squares of relative errors."""
-    start = [math.log(guess) for guess in _GUESSES.values()]
 
-    def shares(at: Sequence[float], digits: int = 17) -> ExpertShares:
-        values = (float(f"{math.exp(value):.{digits}g}") for value in at)
-        weights, compute, unhidden, layer_micros = values
-        return ExpertShares(
-            weights=weights, compute=compute, unhidden=unhidden, layer_micros=layer_micros
-        )
+    def errors_of(shares: Mapping[str, float]) -> list[float]:
+        tried = ExpertShares(**shares)
+        return [row.error(tried) for row in rows]
 
-    def residuals(at: Sequence[float]) -> list[float]:
-        tried = shares(at)
-        pulls = [_PRIOR * (value - guess) for value, guess in zip(at, start, strict=True)]
-        return [row.error(tried) for row in rows] + pulls
-
-    return shares(least_squares(residuals, start), digits=4)
+    return ExpertShares(**fit_shares(_GUESSES, errors_of, digits=4))
 
 
 def family(system: System, table: Sequence[Sequence[object]]) -> ExpertFamily:

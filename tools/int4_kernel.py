@@ -5,17 +5,14 @@ leave out one context at a time, so no step is predicted by shares that were fit
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from shares import fit_shares
 from speed_rows import Row
 from tessera.domain.perf.table import ArithmeticShares, Int4Kernel, SpeedTable
-from tessera_lab.fit.least_squares import least_squares
 
 _CAPABILITY = "9.0"
 _GUESS = {"weights": 0.6, "compute": 0.6, "unhidden": 0.5}
-# As in `calibrate`.
-_PRIOR = 0.02
-_DIGITS = 3
 
 
 def with_int4(speed_table: SpeedTable, engine_rows: Sequence[Row]) -> SpeedTable:
@@ -44,22 +41,11 @@ def _context(row: Row) -> tuple[str, int]:
 
 
 def _fit(speed_table: SpeedTable, rows: Sequence[Row]) -> SpeedTable:
-    start = [math.log(guess) for guess in _GUESS.values()]
+    def errors_of(shares: Mapping[str, float]) -> list[float]:
+        tried = _with_shares(speed_table, ArithmeticShares(**shares), len(rows))
+        return [row.relative_error(tried) for row in rows]
 
-    def table(logarithms: Sequence[float]) -> SpeedTable:
-        shares = {name: math.exp(value) for name, value in zip(_GUESS, logarithms, strict=True)}
-        return _with_shares(speed_table, ArithmeticShares(**shares), len(rows))
-
-    def residuals(at: Sequence[float]) -> list[float]:
-        fitted = table(at)
-        pulls = [_PRIOR * (value - guess) for value, guess in zip(at, start, strict=True)]
-        return [row.relative_error(fitted) for row in rows] + pulls
-
-    fitted = least_squares(residuals, start)
-    shares = {
-        name: float(f"{math.exp(value):.{_DIGITS}g}")
-        for name, value in zip(_GUESS, fitted, strict=True)
-    }
+    shares = fit_shares(_GUESS, errors_of, digits=3)
     return _with_shares(speed_table, ArithmeticShares(**shares), len(rows))
 
 

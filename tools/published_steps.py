@@ -5,12 +5,12 @@ conditions. Each is predicted from its conditions by the shipped speed table alo
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from shares import rms
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf.sources import predict_step_time
@@ -110,7 +110,7 @@ def _figures() -> dict[str, Any]:
 
 def root_mean_square(rows: Sequence[PublishedRow]) -> float:
     """Return that of the errors of times."""
-    return math.sqrt(sum(row.time_error() ** 2 for row in rows) / len(rows))
+    return rms(row.time_error() for row in rows)
 
 
 def _errors(rows: Sequence[PublishedRow]) -> str:

@@ -4,13 +4,13 @@ Compared are the steps of a real engine (`docs/figures/steps-h100.json`), and fo
 GPUs without measurements the published rows of each family, predicted from the others.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import expert_prompts
 import int4_kernel
 from published_steps import published_rows
+from shares import rms
 from speed_rows import Row, read_engine
 from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.gpu_catalog import models
@@ -18,12 +18,6 @@ from tessera.domain.perf.table import KindError, ModelKind, SpeedTable, model_ki
 
 _DIGITS = 3
 _FIGURES = {"Dense": "dense", "Windows": "windows", "Experts": "mixtures", "Int4": "int4"}
-
-
-def rms(errors: Iterable[float]) -> float:
-    """The root mean square."""
-    squares = [error * error for error in errors]
-    return math.sqrt(sum(squares) / len(squares))
 
 
 def rows_by_kind(rows: Iterable[Row]) -> dict[ModelKind, list[Row]]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import calibrate
 from int4_kernel import held_out_errors, int4_rows, with_int4
-from speed_errors import at_least, measured_errors, published_errors, rms, table_errors
+from shares import rms
+from speed_errors import at_least, measured_errors, published_errors, table_errors
 from speed_rows import ROWS, read, read_engine, split
 from tessera.domain.perf.table import shipped_speed_table
 from tessera_lab.fit.least_squares import least_squares, solve
