@@ -107,7 +107,7 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
             tuple(seven_slices() for _ in range(16)),
         ),
         "tessera.domain.mig_backends.usage.share": lambda: (gpu_model, unknown[:24]),
-        "tessera.domain.placement.placement._tabulated_objectives": lambda: (
+        "tessera.domain.placement.no_hardware._tabulated_objectives": lambda: (
             a_demand(),
             whole_gpu_hardware(hardware, 8),
         ),
