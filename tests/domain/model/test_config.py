@@ -20,6 +20,7 @@ CONFIGS = {model_config["model"]: model_config for model_config in FILE["configs
 PUBLISHED: dict[str, int] = FILE["published"]
 QWEN = "Qwen/Qwen3-8B"
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
 
 
 def config_of(model: str, **keys: Any) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
     [
         (AWQ, "awq", 128),
         ({"quant_method": "gptq", "bits": 4, "group_size": 32}, "gptq", 32),
-        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "gptq", None),
+        ({**GPTQ, "group_size": -1, "desc_act": True}, "gptq", None),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8", None),
         ({"quant_method": "mxfp4"}, "mxfp4", 32),
         (
@@ -207,6 +208,11 @@ def error_message(result: ModelShape | UnsupportedConfig) -> str:
         (
             {**MIXTRAL, "quantization_config": {"quant_method": "gptq", "bits": 3}},
             "has 3 bits; engines serve 4 and 8",
+        ),
+        ({**MIXTRAL, "quantization_config": {**GPTQ, "sym": False}}, "take a checkpoint with sym"),
+        (
+            {**MIXTRAL, "quantization_config": {**GPTQ, "desc_act": True}},
+            "desc_act true of gptq with group_size 128 is not supported: vLLM 0.30 to 0.33 do not",
         ),
         ({**MIXTRAL, "vocab_size": "many"}, "vocab_size is missing"),
         ({**MIXTRAL, "num_experts_per_tok": None}, "num_experts_per_tok is missing"),

@@ -269,7 +269,6 @@ def test_a_few_requests_have_measured_nothing() -> None:
         (B8, "gptq-int4", True),
         (INT4, None, True),
         ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", None, True),
-        ("hugging-quants/Meta-Llama-3.1-8B-Instruct-GPTQ-INT4", None, True),
         (B8, None, False),
         (B8, "fp8", False),
         (B8, "nvfp4", False),

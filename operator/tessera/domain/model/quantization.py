@@ -172,7 +172,20 @@ def _read_awq(section: Mapping[str, Any]) -> Quantization:
 
 def _read_gptq(section: Mapping[str, Any]) -> Quantization:
     bits = _read_bits(section.get("bits"), "gptq", (4, 8))
-    return Quantization(format="gptq", bits=bits, group_size=_read_group_size(section))
+    group_size = _read_group_size(section)
+    if section.get("sym") is False:
+        raise UnsupportedConfigError(
+            "quantization_config.sym false of gptq is not supported: no kernel of the engine reads "
+            "zero points of these files; take a checkpoint with sym true"
+        )
+    # With one scale for a row the order of the columns does not matter.
+    if section.get("desc_act") is True and group_size is not None:
+        raise UnsupportedConfigError(
+            f"quantization_config.desc_act true of gptq with group_size {group_size} is not "
+            "supported: vLLM 0.30 to 0.33 do not start with it; take a checkpoint with desc_act "
+            "false"
+        )
+    return Quantization(format="gptq", bits=bits, group_size=group_size)
 
 
 def _read_modelopt(section: Mapping[str, Any]) -> Quantization:
