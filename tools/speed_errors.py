@@ -80,19 +80,24 @@ def published_errors(
 
 
 def rms_figures(speed_table: SpeedTable) -> dict[str, Any]:
-    """Errors in percent on the rows of the engine, by kind, and how many rows were fitted."""
+    """Errors in percent on the rows of the engine, by kind, and on those that were fitted alone."""
     engine_rows = read_engine()
-    fitted = {
-        "Int4": len(int4_kernel.int4_rows(engine_rows)),
-        "Experts": len(expert_prompts.fitted_rows(engine_rows)),
+    fitted: dict[ModelKind, Sequence[Row]] = {
+        "Int4": int4_kernel.int4_rows(engine_rows),
+        "Experts": expert_prompts.fitted_rows(engine_rows),
     }
     figures: dict[str, Any] = {}
     for error in table_errors(speed_table, engine_rows):
         name = _FIGURES[error.kind]
         figures[f"decode_rms_{name}"] = round(100 * error.decode, 1)
         figures[f"prompts_rms_{name}"] = round(100 * error.prompts, 1)
-        figures[f"fitted_rows_{name}"] = fitted.get(error.kind, 0)
         figures[f"held_out_rows_{name}"] = error.rows
+        rows = fitted.get(error.kind, ())
+        figures[f"fitted_rows_{name}"] = len(rows)
+        for phase, of_phase in (("decode", "decode"), ("prefill", "prompts")):
+            errors = [row.relative_error(speed_table) for row in rows if row.phase == phase]
+            if errors:
+                figures[f"{of_phase}_rms_{name}_fitted"] = round(100 * rms(errors), 1)
     return figures
 
 
