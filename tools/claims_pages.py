@@ -1,27 +1,47 @@
 """The pages of the claims, from `claims.json` and the recorded results."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from tessera_lab.claims.claim import (
-    Claim,
-    ClaimKind,
-    ClaimSet,
-    VariedCondition,
-    read_claims,
-)
+from tessera_lab.claims.claim import Claim, ClaimKind, VariedCondition, read_claims
 from tessera_lab.claims.record import INT4_RECORD, read_results
 from tessera_lab.claims.text import (
     claimed_lines,
-    condition,
     counts,
     figure_lines,
-    format_figure,
-    format_number,
     format_span,
 )
-from tessera_lab.claims.verdict import ClaimResult, ClaimVerdict
+from tessera_lab.claims.verdict import ClaimResult
 
 FOLDER = "docs/claims"
+# The title of each page, and its claims in their order.
+THEMES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "whole-stack.md": (
+        "Claims about the whole stack",
+        ("H01", "H02", "H03", "H04", "H05", "H36", "H37", "H39", "H44"),
+    ),
+    "batching.md": (
+        "Claims about batching",
+        ("H06", "H07", "H08", "H09", "H10", "H11", "H12", "H13", "H43"),
+    ),
+    "kv-cache.md": ("Claims about the KV cache", ("H14", "H15", "H16", "H17")),
+    "quantization.md": ("Claims about quantization", ("H18", "H19", "H20", "H21", "H22")),
+    "speculation.md": (
+        "Claims about speculation, streaming and kernels",
+        ("H23", "H24", "H38", "H45"),
+    ),
+    "small-models.md": (
+        "Claims about small models and routing",
+        ("H25", "H26", "H31", "H32", "H33", "H34"),
+    ),
+    "caches.md": (
+        "Claims about caches and shorter prompts",
+        ("H27", "H28", "H29", "H30", "H35"),
+    ),
+    "prices.md": (
+        "Claims about hardware, prices and spending",
+        ("H40", "H41", "H42", "H46", "H47", "H48", "H49", "H50"),
+    ),
+}
 _NOTICE = "<!-- Generated from claims.json and figures.json by `make generate`. -->"
 _HEAD = """\
 # Claims about the cost of inference
@@ -29,179 +49,133 @@ _HEAD = """\
 {notice}
 
 What articles and vendors promise, tried: fifty claims of five texts, each under conditions and with
-a tolerance that were written before the code that computes its figures. What was changed later is
-noted with the claim. Figures come from the [engine machine](../engine-machine.md), from sizing and
-from dated prices. Of these, step times were compared with a GPU: a real vLLM 0.26 on one H100
-decodes dense models within 3 % of them in 16 bits and 6 % in fp8, in 70 steps. Windows, 4 bits and
-experts were further off, and [what is mended](../decisions/performance-model.md) says how far they
-are now. No claim ran on a GPU as a whole, and the quality of answers is not measured at
-all. [Check claims](../tasks/claims.md) says how to compute them: `make claims`, or
-`tessera claims H06` for one.
+a tolerance that were written before the code that computes its figures. {changed} were changed
+after a first figure. Figures come from the [engine machine](../engine-machine.md), from sizing
+and from dated prices. Only step times were compared with a GPU: a real vLLM 0.26 on one H100
+decodes dense models within 3 % of them in 16 bits and 6 % in fp8, in 70 steps; [how far
+off](../decisions/performance-model.md) windows, 4 bits and experts are. No claim ran on a GPU as a
+whole, and the quality of answers is not measured.
+
+Figures are of the stated conditions; in brackets is the varied one: where the claim holds, of what
+was tried. At full load all requests wait from the start. A range is met within 10 % of its ends,
+unless `no tolerance` is said. [`tessera claims H06`](../tasks/claims.md) computes a claim and
+prints its conditions, sources, their mistakes and changes; `make claims` computes all.
 
 | verdict | claims |
 | --- | --- |
-| met: every figure is in the claimed range, over the whole span of the varied condition | {met} |
-| met only under a condition, which is named | {conditional} |
-| not met | {not_met} |
-| literature: cited, not computed | {literature} |
-| not run: what it needs is not there | {not_run} |
+| `Met`: every figure is in the claimed range, over the whole span | {met} |
+| `MetOnlyUnder` a condition, which is named | {conditional} |
+| `NotMet` | {not_met} |
+| `Literature`: cited, not computed | {literature} |
+| `NotRun`: what it needs is not there | {not_run} |
 
-{with_figure} claims have a figure, {simulated} of them from the engine machine, the others by
-arithmetic. A figure above the claimed range does not meet it either: a plan that counts on the
-range would be wrong."""
-_SECTIONS: Mapping[ClaimVerdict, str] = {
-    ClaimVerdict.MET: "Met",
-    ClaimVerdict.MET_ONLY_UNDER: "Met only under a condition",
-    ClaimVerdict.NOT_MET: "Not met",
-    ClaimVerdict.LITERATURE: "Literature",
-    ClaimVerdict.NOT_RUN: "Not run",
-}
+{with_figure} have a figure, {simulated} from the engine machine, the others by arithmetic. A
+figure above the range does not meet it either. H25, H27, H37 and H41 mostly restate what they take
+in: `Met` says little there.
 
-
+| claim | |
+| --- | --- |"""
 _INT4 = """\
 ## What 4-bit steps decide
 
-These claims are of weights of 4 bits on an A100. No kernel was measured there, so their share of
-the bandwidth is a guess, that of 16 bits, which the only measurement contradicts: on an H100
-Machete reads weights at about half of the peak, where the guess has 84 %. With its shares on all
-GPUs (`make claims OPTIONS=--int4`) two verdicts turn. What was mended for windows, and for 4 bits
-on Hopper, turns none.
-
-| claim | by the guess | by the measured kernel | its verdict |
-| --- | --- | --- | --- |"""
+{claims} are of weights of 4 bits on an A100. No kernel was measured there, so their share of the
+bandwidth is a guess, that of 16 bits, which the only measurement contradicts: on an H100 Machete
+reads weights at about half of the peak, where the guess has 84 %. Each says what becomes of it
+with that kernel's shares on all GPUs (`make claims OPTIONS=--int4`): {turned} turn. What was mended
+for windows, and for 4 bits on Hopper, turns none."""
+_NO_QUALITY, _CHANGED = "Quality is not measured here.", "Changed after a first figure: "
 
 
 def pages() -> dict[str, str]:
-    """Return the index and a page for each claim, by path."""
-    claim_set, results = read_claims(), read_results()
-    files = {f"{FOLDER}/index.md": _index(claim_set, results)}
-    for claim in claim_set.claims:
-        files[f"{FOLDER}/{_file(claim)}"] = "\n".join(_page(claim, results[claim.id])) + "\n"
+    """Return the index and a page for each theme, by path."""
+    claims, results = read_claims().by_id, read_results()
+    files = {f"{FOLDER}/index.md": _index(claims, results)}
+    for page, (title, ids) in THEMES.items():
+        lines = [f"# {title}", "", _NOTICE, "", "[All claims](index.md)"]
+        for claim_id in ids:
+            lines += _section(claims[claim_id], results[claim_id])
+        files[f"{FOLDER}/{page}"] = "\n".join(lines) + "\n"
     return files
 
 
-def _file(claim: Claim) -> str:
-    return f"{claim.id.lower()}.md"
+def _index(claims: Mapping[str, Claim], results: Mapping[str, ClaimResult]) -> str:
+    numbers = {
+        name.removeprefix("claims_"): number for name, number in counts(claims, results).items()
+    }
+    links = {
+        claim_id: f"[{claim_id}]({page}#{claim_id.lower()})"
+        for page, (_, ids) in THEMES.items()
+        for claim_id in ids
+    }
+    rows = [
+        f"| {links[claim_id]} {claim.title} | `{results[claim_id].verdict}` |"
+        for claim_id, claim in claims.items()
+    ]
+    measured = read_results(INT4_RECORD)
+    turned = [name for name in measured if measured[name].verdict is not results[name].verdict]
+    int4 = _INT4.format(claims=_listed(measured), turned=_listed(turned))
+    changed = [name for name in claims if any(_CHANGED in note for note in claims[name].notes)]
+    head = _HEAD.format(notice=_NOTICE, changed=_listed(changed), **numbers)
+    return "\n".join([head, *rows, "", int4]) + "\n"
 
 
-def _index(claim_set: ClaimSet, results: Mapping[str, ClaimResult]) -> str:
-    numbers = counts(claim_set.by_id, results)
-    named = {name.removeprefix("claims_"): number for name, number in numbers.items()}
-    lines = [_HEAD.format(notice=_NOTICE, **named)]
-    for verdict, title in _SECTIONS.items():
-        claims = [claim for claim in claim_set.claims if results[claim.id].verdict is verdict]
-        lines += ["", f"## {title}", "", "| claim | ours | claimed | condition |"]
-        lines += [
-            "| --- | --- | --- | --- |",
-            *(_row(claim, results[claim.id]) for claim in claims),
-        ]
-    lines += ["", _INT4, *_int4_rows(claim_set, results)]
-    return "\n".join(lines) + "\n"
+def _listed(ids: Iterable[str]) -> str:
+    *first, last = ids
+    return f"{', '.join(first)} and {last}"
 
 
-def _int4_rows(claim_set: ClaimSet, results: Mapping[str, ClaimResult]) -> Iterator[str]:
-    for claim_id, result in read_results(INT4_RECORD).items():
-        claim, guessed = claim_set.by_id[claim_id], results[claim_id]
-        cells = ("<br>".join(figure_lines(claim, each)) for each in (guessed, result))
-        before, after = (_SECTIONS[each.verdict].lower() for each in (guessed, result))
-        verdict = f"stays {before}" if before == after else f"**{before} becomes {after}**"
-        if before == after and guessed.part != result.part:
-            spans = (condition(claim, each).removeprefix("only: ") for each in (result, guessed))
-            verdict += f": {', before '.join(spans)}"
-        yield f"| [{claim.id}]({_file(claim)}) {claim.title} | {' | '.join(cells)} | {verdict} |"
-
-
-def _row(claim: Claim, result: ClaimResult) -> str:
-    cells = (
-        f"[{claim.id}]({_file(claim)}) {claim.title}",
-        "<br>".join(figure_lines(claim, result)),
-        "<br>".join(claimed_lines(claim)),
-        condition(claim, result),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def _page(claim: Claim, result: ClaimResult) -> Iterator[str]:
-    yield from (f"# {claim.id}: {claim.title}", "", _NOTICE, "", claim.text, "")
-    verdict = _SECTIONS[result.verdict].lower()
-    yield f"Claimed in {'; '.join(claim.sources)}. Verdict: **{verdict}**."
-    if measured := read_results(INT4_RECORD).get(claim.id):
-        yield from ("", _guess(claim, measured))
-    if claim.figures:
-        yield from _figures(claim, result)
-        yield from _arithmetic(claim, result)
-    if claim.mistakes:
-        yield from ("", "## Mistakes of the sources", "")
-        yield from ("| source | figure of the source | right | why |", "| --- | --- | --- | --- |")
-        yield from (f"| {m.source} | {m.wrong} | {m.right} | {m.why} |" for m in claim.mistakes)
-    if claim.references:
-        yield from ("", "## Literature", "")
-        yield from (f"- [{r.title}]({r.link}), {r.date}" for r in claim.references)
-    if claim.notes:
-        yield ""
-        yield from claim.notes
-    if claim.figures:
-        yield from ("", "## Compute it", "", "```sh", f"tessera claims {claim.id}", "```")
-    yield from ("", "[All claims](index.md)")
-
-
-def _guess(claim: Claim, measured: ClaimResult) -> str:
-    """Return what the only measurement of a 4-bit kernel would make of a claim."""
-    return (
-        "No kernel for weights of 4 bits was measured on this GPU: their share of its bandwidth is "
-        "a guess, which the only measurement contradicts. With the shares of Machete on an H100 "
-        f"the verdict is {_SECTIONS[measured.verdict].lower()}: "
-        f"{'; '.join(figure_lines(claim, measured))}. [What 4-bit steps "
-        "decide](index.md#what-4-bit-steps-decide)."
-    )
-
-
-def _figures(claim: Claim, result: ClaimResult) -> Iterator[str]:
-    yield from ("", "| figure | ours | claimed |", "| --- | --- | --- |")
-    lines = zip(claim.figures, claimed_lines(claim), strict=True)
-    for claimed, text in lines:
-        figure = result.figures.get(claimed.name)
-        shown = "" if figure is None else format_figure(figure, claimed.unit)
-        yield f"| {claimed.name} | {shown} | {text.removeprefix(claimed.name).strip()} |"
-    yield ""
-    if result.reason is not None:
-        yield f"Not run: {result.reason}"
-        return
-    if claim.vary is not None:
-        yield _varied(claim.vary, claim, result)
-    if claim.tolerance:
-        yield f"A range is met within {claim.tolerance:.0%} of its ends."
-
-
-def _varied(vary: VariedCondition, claim: Claim, result: ClaimResult) -> str:
-    tried = f"`{vary.condition}`, {vary.label}, from {format_span(vary.least, vary.most)}"
-    if result.verdict is ClaimVerdict.MET:
-        return f"Tried with {tried}: it holds everywhere."
-    if result.part is None:
-        return f"Tried with {tried}: it holds nowhere."
-    units = {claimed.name: claimed.unit for claimed in claim.figures}
-    figures = ", ".join(
-        f"{name} {format_figure(figure, units[name])}"
-        for name, figure in result.part.figures.items()
-    )
-    return (
-        f"Tried with {tried}: it holds only with {format_span(result.part.low, result.part.high)}. "
-        f"At {format_number(result.part.nearest)}: {figures}."
-    )
-
-
-def _arithmetic(claim: Claim, result: ClaimResult) -> Iterator[str]:
-    how = "on the engine machine" if claim.kind is ClaimKind.SIMULATED else "by arithmetic"
-    yield from ("", "## What is computed", "", f"{claim.scenario}", "")
+def _section(claim: Claim, result: ClaimResult) -> Iterator[str]:
+    yield from ("", f"## {claim.id}", "", claim.text, "")
+    yield f"{_verdict(claim, result)}{_measured(claim, result)}"
     if result.figures:
-        yield f"Computed {how}."
-    yield f"Compared with: {claim.baseline}."
-    if result.details:
-        yield from ("", "| beside it | |", "| --- | --- |")
-        yield from (f"| {d.name} | {format_figure(d.value, d.unit)} |" for d in result.details)
-    yield from ("", "## Conditions", "", "| condition | value |", "| --- | --- |")
-    for name, value in claim.conditions.items():
-        varied = claim.vary is not None and claim.vary.condition == name
-        suffix = ", varied" if varied else ""
-        text = value if isinstance(value, str) else f"{value:,}"
-        yield f"| `{name}` | {text}{suffix} |"
+        how = "On the engine machine" if claim.kind is ClaimKind.SIMULATED else "By arithmetic"
+        yield ""
+        yield f"{how}: {_sentence(claim.scenario)} Against: {_sentence(claim.baseline)}"
+    # The index says of all claims that quality is not measured, and which were changed.
+    notes = (note.removesuffix(_NO_QUALITY).strip() for note in claim.notes)
+    if notes := [note for note in notes if note and not note.startswith(_CHANGED)]:
+        yield from ("", " ".join(notes))
+    if claim.references:
+        yield ""
+        yield from (f"- [{each.title}]({each.link}), {each.date}" for each in claim.references)
+
+
+def _verdict(claim: Claim, result: ClaimResult) -> str:
+    """Return the verdict with its condition, and each figure beside the claimed range."""
+    verdict = f"**{result.verdict}**"
+    if result.reason is not None:
+        return f"{verdict}: claimed {', '.join(claimed_lines(claim))}. {result.reason}"
+    if not claim.figures:
+        return f"{verdict}."
+    pairs = zip(figure_lines(claim, result), claimed_lines(claim), claim.figures, strict=True)
+    figures = "; ".join(
+        f"{figure}, claimed {text.removeprefix(claimed.name).strip()}"
+        for figure, text, claimed in pairs
+    )
+    span = "" if claim.vary is None else f" {_span(claim.vary, result)}"
+    tolerance = "" if claim.tolerance else ", no tolerance"
+    return f"{verdict}{span}: {figures}{tolerance}."
+
+
+def _span(vary: VariedCondition, result: ClaimResult) -> str:
+    """Return over which part of the span of the varied condition a claim holds."""
+    tried = format_span(vary.least, vary.most)
+    part = "" if result.part is None else f"{format_span(result.part.low, result.part.high)} of "
+    return f"({vary.label} {part}{tried})"
+
+
+def _measured(claim: Claim, result: ClaimResult) -> str:
+    """Return what the only measurement of a 4-bit kernel would make of a claim."""
+    measured = read_results(INT4_RECORD).get(claim.id)
+    if measured is None:
+        return ""
+    guessed = tuple(figure_lines(claim, result))
+    figures = "; ".join(text for text in figure_lines(claim, measured) if text not in guessed)
+    text = f"{figures or 'the same figures'}, **{measured.verdict}**"
+    if measured.part is not None and measured.part != result.part and claim.vary is not None:
+        text += f" {_span(claim.vary, measured)}"
+    return f" With the [measured kernel](index.md#what-4-bit-steps-decide): {text}."
+
+
+def _sentence(text: str | None) -> str:
+    return f"{(text or '').rstrip('.')}."

@@ -51,8 +51,7 @@ def test_claims_of_4_bits_say_what_the_only_measured_kernel_makes_of_them() -> N
     turned = {name for name in INT4_CLAIMS if recorded[name].verdict is not guessed[name].verdict}
     assert turned == {"H18", "H20"}
     assert all(recorded[name].verdict is ClaimVerdict.NOT_MET for name in turned)
-    index = pages()["docs/claims/index.md"]
-    assert index.count("**met only under a condition becomes not met**") == len(turned)
+    assert "H18 and H20 turn" in pages()["docs/claims/index.md"].replace("\n", " ")
 
 
 def test_two_runs_give_the_same_bytes(results: Mapping[str, ClaimResult]) -> None:
