@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from ladders import committed
 from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera_lab.levers.assumptions import LeverAssumptions
-from tessera_lab.levers.figure import LadderFigure, MonthFigure, RungFigure
+from tessera_lab.levers.figure import LadderFigure
 from tessera_lab.levers.lever import Lever, LeverId, SavingRange, levers, source_orders
 from tessera_lab.levers.picture import draw_ladders
 from tessera_lab.levers.published import (
@@ -35,9 +35,10 @@ def picture() -> str:
 def page() -> str:
     """Return the page."""
     figures = committed().ladders
-    lines = [_TITLE, "", _INTRODUCTION, "", *_conditions(), "", *_summary(figures)]
-    for figure in figures:
-        lines += ["", f"## {figure.name}", "", *_ladder(figure)]
+    lines = [_TITLE, "", _INTRODUCTION, "", *_summary(figures), "", _PICTURE]
+    lines += ["", "## How it is computed", "", *_conditions()]
+    lines += ["", "## Each lever in order", "", *_here(figures)]
+    lines += ["", "## Replicas and latency", "", *_months(figures)]
     lines += ["", "## Many small services", "", *_services()]
     lines += ["", "## Orders of the sources", "", *_orders(figures)]
     lines += ["", "## The levers", "", *_levers()]
@@ -73,11 +74,11 @@ def history_page() -> str:
         "# Static batches, for history",
         "",
         f"Engines once ran batches of {STATIC_BATCH} requests until the longest answer ended, in "
-        "slots of 8,192 tokens of KV cache each. Texts that promise factors of ten to hundreds "
-        "count from them, on a fleet for the peak and on demand. They keep no SLO: users wait as "
-        "long as the table says, so they are not in use, and [the ladders](ladders.md) begin at "
-        "plain vLLM. `make levers` computes this table too. What batching and paging bring alone "
-        "is in the claims [H05 to H16](claims/index.md).",
+        "slots of 8,192 tokens of KV cache. Texts that promise factors of ten to hundreds count "
+        "from them, on a fleet for the peak and on demand. Users wait as long as the table says, "
+        "so no SLO holds, and [the ladders](ladders.md) begin at plain vLLM. `make levers` "
+        "computes this table too. What batching and paging bring alone is in the claims [H05 to "
+        "H16](claims/index.md).",
         "",
         "| | static batches, USD per million output tokens | P95 TTFT | times plain vLLM | times "
         "Tessera today | times all levers |",
@@ -94,15 +95,13 @@ def history_page() -> str:
 
 
 _INTRODUCTION = """\
-Vendors and articles promise a factor for each lever, and the factors multiply to hundreds. Here is
-what they bring together, on the [engine machine](engine-machine.md) that is [compared with
-vLLM](compared-with-vllm.md): each lever alone, in order (here), and taken out of the whole at the
-end (last). `make levers` computes it in a minute; [`tessera levers`](tasks/levers.md) computes it
-for your own load. Dollars follow from computed step times. A real vLLM 0.26 on one H100 decodes
-dense models within 3 % of these in 16 bits and 6 % in fp8, in 70 steps; 4 bits were up to 31 % off,
-and [what is mended](decisions/performance-model.md) says how far they are now. No fleet of these
-ladders ran on GPUs.
-
+What the levers bring together, on the [engine machine](engine-machine.md) that is [compared with
+vLLM](compared-with-vllm.md). `make levers` computes it in a minute;
+[`tessera levers`](tasks/levers.md) does so for your own load. Dollars follow from computed step
+times. A real vLLM 0.26 on one H100 decodes dense models within 3 % of these in 16 bits and 6 % in
+fp8, in 70 steps; 4 bits were up to 31 % off, and [what is mended](decisions/performance-model.md)
+says how far they are now. No fleet of these ladders ran on GPUs."""
+_PICTURE = """\
 <img src="figures/levers.svg" style="background: white" alt="For three loads on a model of 8B and
 one of 70B: how many times less than with plain vLLM a million output tokens cost after each lever,
 with all, and if single factors multiplied.">"""
@@ -117,10 +116,10 @@ def _conditions() -> Iterator[str]:
     )
     yield (
         "- **Baseline**: plain vLLM in 16 bits, which batches continuously and pages its KV cache, "
-        "on a fleet for the peak, all on demand. Its scheduler limits are chosen as for every "
-        "other row, which flatters it, and its prefix cache, which vLLM uses by default, is a "
-        "lever here; the last column of the first table counts it to the baseline. "
-        "[Static batches](ladders-history.md), from which other texts count, cost more."
+        "on a fleet for the peak, all on demand. Scheduler limits are chosen as for every row, "
+        "which flatters it. Its prefix cache, which vLLM uses by default, is a lever here; the "
+        "last column above counts it to the baseline. Others count from [static "
+        "batches](ladders-history.md)."
     )
     yield f"- **Models**: {models}."
     yield (
@@ -129,41 +128,38 @@ def _conditions() -> Iterator[str]:
         "the Azure code trace, without shared prefixes."
     )
     yield (
-        f"- **Demand**: {REQUESTS_PER_MINUTE:,} requests per minute over a day (`course` L3) that "
-        f"is lowest at {1 - SWING:.1f} and highest at {1 + SWING:.1f} of its mean."
+        f"- **Demand**: {REQUESTS_PER_MINUTE:,} requests per minute over a day, from "
+        f"{1 - SWING:.1f} to {1 + SWING:.1f} of it."
     )
     yield (
-        f"- **A replica** carries at most {MOST_USE:.0%} of what it computes while all requests "
-        "wait, less where P95 of TTFT or TPOT would be above what class `Standard` promises: "
-        f"{slo.ttft_p95.total_seconds():g} s and {slo.itl_p95.total_seconds() * 1e3:.0f} ms. "
-        "Its scheduler limits are those that the operator sets, or those of the engine if it "
-        "carries more with them."
+        f"- **A replica** carries at most {MOST_USE:.0%} of its full load, less where P95 of TTFT "
+        "or TPOT would be above the SLO of class `Standard`, "
+        f"{slo.ttft_p95.total_seconds():g} s and {slo.itl_p95.total_seconds() * 1e3:.0f} ms."
     )
     yield (
-        "- **Prices**: those of AWS that `tessera size` has; reserved and spot from the set "
-        "`aws-2026`, else 0.60 and 0.30 of the price on demand."
+        "- **Prices**: those of AWS in `tessera size`; reserved and spot from the set `aws-2026`, "
+        "else 0.60 and 0.30 of on demand. An hour of operation costs "
+        f"{assumed.engineer_hour:g} USD."
     )
     yield (
-        f"- **Assumed**: a response cache answers {assumed.hit_share:.0%} (`course` L9), a small "
-        f"model {assumed.small_share:.0%} (`engineering` L560), batches "
-        f"{assumed.batch_share:.0%}, {assumed.wasted:.0%} of the work on spot nodes is lost, the "
-        f"temperature is {assumed.temperature:g}, of {DRAFT_TOKENS} drafted tokens. An hour of "
-        f"operation costs {assumed.engineer_hour:g} USD; no source has the last four."
+        f"- **Assumed**: a response cache answers {assumed.hit_share:.0%}, a small model "
+        f"{assumed.small_share:.0%}, batches are {assumed.batch_share:.0%}, "
+        f"{assumed.wasted:.0%} of the work on spot nodes is lost, the temperature is "
+        f"{assumed.temperature:g} with {DRAFT_TOKENS} drafted tokens."
     )
     yield (
-        "- **Energy** of an output token is that of a replica under its load, by the "
-        "[model of `tessera simulate`](tasks/simulate.md#energy); what idle replicas draw is not "
-        "in it."
+        "- **Energy** is that of replicas under their load by the [model of "
+        "`tessera simulate`](tasks/simulate.md#energy), without idle ones."
     )
     yield (
-        "- **Answers**: quantization, caches of responses and routing change them. How much is not "
-        "measured here."
+        "- **Answers**: quantization, response caches and routing change them; how much is not "
+        "measured."
     )
 
 
 def _summary(figures: Sequence[LadderFigure]) -> Iterator[str]:
     yield (
-        "| | plain vLLM, USD per million output tokens | Tessera today | **times less** | all "
+        "| USD per million output tokens | plain vLLM | Tessera today | **times less** | all "
         "levers | times less | product of single factors | Tessera today, times less than vLLM "
         "with its prefix cache |"
     )
@@ -177,9 +173,10 @@ def _summary(figures: Sequence[LadderFigure]) -> Iterator[str]:
         )
     yield ""
     yield (
-        f"Of Tessera's factor, scaling is {_here(figures, LeverId.SCALING)}, reservations "
-        f"{_here(figures, LeverId.PRICE_MIX)}, fp8 {_here(figures, LeverId.QUANTIZATION)}. The "
-        "first two an HPA and a contract bring as well."
+        f"Of Tessera's factor, scaling is {_range_here(figures, LeverId.SCALING)}, reservations "
+        f"{_range_here(figures, LeverId.PRICE_MIX)}, fp8 "
+        f"{_range_here(figures, LeverId.QUANTIZATION)}. The first two an HPA and a contract bring "
+        "as well."
     )
     missing = [f"{each.title.lower()}" for each in levers().values() if not each.offered]
     yield from ("", f"Not offered today: {', '.join(missing)}.")
@@ -191,7 +188,7 @@ def _beyond_prefix_cache(figure: LadderFigure) -> float:
     return figure.reached_today / (rung.alone or 1.0)
 
 
-def _here(figures: Sequence[LadderFigure], lever: LeverId) -> str:
+def _range_here(figures: Sequence[LadderFigure], lever: LeverId) -> str:
     """Return the range of what a lever brings on those before it, where it is used."""
     factors = [
         rung.here
@@ -202,32 +199,43 @@ def _here(figures: Sequence[LadderFigure], lever: LeverId) -> str:
     return f"{min(factors):.2f} to {max(factors):.2f}"
 
 
-def _ladder(figure: LadderFigure) -> Iterator[str]:
+def _here(figures: Sequence[LadderFigure]) -> Iterator[str]:
     yield (
-        "| lever | alone | here | last | USD/month | USD/MTOK | J/token | P95 TTFT | P95 TPOT | "
-        "replica, or why not |"
+        "How many times less tokens cost with a lever than with those above it. Below 1 it costs "
+        "more and is left out. `figures/levers.json` also has each alone, taken out of the whole, "
+        "and the month after it."
     )
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    yield f"| plain vLLM | | | | {_month(figure.baseline)} | {figure.baseline.setup} |"
-    for rung in figure.rungs:
-        mark = "" if rung.offered else " (not offered)"
-        months = _month(rung.after) if rung.used else " | | | | "
-        why = f"{rung.after.setup}{': ' if rung.note else ''}" if rung.used else ""
-        yield f"| {rung.title}{mark} | {_factors(rung)} | {months} | {why}{rung.note} |"
+    yield from ("", f"| lever | {' | '.join(each.name for each in figures)} |")
+    yield f"| --- |{' --- |' * len(figures)}"
+    for rungs in zip(*(each.rungs for each in figures), strict=True):
+        mark = "" if rungs[0].offered else " (not offered)"
+        cells = ("" if rung.here is None else f"{rung.here:.2f}" for rung in rungs)
+        yield f"| {rungs[0].title}{mark} | {' | '.join(cells)} |"
+    whole = " | ".join(f"**{each.reached:.1f}**" for each in figures)
+    yield f"| **all** | {whole} |"
+    reasons: dict[str, list[str]] = {}
+    for figure in figures:
+        for rung in figure.rungs:
+            if rung.alone is None:
+                reasons.setdefault(f"{rung.title}: {rung.note}", []).append(figure.name)
+    yield from ("", *(f"- {reason} ({'; '.join(names)})" for reason, names in reasons.items()))
 
 
-def _factors(rung: RungFigure) -> str:
-    return " | ".join(
-        "" if each is None else f"{each:.2f}" for each in (rung.alone, rung.here, rung.last)
-    )
-
-
-def _month(month: MonthFigure) -> str:
-    joules = "" if month.joules_per_token is None else f"{month.joules_per_token:.2f}"
-    return (
-        f"{month.per_month:,.0f} | {month.per_million_tokens:.3f} | {joules} | "
-        f"{month.ttft_p95:.2f} s | {month.tpot_p95 * 1e3:.0f} ms"
-    )
+def _months(figures: Sequence[LadderFigure]) -> Iterator[str]:
+    yield "With plain vLLM and with Tessera today."
+    yield ""
+    yield "| | USD/month | J/token | P95 TTFT | P95 TPOT | replica |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for figure in figures:
+        months = (figure.baseline, figure.today)
+        cells = (
+            ", ".join(f"{each.per_month:,.0f}" for each in months),
+            ", ".join(f"{each.joules_per_token or 0:.2f}" for each in months),
+            ", ".join(f"{each.ttft_p95:.2f}" for each in months) + " s",
+            ", ".join(f"{each.tpot_p95 * 1e3:.0f}" for each in months) + " ms",
+            "; ".join(each.setup for each in months),
+        )
+        yield f"| {figure.name} | {' | '.join(cells)} |"
 
 
 def _services() -> Iterator[str]:
@@ -237,8 +245,8 @@ def _services() -> Iterator[str]:
     rates = ", ".join(map(str, SMALL_RATES))
     count = len(SMALL_MODELS) * len(LOADS) * len(SMALL_RATES)
     yield (
-        "A model that fills its GPUs gains nothing by slices, as the tables above say. Their case "
-        f"is many services that each need a part of a GPU: {count} of them, {models} with the "
+        "A model that fills its GPUs gains nothing by slices. Their case is many services that "
+        f"each need a part of a GPU: {count} of them, {models} with the "
         f"loads chat, rag and code at {rates} requests per minute on average. Days peak in three "
         "regions, eight hours apart, and a quarter of each has no request. All keep the SLO of "
         "class `Standard`. Slices and their layouts are those that `tessera plan` takes."
@@ -264,45 +272,50 @@ def _services() -> Iterator[str]:
 
 
 def _orders(figures: Sequence[LadderFigure]) -> Iterator[str]:
-    titles = {lever.id: lever.title for lever in levers().values()}
+    titles = {lever.id: lever.title.lower() for lever in levers().values()}
     yield (
-        "How many times less than the baseline after each step, in the orders in which the sources "
-        "apply levers. Continuous batching, which each has too, is in the baseline."
+        "How many times less than the baseline after all steps of a source, in its order. "
+        "Continuous batching, which each has too, is in the baseline."
     )
+    yield ""
+    yield f"| | {' | '.join(each.name for each in figures)} |"
+    yield f"| --- |{' --- |' * len(figures)}"
     for order in source_orders():
-        yield ""
-        steps = [titles[lever] for lever in order.levers]
-        yield f"| {order.source} | {' | '.join(steps)} |"
-        yield f"| --- |{' --- |' * len(steps)}"
-        for figure in figures:
-            months = figure.orders[order.id]
-            cells = (
-                f"{figure.baseline.per_month / months[lever]:.1f}" if lever in months else ""
+        steps = ", ".join(titles[lever] for lever in order.levers)
+        lasts = (
+            [
+                each.orders[order.id][lever]
                 for lever in order.levers
-            )
-            yield f"| {figure.name} | {' | '.join(cells)} |"
+                if lever in each.orders[order.id]
+            ]
+            for each in figures
+        )
+        cells = (
+            f"{each.baseline.per_month / months[-1]:.1f}"
+            for each, months in zip(figures, lasts, strict=True)
+        )
+        yield f"| {steps} (`{order.source}`) | {' | '.join(cells)} |"
 
 
 def _levers() -> Iterator[str]:
     yield (
-        "| lever | layer | effort | risk | changes answers | promised | alone, in these ladders | "
-        "paid back after | hours a month | today |"
+        "| lever | effort, risk | changes answers | promised | alone, in these ladders | hours a "
+        "month | today |"
     )
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for lever in levers().values():
-        payback = f"{lever.payback.after} (`{lever.payback.source}`)" if lever.payback else ""
         yield (
-            f"| {lever.title} | {lever.layer} | {lever.effort} | {lever.risk} | "
-            f"{'yes' if lever.gate else 'no'} | {_promised(lever)} | {_range(lever.ours)} | "
-            f"{payback} | {lever.operation_hours:g} | {lever.today} |"
+            f"| {lever.title} | {lever.effort}, {lever.risk} | {'yes' if lever.gate else 'no'} | "
+            f"{_promised(lever)} | {_range(lever.ours)} | {lever.operation_hours:g} | "
+            f"{lever.today} |"
         )
 
 
 def _promised(lever: Lever) -> str:
     if lever.claimed is None:
         return ""
-    note = f", {lever.claimed.note}" if lever.claimed.note else ""
-    return f"{_range(lever.claimed)} (`{lever.claimed.source}`{note})"
+    note = f" ({lever.claimed.note})" if lever.claimed.note else ""
+    return f"{_range(lever.claimed)}{note}"
 
 
 def _range(savings: SavingRange | None) -> str:
