@@ -22,9 +22,8 @@ ENERGY = (
         "or stranded.",
         cause="""
             More than 30 % of the energy of a pool in the last day went to GPUs and slices that no
-            pod held. An idle GPU draws about a sixth of what a busy one draws, so at this share
-            about 7 of 10 GPU hours had no user. Whatever is free of a GPU draws its idle watts all
-            day.
+            pod held. An idle GPU draws about a sixth of a busy one, so about 7 of 10 GPU hours had
+            no user.
         """,
         look="""
             `tessera cost --energy --by pool` has the states of each pool, and names the GPUs of
@@ -32,11 +31,9 @@ ENERGY = (
             GPU against its activity.
         """,
         act="""
-            Remove nodes, or let an autoscaler of nodes add them on demand
-            ([Start nodes on demand](start-nodes.md)); with `spec.mig` let Tessera plan layouts from
-            demand ([Repartition GPUs](repartition.md)); run batches in the free part
-            ([Run a batch](run-a-batch.md)). Where GPUs are reserved and stay on in any case,
-            silence the alert for the pool.
+            Remove nodes, or [start them on demand](start-nodes.md); let Tessera [plan
+            layouts](repartition.md) from demand; [run batches](run-a-batch.md) in the free part.
+            Where GPUs are reserved and stay on in any case, silence the alert for the pool.
         """,
         fires=Firing(
             series={_IDLE: growing(200), _JOULES % "serving": growing(300)},

@@ -45,10 +45,10 @@ GATEWAY = (
         description="For 2 minutes the operator has heard of no gateway: probably no pod of it "
         "runs, and every request of its clients fails.",
         cause="""
-            `gateway.enabled` of the chart is true, and no pod of the gateway runs: its image cannot
-            be pulled, its claim cannot be mounted, its Secret is missing, or no node takes it. Or
-            its pods serve and cannot reach port 8443 of the operator; then
-            [GatewayDemandNotReported](#gatewaydemandnotreported) fires as well.
+            `gateway.enabled` of the chart is true, and no pod of the gateway runs: its image, claim
+            or Secret is missing, or no node takes it. Or its pods serve and cannot reach port 8443
+            of the operator; then [GatewayDemandNotReported](#gatewaydemandnotreported) fires as
+            well.
         """,
         look=f"""
             kubectl -n tessera-system get pods -l app.kubernetes.io/name=tessera-gateway
@@ -56,8 +56,8 @@ GATEWAY = (
             {_LOG} --previous
         """,
         act="""
-            Repair what the events of the pods name. An update stops the only pod of a gateway with
-            SQLite first: a database of its own avoids that ([Database](gateway.md#database)).
+            Repair what the events of the pods name. With SQLite an update stops the only pod first:
+            [a database](gateway.md#database) avoids that.
         """,
         fires=Firing(
             series={
@@ -137,8 +137,8 @@ GATEWAY = (
             {_LOG} --since=15m | grep '"status":5'
         """,
         act="""
-            Repair what `explain` names for the service; its replicas are restarted without you.
-            Where the queue times out, raise `spec.scaling.maxReplicas` or the tenant's budget.
+            Repair what `explain` names; replicas are restarted without you. Where the queue times
+            out, raise `spec.scaling.maxReplicas` or the tenant's budget.
         """,
         fires=Firing(
             series={_COMPLETED: growing(0.9), _FAILED: growing(0.1)},
@@ -172,9 +172,8 @@ GATEWAY = (
             helm -n tessera-system get values tessera | grep -A3 database
         """,
         act="""
-            Restore the database. The gateway writes what waits by itself, each record once, and
-            books what it lent of limits meanwhile. Records that are counted as `Lost` are in the
-            access log alone.
+            Restore the database. The gateway then writes what waits, each record once, and books
+            what it lent of limits. Records that are counted as `Lost` are in the access log alone.
         """,
         fires=Firing(
             series={
@@ -205,8 +204,8 @@ GATEWAY = (
             - Of the gateway: no operator leads, or its pods cannot reach port 8443 of the operator,
               or have a token or a certificate that it refuses.
             - Of the operator: reports, or rows of them, are out of range, as between two versions;
-              the label `reason` of `tessera_rejected_demand_total` says which. The other services
-              of such a report are not affected.
+              the label `reason` of `tessera_rejected_demand_total` says which. Other services of
+              such a report are not affected.
         """,
         look=f"""
             {_LOG} --since=15m | grep 'demand is not reported'
@@ -215,7 +214,7 @@ GATEWAY = (
         """,
         act="""
             Repair what the log names; the gateway tries again each second. Until then start a
-            service that sleeps with `spec.scaling.minReplicas: 1`.
+            sleeping service with `spec.scaling.minReplicas: 1`.
         """,
         fires=Firing(series={_SILENT: "0x20 1+60x160"}, labels=_JOB, after=26),
         silent={
@@ -236,17 +235,17 @@ GATEWAY = (
         description="{{ $value | humanizePercentage }} of its requests have been refused with 429 "
         "for 30 minutes. The label reason of tessera_gateway_requests_total names the limit.",
         cause="""
-            The tenant, one of its teams or keys, or a service has a limit below the load that is
-            sent, or a client repeats refused requests without waiting for `Retry-After`.
+            The tenant, one of its teams or keys, or a service has a limit below the load, or a
+            client repeats refused requests without waiting for `Retry-After`.
         """,
         look="""
             kubectl tessera usage --by tenant,key
             kubectl get tenantbudgets -o yaml
         """,
         act="""
-            Raise `spec.rateLimits` of the TenantBudget where the load is meant. Where a client
-            repeats refused requests, lower the limit of its key, so that others of the tenant get
-            their share.
+            Raise `spec.rateLimits` of the TenantBudget where the load is meant. For a client that
+            repeats requests, lower the limit of its key, so that others of the tenant get their
+            share.
         """,
         fires=Firing(
             series={_COMPLETED: growing(0.6), _LIMITED: growing(0.4)},

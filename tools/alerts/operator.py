@@ -26,9 +26,8 @@ OPERATOR = (
         "part of the fleet is neither scaled nor repaired nor written.",
         cause="""
             A cycle raised an error that belongs to no single object: the API server refuses or
-            loses requests (rights, quota, a policy, an admission webhook), or the operator has a
-            defect. What one service, pool or budget raises is written on that object and fails no
-            cycle.
+            loses requests (rights, quota, a policy, a webhook), or the operator has a defect. What
+            one service, pool or budget raises is written on that object and fails no cycle.
         """,
         look=f"""
             {_LOG} --since=15m | grep 'reconcile failed'
@@ -36,10 +35,9 @@ OPERATOR = (
             kubectl tessera doctor
         """,
         act="""
-            Repair what the error names: grant the right, raise the quota, repair the webhook. After
-            an upgrade of Tessera, `helm rollback` brings the last version back; replicas keep
-            running meanwhile. For a defect, keep the log and the output of `kubectl tessera
-            snapshot`.
+            Repair what the error names. After an upgrade of Tessera, `helm rollback` brings the
+            last version back; replicas run on meanwhile. For a defect, keep the log and the output
+            of `kubectl tessera snapshot`.
         """,
         fires=Firing(
             series={
@@ -67,8 +65,8 @@ OPERATOR = (
         "or charged. Replicas run on.",
         cause="""
             No process can renew the Lease `tessera-operator`: the API server does not answer within
-            5 seconds, the right to the Lease is missing, or a process that is cut off from the API
-            server holds the Lease until it expires (15 seconds).
+            5 seconds, the right to the Lease is missing, or a process that is cut off holds it
+            until it expires (15 seconds).
         """,
         look=f"""
             kubectl -n tessera-system get lease tessera-operator -o yaml
@@ -110,8 +108,8 @@ OPERATOR = (
         description="1 % of its wake-ups are late by more than {{ $value | humanizeDuration }}. "
         "From 5 s on admission times out, and from 10 s on the leader loses its Lease.",
         cause="""
-            The process gets too little CPU: a CPU limit, a busy node, or a fleet that outgrew
-            `resources`. Or it computes for long without a pause, or swaps near its memory limit.
+            The process gets too little CPU (a limit, a busy node, a fleet that outgrew
+            `resources`), computes for long without a pause, or swaps near its memory limit.
         """,
         look="""
             kubectl -n tessera-system top pods
@@ -120,8 +118,8 @@ OPERATOR = (
         """,
         act="""
             Raise `resources.requests.cpu` of the chart, and set no CPU limit;
-            `values-production.yaml` has values for large fleets. If the CPU is idle, report the lag
-            with the output of `kubectl tessera snapshot`.
+            `values-production.yaml` has values for large fleets. If the CPU is idle, report it with
+            the output of `kubectl tessera snapshot`.
         """,
         fires=Firing(
             series={
@@ -162,9 +160,9 @@ OPERATOR = (
         "counted. Run kubectl describe tenantbudget {{ $labels.budget }} for the conditions.",
         cause="""
             - `LastAcceptedSpec`: an edit of `spec` cannot be used (condition `Accepted`), so the
-              last limits that could be used hold on.
-            - `NotAccepted`: there was never a spec that could be used, or evaluating it failed.
-              Nothing is added in the namespaces of the budget; what runs there stays.
+              last limits that could hold on.
+            - `NotAccepted`: there was never a usable spec, or evaluating it failed. Nothing is
+              added in the namespaces of the budget; what runs there stays.
             - `CurrencyMismatch`: the tenant uses a pool that is priced in another currency. Its
               cost there is not counted.
         """,
@@ -173,9 +171,9 @@ OPERATOR = (
             kubectl get tenantbudgets,acceleratorpools
         """,
         act="""
-            Correct the field that the condition `Accepted` names: schema, time zone, a currency
-            that may not change, or a namespace of another budget. For `CurrencyMismatch` price the
-            pool in the currency of the budget, or keep the tenant off the pool (`spec.namespaces`).
+            Correct the field that `Accepted` names: schema, time zone, a currency that may not
+            change, or a namespace of another budget. For `CurrencyMismatch` price the pool in the
+            currency of the budget, or keep the tenant off it (`spec.namespaces`).
         """,
         fires=Firing(
             series={
@@ -205,8 +203,8 @@ OPERATOR = (
         "for the tenant. Run kubectl describe tenantbudget {{ $labels.budget }} for the window.",
         cause="""
             The record of the window is lost in all three places: the status of the TenantBudget,
-            the ConfigMap `tessera-spend`, and Prometheus. This happens when objects are restored
-            without their status, and Prometheus has lost its data as well.
+            the ConfigMap `tessera-spend`, and Prometheus, as when objects are restored without
+            their status.
         """,
         look=f"""
             kubectl get tenantbudget BUDGET -o jsonpath='{{.status.spend}}'
@@ -246,7 +244,7 @@ OPERATOR = (
         cause="""
             The operator cannot ask Prometheus (URL, credentials, an answer that takes longer than 3
             seconds), or Prometheus does not scrape the engines: no PodMonitor `tessera-engine` in
-            the namespace, Prometheus does not select it, or a NetworkPolicy refuses the scrape.
+            the namespace, one that is not selected, or a NetworkPolicy.
         """,
         look=f"""
             kubectl tessera doctor --prometheus URL
@@ -286,10 +284,10 @@ OPERATOR = (
         "Tessera can fire, and the bill of that time is not recorded. Run kubectl -n "
         "tessera-system get pods.",
         cause="""
-            The operator does not run, or Prometheus cannot scrape it: its target is missing
-            (PodMonitor), the connection is refused (NetworkPolicy, `prometheus.namespaces`), or the
-            status is 401 (no token), 403 (no right), 429 (too many unknown tokens) or 503 (the API
-            server does not review tokens).
+            The operator does not run, or Prometheus cannot scrape it: no target (PodMonitor), a
+            refused connection (NetworkPolicy, `prometheus.namespaces`), or status 401 (no token),
+            403 (no right), 429 (too many unknown tokens) or 503 (the API server does not review
+            tokens).
         """,
         look=f"""
             kubectl -n tessera-system get pods,podmonitor,secret
@@ -318,11 +316,10 @@ OPERATOR = (
         description="Off for 5 minutes: correct the time of the node, for example with chronyc "
         "makestep. The operator uses the time of the API server meanwhile.",
         cause="""
-            The clock of the operator's node differs by more than 2 minutes from the `Date` of the
-            API server's responses and from the monotonic clock (`tessera_clock_error_seconds`). The
-            operator does not use it: spend, bill and scaling go on at the time of the two that
-            agree. If the API server is the one that is wrong, the clock of the node stays in use,
-            except by an operator that starts meanwhile.
+            The clock of the operator's node differs by more than 2 minutes from the API server's
+            `Date` and from the monotonic clock (`tessera_clock_error_seconds`). Spend, bill and
+            scaling go on at the time of the two that agree. If the API server is wrong, the clock
+            of the node stays in use, except by an operator that starts meanwhile.
         """,
         look="On the node: `chronyc tracking`, `timedatectl`.",
         act="Correct the time of the node, for example with `chronyc makestep`.",

@@ -45,11 +45,11 @@ SERVICES = (
         description="It has not been Ready for 15 minutes, although replicas are wanted. Run "
         "kubectl tessera explain {{ $labels.service }} for the reason.",
         cause="""
-            No replica became ready (`NoReplicaReady`): the engine does not start, its image or its
-            weights cannot be loaded, or its node is gone. Or replicas are ready and answer no
-            completion (`CompletionFailed`). A large model that is downloaded for the first time may
-            take longer. A service that sleeps, that a budget stops or that is deleted raises no
-            alert; without hardware it is [ServiceNotPlaced](#servicenotplaced).
+            No replica became ready (`NoReplicaReady`): the engine does not start, its image or
+            weights cannot be loaded, or its node is gone; or replicas are ready and answer no
+            completion (`CompletionFailed`). A first download of a large model may take longer. A
+            service that sleeps, that a budget stops or that is deleted raises no alert; without
+            hardware it is [ServiceNotPlaced](#servicenotplaced).
         """,
         look=_EXPLAIN,
         act="""
@@ -96,7 +96,7 @@ SERVICES = (
         """,
         act="""
             Add nodes, allow another pool in `spec.placement.pools`, choose a smaller instance, or
-            lower `minReplicas` of a service that can do with less.
+            lower `minReplicas` of a service that needs fewer.
         """,
         fires=Firing(series={_CONDITION % ("Placed", "Unschedulable"): always(0)}, labels=_LABELS),
         silent={
@@ -149,16 +149,16 @@ SERVICES = (
         description="{{ $value | humanizePercentage }} of its {{ $labels.window }} limit are "
         "spent. At the limit no replica and no batch is added for the tenant.",
         cause="""
-            The tenant uses more than its limit for the window was made for. What runs always,
-            `minReplicas`, goes on beyond the limit.
+            The tenant uses more than its limit for the window was made for. `minReplicas` go on
+            beyond the limit.
         """,
         look="""
             kubectl get tenantbudget BUDGET -o wide
             kubectl tessera cost --by service --since 7d
         """,
         act="""
-            Raise the amount in `spec.limits`, or lower `minReplicas` of services that are idle; or
-            wait for the next window.
+            Raise the amount in `spec.limits`, lower `minReplicas` of idle services, or wait for the
+            next window.
         """,
         fires=Firing(
             series={_BUDGET % "spent": always(95e9), _BUDGET % "limit": always(100e9)},
@@ -201,9 +201,9 @@ SERVICES = (
             kubectl tessera top
         """,
         act="""
-            Set a later `spec.deadline`, which also continues a batch that expired, or allow faster
-            hardware: `spec.spot.policy`, `spec.placement.pools`. Delete a batch that expired and is
-            not needed any more; until then the alert stays.
+            Set a later `spec.deadline`, which also continues an expired batch, or allow faster
+            hardware: `spec.spot.policy`, `spec.placement.pools`. Delete an expired batch that is
+            not needed; until then the alert stays.
         """,
         fires=Firing(
             series={

@@ -69,10 +69,10 @@ SLO = (
         cause=_CAUSE,
         look=_LOOK,
         act="""
-            Do what `explain` names for the service. If replicas are missing, raise
-            `spec.scaling.maxReplicas` or the tenant's budget; if they are there and too slow, see
-            [SpeedNotAsPredicted](#speednotaspredicted). Where the target cannot be kept on the
-            hardware, `kubectl tessera size` names hardware that does.
+            Do what `explain` names. If replicas are missing, raise `spec.scaling.maxReplicas` or
+            the tenant's budget; if they are too slow, see
+            [SpeedNotAsPredicted](#speednotaspredicted). Where the hardware cannot keep the target,
+            `kubectl tessera size` names some that does.
         """,
         fires=Firing(
             series=_requests(0.4),
@@ -105,8 +105,8 @@ SLO = (
         summary=f"{_NAME} misses its {{{{ $labels.objective }}}} objective by little, for long.",
         description="It uses its error budget {{ $value | humanize }} times as fast as 95 % within "
         "spec.slo allow, over 6 hours and over 3 days.",
-        cause=_CAUSE,
-        look=_LOOK,
+        cause="As of [SLOBudgetBurnsFast](#slobudgetburnsfast).",
+        look="The same commands as there.",
         act="""
             It can wait for working hours. Raise `spec.scaling.minReplicas`, use a larger slice, or
             set `spec.slo` to what users need.
@@ -145,10 +145,10 @@ SLO = (
         description="The mean inter-token latency has been {{ $value | humanizeDuration }} for 10 "
         "minutes; 66.7 ms are 15 tokens per second.",
         cause="""
-            Steps take too long: too many requests share one, or the device is slower than
-            predicted. Services whose `spec.slo.itlP95` is above 66.7 ms raise no alert.
+            Too many requests share a step, or the device is slower than predicted. Services whose
+            `spec.slo.itlP95` is above 66.7 ms raise no alert.
         """,
-        look=_LOOK,
+        look="As of [SLOBudgetBurnsFast](#slobudgetburnsfast).",
         act="""
             Add replicas, or use a larger slice. Where answers are not read while they come, set
             `spec.slo.itlP95` to what is needed.

@@ -85,7 +85,7 @@ SPEED = (
         look="`kubectl tessera explain SERVICE` lists smaller slices with their prices.",
         act="""
             Use a smaller slice, or a looser `slo.itlP95`, which allows more requests in each step.
-            Where the SLO and not the cache limits the requests in a step, you have nothing to do.
+            Where the SLO limits the requests in a step, do nothing.
         """,
         fires=Firing(
             series={
@@ -157,25 +157,24 @@ SPEED = (
         cause="""
             Something changed between the day before and the last half hour:
 
-            - Prompts begin with something else in each request: a time, a name or a request id
-              before the system prompt, or tools in another order.
-            - Requests go elsewhere: more replicas than before, of which each has the conversations
-              that it answered, or a client that opens new ones.
-            - Prompts are kept apart: `spec.access` shared the model with other tenants, each of
-              which has a part of its own ([Share a model](keys.md#share-a-model)).
+            - Prompts begin with something else in each request: a time, a name or an id before the
+              system prompt, or tools in another order.
+            - Requests go elsewhere: more replicas, of which each has the conversations that it
+              answered, or a client that opens new ones.
+            - Prompts are kept apart: `spec.access` shared the model with other tenants ([Share a
+              model](keys.md#share-a-model)).
             - Caches keep less: a smaller slice, longer prompts, or `prefixCaching: false`.
             - Another kind of load runs, such as a batch of prompts that share nothing. It ends with
               it.
         """,
         look="""
-            Of `Tessera: speed` the panels `Cached share of input`, also `by replica`, and of
-            `Tessera: tenants` the one by tenant. `kubectl tessera usage --by tenant,key,model`
-            names the key whose cached tokens fell.
+            The panels `Cached share of input`, also `by replica` (`Tessera: speed`) and by tenant
+            (`Tessera: tenants`). `kubectl tessera usage --by tenant,key,model` names the key whose
+            cached tokens fell.
         """,
         act="""
-            Have clients send what differs at the end of a prompt, and take the change back if it
-            was not meant. The alert ends by itself when the lower share has lasted for most of a
-            day.
+            Have clients send what differs at the end of a prompt. The alert ends by itself when the
+            lower share has lasted for most of a day.
         """,
         fires=Firing(
             series=_input("0+60000x180", "0+96000x80 7680000+12000x100"),
@@ -209,14 +208,14 @@ SPEED = (
         cause="""
             The devices are busy more than 85 % of the time (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`;
             without an exporter, some request is always running), with less than 15 % of the peak
-            operations and less than half of the tokens that the replicas could generate. An engine
-            that steps for few requests looks as busy as a full one. The alert does not fire for
-            engines that do not estimate their operations.
+            operations and less than half of the tokens that the replicas could generate: an engine
+            that steps for few requests looks as busy as a full one. Engines that do not estimate
+            their operations raise no alert.
         """,
         look="`kubectl tessera top`, and `kubectl tessera explain SERVICE --prometheus URL`.",
         act="""
-            Fewer replicas with more requests each do the same work for less: lower
-            `scaling.minReplicas`, or move to a smaller slice.
+            Fewer replicas do the same work for less: lower `scaling.minReplicas`, or move to a
+            smaller slice.
         """,
         fires=Firing(series=BUSY, labels=CHAT, value="95%", after=16),
         silent={
@@ -277,12 +276,12 @@ SPEED = (
         description="The inter-token latency deviates more than 15 % from the prediction, which "
         "sizing, scaling and cost estimates use.",
         cause="""
-            - `SlowerThanPredicted`: another process uses the device (a pod outside the slice's
-              isolation), its clock is throttled (power or heat), the host is short of CPU, or an
-              option in `spec.engine.extraArgs` costs speed, such as `--attention-backend`. The
-              service may miss `spec.slo` although sizing meets it.
-            - `FasterThanPredicted`: the replicas may carry more than planned. Reported prices are
-              too high and reported capacity is too low; nothing is at risk.
+            - `SlowerThanPredicted`: another process uses the device, its clock is throttled (power
+              or heat), the host is short of CPU, or an option in `spec.engine.extraArgs` costs
+              speed, such as `--attention-backend`. The service may miss `spec.slo` although sizing
+              meets it.
+            - `FasterThanPredicted`: reported prices are too high and reported capacity is too low;
+              nothing is at risk.
         """,
         look="""
             `kubectl tessera explain SERVICE --prometheus URL`, and of the device
@@ -290,7 +289,7 @@ SPEED = (
         """,
         act="""
             Remove what slows the engine down. Where the speed is right for this hardware, do
-            nothing: measurements replace predictions in status, prices and estimates.
+            nothing: measurements replace predictions.
         """,
         fires=Firing(
             series={_AS_PREDICTED % "SlowerThanPredicted": always(0)},
