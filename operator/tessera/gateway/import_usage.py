@@ -20,7 +20,7 @@ from tessera.api.text import counted
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.gateway.main import read_settings
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.store.schema import USAGE_RECORDS
+from tessera.gateway.store.schema import USAGE_RECORDS, StoredRecord, usage_record
 from tessera.gateway.store.store import GatewayStore, own_file
 from tessera.gateway.usage.journal import JOURNALS, abandoned_journals
 
@@ -90,7 +90,7 @@ def read_records(path: Path) -> Iterator[Sequence[UsageRecord]]:
 
 def _record(row: sqlite3.Row) -> UsageRecord:
     # SQLite has neither truth values nor columns of one type.
-    return msgspec.convert(dict(row), UsageRecord, strict=False)
+    return usage_record(msgspec.convert(dict(row), StoredRecord, strict=False))
 
 
 if __name__ == "__main__":

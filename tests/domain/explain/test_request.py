@@ -3,10 +3,15 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tessera.domain.explain.request import AttemptExplanation, explain_attempt
+from tessera.domain.explain.request import (
+    AttemptExplanation,
+    RequestExplanation,
+    explain_attempt,
+)
 from tessera.domain.picking.health import ReplicaHealth
 from tessera.domain.picking.owners import Ownership
 from tessera.domain.picking.pick import Comparison, Exclusion, PickReason, exclusion, pick
@@ -93,3 +98,16 @@ def test_a_replica_that_was_not_compared_says_why() -> None:
         Exclusion.DRAINING,
         Exclusion.NOT_READY,
     ]
+
+
+def test_the_explanation_of_a_gateway_of_the_version_before_is_read() -> None:
+    fields: dict[str, Any] = {
+        **dict.fromkeys(RequestExplanation.model_fields, 0),
+        **dict.fromkeys(("request_id", "tenant", "key", "service", "model", "reason"), "x"),
+        **{"started_at": "2026-11-28T12:00:00Z", "attempts": (), "phase": "Completed"},
+        "estimated": False,
+    }
+    del fields["path"]
+    of_before = RequestExplanation.model_validate({**fields, "route": "/score"})
+    assert of_before == RequestExplanation.model_validate({**fields, "path": "/score"})
+    assert of_before.model_dump(by_alias=True)["path"] == "/score"

@@ -40,7 +40,7 @@ def test_tokens_times_and_requests_are_added() -> None:
     "difference",
     [
         *({name: "another"} for name in ("tenant", "team", "key", "service", "model")),
-        *({name: "another"} for name in ("variant", "price_version", "route", "reason")),
+        *({name: "another"} for name in ("variant", "price_version", "path", "reason")),
         {"phase": Phase.ABORTED},
         {"status": 499},
         {"stream": False},

@@ -100,14 +100,14 @@ def test_each_route_is_answered_in_each_placement(played: Mapping[str, Played]) 
         for kind in ("whole", "stream") if path in STREAMING else ("whole",):
             for placement in PLACEMENTS:
                 *_, record = _by_start(played[f"{path} {kind} {placement}"])
-                seen = record["route"], record["stream"], record["tenant"]
+                seen = record["path"], record["stream"], record["tenant"]
                 assert seen == (path, kind == "stream", "team-a"), (path, kind, placement)
                 assert (record["queue_ns"] > 0) is (placement in ("queued", "sheddable", "batch"))
 
 
 def test_streams_go_on_elsewhere(played: Mapping[str, Played]) -> None:
     resumed = {
-        (record["route"], name.rpartition(" ")[2])
+        (record["path"], name.rpartition(" ")[2])
         for name, record in _records(played)
         if record["resumed"]
     }

@@ -45,7 +45,7 @@ async def test_every_route_is_admitted_and_recorded_and_nothing_else_reaches_an_
             answer = await gateway.post(BODY, path)
             assert (path, answer.status) == (path, 200)
             assert engine.calls.pop().path == path
-            assert gateway.records[-1].route == path
+            assert gateway.records[-1].path == path
         for path in ("/metrics", "/invocations", "/v1/load_lora_adapter", "/sleep", "/v1", "/"):
             assert (path, (await gateway.post({"model": MODEL}, path)).status) == (path, 404)
         for path in ("/v1/../metrics", "/v1//chat/completions", "/V1/chat/completions"):

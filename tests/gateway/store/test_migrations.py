@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from tessera.domain.usage.report import UsageQuery
+from tessera.domain.usage.report import UsageDimension, UsageQuery
 from tessera.gateway.store.database import Database
 from tessera.gateway.store.schema import METADATA
 from tessera.gateway.store.store import GatewayStore
@@ -68,3 +68,21 @@ async def test_a_gateway_goes_on_with_the_schema_of_a_newer_one(
     await store.close()
 
     assert "newer schema 9999" in caplog.text
+
+
+async def test_a_gateway_of_the_version_before_writes_and_reads_the_same_rows(
+    store_url: str,
+) -> None:
+    # It knows the path of a request as `route`, and goes on beside this one and after a rollback.
+    store = await GatewayStore.open(store_url)
+    await store.record([a_record(path="/v1/messages")])
+    async with store.write() as connection:
+        read = await connection.execute(text("SELECT route FROM usage_records"))
+        assert read.scalars().all() == ["/v1/messages"]
+        await connection.execute(text("UPDATE usage_records SET route = '/score'"))
+
+    query = UsageQuery(by=(UsageDimension.PATH,), since_ns=0, until_ns=2**63 - 1)
+    (row,) = (await store.usage(query)).rows
+    (record,) = await store.oldest(10)
+    await store.close()
+    assert (row.group, record.path) == (("/score",), "/score")

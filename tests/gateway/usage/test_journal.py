@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.gateway.usage.journal import UsageJournal, abandoned_journals
@@ -102,3 +104,23 @@ def test_sums_stay_until_those_of_their_period_are_stored(tmp_path: Path) -> Non
     kill(journal)
     (left,) = abandoned_journals(tmp_path)
     assert ids(left.records) == ["b"]
+
+
+def test_gateways_of_the_version_before_and_this_one_read_the_journals_of_each_other(
+    tmp_path: Path,
+) -> None:
+    # That one knows the path of a request as `route`, and no field without which it reads.
+    journal = UsageJournal(tmp_path)
+    journal.add([a_record(path="/score")], 1)
+    kill(journal)
+    (path,) = tmp_path.glob("*.ended")
+    frame = path.read_bytes()
+    fields = msgspec.msgpack.decode(frame[4:])
+    assert (fields["route"], "path" in fields) == ("/score", False)
+
+    fields.pop("requests")
+    older = msgspec.msgpack.encode({**fields, "record_id": "older", "dropped": 1})
+    path.write_bytes(frame + len(older).to_bytes(4) + older)
+    (left,) = abandoned_journals(tmp_path)
+    assert [record.path for record in left.records] == ["/score", "/score"]
+    assert left.records[1] == a_record(record_id="older", path="/score")

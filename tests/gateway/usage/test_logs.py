@@ -46,7 +46,7 @@ def test_a_request_is_one_line_of_json() -> None:
         "model": "llama",
         "replica": "chat-0",
         "clientAddress": "10.0.0.9",
-        "route": "/v1/chat/completions",
+        "path": "/v1/chat/completions",
         "phase": "Aborted",
         "status": 499,
         "reason": "LeastLoaded",

@@ -65,7 +65,7 @@ def _lines(request: RequestExplanation) -> Iterator[str]:
     key = f", key {request.key}" if request.key else ""
     yield (
         f"  tenant {request.tenant}{key}, model {request.model}, service {request.service}, "
-        f"{request.route}"
+        f"{request.path}"
     )
     for number, attempt in enumerate(request.attempts, 1):
         again = f" {number} of {len(request.attempts)}" if len(request.attempts) > 1 else ""

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
 
 from tessera.api.meta import Wire
 from tessera.api.text import counted
@@ -44,7 +47,8 @@ class RequestExplanation(Wire):
     key: str | None
     service: str
     model: str
-    route: str
+    path: Annotated[str, Field(validation_alias=AliasChoices("path", "route"))]
+    """`route` is what gateways of 0.1 call it, which may run beside this one."""
     started_at: datetime
     attempts: tuple[AttemptExplanation, ...]
     phase: Phase

@@ -92,7 +92,7 @@ class UsageRecord:
     """The name that the client asked for."""
     variant: str | None = None
     replica: str | None = None
-    route: str
+    path: str
     """Path of the request, for example `/v1/chat/completions`."""
     phase: Phase
     status: int

@@ -16,7 +16,7 @@ class UsageDimension(StrEnum):
     SERVICE = "service"
     MODEL = "model"
     REPLICA = "replica"
-    ROUTE = "route"
+    PATH = "path"
     PHASE = "phase"
     REASON = "reason"
 

@@ -12,7 +12,7 @@ from tessera.domain.gateway.requests import UsageRecord
 # tenant may use.
 _GROUP = attrgetter(
     *("tenant", "team", "key", "service", "model", "variant", "price_version"),
-    *("route", "phase", "reason", "stream", "estimated"),
+    *("path", "phase", "reason", "stream", "estimated"),
 )
 
 

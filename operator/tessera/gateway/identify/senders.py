@@ -72,7 +72,7 @@ class Identified:
             "team": identity.team,
             "user": identity.user,
             "key": identity.key,
-            "route": self.route.path,
+            "path": self.route.path,
             "tags": self.tags,
             "trace_parent": self.trace_parent.decode(),
             "client_address": self.client_address,

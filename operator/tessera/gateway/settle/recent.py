@@ -123,7 +123,7 @@ def _explanation(ended: _EndedRequest) -> RequestExplanation:
         key=record.key,
         service=record.service,
         model=record.model,
-        route=record.route,
+        path=record.path,
         started_at=_moment(record.started_at_ns),
         attempts=tuple(_attempts(ended.attempts)),
         phase=record.phase,

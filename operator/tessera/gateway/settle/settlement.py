@@ -21,7 +21,7 @@ from tessera.gateway.resolve.chooser import Chosen
 from tessera.gateway.resolve.models import Resolved
 from tessera.gateway.resolve.shapes import likely_tokens
 
-_MAX_ROUTE = 256
+_MAX_PATH = 256
 # Of a known prefix: its tokens are a mean of those of its bytes.
 _UNCERTAIN_SHARE = 1 / 8
 # Of a client that is gone, and of a defect of the gateway.
@@ -226,7 +226,7 @@ def _most(sent: Sent) -> tuple[int, int]:
 
 def refused_record(
     request_id: str,
-    route: str,
+    path: str,
     client_address: str,
     error: RequestError,
     started_at_ns: int,
@@ -241,7 +241,7 @@ def refused_record(
         tenant=sender.tenant if sender else "",
         team=sender.team if sender else None,
         key=sender.key if sender else None,
-        route=route[:_MAX_ROUTE],
+        path=path[:_MAX_PATH],
         phase=Phase.REFUSED,
         status=error.status,
         reason=error.reason,

@@ -1,5 +1,9 @@
-"""The tables, as the newest migration leaves them."""
+"""The tables, as the newest migration leaves them, and a record as files hold it."""
 
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+import msgspec
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -14,7 +18,14 @@ from sqlalchemy import (
     Text,
 )
 
+from tessera.domain.gateway.requests import UsageRecord
+
 METADATA = MetaData()
+
+# The path of a request, `UsageRecord.path`, is the column `route`, and a journal names it so, too.
+# Gateways of 0.1 know it by this name: during an upgrade they write the same table, and after a
+# rollback they read the rows and the journals that this version left. A revision that renamed it
+# would stop them, and only adding `path` would leave it empty in the rows that they write.
 
 USAGE_RECORDS = Table(
     "usage_records",
@@ -30,7 +41,7 @@ USAGE_RECORDS = Table(
     Column("model", Text, nullable=False),
     Column("variant", Text),
     Column("replica", Text),
-    Column("route", Text, nullable=False),
+    Column("route", Text, key="path", nullable=False),
     Column("phase", Text, nullable=False),
     Column("status", Integer, nullable=False),
     Column("reason", Text, nullable=False),
@@ -75,3 +86,19 @@ SECRETS = Table(
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+
+
+def _stored_fields() -> list[Any]:
+    types, own = get_type_hints(UsageRecord), fields(UsageRecord)
+    required = [(each.name, types[each.name]) for each in own if each.default is MISSING]
+    others = [each for each in own if each.default is not MISSING]
+    return [*required, *((each.name, types[each.name], each.default) for each in others)]
+
+
+# A record as journals and files hold it: what a file of another version lacks has its default.
+StoredRecord = msgspec.defstruct("StoredRecord", _stored_fields(), rename={"path": "route"})
+
+
+def usage_record(stored: msgspec.Struct) -> UsageRecord:
+    """Return the record that a file holds."""
+    return UsageRecord(**msgspec.structs.asdict(stored))

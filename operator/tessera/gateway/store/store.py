@@ -21,7 +21,8 @@ from tessera.gateway.store.schema import USAGE_RECORDS
 # refused row would hold up all others. Numbers are those of one request.
 _MAX_TEXT_LENGTH = 512
 _MAX_INTEGER = 2**31 - 1
-_FIELDS = tuple(column.name for column in USAGE_RECORDS.columns)
+_FIELDS = tuple(USAGE_RECORDS.columns.keys())
+_LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
 _VALUES = attrgetter(*_FIELDS)
 _TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
@@ -115,7 +116,7 @@ class GatewayStore(Database):
     async def usage(self, query: UsageQuery) -> UsageReport:
         """Return the sums of the groups with the most tokens."""
         columns = USAGE_RECORDS.c
-        groups = [columns[dimension] for dimension in query.by]
+        groups = [_LABELED[dimension] for dimension in query.by]
         total = func.sum(columns.input_tokens + columns.output_tokens)
         statement = (
             select(*groups, *_sums())
@@ -140,7 +141,7 @@ class GatewayStore(Database):
 
     async def oldest(self, limit: int) -> list[UsageRecord]:
         """Return the records that started first."""
-        statement = select(USAGE_RECORDS).order_by(USAGE_RECORDS.c.started_at_ns).limit(limit)
+        statement = select(*_LABELED.values()).order_by(USAGE_RECORDS.c.started_at_ns).limit(limit)
         async with self.read() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return [_record(row) for row in rows]
@@ -185,7 +186,7 @@ class GatewayStore(Database):
         Where that would free less than half of them, its `limit` oldest rows are deleted instead.
         """
         columns = USAGE_RECORDS.c
-        oldest = select(USAGE_RECORDS).where(columns.tenant == tenant)
+        oldest = select(*_LABELED.values()).where(columns.tenant == tenant)
         oldest = oldest.order_by(columns.started_at_ns).limit(limit)
         async with self.write() as connection:
             if not self.is_sqlite and not await connection.scalar(

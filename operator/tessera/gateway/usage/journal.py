@@ -20,12 +20,14 @@ import msgspec
 
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
+from tessera.gateway.store.schema import StoredRecord, usage_record
 
 # Folder of the journals, on the gateway's volume.
 JOURNALS = "journals"
 _SEGMENT_BYTES = 2**20
 _ENDED, _RUNNING = ".ended", ".running"
-_decoder = msgspec.msgpack.Decoder(UsageRecord)
+_decoder = msgspec.msgpack.Decoder(StoredRecord)
+_VALUES = attrgetter(*StoredRecord.__struct_fields__)
 
 
 class _Segment(NamedTuple):
@@ -174,7 +176,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _frame(record: UsageRecord) -> bytes:
-    body = msgspec.msgpack.encode(record)
+    body = msgspec.msgpack.encode(StoredRecord(*_VALUES(record)))
     return len(body).to_bytes(4) + body
 
 
@@ -188,7 +190,7 @@ def _read(path: Path) -> list[UsageRecord]:
     while at + 4 <= len(content):
         end = at + 4 + int.from_bytes(content[at : at + 4])
         try:
-            records.append(_decoder.decode(content[at + 4 : end]))
+            records.append(usage_record(_decoder.decode(content[at + 4 : end])))
         except msgspec.DecodeError:
             break
         at = end

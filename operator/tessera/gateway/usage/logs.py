@@ -121,7 +121,7 @@ def access_line(record: UsageRecord) -> bytes:
         "model": record.model,
         "replica": record.replica,
         "clientAddress": record.client_address,
-        "route": record.route,
+        "path": record.path,
         "phase": record.phase,
         "status": record.status,
         "reason": record.reason,

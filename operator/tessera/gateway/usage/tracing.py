@@ -11,7 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
 
-# Operations of the semantic conventions for generative AI, by route.
+# Operations of the semantic conventions for generative AI, by path.
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/messages": "chat",
@@ -38,7 +38,7 @@ class RequestTracer:
 
     def trace(self, record: UsageRecord) -> None:
         """Make the spans of a request that ended."""
-        operation = _OPERATIONS.get(record.route, record.route)
+        operation = _OPERATIONS.get(record.path, record.path)
         begin_ns, end_ns = record.started_at_ns, record.started_at_ns + record.total_ns
         span = self._tracer.start_span(
             f"{operation} {record.model}",
@@ -77,7 +77,7 @@ def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int |
         "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
         "tessera.predicted_cached_tokens": record.predicted_cached_tokens,
         "http.response.status_code": record.status,
-        "http.route": record.route,
+        "http.route": record.path,
         "tessera.tenant": record.tenant,
         "tessera.team": record.team,
         "tessera.key": record.key,
