@@ -25,7 +25,7 @@ PLANTED = {
     ),
     "A request passes the rooms of the gateway in one direction": (
         "gateway/http/sse.py",
-        "import tessera.gateway.routes",
+        "import tessera.gateway.paths",
     ),
     "The loop of a request knows stations by their entries": (
         "gateway/requests/course.py",

@@ -118,7 +118,7 @@ def test_its_speed_and_price_are_those_of_input_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "route"),
+    ("task", "path"),
     [
         ("Embed", "/v1/embeddings"),
         ("Score", "/rerank"),
@@ -126,14 +126,14 @@ def test_its_speed_and_price_are_those_of_input_tokens() -> None:
         ("Tokens", "/pooling"),
     ],
 )
-def test_it_is_ready_once_its_own_route_answered(task: str, route: str) -> None:
+def test_it_is_ready_once_its_own_path_answered(task: str, path: str) -> None:
     service = an_embedder(shape={"pooling": task})
     reason, message = ready(status_of(a_fleet(service)))
-    assert (reason, route in message) == ("ProbePending", True)
+    assert (reason, path in message) == ("ProbePending", True)
     results = {service.ref: ProbeResult(at=at(-1), problem=None)}
     assert ready(status_of(a_fleet(service, probe_results=results))) == (
         "ProbeSucceeded",
-        f"a request of one text to {route} through the Service succeeded",
+        f"a request of one text to {path} through the Service succeeded",
     )
     failed = {service.ref: ProbeResult(at=at(-1), problem="POST: 500")}
     assert ready(status_of(a_fleet(service, probe_results=failed))) == ("ProbeFailed", "POST: 500")

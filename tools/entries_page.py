@@ -17,7 +17,7 @@ from typing import Any
 from chart_rights import Json
 from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.routes import OWN_ROUTES, ROUTES
+from tessera.gateway.paths import OWN_PATHS, PATHS
 from tessera.resources.api_resources import WATCHED
 
 PAGE = "docs/reference/entries.md"
@@ -37,7 +37,7 @@ _UNLISTED = "file "
 _HEAD = """\
 # Entries
 
-Each way by which something from outside reaches a process of Tessera: routes and ports, watched
+Each way by which something from outside reaches a process of Tessera: paths and ports, watched
 kinds, what a module opens, and files. The owner counts what comes and keeps it within the bounds;
 the test shows it. `make lint` fails for an entry without a row.
 
@@ -76,7 +76,7 @@ def page(objects: Sequence[Json], metrics: str) -> str:
 
 def entries(objects: Sequence[Json]) -> frozenset[str]:
     """Return the names of all entries of the product, with the chart's rendered objects."""
-    return frozenset((*_routes(), *_ports(objects), *_watches(), *_opened()))
+    return frozenset((*_paths(), *_ports(objects), *_watches(), *_opened()))
 
 
 def find_faults(stated: Sequence[Row], existing: frozenset[str], metrics: str) -> Iterator[str]:
@@ -106,8 +106,8 @@ def _faults_of(row: Row, metrics: str) -> Iterator[str]:
         yield f"there is no test {row.test}"
 
 
-def _routes() -> Iterator[str]:
-    for name in (*(f"POST {path}" for path in ROUTES), *OWN_ROUTES):
+def _paths() -> Iterator[str]:
+    for name in (*(f"POST {path}" for path in PATHS), *OWN_PATHS):
         yield f"gateway {name}"
     unused: Any = None
     api = InternalApi(unused, unused, unused, "", unused, unused, others=unused)

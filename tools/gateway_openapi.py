@@ -1,4 +1,4 @@
-"""The OpenAPI description of the gateway, made from its routes and the fields that it reads."""
+"""The OpenAPI description of the gateway, made from its paths and the fields that it reads."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tessera.gateway.bodies.parsing import RequestFields
-from tessera.gateway.routes import ROUTES, Route
+from tessera.gateway.paths import PATHS, PathItem
 
 FILE = "docs/reference/gateway-openapi.json"
 _ERROR = {"$ref": "#/components/schemas/Error"}
@@ -29,13 +29,13 @@ _REQUIRED: Mapping[str, Mapping[str, Any]] = {
 }
 _BODY = (
     "The gateway reads these fields; the engine gets them and all others as they were sent. Of a "
-    "model that several tenants may use, only the fields that docs/reference/routes.md lists pass."
+    "model that several tenants may use, only the fields that docs/reference/paths.md lists pass."
 )
 _ERRORS = {
     400: "The request is invalid; `param` names the field.",
     401: "The key is missing, unknown, revoked or expired.",
     403: "The service sleeps, and requests of this tenant do not wake it.",
-    404: "The model is unknown, or this key may not use it; or its engine has no such route.",
+    404: "The model is unknown, or this key may not use it; or its engine has no such path.",
     405: "Another method is taken; `Allow` names it.",
     408: "The headers or the body came too slowly.",
     413: "The body is too large.",
@@ -53,7 +53,7 @@ _OF_ENGINES = (408, 413, 415, 422, 429, 502, 503, 504)
 
 def document() -> dict[str, Any]:
     """Return the description."""
-    paths: dict[str, Any] = {path: {"post": _operation(route)} for path, route in ROUTES.items()}
+    paths: dict[str, Any] = {path: {"post": _operation(item)} for path, item in PATHS.items()}
     name = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
     paths["/v1/models"] = {"get": _own("The models that the key may use.", "Models")}
     paths["/v1/models/{model}"] = {
@@ -91,18 +91,18 @@ def text() -> str:
     return json.dumps(document(), indent=2) + "\n"
 
 
-def _operation(route: Route) -> dict[str, Any]:
-    body = {"required": True, **_json(_body_schema(route))}
+def _operation(item: PathItem) -> dict[str, Any]:
+    body = {"required": True, **_json(_body_schema(item))}
     answer = _json({"type": "object"})
-    if route.stream is not None:
+    if item.stream is not None:
         answer["content"]["text/event-stream"] = {}
     return {"requestBody": body, **_responses(answer, (400, 401, 403, 404, 405, 431, *_OF_ENGINES))}
 
 
-def _body_schema(route: Route) -> dict[str, Any]:
-    fields = route.decoder.type
-    assert issubclass(fields, RequestFields)  # noqa: S101 - of all routes
-    required = _REQUIRED.get(route.path, {})
+def _body_schema(item: PathItem) -> dict[str, Any]:
+    fields = item.decoder.type
+    assert issubclass(fields, RequestFields)  # noqa: S101 - of all paths
+    required = _REQUIRED.get(item.path, {})
     properties = {
         field.encode_name: _field_schema(field.type)
         for field in msgspec.structs.fields(fields)

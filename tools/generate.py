@@ -23,7 +23,7 @@ import flags_page
 import gateway_figures
 import gateway_openapi
 import ladders_page
-import routes_page
+import paths_page
 import takeovers
 from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
@@ -73,7 +73,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/values.md"] = _values_page()
     files["docs/reference/cli.md"] = cli_page()
     files["docs/reference/bounds.md"] = bounds_page.page()
-    files[routes_page.PAGE] = routes_page.page()
+    files[paths_page.PAGE] = paths_page.page()
     files[flags_page.PAGE] = flags_page.page()
     files[gateway_openapi.FILE] = gateway_openapi.text()
     chart = {

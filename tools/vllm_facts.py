@@ -110,7 +110,7 @@ def encode(
     metrics: list[dict[str, Any]],
     routes: Sequence[str] = (),
 ) -> str:
-    """The file: one line for each flag, metric and, where a server printed them, route."""
+    """The file: one line for each flag, metric and, where a server printed them, path."""
     lists = {"flags": flags, "metrics": metrics, **({"routes": routes} if routes else {})}
     parts = [
         f"{json.dumps(name)}: {json.dumps(text)}"

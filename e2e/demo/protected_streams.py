@@ -20,7 +20,7 @@ _SECONDS = 300
 class ProtectedStream:
     """One stream, as its client sees it."""
 
-    route: str
+    path: str
     """`completions` or `chat/completions`."""
     body: Json
     replica: str = ""
@@ -58,7 +58,7 @@ class ProtectedStream:
     async def run(self, session: aiohttp.ClientSession, base: str) -> None:
         """Send the request to the API at a URL, and read its stream to the end."""
         try:
-            async with session.post(f"{base}/{self.route}", json=self.body) as response:
+            async with session.post(f"{base}/{self.path}", json=self.body) as response:
                 self.replica = response.headers.get("x-tessera-replica", "")
                 self.is_resumable = response.headers.get("x-tessera-resumable") == "true"
                 if response.status != 200:
@@ -106,10 +106,10 @@ def protected_streams(model: str, count: int, tokens: int, **fields: Any) -> lis
         prompt: Json
         text = f"Tell me everything about tile {number}."
         if number % 2:
-            route, prompt = "chat/completions", {"messages": [{"role": "user", "content": text}]}
+            path, prompt = "chat/completions", {"messages": [{"role": "user", "content": text}]}
         else:
-            route, prompt = "completions", {"prompt": text}
-        streams.append(ProtectedStream(route=route, body={**common, **prompt}))
+            path, prompt = "completions", {"prompt": text}
+        streams.append(ProtectedStream(path=path, body={**common, **prompt}))
     return streams
 
 

@@ -400,13 +400,13 @@ class LimitedClient:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, pod: str, route: str, **options: Any
+        self, method: str, pod: str, path: str, **options: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         async with (
             aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.key}"}) as session,
             session.request(
                 method,
-                f"https://{pod}:8443/v1/{route}",
+                f"https://{pod}:8443/v1/{path}",
                 ssl=self.gateway.tls or True,
                 server_hostname=self.name,
                 **options,

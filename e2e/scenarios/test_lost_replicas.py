@@ -157,7 +157,7 @@ async def test_no_protected_stream_is_lost_with_a_node(replicas: Replicas, manne
     streams = protected_streams("chat", _STREAMS, _TOKENS)
     unprotected = protected_streams("chat", _UNPROTECTED, _TOKENS, logprobs=1)
     for stream in unprotected:
-        if stream.route == "chat/completions":
+        if stream.path == "chat/completions":
             stream.body["logprobs"] = True
     node = Counter(replicas.nodes.values()).most_common()[-1][0]
     on_node = {name for name in replicas.nodes if replicas.nodes[name] == node}

@@ -1,4 +1,4 @@
-"""A probe of a pooling model is a real request to its own route."""
+"""A probe of a pooling model is a real request to its own path."""
 
 import json
 

@@ -1,6 +1,6 @@
 """The tests that openai-python has of its own, against the gateway before simulated engines.
 
-They were written for a server that has every route of OpenAI's and accepts every value. Those that
+They were written for a server that has every path of OpenAI's and accepts every value. Those that
 fail are named, with reasons, in openai_exceptions.toml.
 """
 

@@ -92,7 +92,7 @@ PLAIN_MORE: tuple[EngineCase, ...] = (
     _get("health", "/health"),
     EngineCase(name="ping posted", path="/ping"),
     _get("models", "/v1/models"),
-    _get("unknown route", "/v1/nothing"),
+    _get("unknown path", "/v1/nothing"),
     _get("wrong method", COMPLETION),
     EngineCase(name="no json", path=COMPLETION, body="{"),
     EngineCase(name="no body", path=COMPLETION),
@@ -175,9 +175,9 @@ def rich(adapter: str) -> tuple[EngineCase, ...]:
 
 
 def rich_more(adapter: str) -> tuple[EngineCase, ...]:
-    """Return cases for routes of development, and for what only these options change."""
+    """Return cases for paths of development, and for what only these options change."""
     return (
-        _get("unknown route without a key", "/v1/nothing", key=False),
+        _get("unknown path without a key", "/v1/nothing", key=False),
         EngineCase(
             name="wrong key",
             path=COMPLETION,

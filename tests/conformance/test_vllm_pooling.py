@@ -12,7 +12,7 @@ from tessera.adapters.engine_client import HttpEngines
 from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.batch_runner.model.hub import open_repository
 from tessera.batch_runner.model.jobs import shape
-from tessera.domain.model.routes import own_routes
+from tessera.domain.model.paths import own_paths
 from tessera.resources.arguments import arguments
 from tessera.resources.defaults import Defaults
 from tests.batch_runner.harness import SERVED, RunnerHarness, a_row
@@ -113,12 +113,12 @@ async def test_a_real_engine_and_the_simulator_are_ready_by_the_probe_of_their_m
 
 
 async def _answers(http: httpx.AsyncClient, task: PoolingTask) -> dict[str, tuple[int, list[str]]]:
-    """Status and fields of the answer on each route of the gateway that computes."""
+    """Status and fields of the answer on each path of the gateway that computes."""
     answers = {}
-    for path in ("/v1/chat/completions", *own_routes("Embed"), "/classify"):
+    for path in ("/v1/chat/completions", *own_paths("Embed"), "/classify"):
         answer = await http.post(path, json=body_of(path))
         fields = sorted(answer.json()) if answer.status_code == 200 else []
-        assert (path, answer.status_code == 200) == (path, path in own_routes(task))
+        assert (path, answer.status_code == 200) == (path, path in own_paths(task))
         if fields:
             assert answer.json()["usage"]["prompt_tokens"] > 0
         answers[path] = (answer.status_code, fields)
@@ -126,7 +126,7 @@ async def _answers(http: httpx.AsyncClient, task: PoolingTask) -> dict[str, tupl
 
 
 async def _ask_gateway(url: str, task: PoolingTask) -> None:
-    path = own_routes(task)[0]
+    path = own_paths(task)[0]
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         headers = {"Authorization": f"Bearer {KEY}"}
         answer = await client.post(path, json=body_of(path), headers=headers)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from entries_page import PAGE, Row, _opens, entries, find_faults, rows
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 from tessera.resources.api_resources import WATCHED
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_every_entry_has_a_row() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"gateway POST {path}" for path in list(ROUTES)[:2]),
+        *(f"gateway POST {path}" for path in list(PATHS)[:2]),
         *("gateway GET /v1/models", "platform GET /usage", "port tessera-gateway api"),
         *(f"operator watches {kind.kind}" for kind in WATCHED[:2]),
         *("gateway watches Secret", "opens tessera.adapters.hub_client"),

@@ -35,12 +35,12 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.senders import Identified, Identifier
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
+from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Received
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.resolve.chooser import Chosen
-from tessera.gateway.routes import ROUTES
 from tessera.gateway.server import GatewayServer, listen
 from tests.gateway_builders import grants_for
 from world.testing import eventually
@@ -362,7 +362,7 @@ def an_identified_request(memory: Memory | None = None, **changes: Any) -> Ident
     """Return a chat request whose body has not come."""
     identity = changes.get("identity", Identity(tenant=TENANT))
     values = {
-        "route": ROUTES["/v1/chat/completions"],
+        "path_item": PATHS["/v1/chat/completions"],
         "query": b"",
         "headers": {},
         "request_id": "request",
@@ -381,7 +381,7 @@ def a_chosen_request(identity: Identity, model: OfferedModel, shape: RequestShap
     """Return a request of these sizes before its limits are asked."""
     body = json.dumps({"model": shape.model, "messages": []}).encode()
     identified = an_identified_request(identity=identity)
-    fields = identified.route.decoder.decode(body)
+    fields = identified.path_item.decoder.decode(body)
     received = Received(
         identified=identified,
         model=fields.model,

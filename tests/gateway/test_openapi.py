@@ -14,7 +14,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from gateway_openapi import document
-from tessera.gateway.routes import OWN_ROUTES, ROUTES
+from tessera.gateway.paths import OWN_PATHS, PATHS
 from tests.clients.running import CHAT, offered, simulators
 from tests.gateway.harness import KEY, a_directory
 from tests.gateway.test_gateway_process import a_process
@@ -35,7 +35,7 @@ async def test_whatever_is_sent_gets_an_answer_that_is_described(
 ) -> None:
     schema = schemathesis.openapi.from_dict(document())
     operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
-    assert len(operations) == len(ROUTES) + len(OWN_ROUTES)
+    assert len(operations) == len(PATHS) + len(OWN_PATHS)
     async with (
         simulators(tmp_path, CHAT) as (engine,),
         a_process(tmp_path, a_directory(offered(engine, "chat"))) as gateway,

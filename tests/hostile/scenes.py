@@ -8,7 +8,7 @@ from typing import Any
 
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 from tests.gateway.harness import TENANT, Answer
 from tests.hostile.paths import (
     ADDRESS,
@@ -92,7 +92,7 @@ def _problems(scene: Scene, answer: Answer | None, records: Sequence[UsageRecord
     attack = scene.attack
     if len(records) != attack.requests:
         yield f"{len(records)} records"
-    decoder = ROUTES["/v1/chat/completions"].decoder
+    decoder = PATHS["/v1/chat/completions"].decoder
     body = json.dumps(scene.body).encode()
     size = decoder.decode(body).prompt_size(body)
     # Of a template, which the body does not have, an engine may count some tokens more.

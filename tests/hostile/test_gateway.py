@@ -101,14 +101,16 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
 
 
 FOREIGN = ("secret", "secret-alias", "secret-lora")
-ROUTES = ("/v1/chat/completions", "/v1/embeddings", "/tokenize")
+MODEL_PATHS = ("/v1/chat/completions", "/v1/embeddings", "/tokenize")
 
 
 async def answers_about(gateway: RunningGateway, names: Sequence[str], **headers: str) -> list[Any]:
     """Return all that the gateway says of models, without the ids of requests."""
     answers: list[Any] = []
     for name in names:
-        posts = [await gateway.post({**CHAT, "model": name}, path, **headers) for path in ROUTES]
+        posts = [
+            await gateway.post({**CHAT, "model": name}, path, **headers) for path in MODEL_PATHS
+        ]
         async with gateway.client.get(f"{gateway.url}/v1/models/{name}", headers=headers) as model:
             posts.append(
                 Answer(status=model.status, headers=model.headers, body=await model.read())
@@ -129,7 +131,7 @@ def _comparable(answer: Answer, name: str) -> Any:
 async def test_a_foreign_model_is_answered_as_one_that_does_not_exist(
     models: tuple[str, ...],
 ) -> None:
-    """By every route and name, for a key of all models, of one, and of the foreign one."""
+    """By every path and name, for a key of all models, of one, and of the foreign one."""
     async with ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine:
         own = a_model(a_replica(engine.address))
         foreign = a_model(

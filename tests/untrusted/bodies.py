@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 MESSAGES = [{"role": "user", "content": "hi"}]
-_ROUTES: dict[str, dict[str, Any]] = {
+_PATHS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 8},
     "/v1/completions": {"prompt": "hi", "max_tokens": 8},
     "/v1/responses": {"input": "hi", "max_output_tokens": 8},
@@ -28,9 +28,9 @@ _DEPTH = 2000
 
 
 def a_body(random: Random, model: str) -> tuple[str, bytes]:
-    """Return a route and a body for it."""
-    path = random.choice(list(_ROUTES))
-    fields = {"model": model, **_ROUTES[path]}
+    """Return a path and a body for it."""
+    path = random.choice(list(_PATHS))
+    fields = {"model": model, **_PATHS[path]}
     if random.random() < 0.3:
         fields["stream"] = True
     for _ in range(random.choice((0, 1, 1, 2, 3))):

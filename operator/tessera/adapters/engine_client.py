@@ -8,7 +8,7 @@ from http import HTTPStatus
 import aiohttp
 
 from tessera.api.model_files import PoolingTask
-from tessera.domain.model.routes import own_routes
+from tessera.domain.model.paths import own_paths
 from tessera.domain.observed.model_reports import FetchProgress, parse_report
 from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress
 
@@ -50,7 +50,7 @@ class HttpEngines:
         await self._session.close()
 
     async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
-        url = f"{base}{own_routes(task)[0]}"
+        url = f"{base}{own_paths(task)[0]}"
         kind, tokens_key, fields = _PROBES[task]
         body = {"model": model, "priority": -1, **fields}
         try:

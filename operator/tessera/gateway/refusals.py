@@ -23,8 +23,8 @@ _INVALID, _FAILED = "invalid_request_error", "server_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MAX_NAME_IN_MESSAGE = 100
 _MAX_OFFERED = 20
-# Clients send them to the route of chats, with a body of another route.
-_FIELDS_OF_ROUTES = {"input": "/v1/responses", "instructions": "/v1/responses"}
+# Clients send them to the path of chats, with a body of another path.
+_FIELDS_OF_PATHS = {"input": "/v1/responses", "instructions": "/v1/responses"}
 _MAX_HOSTS = 5
 
 
@@ -52,7 +52,7 @@ _NEVER_FITS = _Refusal(400, "{0}{1}. It never fits: shorten the prompt, or ask f
 _QUEUE_FULL = "The queue of InferenceService/{} is full; retry in {retry} s."
 
 REFUSALS: Mapping[RequestReason, _Refusal] = {
-    RequestReason.UNKNOWN_ROUTE: _Refusal(404, "Unknown request URL: {} {}.", code="unknown_url"),
+    RequestReason.UNKNOWN_PATH: _Refusal(404, "Unknown request URL: {} {}.", code="unknown_url"),
     RequestReason.METHOD_NOT_ALLOWED: _Refusal(405, "{}: only {} is taken."),
     RequestReason.INVALID_REQUEST: _Refusal(400),
     RequestReason.UNSUPPORTED_ENCODING: _Refusal(415, "Content-Encoding: only identity is taken."),
@@ -90,7 +90,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     RequestReason.MODEL_NOT_FOUND: _Refusal(
         404, "The model `{}` does not exist or this key may not use it; {}"
     ),
-    RequestReason.ROUTE_NOT_SERVED: _Refusal(
+    RequestReason.PATH_NOT_SERVED: _Refusal(
         404, "The model `{}` {} and does not answer on {}; send the request to {}."
     ),
     RequestReason.TOO_MANY_REQUESTS: _OVER_LIMIT,
@@ -230,23 +230,23 @@ def invalid_request(
     return RequestError(RequestReason.INVALID_REQUEST, message, param=param, code=code)
 
 
-def route_not_served(name: str, path: str, model: OfferedModel) -> RequestError:
+def path_not_served(name: str, path: str, model: OfferedModel) -> RequestError:
     """Return the error of a request on a path that the engines of a model do not have."""
     kind = "generates text" if model.generates else "generates no text"
     return RequestError(
-        RequestReason.ROUTE_NOT_SERVED,
+        RequestReason.PATH_NOT_SERVED,
         name[:_MAX_NAME_IN_MESSAGE],
         kind,
         path,
-        " or ".join(filter(None, (", ".join(model.routes[:-1]), model.routes[-1]))),
+        " or ".join(filter(None, (", ".join(model.paths[:-1]), model.paths[-1]))),
     )
 
 
 def unlisted_field(name: str) -> RequestError:
     """Return the error of a field that passes only to engines of the sender's tenant alone."""
-    if name in _FIELDS_OF_ROUTES:
-        route = _FIELDS_OF_ROUTES[name]
-        return invalid_request(f"{name} is a field of {route}. Send the request there.", name)
+    if name in _FIELDS_OF_PATHS:
+        path = _FIELDS_OF_PATHS[name]
+        return invalid_request(f"{name} is a field of {path}. Send the request there.", name)
     return invalid_request(
         f"{name}: several tenants may use this model, and this field does not pass to its engines. "
         "Remove it, or use a model that is your tenant's alone.",

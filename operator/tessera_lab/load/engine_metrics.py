@@ -95,7 +95,7 @@ class EngineActivity:
 
 
 def is_same_process(snapshots: Iterable[MetricsSnapshot]) -> bool:
-    """Return whether all scrapes are of one process: a Service may route each to another."""
+    """Return whether all scrapes are of one process: a Service may send each to another."""
     process_starts = {snapshot.get(_PROCESS_START) for snapshot in snapshots if snapshot.values}
     return len(process_starts) <= 1
 

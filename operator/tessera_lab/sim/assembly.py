@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from tessera.domain.model.routes import own_routes
+from tessera.domain.model.paths import own_paths
 from tessera_lab.engine import EngineCore
 from tessera_lab.sim.collector import build_registry
 from tessera_lab.sim.dispatcher import GenerationDispatcher
@@ -68,6 +68,6 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
 
 def _pooling_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
     """Return the routes of what the model returns; one that generates text is made to embed."""
-    served = own_routes(dispatcher.config.shape.pooling or "Embed")
+    served = own_paths(dispatcher.config.shape.pooling or "Embed")
     routes = [*embedding_routes(dispatcher), *scoring_routes(dispatcher)]
-    return [route for route in routes if route.path in served]
+    return [each for each in routes if each.path in served]

@@ -1,4 +1,4 @@
-"""The HTTP server of one engine: authorization, errors, and metrics of all routes."""
+"""The HTTP server of one engine: authorization, errors, and metrics of all paths."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,14 +15,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LARGEST_BODY = 256 * 2**20
 _INTERNAL_ERROR = 500
-# Routes that are not counted.
+# Paths that are not counted.
 UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
-# Stands for a route that there is not.
-UNKNOWN_ROUTE = "none"
+# Stands for a path that there is not.
+UNKNOWN_PATH = "none"
 
 
 class HttpMeters:
-    """The `http_*` metrics: requests by route, method and class of status."""
+    """The `http_*` metrics: requests by path, method and class of status."""
 
     def __init__(self, metrics: Mapping[str, Metric], registry: CollectorRegistry) -> None:
         def histogram(name: str) -> Histogram:
@@ -44,16 +44,16 @@ class HttpMeters:
         self._duration_coarse = histogram("http_request_duration_seconds")
 
     def observe(
-        self, route: str, method: str, status: int, seconds: float, sizes: tuple[int, int]
+        self, path: str, method: str, status: int, seconds: float, sizes: tuple[int, int]
     ) -> None:
         """Record a finished request; `sizes` are bytes of its body and of the response's."""
-        if route in UNCOUNTED:
+        if path in UNCOUNTED:
             return
-        self._requests.labels(method, f"{status // 100}xx", route).inc()
-        self._request_bytes.labels(route).observe(sizes[0])
-        self._response_bytes.labels(route).observe(sizes[1])
+        self._requests.labels(method, f"{status // 100}xx", path).inc()
+        self._request_bytes.labels(path).observe(sizes[0])
+        self._response_bytes.labels(path).observe(sizes[1])
         self._duration_fine.observe(seconds)
-        self._duration_coarse.labels(handler=route, method=method).observe(seconds)
+        self._duration_coarse.labels(handler=path, method=method).observe(seconds)
 
 
 class EngineServer:
@@ -79,8 +79,8 @@ class EngineServer:
         seconds = time.monotonic() - started
         sizes = (request.content_length or 0, response.content_length or 0)
         resource = request.match_info.route.resource
-        route = UNKNOWN_ROUTE if resource is None else resource.canonical
-        self._meters.observe(route, request.method, response.status, seconds, sizes)
+        path = UNKNOWN_PATH if resource is None else resource.canonical
+        self._meters.observe(path, request.method, response.status, seconds, sizes)
         return response
 
     async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -126,7 +126,7 @@ def answering(answer: Callable[[], object]) -> Handler:
 
 
 class UntypedResponse(web.Response):
-    """A sentence without a content type, as some of the engine's routes send it."""
+    """A sentence without a content type, as some of the engine's paths send it."""
 
     def __init__(self, text: str) -> None:
         super().__init__(body=text.encode())

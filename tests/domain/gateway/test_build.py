@@ -23,7 +23,7 @@ from tessera.domain.gateway.directory import (
 )
 from tessera.domain.hardware.device import GPU
 from tessera.domain.incremental import Incremental
-from tessera.domain.model.routes import own_routes
+from tessera.domain.model.paths import own_paths
 from tessera.domain.observed.snapshot import ObservedService, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tests.builders import A100, H100, MEDIUM, NOW, a_budget, a_pod, a_pool, a_service, a_spec
@@ -104,28 +104,28 @@ def test_a_service_is_offered_under_its_names_with_its_terms() -> None:
         ttft_seconds=0.5,
         itl_seconds=0.05,
         max_model_len=8192,
-        routes=own_routes(None),
+        paths=own_paths(None),
     )
 
 
 @pytest.mark.parametrize(
-    ("shape", "routes", "generates"),
+    ("shape", "paths", "generates"),
     [
-        ({"pooling": "Embed"}, own_routes("Embed"), False),
-        ({"pooling": "Score"}, own_routes("Score"), False),
-        ({}, own_routes(None), True),
+        ({"pooling": "Embed"}, own_paths("Embed"), False),
+        ({"pooling": "Score"}, own_paths("Score"), False),
+        ({}, own_paths(None), True),
         (None, (), True),
     ],
 )
-def test_a_model_has_the_routes_of_what_it_returns(
-    shape: dict[str, Any] | None, routes: tuple[str, ...], generates: bool
+def test_a_model_has_the_paths_of_what_it_returns(
+    shape: dict[str, Any] | None, paths: tuple[str, ...], generates: bool
 ) -> None:
     uri = {"uri": "hf://acme/own"}
     dimensions = {name: 8 for name in ("layers", "attentionHeads", "kvHeads", "headDim")}
     size = {"parameters": 10**6, "maxPositionEmbeddings": 512, **dimensions}
     model = uri if shape is None else {**uri, "shape": {**size, **shape}}
     offered = only_model(a_service(spec=a_spec(model=model)))
-    assert (offered.routes, offered.generates) == (routes, generates)
+    assert (offered.paths, offered.generates) == (paths, generates)
 
 
 @pytest.mark.parametrize(

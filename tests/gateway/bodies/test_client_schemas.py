@@ -8,7 +8,7 @@ import pytest
 
 from tessera.gateway.bodies.constraints import check_compiled, compiled_values
 from tessera.gateway.bodies.parsing import parse
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 TEXT, COUNT, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
@@ -165,7 +165,7 @@ ORDER = an_object(
 def passes(path: str, **fields: Any) -> int:
     """Return the bytes of a body that passes with something to compile."""
     body = json.dumps({"model": "m", **fields}).encode()
-    assert check_compiled(compiled_values(parse(ROUTES[path].listed, body)))
+    assert check_compiled(compiled_values(parse(PATHS[path].listed, body)))
     return len(body)
 
 

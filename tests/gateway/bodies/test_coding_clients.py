@@ -172,7 +172,7 @@ async def test_what_coding_clients_send_reaches_the_engine(
 def test_each_listed_client_has_its_requests_and_its_headers() -> None:
     for client in CODING_CLIENTS:
         requests = [each for each in REQUESTS if each[0] == client.name]
-        assert {each[1] for each in requests} == set(client.routes)
+        assert {each[1] for each in requests} == set(client.paths)
         sent = {name for each in requests for name in each[3]}
         assert set(client.session_headers) == sent & set(SESSION_HEADERS)
 
@@ -181,7 +181,7 @@ def test_the_page_lists_them_as_the_code_does() -> None:
     page = Path(__file__).parents[3].joinpath("docs/tasks/gateway.md").read_text()
     for client in CODING_CLIENTS:
         (row,) = (line for line in page.splitlines() if line.startswith(f"| {client.name} |"))
-        _, _, routes, headers, _ = row.split("|")
-        assert set(re.findall(r"`([^`]+)`", routes)) == set(client.routes)
+        _, _, paths, headers, _ = row.split("|")
+        assert set(re.findall(r"`([^`]+)`", paths)) == set(client.paths)
         assert set(re.findall(r"`([^`]+)`", headers)) == set(client.session_headers)
     assert {str(client.read_on) for client in CODING_CLIENTS} <= set(page.split())

@@ -9,8 +9,8 @@ import pytest
 from tessera.domain.gateway.schema_cost import MAX_SCHEMA_BYTES
 from tessera.gateway.bodies.constraints import check_compiled, compiled_values
 from tessera.gateway.bodies.parsing import parse
+from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
@@ -20,7 +20,7 @@ LONG = {"type": "string", "maxLength": 200}
 
 def read(path: str, fields: Any) -> bytes | None:
     body = fields if isinstance(fields, bytes) else json.dumps({"model": "m", **fields}).encode()
-    return check_compiled(compiled_values(parse(ROUTES[path].listed, body)))
+    return check_compiled(compiled_values(parse(PATHS[path].listed, body)))
 
 
 def answered(path: str, fields: Any) -> int:

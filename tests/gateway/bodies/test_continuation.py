@@ -20,7 +20,7 @@ from tessera.gateway.bodies.continuation import (
 )
 from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.http.sse import event_data, split_events
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 from tests.gateway.harness import CHAT, END, MODEL, ROLE, a_delta, event
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -28,8 +28,8 @@ COMPLETION = {"model": MODEL, "prompt": "Say it."}
 
 
 def continues(body: dict[str, Any], path: str = CHATS) -> bool:
-    route, data = ROUTES[path], json.dumps({"stream": True, **body}).encode()
-    fields, unlisted = parsing.parse_with_unlisted(route.decoder, route.listed, data)
+    item, data = PATHS[path], json.dumps({"stream": True, **body}).encode()
+    fields, unlisted = parsing.parse_with_unlisted(item.decoder, item.listed, data)
     return may_continue(fields, unlisted, len(data))
 
 

@@ -13,15 +13,15 @@ from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS
 from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import body_for_engine, parse, parse_with_unlisted
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
+from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import KEY, a_directory, a_gateway, a_model
 
 MIB = 2**20
 CHAT, EMBEDDINGS, RERANK = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"
 STREAM_OPTIONS = b'"stream":true,"stream_options":{'
 A_FIELD = b'"%07x":1000,'
-# Route, the beginning of its body, what is repeated, and the end.
+# Path, the beginning of its body, what is repeated, and the end.
 HEAVY = {
     "escapes": (CHAT, b'"messages":"', b"\\u0041", b'"'),
     "escaped letters": (CHAT, b'"messages":"', b"\\u0061 ", b'"'),
@@ -58,7 +58,7 @@ def several_fields(count: int) -> bytes:
 
 def for_engine(path: str, body: bytes) -> bytes:
     """Do all that the gateway does with a body."""
-    fields, _ = parse_with_unlisted(ROUTES[path].decoder, ROUTES[path].listed, body)
+    fields, _ = parse_with_unlisted(PATHS[path].decoder, PATHS[path].listed, body)
     if fields.prompt_size(body).media_tokens:
         read_media(fields.media, a_model(media_domains=("a",)))
     return body_for_engine(body, fields, "served", None, "a salt")
@@ -108,7 +108,7 @@ LEGITIMATE: dict[str, tuple[str, dict[str, Any], int]] = {
 def test_large_requests_of_honest_clients_are_taken(name: str) -> None:
     path, fields, tokens = LEGITIMATE[name]
     body = json.dumps({"model": "chat", "priority": -1, **fields}).encode()
-    parsed = parse(ROUTES[path].decoder, body)
+    parsed = parse(PATHS[path].decoder, body)
     assert parsed.prompt_size(body).estimate(None) >= tokens
     sent = json.loads(body_for_engine(body, parsed, "chat", None))
     assert sent == json.loads(body) | {"priority": 0}
@@ -161,7 +161,7 @@ def test_a_changed_field_is_found_wherever_it_is(body: bytes, padding: bytes) ->
 async def test_large_bodies_that_end_together_leave_turns_to_others() -> None:
     path, body = a_body("escapes of inputs", 4 * MIB)
     began = time.thread_time()
-    parse(ROUTES[path].decoder, body).prompt_size(body)
+    parse(PATHS[path].decoder, body).prompt_size(body)
     body_seconds = time.thread_time() - began
     head = b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
     head %= (path.encode(), KEY.encode(), len(body))

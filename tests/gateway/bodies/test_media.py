@@ -12,8 +12,8 @@ from urllib3.util import parse_url
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import parse_with_unlisted
+from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -90,8 +90,8 @@ PLACES = sorted(places(""))
 
 def check(path: str, body: bytes, model: OfferedModel = LISTED) -> None:
     """Do what the gateway does with a body before it is admitted."""
-    route = ROUTES[path]
-    fields, _ = parse_with_unlisted(route.decoder, route.listed, body)
+    item = PATHS[path]
+    fields, _ = parse_with_unlisted(item.decoder, item.listed, body)
     if fields.prompt_size(body).media_tokens:
         read_media(fields.media, model)
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tessera.gateway.bodies.json_values import MAX_TEXTS
 from tessera.gateway.bodies.parsing import body_for_engine, parse
+from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
 
-CHAT = ROUTES["/v1/chat/completions"].decoder
-COMPLETIONS = ROUTES["/v1/completions"].decoder
+CHAT = PATHS["/v1/chat/completions"].decoder
+COMPLETIONS = PATHS["/v1/completions"].decoder
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -202,7 +202,7 @@ def test_tokens_of_a_prompt_take_no_memory_beside_the_body(items: bytes) -> None
 
 
 def test_responses_that_would_need_the_same_replica_are_refused() -> None:
-    decoder = ROUTES["/v1/responses"].decoder
+    decoder = PATHS["/v1/responses"].decoder
     for field, value in (("background", True), ("previous_response_id", "resp_1")):
         with pytest.raises(RequestError) as caught:
             parse(decoder, encoded({"model": "a", field: value}))

@@ -18,8 +18,8 @@ from tessera.gateway.bodies.json_values import MAX_TEXTS
 from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import parse
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT, PromptSize, of_conversation
+from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
 from tests.domain.model.test_media_tokens import mp4, png, url, wave
 from tests.gateway.harness import (
     COMPLETION,
@@ -38,12 +38,12 @@ CLIP = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wa
 
 
 def size_of(path: str, body: bytes) -> PromptSize:
-    return parse(ROUTES[path].decoder, body).prompt_size(body)
+    return parse(PATHS[path].decoder, body).prompt_size(body)
 
 
 def whole_size(path: str, body: bytes, image: ImageTokens | None = None) -> PromptSize:
     """Return the size of a body as it is chosen by, with its images and clips."""
-    fields = parse(ROUTES[path].decoder, body)
+    fields = parse(PATHS[path].decoder, body)
     size = fields.prompt_size(body)
     model = a_model(media_domains=("example.org",), image=image)
     return fields.size_with(size, read_media(fields.media, model))
@@ -353,7 +353,7 @@ def test_two_photos_differ_in_the_prompt_and_count_as_their_tokens() -> None:
     def text_of(*pictures: str) -> tuple[bytes, int]:
         parts = [{"type": "text", "text": "a" * 3000}, *({"image_url": each} for each in pictures)]
         body = json.dumps({"model": "chat", "messages": a_chat(*parts), "tools": []}).encode()
-        fields = parse(ROUTES["/v1/chat/completions"].decoder, body)
+        fields = parse(PATHS["/v1/chat/completions"].decoder, body)
         return fields.prompt_text(read_media(fields.media, a_model()))
 
     other = f"data:image/png;base64,{base64.b64encode(os.urandom(300_000)).decode()}"

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.domain.gateway.directory import Directory, EngineReplica
+from tests.gateway.course.paths import BODIES, answer_of, stream_of
 from tests.gateway.course.play import Course, PlayedEngine, Script, Step, whole_answer
-from tests.gateway.course.routes import BODIES, answer_of, stream_of
 from tests.gateway.harness import KEY, a_directory, a_model, a_replica, an_api_key
 
 CHAT_PATH, COMPLETION_PATH = "/v1/chat/completions", "/v1/completions"

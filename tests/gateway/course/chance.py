@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds
-from tessera.gateway.routes import ROUTES
 from tests.gateway.course.building import (
     FILLERS,
     FIRST,
@@ -24,8 +24,8 @@ from tests.gateway.course.building import (
     with_leaving,
 )
 from tests.gateway.course.failures import FAILURES, failing, stream_events, whole_events
+from tests.gateway.course.paths import BODIES, STREAMING, answer_of, rest_of, stream_of
 from tests.gateway.course.play import Course, Happening, PlayedEngine, Script, Step
-from tests.gateway.course.routes import BODIES, STREAMING, answer_of, rest_of, stream_of
 from tests.gateway.harness import MODEL, USAGE, an_api_key, event
 from tests.gateway_builders import STEP
 
@@ -48,9 +48,7 @@ class _Chance:
         self.number = number
         self.random = random.Random(f"course {number}")  # noqa: S311 - a course is its number
         chosen = self.random
-        self.path = chosen.choice(
-            (*STREAMING, *_CHOICES, *_CHOICES, *_CHOICES, *list(ROUTES)[4::3])
-        )
+        self.path = chosen.choice((*STREAMING, *_CHOICES, *_CHOICES, *_CHOICES, *list(PATHS)[4::3]))
         self.stream = self.path in STREAMING and chosen.random() < 0.75
 
     def seconds(self, least: float, most: float) -> float:

@@ -19,8 +19,8 @@ from tests.gateway.course.building import (
     whole,
     with_leaving,
 )
+from tests.gateway.course.paths import BODIES, answer_of, rest_of, stream_of
 from tests.gateway.course.play import Course, Happening, Script, Step
-from tests.gateway.course.routes import BODIES, answer_of, rest_of, stream_of
 from tests.gateway.harness import COMPLETION, MODEL, a_delta, event
 from tests.gateway_builders import STEP
 

@@ -22,8 +22,8 @@ from tests.gateway.course.building import (
     streaming,
     whole,
 )
+from tests.gateway.course.paths import BODIES, STREAMING, answer_of, rest_of, stream_of
 from tests.gateway.course.play import Course, PlayedEngine, Script, Step, whole_answer
-from tests.gateway.course.routes import BODIES, STREAMING, answer_of, rest_of, stream_of
 from tests.gateway.harness import a_delta, event
 
 Failure = Literal["close", "reset", "silence", "nonsense"]

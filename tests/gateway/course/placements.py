@@ -1,8 +1,8 @@
-"""Each route, whole and as a stream, in each placement."""
+"""Each path, whole and as a stream, in each placement."""
 
 from collections.abc import Iterator
 
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 from tests.gateway.course.building import (
     BUSY,
     FILLERS,
@@ -20,8 +20,8 @@ from tests.gateway.course.building import (
     whole,
     with_leaving,
 )
+from tests.gateway.course.paths import BODIES, STREAMING, answer_of, rest_of
 from tests.gateway.course.play import Course, Happening, Step
-from tests.gateway.course.routes import BODIES, STREAMING, answer_of, rest_of
 from tests.gateway_builders import STEP
 
 
@@ -73,7 +73,7 @@ PLACEMENTS = ("direct", "queued", "resumed", "moved", "sheddable", "batch")
 
 
 def placements() -> Iterator[Course]:
-    for path in ROUTES:
+    for path in PATHS:
         for placement in PLACEMENTS:
             yield _placed(path, placement, stream=False)
             if path in STREAMING:

@@ -28,8 +28,8 @@ from tests.gateway.course.building import (
     whole,
     whole_stream,
 )
+from tests.gateway.course.paths import BODIES, answer_of
 from tests.gateway.course.play import Course, Happening, PlayedEngine, Step
-from tests.gateway.course.routes import BODIES, answer_of
 from tests.gateway.harness import TENANT, a_delta, an_api_key
 from tests.gateway_builders import STEP
 
@@ -45,7 +45,7 @@ def _limited(**limits: Any) -> Any:
 
 
 def _sent_wrongly() -> Iterator[tuple[str, bytes]]:
-    yield "an unknown route", request("/v1/nothing", _CHAT)
+    yield "an unknown path", request("/v1/nothing", _CHAT)
     yield "another method", request(CHAT_PATH, b"", method="GET")
     yield "a POST of models", request("/v1/models", b"{}")
     yield "no JSON", request(CHAT_PATH, b"{")
@@ -104,8 +104,8 @@ def _sent_wrongly() -> Iterator[tuple[str, bytes]]:
 
 
 def _named_models() -> Iterator[Course]:
-    embeds = directory(FIRST, routes=("/v1/embeddings",), generates=False)
-    yield a_course("a route that is not served", sent(_ASKED), engines=_ENGINES, directory=embeds)
+    embeds = directory(FIRST, paths=("/v1/embeddings",), generates=False)
+    yield a_course("a path that is not served", sent(_ASKED), engines=_ENGINES, directory=embeds)
     shared = directory(FIRST, tenants={}, **{"public": True})
     known = request(CHAT_PATH, {**_CHAT, "temperature": 0})
     yield a_course("a shared model", sent(known), engines=_ENGINES, directory=shared)

@@ -24,8 +24,8 @@ from tests.gateway.course.building import (
     whole,
     whole_stream,
 )
+from tests.gateway.course.paths import BODIES, STREAMING, answer_of, stream_of
 from tests.gateway.course.play import Course, PlayedEngine, Script, Step
-from tests.gateway.course.routes import BODIES, STREAMING, answer_of, stream_of
 
 Leaving = Literal["close", "reset"]
 _WAYS: tuple[Leaving, ...] = "close", "reset"

@@ -19,8 +19,8 @@ from tests.gateway.course.building import (
     streamed,
     streaming,
 )
+from tests.gateway.course.paths import BODIES
 from tests.gateway.course.play import Play, Script
-from tests.gateway.course.routes import BODIES
 
 _REQUESTS = 10
 # Of a request that an engine has, whose answer did not begin, and of a stream that runs; without

@@ -18,14 +18,14 @@ import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, RunningPhase
+from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
 from tests.gateway.course.building import CHAT_PATH
 from tests.gateway.course.courses import courses
 from tests.gateway.course.failures import FAILURES, stream_events, whole_events
+from tests.gateway.course.paths import STREAMING
 from tests.gateway.course.placements import PLACEMENTS
 from tests.gateway.course.play import Play, as_json
-from tests.gateway.course.routes import STREAMING
 
 _RECORDED = Path(__file__).parent / "recorded.json"
 # No process writes it of itself: it stands in what is kept for the case that it is killed.
@@ -96,7 +96,7 @@ def test_each_reason_comes_up(played: Mapping[str, Played]) -> None:
 
 
 def test_each_route_is_answered_in_each_placement(played: Mapping[str, Played]) -> None:
-    for path in ROUTES:
+    for path in PATHS:
         for kind in ("whole", "stream") if path in STREAMING else ("whole",):
             for placement in PLACEMENTS:
                 *_, record = _by_start(played[f"{path} {kind} {placement}"])

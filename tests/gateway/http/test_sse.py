@@ -20,12 +20,12 @@ from tessera.gateway.http.sse import (
     StreamFormat,
 )
 from tessera.gateway.http.token_counts import TokenCounts, Usage
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 from tests.gateway.harness import DONE, END, ROLE, USAGE, a_delta, event
 
 
 def the_format(path: str = "/v1/chat/completions") -> StreamFormat:
-    stream = ROUTES[path].stream
+    stream = PATHS[path].stream
     assert stream is not None
     return stream
 

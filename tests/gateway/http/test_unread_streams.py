@@ -18,8 +18,8 @@ from tests.gateway.course.building import (
     streamed,
     streaming,
 )
+from tests.gateway.course.paths import BODIES
 from tests.gateway.course.play import Play, Script, Step
-from tests.gateway.course.routes import BODIES
 from tests.gateway.harness import DONE, END, ROLE, TENANT, USAGE, a_delta, an_api_key
 
 OTHER = "team-b"

@@ -11,7 +11,7 @@ from openai.types.responses import response_create_params
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.gateway.bodies.parsing import parse_with_unlisted
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.paths import PATHS
 from tests.conformance import cases
 from tests.gateway.harness import (
     CHAT,
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 OTHER_KEY = "tsk-team-b"
 KEYS = (an_api_key(), an_api_key(OTHER_KEY, tenant="team-b"))
 OTHER = {"authorization": f"Bearer {OTHER_KEY}"}
-# Fields that vLLM takes, by route, and that concern more than one request.
+# Fields that vLLM takes, by path, and that concern more than one request.
 UNLISTED = {
     "/v1/chat/completions": (
         "kv_transfer_params",
@@ -59,7 +59,7 @@ UNLISTED = {
     "/rerank": ("mm_processor_kwargs",),
     "/v1/score": ("mm_processor_kwargs", "messages"),
 }
-# What a route requires beside the model.
+# What a path requires beside the model.
 NEEDED = {"query": "a", "documents": ["b"], "text_1": "a", "text_2": "b"}
 OPENAI = {
     "/v1/chat/completions": chat_create_params.CompletionCreateParamsBase,
@@ -205,22 +205,22 @@ def test_all_parameters_of_openai_pass(path: str) -> None:
     refused = {"background", "previous_response_id"} if path == "/v1/responses" else set()
     for name in OPENAI[path].__annotations__.keys() - refused - {"model"}:
         body = json.dumps({"model": MODEL, name: None}).encode()
-        route = ROUTES[path]
-        assert parse_with_unlisted(route.decoder, route.listed, body)[1] is None, name
+        item = PATHS[path]
+        assert parse_with_unlisted(item.decoder, item.listed, body)[1] is None, name
 
 
 def test_all_requests_that_the_real_engine_was_asked_pass() -> None:
     requests = [
         case
         for case in (*cases.PLAIN, *cases.PLAIN_MORE)
-        if case.path in ROUTES and isinstance(case.body, dict)
+        if case.path in PATHS and isinstance(case.body, dict)
     ]
     assert len(requests) > 30
     for case in requests:
-        route = ROUTES[case.path]
+        item = PATHS[case.path]
         body = json.dumps({"model": MODEL, **dict.fromkeys(case.body)}).encode()
         if "model" not in case.body:
-            assert parse_with_unlisted(route.decoder, route.listed, body)[1] is None, case.name
+            assert parse_with_unlisted(item.decoder, item.listed, body)[1] is None, case.name
 
 
 SALTED = (
@@ -236,7 +236,7 @@ SALTED = (
 
 
 async def salts(gateway: RunningGateway, engine: ScriptedEngine, **fields: Any) -> list[Any]:
-    """Return the salts that an engine gets for each route."""
+    """Return the salts that an engine gets for each path."""
     for path in SALTED:
         answer = await gateway.post(body_of(path, **fields), path)
         assert answer.status == 200, answer.body

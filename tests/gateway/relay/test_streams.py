@@ -572,7 +572,7 @@ async def test_an_engine_that_sends_nothing_is_given_up_and_not_repeated() -> No
         (lambda call: call.whole({"error": "Unauthorized"}, status=401), "engine_failed"),
         (lambda call: call.whole({"detail": "Not Found"}, status=404), "engine_refused"),
     ],
-    ids=["html", "deep", "no http", "no json", "redirect", "unauthorized", "no route"],
+    ids=["html", "deep", "no http", "no json", "redirect", "unauthorized", "no path"],
 )
 async def test_rubbish_of_an_engine_becomes_an_error_in_the_known_shape(
     script: Script, code: str

@@ -116,9 +116,9 @@ async def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
 
 async def test_an_unknown_route_or_method_is_refused_in_another_form() -> None:
     async with running() as engine:
-        route = await engine.http.get("/is_sleeping")
+        answer = await engine.http.get("/is_sleeping")
         method = await engine.http.get("/v1/completions")
-    assert (route.status_code, route.json()) == (404, {"detail": "Not Found"})
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
     assert (method.status_code, method.json()) == (405, {"detail": "Method Not Allowed"})
 
 

@@ -31,8 +31,8 @@ from tessera.domain.hardware.device import (
 )
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.model.paths import own_paths
 from tessera.domain.model.precision_files import shape_in
-from tessera.domain.model.routes import own_routes
 from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -239,7 +239,7 @@ def _model(
         or (variant.max_model_len if variant is not None else None),
         image=shape.image if shape is not None else None,
         embedding_width=hidden_size(shape) if shape is not None and task == "Embed" else None,
-        routes=own_routes(task) if shape is not None else (),
+        paths=own_paths(task) if shape is not None else (),
         generates=task is None,
         replicas=replicas,
         is_listed=bool(replicas) or not _is_refused(service.status),

@@ -14,7 +14,7 @@ class CodingClient(NamedTuple):
     name: str
     session_headers: tuple[str, ...]
     """Headers with the id of a conversation, in lower case; empty where it sends none."""
-    routes: tuple[str, ...]
+    paths: tuple[str, ...]
     source: str
     """Where it was read."""
     read_on: date

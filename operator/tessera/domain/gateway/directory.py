@@ -79,7 +79,7 @@ class OfferedModel:
     """Promised 95th percentile of the time between two tokens."""
     max_model_len: int | None = None
     """The longest of its ready replicas, or of those that it will have."""
-    routes: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     """Paths on which its engines use the model; empty while the model is not known."""
     generates: bool = True
     """False of a pooling model, which generates no tokens."""

@@ -7,7 +7,7 @@ class RequestReason(StrEnum):
     """Closed set of what can happen to a request at the gateway."""
 
     # What was sent.
-    UNKNOWN_ROUTE = "UnknownRoute"
+    UNKNOWN_PATH = "UnknownPath"
     METHOD_NOT_ALLOWED = "MethodNotAllowed"
     INVALID_REQUEST = "InvalidRequest"
     UNSUPPORTED_ENCODING = "UnsupportedEncoding"
@@ -33,7 +33,7 @@ class RequestReason(StrEnum):
     TOKENS_NOT_VERIFIED = "TokensNotVerified"
     """Tokens cannot be verified now, since the API server or the issuer does not answer."""
     MODEL_NOT_FOUND = "ModelNotFound"
-    ROUTE_NOT_SERVED = "RouteNotServed"
+    PATH_NOT_SERVED = "PathNotServed"
     """The model does not answer on this path, as one of embeddings not on that of chats."""
 
     # Limits.

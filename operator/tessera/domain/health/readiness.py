@@ -7,7 +7,7 @@ from tessera.api.meta import find_condition
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.incremental import reused_per_object
-from tessera.domain.model.routes import own_routes
+from tessera.domain.model.paths import own_paths
 from tessera.domain.observed.snapshot import ObservedService, Pod, ProbeResult, Ref, Snapshot
 from tessera.domain.placement.checks import pooling_task
 
@@ -44,7 +44,7 @@ def assess_readiness(
     if probe_result is None and not was_ready(service):
         return StatusVerdict(
             Ready.PROBE_PENDING,
-            f"a first request to {own_routes(task)[0]} through the Service is pending",
+            f"a first request to {own_paths(task)[0]} through the Service is pending",
         )
     if task is None:
         return StatusVerdict(
@@ -52,7 +52,7 @@ def assess_readiness(
         )
     return StatusVerdict(
         Ready.PROBE_SUCCEEDED,
-        f"a request of one text to {own_routes(task)[0]} through the Service succeeded",
+        f"a request of one text to {own_paths(task)[0]} through the Service succeeded",
     )
 
 

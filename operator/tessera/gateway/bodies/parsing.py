@@ -66,7 +66,7 @@ class RequestSummary(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestFields(msgspec.Struct, gc=False):
-    """What every route needs; fields that are not named here are not read at all."""
+    """What every path needs; fields that are not named here are not read at all."""
 
     media_fields: ClassVar[tuple[str, ...]] = ()
     """The fields in which images and clips may be."""

@@ -41,7 +41,7 @@ class EventTooLargeError(InvalidStreamError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFormat:
-    """How the stream of a route begins, continues and ends."""
+    """How the stream of a path begins, continues and ends."""
 
     ends: tuple[bytes, ...]
     """The data of its last event, or the line with that event's name."""

@@ -1,4 +1,4 @@
-"""Tokens as an engine reports them, in the forms of all routes."""
+"""Tokens as an engine reports them, in the forms of all paths."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -38,7 +38,7 @@ class _Details(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, gc=False):
-    """The object `usage` of any route."""
+    """The object `usage` of any path."""
 
     prompt_tokens: _Tokens | None = None
     completion_tokens: _Tokens | None = None

@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeAlias
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.paths import PathItem
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import Route
 
 # As W3C has it; anything else begins a new trace.
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -40,7 +40,7 @@ class Identifier(Protocol):
 class Identified:
     """A request whose sender is known; no byte of its body is held before."""
 
-    route: Route
+    path_item: PathItem
     query: bytes
     headers: Mapping[bytes, bytes]
     request_id: str
@@ -72,7 +72,7 @@ class Identified:
             "team": identity.team,
             "user": identity.user,
             "key": identity.key,
-            "path": self.route.path,
+            "path": self.path_item.path,
             "tags": self.tags,
             "trace_parent": self.trace_parent.decode(),
             "client_address": self.client_address,

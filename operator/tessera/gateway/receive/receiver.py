@@ -104,9 +104,9 @@ class Receiver:
 
         Raises RequestError with status 400.
         """
-        route = identified.route
+        item = identified.path_item
         fields, unlisted = await self._turns.take(
-            len(body), lambda: parse_with_unlisted(route.decoder, route.listed, body)
+            len(body), lambda: parse_with_unlisted(item.decoder, item.listed, body)
         )
         return Received(
             identified=identified,

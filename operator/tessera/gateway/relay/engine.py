@@ -70,7 +70,7 @@ class EngineSource:
             if connection.status != 200:
                 sent.was_not_taken()
                 body = await connection.read(_MAX_ERROR_BYTES) or b""
-                path, headers = sent.identified.route.path, sent.placed.headers
+                path, headers = sent.identified.path_item.path, sent.placed.headers
                 raise response_error(connection.status, body, headers, replica, path)
             if not sent.fields.streams:
                 await self._read_whole(connection, sent, sink)
@@ -113,8 +113,8 @@ class EngineSource:
     async def _read_stream(
         self, connection: EngineConnection, sent: Sent, sink: AnswerSink, joint: Joint | None
     ) -> None:
-        stream, replica = sent.identified.route.stream, sent.placed.at.choice.replica
-        assert stream is not None  # noqa: S101 - only such routes have bodies that stream
+        stream, replica = sent.identified.path_item.stream, sent.placed.at.choice.replica
+        assert stream is not None  # noqa: S101 - only such paths have bodies that stream
         keep_usage = sent.fields.usage_asked
         events = (
             EventRelay(stream, keep_usage=keep_usage)

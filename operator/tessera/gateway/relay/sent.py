@@ -87,7 +87,7 @@ class Sent:
 
     def for_engine(self, address: str) -> bytes:
         """Return what an engine gets before the body."""
-        target = self.identified.route.path.encode()
+        target = self.identified.path_item.path.encode()
         if self.identified.query:
             target = b"%b?%b" % (target, self.identified.query)
         return b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (

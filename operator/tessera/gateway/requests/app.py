@@ -17,13 +17,13 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
 from tessera.gateway.identify.senders import Identified, by_name
+from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.relay.relay import Relay
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.course import RequestCourse, Stations
 from tessera.gateway.resolve.chooser import Chooser
-from tessera.gateway.routes import ROUTES
 from tessera.gateway.settle.recent import RecentRequests
 from tessera.gateway.settle.settlement import Settlement, refused_record
 
@@ -78,7 +78,7 @@ class GatewayApp:
         client: GatewayProtocol = scope["state"]["client"]
         response = ClientResponse(send, client, request_id, close=self.draining)
         try:
-            if scope["path"] in ROUTES:
+            if scope["path"] in PATHS:
                 await self._relay(scope, headers, request_id, receive, response)
             else:
                 await self._answer(scope, headers, response)
@@ -163,7 +163,7 @@ class GatewayApp:
         holding = self.memory.open(identity, senders.weight_of(identity), end)
         try:
             identified = Identified(
-                route=ROUTES[path],
+                path_item=PATHS[path],
                 holding=holding,
                 query=scope["query_string"],
                 headers=headers,
@@ -223,7 +223,7 @@ class GatewayApp:
         path: str = scope["path"]
         is_models = path == _MODELS or path.startswith(f"{_MODELS}/")
         if not is_models and path not in ("/healthz", "/readyz"):
-            raise RequestError(RequestReason.UNKNOWN_ROUTE, method, path[:200])
+            raise RequestError(RequestReason.UNKNOWN_PATH, method, path[:200])
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, "GET, HEAD")
         if is_models:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
-from tessera.domain.model.routes import TOKENIZER_ROUTES
+from tessera.domain.model.paths import TOKENIZER_PATHS
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.constraints import WORK, check_compiled, compiled_values
 from tessera.gateway.bodies.media import read_media
@@ -14,7 +14,7 @@ from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
-from tessera.gateway.refusals import route_not_served, too_many_texts, unlisted_field
+from tessera.gateway.refusals import path_not_served, too_many_texts, unlisted_field
 from tessera.gateway.resolve.models import Resolved, resolved_fields
 from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape, with_turns
 
@@ -56,9 +56,9 @@ class Chooser:
         """
         received, model, take = resolved.received, resolved.model, self._turns.take
         identified, fields, body = received.identified, received.fields, received.body
-        path = identified.route.path
-        if model.routes and path not in (*model.routes, *TOKENIZER_ROUTES):
-            raise route_not_served(received.model, path, model)
+        path = identified.path_item.path
+        if model.paths and path not in (*model.paths, *TOKENIZER_PATHS):
+            raise path_not_served(received.model, path, model)
         if model.is_shared and received.unlisted is not None:
             raise unlisted_field(received.unlisted)
         schema = None

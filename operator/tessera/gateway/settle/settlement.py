@@ -216,7 +216,7 @@ def _most(sent: Sent) -> tuple[int, int]:
     context = reserved.model.max_model_len
     if fields.output_tokens is None and context is None:
         most_output = LARGEST_CONTEXT * fields.choices
-    elif sent.identified.route.stream is not None:
+    elif sent.identified.path_item.stream is not None:
         # Engines make a token even of `max_tokens: 0`.
         most_output = max(reserved.admitted.max_output_tokens, fields.choices)
     else:

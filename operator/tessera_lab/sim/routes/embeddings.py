@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, the route of an engine with `--runner pooling`."""
+"""`/v1/embeddings`, the path of an engine with `--runner pooling`."""
 
 import array
 import base64
@@ -28,7 +28,7 @@ class EmbeddingBody(PoolingBody):
 
 
 def embedding_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
-    """Return the route of vectors: equal texts have equal ones, which otherwise mean nothing."""
+    """Return the handler of vectors: equal texts have equal ones, which otherwise mean nothing."""
     width = hidden_size(dispatcher.config.shape)
 
     async def embed(request: web.Request) -> web.Response:

@@ -1,11 +1,11 @@
-"""The routes on which an engine answers, by what its model returns."""
+"""The HTTP paths on which an engine answers, by what its model returns."""
 
 from collections.abc import Mapping
 
 from tessera.api.model_files import PoolingTask
 
 # Of every engine.
-TOKENIZER_ROUTES = ("/tokenize", "/detokenize")
+TOKENIZER_PATHS = ("/tokenize", "/detokenize")
 _GENERATING = (
     "/v1/completions",
     "/v1/chat/completions",
@@ -23,6 +23,6 @@ _POOLING: Mapping[PoolingTask, tuple[str, ...]] = {
 }
 
 
-def own_routes(task: PoolingTask | None) -> tuple[str, ...]:
-    """Return the routes of a model by which it is used, the one of its probe first."""
+def own_paths(task: PoolingTask | None) -> tuple[str, ...]:
+    """Return the paths of a model by which it is used, the one of its probe first."""
     return _GENERATING if task is None else _POOLING[task]

@@ -1,4 +1,4 @@
-"""The routes of the gateway that reach an engine; everything else answers by itself."""
+"""The paths of the gateway that reach an engine; everything else answers by itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _MESSAGES_STREAM = StreamFormat(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class PathItem:
     """One path on which requests are relayed to an engine, always by POST."""
 
     path: str
@@ -46,14 +46,14 @@ class Route:
     """None where an engine generates no tokens, but reads the prompt alone."""
 
 
-def _route(
+def _path_item(
     path: str,
     body: type[parsing.RequestFields],
     others: Sequence[str],
     *,
     stream: StreamFormat | None = None,
-) -> Route:
-    return Route(
+) -> PathItem:
+    return PathItem(
         path=path,
         decoder=msgspec.json.Decoder(body),
         listed=msgspec.json.Decoder(parsing.with_only(body, others)),
@@ -61,30 +61,32 @@ def _route(
     )
 
 
-ROUTES: Mapping[str, Route] = {
-    route.path: route
-    for route in (
-        _route("/v1/chat/completions", parsing.ChatFields, listed.CHAT, stream=_OPENAI_STREAM),
-        _route(
+PATHS: Mapping[str, PathItem] = {
+    item.path: item
+    for item in (
+        _path_item("/v1/chat/completions", parsing.ChatFields, listed.CHAT, stream=_OPENAI_STREAM),
+        _path_item(
             "/v1/completions", parsing.CompletionFields, listed.COMPLETIONS, stream=_OPENAI_STREAM
         ),
-        _route(
+        _path_item(
             "/v1/responses", parsing.ResponsesFields, listed.RESPONSES, stream=_RESPONSES_STREAM
         ),
-        _route("/v1/messages", parsing.MessagesFields, listed.MESSAGES, stream=_MESSAGES_STREAM),
-        _route("/v1/messages/count_tokens", parsing.ConversationFields, listed.MESSAGES),
-        _route("/v1/embeddings", parsing.EmbeddingFields, listed.EMBEDDINGS),
-        _route("/tokenize", parsing.ConversationFields, listed.TOKENIZE),
-        _route("/detokenize", parsing.RequestFields, listed.DETOKENIZE),
-        _route("/pooling", parsing.EmbeddingFields, listed.POOLING),
-        _route("/classify", parsing.InputFields, listed.CLASSIFY),
-        _route("/rerank", parsing.RerankFields, listed.RERANK),
-        _route("/v1/rerank", parsing.RerankFields, listed.RERANK),
-        _route("/v2/rerank", parsing.RerankFields, listed.RERANK),
-        _route("/score", parsing.ScoreFields, listed.SCORE),
-        _route("/v1/score", parsing.ScoreFields, listed.SCORE),
+        _path_item(
+            "/v1/messages", parsing.MessagesFields, listed.MESSAGES, stream=_MESSAGES_STREAM
+        ),
+        _path_item("/v1/messages/count_tokens", parsing.ConversationFields, listed.MESSAGES),
+        _path_item("/v1/embeddings", parsing.EmbeddingFields, listed.EMBEDDINGS),
+        _path_item("/tokenize", parsing.ConversationFields, listed.TOKENIZE),
+        _path_item("/detokenize", parsing.RequestFields, listed.DETOKENIZE),
+        _path_item("/pooling", parsing.EmbeddingFields, listed.POOLING),
+        _path_item("/classify", parsing.InputFields, listed.CLASSIFY),
+        _path_item("/rerank", parsing.RerankFields, listed.RERANK),
+        _path_item("/v1/rerank", parsing.RerankFields, listed.RERANK),
+        _path_item("/v2/rerank", parsing.RerankFields, listed.RERANK),
+        _path_item("/score", parsing.ScoreFields, listed.SCORE),
+        _path_item("/v1/score", parsing.ScoreFields, listed.SCORE),
     )
 }
 
 # Answered by the gateway itself.
-OWN_ROUTES = ("GET /healthz", "GET /readyz", "GET /v1/models", "GET /v1/models/{model}")
+OWN_PATHS = ("GET /healthz", "GET /readyz", "GET /v1/models", "GET /v1/models/{model}")

@@ -1,4 +1,4 @@
-"""What clients ask for on each route, and what engines answer: whole, and event by event."""
+"""What clients ask for on each path, and what engines answer: whole, and event by event."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ BODIES: Mapping[str, Json] = {
     "/score": {"model": MODEL, **_SCORES},
     "/v1/score": {"model": MODEL, **_SCORES},
 }
-# By route; where several are alike, by the last part of its path.
+# By path; where several are alike, by the last part of its path.
 _ANSWERS: Mapping[str, Json] = {
     "/v1/chat/completions": COMPLETION,
     "/v1/completions": {

@@ -1,4 +1,4 @@
-"""The reference page of routes: those of vLLM as captured, of the simulator and of the gateway."""
+"""The page of HTTP paths: those of vLLM as captured, of the simulator and of the gateway."""
 
 import asyncio
 import json
@@ -15,27 +15,27 @@ from tessera.domain.gateway.schema_cost import (
 )
 from tessera.gateway.bodies.listed_fields import MAX_BAD_WORDS_BYTES, MAX_TOKEN_IDS
 from tessera.gateway.bodies.parsing import RequestFields
-from tessera.gateway.routes import OWN_ROUTES, ROUTES
+from tessera.gateway.paths import OWN_PATHS, PATHS
 from tessera_lab.sim.assembly import assemble_engine
 from tessera_lab.sim.launch.engine_config import VERSION, load_config
 
-PAGE = "docs/reference/routes.md"
+PAGE = "docs/reference/paths.md"
 _FACTS = Path(__file__).parents[1] / f"operator/tessera/domain/data/vllm-{VERSION}.json"
 # Pages about the API, with no function of it.
 _DOCUMENTATION = ("/docs", "/openapi.json", "/redoc")
 _HEAD = f"""\
-# Routes
+# Paths
 
-Which routes a default server of vLLM {VERSION} has (captured from a running one), which
+Which HTTP paths a default server of vLLM {VERSION} has (captured from a running one), which
 `tessera-sim` and which the gateway. What the gateway does not have answers 404: it would change an
 engine, or show more than one tenant's requests. `/v1/responses` keeps nothing, so a response cannot
-be read later. A route that the engine of a model lacks answers 404 through the gateway, too, with
-the routes that it has: they depend on [what the model returns](../tasks/embeddings.md).
+be read later. A path that the engine of a model lacks answers 404 through the gateway, too, with
+the paths that it has: they depend on [what the model returns](../tasks/embeddings.md).
 
-Every route of the gateway that reaches an engine authenticates, admits and records its requests.
+Every path of the gateway that reaches an engine authenticates, admits and records its requests.
 [gateway-openapi.json](gateway-openapi.json) describes the gateway's in OpenAPI 3.1.
 
-| Route | vLLM {VERSION} | tessera-sim | gateway |
+| Path | vLLM {VERSION} | tessera-sim | gateway |
 | --- | --- | --- | --- |
 """
 _MOST = [MAX_TOKEN_IDS[name] for name in ("allowed_token_ids", "logit_bias", "stop_token_ids")]
@@ -56,7 +56,7 @@ and {MAX_NESTING} of JSON, and take a compiler {MAX_COMPILER_SECONDS} s at most,
 no tools. The sampler has room for a number of tokens: `allowed_token_ids` {_MOST[0]}, `logit_bias`
 {_MOST[1]}, `stop_token_ids` {_MOST[2]}, and for `bad_words` in {MAX_BAD_WORDS_BYTES} bytes of JSON.
 
-| Routes | Fields |
+| Paths | Fields |
 | --- | --- |
 """
 
@@ -66,8 +66,8 @@ def page() -> str:
     vllm = set(json.loads(_FACTS.read_text(encoding="utf-8"))["routes"])
     vllm = {each for each in vllm if not each.split()[1].startswith(_DOCUMENTATION)}
     vllm = {each for each in vllm if not each.startswith("HEAD ")}
-    simulator = asyncio.run(_simulator_routes())
-    gateway = {f"POST {path}" for path in ROUTES} | set(OWN_ROUTES)
+    simulator = asyncio.run(_simulator_paths())
+    gateway = {f"POST {path}" for path in PATHS} | set(OWN_PATHS)
     rows = sorted(vllm | simulator | gateway, key=lambda each: each.split()[::-1])
     columns = (vllm, simulator, gateway)
     lines = (
@@ -78,27 +78,27 @@ def page() -> str:
 
 
 def _listed_fields() -> Iterator[str]:
-    """Yield a row for each list of fields, with its routes."""
+    """Yield a row for each list of fields, with its paths."""
     paths: dict[tuple[str, ...], list[str]] = {}
-    for path, route in ROUTES.items():
-        fields = route.listed.type
-        assert issubclass(fields, RequestFields)  # noqa: S101 - of all routes
+    for path, item in PATHS.items():
+        fields = item.listed.type
+        assert issubclass(fields, RequestFields)  # noqa: S101 - of all paths
         names = set(fields.__struct_fields__).difference(fields.unlisted_fields)
         paths.setdefault(tuple(sorted(names)), []).append(path)
-    for listed, routes in paths.items():
-        yield f"| {_code(routes)} | {_code(listed)} |"
+    for listed, listing in paths.items():
+        yield f"| {_code(listing)} | {_code(listed)} |"
 
 
 def _code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-async def _simulator_routes() -> set[str]:
+async def _simulator_paths() -> set[str]:
     engine = assemble_engine(load_config(["meta-llama/Llama-3.2-1B-Instruct"], {}))
     resources = (route for route in engine.app.router.routes() if route.method != "HEAD")
     return {f"{route.method} {_path(route)}" for route in resources}
 
 
 def _path(route: web.AbstractRoute) -> str:
-    assert route.resource is not None  # noqa: S101 - each route of the simulator has one
+    assert route.resource is not None  # noqa: S101 - each path of the simulator has one
     return route.resource.canonical

@@ -1,13 +1,13 @@
-"""Every route: none reaches a model past admission, and the page that lists them is current."""
+"""Every path: none reaches a model past admission, and the page that lists them is current."""
 
 from pathlib import Path
 
 import pytest
 
-from routes_page import PAGE, page
+from paths_page import PAGE, page
 from tessera.api.model_files import PoolingTask
-from tessera.domain.model.routes import own_routes
-from tessera.gateway.routes import ROUTES
+from tessera.domain.model.paths import own_paths
+from tessera.gateway.paths import PATHS
 from tests.gateway.harness import (
     MODEL,
     EngineCall,
@@ -19,7 +19,7 @@ from tests.gateway.harness import (
 )
 
 pytestmark = pytest.mark.anyio
-# What any of the routes requires.
+# What any of the paths requires.
 BODY = {"model": MODEL, "query": "a", "documents": ["b"], "text_1": "a", "text_2": "b"}
 
 
@@ -28,7 +28,7 @@ def test_the_page_of_routes_is_current() -> None:
     assert text == page(), "run: make generate"
 
 
-async def test_every_route_is_admitted_and_recorded_and_nothing_else_reaches_an_engine() -> None:
+async def test_every_path_is_admitted_and_recorded_and_nothing_else_reaches_an_engine() -> None:
     async def script(call: EngineCall) -> None:
         await call.whole({"object": "x"})
 
@@ -36,7 +36,7 @@ async def test_every_route_is_admitted_and_recorded_and_nothing_else_reaches_an_
         ScriptedEngine(script) as engine,
         a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
     ):
-        for path in ROUTES:
+        for path in PATHS:
             stolen = await gateway.post({"model": MODEL}, path, authorization="Bearer no")
             assert (path, stolen.status) == (path, 401)
             foreign = await gateway.post({"model": "foreign"}, path)
@@ -64,7 +64,7 @@ async def test_every_route_is_admitted_and_recorded_and_nothing_else_reaches_an_
         ("Tokens", "/pooling", "/v1/completions", "send the request to /pooling."),
     ],
 )
-async def test_a_model_answers_on_its_own_routes_and_others_name_these(
+async def test_a_model_answers_on_its_own_paths_and_others_name_these(
     task: PoolingTask | None, path: str, other: str, words: str
 ) -> None:
     async def script(call: EngineCall) -> None:
@@ -72,16 +72,16 @@ async def test_a_model_answers_on_its_own_routes_and_others_name_these(
         await call.whole({"object": "list", "data": [], "usage": usage})
 
     async with ScriptedEngine(script) as engine:
-        model = a_model(a_replica(engine.address), routes=own_routes(task), generates=task is None)
+        model = a_model(a_replica(engine.address), paths=own_paths(task), generates=task is None)
         async with a_gateway(a_directory(model)) as gateway:
             refused = await gateway.post(BODY, other)
-            assert (refused.status, refused.error["code"]) == (404, "route_not_served")
+            assert (refused.status, refused.error["code"]) == (404, "path_not_served")
             assert words in refused.error["message"]
             assert not engine.calls
             for served in (path, "/tokenize", "/detokenize"):
                 assert (served, (await gateway.post(BODY, served)).status) == (served, 200)
             refusal, answer = gateway.records[0], gateway.records[1]
-            assert (refusal.reason, refusal.input_tokens) == ("RouteNotServed", 0)
+            assert (refusal.reason, refusal.input_tokens) == ("PathNotServed", 0)
             assert (answer.phase, answer.input_tokens, answer.output_tokens) == ("Completed", 2, 0)
 
 
@@ -100,7 +100,7 @@ async def test_a_ranking_that_reports_its_total_alone_is_counted_as_input() -> N
 
 async def test_a_route_takes_its_own_method_only() -> None:
     async with a_gateway(a_directory(a_model())) as gateway:
-        for path in ROUTES:
+        for path in PATHS:
             async with gateway.client.get(gateway.url + path) as response:
                 assert (response.status, response.headers["allow"]) == (405, "POST")
         assert (await gateway.post({}, "/v1/models")).status == 405
