@@ -101,16 +101,14 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
 
 
 FOREIGN = ("secret", "secret-alias", "secret-lora")
-MODEL_PATHS = ("/v1/chat/completions", "/v1/embeddings", "/tokenize")
+ASKED = ("/v1/chat/completions", "/v1/embeddings", "/tokenize")
 
 
 async def answers_about(gateway: RunningGateway, names: Sequence[str], **headers: str) -> list[Any]:
     """Return all that the gateway says of models, without the ids of requests."""
     answers: list[Any] = []
     for name in names:
-        posts = [
-            await gateway.post({**CHAT, "model": name}, path, **headers) for path in MODEL_PATHS
-        ]
+        posts = [await gateway.post({**CHAT, "model": name}, path, **headers) for path in ASKED]
         async with gateway.client.get(f"{gateway.url}/v1/models/{name}", headers=headers) as model:
             posts.append(
                 Answer(status=model.status, headers=model.headers, body=await model.read())
