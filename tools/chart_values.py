@@ -12,6 +12,14 @@ from tessera.api.template_version import Platform
 from tessera.domain.gateway.oidc import OidcIssuer
 from tessera.domain.hardware.gpu_catalog import KnownModel, Product
 
+# Values of version 0.1, and what a user of each reads.
+REMOVED = {
+    "gateway.requireNameGrants": (
+        "gone since 0.2.0, where a tenant gets models of others by grants alone "
+        "(docs/tasks/publish-models.md)."
+    ),
+}
+
 
 class Values(BaseModel):
     """Base of all values: camelCase, no unknown fields."""
@@ -121,10 +129,12 @@ class GatewaySqlite(Values):
     """SQLite in the only pod, for evaluation."""
 
     size: str = "1Gi"
-    """Size of the claim with the file; empty keeps it in the pod, where it ends with it."""
+    """Size of the claim with the file; empty keeps the file in the pod, and usage records end with
+    it."""
 
     storage_class_name: str = ""
-    """StorageClass of the claim; empty means the default one."""
+    """StorageClass of the claim; empty means the cluster's default one, without which the chart
+    refuses to install."""
 
 
 class GatewayDatabase(Values):
@@ -170,27 +180,9 @@ class GatewayAutoscaling(Values):
     """Target for the mean CPU use, in percent of the request."""
 
 
-class GatewayIngress(Values):
-    """Ingress to the gateway."""
-
-    enabled: bool = False
-    """Create an Ingress."""
-
-    class_name: str = ""
-    """IngressClass; empty means the default one."""
-
-    host: str = ""
-    """Name that clients use, for example `models.example.org`."""
-
-    annotations: dict[str, str] = Field(default_factory=dict)
-    """Annotations, for example to switch off the buffering of responses."""
-
-    tls_secret_name: str = ""
-    """Secret with the certificate of the Ingress; empty means none."""
-
-
 class GatewayHttpRoute(Values):
-    """HTTPRoute of the Gateway API to the gateway."""
+    """HTTPRoute of the Gateway API to the gateway, the recommended way for clients outside of the
+    cluster."""
 
     enabled: bool = False
     """Create an HTTPRoute; the cluster must have the Gateway API."""
@@ -202,11 +194,32 @@ class GatewayHttpRoute(Values):
     """Names that clients use."""
 
 
+class GatewayIngress(Values):
+    """Ingress to the gateway, where the cluster has no Gateway API."""
+
+    enabled: bool = False
+    """Create an Ingress."""
+
+    class_name: str = ""
+    """IngressClass; empty means the default one."""
+
+    host: str = ""
+    """Name that clients use, for example `models.example.org`."""
+
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations for your controller: it must not buffer responses, and its timeout must be longer
+    than the longest stream."""
+
+    tls_secret_name: str = ""
+    """Secret with the certificate of the Ingress; empty means none."""
+
+
 class GatewayValues(Values):
     """tessera-gateway: one URL with keys, limits and load-aware picking for all models."""
 
-    enabled: bool = False
-    """Run the gateway."""
+    enabled: bool = True
+    """Run the gateway. Without it there are no shared URL and no keys, no request wakes a service
+    that sleeps, and neither latencies nor arrivals of requests are measured."""
 
     replica_count: Annotated[int, Field(ge=1, le=100)] = 1
     """Pods, each of which uses up to one CPU; more than 1 need a PostgreSQL database. Ignored while
@@ -258,11 +271,12 @@ class GatewayValues(Values):
     """Limits in each pod of tenants whose TenantBudget has no `rateLimits`, in its format; `null`
     means none."""
 
-    ingress: GatewayIngress = Field(default_factory=GatewayIngress)
-    """Ingress to the gateway."""
-
     http_route: GatewayHttpRoute = Field(default_factory=GatewayHttpRoute)
-    """HTTPRoute of the Gateway API to the gateway."""
+    """HTTPRoute of the Gateway API to the gateway, the recommended way for clients outside of the
+    cluster."""
+
+    ingress: GatewayIngress = Field(default_factory=GatewayIngress)
+    """Ingress to the gateway, where the cluster has no Gateway API."""
 
     pod_annotations: dict[str, str] = Field(default_factory=dict)
     """Annotations of the gateway's pods."""

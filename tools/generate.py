@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from prometheus_client import CollectorRegistry
@@ -28,7 +28,7 @@ import takeovers
 from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
 from chart_rights import render_with
-from chart_values import Chart
+from chart_values import REMOVED, Chart
 from cli_page import page as cli_page
 from enum_texts import member_texts
 from tessera.api import batch_reasons, budget_reasons, pool_reasons, reasons
@@ -65,6 +65,7 @@ def generated() -> dict[str, str]:
     files[f"{CHART}/templates/clusterrole.yaml"] = _cluster_role()
     files[f"{CHART}/values.yaml"] = _values()
     files[f"{CHART}/values.schema.json"] = _values_schema()
+    files[f"{CHART}/templates/_values.tpl"] = _known_values()
     files |= {
         f"docs/reference/{resource.name.lower()}.md": _page(resource) for resource in RESOURCES
     }
@@ -325,9 +326,45 @@ def _value_lines(model: BaseModel, depth: int) -> Iterator[str]:
 
 
 def _values_schema() -> str:
+    """Return the schema, which leaves unknown values to the chart: it says more of them."""
     schema = Chart.model_json_schema(by_alias=True)
+    parts = {type(part).__name__ for part in _parts(Chart())}
+    for name, part in {"Chart": schema, **schema["$defs"]}.items():
+        if name in parts:
+            del part["additionalProperties"]
     head = {"$schema": "https://json-schema.org/draft-07/schema#"}
     return json.dumps({**head, **schema}, indent=2) + "\n"
+
+
+def _parts(model: BaseModel) -> Iterator[BaseModel]:
+    """Yield values and all of their parts."""
+    yield model
+    for name in type(model).model_fields:
+        if isinstance(value := getattr(model, name), BaseModel):
+            yield from _parts(value)
+
+
+def _known_values() -> str:
+    """Return what the chart compares values with: names, and sentences on those of before."""
+    templates = {"knownValues": _names(Chart()), "removedValues": REMOVED}
+    return NOTICE.replace("# ", "{{/* ").replace("\n", " */}}\n") + "".join(
+        f'{{{{- define "tessera.{name}" -}}}}\n{_yaml(body)}{{{{- end -}}}}\n'
+        for name, body in templates.items()
+    )
+
+
+def _names(model: BaseModel, *, optional: bool = False) -> dict[str, Any]:
+    """Return the names of values as a tree; a part with a `?`, or within one, may be null."""
+    names: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            may_be_null = optional or type(None) in get_args(field.annotation)
+            mark = "?" if may_be_null else ""
+            names[f"{field.alias}{mark}"] = _names(value, optional=may_be_null)
+        else:
+            names[str(field.alias)] = None
+    return names
 
 
 def _values_page() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from demo.cluster import CHART, EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError
 from tessera.resources.api_resources import INFERENCE_SERVICES
-from world.api import ApiError
+from world.api import SECRETS, ApiError
 from world.testing import PATIENCE_SECONDS, eventually
 
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
@@ -33,10 +33,13 @@ class Release:
     async def install(self, **values: object) -> None:
         """Install or upgrade to exactly these values, and wait until every process is ready.
 
+        The gateway runs where they enable it.
         A release of these values that nothing changed since is left as it is.
         """
         values_file = self._values_file
-        text = json.dumps({"prometheus": {"url": self.cluster.world.prometheus_url}, **values})
+        prometheus = {"url": self.cluster.world.prometheus_url}
+        defaults = {"prometheus": prometheus, "gateway": {"enabled": False}}
+        text = json.dumps({**defaults, **values})
         if values_file.exists() and values_file.read_text() == text:
             await self.wait_until_rolled_out()
             return
@@ -63,6 +66,14 @@ class Release:
     def forget_values(self) -> None:
         """Let the next installation run Helm, since something else changed the release."""
         self._values_file.unlink(missing_ok=True)
+
+    async def create_secret(self, name: str, **data: str) -> None:
+        """Create a Secret in the release's namespace, or leave the one of that name."""
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        await self.cluster.api.apply(f"/api/v1/namespaces/{NAMESPACE}", namespace, "kubectl")
+        meta = {"name": name, "namespace": NAMESPACE}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": data}
+        await self.cluster.api.apply(SECRETS.path(NAMESPACE, name), secret, "kubectl")
 
     async def wait_until_rolled_out(self, within: float = PATIENCE_SECONDS) -> None:
         """Wait until the current spec of the operator runs, and no terminating process besides."""

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chart_tests.release import Release
-from demo.cluster import CHART, NAMESPACE, Json, fund
+from demo.cluster import CHART, NAMESPACE, Json, StepError, fund
 from docs_tests.pages import page_of
 from environments import ROOT
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL
@@ -79,6 +79,7 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
 async def test_the_autoscaler_of_the_gateway_can_be_switched_off(release: Release) -> None:
     """Its number of pods follows `replicaCount` then, also with SQLite again."""
     fixed = {"database": {"secretName": "postgres"}, "autoscaling": {"enabled": False}}
+    await release.create_secret("postgres", url="postgresql://nowhere/tessera")
     await release.install(gateway={"enabled": True, **fixed})
     api = release.cluster.api
 
@@ -106,6 +107,47 @@ async def test_the_autoscaler_of_the_gateway_can_be_switched_off(release: Releas
     await expect_pods(4)
     await upgrade(database_secretName="", replicaCount=1)
     await expect_pods(1)
+
+
+async def test_an_installation_that_could_not_start_is_refused_with_what_to_write(
+    release: Release,
+) -> None:
+    async def refusal(*values: str) -> str:
+        upgrade = ("upgrade", "--install", "tessera", str(CHART), "--namespace", NAMESPACE)
+        try:
+            return await release.cluster.run(
+                *("helm", *upgrade, "--dry-run=server", "--set", ",".join(values))
+            )
+        except StepError as error:
+            return str(error)
+
+    await release.install()
+    # A gateway of another test may have left it.
+    claim = ("pvc", "tessera-gateway", "-n", NAMESPACE)
+    await release.kubectl("delete", *claim, "--ignore-not-found")
+    missing = await refusal(
+        *("gateway.database.secretName=absent", "gateway.tls.secretName=gone"),
+        "gateway.keysNamespace=nowhere",
+    )
+    for line in (
+        "- gateway.keysNamespace: namespace nowhere does not exist: kubectl create namespace",
+        f"- gateway.database.secretName: Secret {NAMESPACE}/absent with the key url does not exist",
+        f"- gateway.tls.secretName: Secret {NAMESPACE}/gone with a certificate does not exist",
+    ):
+        assert line in missing
+    assert "kubectl -n tessera-system create secret generic absent --from-literal=url=" in missing
+
+    default = "storageclass.kubernetes.io/is-default-class"
+    annotate = ("annotate", "--overwrite", "storageclass", "world")
+    try:
+        await release.kubectl(*annotate, f"{default}=false")
+        text = "no StorageClass is the default of world: name one by"
+        assert text in await refusal("logLevel=info")
+        for value in ("storageClassName=world", "size="):
+            output = await refusal(f"gateway.database.sqlite.{value}")
+            assert "Tessera runs in" in output
+    finally:
+        await release.kubectl(*annotate, f"{default}=true")
 
 
 async def test_keys_in_the_namespace_of_the_release_go_on_until_they_are_moved(

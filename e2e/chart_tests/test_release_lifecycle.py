@@ -80,8 +80,8 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
 
     engines = await eventually(both_replicas_run)
 
-    url = f"prometheus.url={release.cluster.world.prometheus_url}"
-    options = ("-f", PRODUCTION, "--set", url, "--force-conflicts")
+    values = f"prometheus.url={release.cluster.world.prometheus_url},gateway.enabled=false"
+    options = ("-f", PRODUCTION, "--set", values, "--force-conflicts")
     await helm(release, "upgrade", "tessera", str(CHART), *options)
     await release.wait_until_rolled_out()
     budget = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/tessera-operator"

@@ -26,6 +26,8 @@ from world import binaries
 
 RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
 GOLDEN = Path(__file__).parent / "golden"
+WITHOUT_GATEWAY = ("--set", "gateway.enabled=false")
+POSTGRESQL = ("--set", "gateway.database.secretName=database")
 # By kind and name.
 Objects = dict[tuple[str, str], dict[str, Any]]
 
@@ -149,7 +151,7 @@ def test_the_operator_never_writes_the_secret_that_cert_manager_owns() -> None:
 
 
 def test_without_admission_none_of_its_objects_is_rendered() -> None:
-    objects = render("--set", "webhook.enabled=false")
+    objects = render(*WITHOUT_GATEWAY, "--set", "webhook.enabled=false")
     assert not any("webhook" in name or "admission" in name for _, name in objects)
     assert "secrets" not in plurals(objects["Role", "tessera-system/tessera-operator"]["rules"])
 
@@ -182,13 +184,45 @@ def test_the_operator_may_review_the_tokens_of_its_readers() -> None:
     assert [subject["name"] for subject in binding["subjects"]] == ["fleet"]
 
 
-def test_the_production_values_run_two_processes_apart_with_a_budget() -> None:
-    objects = render("--values", str(CHART / "values-production.yaml"))
-    spec = objects["Deployment", "tessera-operator"]["spec"]
-    assert spec["replicas"] == 2
-    assert "podAntiAffinity" in spec["template"]["spec"]["affinity"]
-    assert objects["PodDisruptionBudget", "tessera-operator"]["spec"]["maxUnavailable"] == 1
-    assert ("PodDisruptionBudget", "tessera-operator") not in render()
+PRODUCTION = ("--values", str(CHART / "values-production.yaml"))
+
+
+def test_the_production_values_run_two_processes_apart_and_a_gateway_on_postgresql() -> None:
+    secrets = "gateway.database.secretName=database,gateway.tls.secretName=tls"
+    rules = ("--api-versions", "monitoring.coreos.com/v1/PrometheusRule")
+    objects = render(*PRODUCTION, *rules, "--set", secrets)
+    for name in ("tessera-operator", "tessera-gateway"):
+        template = objects["Deployment", name]["spec"]["template"]["spec"]
+        (near, _) = template["affinity"]["podAntiAffinity"][
+            "preferredDuringSchedulingIgnoredDuringExecution"
+        ]
+        assert near["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+        assert objects["PodDisruptionBudget", name]["spec"]["maxUnavailable"] == 1
+        assert ("PodDisruptionBudget", name) not in render()
+    (operator,) = objects["Deployment", "tessera-operator"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert {"name": "TESSERA_REQUIRE_BUDGET", "value": "true"} in operator["env"]
+    assert objects["HorizontalPodAutoscaler", "tessera-gateway"]["spec"]["minReplicas"] == 2
+    (port,) = objects["Service", "tessera-gateway"]["spec"]["ports"]
+    assert port["port"] == 443
+    assert ("ConfigMap", "tessera-dashboards") in objects
+    assert ("PrometheusRule", "tessera-operator") in objects
+
+
+def test_the_production_values_without_their_secrets_are_refused_with_what_to_write() -> None:
+    error = render_error(*PRODUCTION)
+    for name, create in (
+        ("database", "create secret generic gateway-database --from-literal=url="),
+        ("tls", "create secret tls gateway-tls --cert=tls.crt --key=tls.key"),
+    ):
+        assert f"- gateway.{name}.secretName is missing: name the Secret" in error
+        assert f"`kubectl -n tessera-system {create}" in error
+    assert "gateway.database" not in render_error(
+        *PRODUCTION, "--set", "gateway.database.secretName=database"
+    )
+    # An Ingress or a Gateway ends TLS.
+    assert render(*PRODUCTION, *POSTGRESQL, "--set", "gateway.tls.secretName=")
 
 
 def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> None:
@@ -208,7 +242,8 @@ def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> N
     bound = [
         subject["name"]
         for (kind, name), body in objects.items()
-        if kind.endswith("Binding") and "subjects" in body and "node" not in name
+        if kind.endswith("Binding") and "subjects" in body
+        if "node" not in name and "gateway" not in name
         for subject in body["subjects"]
         if subject.get("namespace") == "tessera-system"
     ]
@@ -305,8 +340,89 @@ def test_values_that_the_schema_does_not_know_are_refused(value: str) -> None:
     assert value.partition("=")[0].rpartition(".")[2] in render_error("--set", value)
 
 
+def test_values_of_another_version_get_a_sentence_each_instead_of_a_schema() -> None:
+    error = render_error(
+        *("--set", "gateway.requireNameGrants=false,gateway.tls.cert=a,colour=red,podTemplate=null")
+    )
+    lines = [line for line in error.splitlines() if line.startswith("- ")]
+    texts = (
+        "colour is no value of this version; the chart has: affinity, batchImage",
+        "gateway.requireNameGrants: gone since 0.2.0, ",
+        "gateway.tls.cert is no value of this version; gateway.tls has: secretName.",
+        "podTemplate is missing: leave it out",
+    )
+    for line, text in zip(lines, texts, strict=True):
+        assert line.startswith(f"- {text}")
+    assert "--reset-then-reuse-values" in lines[1]
+    assert "--reset-then-reuse-values" in lines[3]
+
+
+def test_values_of_every_chart_and_of_another_one_are_let_through() -> None:
+    """Free maps have any keys, and parts that may be null are not missed."""
+    values = "podLabels.any=a,nodeSelector.any=b,global.any=c,gateway.defaultRateLimits=null"
+    assert render("--set", values)
+
+
+def read_notes(*arguments: str) -> str:
+    """Return what Helm prints after an installation."""
+    helm = binaries.ensure(print) / "helm"
+    install = ("install", *RELEASE[1:], "--dry-run=client", *arguments)
+    done = subprocess.run([str(helm), *install], check=True, capture_output=True, text=True)
+    return done.stdout.partition("NOTES:")[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "url", "command"),
+    [
+        (
+            "requireBudget=false",
+            "http://tessera-gateway.tessera-system.svc/v1",
+            "port-forward service/tessera-gateway 8080:80 &",
+        ),
+        (
+            "gateway.tls.secretName=tls",
+            "https://tessera-gateway.tessera-system.svc/v1",
+            "port-forward service/tessera-gateway 8080:443 &",
+        ),
+        (
+            "gateway.ingress.enabled=true,gateway.ingress.host=ai.example",
+            "http://ai.example/v1",
+            "URL=http://ai.example/v1",
+        ),
+        (
+            "gateway.httpRoute.enabled=true,gateway.httpRoute.parentRefs[0].name=a,"
+            "gateway.httpRoute.hostnames={ai.example}",
+            "https://ai.example/v1",
+            "URL=https://ai.example/v1",
+        ),
+        (
+            "gateway.keysNamespace=keys",
+            "http://tessera-gateway.tessera-system.svc/v1",
+            "KEY=$(tessera key create my-app --tenant TENANT --keys-namespace keys | grep ^tsk-)",
+        ),
+    ],
+)
+def test_the_notes_say_the_url_and_how_to_make_a_key_and_to_ask(
+    values: str, url: str, command: str
+) -> None:
+    notes = read_notes("--set", values)
+    assert f"one URL for all models: {url}\n" in notes
+    assert command in notes
+    assert "tessera key create my-app --tenant TENANT" in notes
+    assert 'curl $URL/models -H "Authorization: Bearer $KEY"' in notes
+
+
+def test_the_notes_say_what_is_missing_without_a_gateway_or_its_volume() -> None:
+    notes = read_notes(*WITHOUT_GATEWAY)
+    assert "gateway.enabled is false: there are no shared URL and no keys" in notes
+    assert "tessera key create" not in notes
+    assert "usage records are in the gateway's pod" in read_notes(
+        "--set", "gateway.database.sqlite.size="
+    )
+
+
 def test_operator_and_gateway_get_the_same_classes_with_what_the_values_replace() -> None:
-    objects = render("--set", "gateway.enabled=true", "--set", "classes.Standard.ttftP95=3s")
+    objects = render("--set", "classes.Standard.ttftP95=3s")
     tables = set()
     for name in ("tessera-operator", "tessera-gateway"):
         (container,) = objects["Deployment", name]["spec"]["template"]["spec"]["containers"]
@@ -350,17 +466,13 @@ def test_an_agent_may_write_nothing_but_the_status_of_node_layouts() -> None:
     assert writes == {("nodelayouts", "create"), ("nodelayouts/status", "patch")}
 
 
-GATEWAY = ("--set", "gateway.enabled=true")
-POSTGRESQL = (*GATEWAY, "--set", "gateway.database.secretName=database")
-
-
 def gateway_pod(objects: Objects) -> dict[str, Any]:
     pod: dict[str, Any] = objects["Deployment", "tessera-gateway"]["spec"]["template"]["spec"]
     return pod
 
 
-def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_then() -> None:
-    without, objects = render(), render(*GATEWAY)
+def test_a_gateway_runs_unless_it_is_disabled_and_the_operator_listens_only_then() -> None:
+    without, objects = render(*WITHOUT_GATEWAY), render()
     assert not [name for _, name in without if "gateway" in name]
     for rendered, listens in ((without, False), (objects, True)):
         (operator,) = rendered["Deployment", "tessera-operator"]["spec"]["template"]["spec"][
@@ -393,7 +505,7 @@ def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_t
     ],
 )
 def test_every_variable_of_a_gateway_is_one_that_it_reads(values: tuple[str, ...]) -> None:
-    (gateway,) = gateway_pod(render(*GATEWAY, *values))["containers"]
+    (gateway,) = gateway_pod(render(*values))["containers"]
     variables = {
         variable["name"].removeprefix("TESSERA_").lower(): variable.get("value")
         for variable in gateway["env"]
@@ -425,7 +537,7 @@ def test_every_variable_of_a_gateway_is_one_that_it_reads(values: tuple[str, ...
 def test_a_gateway_has_default_limits_unless_the_values_say_none(
     values: str, limits: RateLimitsSpec
 ) -> None:
-    (gateway,) = gateway_pod(render(*GATEWAY, "--set", values))["containers"]
+    (gateway,) = gateway_pod(render("--set", values))["containers"]
     variables = {variable["name"]: variable.get("value") for variable in gateway["env"]}
     text = variables.get("TESSERA_DEFAULT_RATE_LIMITS")
     assert RateLimitsSpec.model_validate_json(text or "{}") == limits
@@ -434,12 +546,12 @@ def test_a_gateway_has_default_limits_unless_the_values_say_none(
 
 def test_default_limits_that_are_mistyped_are_refused_with_their_name() -> None:
     for value in ("requests.perMinut=60", "concurrentRequests=0", "totalTokens.perDay=many"):
-        error = render_error(*GATEWAY, "--set", f"gateway.defaultRateLimits.{value}")
+        error = render_error("--set", f"gateway.defaultRateLimits.{value}")
         assert value.partition("=")[0].rpartition(".")[2] in error
 
 
 def test_a_gateway_is_restricted_and_stops_slowly() -> None:
-    pod = gateway_pod(render(*GATEWAY, "--set", "gateway.drainSeconds=60"))
+    pod = gateway_pod(render("--set", "gateway.drainSeconds=60"))
     (gateway,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -452,7 +564,7 @@ def test_a_gateway_is_restricted_and_stops_slowly() -> None:
 
 
 def test_only_a_gateway_that_others_replace_waits_for_load_balancers_before_it_drains() -> None:
-    (alone,) = gateway_pod(render(*GATEWAY))["containers"]
+    (alone,) = gateway_pod(render())["containers"]
     assert "lifecycle" not in alone
     assert {"name": "TESSERA_ANNOUNCE_SECONDS", "value": "0"} in alone["env"]
     (one_of_two,) = gateway_pod(render(*POSTGRESQL))["containers"]
@@ -462,7 +574,7 @@ def test_only_a_gateway_that_others_replace_waits_for_load_balancers_before_it_d
 
 def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     name = "tessera-gateway-tessera-system"
-    objects, named = render(*GATEWAY), render(*GATEWAY, "--set", "watch.namespaces={a}")
+    objects, named = render(), render("--set", "watch.namespaces={a}")
     cluster = objects["ClusterRole", name]["rules"]
     assert plurals(cluster) == {
         *("acceleratorpools", "tenantbudgets", "inferenceservices", "pods", "tokenreviews"),
@@ -497,7 +609,7 @@ OLD_KEYS = "gateway.releaseNamespaceKeys=true"
 def test_a_gateway_reads_the_secrets_of_the_namespace_of_keys_alone(
     arguments: tuple[str, ...], namespaces: list[str]
 ) -> None:
-    objects = render(*GATEWAY, *arguments)
+    objects = render(*arguments)
     readers = [
         name
         for (kind, name), body in objects.items()
@@ -514,15 +626,15 @@ def test_a_gateway_reads_the_secrets_of_the_namespace_of_keys_alone(
 
 
 def test_the_namespace_of_keys_stays_without_the_chart_and_one_that_is_named_is_not_made() -> None:
-    namespace = render(*GATEWAY)["Namespace", "tessera-system-keys"]
+    namespace = render()["Namespace", "tessera-system-keys"]
     assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert ("Namespace", "tessera-system-keys") not in render()
-    named = render(*GATEWAY, "--set", "gateway.keysNamespace=keys")
+    assert ("Namespace", "tessera-system-keys") not in render(*WITHOUT_GATEWAY)
+    named = render("--set", "gateway.keysNamespace=keys")
     assert {name for kind, name in named if kind == "Namespace"} == {"tessera-system-prepull"}
 
 
 def test_a_gateway_holds_the_authorities_of_the_operator_without_their_keys() -> None:
-    pod = gateway_pod(render(*GATEWAY))
+    pod = gateway_pod(render())
     (operator,) = [volume for volume in pod["volumes"] if volume["name"] == "operator"]
     token, secret = operator["projected"]["sources"]
     assert token["serviceAccountToken"]["audience"] == DEMAND_AUDIENCE
@@ -530,13 +642,13 @@ def test_a_gateway_holds_the_authorities_of_the_operator_without_their_keys() ->
 
 
 def test_sqlite_serves_one_pod_and_postgresql_as_many_as_the_load_needs() -> None:
-    sqlite = render(*GATEWAY)
+    sqlite = render()
     spec = sqlite["Deployment", "tessera-gateway"]["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     assert ("PersistentVolumeClaim", "tessera-gateway") in sqlite
     assert ("HorizontalPodAutoscaler", "tessera-gateway") not in sqlite
     assert ("ServiceAccount", USAGE_READER) in sqlite
-    assert "SQLite serves one pod" in render_error(*GATEWAY, "--set", "gateway.replicaCount=2")
+    assert "SQLite serves one pod" in render_error("--set", "gateway.replicaCount=2")
 
     shared = render(*POSTGRESQL)
     spec = shared["Deployment", "tessera-gateway"]["spec"]
@@ -552,7 +664,7 @@ def test_sqlite_serves_one_pod_and_postgresql_as_many_as_the_load_needs() -> Non
 
 
 def test_clients_come_by_tls_or_through_an_ingress_or_a_route() -> None:
-    plain, tls = render(*GATEWAY), render(*GATEWAY, "--set", "gateway.tls.secretName=tls")
+    plain, tls = render(), render("--set", "gateway.tls.secretName=tls")
     for objects, port, scheme in ((plain, 80, "HTTP"), (tls, 443, "HTTPS")):
         (service_port,) = objects["Service", "tessera-gateway"]["spec"]["ports"]
         assert (service_port["port"], service_port["targetPort"]) == (port, "api")
@@ -560,7 +672,6 @@ def test_clients_come_by_tls_or_through_an_ingress_or_a_route() -> None:
         probes = ("startupProbe", "livenessProbe", "readinessProbe")
         assert {gateway[probe]["httpGet"]["scheme"] for probe in probes} == {scheme}
     routed = render(
-        *GATEWAY,
         *("--set", "gateway.ingress.enabled=true,gateway.ingress.host=models.example.org"),
         *("--set", "gateway.httpRoute.enabled=true,gateway.httpRoute.parentRefs[0].name=public"),
     )
@@ -569,17 +680,15 @@ def test_clients_come_by_tls_or_through_an_ingress_or_a_route() -> None:
     (route,) = routed["HTTPRoute", "tessera-gateway"]["spec"]["rules"]
     assert route["backendRefs"] == [{"name": "tessera-gateway", "port": 80}]
     assert route["timeouts"] == {"request": "0s"}
-    assert "the name that clients use" in render_error(
-        *GATEWAY, "--set", "gateway.ingress.enabled=true"
-    )
+    assert "the name that clients use" in render_error("--set", "gateway.ingress.enabled=true")
 
 
 def test_a_gateway_needs_the_certificate_of_the_operator() -> None:
-    assert "webhook.enabled" in render_error(*GATEWAY, "--set", "webhook.enabled=false")
+    assert "webhook.enabled" in render_error("--set", "webhook.enabled=false")
 
 
 def test_a_gateway_shows_its_metrics_to_prometheus_alone() -> None:
-    api, metrics = render(*GATEWAY)["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
+    api, metrics = render()["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
     assert api == {"ports": [{"port": "api", "protocol": "TCP"}]}
     assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
     (peer,) = metrics["from"]
@@ -625,11 +734,10 @@ def test_the_sentences_name_the_values_that_a_right_of_the_operator_needs() -> N
 
 def test_entries_of_the_catalog_reach_the_operator_and_the_gateway(tmp_path: Path) -> None:
     name, file = "tessera-operator-catalogs", "/etc/tessera/catalogs/catalogs.json"
-    gateway = ("--set", "gateway.enabled=true")
-    assert ("ConfigMap", name) not in render(*gateway)
+    assert ("ConfigMap", name) not in render()
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump({"catalogs": {"gpus": [A5000]}}), encoding="utf-8")
-    objects = render(*gateway, "-f", str(values))
+    objects = render("-f", str(values))
     entries = tmp_path / "catalogs.json"
     entries.write_text(objects["ConfigMap", name]["data"]["catalogs.json"], encoding="utf-8")
     extended, faults = read_catalog(entries)

@@ -111,11 +111,15 @@ async def communicate(process: asyncio.subprocess.Process) -> tuple[bytes, bytes
 
 
 async def install(cluster: InstalledCluster, *values: str, chart: Path = CHART) -> None:
-    """Install or upgrade the chart with Helm, as on any cluster; `values` are `name=value`."""
+    """Install or upgrade the chart with Helm, as on any cluster; `values` are `name=value`.
+
+    The gateway runs where they enable it.
+    """
+    defaults = (f"prometheus.url={cluster.world.prometheus_url}", "gateway.enabled=false")
     await cluster.run(
         *("helm", "upgrade", "--install", "tessera", str(chart)),
         *("--namespace", NAMESPACE, "--create-namespace"),
-        *("--set", ",".join((f"prometheus.url={cluster.world.prometheus_url}", *values))),
+        *("--set", ",".join((*defaults, *values))),
     )
     path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
 

@@ -136,7 +136,7 @@ async def test_two_values_set_a_mirror_and_priorities(cluster: InstalledCluster)
     manifests = await cluster.run(
         *("helm", "template", "tessera", str(CHART), "--namespace", NAMESPACE),
         *("--set", f"platform.imageRegistry={mirror},platform.priorityClasses=true"),
-        *("--set", "batchImage.repository=ghcr.io/acme/batch"),
+        *("--set", "batchImage.repository=ghcr.io/acme/batch,gateway.enabled=false"),
     )
     bodies = [body for body in yaml.safe_load_all(manifests) if body]
     (operator,) = [body for body in bodies if body["kind"] == "Deployment"]

@@ -44,6 +44,22 @@ autoscaler stays, pinned to one number. */}}
 {{- if $found }}true{{ end -}}
 {{- end -}}
 
+{{- define "tessera.gatewayServiceUrl" -}}
+http{{ if .Values.gateway.tls.secretName }}s{{ end }}://tessera-gateway.{{ .Release.Namespace }}.svc/v1
+{{- end -}}
+
+{{/* The URL that clients use, as far as the values say it. */}}
+{{- define "tessera.gatewayUrl" -}}
+{{- $gateway := .Values.gateway -}}
+{{- if and $gateway.httpRoute.enabled $gateway.httpRoute.hostnames -}}
+https://{{ first $gateway.httpRoute.hostnames }}/v1
+{{- else if $gateway.ingress.enabled -}}
+http{{ if $gateway.ingress.tlsSecretName }}s{{ end }}://{{ $gateway.ingress.host }}/v1
+{{- else -}}
+{{ include "tessera.gatewayServiceUrl" . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "tessera.webhook" -}}tessera-webhook{{- end -}}
 
 {{- define "tessera.metricsReader" -}}tessera-metrics-reader{{- end -}}
