@@ -29,9 +29,9 @@ def table(root: Path) -> str:
     lines = [
         *_counts(sources),
         "",
-        "| manifest | source | kinds | result | notes |",
-        "| --- | --- | --- | --- | --- |",
-        *map(_row, sources),
+        "| manifest | kinds | notes |",
+        "| --- | --- | --- |",
+        *(_row(source) for source in sources if not _is_refused(source)),
         "",
         "Refused:",
         "",
@@ -56,23 +56,19 @@ def _counts(sources: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _refusal(source: Mapping[str, Any]) -> str:
-    refused = source["refused"]
-    return _line(f"- `{source['name']}`: {refused['why']} Instead: {refused['instead']}")
+    refused, link = source["refused"], _link(source["name"], f"{FOLDER}/refused")
+    return _line(
+        f"- {link} (`{refused['field']}`): {refused['why']} Instead: {refused['instead']}"
+    )
 
 
 def _row(source: Mapping[str, Any]) -> str:
-    name, kinds = source["name"], ", ".join(_KINDS[kind] for kind in source["kinds"])
-    if _is_refused(source):
-        file, result, notes = f"refused/{name}", "refused", f"`{source['refused']['field']}`"
-    else:
-        file, result, notes = name, "Ready", source["notes"]
-    origin = (
-        f"{source['project']} `{source['kind']}`: {source['repository']} {source['path']} at "
-        f"{source['commit'][:12]}"
-    )
-    return _line(
-        f"| [{name}](../../{FOLDER}/{file}.yaml) | {origin} | {kinds} | {result} | {notes} |"
-    )
+    kinds = ", ".join(_KINDS[kind] for kind in source["kinds"])
+    return _line(f"| {_link(source['name'])} | {kinds} | {source['notes']} |")
+
+
+def _link(name: str, folder: str = FOLDER) -> str:
+    return f"[{name}](../../{folder}/{name}.yaml)"
 
 
 def _line(text: str) -> str:
