@@ -24,19 +24,9 @@ def read_sources(root: Path) -> list[Mapping[str, Any]]:
 
 
 def table(root: Path) -> str:
-    """Return how many manifests of each kind were converted, and one row for each manifest."""
+    """Return how many manifests of each kind were converted, and which ones."""
     sources = read_sources(root)
-    lines = [
-        *_counts(sources),
-        "",
-        "| manifest | kinds | notes |",
-        "| --- | --- | --- |",
-        *(_row(source) for source in sources if not _is_refused(source)),
-        "",
-        "Refused:",
-        "",
-        *map(_refusal, filter(_is_refused, sources)),
-    ]
+    lines = [*_counts(sources), "", "Refused:", "", *map(_refusal, filter(_is_refused, sources))]
     return "\n".join(lines) + "\n"
 
 
@@ -48,27 +38,21 @@ def _counts(sources: list[Mapping[str, Any]]) -> Iterator[str]:
     every = Counter(kind for source in sources for kind in source["kinds"])
     refused = Counter(kind for source in sources if _is_refused(source) for kind in source["kinds"])
     total, lost = len(sources), sum(map(_is_refused, sources))
-    yield "| kind | manifests | Ready | refused |"
+    yield "| kind | manifests | refused | Ready |"
     yield "| --- | --- | --- | --- |"
     for kind, words in _KINDS.items():
-        yield f"| {words} | {every[kind]} | {every[kind] - refused[kind]} | {refused[kind]} |"
-    yield f"| all, each once | {total} | {total - lost} | {lost} |"
+        ready = [s["name"] for s in sources if kind in s["kinds"] and not _is_refused(s)]
+        yield f"| {words} | {every[kind]} | {refused[kind]} | {', '.join(map(_link, ready))} |"
+    yield f"| all, each once | {total} | {lost} | {total - lost} |"
 
 
 def _refusal(source: Mapping[str, Any]) -> str:
-    refused, link = source["refused"], _link(source["name"], f"{FOLDER}/refused")
-    return _line(
-        f"- {link} (`{refused['field']}`): {refused['why']} Instead: {refused['instead']}"
-    )
+    refused, link = source["refused"], _link(f"refused/{source['name']}")
+    return _line(f"- {link} (`{refused['field']}`): {refused['why']} Instead: {refused['instead']}")
 
 
-def _row(source: Mapping[str, Any]) -> str:
-    kinds = ", ".join(_KINDS[kind] for kind in source["kinds"])
-    return _line(f"| {_link(source['name'])} | {kinds} | {source['notes']} |")
-
-
-def _link(name: str, folder: str = FOLDER) -> str:
-    return f"[{name}](../../{folder}/{name}.yaml)"
+def _link(name: str) -> str:
+    return f"[{name.removeprefix('refused/')}](../../{FOLDER}/{name}.yaml)"
 
 
 def _line(text: str) -> str:

@@ -89,11 +89,12 @@ def test_each_listed_manifest_is_converted_or_refused() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_manifest_names_its_source_first(name: str) -> None:
+def test_a_manifest_names_its_source_and_what_differs_first(name: str) -> None:
     source = SOURCES[name]
     path = CONVERTED / ("refused" if "refused" in source else "") / f"{name}.yaml"
     first, _, rest = path.read_text(encoding="utf-8").partition("\n")
     assert first == f"# From {source['repository']}, {source['path']} ({source['kind']})."
+    assert rest.startswith("# ") or "refused" in source, "say what differs"
     metadata = yaml.safe_load(rest)["metadata"]
     assert metadata == {"name": name, "namespace": "converted"}
     assert name_fault("InferenceService", name) is None
