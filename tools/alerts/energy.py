@@ -26,14 +26,13 @@ ENERGY = (
             no user.
         """,
         look="""
-            `tessera cost --energy --by pool` has the states of each pool, and names the GPUs of
-            which a part is free, with their idle watts. `Tessera: energy` shows the power of each
-            GPU against its activity.
+            `tessera cost --energy --by pool`, and `Tessera: energy` for the power of each GPU
+            against its activity.
         """,
         act="""
-            Remove nodes, or [start them on demand](start-nodes.md); let Tessera [plan
-            layouts](repartition.md) from demand; [run batches](run-a-batch.md) in the free part.
-            Where GPUs are reserved and stay on in any case, silence the alert for the pool.
+            Remove nodes, or [start them on demand](start-nodes.md); [plan layouts](repartition.md)
+            from demand; [run batches](run-a-batch.md) in the free part. Where GPUs are reserved and
+            stay on in any case, silence the alert for the pool.
         """,
         fires=Firing(
             series={_IDLE: growing(200), _JOULES % "serving": growing(300)},

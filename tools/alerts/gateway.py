@@ -45,10 +45,9 @@ GATEWAY = (
         description="For 2 minutes the operator has heard of no gateway: probably no pod of it "
         "runs, and every request of its clients fails.",
         cause="""
-            `gateway.enabled` of the chart is true, and no pod of the gateway runs: its image, claim
-            or Secret is missing, or no node takes it. Or its pods serve and cannot reach port 8443
-            of the operator; then [GatewayDemandNotReported](#gatewaydemandnotreported) fires as
-            well.
+            `gateway.enabled` is true, and no pod of the gateway runs: its image, claim or Secret is
+            missing, or no node takes it. Or its pods cannot reach port 8443 of the operator: then
+            [GatewayDemandNotReported](#gatewaydemandnotreported) fires as well.
         """,
         look=f"""
             kubectl -n tessera-system get pods -l app.kubernetes.io/name=tessera-gateway
@@ -127,7 +126,7 @@ GATEWAY = (
             - `EngineUnreachable`, `EngineFailed`, `StreamBroken`, `InvalidResponse`: an engine died
               or answers what is no answer.
             - `NoReadyReplica`, `QueueTimeout`: no replica became ready in time, or the queue was
-              longer than requests may wait.
+              too long.
             - `ServiceStopped`: somebody set `spec.replicas` to 0, and clients still send requests.
             - `EngineTimeout`: an engine holds requests without a step.
         """,
@@ -203,9 +202,8 @@ GATEWAY = (
         cause="""
             - Of the gateway: no operator leads, or its pods cannot reach port 8443 of the operator,
               or have a token or a certificate that it refuses.
-            - Of the operator: reports, or rows of them, are out of range, as between two versions;
-              the label `reason` of `tessera_rejected_demand_total` says which. Other services of
-              such a report are not affected.
+            - Of the operator: rows of reports are out of range, as between two versions; the label
+              `reason` of `tessera_rejected_demand_total` says which.
         """,
         look=f"""
             {_LOG} --since=15m | grep 'demand is not reported'

@@ -26,8 +26,7 @@ OPERATOR = (
         "part of the fleet is neither scaled nor repaired nor written.",
         cause="""
             A cycle raised an error that belongs to no single object: the API server refuses or
-            loses requests (rights, quota, a policy, a webhook), or the operator has a defect. What
-            one service, pool or budget raises is written on that object and fails no cycle.
+            loses requests (rights, quota, a policy, a webhook), or the operator has a defect.
         """,
         look=f"""
             {_LOG} --since=15m | grep 'reconcile failed'
@@ -35,9 +34,9 @@ OPERATOR = (
             kubectl tessera doctor
         """,
         act="""
-            Repair what the error names. After an upgrade of Tessera, `helm rollback` brings the
-            last version back; replicas run on meanwhile. For a defect, keep the log and the output
-            of `kubectl tessera snapshot`.
+            Repair what the error names. After an upgrade, `helm rollback` brings the last version
+            back; replicas run on meanwhile. For a defect, keep the log and the output of `kubectl
+            tessera snapshot`.
         """,
         fires=Firing(
             series={
@@ -109,7 +108,7 @@ OPERATOR = (
         "From 5 s on admission times out, and from 10 s on the leader loses its Lease.",
         cause="""
             The process gets too little CPU (a limit, a busy node, a fleet that outgrew
-            `resources`), computes for long without a pause, or swaps near its memory limit.
+            `resources`), or swaps near its memory limit.
         """,
         look="""
             kubectl -n tessera-system top pods
@@ -117,9 +116,8 @@ OPERATOR = (
             kubectl -n tessera-system describe pods -l app.kubernetes.io/name=tessera-operator
         """,
         act="""
-            Raise `resources.requests.cpu` of the chart, and set no CPU limit;
-            `values-production.yaml` has values for large fleets. If the CPU is idle, report it with
-            the output of `kubectl tessera snapshot`.
+            Raise `resources.requests.cpu` of the chart, and set no CPU limit. If the CPU is idle,
+            report it with the output of `kubectl tessera snapshot`.
         """,
         fires=Firing(
             series={
@@ -159,10 +157,10 @@ OPERATOR = (
         description="For 10 minutes other limits hold than spec says, or part of the cost is not "
         "counted. Run kubectl describe tenantbudget {{ $labels.budget }} for the conditions.",
         cause="""
-            - `LastAcceptedSpec`: an edit of `spec` cannot be used (condition `Accepted`), so the
-              last limits that could hold on.
-            - `NotAccepted`: there was never a usable spec, or evaluating it failed. Nothing is
-              added in the namespaces of the budget; what runs there stays.
+            - `LastAcceptedSpec`: an edit of `spec` cannot be used, so the last limits that could
+              hold on.
+            - `NotAccepted`: there was never a usable spec. Nothing is added in the namespaces of
+              the budget; what runs there stays.
             - `CurrencyMismatch`: the tenant uses a pool that is priced in another currency. Its
               cost there is not counted.
         """,
@@ -171,8 +169,7 @@ OPERATOR = (
             kubectl get tenantbudgets,acceleratorpools
         """,
         act="""
-            Correct the field that `Accepted` names: schema, time zone, a currency that may not
-            change, or a namespace of another budget. For `CurrencyMismatch` price the pool in the
+            Correct the field that `Accepted` names. For `CurrencyMismatch` price the pool in the
             currency of the budget, or keep the tenant off it (`spec.namespaces`).
         """,
         fires=Firing(
@@ -202,9 +199,8 @@ OPERATOR = (
         description="Until the window ends nothing beyond spec.onSpendUnknown.allowUpTo is added "
         "for the tenant. Run kubectl describe tenantbudget {{ $labels.budget }} for the window.",
         cause="""
-            The record of the window is lost in all three places: the status of the TenantBudget,
-            the ConfigMap `tessera-spend`, and Prometheus, as when objects are restored without
-            their status.
+            The record of the window is lost in the status of the TenantBudget, the ConfigMap
+            `tessera-spend`, and Prometheus.
         """,
         look=f"""
             kubectl get tenantbudget BUDGET -o jsonpath='{{.status.spend}}'
@@ -254,7 +250,7 @@ OPERATOR = (
         act="""
             Set `prometheus.url` and its credentials ([Prometheus](install.md#prometheus)), let
             Prometheus select the PodMonitors, and list its namespace in `prometheus.namespaces`.
-            Until then set the number by `kubectl scale`.
+            Until then `kubectl scale`.
         """,
         fires=Firing(
             series={_DESIRED % "FailedGetMetrics": always(2), _READY: always(2)},
@@ -297,8 +293,8 @@ OPERATOR = (
         act="""
             Start the operator. For 401 give Prometheus a token; for 403 bind the ClusterRole
             `tessera-operator-<namespace>-metrics-reader` to its account
-            ([Prometheus](install.md#prometheus)); for 503 restore the API server, or the
-            ClusterRoleBinding `tessera-operator-<namespace>-auth-delegator` by `helm upgrade`.
+            ([Prometheus](install.md#prometheus)); for 503 restore the ClusterRoleBinding
+            `tessera-operator-<namespace>-auth-delegator` by `helm upgrade`.
         """,
         fires=Firing(series={'up{job="tessera-system/tessera-operator"}': always(0)}),
         silent={
@@ -318,8 +314,7 @@ OPERATOR = (
         cause="""
             The clock of the operator's node differs by more than 2 minutes from the API server's
             `Date` and from the monotonic clock (`tessera_clock_error_seconds`). Spend, bill and
-            scaling go on at the time of the two that agree. If the API server is wrong, the clock
-            of the node stays in use, except by an operator that starts meanwhile.
+            scaling go on at the time of the two that agree.
         """,
         look="On the node: `chronyc tracking`, `timedatectl`.",
         act="Correct the time of the node, for example with `chronyc makestep`.",

@@ -45,11 +45,10 @@ SERVICES = (
         description="It has not been Ready for 15 minutes, although replicas are wanted. Run "
         "kubectl tessera explain {{ $labels.service }} for the reason.",
         cause="""
-            No replica became ready (`NoReplicaReady`): the engine does not start, its image or
-            weights cannot be loaded, or its node is gone; or replicas are ready and answer no
+            No replica became ready (`NoReplicaReady`), or replicas are ready and answer no
             completion (`CompletionFailed`). A first download of a large model may take longer. A
-            service that sleeps, that a budget stops or that is deleted raises no alert; without
-            hardware it is [ServiceNotPlaced](#servicenotplaced).
+            service that sleeps or that a budget stops raises no alert; without hardware it is
+            [ServiceNotPlaced](#servicenotplaced).
         """,
         look=_EXPLAIN,
         act="""

@@ -85,7 +85,6 @@ SPEED = (
         look="`kubectl tessera explain SERVICE` lists smaller slices with their prices.",
         act="""
             Use a smaller slice, or a looser `slo.itlP95`, which allows more requests in each step.
-            Where the SLO limits the requests in a step, do nothing.
         """,
         fires=Firing(
             series={
@@ -120,12 +119,12 @@ SPEED = (
         description="{{ $value | humanize }} requests within 5 minutes lost their KV cache blocks "
         "and are recomputed.",
         cause="""
-            Engines preempt requests and compute them again: you pay for tokens twice. Prompts or
-            responses are longer than `spec.context.typicalInputTokens` and `typicalOutputTokens`.
+            Engines preempt requests and compute them again: you pay for tokens twice. Requests are
+            longer than `spec.context.typicalInputTokens` and `typicalOutputTokens`.
         """,
         look="The panels `Preemptions in 5 minutes` and `KV cache usage` of `Tessera: speed`.",
         act="""
-            Set `typicalInputTokens` and `typicalOutputTokens` to what the service observes.
+            Set both to what the service observes ([preemptions](tune-the-engine.md#preemptions)).
         """,
         fires=Firing(
             series={f"vllm:num_preemptions_total{{{POD}}}": growing(0.1)},
@@ -155,17 +154,13 @@ SPEED = (
         "minutes, less than half of their share on the day before. The rest is computed: replicas "
         "carry fewer requests, and the first token comes later.",
         cause="""
-            Something changed between the day before and the last half hour:
-
             - Prompts begin with something else in each request: a time, a name or an id before the
               system prompt, or tools in another order.
-            - Requests go elsewhere: more replicas, of which each has the conversations that it
-              answered, or a client that opens new ones.
+            - Requests go elsewhere: more replicas, or a client that opens new conversations.
             - Prompts are kept apart: `spec.access` shared the model with other tenants ([Share a
               model](keys.md#share-a-model)).
             - Caches keep less: a smaller slice, longer prompts, or `prefixCaching: false`.
-            - Another kind of load runs, such as a batch of prompts that share nothing. It ends with
-              it.
+            - Another kind of load runs, such as a batch.
         """,
         look="""
             The panels `Cached share of input`, also `by replica` (`Tessera: speed`) and by tenant
@@ -173,8 +168,8 @@ SPEED = (
             cached tokens fell.
         """,
         act="""
-            Have clients send what differs at the end of a prompt. The alert ends by itself when the
-            lower share has lasted for most of a day.
+            Have clients send what differs at the end of a prompt. The alert ends when the lower
+            share has lasted for most of a day.
         """,
         fires=Firing(
             series=_input("0+60000x180", "0+96000x80 7680000+12000x100"),
@@ -208,9 +203,8 @@ SPEED = (
         cause="""
             The devices are busy more than 85 % of the time (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`;
             without an exporter, some request is always running), with less than 15 % of the peak
-            operations and less than half of the tokens that the replicas could generate: an engine
-            that steps for few requests looks as busy as a full one. Engines that do not estimate
-            their operations raise no alert.
+            operations and less than half of the tokens that the replicas could generate. Engines
+            that do not estimate their operations raise no alert.
         """,
         look="`kubectl tessera top`, and `kubectl tessera explain SERVICE --prometheus URL`.",
         act="""
@@ -278,8 +272,7 @@ SPEED = (
         cause="""
             - `SlowerThanPredicted`: another process uses the device, its clock is throttled (power
               or heat), the host is short of CPU, or an option in `spec.engine.extraArgs` costs
-              speed, such as `--attention-backend`. The service may miss `spec.slo` although sizing
-              meets it.
+              speed.
             - `FasterThanPredicted`: reported prices are too high and reported capacity is too low;
               nothing is at risk.
         """,
