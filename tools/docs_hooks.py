@@ -14,25 +14,11 @@ DOCS = ROOT / "docs"
 log = logging.getLogger("mkdocs.hooks.tessera")
 
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
-_TAKEN = re.compile(r"<!-- README: (?P<title>.+?) -->.*?<!-- end -->", re.DOTALL)
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """The text of a page as the site shows it."""
-    where = DOCS / page.file.src_uri
-    return _without_links_outside(_with_parts_of_the_readme(markdown), where)
-
-
-def _with_parts_of_the_readme(markdown: str) -> str:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-
-    def part(mark: re.Match[str]) -> str:
-        _, _, rest = readme.partition(f"\n## {mark['title']}\n")
-        if not rest:
-            log.warning("README.md has no part %r", mark["title"])
-        return re.split(r"\n## |\nLicense:", rest)[0].strip()
-
-    return _TAKEN.sub(part, markdown)
+    return _without_links_outside(markdown, DOCS / page.file.src_uri)
 
 
 def _without_links_outside(markdown: str, page: Path) -> str:

@@ -12,7 +12,6 @@ PLANTED = {
     "[x](nowhere.md)": "nowhere.md",
     "[x](faq.md#nowhere)": "#nowhere",
     "[x](../nowhere.py)": "no file ../nowhere.py",
-    "<!-- README: No such part -->\n<!-- end -->": "No such part",
 }
 FOREIGN = '<img src="https://example.com/x.png'
 
@@ -22,7 +21,7 @@ def copy(tmp_path: Path) -> Path:
     """Copy the sources of the site."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "tools").mkdir()
-    for name in ("mkdocs.yml", "README.md", "tools/docs_hooks.py"):
+    for name in ("mkdocs.yml", "tools/docs_hooks.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("e2e", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
