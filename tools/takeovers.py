@@ -9,12 +9,12 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from chart_rights import PLACES, Json, Right, granted_rights
+from chart_rights import CLUSTER, PLACES, Json, Right, granted_rights
 
 SENTENCES = Path(__file__).with_name("takeovers.toml")
 _HEAD = """\
-| account | where | may | what the takeover of its pod gives |
-| --- | --- | --- | --- |
+| account | may | what the takeover of its pod gives |
+| --- | --- | --- |
 """
 
 
@@ -45,5 +45,6 @@ def _faults(granted: set[Right], stated: set[Right]) -> Iterator[str]:
 def _row(account: str, takeover: Json) -> str:
     where = takeover["where"] if takeover["where"] in PLACES else f"`{takeover['where']}`"
     resources = ", ".join(f"`{name}`" for name in takeover.get("what", ()))
-    may = f"{takeover['may']} {resources}".strip()
-    return f"| `{account}` | {where} | {may} | {takeover['gives']} |\n"
+    place = "" if where == CLUSTER else f"in {where} "
+    may = f"{place}{takeover['may']} {resources}".strip()
+    return f"| `{account}` | {may} | {takeover['gives']} |\n"
