@@ -83,7 +83,7 @@ def generated() -> dict[str, str]:
         if name.startswith(CHART)
     }
     objects = render_with(ROOT / CHART, chart)
-    files["docs/security.md"] = _with_part("docs/security.md", "rights", takeovers.table(objects))
+    files[takeovers.PAGE] = takeovers.page(objects)
     files[entries_page.PAGE] = entries_page.page(objects, files["docs/reference/metrics.md"])
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()

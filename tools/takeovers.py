@@ -1,4 +1,4 @@
-"""The table of docs/security.md: each right of an account, and what the takeover of its pod gives.
+"""The page of rights: each right of an account, and what the takeover of its pod gives.
 
 The rights come from the rendered chart with everything on, the sentences from a file: a right
 without a sentence is an error, and so is a sentence without its right.
@@ -12,14 +12,25 @@ from pathlib import Path
 from chart_rights import CLUSTER, PLACES, Json, Right, granted_rights
 
 SENTENCES = Path(__file__).with_name("takeovers.toml")
+PAGE = "docs/reference/rights.md"
 _HEAD = """\
+# Rights
+
+<!-- Generated from the chart and takeovers.toml by `make generate`. -->
+
+Each right of an account in the chart with everything on, released in `tessera-system`, in the
+cluster unless a place is said, and [what a
+takeover](../security.md#rights-and-what-a-takeover-gives) of a pod with it gives.
+`kubectl auth can-i --list --as system:serviceaccount:tessera-system:tessera-operator` prints those
+of your cluster.
+
 | account | may | what the takeover of its pod gives |
 | --- | --- | --- |
 """
 
 
-def table(objects: Sequence[Json]) -> str:
-    """Return the table of all accounts; exit where rights and sentences disagree."""
+def page(objects: Sequence[Json]) -> str:
+    """Return the page of all accounts; exit where rights and sentences disagree."""
     takeovers = [
         (account, takeover)
         for account, takeovers in tomllib.loads(SENTENCES.read_text(encoding="utf-8")).items()

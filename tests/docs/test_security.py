@@ -121,11 +121,12 @@ def test_a_right_without_a_sentence_fails_the_check(
     assert text.count(before) == 1
     objects = render_with(ROOT / CHART, {path: text.replace(before, after)})
     with pytest.raises(SystemExit, match=re.escape(message)):
-        takeovers.table(objects)
+        takeovers.page(objects)
 
 
 def test_every_account_of_the_chart_is_in_the_table() -> None:
     objects = render_with(ROOT / CHART, {})
     accounts = {body["metadata"]["name"] for body in objects if body["kind"] == "ServiceAccount"}
     accounts |= {right.account for right in granted_rights(objects)}
-    assert accounts <= set(re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE))
+    page = (ROOT / takeovers.PAGE).read_text(encoding="utf-8")
+    assert accounts <= set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE))
