@@ -260,10 +260,10 @@ def draw(request: BreakEvenRequest) -> str:
         "own GPUs": lambda costs: costs.own,
         "own GPUs and API": lambda costs: costs.mixed,
     }
-    mark = None
+    marks = []
     if break_even is not None:
         volume = break_even.requests_per_day
-        mark = (volume, f"break-even: {volume:,.0f} requests/day")
+        marks = [(volume, f"break-even: {volume:,.0f} requests/day")]
     plot = Plot(
         # Without the address, for which the picture is too narrow.
         title=f"Own GPUs ({request.replica.name}), API ({request.api.partition(',')[0]})",
@@ -276,7 +276,7 @@ def draw(request: BreakEvenRequest) -> str:
             )
             for name, cost in series.items()
         ],
-        mark=mark,
+        marks=marks,
     )
     return svg_file([plot])
 

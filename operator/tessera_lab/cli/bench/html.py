@@ -5,7 +5,7 @@ from functools import partial
 from html import escape
 
 from tessera.api.text import counted
-from tessera.cli.plots import Plot, PlotSeries, Points, svg, thin_out
+from tessera.cli.plots import Plot, PlotSeries, Points, thin_out
 from tessera.cli.text import format_time
 from tessera_lab.cli.bench.report import (
     PERCENTILES,
@@ -15,6 +15,7 @@ from tessera_lab.cli.bench.report import (
     knee_lines,
     tables,
 )
+from tessera_lab.cli.html_file import html_file, html_plots, html_table
 from tessera_lab.load.distribution import Distribution
 from tessera_lab.load.engine_metrics import RUNNING, WAITING
 from tessera_lab.load.load_metrics import LoadMetrics
@@ -29,44 +30,20 @@ _LATENCIES: Sequence[tuple[str, str, float, Callable[[BenchResponse], float | No
     ("Time per output token (TPOT)", "milliseconds", 1e3, lambda response: response.tpot_seconds),
     ("End-to-end latency", "seconds", 1, lambda response: response.ended_at - response.due_at),
 )
-_STYLE = """
-:root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; }
-@media (prefers-color-scheme: dark) { :root { --fore: #e7e5e4; --back: #1c1917; --soft: #44403c; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--fore); background: var(--back);
-  max-width: 1360px; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid var(--soft); }
-th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-weight: 600; }
-svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--fore); }
-.grid { stroke: var(--soft); } .mark { stroke: var(--fore); stroke-dasharray: 4 3; }
-.stopped { border-left: 4px solid #be123c; padding-left: 0.6rem; }
-"""
 
 
 def render_html(report: BenchReport) -> str:
     """Return the whole file."""
-    title = escape(f"Load test of {report.title}")
-    return "\n".join(
+    title = f"Load test of {report.title}"
+    return html_file(
+        title,
         (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
-            f"<h1>{title}</h1>",
+            f"<h1>{escape(title)}</h1>",
             *_header(report),
-            '<div class="plots">',
-            *(
-                f"<figure><figcaption>{escape(plot.title)}</figcaption>\n{image}\n</figure>"
-                for plot in plots(report)
-                if (image := svg(plot))
-            ),
-            "</div>",
-            *(_table(head, rows) for head, rows in tables(report)),
+            *html_plots(plots(report)),
+            *(html_table(head, rows) for head, rows in tables(report)),
             *_footer(report),
-            "</body>\n</html>\n",
-        )
+        ),
     )
 
 
@@ -97,8 +74,8 @@ def plots(report: BenchReport) -> Iterator[Plot]:
 
 def _sweep(report: BenchReport) -> Iterator[Plot]:
     results = [result for result in report.results if result.measurement.concurrency is not None]
-    mark = (float(report.knee.concurrency), "knee") if report.knee else None
-    by_load = partial(Plot, x_label="concurrent requests", mark=mark)
+    marks = [(float(report.knee.concurrency), "knee")] if report.knee else []
+    by_load = partial(Plot, x_label="concurrent requests", marks=marks)
     concurrencies = [float(result.measurement.concurrency or 0) for result in results]
     yield by_load(
         title="Output tokens per second by load",
@@ -205,14 +182,6 @@ def _percentiles(
 def _line(name: str, across: Sequence[float], up: Sequence[float | None]) -> PlotSeries:
     points = [(x, y) for x, y in zip(across, up, strict=True) if y is not None]
     return PlotSeries(name=name, points=points)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    lines = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table>\n<tr>{cells}</tr>\n{lines}\n</table></div>'
 
 
 def _header(report: BenchReport) -> Iterator[str]:
