@@ -19,7 +19,7 @@ from tessera.domain.mig.fleet import FleetGpu
 # Characters of a memory slice.
 _MAX_CELL, _MIN_CELL = 11, 5
 # Sizes in SVG's units.
-_SLICE_WIDTH, _STRIP_HEIGHT, _GAP, _NAME_WIDTH, _NOTE_WIDTH = 90, 38, 8, 150, 130
+_SLICE_WIDTH, _STRIP_HEIGHT, _GAP, _MAX_NAME_WIDTH, _NOTE_WIDTH = 90, 38, 8, 150, 130
 # The line of a text in the middle of a strip.
 _MIDDLE = _STRIP_HEIGHT // 2 + 4
 _CHARACTER_WIDTH = 7
@@ -28,6 +28,12 @@ _COLORS = ("#4e79a7", "#59a14f", "#b07aa1", "#f28e2b", "#76b7b2", "#e15759", "#9
 _STRIPE_ANGLES = (45, 135, 0, 90)
 _MIN_STRIPE_GAP = 7
 _IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
+# On a dark ground slices keep their colors and dark texts, names and free slices do not.
+_STYLE = (
+    ".ground{fill:#fff}"
+    "@media (prefers-color-scheme:dark){.ground,.free rect{fill:#1c1917}.free rect{stroke:#8c8c8c}"
+    ".name,.free text{fill:#e7e5e4}}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,25 +200,29 @@ def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
     fills = {name: _fill(number) for number, name in enumerate(names)}
     axis = max(map(_memory_slices, strips), default=1)
     note_width = _NOTE_WIDTH if any(strip.stranded_price for strip in strips) else 0
-    width = _NAME_WIDTH + axis * _SLICE_WIDTH + note_width + 2 * _GAP
+    longest = max((len(strip.name) for strip in strips), default=0)
+    name_width = min(longest * _CHARACTER_WIDTH + _GAP, _MAX_NAME_WIDTH)
+    width = name_width + axis * _SLICE_WIDTH + note_width + 2 * _GAP
     height = (max((len(rows) for _, rows in columns), default=0) + 1) * (
         _STRIP_HEIGHT + _GAP
     ) + _GAP
     elements = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(columns)}" '
-        f'height="{height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(columns)} {height}" '
+        f'width="{width * len(columns)}" height="{height}" font-family="sans-serif" '
+        f'font-size="12">\n<style>{_STYLE}</style>',
+        f'<rect class="ground" width="{width * len(columns)}" height="{height}"/>',
         *(_stripes(number) for number in range(len(_COLORS), len(names))),
     ]
     for index, (title, rows) in enumerate(columns):
         left = index * width + _GAP
         text_width = width - 2 * _GAP
-        elements.append(_text_element(left, _GAP + _MIDDLE, title, text_width))
+        elements.append(_text_element(left, _GAP + _MIDDLE, title, text_width, "name"))
         for number, row in enumerate(rows, start=1):
             top = number * (_STRIP_HEIGHT + _GAP)
             elements += (
-                _strip_elements(row, left, top, fills)
+                _strip_elements(row, left, top, name_width, fills)
                 if isinstance(row, Strip)
-                else [_text_element(left, top + _MIDDLE, row, text_width)]
+                else [_text_element(left, top + _MIDDLE, row, text_width, "name")]
             )
     return "\n".join((*elements, "</svg>", ""))
 
@@ -239,22 +249,25 @@ def _stripes(number: int) -> str:
     )
 
 
-def _strip_elements(strip: Strip, left: int, top: int, fills: Mapping[str, str]) -> Iterator[str]:
-    yield _text_element(left, top + _MIDDLE, strip.name, _NAME_WIDTH)
+def _strip_elements(
+    strip: Strip, left: int, top: int, name_width: int, fills: Mapping[str, str]
+) -> Iterator[str]:
+    yield _text_element(left, top + _MIDDLE, strip.name, name_width, "name")
     for tile in strip.tiles:
-        yield _tile_element(tile, left + _NAME_WIDTH, top, fills)
+        yield _tile_element(tile, left + name_width, top, fills)
     if strip.stranded_price:
-        side = left + _NAME_WIDTH + _memory_slices(strip) * _SLICE_WIDTH + _GAP
+        side = left + name_width + _memory_slices(strip) * _SLICE_WIDTH + _GAP
         text = f"{strip.stranded_price:.2f} stranded"
-        yield _text_element(side, top + _MIDDLE, text, _NOTE_WIDTH)
+        yield _text_element(side, top + _MIDDLE, text, _NOTE_WIDTH, "name")
 
 
-def _text_element(x: int, y: int, text: str, width: int) -> str:
+def _text_element(x: int, y: int, text: str, width: int, style: str = "") -> str:
     """Return a text; one too long for its width is cut and has the whole as its title."""
+    class_ = f' class="{style}"' if style else ""
     shown, title = text, ""
     if (fitting := width // _CHARACTER_WIDTH) < len(text):
         shown, title = f"{text[: fitting - 1]}…", f"<title>{html.escape(text)}</title>"
-    return f'<text x="{x}" y="{y}">{title}{html.escape(shown)}</text>'
+    return f'<text{class_} x="{x}" y="{y}">{title}{html.escape(shown)}</text>'
 
 
 def _tile_element(tile: MosaicTile, left: int, top: int, fills: Mapping[str, str]) -> str:
@@ -276,4 +289,5 @@ def _tile_element(tile: MosaicTile, left: int, top: int, fills: Mapping[str, str
     texts = _text_element(x + 5, top + (16 if figures else _MIDDLE), label, text_width)
     if figures:
         texts += _text_element(x + 5, top + 32, figures, text_width)
-    return f"<g><title>{title}</title>{rect}{texts}</g>"
+    style = ' class="free"' if fill == _FREE else ""
+    return f"<g{style}><title>{title}</title>{rect}{texts}</g>"
