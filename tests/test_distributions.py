@@ -13,6 +13,9 @@ from pathlib import Path
 import click
 import pytest
 import typing_extensions
+import yaml
+
+from tessera import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = ROOT / "operator" / "tessera_lab"
@@ -60,10 +63,15 @@ def test_a_wheel_contains_every_module_of_its_package(wheels: dict[str, zipfile.
         assert modules <= set(wheel.namelist())
 
 
-def test_the_lab_needs_the_version_of_tessera_beside_it() -> None:
-    tessera, lab = project(ROOT), project(LAB)
-    assert lab["version"] == tessera["version"]
-    assert f"tessera=={tessera['version']}" in list(map(str, lab["dependencies"]))  # type: ignore[call-overload]
+def test_packages_chart_and_changelog_have_one_version() -> None:
+    lab = project(LAB)
+    assert lab["version"] == __version__
+    # The lab uses modules that are no public API.
+    assert f"tessera=={__version__}" in list(map(str, lab["dependencies"]))  # type: ignore[call-overload]
+    chart = yaml.safe_load((ROOT / "charts" / "tessera" / "Chart.yaml").read_text("utf-8"))
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert headings[0] == __version__
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_ap
 COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
     *("forecast", "plan", "mosaic", "completion", "mix", "simulate", "engine"),
-    *("claims", "levers"),
+    *("claims", "levers", "version"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}

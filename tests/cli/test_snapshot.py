@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tessera import __version__
 from tessera.adapters.kube import object_parsing as wire
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
@@ -58,7 +59,7 @@ async def test_what_is_read_is_what_was_saved(tmp_path: Path, name: str) -> None
     for inputs in (fleet, replace(with_readings(fleet, 80), demand=demand)):
         save(str(tmp_path / name), serialize(inputs))
         restored, version = read(str(tmp_path / name))
-        assert version == "0.1.0"
+        assert version == __version__
         assert restored.snapshot == inputs.snapshot
         assert restored.scaling_history == inputs.scaling_history
         assert serialize(restored) == serialize(inputs)

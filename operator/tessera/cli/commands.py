@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from tessera import __version__
 from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.budget.arguments import BUDGET
 from tessera.cli.cost.arguments import COST
@@ -17,7 +18,14 @@ from tessera.cli.explain.arguments import EXPLAIN
 from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.key.arguments import KEY
 from tessera.cli.mosaic.arguments import MOSAIC
-from tessera.cli.options import CONTEXT_SETTINGS, Command, Group, argument
+from tessera.cli.options import (
+    CLUSTER_OPTIONS,
+    CONTEXT_SETTINGS,
+    Command,
+    Group,
+    argument,
+    output_options,
+)
 from tessera.cli.plan.arguments import PLAN
 from tessera.cli.size.arguments import SIZE
 from tessera.cli.snapshot.arguments import SNAPSHOT
@@ -41,12 +49,13 @@ def root_command(installed: Iterable[EntryPoint] | None = None) -> click.Group:
     # Where a distribution is found twice, as installed and in a checkout, so are its commands.
     entries = {entry.name: entry for entry in installed}
     others = _MISSING_COMMANDS | {name: entries[name].load() for name in sorted(entries)}
-    return Group(
+    group = Group(
         "tessera",
         help="Inspect the inference fleets of a cluster.",
         commands=[*_BEFORE, *others.values(), *_AFTER],
         context_settings=CONTEXT_SETTINGS,
     )
+    return click.version_option(__version__, message="%(prog)s %(version)s")(group)
 
 
 # No package index has it.
@@ -87,6 +96,16 @@ COMPLETION = Command(
     module="tessera.cli.complete",
 )
 
+VERSION = Command(
+    "version",
+    "the versions of this program, of the operator and of the gateways",
+    "Says how they differ where that matters. Without a cluster, or without the right to list "
+    "Deployments, the line says why. tessera --version asks no cluster.",
+    *CLUSTER_OPTIONS,
+    *output_options(),
+    module="tessera.cli.version",
+)
+
 _BEFORE = (
     DOCTOR,
     EXPLAIN,
@@ -102,4 +121,4 @@ _BEFORE = (
     BREAKEVEN,
     FORECAST,
 )
-_AFTER = (SNAPSHOT, COMPLETION)
+_AFTER = (SNAPSHOT, COMPLETION, VERSION)

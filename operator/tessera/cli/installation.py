@@ -14,6 +14,7 @@ from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS
 
 OPERATOR = "tessera-operator"
 OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
+_GATEWAY_SELECTOR = "app.kubernetes.io/name=tessera-gateway"
 # Set where there are gateways.
 GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
@@ -21,13 +22,19 @@ _POD_KEYS_VARIABLE, _POD_KEYS = "TESSERA_ALLOWED_POD_KEYS", TypeAdapter(tuple[st
 # The volume of the operator's pod, and the key of its ConfigMap.
 _CATALOGS = "catalogs"
 
+_ANY_DEPLOYMENTS = replace(DEPLOYMENTS, selector=None)
+
 log = logging.getLogger("tessera")
 
 
 async def operator_deployments(reader: Reader) -> list[Json]:
     """Return the operator's Deployments in all namespaces; there should be one."""
-    deployments = replace(DEPLOYMENTS, selector=None)
-    return await reader.list_objects(deployments, selector=OPERATOR_SELECTOR)
+    return await reader.list_objects(_ANY_DEPLOYMENTS, selector=OPERATOR_SELECTOR)
+
+
+async def gateway_deployments(reader: Reader) -> list[Json]:
+    """Return the Deployments of gateways in all namespaces."""
+    return await reader.list_objects(_ANY_DEPLOYMENTS, selector=_GATEWAY_SELECTOR)
 
 
 async def installed_classes(reader: Reader) -> ServiceClasses:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 
+from tessera import __version__
 from tessera.adapters.clock import now
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.doctor.autoscalers import check_autoscalers
@@ -28,7 +29,6 @@ from tessera.cli.doctor.services import check_budgets, check_pods, check_service
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import open_prometheus, prometheus_url
 from tessera.cli.output import Output
-from tessera.cli.snapshot.file import tessera_version
 
 CHECKS: tuple[Check, ...] = (
     check_kubernetes,
@@ -58,7 +58,7 @@ async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     context = CheckContext(
         reader=reader,
         at=now(),
-        version=tessera_version(),
+        version=__version__,
         prometheus_url=prometheus_url(arguments),
         series_counter=open_prometheus,
     )

@@ -4,7 +4,6 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from tessera import __version__
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, use_catalogs
@@ -52,15 +52,10 @@ class SnapshotFile(BaseModel):
     gateways: bool = False
 
 
-def tessera_version() -> str:
-    """Return the version of this program."""
-    return version("tessera")
-
-
 def serialize(fleet: FleetInputs) -> str:
     """Return a fleet as the text of a file; equal fleets give equal texts."""
     document = SnapshotFile(
-        tessera=tessera_version(),
+        tessera=__version__,
         at=fleet.at,
         objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
         read_errors=fleet.read_errors,
@@ -143,7 +138,7 @@ def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
     if (format_version := body.get("formatVersion", 1)) != FORMAT_VERSION:
         raise CommandError(
             f"{name}: format {format_version} of tessera {body.get('tessera')}, but tessera "
-            f"{tessera_version()} reads format {FORMAT_VERSION}; use that version"
+            f"{__version__} reads format {FORMAT_VERSION}; use that version"
         )
     try:
         document = SnapshotFile.model_validate(body)

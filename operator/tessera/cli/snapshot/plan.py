@@ -5,12 +5,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TypeAlias
 
+from tessera import __version__
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
 from tessera.cli.explain.command import explanation
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.output import Output
-from tessera.cli.snapshot.file import read, tessera_version
+from tessera.cli.snapshot.file import read
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
@@ -40,7 +41,7 @@ def _parse_ref(text: str) -> Ref:
 
 
 def _plan_lines(fleet: FleetInputs, version: str, decisions: _Decisions) -> Iterator[str]:
-    yield f"Computed by tessera {tessera_version()} as of {format_time(fleet.at)} UTC."
+    yield f"Computed by tessera {__version__} as of {format_time(fleet.at)} UTC."
     yield from _notes(fleet, version)
     for name, rows in decisions.items():
         if rows:
@@ -52,7 +53,7 @@ def _plan_lines(fleet: FleetInputs, version: str, decisions: _Decisions) -> Iter
 
 
 def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
-    if version != tessera_version():
+    if version != __version__:
         yield f"Saved by tessera {version}, whose decisions may differ."
     if fleet.readings is None:
         yield "No readings saved: no replica count changes."
@@ -62,7 +63,7 @@ def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
 
 def _plan_json(fleet: FleetInputs, version: str, decisions: _Decisions) -> Json:
     return {
-        "plannedBy": tessera_version(),
+        "plannedBy": __version__,
         "savedBy": version,
         "at": fleet.at.isoformat(),
         "notes": list(_notes(fleet, version)),

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from types import SimpleNamespace
 
+from tessera import __version__
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
@@ -94,7 +94,7 @@ async def run_load_test(arguments: SimpleNamespace, bench_plan: BenchPlan) -> Be
         await api.close()
     shared = shared_prompt_share(loads[0].requests)
     return BenchReport(
-        tessera=version("tessera"),
+        tessera=__version__,
         at=started_at,
         plan=bench_plan,
         model=model.name,
