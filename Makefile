@@ -97,6 +97,10 @@ test-vllm: .venv/made ## Compare the simulator with a real vLLM on the CPU (UPDA
 generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from the types.
 	@$(RUN) tools/generate.py
 
+.PHONY: package
+package: .venv/made ## Package the chart as dist/tessera-VERSION.tgz, the same bytes from any checkout.
+	@$(RUN) tools/package_chart.py
+
 .PHONY: world
 world: .venv/made ## Start a local control plane without a demo and keep it; print its KUBECONFIG.
 	@$(RUN) -m world up
