@@ -102,12 +102,24 @@ def test_every_metric_has_a_type_its_labels_and_a_meaning() -> None:
         assert meaning.endswith("."), name
 
 
-@pytest.mark.parametrize("page", ["README.md", "e2e/world/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "e2e/world/README.md"],
+)
 def test_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#([^)\s]+))?", text)
     assert links
-    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+    for link, anchor in links:
+        target = (ROOT / page).parent / link
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_every_file_that_the_architecture_names_exists() -> None:
