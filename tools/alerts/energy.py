@@ -22,8 +22,7 @@ ENERGY = (
         "or stranded.",
         cause="""
             More than 30 % of the energy of a pool in the last day went to GPUs and slices that no
-            pod held. An idle GPU draws about a sixth of a busy one, so about 7 of 10 GPU hours had
-            no user.
+            pod held: about 7 of 10 GPU hours had no user.
         """,
         look="""
             `tessera cost --energy --by pool`, and `Tessera: energy` for the power of each GPU

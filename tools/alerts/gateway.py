@@ -94,7 +94,7 @@ GATEWAY = (
         description="It ends in {{ $value | humanizeDuration }}. Requests with it get 401 then.",
         cause="""
             The key was created with `--expires`, or its record has `expires`. The old key of a
-            rotation raises no alert: its end is meant.
+            rotation raises no alert.
         """,
         look="kubectl tessera key list",
         act="""
@@ -242,8 +242,7 @@ GATEWAY = (
         """,
         act="""
             Raise `spec.rateLimits` of the TenantBudget where the load is meant. For a client that
-            repeats requests, lower the limit of its key, so that others of the tenant get their
-            share.
+            repeats requests, lower the limit of its key.
         """,
         fires=Firing(
             series={_COMPLETED: growing(0.6), _LIMITED: growing(0.4)},

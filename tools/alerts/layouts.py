@@ -23,8 +23,7 @@ LAYOUTS = (
         "what blocks it and what unblocks it.",
         cause="""
             The GPUs of a pool with `spec.mig` do not have the planned layout, for a reason that
-            does not resolve by itself. Every service stays where it is. Waiting for approval or a
-            maintenance window raises no alert.
+            does not resolve by itself. Every service stays where it is.
         """,
         look="""
             kubectl tessera plan POOL     # what blocks the plan, and what would unblock it

@@ -34,9 +34,8 @@ OPERATOR = (
             kubectl tessera doctor
         """,
         act="""
-            Repair what the error names. After an upgrade, `helm rollback` brings the last version
-            back; replicas run on meanwhile. For a defect, keep the log and the output of `kubectl
-            tessera snapshot`.
+            Repair what the error names, or `helm rollback` after an upgrade; replicas run on
+            meanwhile. For a defect, keep the log and the output of `kubectl tessera snapshot`.
         """,
         fires=Firing(
             series={
@@ -64,8 +63,8 @@ OPERATOR = (
         "or charged. Replicas run on.",
         cause="""
             No process can renew the Lease `tessera-operator`: the API server does not answer within
-            5 seconds, the right to the Lease is missing, or a process that is cut off holds it
-            until it expires (15 seconds).
+            5 seconds, the right is missing, or a process that is cut off holds it until it expires
+            (15 seconds).
         """,
         look=f"""
             kubectl -n tessera-system get lease tessera-operator -o yaml
@@ -208,7 +207,7 @@ OPERATOR = (
             {_LOG} | grep -E 'billing history|spend of budgets'
         """,
         act="""
-            Bring back `tessera-spend` or Prometheus from their backup and restart the operator. Or
+            Bring back `tessera-spend` or Prometheus from their backup and restart the operator, or
             wait for the end of the window; until then raise `spec.onSpendUnknown.allowUpTo`, or run
             `kubectl tessera budget override BUDGET --until TIME --reason TEXT`.
         """,

@@ -95,7 +95,7 @@ SERVICES = (
         """,
         act="""
             Add nodes, allow another pool in `spec.placement.pools`, choose a smaller instance, or
-            lower `minReplicas` of a service that needs fewer.
+            lower `minReplicas`.
         """,
         fires=Firing(series={_CONDITION % ("Placed", "Unschedulable"): always(0)}, labels=_LABELS),
         silent={
@@ -193,7 +193,7 @@ SERVICES = (
         "that are done are kept.",
         cause="""
             The remaining rows take longer than the time that is left, on the fastest hardware that
-            the batch may use; or it had no hardware until its deadline.
+            the batch may use; or it had no hardware.
         """,
         look="""
             kubectl describe batchinference BATCH   # progress, estimate, and why this hardware
@@ -202,7 +202,7 @@ SERVICES = (
         act="""
             Set a later `spec.deadline`, which also continues an expired batch, or allow faster
             hardware: `spec.spot.policy`, `spec.placement.pools`. Delete an expired batch that is
-            not needed; until then the alert stays.
+            not needed.
         """,
         fires=Firing(
             series={

@@ -71,8 +71,8 @@ SLO = (
         act="""
             Do what `explain` names. If replicas are missing, raise `spec.scaling.maxReplicas` or
             the tenant's budget; if they are too slow, see
-            [SpeedNotAsPredicted](#speednotaspredicted). Where the hardware cannot keep the target,
-            `kubectl tessera size` names some that does.
+            [SpeedNotAsPredicted](#speednotaspredicted), or hardware that `kubectl tessera size`
+            names.
         """,
         fires=Firing(
             series=_requests(0.4),
