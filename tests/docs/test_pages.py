@@ -84,6 +84,19 @@ def test_the_example_of_layouts_is_the_file_that_its_page_shows() -> None:
     assert example.endswith(shown)
 
 
+def test_readme_can_be_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("page", ["security.md", "benchmarks.md", "tasks/scale.md", "tasks/gateway.md"])
+def test_a_long_page_begins_with_what_suffices_for_most(page: str) -> None:
+    head, *sections = re.split(
+        r"^## ", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert len(head.split()) <= 150
+    assert sections
+
+
 def test_home_and_readme_show_the_same_first_manifest() -> None:
     home, readme = (
         next(manifests(path.read_text(encoding="utf-8")))
