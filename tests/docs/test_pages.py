@@ -88,7 +88,9 @@ def test_readme_can_be_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
 
 
-@pytest.mark.parametrize("page", ["security.md", "benchmarks.md", "tasks/scale.md", "tasks/gateway.md"])
+@pytest.mark.parametrize(
+    "page", ["security.md", "benchmarks.md", "tasks/scale.md", "tasks/gateway.md"]
+)
 def test_a_long_page_begins_with_what_suffices_for_most(page: str) -> None:
     head, *sections = re.split(
         r"^## ", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE
