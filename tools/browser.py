@@ -25,6 +25,8 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # CSS pixels.
 WIDE, PHONE = 1280, 390
 _HEIGHT = 900
+# Milliseconds that the scripts of a page have.
+_SCRIPT_MS = 200
 # Higher pictures are cut there.
 _MAX_HEIGHT = 6000
 # Files with numbers from here on are not the two that the program has.
@@ -116,6 +118,10 @@ class Browser:
         self._call("Page.navigate", url=url)
         while self._receive().get("method") != "Page.loadEventFired":
             pass
+        if screen.scripts:
+            # Scripts choose colors once the page is loaded.
+            wait = f"new Promise(done => setTimeout(done, {_SCRIPT_MS}))"
+            self._call("Runtime.evaluate", expression=wait, awaitPromise=True)
 
     def faults(self) -> list[str]:
         """Return what does not fit in the open page, a line for each."""

@@ -1,6 +1,6 @@
 // Returns what does not fit in a page, a line for each: the page is wider than its screen, an
 // element passes the screen's edge where nothing scrolls, a text leaves its picture, a picture is
-// empty, text overlaps text in a picture.
+// empty, text overlaps text in a picture, a command is cut by its box.
 (() => {
   const faults = [], SLACK = 1.5;
   const width = document.documentElement.clientWidth;
@@ -24,6 +24,10 @@
     if (box.width && box.height && box.right > width + SLACK && box.left < width && !contained(element))
       faults.push(`${name(element)} ends at ${box.right.toFixed(0)} of ${width}`);
   }
+  for (const command of document.querySelectorAll(".language-sh pre, .language-yaml pre"))
+    for (const element of [command, command.querySelector("code")])
+      if (visible(element) && element.scrollWidth > element.clientWidth + SLACK)
+        faults.push(`${name(element)} is cut`);
   for (const picture of document.querySelectorAll("svg[viewBox], svg[role=img]")) {
     if (!visible(picture)) continue;
     const frame = picture.getBoundingClientRect();

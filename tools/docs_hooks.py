@@ -14,11 +14,21 @@ DOCS = ROOT / "docs"
 log = logging.getLogger("mkdocs.hooks.tessera")
 
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
+# A block without a language that begins with a command.
+_COMMANDS = re.compile(
+    r'<div class="language-text highlight">'
+    r"(?=<pre><span></span><code>(?:\.venv/bin/)?(?:helm|kubectl|make|tessera|curl) )"
+)
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """The text of a page as the site shows it."""
     return _without_links_outside(markdown, DOCS / page.file.src_uri)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """The HTML of a page, in which commands wrap and what they print does not."""
+    return _COMMANDS.sub('<div class="language-sh highlight">', html)
 
 
 def _without_links_outside(markdown: str, page: Path) -> str:

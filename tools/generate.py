@@ -49,6 +49,7 @@ from tessera.resources.api_resources import (
     ApiResource,
 )
 from tessera.telemetry.telemetry import Telemetry
+from tessera_lab.cli.html_file import MARK
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = "charts/tessera"
@@ -93,6 +94,7 @@ def generated() -> dict[str, str]:
         files[path] = _with_part(path, "ladder", ladders_page.short_table())
     files[ladders_page.HISTORY_PAGE] = ladders_page.history_page()
     files[ladders_page.PICTURE] = ladders_page.picture()
+    files["docs/figures/mark.svg"] = f"{MARK}\n"
     files[converted_page.PAGE] = _with_part(
         converted_page.PAGE, "converted", converted_page.table(ROOT)
     )

@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from demo.recorded import BillLine, Curve, RecordedRun, RecordedStep
 from tessera.cli.plots import COLORS, Plot, PlotSeries, svg
-from tessera_lab.cli.html_file import html_file
+from tessera_lab.cli.html_file import MARK, html_file
 
 # Pixels of a chart: a phone shows them nearly in this size.
 _WIDTH = 420
@@ -48,10 +48,6 @@ h2 { margin: 2.2rem 0 0.6rem; font-size: 1.25rem; }
 .bill .bar { width: 30%; } .bill .bar div { height: 8px; background: #b45309; border-radius: 4px; }
 @media (max-width: 500px) { th, td { padding: 0.2rem 0.4rem; } .bill .bar { width: 22%; } }
 """
-_MARK = """<svg viewBox="0 0 32 32" aria-hidden="true"><rect x="1" y="1" width="13" height="30"
-rx="2" fill="#0f766e"/><rect x="17" y="1" width="14" height="13" rx="2" fill="#b45309"/><rect x="17"
-y="17" width="6" height="14" rx="2" fill="#4338ca"/><rect x="25" y="17" width="6" height="14" rx="2"
-fill="#be123c"/></svg>"""
 
 
 def page(run: RecordedRun) -> str:
@@ -60,7 +56,7 @@ def page(run: RecordedRun) -> str:
     return html_file(
         title,
         (
-            f"<h1>{_MARK}{escape(title)}</h1>",
+            f"<h1>{MARK}{escape(title)}</h1>",
             *_introduction(run),
             "<h2>Steps</h2>",
             *_steps(run),

@@ -5,6 +5,14 @@ from html import escape
 
 from tessera.cli.plots import COLORS, DARK_COLORS, Plot, svg
 
+# The mark of Tessera: a GPU as a mosaic.
+MARK = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" aria-hidden="true">'
+    '<rect x="1" y="1" width="13" height="30" rx="2" fill="#0f766e"/>'
+    '<rect x="17" y="1" width="14" height="13" rx="2" fill="#d97706"/>'
+    '<rect x="17" y="17" width="6" height="14" rx="2" fill="#6366f1"/>'
+    '<rect x="25" y="17" width="6" height="14" rx="2" fill="#e11d48"/></svg>'
+)
 _STYLE = """
 :root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; --dim: #57534e; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--fore); background: var(--back);
