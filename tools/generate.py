@@ -94,7 +94,8 @@ def generated() -> dict[str, str]:
         files[path] = _with_part(path, "ladder", ladders_page.short_table())
     files[ladders_page.HISTORY_PAGE] = ladders_page.history_page()
     files[ladders_page.PICTURE] = ladders_page.picture()
-    files["docs/figures/mark.svg"] = f"{MARK}\n"
+    mark = MARK.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
+    files["docs/figures/mark.svg"] = f"{mark}\n"
     files[converted_page.PAGE] = _with_part(
         converted_page.PAGE, "converted", converted_page.table(ROOT)
     )

@@ -7,7 +7,7 @@ from tessera.cli.plots import COLORS, DARK_COLORS, Plot, svg
 
 # The mark of Tessera: a GPU as a mosaic.
 MARK = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" aria-hidden="true">'
+    '<svg viewBox="0 0 32 32" aria-hidden="true">'
     '<rect x="1" y="1" width="13" height="30" rx="2" fill="#0f766e"/>'
     '<rect x="17" y="1" width="14" height="13" rx="2" fill="#d97706"/>'
     '<rect x="17" y="17" width="6" height="14" rx="2" fill="#6366f1"/>'
