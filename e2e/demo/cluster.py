@@ -7,12 +7,13 @@ import os
 import sysconfig
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
+from demo.recorded import BillLine, Moment
 from world import World
 from world.api import Api
 
@@ -44,6 +45,27 @@ class Ref:
         return f"{self.namespace}/{self.name}"
 
 
+@dataclass(slots=True)
+class Notebook:
+    """What scenes write down for the report of their run."""
+
+    begun: float = field(default_factory=time.time)
+    """Unix time."""
+    moments: list[Moment] = field(default_factory=list)
+    mosaics: list[str] = field(default_factory=list)
+    """SVG documents, before and after."""
+    bill: tuple[BillLine, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds since the begin."""
+        return time.time() - self.begun
+
+    def mark(self, text: str) -> None:
+        """Note that something happens now."""
+        self.moments.append(Moment(round(self.seconds, 1), text))
+
+
 @dataclass(frozen=True, slots=True)
 class InstalledCluster:
     """A world with Tessera in it."""
@@ -51,6 +73,7 @@ class InstalledCluster:
     world: World
     api: Api
     say: Say
+    notebook: Notebook = field(default_factory=Notebook)
 
     async def service(self, ref: Ref) -> Json:
         return await self.api.get(_path("inferenceservices", ref))
@@ -90,6 +113,8 @@ class InstalledCluster:
             str(program),
             *arguments,
             env=environment,
+            # Ctrl-C at the terminal is for this process alone, which then ends its children.
+            process_group=0,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -182,13 +207,17 @@ async def until(
     return last_value
 
 
-async def all_ready(cluster: InstalledCluster, within: float = 300) -> None:
-    """Wait until every service is Ready; report each once."""
+async def all_ready(
+    cluster: InstalledCluster, within: float = 300, namespace: str | None = None
+) -> None:
+    """Wait until every service, or each of a namespace, is Ready; report each once."""
     begun, reported = time.monotonic(), set()
 
     async def waiting() -> list[str]:
         left = []
         for ref, service in await cluster.services():
+            if namespace not in (None, ref.namespace):
+                continue
             status = condition(service, "Ready")
             if status.get("status") == "True":
                 if ref not in reported:
