@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 
 import httpx
 
 # The simulator counts four characters as a token.
 _WORD = "tile"
 _NUMBER_TOKENS = 2
+_PROMPT_TOKENS = 250
 # A request may wait for all that came before it, on a busy machine.
 _TIMEOUT_SECONDS = 300
 
@@ -30,35 +32,64 @@ async def steady_load(
     *,
     clients: int,
     tokens: int,
-    prompt_tokens: int = 250,
+    prompt_tokens: int = _PROMPT_TOKENS,
     pause: float = 0.0,
 ) -> AsyncIterator[LoadCounts]:
     """Run `clients` that each send the next request after an answer, for the time of the block.
 
     Every prompt begins with a number of its own, so that no prefix cache takes the load away.
     """
-    load, numbers = LoadCounts(), itertools.count()
-    body = {
-        "model": model,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-    }
+    async with _connections(base) as http:
+        client = _Client(http, model, tokens, prompt_tokens, pause)
+        async with client.running(clients) as load:
+            yield load
+
+
+@contextlib.asynccontextmanager
+async def load_with_key(
+    base: str, model: str, key: str, *, clients: int, tokens: int, pause: float = 0.0
+) -> AsyncIterator[LoadCounts]:
+    """Run such clients at a gateway, which knows them by a key."""
+    async with _connections(base, Authorization=f"Bearer {key}") as http:
+        client = _Client(http, model, tokens, _PROMPT_TOKENS, pause)
+        async with client.running(clients) as load:
+            yield load
+
+
+def _connections(base: str, **headers: str) -> httpx.AsyncClient:
     limits = httpx.Limits(max_keepalive_connections=0, max_connections=None)
-    async with httpx.AsyncClient(base_url=base, limits=limits, timeout=_TIMEOUT_SECONDS) as http:
+    return httpx.AsyncClient(
+        base_url=base, headers=headers, limits=limits, timeout=_TIMEOUT_SECONDS
+    )
 
-        async def run_client() -> None:
-            while True:
-                prompt = f"{next(numbers):>8}{_WORD * (prompt_tokens - _NUMBER_TOKENS)}"
-                await _send_request(http, {**body, "prompt": prompt}, load)
-                await asyncio.sleep(pause)
 
-        tasks = [asyncio.create_task(run_client()) for _ in range(clients)]
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """What each client does."""
+
+    http: httpx.AsyncClient
+    model: str
+    tokens: int
+    prompt_tokens: int
+    pause: float
+
+    @contextlib.asynccontextmanager
+    async def running(self, clients: int) -> AsyncIterator[LoadCounts]:
+        load, numbers = LoadCounts(), itertools.count()
+        tasks = [asyncio.create_task(self._run(load, numbers)) for _ in range(clients)]
         try:
             yield load
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, load: LoadCounts, numbers: Iterator[int]) -> None:
+        body = {"model": self.model, "max_tokens": self.tokens, "ignore_eos": True}
+        while True:
+            prompt = f"{next(numbers):>8}{_WORD * (self.prompt_tokens - _NUMBER_TOKENS)}"
+            await _send_request(self.http, {**body, "prompt": prompt}, load)
+            await asyncio.sleep(self.pause)
 
 
 async def _send_request(http: httpx.AsyncClient, body: dict[str, object], load: LoadCounts) -> None:
