@@ -25,25 +25,30 @@ endif
 		"install it, or name one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) tools/setup.py $(if $(filter demo% test test-e2e world,$(MAKECMDGOALS)),--world)
 
+DEMO_OPTIONS = $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 .PHONY: demo
-demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos, REQUIRE_BUDGET=1 installs with requireBudget).
-	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
+demo: .venv/made ## Set up everything and run the whole mission in one run; it writes REPORT (report.html). KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, REQUIRE_BUDGET=1 installs with requireBudget.
+	@$(RUN) -m demo --engine $(ENGINE) $(if $(REPORT),--report "$(REPORT)") $(DEMO_OPTIONS)
+
+.PHONY: demo-scale
+demo-scale: .venv/made ## Run only its first steps: a service on a MIG slice, and replicas that follow the load.
+	@$(RUN) -m demo scale $(DEMO_OPTIONS)
 
 .PHONY: demo-budget
-demo-budget: .venv/made ## Run the budget demo: spend is counted, a scale-up is refused, a higher limit allows it.
-	@$(RUN) -m demo budget $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
+demo-budget: .venv/made ## Run only the budget: a scale-up is refused, a higher limit allows it.
+	@$(RUN) -m demo budget $(DEMO_OPTIONS)
 
 .PHONY: demo-batch
-demo-batch: .venv/made ## Run the batch demo: a spot node dies during a batch.
-	@$(RUN) -m demo batch $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
+demo-batch: .venv/made ## Run only the batch: its spot node dies, and every row is answered once.
+	@$(RUN) -m demo batch $(DEMO_OPTIONS)
 
 .PHONY: demo-gateway
 demo-gateway: .venv/made ## Run the gateway demo: two tenants share models by keys, limits, fair queues; one model sleeps.
-	@$(RUN) -m demo gateway $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
+	@$(RUN) -m demo gateway $(DEMO_OPTIONS)
 
 .PHONY: demo-mig
-demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
-	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
+demo-mig: .venv/made ## Run the MIG demo: 32 GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
+	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(DEMO_OPTIONS)
 
 .PHONY: test
 test: .venv/made ## Set up everything and prove the promises: decisions, contracts on real servers, ten scenes in an installed world (FULL=1: more seeds and cases).

@@ -31,7 +31,7 @@ from demo.cluster import (
     install,
     until,
 )
-from demo.gateway import apply_spec, install_gateway
+from demo.tenants import apply_spec, gateway_address
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 from world.api import connect
 from world.plan import FEW_FAKES
@@ -197,8 +197,8 @@ async def _latency(kind: str, target: _Target) -> float:
 
 async def _install(cluster: InstalledCluster) -> tuple[str, str]:
     """Install Tessera with a gateway; return its address and a key of the tenant."""
-    await install(cluster)
-    address = await install_gateway(cluster)
+    await install(cluster, "gateway.enabled=true")
+    address = await gateway_address(cluster)
     await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
     await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": _TENANT}})
     await fund(cluster, _TENANT, _TENANT)

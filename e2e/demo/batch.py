@@ -1,4 +1,4 @@
-"""`make demo-batch`: a spot node dies in the middle of a batch, and every row is answered once."""
+"""A spot node dies in the middle of a batch, and every row is answered once."""
 
 import asyncio
 import json
@@ -7,18 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from demo.cluster import InstalledCluster, Json, StepError, condition, until
+from demo.tenants import create_tenant
 
 NAMESPACE = "team-batch"
 NAME = "night"
-ROWS = 600
-ANSWER_TOKENS = 200
+ROWS = 400
+ANSWER_TOKENS = 150
+# Fewer than fit, so that the rows take a while.
+_IN_FLIGHT = 32
 BATCH = f"/apis/tessera.dev/v1alpha1/namespaces/{NAMESPACE}/batchinferences/{NAME}"
 _CLAIM = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/data"
 _BAD_ROW = 41
 
 
-async def run(cluster: InstalledCluster) -> None:
+async def run(cluster: InstalledCluster) -> str:
     """Refuse an invalid file, lose a node in the middle, and publish every row once."""
+    await create_tenant(cluster, NAMESPACE)
     folder = await _create_claim(cluster)
     await _expect_refusal(cluster, folder)
     (folder / "questions.jsonl").write_text("".join(map(_row, range(ROWS))), encoding="utf-8")
@@ -34,18 +38,18 @@ async def run(cluster: InstalledCluster) -> None:
     cluster.say(
         f"{done} rows are done by attempt {attempt['number']} on {node} ({attempt['tier']})"
     )
-    cluster.world.end_node(node)
+    await asyncio.to_thread(cluster.world.end_node, node)
+    cluster.notebook.mark("spot node lost")
     cluster.say(f"{node} ended without a notice")
     batch = await _wait_for_batch(cluster, _is_completed, "the batch is completed", 150)
-    cluster.world.wake(node)
-    _check_results(cluster, batch, folder)
+    cluster.notebook.mark("batch completed")
+    await asyncio.to_thread(cluster.world.wake, node)
     cluster.say("\n" + (await cluster.run("kubectl", "-n", NAMESPACE, "get", "batchinferences")))
-    await cluster.run("kubectl", "delete", "--wait", "namespace", NAMESPACE)
+    return _check_results(batch, folder)
 
 
 async def _create_claim(cluster: InstalledCluster) -> Path:
     """Create a claim that all nodes share; return its folder on this machine."""
-    await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -108,6 +112,7 @@ async def _submit(cluster: InstalledCluster, name: str, source: str, target: str
             "output": target,
             "model": {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"},
             "context": {"typicalInputTokens": 20, "typicalOutputTokens": ANSWER_TOKENS},
+            "engine": {"maxNumSeqs": _IN_FLIGHT},
             "deadline": "1h",
         },
     }
@@ -137,7 +142,7 @@ async def _node(cluster: InstalledCluster, job: str) -> str:
     return str(pod["spec"]["nodeName"])
 
 
-def _check_results(cluster: InstalledCluster, batch: Json, folder: Path) -> None:
+def _check_results(batch: Json, folder: Path) -> str:
     answers = _ids(folder / "answers.jsonl")
     errors = _ids(folder / "answers.errors.jsonl")
     expected = Counter(f"row-{number}" for number in range(ROWS))
@@ -150,11 +155,11 @@ def _check_results(cluster: InstalledCluster, batch: Json, folder: Path) -> None
     if status["attempt"]["number"] < 2:
         raise StepError("the node died, and no second attempt was started")
     progress = status["progress"]
-    cluster.say(
-        f"attempt {status['attempt']['number']} on {status['attempt']['variant']} published "
-        f"{len(answers)} answers and {len(errors)} error, each row once; "
+    return (
+        f"{ROWS} rows in, {len(answers)} answers and {len(errors)} error out, each row once, by "
+        f"attempt {status['attempt']['number']} on {status['attempt']['variant']}; "
         f"{progress['resentRows']} rows were in flight at the loss and were sent again "
-        f"(about {progress['resentTokens']} tokens)"
+        f"(about {progress['resentTokens']} tokens)."
     )
 
 

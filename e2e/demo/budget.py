@@ -1,18 +1,15 @@
-"""`make demo-budget`: money is counted, a scale-up is refused, and a raised limit lifts it."""
+"""Money is counted, a scale-up is refused, and a raised limit lifts it."""
 
-import asyncio
-import sys
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 
 from demo.cluster import InstalledCluster, Json, Ref, StepError, condition, until
 from demo.load import steady_load
+from demo.tenants import create_tenant, serve
 
-SERVICE = Ref("team-a", "chat")
-BUDGET = "/apis/tessera.dev/v1alpha1/tenantbudgets/team-a"
-MODEL = "hf://meta-llama/Llama-3.2-1B-Instruct"
+SERVICE = Ref("team-b", "mail")
+BUDGET = f"/apis/tessera.dev/v1alpha1/tenantbudgets/{SERVICE.namespace}"
 SCALING = {
     "policy": "QueueAndActivity",
     "minReplicas": 1,
@@ -22,96 +19,73 @@ SCALING = {
     "scaleDown": {"stabilizationWindow": "8s"},
 }
 PLENTY = "100000"
+_MAX_NUM_SEQS, _CLIENTS, _TOKENS = 4, 60, 200
 # Ten minutes, which the operator commits for every replica beyond minReplicas.
 _HOLD_HOURS = Decimal(1) / 6
 _RECONCILE_SECONDS = 5.0
+_PATIENCE = 60.0
 
 
-async def run(cluster: InstalledCluster) -> None:
+async def run(cluster: InstalledCluster) -> str:
     """Show spend, grant one replica and refuse the next, and raise the limit."""
-    await _limit(cluster, PLENTY)
-    await _serve(cluster)
-    budget = await _wait_for_budget(cluster, {"WithinLimits"})
-    await _show_budgets(cluster)
+    await create_tenant(cluster, SERVICE.namespace)
+    service = await serve(cluster, SERVICE, scaling=SCALING, engine={"maxNumSeqs": _MAX_NUM_SEQS})
+    budget = await _wait_for_budget(cluster, "WithinLimits")
     (window,) = budget["status"]["spend"]["windows"]
-    hourly = Decimal((await cluster.service(SERVICE))["status"]["cost"]["perHour"])
-    enough_for_two = (
-        Decimal(window["spent"])
-        + Decimal(window["committed"])
-        + hourly * (_HOLD_HOURS * Decimal("1.5"))
+    hourly = Decimal(service["status"]["cost"]["perHour"])
+    spent, committed = Decimal(window["spent"]), Decimal(window["committed"])
+    enough_for_two = spent + committed + hourly * (_HOLD_HOURS * Decimal("1.5"))
+    cluster.say(
+        f"a replica costs {hourly:.4f} USD an hour; spent {spent:.4f}, committed {committed:.4f}; "
+        f"the limit is now {enough_for_two:.4f}, enough for 2 replicas and not for 3"
     )
-    cluster.say(f"minReplicas costs {hourly:.4f} per hour; the limit is now {enough_for_two:.4f}")
     await _limit(cluster, f"{enough_for_two:.9f}")
     base = await cluster.address(SERVICE)
-    async with steady_load(base, SERVICE.name, clients=160, tokens=200) as load:
-        await _wait_for_budget(cluster, {"BudgetExhausted"})
+    async with steady_load(base, SERVICE.name, clients=_CLIENTS, tokens=_TOKENS) as load:
+        await _wait_for_budget(cluster, "BudgetExhausted")
         scaling = await _wait_for_scaling(
             cluster, lambda status: status["reason"] == "BudgetExhausted"
         )
+        cluster.notebook.mark("budget refuses")
         if scaling["desiredReplicas"] != 2:
             raise StepError(f"2 replicas are affordable, {scaling['desiredReplicas']} are desired")
         cluster.say(f"{scaling['desiredReplicas']} desired: BudgetExhausted: {scaling['message']}")
-        await _show_budgets(cluster)
+        budgets = await cluster.run("kubectl", "get", "tenantbudgets")
+        cluster.say(f"\n{budgets.rstrip()}")
         await _limit(cluster, PLENTY)
+        cluster.notebook.mark("budget raised")
         raised = time.monotonic()
         await _wait_for_scaling(cluster, lambda status: status["desiredReplicas"] == 3)
         waited = time.monotonic() - raised
-        cluster.say(f"the limit was raised, and the third replica granted after {waited:.1f} s")
         if waited > _RECONCILE_SECONDS:
             raise StepError(f"a raised limit took {waited:.1f} s, longer than 1 reconcile")
-    await _show_bill(cluster)
+        await until(
+            lambda: cluster.service(SERVICE),
+            lambda body: body["status"].get("readyReplicas") == 3,
+            "the third replica is ready",
+            _PATIENCE,
+        )
+        ready = time.monotonic() - raised
     if load.failures:
         raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
-    cluster.say(await cluster.run("kubectl", "delete", "tenantbudget", "team-a"))
-    await until(
-        lambda: cluster.service(SERVICE),
-        lambda body: body["status"]["tenant"]["reason"] in ("NoBudget", "BudgetRequired"),
-        "the service says that it has no budget",
-        10,
-    )
-
-
-async def _serve(cluster: InstalledCluster) -> None:
-    """One small service whose replicas rise at once."""
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}}
-    await cluster.api.apply("/api/v1/namespaces/team-a", namespace, "kubectl")
-    body = {
-        "apiVersion": "tessera.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": SERVICE.name, "namespace": SERVICE.namespace},
-        "spec": {"model": {"uri": MODEL}, "scaling": SCALING},
-    }
-    path = f"/apis/tessera.dev/v1alpha1/namespaces/team-a/inferenceservices/{SERVICE.name}"
-    await cluster.api.apply(path, body, "kubectl")
-    await until(
-        lambda: cluster.service(SERVICE),
-        lambda body: condition(body, "Ready").get("status") == "True",
-        "the service is Ready",
-        60,
+    return (
+        f"TenantBudget/{SERVICE.namespace} refused the third replica; after the limit was raised "
+        f"it was granted in {waited:.1f} s and ready in {ready:.1f} s; {load.finished} requests "
+        "were answered, none failed."
     )
 
 
 async def _limit(cluster: InstalledCluster, amount: str) -> None:
-    body = {
-        "apiVersion": "tessera.dev/v1alpha1",
-        "kind": "TenantBudget",
-        "metadata": {"name": "team-a"},
-        "spec": {
-            "owner": "anna@team-a.example",
-            "tenant": {"namespaces": ["team-a"]},
-            "timeZone": "Europe/Berlin",
-            "limits": [{"window": "Month", "amount": amount}],
-        },
-    }
-    await cluster.api.apply(BUDGET, body, "kubectl")
+    limits = [{"window": "Month", "amount": amount}]
+    await cluster.api.patch(BUDGET, {"spec": {"limits": limits}})
 
 
-async def _wait_for_budget(cluster: InstalledCluster, reasons: set[str]) -> Json:
+async def _wait_for_budget(cluster: InstalledCluster, reason: str) -> Json:
     budget: Json = await until(
         lambda: cluster.api.get(BUDGET),
-        lambda body: condition(body, "WithinBudget").get("reason") in reasons,
-        f"the budget says {' or '.join(sorted(reasons))}",
-        30,
+        lambda body: condition(body, "WithinBudget").get("reason") == reason,
+        f"TenantBudget/{SERVICE.namespace} says {reason}",
+        _PATIENCE,
     )
     return budget
 
@@ -121,25 +95,5 @@ async def _wait_for_scaling(cluster: InstalledCluster, holds: Callable[[Json], b
         status: Json = (await cluster.service(SERVICE))["status"]["scaling"]
         return status
 
-    status: Json = await until(read_scaling, holds, "the scaling that the money allows", 30)
+    status: Json = await until(read_scaling, holds, "the scaling that the money allows", _PATIENCE)
     return status
-
-
-async def _show_budgets(cluster: InstalledCluster) -> None:
-    cluster.say(
-        "\n" + (await cluster.run("kubectl", "get", "tenantbudgets", "-o", "wide")).rstrip()
-    )
-
-
-async def _show_bill(cluster: InstalledCluster) -> None:
-    """Print the costs that the command reports."""
-    process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).parent / "tessera"),
-        *("cost", "--by", "service", "--since", "5m", "--prometheus", cluster.world.prometheus_url),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    cluster.say(f"tessera cost --by service --since 5m\n{output.decode().rstrip()}")
-    if process.returncode or "team-a/chat" not in output.decode():
-        raise StepError("the bill does not show team-a/chat")

@@ -33,14 +33,15 @@ def _name_distribution(folder: Path) -> None:
     (about / "METADATA").write_text(text)
 
 
-async def run(cluster: InstalledCluster, venv: Path) -> None:
-    """Step 4, with ENGINE=vllm: a streamed chat whose text a real engine generated."""
+async def run(cluster: InstalledCluster, venv: Path) -> str:
+    """A real engine must answer a streamed chat."""
     await _serve(cluster, venv)
     command = _command(cluster)
     if str(venv) not in command:
         raise StepError(f"{SERVICE} is served by {command or 'no process'}, not from {venv}")
     cluster.say(f"{SERVICE} is a process of its own: {command[:120]} ...")
     await chat(cluster, SERVICE, SERVICE.name)
+    return f"{SERVICE} answered from {venv.name}."
 
 
 def _command(cluster: InstalledCluster) -> str:

@@ -1,4 +1,4 @@
-"""`make demo-gateway`: two tenants share models behind one URL, by keys, limits and fair queues."""
+"""Two tenants share models behind one URL, by keys, limits and fair queues."""
 
 import asyncio
 import contextlib
@@ -12,15 +12,15 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, Ref, StepError, condition, until
+from demo.cluster import NAMESPACE, InstalledCluster, Json, Ref, StepError, condition, until
 from demo.conversations import ConversationTurn, show_conversations
 from demo.lost_node import SPOT_SPEC, lose_node
+from demo.tenants import MODEL, apply_spec, create_key, gateway_address
 from tessera.domain.names import keys_namespace
 
 # The owner of the models, and the guest who uses one of them.
 OWNER, GUEST = "team-a", "team-b"
 SERVICE, SLEEPER, SPOT = Ref(OWNER, "chat"), Ref(OWNER, "night"), Ref(OWNER, "spot")
-MODEL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 PER_MINUTE = 5
 GREEDY_CLIENTS, MODEST_CLIENTS = 60, 2
 _ANSWER_TOKENS = 100
@@ -99,9 +99,9 @@ class Gateway:
         return time.monotonic() - begun
 
 
-async def run(cluster: InstalledCluster) -> None:
+async def run(cluster: InstalledCluster) -> str:
     """Show keys, sharing, limits, fairness, a new replica, caches, sleep, and a lost node."""
-    address = await install_gateway(cluster)
+    address = await gateway_address(cluster)
     await _serve(cluster)
     async with _connect(cluster, address) as gateway:
         await _share(gateway)
@@ -115,25 +115,10 @@ async def run(cluster: InstalledCluster) -> None:
         await _wake(gateway)
         await _show_usage(gateway)
         await _lose_node(gateway)
-
-
-async def install_gateway(cluster: InstalledCluster) -> str:
-    """Add the gateway to the release; return the address of its pod."""
-    await cluster.run(
-        *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
-        *("--reuse-values", "--set", "gateway.enabled=true"),
-    )
-    await cluster.run(
-        *("kubectl", "-n", NAMESPACE, "rollout", "status", "deployment/tessera-gateway"),
-        "--timeout=120s",
-    )
-    pods = await cluster.api.get(
-        f"/api/v1/namespaces/{NAMESPACE}/pods",
-        labelSelector="app.kubernetes.io/name=tessera-gateway",
-    )
-    address: str = pods["items"][0]["status"]["podIP"]
-    cluster.say(f"the gateway answers at http://{address}:8443/v1")
-    return address
+        return (
+            f"{len(gateway.answers) + len(gateway.turns)} requests of {OWNER} and {GUEST} were "
+            f"answered, and the usage records have each of them once."
+        )
 
 
 async def _serve(cluster: InstalledCluster) -> None:
@@ -163,17 +148,6 @@ def _budget(tenant: str) -> Json:
     }
 
 
-async def apply_spec(
-    cluster: InstalledCluster, kind: str, plural: str, ref: Ref, spec: Json
-) -> None:
-    """Apply an object of one of Tessera's kinds, as a user would."""
-    group = "/apis/tessera.dev/v1alpha1"
-    path = f"{group}/namespaces/{ref.namespace}" if ref.namespace else group
-    metadata = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
-    body = {"apiVersion": "tessera.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
-    await cluster.api.apply(f"{path}/{plural}/{ref.name}", body, "kubectl")
-
-
 async def _wait_for_ready(cluster: InstalledCluster, ref: Ref, reason: str) -> None:
     await until(
         lambda: cluster.service(ref),
@@ -189,14 +163,12 @@ async def _connect(cluster: InstalledCluster, address: str) -> AsyncIterator[Gat
     async with contextlib.AsyncExitStack() as stack:
         clients = {}
         for tenant in (OWNER, GUEST):
-            command = ("key", "create", "demo", "--tenant", tenant)
-            key = json.loads(await cluster.tessera(*command, "--output", "json"))["key"]
+            key = await create_key(cluster, tenant)
             secret = f"tessera-keys-{tenant}"
             if key in await cluster.run(
                 "kubectl", "-n", keys_namespace(NAMESPACE), "get", "secret", secret, "-oyaml"
             ):
                 raise StepError(f"Secret/{secret} has the key itself")
-            cluster.say(f"tessera {' '.join(command)}: {key[:8]}..., of which a hash is stored")
             clients[tenant] = await stack.enter_async_context(_client(address, key))
         gateway = Gateway(cluster, address, clients)
         await gateway.wait_for_answer(OWNER, SERVICE.name)

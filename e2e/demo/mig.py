@@ -1,22 +1,23 @@
-"""`make demo-mig`: GPUs with an unsuitable layout are repartitioned under running streams.
+"""GPUs with an unsuitable layout are repartitioned under running streams.
 
 Services have a whole GPU per replica, on slices that fill one. The pool then plans its own
 layouts; no service falls below its minReplicas, and no stream breaks.
 """
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import httpx
 
-from demo import cluster as installed_cluster
 from demo import ready_replicas, streams
 from demo.cluster import InstalledCluster, Json, Ref, StepError, all_ready, until
+from demo.tenants import create_tenant
 
-POOL = "a100"
+POOL, LABEL = "a100", "mig"
 NAMESPACE = "team-mig"
 Backend = Literal["MigManager", "Agent"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -66,29 +67,25 @@ SMALL = Fleet(
 )
 
 
-async def install(
-    cluster: InstalledCluster, backend: Backend, *, require_budget: bool = False
-) -> None:
-    """Install the chart with MIG permissions, and agents that partition GPUs or only observe."""
-    partition = str(backend == "Agent").lower()
-    await installed_cluster.install(
-        cluster,
-        f"requireBudget={str(require_budget).lower()}",
+def values(backend: Backend) -> tuple[str, ...]:
+    """Return the chart's values: MIG permissions, and agents that partition or only observe."""
+    return (
         "mig.enabled=true",
         f"mig.managerNamespace={_MANAGERS}",
         "node.enabled=true",
-        f"node.partition={partition}",
+        f"node.partition={str(backend == 'Agent').lower()}",
+        rf"node.nodeSelector.example\.org/pool={LABEL}",
     )
 
 
-async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> None:
+async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> str:
     """Bring the fleet to its planned layout, and check streams and replicas meanwhile."""
     await _begin(cluster, fleet)
-    cluster.say("\n" + await _mosaic(cluster))
+    await _draw(cluster)
     bases = {name: await cluster.address(Ref(NAMESPACE, name)) for name in fleet.min_replicas}
     async with (
         streams.streaming(bases, tokens=_TOKENS) as results,
-        ready_replicas.watch_minimum_ready(cluster) as minimum,
+        ready_replicas.watch_minimum_ready(cluster, NAMESPACE) as minimum,
     ):
         await until(
             lambda: _is_scraped(cluster, results, fleet),
@@ -100,28 +97,35 @@ async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> None
         cluster.say(
             f"the pool plans its layouts; {backend} partitions, {len(bases)} clients stream"
         )
-        await _follow_repartition(cluster, fleet)
-    _check_results(cluster, results, minimum, fleet)
+        cluster.notebook.mark("GPUs are repartitioned")
+        gpus = await _follow_repartition(cluster, fleet)
+        cluster.notebook.mark("layout as planned")
+    _check_results(results, minimum, fleet)
     await until(
         lambda: _used_slices(cluster),
         lambda seen: _are_replicas(seen, fleet),
         "Prometheus knows the slices in use",
-        30,
+        120,
     )
-    cluster.say("\n" + await _mosaic(cluster))
-    cluster.say("\n" + await cluster.run("kubectl", "get", "acceleratorpools"))
+    await _draw(cluster)
+    return (
+        f"{fleet.replicas} replicas that had a GPU each are on {gpus} GPUs now; {results.whole} "
+        f"streams of {_TOKENS} tokens, none broke; {minimum.started} replicas started, and no "
+        f"service was below {min(minimum.replicas.values())} Ready."
+    )
 
 
 async def _is_scraped(cluster: InstalledCluster, results: streams.Streams, fleet: Fleet) -> bool:
     """Prometheus scrapes every second, and a new replica has no load at first: an earlier plan
     would be made without measurements."""
-    query = f"count(count_over_time(vllm:num_requests_running[2m]) >= {_SCRAPES})"
+    series = f'vllm:num_requests_running{{namespace="{NAMESPACE}"}}'
+    query = f"count(count_over_time({series}[2m]) >= {_SCRAPES})"
     read = await _query(cluster, query) or 0
     return results.whole >= 10 * len(fleet.min_replicas) and read >= fleet.replicas
 
 
 async def _begin(cluster: InstalledCluster, fleet: Fleet) -> None:
-    await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    await create_tenant(cluster, NAMESPACE)
     await _apply(cluster, "acceleratorpools", _pool())
     for name, replicas in fleet.min_replicas.items():
         manifest = _service(name, _MODELS[name.partition("-")[0]], replicas)
@@ -129,7 +133,7 @@ async def _begin(cluster: InstalledCluster, fleet: Fleet) -> None:
     cluster.say(
         f"{len(fleet.min_replicas)} services, {fleet.replicas} replicas, each on a GPU of its own"
     )
-    await all_ready(cluster, 180)
+    await all_ready(cluster, 180, NAMESPACE)
 
 
 async def _apply(cluster: InstalledCluster, where: str, manifest: Json) -> None:
@@ -143,7 +147,8 @@ def _pool() -> Json:
         "kind": "AcceleratorPool",
         "metadata": {"name": POOL},
         "spec": {
-            "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
+            "nodeSelector": {"example.org/pool": LABEL},
+            "namespaces": [NAMESPACE],
             "tier": "Reserved",
             "prices": [{"from": "2026-01-01", "perGPUHour": _PRICE}],
         },
@@ -167,34 +172,43 @@ def _service(name: str, model: str, min_replicas: int) -> Json:
     }
 
 
-async def _follow_repartition(cluster: InstalledCluster, fleet: Fleet) -> None:
-    """Report every step once, until the layout and the slices of all services are as planned."""
+async def _follow_repartition(cluster: InstalledCluster, fleet: Fleet) -> int:
+    """Report plans, phases and reasons once each, until layout and services are as planned.
+
+    Return how many GPUs they take then.
+    """
     reported: set[str] = set()
 
     async def pool() -> Json:
         body = await cluster.api.get(_POOL)
         status: Json = body.get("status", {})
-        for line in _lines(status):
-            if line not in reported:
-                reported.add(line)
+        for key, line in _lines(status):
+            if key not in reported:
+                reported.add(key)
                 cluster.say(line)
         return await _progress(cluster, status)
 
-    await until(pool, lambda seen: _is_done(seen, fleet), "the pool is laid out as planned", 900)
+    progress = await until(
+        pool, lambda seen: _is_done(seen, fleet), "the pool is laid out as planned", 900
+    )
+    return int(progress["gpus"])
 
 
-def _lines(status: Json) -> list[str]:
+def _lines(status: Json) -> Iterator[tuple[str, str]]:
+    """Yield lines, each with what it is about: of a reason the first message is enough."""
     mig = status.get("mig", {})
     laid_out = _layout_condition(status)
-    lines = [f"{laid_out.get('reason')}: {laid_out.get('message')}"]
+    yield str(laid_out.get("reason")), f"{laid_out.get('reason')}: {laid_out.get('message')}"
     if target := mig.get("target"):
-        lines.append(
+        yield (
+            target["name"],
             f"plan {target['name']}: {target['gpusBefore']} GPUs -> {target['gpusAfter']}, "
             f"{target['perHourBefore']} -> {target['perHourAfter']} an hour, "
-            f"gap {target['gap']}, {target['moves']} moves"
+            f"gap {target['gap']}, {target['moves']} moves",
         )
-    lines += [f"{unit['node']} {unit['gpus']}: {unit['phase']}" for unit in mig.get("units", ())]
-    return lines
+    for unit in mig.get("units", ()):
+        line = f"{unit['node']} {unit['gpus']}: {unit['phase']}"
+        yield line, line
 
 
 def _layout_condition(status: Json) -> Json:
@@ -213,7 +227,7 @@ async def _misplaced_services(cluster: InstalledCluster, status: Json) -> list[s
         for assignment in status.get("mig", {}).get("target", {}).get("services", ())
     }
     left = []
-    for ref, service in await cluster.services():
+    for ref, service in await _services(cluster):
         service_status = service.get("status", {})
         profile = planned.get(str(ref))
         variant = str(service_status.get("variant", {}).get("name", ""))
@@ -262,15 +276,21 @@ async def _used_slices(cluster: InstalledCluster) -> Json:
 
     On small slices the streams may need more of them than `minReplicas`.
     """
-    services = await cluster.services()
+    services = await _services(cluster)
+    used = f'sum(tessera_slices{{state="used",pool="{POOL}"}})'
     return {
-        "used": await _query(cluster, 'sum(tessera_slices{state="used"})'),
+        "used": await _query(cluster, used),
         "replicas": sum(service["status"]["replicas"] for _, service in services),
     }
 
 
+async def _services(cluster: InstalledCluster) -> list[tuple[Ref, Json]]:
+    services = await cluster.services()
+    return [(ref, service) for ref, service in services if ref.namespace == NAMESPACE]
+
+
 async def _query(cluster: InstalledCluster, query: str) -> float | None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         response = await http.get(
             f"{cluster.world.prometheus_url}/api/v1/query", params={"query": query}
         )
@@ -283,16 +303,8 @@ def _are_replicas(slices: Json, fleet: Fleet) -> bool:
 
 
 def _check_results(
-    cluster: InstalledCluster,
-    results: streams.Streams,
-    minimum: ready_replicas.MinimumReady,
-    fleet: Fleet,
+    results: streams.Streams, minimum: ready_replicas.MinimumReady, fleet: Fleet
 ) -> None:
-    cluster.say(
-        f"{results.whole} streams of {_TOKENS} tokens, {len(results.broken)} broken; "
-        f"{minimum.events} events of pods, {minimum.started} replicas started; "
-        f"no service was below {min(minimum.replicas.values())} Ready"
-    )
     if results.broken:
         raise StepError(f"{len(results.broken)} streams broke, first: {results.broken[0]}")
     below = {
@@ -304,5 +316,10 @@ def _check_results(
         raise StepError(f"services below their minReplicas: {json.dumps(below)}")
 
 
-async def _mosaic(cluster: InstalledCluster) -> str:
-    return await cluster.tessera("mosaic", POOL)
+async def _draw(cluster: InstalledCluster) -> None:
+    """Print the mosaic of the pool, and note it as a picture."""
+    with tempfile.NamedTemporaryFile("r", suffix=".svg", encoding="utf-8") as picture:
+        prometheus = ("--prometheus", cluster.world.prometheus_url)
+        mosaic = await cluster.tessera("mosaic", POOL, *prometheus, "--svg", picture.name)
+        cluster.notebook.mosaics.append(picture.read())
+    cluster.say(f"\n{mosaic.rstrip()}")

@@ -76,8 +76,8 @@ class RecordedRun:
     started: str
     """UTC, as 2026-11-28T12:00:00Z."""
     seconds: float
-    cpu_seconds: float
-    """Of all processes of the run."""
+    cpu_seconds: float | None
+    """Of all processes of the run; None while its world goes on."""
     steps: tuple[RecordedStep, ...]
     curves: Curves
     moments: tuple[Moment, ...]

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from demo import mig
-from demo.__main__ import run_mig
-from demo.cluster import StepError
-from world import start
+from demo.cluster import InstalledCluster, StepError
+from demo.mission import Demo
+from world import World, start
+from world.api import connect
 
 pytestmark = pytest.mark.world
 
@@ -36,4 +37,11 @@ def test_a_fleet_reaches_its_planned_layout_without_a_broken_stream(backend: mig
 
 def _play(backend: mig.Backend, fleet: mig.Fleet) -> None:
     with start(fleet=fleet.nodes) as world:
-        asyncio.run(run_mig(world, print, backend, fleet))
+        asyncio.run(_run(world, backend, fleet))
+
+
+async def _run(world: World, backend: mig.Backend, fleet: mig.Fleet) -> None:
+    async with connect(world.kubeconfig) as api:
+        cluster = InstalledCluster(world, api, print)
+        await Demo(acts=(), backend=backend).install(cluster)
+        print(await mig.run(cluster, backend, fleet))

@@ -1,38 +1,43 @@
 """The demos run as tests, so that `make demo` keeps working."""
 
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 
-from demo.__main__ import DEMOS
-from demo.cluster import InstalledCluster, all_ready, apply_examples, clear, install
+from demo.cluster import InstalledCluster, clear, install
+from demo.mission import find_demo
+from demo.scene import play
+
+_RUN_SECONDS = 900
 
 
 @pytest.fixture
-async def examples(cluster: InstalledCluster) -> InstalledCluster:
-    """The examples, applied as a new user would."""
-    await apply_examples(cluster)
-    await all_ready(cluster)
-    return cluster
-
-
-async def test_all_steps_of_the_main_demo_succeed(examples: InstalledCluster) -> None:
-    for _, step in DEMOS["main"]:
-        await step(examples)
-    await clear(examples)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("demo", ["budget", "batch"])
-async def test_the_other_demos_succeed(cluster: InstalledCluster, demo: str) -> None:
-    for _, step in DEMOS[demo]:
-        await step(cluster)
-    await clear(cluster)
-
-
-@pytest.mark.full
-async def test_the_demo_of_the_gateway_succeeds(cluster: InstalledCluster) -> None:
-    for _, step in DEMOS["gateway"]:
-        await step(cluster)
+async def stage(cluster: InstalledCluster) -> AsyncIterator[InstalledCluster]:
+    """The shared world with a gateway, which has no tenants and services afterwards."""
+    await install(cluster, "gateway.enabled=true")
+    yield cluster
     await clear(cluster)
     await cluster.run("kubectl", "delete", "tenantbudgets", "--all")
-    # The tests after it share the world.
     await install(cluster)
+
+
+async def test_a_service_is_placed_and_follows_its_load(stage: InstalledCluster) -> None:
+    await play(stage, find_demo("scale").acts, print)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("demo", ["budget", "batch", "gateway"])
+async def test_the_other_demos_succeed(stage: InstalledCluster, demo: str) -> None:
+    await play(stage, find_demo(demo).acts, print)
+
+
+@pytest.mark.full
+async def test_the_mission_succeeds_and_writes_its_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    command = (sys.executable, "-m", "demo", "--report", str(report))
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await asyncio.wait_for(process.wait(), _RUN_SECONDS) == 0
+    assert "The bill" in report.read_text(encoding="utf-8")
