@@ -81,7 +81,6 @@ def values(backend: Backend) -> tuple[str, ...]:
 async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> str:
     """Bring the fleet to its planned layout, and check streams and replicas meanwhile."""
     await _begin(cluster, fleet)
-    await _draw(cluster)
     bases = {name: await cluster.address(Ref(NAMESPACE, name)) for name in fleet.min_replicas}
     async with (
         streams.streaming(bases, tokens=_TOKENS) as results,
@@ -93,6 +92,7 @@ async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> str:
             "every service was read under load",
             240,
         )
+        await _draw(cluster)
         await cluster.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
         cluster.say(
             f"the pool plans its layouts; {backend} partitions, {len(bases)} clients stream"
@@ -100,14 +100,14 @@ async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> str:
         cluster.notebook.mark("GPUs are repartitioned")
         gpus = await _follow_repartition(cluster, fleet)
         cluster.notebook.mark("layout as planned")
+        await until(
+            lambda: _used_slices(cluster),
+            lambda seen: _are_replicas(seen, fleet),
+            "Prometheus knows the slices in use",
+            120,
+        )
+        await _draw(cluster)
     _check_results(results, minimum, fleet)
-    await until(
-        lambda: _used_slices(cluster),
-        lambda seen: _are_replicas(seen, fleet),
-        "Prometheus knows the slices in use",
-        120,
-    )
-    await _draw(cluster)
     return (
         f"{fleet.replicas} replicas that had a GPU each are on {gpus} GPUs now; {results.whole} "
         f"streams of {_TOKENS} tokens, none broke; {minimum.started} replicas started, and no "

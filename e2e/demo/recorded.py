@@ -38,7 +38,7 @@ class Curves:
     activity: tuple[Curve, ...]
     """DCGM_FI_PROF_GR_ENGINE_ACTIVE, the mean of the devices of a service, from 0 to 1."""
     arrivals: tuple[Curve, ...]
-    """Requests that reached the gateway in a second, by service."""
+    """Requests that reach the gateway in a second, by service; those asked directly have none."""
     dollars_per_hour: tuple[Curve, ...]
     """USD an hour of running replicas and of desired ones, by service."""
     dollars: tuple[Curve, ...]

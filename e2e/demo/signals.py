@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -117,13 +117,14 @@ def _name(labels: Mapping[str, str]) -> str:
 def curves_of(samples: Mapping[str, Samples]) -> Curves:
     """Return the curves of what QUERIES have.
 
-    A service that the gateway or its engines do not name has no request there.
+    Where the gateway or engines do not name a service, it has no request at that moment; one that
+    the gateway never names has no arrivals.
     """
     ready = samples["ready"]
 
-    def over_life(value: Callable[[str, int], float]) -> tuple[Curve, ...]:
-        """Return a value at each second at which a service exists."""
-        return _curves({name: {at: value(name, at) for at in ready[name]} for name in ready})
+    def over_life(names: Iterable[str], value: Callable[[str, int], float]) -> tuple[Curve, ...]:
+        """Return a value of services at each second at which they exist."""
+        return _curves({name: {at: value(name, at) for at in ready[name]} for name in names})
 
     def requests(name: str, at: int) -> float:
         """Return all requests that have arrived until then."""
@@ -134,14 +135,16 @@ def curves_of(samples: Mapping[str, Samples]) -> Curves:
     return Curves(
         replicas=_curves(ready),
         queue=over_life(
-            lambda name, at: sum(_value(samples[key], name, at) for key in ("queued", "waiting"))
+            ready,
+            lambda name, at: sum(_value(samples[key], name, at) for key in ("queued", "waiting")),
         ),
         activity=_curves(samples["activity"]),
         arrivals=over_life(
+            ready.keys() & (samples["ended"].keys() | samples["in_flight"].keys()),
             lambda name, at: max(
                 0.0,
                 (requests(name, at) - requests(name, at - _ARRIVALS_SECONDS)) / _ARRIVALS_SECONDS,
-            )
+            ),
         ),
         dollars_per_hour=_curves(samples["per_hour"]),
         dollars=_curves(
