@@ -132,9 +132,9 @@ def _section(claim: Claim, result: ClaimResult) -> Iterator[str]:
         yield ""
         yield f"{how}: {_sentence(claim.scenario)} Against: {_sentence(claim.baseline)}"
     # The index says of all claims that quality is not measured, and which were changed.
-    notes = (note.removesuffix(_NO_QUALITY).strip() for note in claim.notes)
-    if notes := [note for note in notes if note and not note.startswith(_CHANGED)]:
-        yield from ("", " ".join(notes))
+    notes = [note.removesuffix(_NO_QUALITY).strip() for note in claim.notes]
+    if shown := [note for note in notes if note and not note.startswith(_CHANGED)]:
+        yield from ("", " ".join(shown))
     if claim.references:
         yield ""
         yield from (f"- [{each.title}]({each.link}), {each.date}" for each in claim.references)
