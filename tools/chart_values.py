@@ -306,6 +306,10 @@ class Prometheus(Values):
     namespaces: list[str] = Field(default=["monitoring"])
     """Namespaces whose pods may scrape the metrics of the engines and of the operator."""
 
+    monitor_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels by which Prometheus selects PodMonitors, such as `release: kube-prometheus-stack`, for
+    those of the chart and of engines. `tessera doctor` says which."""
+
     job: str = ""
     """Label `job` of the operator's own metrics; empty means that of the chart's PodMonitor. Series
     of any other job are never taken for the operator's."""

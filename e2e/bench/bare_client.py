@@ -47,7 +47,7 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
     assert all(children_by_service.values()), "a service was not placed"
     shared = {
         owners.namespace: owners.manifests(
-            operator_namespace=_VISITORS[0], ingress_namespaces=_VISITORS, monitored=False
+            operator_namespace=_VISITORS[0], ingress_namespaces=_VISITORS, monitor_labels=None
         )
         for owners in namespace_owners(fleet_plan.service_plans, {})
     }

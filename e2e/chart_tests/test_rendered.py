@@ -177,6 +177,19 @@ def test_prometheus_scrapes_by_tls_with_the_token_of_an_account_that_only_reads_
     assert not any(kind == "Secret" for kind, _ in render())
 
 
+def test_labels_by_which_prometheus_selects_are_on_all_pod_monitors() -> None:
+    kind = "monitoring.coreos.com/v1/PodMonitor"
+    objects = render("--api-versions", kind, "--set", "prometheus.monitorLabels.release=stack")
+    for name in ("tessera-operator", "tessera-gateway"):
+        assert objects["PodMonitor", name]["metadata"]["labels"]["release"] == "stack"
+    (operator,) = objects["Deployment", "tessera-operator"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    variables = {variable["name"]: variable.get("value") for variable in operator["env"]}
+    labels = json.loads(variables["TESSERA_MONITOR_LABELS"])
+    assert Settings(monitor_labels=labels).monitor_labels == {"release": "stack"}
+
+
 def test_the_operator_may_review_the_tokens_of_its_readers() -> None:
     objects = render("--set", "serviceAccount.name=fleet")
     binding = objects["ClusterRoleBinding", "tessera-operator-tessera-system-auth-delegator"]

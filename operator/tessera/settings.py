@@ -1,5 +1,6 @@
 """Environment variables of every process; no other module reads the environment."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -71,6 +72,9 @@ class Settings(PrometheusSettings, _ProcessSettings):
 
     monitoring_namespaces: tuple[str, ...] = ("monitoring",)
     """Namespaces whose pods may scrape the engines' metrics, by a NetworkPolicy."""
+
+    monitor_labels: Mapping[str, str] = Field(default_factory=dict)
+    """Labels of the engines' PodMonitors as JSON, by which Prometheus selects them."""
 
     pod_name: str = "tessera-operator"
     """The operator's own pod: its identity in the leader election."""

@@ -29,6 +29,7 @@ _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _LEASE = "/apis/coordination.k8s.io/v1/namespaces/tessera-system/leases/tessera-operator"
 _POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 _OPERATOR = "/apis/apps/v1/namespaces/tessera-system/deployments/tessera-operator"
+_MONITOR = POD_MONITORS.path("tessera-system", "tessera-operator")
 DENIED = "--max-num-seqs; it is set by spec.slo"
 
 
@@ -195,7 +196,16 @@ def pages(version: str = "0.1.0") -> dict[str, Json]:
     for name in ("deployments", "scale"):
         policies[policy_path(name)] = {"spec": {"failurePolicy": "Fail"}}
         policies[binding_path(name)] = {"spec": {"validationActions": ["Deny"]}}
-    return {"/version": version_page, _OPERATOR: operator, _LEASE: lease, **policies, **crds}
+    monitor_labels = {"app.kubernetes.io/part-of": "tessera", **labels}
+    monitor = {
+        "metadata": {
+            "name": "tessera-operator",
+            "namespace": "tessera-system",
+            "labels": monitor_labels,
+        }
+    }
+    objects: dict[str, Json] = {_OPERATOR: operator, _LEASE: lease, _MONITOR: monitor}
+    return {"/version": version_page, **objects, **policies, **crds}
 
 
 def operator_of(api: MemoryApi) -> Json:

@@ -63,9 +63,21 @@ def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
     manifests = shared.manifests(
         operator_namespace="tessera-system",
         ingress_namespaces=("tessera-system", "monitoring"),
-        monitored=True,
+        monitor_labels={},
     )
     golden("namespace", [dict(manifest.body) for manifest in manifests])
+
+
+def test_a_pod_monitor_has_the_labels_by_which_prometheus_selects_beside_its_own() -> None:
+    (shared,) = children.namespace_owners(plan_service(SPECS["slice"]).service_plans, {})
+    *_, monitor = shared.manifests(
+        operator_namespace="tessera-system",
+        ingress_namespaces=("tessera-system",),
+        monitor_labels={"release": "stack", "app.kubernetes.io/part-of": "other"},
+    )
+    labels = monitor.body["metadata"]["labels"]
+    assert (monitor.kind.kind, labels["release"]) == ("PodMonitor", "stack")
+    assert labels["app.kubernetes.io/part-of"] == "tessera"
 
 
 def test_each_variant_of_a_plan_has_a_deployment_of_its_own() -> None:
@@ -165,7 +177,7 @@ def test_a_closed_service_is_reached_by_gateways_the_operator_and_prometheus_alo
     manifests = shared.manifests(
         operator_namespace="tessera-system",
         ingress_namespaces=("tessera-system", "monitoring"),
-        monitored=False,
+        monitor_labels=None,
     )
     # The policy of closed services comes first: without any policy everybody would be admitted.
     closed, others, _ = (
@@ -195,7 +207,9 @@ def test_a_closed_service_is_reached_by_gateways_the_operator_and_prometheus_alo
 def test_every_object_has_the_recommended_labels_and_no_selector_a_version(name: str) -> None:
     (shared,) = children.namespace_owners(plan_service(SPECS[name]).service_plans, {})
     namespaced = shared.manifests(
-        operator_namespace="tessera-system", ingress_namespaces=("tessera-system",), monitored=True
+        operator_namespace="tessera-system",
+        ingress_namespaces=("tessera-system",),
+        monitor_labels={},
     )
     template = deployment(SPECS[name])["spec"]["template"]
     for body in (template, *(manifest.body for manifest in (*objects(SPECS[name]), *namespaced))):

@@ -132,7 +132,7 @@ def egress_policy(egress: EngineEgress, platform: Platform | None = None) -> dic
     manifests = shared.manifests(
         operator_namespace="tessera-system",
         ingress_namespaces=("tessera-system",),
-        monitored=False,
+        monitor_labels=None,
         egress=egress,
         platform=platform or Platform(),
     )

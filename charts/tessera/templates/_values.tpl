@@ -133,6 +133,7 @@ gateway:
 prometheus:
   url: null
   namespaces: null
+  monitorLabels: null
   job: null
   secretName: null
   tokenFile: null

@@ -86,6 +86,7 @@ def _installation(settings: Settings) -> Installation:
         egress=settings.engine_egress,
         platform=settings.platform,
         batch_role=settings.batch_role,
+        monitor_labels=settings.monitor_labels,
         mig_namespace=settings.mig_manager_namespace,
     )
 

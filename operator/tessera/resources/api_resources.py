@@ -44,7 +44,8 @@ class ApiResource:
 
     def __post_init__(self) -> None:
         singular = self.kind.lower()
-        plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+        stem, ending = (singular[:-1], "ies") if singular.endswith("y") else (singular, "s")
+        plural = f"{stem}es" if singular.endswith("s") else f"{stem}{ending}"
         object.__setattr__(self, "plural", plural)
 
     @property

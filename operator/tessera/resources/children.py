@@ -103,12 +103,12 @@ class NamespaceOwners:
         *,
         operator_namespace: str,
         ingress_namespaces: tuple[str, ...],
-        monitored: bool,
+        monitor_labels: Mapping[str, str] | None,
         egress: EngineEgress = _EGRESS,
         platform: Platform = _PLATFORM,
         batch_role: str = BATCH_ROLE,
     ) -> tuple[ObjectManifest, ...]:
-        """Return the shared objects."""
+        """Return the shared objects; without labels of monitors no PodMonitor."""
         owners = (*self.services, *self.batches)
         shared = [namespace_objects.service_account(owners, ENGINE_ACCOUNT)]
         if self.closed:
@@ -125,8 +125,8 @@ class NamespaceOwners:
         )
         if self.services:
             shared.append(namespace_objects.engine_egress_policy(owners, egress, platform))
-        if monitored:
-            shared.append(namespace_objects.pod_monitor(owners))
+        if monitor_labels is not None:
+            shared.append(namespace_objects.pod_monitor(owners, monitor_labels))
         if batch_owners := self.batches:
             shared += [
                 namespace_objects.service_account(batch_owners, BATCH_ACCOUNT),

@@ -188,9 +188,10 @@ def _port_of(url: str) -> int:
     return place.port or _PORTS[place.scheme]
 
 
-def pod_monitor(owners: Owners) -> ObjectManifest:
+def pod_monitor(owners: Owners, monitor_labels: Mapping[str, str]) -> ObjectManifest:
     """Return the PodMonitor for the engines' metrics: of a page only what engines export.
 
+    Prometheus may select it by `monitor_labels`, beside those that all objects have.
     Whose samples they are, the labels of the pod say and never the page.
     """
     identity = (names.SERVICE_LABEL, names.VARIANT_LABEL)
@@ -214,7 +215,9 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
         "podMetricsEndpoints": [endpoint],
         **SCRAPE_LIMITS,
     }
-    return manifest(POD_MONITORS, _metadata(owners, names.ENGINE_ACCOUNT), spec=spec)
+    metadata = _metadata(owners, names.ENGINE_ACCOUNT)
+    metadata.labels = {**monitor_labels, **(metadata.labels or {})}
+    return manifest(POD_MONITORS, metadata, spec=spec)
 
 
 def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:

@@ -240,7 +240,7 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
         owner.namespace: owner.manifests(
             operator_namespace="tessera-system",
             ingress_namespaces=("tessera-system",),
-            monitored=True,
+            monitor_labels={},
         )
         for owner in children.namespace_owners(decision.service_plans, decision.active_batches)
     }
@@ -251,7 +251,9 @@ def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
     decision = plan_of(a_fleet(batches=(a_completed_batch(), a_batch(ref=new, uid="uid-next"))))
     (shared,) = children.namespace_owners(decision.service_plans, decision.active_batches)
-    manifests = shared.manifests(operator_namespace="x", ingress_namespaces=("x",), monitored=True)
+    manifests = shared.manifests(
+        operator_namespace="x", ingress_namespaces=("x",), monitor_labels={}
+    )
     for manifest in manifests:
         owners = manifest.body["metadata"]["ownerReferences"]
         assert [owner["name"] for owner in owners] == ["next"]

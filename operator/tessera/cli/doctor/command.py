@@ -21,8 +21,9 @@ from tessera.cli.doctor.finding import (
     skipped,
 )
 from tessera.cli.doctor.hardware import check_gpu_nodes, check_pools
-from tessera.cli.doctor.metrics import check_pod_monitors, check_prometheus
+from tessera.cli.doctor.metrics import check_prometheus
 from tessera.cli.doctor.mig import check_layouts
+from tessera.cli.doctor.monitoring import check_monitors
 from tessera.cli.doctor.names import check_names
 from tessera.cli.doctor.operator import check_operator, check_policies, check_webhook
 from tessera.cli.doctor.services import check_budgets, check_pods, check_services, check_slos
@@ -41,7 +42,7 @@ CHECKS: tuple[Check, ...] = (
     check_pools,
     check_gpu_nodes,
     check_layouts,
-    check_pod_monitors,
+    check_monitors,
     check_prometheus,
     check_budgets,
     check_names,

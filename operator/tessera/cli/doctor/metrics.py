@@ -9,7 +9,7 @@ from tessera.adapters.prometheus.metrics import (
     REPEATED_GPUS,
 )
 from tessera.adapters.prometheus.queries import SERVICE
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.cli.doctor.finding import (
     CheckContext,
     Finding,
@@ -19,12 +19,13 @@ from tessera.cli.doctor.finding import (
     skipped,
     warning,
 )
+from tessera.cli.doctor.monitoring import prometheus_urls
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT
 from tessera.cli.installation import operator_deployments, operator_variables
 from tessera.domain.observed.snapshot import MIN_BUSY_ACTIVITY
 from tessera.ports import MetricsError
-from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
+from tessera.resources.api_resources import INFERENCE_SERVICES
 
 _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 # Without honorLabels Prometheus renames the engine's label `pod` to `exported_pod`.
@@ -35,26 +36,14 @@ _WITHOUT_ACTIVITY = (
 )
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
-_SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; nothing scales without it"
-
-
-async def check_pod_monitors(context: CheckContext) -> Finding:
-    """Check that the cluster has PodMonitors, by which engines are scraped."""
-    if await context.reader.list_if_served(POD_MONITORS) is not None:
-        return ok("pod monitors", "PodMonitors are installed")
-    return warning(
-        "pod monitors",
-        "PodMonitors are not installed",
-        "install the Prometheus operator, or scrape the engines' port http with the pod's labels "
-        "by a configuration of your own",
-    )
+_SET_URL = "helm upgrade --reuse-values --set prometheus.url={}; nothing scales without it"
 
 
 async def check_prometheus(context: CheckContext) -> Findings:
     """Check that the given Prometheus, or the operator's, has the readings."""
     configured_url, access = await _operator_settings(context)
     if configured_url == "":
-        return problem("prometheus", "prometheus.url of the chart is not set", _SET_URL)
+        return await _unset_finding(context)
     url = context.prometheus_url or configured_url
     if not url:
         return skipped("prometheus", "URL unknown", "--prometheus URL")
@@ -82,6 +71,15 @@ async def check_prometheus(context: CheckContext) -> Findings:
     ]
 
 
+async def _unset_finding(context: CheckContext) -> Finding:
+    """Say what to set, by the Services that look like a Prometheus."""
+    urls, message = await prometheus_urls(context.reader), "prometheus.url of the chart is not set"
+    if not urls:
+        return problem("prometheus", message, _SET_URL.format("http://..."))
+    message += f"; Services of this cluster that look like it: {first_names(urls, 5)}"
+    return problem("prometheus", message, _SET_URL.format(urls[0]))
+
+
 async def _operator_settings(context: CheckContext) -> tuple[str | None, PrometheusAccess]:
     """Return the operator's URL, empty when it has none and None when unknown, and its target."""
     try:
@@ -107,7 +105,7 @@ def _own_finding(selector: str, count: int) -> Finding:
     if count:
         return ok("operator metrics", f"{counted(count, 'operator')} scraped")
     fix = (
-        "check that Prometheus selects the PodMonitor tessera-operator and may get /metrics "
+        "see pod monitors above, and check that Prometheus may get /metrics "
         "(docs/tasks/install.md#prometheus), or set prometheus.job of the chart to the label job "
         "of its target: without it a new leader charges nothing for the time before its start"
     )

@@ -46,6 +46,8 @@ class Installation:
     egress: EngineEgress = field(default_factory=EngineEgress)
     platform: Platform = field(default_factory=Platform)
     batch_role: str = BATCH_ROLE
+    monitor_labels: Mapping[str, str] = field(default_factory=dict)
+    """Of PodMonitors, by which Prometheus selects them."""
     mig_namespace: str | None = None
     """With the ConfigMap of mig-manager; None where it is not used."""
 
@@ -111,7 +113,7 @@ class SharedObjectApplier:
         manifests = inputs.sharing.manifests(
             operator_namespace=self._installation.namespace,
             ingress_namespaces=self._installation.ingress_namespaces,
-            monitored=inputs.monitored,
+            monitor_labels=self._installation.monitor_labels if inputs.monitored else None,
             egress=self._installation.egress,
             platform=self._installation.platform,
             batch_role=self._installation.batch_role,
