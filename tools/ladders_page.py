@@ -6,7 +6,7 @@ from ladders import committed
 from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.figure import LadderFigure
-from tessera_lab.levers.lever import Lever, LeverId, SavingRange, levers, source_orders
+from tessera_lab.levers.lever import Lever, LeverId, SavingRange, levers
 from tessera_lab.levers.picture import draw_ladders
 from tessera_lab.levers.published import (
     BASELINE_GPU,
@@ -40,7 +40,6 @@ def page() -> str:
     lines += ["", "## Each lever in order", "", *_here(figures)]
     lines += ["", "## Replicas and latency", "", *_months(figures)]
     lines += ["", "## Many small services", "", *_services()]
-    lines += ["", "## Orders of the sources", "", *_orders(figures)]
     lines += ["", "## The levers", "", *_levers()]
     return "\n".join(lines) + "\n"
 
@@ -203,7 +202,7 @@ def _here(figures: Sequence[LadderFigure]) -> Iterator[str]:
     yield (
         "How many times less tokens cost with a lever than with those above it. Below 1 it costs "
         "more and is left out. `figures/levers.json` also has each alone, taken out of the whole, "
-        "and the month after it."
+        "the month after it, and the orders in which sources apply them."
     )
     yield from ("", f"| lever | {' | '.join(each.name for each in figures)} |")
     yield f"| --- |{' --- |' * len(figures)}"
@@ -269,32 +268,6 @@ def _services() -> Iterator[str]:
         "request waits for that wakes a service. No slice was measured: its speed is its share of "
         "the GPU's bandwidth and multiprocessors."
     )
-
-
-def _orders(figures: Sequence[LadderFigure]) -> Iterator[str]:
-    titles = {lever.id: lever.title.lower() for lever in levers().values()}
-    yield (
-        "How many times less than the baseline after all steps of a source, in its order. "
-        "Continuous batching, which each has too, is in the baseline."
-    )
-    yield ""
-    yield f"| | {' | '.join(each.name for each in figures)} |"
-    yield f"| --- |{' --- |' * len(figures)}"
-    for order in source_orders():
-        steps = ", ".join(titles[lever] for lever in order.levers)
-        lasts = (
-            [
-                each.orders[order.id][lever]
-                for lever in order.levers
-                if lever in each.orders[order.id]
-            ]
-            for each in figures
-        )
-        cells = (
-            f"{each.baseline.per_month / months[-1]:.1f}"
-            for each, months in zip(figures, lasts, strict=True)
-        )
-        yield f"| {steps} (`{order.source}`) | {' | '.join(cells)} |"
 
 
 def _levers() -> Iterator[str]:
