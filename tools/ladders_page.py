@@ -7,7 +7,7 @@ from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.figure import LadderFigure
 from tessera_lab.levers.lever import Lever, LeverId, SavingRange, levers
-from tessera_lab.levers.picture import draw_ladders
+from tessera_lab.levers.picture import draw_ladders, draw_savings
 from tessera_lab.levers.published import (
     BASELINE_GPU,
     LOADS,
@@ -24,12 +24,23 @@ from tessera_lab.levers.setups import DRAFT_TOKENS, STATIC_BATCH
 
 PAGE, PICTURE = "docs/ladders.md", "docs/figures/levers.svg"
 HISTORY_PAGE = "docs/ladders-history.md"
-SHORT_PAGES = ("README.md", "docs/index.md")
+SAVINGS_PICTURE, SHORT_PAGE = "docs/figures/savings.svg", "README.md"
 _TITLE = "# What each lever brings"
 
 
 def picture() -> str:
-    return draw_ladders(committed().ladders, columns=2)
+    return draw_ladders(committed().ladders)
+
+
+def savings_picture() -> str:
+    """Return what Tessera saves, in the figures of the short table."""
+    figures = committed().ladders
+    return draw_savings(
+        [
+            (each.name.replace(", ", " "), each.reached_today, _beyond_prefix_cache(each))
+            for each in figures
+        ]
+    )
 
 
 def page() -> str:
@@ -57,12 +68,29 @@ def short_table() -> str:
         ),
     )
     table = "\n".join(f"| {label} | {' | '.join(cells)} |" for label, cells in rows)
+    return f"{table}\n\n{_small_services()}\n"
+
+
+def savings() -> str:
+    """Return the picture of what Tessera saves, whose figures can be read without it too."""
+    words = "; ".join(
+        f"{each.name} {each.reached_today:.1f}, {_beyond_prefix_cache(each):.1f} than with its "
+        "prefix cache"
+        for each in committed().ladders
+    )
+    return (
+        f'<img class="picture" src="figures/savings.svg" width="540" alt="Times less than plain '
+        f'vLLM: {words}.">\n\n{_small_services()}\n'
+    )
+
+
+def _small_services() -> str:
     recorded = committed()
     first, last = recorded.small_services[0], recorded.small_services[-1]
     times = [first.per_month / each.per_month for each in (last, recorded.without_slices)]
     return (
-        f"{table}\n\n{first.peak_gpus} small services cost {times[0]:.1f} times less on MIG slices "
-        f"than on a GPU each, and {times[1]:.1f} times less with all but slices.\n"
+        f"{first.peak_gpus} small services cost {times[0]:.1f} times less on MIG slices "
+        f"than on a GPU each, and {times[1]:.1f} times less with all but slices."
     )
 
 
@@ -101,7 +129,7 @@ times. A real vLLM 0.26 on one H100 decodes dense models within 3 % of these in 
 fp8, in 70 steps; 4 bits were up to 31 % off, and [what is mended](decisions/performance-model.md)
 says how far they are now. No fleet of these ladders ran on GPUs."""
 _PICTURE = """\
-<img src="figures/levers.svg" style="background: white" alt="For three loads on a model of 8B and
+<img src="figures/levers.svg" alt="For three loads on a model of 8B and
 one of 70B: how many times less than with plain vLLM a million output tokens cost after each lever,
 with all, and if single factors multiplied.">"""
 

@@ -8,10 +8,14 @@ from tessera_lab.levers.figure import LadderFigure, RungFigure
 
 _WIDTH, _ROW, _LABEL, _VALUE, _HEAD, _FOOT = 600, 18, 190, 130, 46, 26
 _STYLE = (
-    "text{font:12px sans-serif;fill:#374151}.title{font-weight:bold}.small{font-size:11px}"
+    ".ground{fill:#fff}text{font:12px sans-serif;fill:#374151}.title{font-weight:bold}"
+    ".small{font-size:11px}"
     ".off{fill:#9ca3af}.grid{stroke:#e5e7eb}.have{fill:#0f766e}.lack{fill:#fde68a;stroke:#b45309}"
     ".sum{fill:#4338ca}.product{fill:none;stroke:#be123c;stroke-dasharray:4 2}"
+    "@media (prefers-color-scheme:dark){.ground{fill:#1c1917}text{fill:#e7e5e4}.off{fill:#a8a29e}"
+    ".grid{stroke:#44403c}.have{fill:#14b8a6}.sum{fill:#818cf8}.product{stroke:#fb7185}}"
 )
+_SAVINGS_WIDTH, _SAVINGS_LABEL, _SAVINGS_HEIGHT = 420, 70, 44
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -21,16 +25,41 @@ def draw_ladders(figures: Sequence[LadderFigure], columns: int = 1) -> str:
     height = max(_HEAD + _FOOT + _ROW * (len(figure.rungs) + 4) for figure in figures)
     rows = math.ceil(len(panels) / columns)
     width, total = _WIDTH * columns, height * rows + _ROW * 2
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" '
-        f'width="{width}" height="{total}" role="img" aria-label="What each lever brings">',
-        f"<style>{_STYLE}</style>",
-        f'<rect width="{width}" height="{total}" fill="#ffffff"/>',
-    ]
+    parts = [*_begin(width, total, "What each lever brings")]
     for number, panel in enumerate(panels):
         x, y = _WIDTH * (number % columns), height * (number // columns)
         parts += [f'<g transform="translate({x} {y})">', *panel, "</g>"]
     return "\n".join((*parts, *_legend(total - _ROW), "</svg>")) + "\n"
+
+
+def draw_savings(rows: Sequence[tuple[str, float, float]]) -> str:
+    """Return bars of how many times less each load costs than with plain vLLM, and beside those
+    than with its prefix cache, as a picture that a phone can show."""
+    most = max(max(factors) for _, *factors in rows)
+    scale = (_SAVINGS_WIDTH - _SAVINGS_LABEL - 50) / most
+    height = _HEAD + _SAVINGS_HEIGHT * len(rows)
+    parts = [*_begin(_SAVINGS_WIDTH, height, "Times less that output tokens cost")]
+    for x, style, label in ((8, "have", "than plain vLLM"), (160, "sum", "with its prefix cache")):
+        parts += [_bar(style, x, x + 12, 8), f'<text x="{x + 18}" y="21">{label}</text>']
+    for number, (name, *factors) in enumerate(rows):
+        y = _HEAD + _SAVINGS_HEIGHT * number
+        parts.append(f'<text class="title" x="8" y="{y + 22}">{escape(name)}</text>')
+        for row, (style, factor) in enumerate(zip(("have", "sum"), factors, strict=True)):
+            end = _SAVINGS_LABEL + factor * scale
+            parts += [
+                _bar(style, _SAVINGS_LABEL, end, y + _ROW * row),
+                f'<text x="{end + 6:.1f}" y="{y + _ROW * row + 13}">{factor:.1f}</text>',
+            ]
+    return "\n".join((*parts, "</svg>")) + "\n"
+
+
+def _begin(width: int, height: int, label: str) -> Iterator[str]:
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label="{label}">'
+    )
+    yield f"<style>{_STYLE}</style>"
+    yield f'<rect class="ground" width="{width}" height="{height}"/>'
 
 
 def _panel(figure: LadderFigure) -> Iterator[str]:
@@ -94,7 +123,7 @@ def _bar(style: str, begin: float, end: float, y: int) -> str:
 def _legend(y: int) -> Iterator[str]:
     entries = (("have", "offered today"), ("lack", "not offered today"), ("sum", "all together"))
     for number, (style, label) in enumerate(entries):
-        x = 8 + 170 * number
+        x = 8 + 150 * number
         yield f'<rect class="{style}" x="{x}" y="{y - 10}" width="12" height="12"/>'
         yield f'<text class="small" x="{x + 18}" y="{y}">{label}</text>'
-    yield f'<text class="small" x="{x + 140}" y="{y}">The scale is logarithmic.</text>'
+    yield f'<text class="small" x="{x + 110}" y="{y}">The scale is logarithmic.</text>'
