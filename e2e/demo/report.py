@@ -72,12 +72,13 @@ def page(run: RecordedRun) -> str:
 
 
 def _introduction(run: RecordedRun) -> Iterator[str]:
+    seconds = run.cpu_seconds
+    cpu = "" if seconds is None else f", {seconds:.0f} s of CPU in all processes"
     yield (
         f"<p>A real control plane, where the chart of Tessera {escape(run.version)} was installed, "
         "with simulated GPU nodes and simulated engines: decisions, objects, and the rules of the "
         "bill are those of a cluster, GPU activity is simulated, and prices are the pools' own.</p>"
-        f'<p class="dim">Started {escape(run.started)}, {run.seconds:.0f} s, {run.cpu_seconds:.0f} '
-        "s of CPU in all processes.</p>"
+        f'<p class="dim">Started {escape(run.started)}, {run.seconds:.0f} s{cpu}.</p>'
     )
     if not run.steps or any(not step.seen for step in run.steps):
         yield '<p class="stopped">The run ended early: this is what it had recorded by then.</p>'
@@ -110,10 +111,10 @@ def _measured(run: RecordedRun) -> Iterator[str]:
     curves = run.curves
     charts = (
         ("Ready replicas", "by service", "replicas", 1, curves.replicas),
-        ("Requests that wait", "at gateway and engines, by service", "requests", 1, curves.queue),
+        ("Requests that wait", "gateway and engines", "requests", 1, curves.queue),
         ("GPU activity", "DCGM, mean of a service's devices", "percent", 100, curves.activity),
         ("Arrivals", "at the gateway, by service", "requests/s", 1, curves.arrivals),
-        ("Price", "of running and desired replicas", "USD/hour", 1, curves.dollars_per_hour),
+        ("Price", "of replicas, by service", "USD/hour", 1, curves.dollars_per_hour),
         ("Dollars so far", "by tenant", "USD", 1, curves.dollars),
     )  # fmt: skip
     moments = sorted(run.moments, key=attrgetter("at_s"))

@@ -187,20 +187,20 @@ def _joined(points: Points, gap: float) -> Iterator[Points]:
 
 
 def _draw_marks(frame: _Frame, plot: Plot) -> Iterator[str]:
-    labels: list[tuple[float, float, str]] = []
+    labels: list[tuple[float, str]] = []
     for position, label in plot.marks:
         x = frame.x(position)
         yield f'<line class="mark" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{HEIGHT - _BOTTOM}"/>'
-        begin, text = x, label
+        middle, text = x, label
         # Labels that would lie over one another become the first and the last of them.
-        while labels and begin - labels[-1][1] < (len(labels[-1][2]) + len(text) + 2) * _HALF:
-            begin, _, before = labels.pop()
-            text = f"{before.partition('-')[0]}-{label}"
-        labels.append((begin, x, text))
-    for begin, end, text in labels:
+        while labels and middle - labels[-1][0] < (len(labels[-1][1]) + len(text) + 1) * _HALF:
+            before, first = labels.pop()
+            middle, text = (before + x) / 2, f"{first.partition('-')[0]}-{label}"
+        labels.append((middle, text))
+    for middle, text in labels:
         half = len(text) * _HALF
-        middle = min(max((begin + end) / 2, half), plot.width - half)
-        yield f'<text x="{middle:.1f}" y="{_TOP - 4}" text-anchor="middle">{escape(text)}</text>'
+        shown = min(max(middle, half), plot.width - half)
+        yield f'<text x="{shown:.1f}" y="{_TOP - 4}" text-anchor="middle">{escape(text)}</text>'
     for x, y, label in plot.labels:
         place = f'x="{frame.x(x) - 6:.1f}" y="{frame.y(y) - 6:.1f}"'
         yield f'<text {place} text-anchor="end">{escape(label)}</text>'

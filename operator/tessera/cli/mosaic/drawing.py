@@ -203,9 +203,10 @@ def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
     longest = max((len(strip.name) for strip in strips), default=0)
     name_width = min(longest * _CHARACTER_WIDTH + _GAP, _MAX_NAME_WIDTH)
     width = name_width + axis * _SLICE_WIDTH + note_width + 2 * _GAP
-    height = (max((len(rows) for _, rows in columns), default=0) + 1) * (
-        _STRIP_HEIGHT + _GAP
-    ) + _GAP
+    # Rows begin below the titles, if there are any.
+    first = int(any(title for title, _ in columns))
+    row_count = first + max((len(rows) for _, rows in columns), default=0)
+    height = row_count * (_STRIP_HEIGHT + _GAP) + _GAP
     elements = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(columns)} {height}" '
         f'width="{width * len(columns)}" height="{height}" font-family="sans-serif" '
@@ -216,9 +217,10 @@ def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
     for index, (title, rows) in enumerate(columns):
         left = index * width + _GAP
         text_width = width - 2 * _GAP
-        elements.append(_text_element(left, _GAP + _MIDDLE, title, text_width, "name"))
-        for number, row in enumerate(rows, start=1):
-            top = number * (_STRIP_HEIGHT + _GAP)
+        if title:
+            elements.append(_text_element(left, _GAP + _MIDDLE, title, text_width, "name"))
+        for number, row in enumerate(rows, first):
+            top = number * (_STRIP_HEIGHT + _GAP) + _GAP * (1 - first)
             elements += (
                 _strip_elements(row, left, top, name_width, fills)
                 if isinstance(row, Strip)
