@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.cluster import InstalledCluster, clear, install
+from demo.cluster import EXAMPLES, InstalledCluster, clear, install
 from demo.mission import find_demo
 from demo.scene import play
 
@@ -16,11 +16,16 @@ _RUN_SECONDS = 900
 
 @pytest.fixture
 async def stage(cluster: InstalledCluster) -> AsyncIterator[InstalledCluster]:
-    """The shared world with a gateway, which has no tenants and services afterwards."""
+    """The shared world as that of the demos: with a gateway, without H100.
+
+    It is as before afterwards, without tenants and services.
+    """
     await install(cluster, "gateway.enabled=true")
+    await cluster.run("kubectl", "delete", "acceleratorpool", "h100-ondemand")
     yield cluster
     await clear(cluster)
     await cluster.run("kubectl", "delete", "tenantbudgets", "--all")
+    await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
     await install(cluster)
 
 

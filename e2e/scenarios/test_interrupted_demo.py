@@ -44,8 +44,11 @@ def _processes_of(folder: Path) -> list[str]:
     ("number", "moment"),
     [
         pytest.param(signal.SIGINT, "", id="at once"),
-        pytest.param(signal.SIGINT, "waiting for the API server", id="as its world starts"),
-        pytest.param(signal.SIGTERM, "Watch:", id="in a scene"),
+        pytest.param(signal.SIGTERM, "installing the chart", id="as a command runs"),
+        pytest.param(
+            signal.SIGINT, "waiting for", id="as its world starts", marks=pytest.mark.full
+        ),
+        pytest.param(signal.SIGTERM, "Watch:", id="in a scene", marks=pytest.mark.full),
     ],
 )
 async def test_an_interrupted_demo_leaves_nothing_behind(
