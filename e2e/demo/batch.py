@@ -44,7 +44,6 @@ async def run(cluster: InstalledCluster) -> str:
     batch = await _wait_for_batch(cluster, _is_completed, "the batch is completed", 150)
     cluster.notebook.mark("batch completed")
     await asyncio.to_thread(cluster.world.wake, node)
-    cluster.say("\n" + (await cluster.run("kubectl", "-n", NAMESPACE, "get", "batchinferences")))
     return _check_results(batch, folder)
 
 

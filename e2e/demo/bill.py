@@ -33,9 +33,7 @@ async def run(cluster: InstalledCluster, tenants: tuple[str, ...]) -> str:
     counted = {curve.name for curve in (await read_curves(url, notebook.begun)).dollars}
     if missing := set(tenants) - counted:
         raise StepError(f"no cost is counted for TenantBudget {', '.join(sorted(missing))}")
-    cluster.say(
-        "\n".join([f"tessera {' '.join(command)}, by tenant:", *_bill_table(notebook.bill)])
-    )
+    cluster.say("\n".join([f"tessera {' '.join(command)}, by tenant:", *bill_table(notebook.bill)]))
     total = sum(line.usd for line in notebook.bill)
     billed = sum(line.usd for line in notebook.bill if line.tenant)
     return (
@@ -57,20 +55,18 @@ def bill_lines(rows: Iterable[dict[str, str]]) -> tuple[BillLine, ...]:
     )
 
 
-def _bill_table(lines: Iterable[BillLine]) -> Iterator[str]:
+def bill_table(lines: Iterable[BillLine]) -> Iterator[str]:
+    """Yield a table with the sum of each tenant above what it is made of; unused parts are last."""
     by_tenant: dict[str, list[BillLine]] = defaultdict(list)
     for line in lines:
-        by_tenant[line.tenant or UNUSED].append(line)
-    rows = [
-        [
-            tenant,
-            f"{sum(line.usd for line in of_tenant):.4f}",
-            f"{sum(line.share for line in of_tenant):.1%}",
-            ", ".join(
-                f"{line.service.partition('/')[2] or line.service} {line.usd:.4f}"
-                for line in of_tenant
-            ),
-        ]
-        for tenant, of_tenant in by_tenant.items()
-    ]
-    yield from table(("TENANT", "USD", "SHARE", "OF WHICH"), rows)
+        by_tenant[line.tenant].append(line)
+
+    def usd(tenant: str) -> float:
+        return sum(line.usd for line in by_tenant[tenant])
+
+    rows = []
+    for tenant in sorted(by_tenant, key=lambda tenant: (not tenant, -usd(tenant))):
+        share = sum(line.share for line in by_tenant[tenant])
+        rows.append([tenant or UNUSED, f"{usd(tenant):.4f}", f"{share:.1%}"])
+        rows += [[f"  {line.service}", f"{line.usd:.4f}", ""] for line in by_tenant[tenant]]
+    yield from table(("TENANT, SERVICE", "USD", "SHARE"), rows, str.rjust)

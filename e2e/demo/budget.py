@@ -50,8 +50,6 @@ async def run(cluster: InstalledCluster) -> str:
         if scaling["desiredReplicas"] != 2:
             raise StepError(f"2 replicas are affordable, {scaling['desiredReplicas']} are desired")
         cluster.say(f"{scaling['desiredReplicas']} desired: BudgetExhausted: {scaling['message']}")
-        budgets = await cluster.run("kubectl", "get", "tenantbudgets")
-        cluster.say(f"\n{budgets.rstrip()}")
         await _limit(cluster, PLENTY)
         cluster.notebook.mark("budget raised")
         raised = time.monotonic()

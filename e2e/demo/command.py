@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -96,6 +97,8 @@ def _run_in_world(options: argparse.Namespace, file: Path | None) -> None:
 
     KeyboardInterrupt when a signal ends it, which leaves no world.
     """
+    # Of what is printed here, and by the commands that this starts.
+    os.environ["COLUMNS"] = str(shutil.get_terminal_size((100, 24)).columns)
     vllm = engine_environment() if options.engine == "vllm" else None
     demo = find_demo(options.demo, options.backend, vllm)
     notebook = Notebook()
@@ -170,7 +173,7 @@ async def _play(
             world, api, lambda text: write(f"[{notebook.seconds:5.1f} s] {text}"), notebook
         )
         await demo.install(cluster, *values)
-        steps = await play(cluster, demo.acts, write)
+        steps = await play(cluster, demo.acts, write, int(os.environ["COLUMNS"]))
         return steps, await read_curves(world.prometheus_url, notebook.begun)
 
 

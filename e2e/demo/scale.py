@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from demo.cluster import InstalledCluster, Json, StepError, condition, until
+from demo.cluster import InstalledCluster, Json, StepError, until
 from demo.load import load_with_key
 from demo.serve import SCALING, SERVICE
 from demo.signals import Signals, read_signals
@@ -147,12 +147,9 @@ def _note_reason(cluster: InstalledCluster, service: Json, record: ScalingRecord
     reason = scaling.get("reason")
     if reason and reason not in record.reasons:
         record.reasons[reason] = scaling["message"]
-        slo = (status.get("slo") or {}).get("attained") or condition(service, "SLOMet").get(
-            "reason"
-        )
-        cluster.say(
-            f"{scaling['desiredReplicas']} desired, SLO {slo}: {reason}: {scaling['message']}"
-        )
+        attained = (status.get("slo") or {}).get("attained")
+        slo = f", SLO attained {attained}" if attained else ""
+        cluster.say(f"{scaling['desiredReplicas']} desired{slo}: {reason}: {scaling['message']}")
 
 
 def _note_replicas(deployment: Json, record: ScalingRecord) -> None:

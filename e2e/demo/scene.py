@@ -1,6 +1,7 @@
 """Scenes of a demo: they play at the same time, and are told one after the other."""
 
 import asyncio
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,9 @@ from demo.recorded import RecordedStep
 from world import WorldError
 from world.api import ApiError
 
+_WIDTH = 100
+# Characters of a moment before a line.
+_STAMP = 10
 # What a scene meets when the cluster does not answer as it should.
 _FAILURES = (
     StepError,
@@ -48,6 +52,8 @@ class Narrator:
     seconds: Callable[[], float]
     """Since the begin of the run."""
     write: Callable[[str], None]
+    width: int
+    """Characters of a line; pictures and tables are as they are."""
     _lines: list[list[str]] = field(init=False)
     _ended: set[int] = field(default_factory=set)
     _current: int = -1
@@ -58,7 +64,7 @@ class Narrator:
 
     def say(self, number: int, text: str) -> None:
         """Print what a scene says, or keep it until the scenes before it have ended."""
-        line = f"[{self.seconds():5.1f} s] {text}"
+        line = self._wrapped(f"[{self.seconds():5.1f} s] {text}")
         if number == self._current:
             self.write(line)
         else:
@@ -87,13 +93,28 @@ class Narrator:
     def _show(self, number: int) -> None:
         scene = self.scenes[number]
         self.write(f"\n{number + 1}/{len(self.scenes)} {scene.title}")
-        self.write(f"Watch: {scene.expected}")
+        self.write(self._wrapped(f"Watch: {scene.expected}"))
         for line in self._lines[number]:
             self.write(line)
 
+    def _wrapped(self, text: str) -> str:
+        if "\n" in text:
+            return text
+        indent = " " * _STAMP
+        return textwrap.fill(
+            text,
+            self.width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
 
 async def play(
-    cluster: InstalledCluster, acts: Sequence[Sequence[Chain]], write: Callable[[str], None]
+    cluster: InstalledCluster,
+    acts: Sequence[Sequence[Chain]],
+    write: Callable[[str], None] = print,
+    width: int = _WIDTH,
 ) -> tuple[RecordedStep, ...]:
     """Play acts one after the other, the chains of each at once.
 
@@ -101,7 +122,7 @@ async def play(
     """
     notebook = cluster.notebook
     scenes = [scene for act in acts for chain in act for scene in chain]
-    narrator = Narrator(scenes, lambda: notebook.seconds, write)
+    narrator = Narrator(scenes, lambda: notebook.seconds, write, width)
     steps: dict[int, RecordedStep] = {}
 
     async def play_chain(chain: Chain, first: int) -> None:

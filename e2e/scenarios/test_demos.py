@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.cluster import EXAMPLES, InstalledCluster, clear, install
+from demo.cluster import EXAMPLES, InstalledCluster, clear
 from demo.mission import find_demo
 from demo.scene import play
 
@@ -16,27 +16,22 @@ _RUN_SECONDS = 900
 
 @pytest.fixture
 async def stage(cluster: InstalledCluster) -> AsyncIterator[InstalledCluster]:
-    """The shared world as that of the demos: with a gateway, without H100.
-
-    It is as before afterwards, without tenants and services.
-    """
-    await install(cluster, "gateway.enabled=true")
+    """The shared world as that of the demos, without H100; without tenants afterwards."""
     await cluster.run("kubectl", "delete", "acceleratorpool", "h100-ondemand")
     yield cluster
     await clear(cluster)
     await cluster.run("kubectl", "delete", "tenantbudgets", "--all")
     await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
-    await install(cluster)
 
 
 async def test_a_service_is_placed_and_follows_its_load(stage: InstalledCluster) -> None:
-    await play(stage, find_demo("scale").acts, print)
+    await play(stage, find_demo("scale").acts)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("demo", ["budget", "batch", "gateway"])
 async def test_the_other_demos_succeed(stage: InstalledCluster, demo: str) -> None:
-    await play(stage, find_demo(demo).acts, print)
+    await play(stage, find_demo(demo).acts)
 
 
 @pytest.mark.full

@@ -127,6 +127,7 @@ def test_what_is_missing_is_said() -> None:
     for sentence in ("The run ended early", "the run ended before", "before the bill was read."):
         assert sentence in text
     assert "The run ended early" not in page(RUN)
+    assert " s of CPU" in page(RUN)
     assert " s of CPU" not in page(replace(RUN, cpu_seconds=None))
     assert "No step had begun." in page(replace(ended_early(), steps=()))
 

@@ -26,7 +26,7 @@ def _cluster() -> InstalledCluster:
 
 def test_lines_of_a_later_scene_wait_for_its_turn() -> None:
     written: list[str] = []
-    narrator = Narrator([_scene("first"), _scene("second")], lambda: 1.5, written.append)
+    narrator = Narrator([_scene("first"), _scene("second")], lambda: 1.5, written.append, 80)
     narrator.say(1, "early")
     narrator.end(1, "second was seen")
     narrator.say(0, "now")
@@ -45,10 +45,21 @@ def test_lines_of_a_later_scene_wait_for_its_turn() -> None:
 
 def test_a_scene_that_fails_before_its_turn_shows_what_it_said() -> None:
     written: list[str] = []
-    narrator = Narrator([_scene("first"), _scene("second")], lambda: 0.0, written.append)
+    narrator = Narrator([_scene("first"), _scene("second")], lambda: 0.0, written.append, 80)
     narrator.say(1, "early")
     narrator.fail(1)
     assert written[-3:] == ["\n2/2 second", "Watch: second happens.", "[  0.0 s] early"]
+
+
+def test_sentences_fit_the_terminal_and_tables_stay_as_they_are() -> None:
+    written: list[str] = []
+    narrator = Narrator([_scene("first")], lambda: 0.0, written.append, 30)
+    narrator.say(0, "a sentence that is longer than a line")
+    narrator.say(0, "\n| a table that is longer than a line |")
+    assert written[2:] == [
+        "[  0.0 s] a sentence that is\n          longer than a line",
+        "[  0.0 s] \n| a table that is longer than a line |",
+    ]
 
 
 async def test_chains_play_at_once_and_acts_one_after_the_other() -> None:
