@@ -1,5 +1,6 @@
 """Rules for all pages that need no build of the site."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -97,6 +98,18 @@ def test_a_long_page_begins_with_what_suffices_for_most(page: str) -> None:
     )
     assert len(head.split()) <= 150
     assert sections
+
+
+def test_benchmarks_quote_the_figures_that_were_saved_last() -> None:
+    page = " ".join((DOCS / "benchmarks.md").read_text(encoding="utf-8").split())
+    control, engine = (
+        json.loads((DOCS / "figures" / f"{name}.json").read_text(encoding="ascii"))
+        for name in ("control", "engine")
+    )
+    edits = f"an edit takes {control['edit_alone_ms']} ms, but a burst of {control['edits']} up to"
+    assert f"{edits} {control['edit_p99_ms'] / 1000:.1f} s" in page
+    assert f"| {control['applied_s']:.0f} s; {control['bare_s']:.0f} s |" in page
+    assert f"{engine['decode_mape']:.1f} % (goal 5); {engine['prefill_mape']:.1f} %" in page
 
 
 def test_home_and_readme_show_the_same_first_manifest() -> None:
