@@ -31,7 +31,7 @@ async def run(cluster: InstalledCluster) -> str:
         lambda: asyncio.to_thread(_count_answers, folder),
         lambda rows: rows >= ROWS // 10,
         "a tenth of the rows is answered",
-        90,
+        180,
     )
     attempt = (await cluster.api.get(BATCH))["status"]["attempt"]
     node = await _node(cluster, attempt["job"])
@@ -41,7 +41,7 @@ async def run(cluster: InstalledCluster) -> str:
     await asyncio.to_thread(cluster.world.end_node, node)
     cluster.notebook.mark("spot node lost")
     cluster.say(f"{node} ended without a notice")
-    batch = await _wait_for_batch(cluster, _is_completed, "the batch is completed", 150)
+    batch = await _wait_for_batch(cluster, _is_completed, "the batch is completed", 300)
     cluster.notebook.mark("batch completed")
     await asyncio.to_thread(cluster.world.wake, node)
     return _check_results(batch, folder)
