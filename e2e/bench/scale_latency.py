@@ -197,7 +197,7 @@ async def _latency(kind: str, target: _Target) -> float:
 
 async def _install(cluster: InstalledCluster) -> tuple[str, str]:
     """Install Tessera with a gateway; return its address and a key of the tenant."""
-    await install(cluster)
+    await install(cluster, "gateway.enabled=true")
     address = await gateway_address(cluster)
     await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
     await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": _TENANT}})

@@ -12,7 +12,10 @@ from demo.scene import Chain, Scene
 FLEET = Path(__file__).parent / "mission.yaml"
 TENANTS = (serve.SERVICE.namespace, batch.NAMESPACE, budget.SERVICE.namespace, mig.NAMESPACE)
 # A spot node that dies takes no operator with it.
-_VALUES = tuple(rf"{part}nodeSelector.kubernetes\.io/hostname=control" for part in ("", "gateway."))
+_VALUES = (
+    "gateway.enabled=true",
+    *(rf"{part}nodeSelector.kubernetes\.io/hostname=control" for part in ("", "gateway.")),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

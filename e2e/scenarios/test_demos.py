@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.cluster import EXAMPLES, InstalledCluster, clear
+from demo.cluster import EXAMPLES, InstalledCluster, clear, install
 from demo.mission import find_demo
 from demo.scene import play
 
@@ -16,12 +16,17 @@ _RUN_SECONDS = 900
 
 @pytest.fixture
 async def stage(cluster: InstalledCluster) -> AsyncIterator[InstalledCluster]:
-    """The shared world as that of the demos, without H100; without tenants afterwards."""
+    """The shared world as that of the demos: with a gateway, without H100.
+
+    It is as before afterwards, without tenants and services.
+    """
+    await install(cluster, "gateway.enabled=true")
     await cluster.run("kubectl", "delete", "acceleratorpool", "h100-ondemand")
     yield cluster
     await clear(cluster)
     await cluster.run("kubectl", "delete", "tenantbudgets", "--all")
     await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+    await install(cluster)
 
 
 async def test_a_service_is_placed_and_follows_its_load(stage: InstalledCluster) -> None:
