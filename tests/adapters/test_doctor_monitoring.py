@@ -102,5 +102,5 @@ async def test_services_of_prometheus_are_found_by_the_pods_that_they_select(
         meta = {"name": name, "namespace": "default"}
         body = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
         await created(cluster, "/api/v1/namespaces/default/services", body)
-    urls = [url for url in await prometheus_urls(Reader(cluster)) if ".default.svc" in url]
+    urls = [url for url, at in (await prometheus_urls(Reader(cluster))).items() if at == "default"]
     assert urls == ["http://stack-prometheus.default.svc:9090"]

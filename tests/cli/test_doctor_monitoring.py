@@ -1,5 +1,6 @@
 """`tessera doctor` about the Prometheus of the cluster: its URL, and what it selects."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.memory_cluster import MemoryCluster
 
 Json = dict[str, Any]
 MONITORING = "/apis/monitoring.coreos.com/v1"
+ALL: Json = {"podMonitorSelector": {}, "podMonitorNamespaceSelector": {}}
+ALL_RULES: Json = {"ruleSelector": {}, "ruleNamespaceSelector": {}}
 STACK = {"matchLabels": {"release": "stack"}}
 
 
@@ -92,6 +95,35 @@ async def test_the_prometheus_of_the_cluster_is_named_where_none_is_set(
     assert f"--set prometheus.url={url};" in finding.fix
 
 
+def scraped_from(api: MemoryApi, *namespaces: str) -> None:
+    container = operator_of(api)["spec"]["template"]["spec"]["containers"][0]
+    value = json.dumps(namespaces)
+    container["env"] = [{"name": "TESSERA_MONITORING_NAMESPACES", "value": value}]
+
+
+async def test_a_service_of_a_tenant_comes_after_those_of_namespaces_that_may_scrape() -> None:
+    api = a_monitored_cluster(
+        services=(a_service("prometheus", "a-tenant", ("http", 80)), *KUBE_PROMETHEUS_STACK)
+    )
+    scraped_from(api, "monitoring")
+    finding = await check_prometheus(a_check_context(api, prometheus_url=None))
+    assert isinstance(finding, Finding)
+    assert "--set prometheus.url=http://stack-prometheus.monitoring.svc:9090;" in finding.fix
+    assert "http://prometheus.a-tenant.svc:80" in finding.message
+
+
+async def test_a_prometheus_elsewhere_is_let_scrape_as_well() -> None:
+    api = a_monitored_cluster(a_prometheus(**ALL, **ALL_RULES), services=KUBE_PROMETHEUS_STACK)
+    scraped_from(api, "observability")
+    option = "--set 'prometheus.namespaces={monitoring}'"
+    unset = await check_prometheus(a_check_context(api, prometheus_url=None))
+    (finding,) = await monitor_findings(api)
+    for each in (unset, finding):
+        assert isinstance(each, Finding)
+        assert option in each.fix
+    assert "Prometheus of namespace monitoring may not scrape" in finding.message
+
+
 async def test_a_path_of_prometheus_belongs_to_its_url() -> None:
     api = a_monitored_cluster(a_prometheus(routePrefix="/metrics/"), services=KUBE_PROMETHEUS_STACK)
     finding = await unset_finding(api)
@@ -104,10 +136,6 @@ async def test_without_a_prometheus_or_the_right_to_list_services_none_is_named(
         api.refused.update(refused)
         finding = await unset_finding(api)
         assert "prometheus.url=http://...;" in finding.fix
-
-
-ALL: Json = {"podMonitorSelector": {}, "podMonitorNamespaceSelector": {}}
-ALL_RULES: Json = {"ruleSelector": {}, "ruleNamespaceSelector": {}}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ _GATEWAY_SELECTOR = "app.kubernetes.io/name=tessera-gateway"
 # Set where there are gateways.
 GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
-_POD_KEYS_VARIABLE, _POD_KEYS = "TESSERA_ALLOWED_POD_KEYS", TypeAdapter(tuple[str, ...])
+_POD_KEYS_VARIABLE, _SCRAPERS_VARIABLE = "TESSERA_ALLOWED_POD_KEYS", "TESSERA_MONITORING_NAMESPACES"
+_NAMES = TypeAdapter(tuple[str, ...])
 # The volume of the operator's pod, and the key of its ConfigMap.
 _CATALOGS = "catalogs"
 
@@ -62,7 +63,16 @@ async def installed_pod_keys(reader: Reader) -> tuple[str, ...]:
     for _, variables in operator_variables(deployments):
         if text := variables.get(_POD_KEYS_VARIABLE):
             with contextlib.suppress(ValidationError):
-                return _POD_KEYS.validate_json(text)
+                return _NAMES.validate_json(text)
+    return ()
+
+
+async def scraping_namespaces(reader: Reader) -> tuple[str, ...]:
+    """Return the namespaces whose pods may scrape, as the operator's Deployment says."""
+    for _, variables in operator_variables(await operator_deployments(reader)):
+        if text := variables.get(_SCRAPERS_VARIABLE):
+            with contextlib.suppress(ValidationError):
+                return _NAMES.validate_json(text)
     return ()
 
 

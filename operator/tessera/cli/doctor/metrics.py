@@ -19,10 +19,14 @@ from tessera.cli.doctor.finding import (
     skipped,
     warning,
 )
-from tessera.cli.doctor.monitoring import prometheus_urls
+from tessera.cli.doctor.monitoring import prometheus_urls, scrape_option
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT
-from tessera.cli.installation import operator_deployments, operator_variables
+from tessera.cli.installation import (
+    operator_deployments,
+    operator_variables,
+    scraping_namespaces,
+)
 from tessera.domain.observed.snapshot import MIN_BUSY_ACTIVITY
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES
@@ -73,11 +77,15 @@ async def check_prometheus(context: CheckContext) -> Findings:
 
 async def _unset_finding(context: CheckContext) -> Finding:
     """Say what to set, by the Services that look like a Prometheus."""
-    urls, message = await prometheus_urls(context.reader), "prometheus.url of the chart is not set"
+    message = "prometheus.url of the chart is not set"
+    scraping = await scraping_namespaces(context.reader)
+    urls = await prometheus_urls(context.reader, scraping)
     if not urls:
         return problem("prometheus", message, _SET_URL.format("http://..."))
-    message += f"; Services of this cluster that look like it: {first_names(urls, 5)}"
-    return problem("prometheus", message, _SET_URL.format(urls[0]))
+    url, namespace = next(iter(urls.items()))
+    message += f"; Services of this cluster that look like it: {first_names([*urls], 5)}"
+    option = f" {scrape_option(namespace)}" if scraping and namespace not in scraping else ""
+    return problem("prometheus", message, _SET_URL.format(url + option))
 
 
 async def _operator_settings(context: CheckContext) -> tuple[str | None, PrometheusAccess]:

@@ -7,7 +7,7 @@ from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, warning
 from tessera.cli.errors import DeniedError
-from tessera.cli.installation import OPERATOR, operator_deployments
+from tessera.cli.installation import OPERATOR, operator_deployments, scraping_namespaces
 from tessera.domain.names import APP_NAME, PART_OF, TESSERA
 from tessera.resources.api_resources import POD_MONITORS, SERVICES, ApiResource
 
@@ -68,7 +68,7 @@ async def check_monitors(context: CheckContext) -> Findings:
         body["metadata"]["name"]: body["metadata"].get("labels", {})
         for body in await context.reader.list_objects(_NAMESPACES)
     }
-    findings: list[Finding] = []
+    findings = list(_namespace_findings(prometheuses, await scraping_namespaces(context.reader)))
     for selection in _SELECTIONS:
         objects = await context.reader.list_if_served(selection.kind) or ()
         missed = [
@@ -80,6 +80,20 @@ async def check_monitors(context: CheckContext) -> Findings:
             findings += [finding for few in missed for finding in few]
     message = f"a Prometheus selects {counted(len(monitors), 'PodMonitor')} of Tessera"
     return findings or ok("pod monitors", message)
+
+
+def _namespace_findings(prometheuses: Sequence[Json], scraping: Sequence[str]) -> Iterator[Finding]:
+    """Yield a finding where the network policies let no Prometheus of the cluster scrape."""
+    homes = sorted({body["metadata"]["namespace"] for body in prometheuses})
+    if scraping and not {*homes} & {*scraping}:
+        message = f"Prometheus of namespace {first_names(homes)} may not scrape, but those of "
+        message += f"{first_names(sorted(scraping))}, by prometheus.namespaces of the chart"
+        yield warning("pod monitors", message, f"{_HELM} {scrape_option(homes[0])}")
+
+
+def scrape_option(namespace: str) -> str:
+    """Return the option of Helm by which pods of a namespace may scrape."""
+    return f"--set 'prometheus.namespaces={{{namespace}}}'"
 
 
 def _selection_findings(
@@ -168,13 +182,16 @@ def labels_to_add(selector: Json | None, labels: Mapping[str, str]) -> Mapping[s
     return {key: value for key, value in wanted.items() if labels.get(key) != value}
 
 
-async def prometheus_urls(reader: Reader) -> list[str]:
-    """Return URLs of what looks like a Prometheus in this cluster; none where lists are denied."""
+async def prometheus_urls(reader: Reader, scraping: Sequence[str] = ()) -> dict[str, str]:
+    """Return URLs of what looks like a Prometheus, with namespaces; none where lists are denied.
+
+    First come those of namespaces whose pods may scrape: a tenant may call a Service anything.
+    """
     try:
         services = await reader.list_objects(_SERVICES)
         prometheuses = await reader.list_if_served(_PROMETHEUSES) or []
     except DeniedError:
-        return []
+        return {}
     prefixes = {
         body["metadata"]["namespace"]: body.get("spec", {}).get("routePrefix", "")
         for body in prometheuses
@@ -182,13 +199,14 @@ async def prometheus_urls(reader: Reader) -> list[str]:
     ports = [(service, port) for service in services if (port := _port_of(service)) is not None]
     # The governing Service of the Prometheus operator is of use where no other one is.
     named = {service["metadata"]["namespace"] for service, _ in ports if not _is_headless(service)}
-    return sorted(
+    urls = {
         f"{_scheme(port)}://{meta['name']}.{meta['namespace']}.svc:{port['port']}"
-        f"{prefixes.get(meta['namespace'], '').rstrip('/')}"
+        f"{prefixes.get(meta['namespace'], '').rstrip('/')}": meta["namespace"]
         for service, port in ports
         if (meta := service["metadata"])
         and not (_is_headless(service) and meta["namespace"] in named)
-    )
+    }
+    return dict(sorted(urls.items(), key=lambda pair: (pair[1] not in scraping, pair)))
 
 
 def _port_of(service: Json) -> Json | None:
