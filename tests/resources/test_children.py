@@ -139,6 +139,13 @@ def test_a_later_template_has_a_deployment_whose_selector_takes_no_pod_of_anothe
     assert later["spec"]["revisionHistoryLimit"] == 0
 
 
+def test_the_template_after_a_later_one_has_the_first_name_again_which_tessera_0_1_knows() -> None:
+    variant = the_variant()
+    later = template_deployment_name("chat", variant.choice.variant, "0123456789abcdef")
+    third = deployment_of(replace(variant, older=(Ref("team-a", later),)))
+    assert third == deployment_of(variant)
+
+
 @pytest.mark.parametrize("digest", ["", "0123456789abcdef"])
 def test_a_deployment_that_exists_keeps_name_and_selector_while_older_ones_go(digest: str) -> None:
     """Neither may change: a selector is immutable."""

@@ -8,7 +8,7 @@ from tessera.api.meta import GROUP
 
 SERVICE_LABEL = f"{GROUP}/service"
 VARIANT_LABEL = f"{GROUP}/variant"
-# The digest of the pod template; the first Deployment of a variant has none.
+# The digest of the pod template; the Deployment with the name of its variant has none.
 TEMPLATE_LABEL = f"{GROUP}/template"
 APP_NAME = "app.kubernetes.io/name"
 APP_INSTANCE = "app.kubernetes.io/instance"

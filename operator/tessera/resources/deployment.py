@@ -66,12 +66,13 @@ def deployment_manifest(
 
 
 def deployment_identity(service_plan: ServicePlan, variant: VariantPlan) -> tuple[str, str]:
-    """Return the name and the digest of a Deployment: the first one of a variant has no digest."""
+    """Return the name and the digest of a Deployment; one that has the first name has no digest."""
     if variant.workload is not None:
         return variant.workload.ref.name, variant.workload.template_digest
     service, name = service_plan.service.ref.name, variant.choice.variant
-    if not variant.older:
-        return names.deployment_name(service, name), ""
+    # Tessera 0.1 takes no other Deployment's pods for replicas, so the name is used while it is free.
+    if (first := names.deployment_name(service, name)) not in {each.name for each in variant.older}:
+        return first, ""
     digest = variant.template.digest
     return names.template_deployment_name(service, name, digest), digest
 
