@@ -60,6 +60,13 @@ async def install_with_database(
     cluster: InstalledCluster, server: PostgresqlServer, pods: int, *values: str
 ) -> None:
     """Install so many pods of the gateway that share a PostgreSQL database."""
+    await install(cluster, *await database_values(cluster, server, pods), *values)
+
+
+async def database_values(
+    cluster: InstalledCluster, server: PostgresqlServer, pods: int
+) -> tuple[str, ...]:
+    """Create the Secret of a database; return the values of so many gateways that share it."""
     database = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -67,13 +74,11 @@ async def install_with_database(
         "stringData": {"url": server.url("postgres")},
     }
     await cluster.api.apply(SECRETS.path(NAMESPACE, "database"), database, "kubectl")
-    await install(
-        cluster,
+    return (
         "gateway.enabled=true",
         "gateway.database.secretName=database",
         "gateway.autoscaling.enabled=false",
         f"gateway.replicaCount={pods}",
-        *values,
     )
 
 

@@ -2,35 +2,42 @@
 
 import asyncio
 import json
-import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from demo.cluster import CHART, NAMESPACE, Json, install
+from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, install
 from demo.load import steady_load
 from demo.ready_replicas import watch_minimum_ready
-from scenarios.actions import SMALL, ScenarioNamespace
+from scenarios.actions import SMALL, ScenarioNamespace, a_budget
 from scenarios.commands import run_tessera
+from scenarios.gateway import (
+    Gateway,
+    answered,
+    create_key,
+    database_values,
+    ready_pods,
+    service_address,
+)
 from scenarios.lifecycle import wait_for_explained_reason
+from scenarios.replay import Answer, Target, failures, stream_until
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
-from tessera.domain.names import TEMPLATE_LABEL
-from tessera.resources.api_resources import DEPLOYMENTS, PODS
+from tessera.domain.names import SERVICE_LABEL, TEMPLATE_LABEL
+from tessera.resources.api_resources import DEPLOYMENTS, PODS, TENANT_BUDGETS
 from tessera.resources.defaults import newest_version
-from world.folders import cache, make_once
-from world.kubelet.images import EARLIER_TESSERA
+from tests import earlier_tessera
+from tests.gateway.store.postgresql import postgresql_server
 from world.testing import eventually
 
 NO_HUB = "http://127.0.0.77:1"
 NEXT = "image.repository=tessera/operator-next"
 EARLIER = "image.repository=tessera/operator-earlier"
-# `git archive` of operator/tessera, charts and crds: the last one that edited its Deployments.
-_EARLIER_ARCHIVE = Path(__file__).parent / "data" / f"{EARLIER_TESSERA}.tar.xz"
+TOKENS_OF_CLIENT = 60
 BUILDER = newest_version()
 
 
@@ -104,6 +111,7 @@ async def run_update(namespace: ScenarioNamespace, name: str) -> None:
     assert result.code == 0, result.errors
 
 
+@pytest.mark.full
 async def test_an_upgrade_restarts_no_pod_until_the_update_is_requested(
     upgradable_namespace: ScenarioNamespace,
 ) -> None:
@@ -179,67 +187,125 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(
     assert load.failures == []
 
 
-async def install_earlier(namespace: ScenarioNamespace) -> None:
-    """Install the Tessera of 48e4eabe: its chart with the CRDs, and its operator."""
-
-    def unpack(folder: Path) -> None:
-        with tarfile.open(_EARLIER_ARCHIVE) as archive:
-            archive.extractall(folder, filter="data")
-
-    folder = make_once(cache() / EARLIER_TESSERA, unpack, namespace.cluster.say)
-    await install_release(namespace, EARLIER, chart=folder / "charts" / "tessera")
+async def install_earlier(cluster: InstalledCluster, *values: str) -> None:
+    """Install Tessera 0.1: the chart with the CRDs, the operator and the gateway of 48e4eabe."""
+    folder = earlier_tessera.unpacked()
+    # No image stands for its gateway: that of today's finds its modules.
+    path = "gateway.extraEnv[0].name=PYTHONPATH", f"gateway.extraEnv[0].value={folder / 'operator'}"
+    await install(cluster, EARLIER, *path, *values, chart=folder / "charts" / "tessera")
 
 
-@pytest.mark.full
-async def test_the_way_back_to_a_tessera_that_edits_its_deployments_takes_nothing(
-    upgradable_namespace: ScenarioNamespace,
-) -> None:
-    """As docs/tasks/upgrade.md says: its own replicas start, then the labelled ones are deleted."""
-    namespace = upgradable_namespace
-    cluster = namespace.cluster
+@asynccontextmanager
+async def clients_of(targets: Iterable[Target]) -> AsyncIterator[list[Answer]]:
+    """Stream from each target, one answer after the other; the list is whole after the block."""
+    answers, ended = list[Answer](), asyncio.Event()
+    clients = [
+        asyncio.create_task(stream_until(target, ended, TOKENS_OF_CLIENT)) for target in targets
+    ]
+    try:
+        yield answers
+    finally:
+        ended.set()
+        for streamed in await asyncio.gather(*clients):
+            answers.extend(streamed)
 
-    async def serves(*, unlabelled: int, labelled: int) -> None:
-        """Assert how many replicas are Ready in Deployments without and with such a label."""
-        counts = {True: 0, False: 0}
-        for deployment in await namespace.list_objects(DEPLOYMENTS):
+
+async def list_names(namespace: ScenarioNamespace) -> set[str]:
+    """Return what Helm and the operator made, but pods and what comes and goes with them."""
+    run = namespace.cluster.run
+    output = await run("kubectl", "api-resources", "--verbs=list", "--output=name")
+    passing = ("componentstatuses", "endpoints", "endpointslices", "events", "pods", "replicasets")
+    kinds = [kind for kind in output.split() if kind.partition(".")[0] not in passing]
+    columns = "KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"
+    rows = await run(
+        *("kubectl", "get", ",".join(kinds), "--all-namespaces", "--no-headers"),
+        f"--output=custom-columns={columns}",
+    )
+    names = {" ".join(row.split()) for row in rows.splitlines()}
+    own = {name for name in names if namespace.name in name or "tessera" in name}
+    return {name for name in own if "sh.helm.release" not in name}
+
+
+async def serves(namespace: ScenarioNamespace, *, labelled: bool) -> None:
+    """Assert that the Deployments of both replicas of `chat` have such a label, or none."""
+    counts = {True: 0, False: 0}
+    for deployment in await namespace.list_objects(DEPLOYMENTS):
+        if deployment["metadata"]["labels"][SERVICE_LABEL] == "chat":
             is_labelled = TEMPLATE_LABEL in deployment["metadata"]["labels"]
             counts[is_labelled] += deployment["status"].get("readyReplicas", 0)
-        assert counts == {True: labelled, False: unlabelled}
-        await namespace.check_condition("chat", "Progressing", "RolloutComplete")
+    assert counts == {labelled: 2, not labelled: 0}
+    await namespace.check_condition("chat", "Progressing", "RolloutComplete")
 
-    await install_earlier(namespace)
-    ref = await namespace.apply_service(replicas=2)
-    await namespace.wait_until_ready()
-    await eventually(partial(serves, unlabelled=2, labelled=0))
-    base = await cluster.address(ref)
-    async with (
-        watch_minimum_ready(cluster, namespace.name) as minimum,
-        steady_load(base, ref.name, clients=4, tokens=40, pause=0.05) as load,
-    ):
-        uids = await list_pod_uids(namespace)
-        await install_release(namespace)
-        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete")
-        await asyncio.sleep(5)
-        assert await list_pod_uids(namespace) == uids
 
-        await namespace.apply_service(replicas=2, podTemplate={"annotations": {"edit": "two"}})
-        await eventually(partial(serves, unlabelled=0, labelled=2))
+async def settles(namespace: ScenarioNamespace, image: str) -> None:
+    """Wait until operator and gateway are those of one version, and no rollout is due."""
+    await wait_for_leader(namespace, image=image)
+    await ready_pods(namespace.cluster, 1)
+    for name in ("chat", "still"):
+        await namespace.wait_for_condition(name, "Progressing", "RolloutComplete")
 
-        await install_earlier(namespace)
-        await eventually(partial(serves, unlabelled=2, labelled=2))
-        await cluster.run(
-            *("kubectl", "--namespace", namespace.name, "delete", "deployment"),
-            *("--selector", f"{TEMPLATE_LABEL},tessera.dev/service=chat"),
-        )
-        await eventually(partial(serves, unlabelled=2, labelled=0))
 
-        uids = await list_pod_uids(namespace)
-        await install_release(namespace)
-        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete")
-        await asyncio.sleep(5)
-        assert await list_pod_uids(namespace) == uids
-    assert load.failures == []
-    assert minimum.replicas == {"chat": 2}
+async def check_usage(gateway: Gateway, answers: Iterable[Answer]) -> None:
+    """Assert that each answer of the gateway is recorded, and the two of `answered` before."""
+    (pod,) = await ready_pods(gateway.namespace.cluster, 1)
+    usage = await replace(gateway, pod_address=pod["status"]["podIP"]).usage()
+    recorded = [answer.pieces for answer in answers if answer.replica]
+    sums = usage["first"]["requests"], usage["first"]["outputTokens"]
+    assert sums == (len(recorded) + 2, sum(recorded) + 2 * 4)
+
+
+async def test_an_upgrade_from_0_1_restarts_no_engine_and_the_way_back_starts_them_once(
+    upgradable_namespace: ScenarioNamespace,
+) -> None:
+    """As docs/tasks/upgrade.md says, with streams at the gateway and at a Service throughout."""
+    namespace = upgradable_namespace
+    cluster = namespace.cluster
+    with postgresql_server() as server:
+        values = await database_values(cluster, server, 1)
+        await install_earlier(cluster, *values)
+        chat = await namespace.apply_service(replicas=2)
+        await namespace.apply_service("still", replicas=1, placement={"tiers": ["OnDemand"]})
+        await namespace.wait_until_ready("still")
+        await eventually(partial(serves, namespace, labelled=False))
+        await settles(namespace, "tessera/operator-earlier:")
+        async with a_budget(namespace, "100000"):
+            base = f"http://{await service_address(cluster)}/v1"
+            gateway = Gateway(namespace, base, "", await create_key(namespace, "first"))
+            await answered(gateway)
+            await answered(gateway, "still")
+            names, uids = await list_names(namespace), await list_pod_uids(namespace)
+            status = await cluster.run("helm", "status", "tessera", "-n", NAMESPACE, "-o", "json")
+            headers = {"authorization": f"Bearer {gateway.key}"}
+            shared = [Target(base=base, model=each, headers=headers) for each in ("chat", "still")]
+            direct = Target(base=f"{await cluster.address(chat)}/v1", model="chat")
+            async with (
+                clients_of([*shared, direct]) as answers,
+                watch_minimum_ready(cluster, namespace.name) as minimum,
+            ):
+                await install(cluster, *values)
+                await settles(namespace, "tessera/operator:")
+                await namespace.wait_for_condition("chat", "UpdateAvailable", "UpToDate")
+                assert await list_pod_uids(namespace) == uids
+
+                await run_update(namespace, "chat")
+                await eventually(partial(serves, namespace, labelled=True))
+                await cluster.api.patch(
+                    TENANT_BUDGETS.path(None, namespace.name), {"spec": {"storage": "2Ti"}}
+                )
+                minimum.started = 0
+
+                await run_update(namespace, "chat")
+                await eventually(partial(serves, namespace, labelled=False))
+                uids = await list_pod_uids(namespace)
+                revision = str(json.loads(status)["version"])
+                await cluster.run("helm", "rollback", "tessera", revision, "-n", NAMESPACE)
+                await settles(namespace, "tessera/operator-earlier:")
+                assert await list_pod_uids(namespace) == uids
+                assert await list_names(namespace) == names
+
+            assert (minimum.started, minimum.replicas) == (2, {"chat": 2, "still": 1})
+            assert failures(answers) == []
+            await eventually(partial(check_usage, gateway, answers))
 
 
 @dataclass(slots=True)
