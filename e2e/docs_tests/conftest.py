@@ -12,6 +12,7 @@ import pytest
 from demo.cluster import ROOT
 from docs_tests.blocks import SkippedBlock
 from docs_tests.pages import (
+    FIRST_ANSWER,
     INSTALLED,
     TUTORIAL,
     count_shell_blocks,
@@ -19,11 +20,12 @@ from docs_tests.pages import (
     read_page_steps,
     skip_reasons,
 )
-from docs_tests.reader import Reader
+from docs_tests.reader import Reader, SectionTime
 from world import binaries
 
 _RAN = pytest.StashKey[Counter[str]]()
 _SKIPPED = pytest.StashKey[dict[str, list[SkippedBlock]]]()
+_FIRST_ANSWER = pytest.StashKey[SectionTime]()
 
 
 @contextmanager
@@ -75,6 +77,8 @@ def tally(request: pytest.FixtureRequest) -> Callable[[Reader], None]:
         stash, name = request.config.stash, request.node.name
         stash.setdefault(_RAN, Counter())[name] = reader.ran
         stash.setdefault(_SKIPPED, {})[name] = reader.skipped_blocks
+        if FIRST_ANSWER[-1] in reader.times:
+            stash[_FIRST_ANSWER] = reader.time_of(FIRST_ANSWER)
 
     return add
 
@@ -95,4 +99,9 @@ def pytest_terminal_summary(
     for task, reason in skip_reasons().items():
         skipped_count += (blocks := count_shell_blocks(page_of(task)))
         terminalreporter.line(f"{page_of(task)}: {blocks} not run: {reason}")
+    if (first := config.stash.get(_FIRST_ANSWER, None)) is not None:
+        terminalreporter.line(
+            f"from helm install to the first answer with a key: {first.wall_seconds:.0f} s, "
+            f"{first.cpu_seconds:.0f} s of processor time of commands and cluster"
+        )
     terminalreporter.line(f"all: {ran.total()} blocks run, {skipped_count} not run")

@@ -10,6 +10,9 @@ TUTORIAL = "docs/tutorial.md"
 # The sections of the tutorial after which all tasks begin; done once for all of them.
 INSTALLED = ("Start a cluster", "Install Tessera")
 SERVED = ("Describe the hardware", "Serve a model")
+# Those from `helm install` to the first answer with a key, and the seconds that they may take.
+FIRST_ANSWER = ("Install Tessera", *SERVED, "Ask with a key")
+MAX_FIRST_ANSWER_SECONDS = 180
 # Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
     "embeddings": SERVED,

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from docs_tests.pages import TASKS, TUTORIAL, page_of, read_page_steps
+from docs_tests.pages import (
+    FIRST_ANSWER,
+    MAX_FIRST_ANSWER_SECONDS,
+    TASKS,
+    TUTORIAL,
+    page_of,
+    read_page_steps,
+)
 from docs_tests.reader import Reader
 
 pytestmark = pytest.mark.world
@@ -16,6 +23,7 @@ def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
 ) -> None:
     newcomer.follow(TUTORIAL, read_page_steps(TUTORIAL))
     assert newcomer.ran
+    assert newcomer.time_of(FIRST_ANSWER).wall_seconds <= MAX_FIRST_ANSWER_SECONDS
     tally(newcomer)
 
 
