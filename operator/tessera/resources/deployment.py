@@ -70,7 +70,7 @@ def deployment_identity(service_plan: ServicePlan, variant: VariantPlan) -> tupl
     if variant.workload is not None:
         return variant.workload.ref.name, variant.workload.template_digest
     service, name = service_plan.service.ref.name, variant.choice.variant
-    # Tessera 0.1 takes no other Deployment's pods for replicas, so the name is used while it is free.
+    # Tessera 0.1 takes pods of no other Deployment for replicas: the name is used when it is free.
     if (first := names.deployment_name(service, name)) not in {each.name for each in variant.older}:
         return first, ""
     digest = variant.template.digest
