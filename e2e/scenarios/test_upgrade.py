@@ -111,7 +111,6 @@ async def run_update(namespace: ScenarioNamespace, name: str) -> None:
     assert result.code == 0, result.errors
 
 
-@pytest.mark.full
 async def test_an_upgrade_restarts_no_pod_until_the_update_is_requested(
     upgradable_namespace: ScenarioNamespace,
 ) -> None:
@@ -254,6 +253,7 @@ async def check_usage(gateway: Gateway, answers: Iterable[Answer]) -> None:
     assert sums == (len(recorded) + 2, sum(recorded) + 2 * 4)
 
 
+@pytest.mark.full
 async def test_an_upgrade_from_0_1_restarts_no_engine_and_the_way_back_starts_them_once(
     upgradable_namespace: ScenarioNamespace,
 ) -> None:
