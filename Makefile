@@ -93,6 +93,7 @@ lint-code: .venv/made ## Check format, lint, types, import rules, generated file
 	@$(RUN) tools/generate.py --check
 	@$(RUN) tools/check_words.py
 	@$(RUN) tools/check_memory.py
+	@$(RUN) tools/doc_words.py
 
 .PHONY: test-vllm
 test-vllm: .venv/made ## Compare the simulator with a real vLLM on the CPU (UPDATE=1 records its responses again).
