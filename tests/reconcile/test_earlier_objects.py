@@ -76,7 +76,8 @@ def changes(spec: Any, recorded: Any, at: str) -> list[str]:
         return [change for n, pair in pairs for change in changes(*pair, f"{at}[{n}]")]
     with contextlib.suppress(ValueError):
         if at.endswith((".memory", ".sizeLimit")):
-            spec, recorded = parse_quantity(spec), parse_quantity(recorded)
+            spec = parse_quantity(spec)  # type: ignore[no-untyped-call]  # partly typed package
+            recorded = parse_quantity(recorded)  # type: ignore[no-untyped-call]  # partly typed
     # The API server leaves out what is false or empty.
     return [] if spec == recorded or not (spec or recorded) else [f"{at}: {recorded} -> {spec}"]
 

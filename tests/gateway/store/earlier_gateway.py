@@ -52,7 +52,10 @@ async def obey(stores: dict[str, GatewayStore], name: str, at: str, *ids: str) -
             (row,) = (await stores[at].usage(query)).rows
             return row.requests
         case "oldest":
-            return [[each.record_id, each.route] for each in await stores[at].oldest(100)]
+            return [
+                [each.record_id, each.route]  # type: ignore[attr-defined]  # its name in 0.1
+                for each in await stores[at].oldest(100)
+            ]
         case "close":
             await stores.pop(at).close()
         case "journal":
