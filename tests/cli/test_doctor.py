@@ -8,9 +8,12 @@ import pytest
 
 from tessera.cli.doctor.command import as_json, report_lines, run_checks
 from tessera.cli.doctor.finding import Finding, FindingState
+from tessera.cli.doctor.operator import check_gateway
 from tessera.cli.doctor.services import check_services
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    CLAIMS,
+    DEPLOYMENTS,
     INFERENCE_SERVICES,
     NODES,
     PODS,
@@ -26,8 +29,10 @@ from tests.cli.memory_api import (
     crd_path,
     lease_of,
     operator_of,
+    pages,
     policy_path,
 )
+from tests.memory_cluster import MemoryCluster
 from tests.memory_operator import CHAT, MemoryOperator
 
 NODE = ObjectKey("nodes", "", "a100-0")
@@ -387,6 +392,32 @@ async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> N
     none = await findings_by_check(api, prometheus_url=None)
     assert none["prometheus"].state is FindingState.PROBLEM
     assert "prometheus.url" in none["prometheus"].fix
+
+
+@pytest.mark.parametrize(
+    ("available", "phase", "state", "text"),
+    [
+        (1, "Bound", FindingState.OK, "1 of 1"),
+        (0, "Bound", FindingState.PROBLEM, "0 of 1"),
+        (0, "Pending", FindingState.PROBLEM, "PersistentVolumeClaim/tessera-gateway is Pending"),
+    ],
+)
+async def test_a_gateway_that_does_not_answer_is_named_with_the_volume_that_it_waits_for(
+    available: int, phase: str, state: FindingState, text: str
+) -> None:
+    api = MemoryApi(MemoryCluster(), pages=pages())
+    meta = {"name": "tessera-gateway", "namespace": "tessera-system"}
+    labels = {"app.kubernetes.io/name": "tessera-gateway"}
+    api.pages[DEPLOYMENTS.path("tessera-system", "tessera-gateway")] = {
+        "metadata": {**meta, "labels": labels},
+        "spec": {"replicas": 1},
+        "status": {"availableReplicas": available},
+    }
+    claim = {"metadata": meta, "status": {"phase": phase}}
+    api.pages[CLAIMS.path("tessera-system", "tessera-gateway")] = claim
+    (finding,) = list(await check_gateway(a_check_context(api)))  # type: ignore[arg-type]
+    assert (finding.state, text in finding.message) == (state, True)
+    assert ("storageClassName" in finding.fix) == (phase == "Pending")
 
 
 async def test_a_name_that_a_service_of_another_tenant_lists_is_reported_with_both() -> None:

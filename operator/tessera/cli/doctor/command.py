@@ -25,7 +25,12 @@ from tessera.cli.doctor.metrics import check_prometheus
 from tessera.cli.doctor.mig import check_layouts
 from tessera.cli.doctor.monitoring import check_monitors
 from tessera.cli.doctor.names import check_names
-from tessera.cli.doctor.operator import check_operator, check_policies, check_webhook
+from tessera.cli.doctor.operator import (
+    check_gateway,
+    check_operator,
+    check_policies,
+    check_webhook,
+)
 from tessera.cli.doctor.services import check_budgets, check_pods, check_services, check_slos
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import open_prometheus, prometheus_url
@@ -37,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     check_crds,
     check_kserve,
     check_operator,
+    check_gateway,
     check_webhook,
     check_policies,
     check_pools,

@@ -1,6 +1,7 @@
 """Checks of the operator: Deployment, Lease and webhook."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -17,9 +18,10 @@ from tessera.cli.doctor.finding import (
 )
 from tessera.cli.installation import OPERATOR, OPERATOR_SELECTOR, operator_deployments
 from tessera.cli.text import format_age
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, INFERENCE_SERVICES
 
 _VERSION = "app.kubernetes.io/version"
+_GATEWAY_SELECTOR = "app.kubernetes.io/name=tessera-gateway"
 # A leader renews its Lease every two seconds; the rest allows for clock skew.
 _STALE_LEASE_AGE = timedelta(seconds=30)
 _INSTALL_FIX = "helm upgrade --install tessera charts/tessera -n tessera-system --create-namespace"
@@ -53,6 +55,29 @@ def _deployment_finding(context: CheckContext, deployment: Json) -> Finding:
         fix = f"use the same version: this is tessera {context.version}, its plans may differ"
         return warning("operator", message, fix)
     return ok("operator", message)
+
+
+async def check_gateway(context: CheckContext) -> Findings:
+    """Check that an installed gateway answers, or say what its volume waits for."""
+    deployments = replace(DEPLOYMENTS, selector=None)
+    findings = []
+    for body in await context.reader.list_objects(deployments, selector=_GATEWAY_SELECTOR):
+        namespace, desired = body["metadata"]["namespace"], body["spec"].get("replicas", 1)
+        available = body.get("status", {}).get("availableReplicas", 0)
+        message = f"replicas available in {namespace}: {available} of {desired}"
+        if available:
+            findings.append(ok("gateway", message))
+            continue
+        fix = f"kubectl -n {namespace} describe pods -l {_GATEWAY_SELECTOR}"
+        claim = await context.reader.get(CLAIMS.path(namespace, body["metadata"]["name"]))
+        if (claim or {}).get("status", {}).get("phase") == "Pending":
+            message += f"; PersistentVolumeClaim/{body['metadata']['name']} is Pending"
+            fix += (
+                "; make a StorageClass the default, or set "
+                "gateway.database.sqlite.storageClassName or gateway.database.secretName"
+            )
+        findings.append(problem("gateway", message, fix))
+    return findings
 
 
 async def _leader_finding(context: CheckContext, deployment: Json) -> Finding:
