@@ -168,9 +168,10 @@ def test_a_saved_forecast_is_read_again(tmp_path: Path) -> None:
 def test_the_access_log_and_the_table_of_a_gateway_say_the_same(tmp_path: Path) -> None:
     records = EXAMPLE.records(1)
     rows = usage_records(records)
-    names = [column.name for column in USAGE_RECORDS.columns]
-    table = [",".join(names)] + [
-        ",".join("" if (value := getattr(row, name)) is None else str(value) for name in names)
+    # A dump of the table has the names of its columns, and one differs from that of the field.
+    fields = [column.key for column in USAGE_RECORDS.columns]
+    table = [",".join(column.name for column in USAGE_RECORDS.columns)] + [
+        ",".join("" if (value := getattr(row, name)) is None else str(value) for name in fields)
         for row in rows
     ]
     refused = access_line(a_record(phase=Phase.REFUSED, input_tokens=10**6))

@@ -1,16 +1,10 @@
-"""The table of figures on the home page, and the goals beside them."""
+"""The table of figures on the home page."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from environments import ROOT
-from home_page import FIGURES, ROWS, GoalRow, missed, table
-
-BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+from home_page import ROWS, missed, table
 
 
 def test_a_goal_that_is_just_kept_is_met_and_what_is_missed_comes_first(tmp_path: Path) -> None:
@@ -28,19 +22,3 @@ def test_a_goal_that_is_just_kept_is_met_and_what_is_missed_comes_first(tmp_path
 def test_a_goal_of_at_least_is_missed_below_it() -> None:
     row = replace(ROWS[0], goal=10, at_least=True)
     assert [missed(row, value) for value in (9, 10, 11)] == [True, False, False]
-
-
-@pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.file == "control.json"], ids=lambda row: row.name
-)
-def test_goals_of_the_operator_are_those_of_the_benchmarks(row: GoalRow) -> None:
-    """A line that has two figures has two goals."""
-    [(names, goals)] = re.findall(
-        rf"^\| ([^|]*`{row.name}`[^|]*) \| [^|]+ \| ([^|]+) \|$", BENCHMARKS, re.MULTILINE
-    )
-    names = re.findall(r"`(\w+)`", names.partition(":")[0])
-    goal = goals.split(";")[names.index(row.name) if ";" in goals else 0]
-    value = float(json.loads((FIGURES / row.file).read_text("ascii"))[row.name])
-    shown = row.form.format(row.goal * row.scale).split(" ", 1)[0]
-    assert float(re.findall(r"[\d.]+", goal)[0]) == float(shown)
-    assert ("missed" in goal) == missed(row, value)
