@@ -159,7 +159,8 @@ def test_an_engine_whose_cache_is_full_keeps_the_slo(
 
 
 # One place, the first with a step that takes longer the more experts it uses; three places; 44,
-# where requests run the longer the more there are.
+# where requests run the longer the more there are. The last would be busy for most of the time, and
+# reads one short prompt after the other, each with nearly all experts.
 @pytest.mark.parametrize(
     ("service_class", "model", "product", "instance"),
     [
@@ -172,6 +173,7 @@ def test_an_engine_whose_cache_is_full_keeps_the_slo(
             "NVIDIA-H200",
             "1g.35gb",
         ),
+        ("Interactive", "allenai/OLMoE-1B-7B-0924-Instruct", "NVIDIA-H100-PCIe", "8x whole GPU"),
     ],
 )
 def test_requests_at_random_keep_the_slo_at_the_rate_that_is_promised(

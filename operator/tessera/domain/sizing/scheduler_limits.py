@@ -297,6 +297,19 @@ def _tokens_per_second(demand: Demand, step: StepTime, sequences: float, tokens:
     cached = demand.input_tokens - computed
     full = full_step_seconds(demand, step, sequences, tokens, cached=cached)
     mean = share * full + (1 - share) * decode
+    if step.experts is not None:
+        # Prompts come one by one, and most experts are read for the first tokens of a step: several
+        # steps of one short prompt each take longer than a full one.
+        ended = yielded / demand.output_tokens
+        read = min(prompts, ended * computed / -math.expm1(-ended))
+        some = step.seconds(
+            decoding=sequences,
+            kv_tokens=sequences * demand.resident_tokens + read,
+            prefill_tokens=read,
+            prefill_pairs=read * (demand.input_tokens + cached),
+        )
+        share = ended * computed / read
+        mean = max(mean, share * some + (1 - share) * decode)
     return yielded / mean
 
 
