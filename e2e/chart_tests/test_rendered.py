@@ -17,6 +17,7 @@ from tessera.adapters.catalog_file import read_catalog
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import ServiceClasses
+from tessera.api.tenant_budget import TenantBudgetSpec
 from tessera.cli.doctor.operator import policy_names
 from tessera.domain.names import USAGE_READER, keys_namespace, prepull_namespace
 from tessera.resources.api_resources import KINDS
@@ -411,7 +412,7 @@ def read_notes(*arguments: str) -> str:
         (
             "gateway.keysNamespace=keys",
             "http://tessera-gateway.tessera-system.svc/v1",
-            "KEY=$(tessera key create my-app --tenant TENANT --keys-namespace keys | grep ^tsk-)",
+            "KEY=$(tessera key create my-app --tenant team-a --keys-namespace keys | grep ^tsk-)",
         ),
     ],
 )
@@ -421,8 +422,13 @@ def test_the_notes_say_the_url_and_how_to_make_a_key_and_to_ask(
     notes = read_notes("--set", values)
     assert f"one URL for all models: {url}\n" in notes
     assert command in notes
-    assert "tessera key create my-app --tenant TENANT" in notes
+    assert "tessera key create my-app --tenant team-a" in notes
     assert 'curl $URL/models -H "Authorization: Bearer $KEY"' in notes
+
+
+def test_the_tenant_of_the_notes_is_a_valid_budget() -> None:
+    budget = yaml.safe_load(read_notes().partition("echo '")[2].partition("' | kubectl apply")[0])
+    assert TenantBudgetSpec.model_validate(budget["spec"]).tenant.namespaces == ("team-a",)
 
 
 def test_the_notes_say_what_is_missing_without_a_gateway_or_its_volume() -> None:
