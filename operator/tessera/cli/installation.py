@@ -14,7 +14,7 @@ from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS
 
 OPERATOR = "tessera-operator"
 OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
-_GATEWAY_SELECTOR = "app.kubernetes.io/name=tessera-gateway"
+GATEWAY_SELECTOR = "app.kubernetes.io/name=tessera-gateway"
 # Set where there are gateways.
 GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
@@ -35,7 +35,7 @@ async def operator_deployments(reader: Reader) -> list[Json]:
 
 async def gateway_deployments(reader: Reader) -> list[Json]:
     """Return the Deployments of gateways in all namespaces."""
-    return await reader.list_objects(_ANY_DEPLOYMENTS, selector=_GATEWAY_SELECTOR)
+    return await reader.list_objects(_ANY_DEPLOYMENTS, selector=GATEWAY_SELECTOR)
 
 
 async def installed_classes(reader: Reader) -> ServiceClasses:
@@ -60,17 +60,18 @@ async def installed_pod_keys(reader: Reader) -> tuple[str, ...]:
         deployments = await operator_deployments(reader)
     except DeniedError:
         return ()
-    for _, variables in operator_variables(deployments):
-        if text := variables.get(_POD_KEYS_VARIABLE):
-            with contextlib.suppress(ValidationError):
-                return _NAMES.validate_json(text)
-    return ()
+    return _names_in(deployments, _POD_KEYS_VARIABLE)
 
 
 async def scraping_namespaces(reader: Reader) -> tuple[str, ...]:
     """Return the namespaces whose pods may scrape, as the operator's Deployment says."""
-    for _, variables in operator_variables(await operator_deployments(reader)):
-        if text := variables.get(_SCRAPERS_VARIABLE):
+    return _names_in(await operator_deployments(reader), _SCRAPERS_VARIABLE)
+
+
+def _names_in(deployments: Sequence[Json], variable: str) -> tuple[str, ...]:
+    """Return the list in a variable of operators; () where none sets one that can be read."""
+    for _, variables in operator_variables(deployments):
+        if text := variables.get(variable):
             with contextlib.suppress(ValidationError):
                 return _NAMES.validate_json(text)
     return ()

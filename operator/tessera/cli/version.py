@@ -12,8 +12,8 @@ from tessera.cli.errors import CommandError
 from tessera.cli.installation import gateway_deployments, operator_deployments
 from tessera.cli.output import Output
 from tessera.cli.text import table
+from tessera.domain.names import APP_VERSION
 
-VERSION_LABEL = "app.kubernetes.io/version"
 _UNKNOWN = "unknown"
 
 
@@ -113,7 +113,7 @@ def _installed(component: str, deployment: Json) -> InstalledVersion:
     containers = spec.get("template", {}).get("spec", {}).get("containers") or [{}]
     return InstalledVersion(
         component=component,
-        version=meta.get("labels", {}).get(VERSION_LABEL, _UNKNOWN),
+        version=meta.get("labels", {}).get(APP_VERSION, _UNKNOWN),
         namespace=meta["namespace"],
         available=deployment.get("status", {}).get("availableReplicas", 0),
         replicas=spec.get("replicas", 1),

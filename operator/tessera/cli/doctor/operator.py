@@ -1,7 +1,6 @@
 """Checks of the operator: Deployment, Lease and webhook."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -16,12 +15,17 @@ from tessera.cli.doctor.finding import (
     skipped,
     warning,
 )
-from tessera.cli.installation import OPERATOR, OPERATOR_SELECTOR, operator_deployments
+from tessera.cli.installation import (
+    GATEWAY_SELECTOR,
+    OPERATOR,
+    OPERATOR_SELECTOR,
+    gateway_deployments,
+    operator_deployments,
+)
 from tessera.cli.text import format_age
-from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, INFERENCE_SERVICES
+from tessera.domain.names import APP_VERSION
+from tessera.resources.api_resources import CLAIMS, INFERENCE_SERVICES
 
-_VERSION = "app.kubernetes.io/version"
-_GATEWAY_SELECTOR = "app.kubernetes.io/name=tessera-gateway"
 # A leader renews its Lease every two seconds; the rest allows for clock skew.
 _STALE_LEASE_AGE = timedelta(seconds=30)
 _INSTALL_FIX = "helm upgrade --install tessera charts/tessera -n tessera-system --create-namespace"
@@ -42,7 +46,7 @@ async def check_operator(context: CheckContext) -> Findings:
 
 def _deployment_finding(context: CheckContext, deployment: Json) -> Finding:
     meta, status = deployment["metadata"], deployment.get("status", {})
-    namespace, version = meta["namespace"], meta.get("labels", {}).get(_VERSION, "unknown")
+    namespace, version = meta["namespace"], meta.get("labels", {}).get(APP_VERSION, "unknown")
     available, desired = status.get("availableReplicas", 0), deployment["spec"].get("replicas", 1)
     message = f"replicas available in {namespace}: {available} of {desired}, version {version}"
     if desired == 0:
@@ -59,16 +63,15 @@ def _deployment_finding(context: CheckContext, deployment: Json) -> Finding:
 
 async def check_gateway(context: CheckContext) -> Findings:
     """Check that an installed gateway answers, or say what its volume waits for."""
-    deployments = replace(DEPLOYMENTS, selector=None)
     findings = []
-    for body in await context.reader.list_objects(deployments, selector=_GATEWAY_SELECTOR):
+    for body in await gateway_deployments(context.reader):
         namespace, desired = body["metadata"]["namespace"], body["spec"].get("replicas", 1)
         available = body.get("status", {}).get("availableReplicas", 0)
         message = f"replicas available in {namespace}: {available} of {desired}"
         if available:
             findings.append(ok("gateway", message))
             continue
-        fix = f"kubectl -n {namespace} describe pods -l {_GATEWAY_SELECTOR}"
+        fix = f"kubectl -n {namespace} describe pods -l {GATEWAY_SELECTOR}"
         claim = await context.reader.get(CLAIMS.path(namespace, body["metadata"]["name"]))
         if (claim or {}).get("status", {}).get("phase") == "Pending":
             message += f"; PersistentVolumeClaim/{body['metadata']['name']} is Pending"
