@@ -302,12 +302,7 @@ def _tokens_per_second(demand: Demand, step: StepTime, sequences: float, tokens:
         # steps of one short prompt each take longer than a full one.
         ended = yielded / demand.output_tokens
         read = min(prompts, ended * computed / -math.expm1(-ended))
-        some = step.seconds(
-            decoding=sequences,
-            kv_tokens=sequences * demand.resident_tokens + read,
-            prefill_tokens=read,
-            prefill_pairs=read * (demand.input_tokens + cached),
-        )
+        some = _reading_step_seconds(demand, step, sequences, read, cached)
         share = ended * computed / read
         mean = max(mean, share * some + (1 - share) * decode)
     return yielded / mean
@@ -328,6 +323,13 @@ def full_step_seconds(
     Of these so many tokens are `cached`: what is computed attends to them as well.
     """
     prompts = _prompt_tokens(step, sequences, tokens)
+    return _reading_step_seconds(demand, step, sequences, prompts, cached)
+
+
+def _reading_step_seconds(
+    demand: Demand, step: StepTime, sequences: float, prompts: float, cached: int
+) -> float:
+    """Return the seconds of a step that reads so many tokens of prompts beside its requests."""
     return step.seconds(
         decoding=sequences,
         kv_tokens=sequences * demand.resident_tokens + prompts,
