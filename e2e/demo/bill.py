@@ -1,12 +1,10 @@
 """The bill of the run: every GPU second has a tenant or is named unused."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 
 from demo.cluster import InstalledCluster, StepError, until
-from demo.recorded import BillLine
+from demo.recorded import BillLine, by_tenant
 from demo.signals import UNUSED, read_curves
 from tessera.cli.text import table
 
@@ -16,8 +14,7 @@ _PATIENCE = 60.0
 async def run(cluster: InstalledCluster, tenants: tuple[str, ...]) -> str:
     """Print the costs by tenant; each of these must have some."""
     notebook, url = cluster.notebook, cluster.world.prometheus_url
-    since = datetime.fromtimestamp(notebook.begun, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    command = ("cost", "--since", since)
+    command = ("cost", "--since", notebook.started)
 
     async def read_bill() -> tuple[BillLine, ...]:
         report = await cluster.tessera(*command, "--prometheus", url, "--output", "json")
@@ -57,16 +54,8 @@ def bill_lines(rows: Iterable[dict[str, str]]) -> tuple[BillLine, ...]:
 
 def bill_table(lines: Iterable[BillLine]) -> Iterator[str]:
     """Yield a table with the sum of each tenant above what it is made of; unused parts are last."""
-    by_tenant: dict[str, list[BillLine]] = defaultdict(list)
-    for line in lines:
-        by_tenant[line.tenant].append(line)
-
-    def usd(tenant: str) -> float:
-        return sum(line.usd for line in by_tenant[tenant])
-
     rows = []
-    for tenant in sorted(by_tenant, key=lambda tenant: (not tenant, -usd(tenant))):
-        share = sum(line.share for line in by_tenant[tenant])
-        rows.append([tenant or UNUSED, f"{usd(tenant):.4f}", f"{share:.1%}"])
-        rows += [[f"  {line.service}", f"{line.usd:.4f}", ""] for line in by_tenant[tenant]]
+    for bill in sorted(by_tenant(lines), key=lambda bill: not bill.tenant):
+        rows.append([bill.tenant or UNUSED, f"{bill.usd:.4f}", f"{bill.share:.1%}"])
+        rows += [[f"  {line.service}", f"{line.usd:.4f}", ""] for line in bill.lines]
     yield from table(("TENANT, SERVICE", "USD", "SHARE"), rows, str.rjust)

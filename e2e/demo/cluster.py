@@ -8,6 +8,7 @@ import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class Notebook:
     def seconds(self) -> float:
         """Return the seconds since the begin."""
         return time.time() - self.begun
+
+    @property
+    def started(self) -> str:
+        """Return the begin as a time in UTC, such as 2026-11-28T12:00:00Z."""
+        return datetime.fromtimestamp(self.begun, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def mark(self, text: str) -> None:
         """Note that something happens now."""

@@ -10,8 +10,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import world as worlds
@@ -22,6 +20,7 @@ from demo.mission import DEMOS, Demo, find_demo
 from demo.recorded import Curves, RecordedRun, RecordedStep, to_json
 from demo.scene import play
 from demo.signals import read_curves
+from tessera import __version__
 from world.api import connect
 
 _KEPT_WORLD = "world"
@@ -134,8 +133,8 @@ def _run_in_world(options: argparse.Namespace, file: Path | None) -> None:
     if file is None:
         return
     recorded = RecordedRun(
-        version=metadata.version("tessera"),
-        started=datetime.fromtimestamp(notebook.begun, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        version=__version__,
+        started=notebook.started,
         seconds=round(seconds, 1),
         cpu_seconds=None if cpu_seconds is None else round(cpu_seconds, 1),
         steps=steps,

@@ -1,5 +1,7 @@
 """What a run of the demo has measured, as its report shows it and a JSON file has it."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter
@@ -65,6 +67,33 @@ class BillLine:
     usd: float
     share: float
     """Of the whole bill, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantBill:
+    """The lines of one tenant, or of what no tenant holds."""
+
+    tenant: str
+    lines: tuple[BillLine, ...]
+
+    @property
+    def usd(self) -> float:
+        """Return the sum of the lines."""
+        return sum(line.usd for line in self.lines)
+
+    @property
+    def share(self) -> float:
+        """Return the part of the whole bill, from 0 to 1."""
+        return sum(line.share for line in self.lines)
+
+
+def by_tenant(lines: Iterable[BillLine]) -> list[TenantBill]:
+    """Return the bills of the tenants, the most expensive first, each with its lines in order."""
+    grouped: dict[str, list[BillLine]] = defaultdict(list)
+    for line in lines:
+        grouped[line.tenant].append(line)
+    bills = [TenantBill(tenant, tuple(grouped[tenant])) for tenant in sorted(grouped)]
+    return sorted(bills, key=lambda bill: -bill.usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
-from itertools import groupby
 from operator import attrgetter
 
-from demo.recorded import BillLine, Curve, RecordedRun, RecordedStep
+from demo.recorded import BillLine, Curve, RecordedRun, RecordedStep, by_tenant
 from tessera.cli.plots import COLORS, Plot, PlotSeries, svg
 from tessera_lab.cli.html_file import MARK, html_file
 
@@ -200,22 +199,15 @@ def _mosaics(run: RecordedRun) -> Iterator[str]:
 
 
 def _bill(lines: Iterable[BillLine]) -> Iterator[str]:
-    by_tenant = [
-        (tenant, list(services))
-        for tenant, services in groupby(
-            sorted(lines, key=attrgetter("tenant")), attrgetter("tenant")
-        )
-    ]
-    if not by_tenant:
+    bills = by_tenant(lines)
+    if not bills:
         yield _missing("The run ended before the bill was read.")
         return
-    by_tenant.sort(key=lambda each: -sum(line.usd for line in each[1]))
-    whole = sum(line.usd for _, services in by_tenant for line in services)
+    whole = sum(bill.usd for bill in bills)
     yield '<table class="bill"><tr><th>tenant, service</th><th>USD</th><th>share</th><th></th></tr>'
-    for tenant, services in by_tenant:
-        total, share = sum(line.usd for line in services), sum(line.share for line in services)
-        yield _bill_row("tenant", tenant or "no tenant: unused", total, share)
-        for line in sorted(services, key=lambda each: -each.usd):
+    for bill in bills:
+        yield _bill_row("tenant", bill.tenant or "no tenant: unused", bill.usd, bill.share)
+        for line in sorted(bill.lines, key=lambda each: -each.usd):
             yield _bill_row("service", line.service, line.usd, line.share)
     yield f'<tr class="tenant"><td>all</td><td>{whole:.4f}</td><td></td><td></td></tr></table>'
 
