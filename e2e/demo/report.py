@@ -17,7 +17,6 @@ from tessera_lab.cli.html_file import MARK, html_file
 
 # Pixels of a chart: a phone shows them nearly in this size.
 _WIDTH = 420
-_RUNNING, _DESIRED = " running", " desired"
 # Seconds between two points above which nothing was read.
 _GAP = 5.0
 _STYLE = """
@@ -148,18 +147,9 @@ def _measured(run: RecordedRun) -> Iterator[str]:
 
 
 def _colors(curves: Iterable[Curve]) -> dict[str, int]:
-    """Return the number of the color of each name; a desired curve is a dashed one of its own."""
-    names = list(dict.fromkeys(curve.name for curve in curves))
-    bases = list(dict.fromkeys(map(_base, names)))
-    return {
-        name: bases.index(_base(name)) % len(COLORS)
-        + len(COLORS) * (name.endswith(_DESIRED) or bases.index(_base(name)) >= len(COLORS))
-        for name in names
-    }
-
-
-def _base(name: str) -> str:
-    return name.removesuffix(_DESIRED).removesuffix(_RUNNING)
+    """Return the number of the color of each name; from the second round on lines are dashed."""
+    names = dict.fromkeys(curve.name for curve in curves)
+    return {name: number for number, name in enumerate(names)}
 
 
 def _series(curve: Curve, scale: float, color: int) -> PlotSeries:
