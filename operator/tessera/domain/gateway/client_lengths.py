@@ -1,8 +1,8 @@
 """How long requests will be, by the client that sends each: known before any of them ends.
 
-A client is a key, or those who send without one, of a tenant in a service. What one shows counts for
-its own requests alone; one that showed little yet is taken for a mean client of the service. All
-services share a bounded table, in which the tenant with most clients gives way.
+A client is a key, or those who send without one, of a tenant in a service. What one shows counts
+for its own requests alone; one that showed little yet is taken for a mean client of the service.
+All services share a bounded table, in which the tenant with most clients gives way.
 """
 
 from collections import OrderedDict
