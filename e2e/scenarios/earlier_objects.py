@@ -103,6 +103,8 @@ async def _write(namespace: ScenarioNamespace) -> None:
     lines: list[Json] = [{"recorded": max(dates), "tessera": EARLIER_TESSERA}]
     lines += [{"plural": plural, "body": body} for plural, body in objects]
     text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
+    # Volumes are folders of the machine that records.
+    text = text.replace(str(namespace.cluster.world.folder), "/volumes")
     await asyncio.to_thread(OBJECTS.write_text, text, "utf-8")
 
 
