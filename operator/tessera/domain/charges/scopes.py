@@ -1,0 +1,48 @@
+"""Limits of what requests may be charged, and the account that each has for one request."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tessera.api.tenant_budget import WindowName
+
+
+class MemberKind(StrEnum):
+    """What a limit of a tenant holds for."""
+
+    TEAM = "Team"
+    KEY = "Key"
+    USER = "User"
+    """Subject of a token; a request with a key has none."""
+    SERVICE = "Service"
+    MODEL = "Model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeLimit:
+    """A limit of basis Charge: what a tenant, or a part of it, may be charged in a window."""
+
+    budget: str
+    """Name of the TenantBudget."""
+    generation: int
+    """Of the budget: accounts lend nothing for an older one than they have seen."""
+    name: str
+    """Unique in the budget."""
+    window: WindowName
+    amount: int
+    """Nano-units of the currency."""
+    currency: str
+    time_zone: str
+    """IANA name, in which windows begin."""
+    kind: MemberKind | None = None
+    """None: it holds for all requests of the tenant together."""
+    member: str | None = None
+    """The one for which it holds; None: each has an account of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeScope:
+    """A limit as it holds for one request."""
+
+    key: str
+    """Of its account in the whole fleet: `team-a/charge-month` or `team-a/each-key/Key/ci`."""
+    limit: ChargeLimit
