@@ -366,6 +366,9 @@ class Access(Wire):
     public: bool = False
     """Whether every tenant may use the model."""
 
+    require_charge: bool = False
+    """Whether the model is only for tenants whose TenantBudget has a limit of basis `Charge`."""
+
     wake: Wake = "OwnTenant"
     """Whose requests start a replica while `scaling.minReplicas: 0` lets the service have none:
     those of the tenant of its namespace, or those of all tenants that may use the model."""

@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from tessera.api.inference_service import ServedName
-from tessera.api.meta import GROUP, Wire
+from tessera.api.meta import GROUP, Amount, Wire
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
+from tessera.api.tenant_budget import WindowName
 
 # Label of a Secret with keys: the tenant, which is the name of a TenantBudget.
 TENANT_LABEL = f"{GROUP}/tenant"
@@ -25,6 +26,16 @@ ServiceRef = Annotated[
     ),
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+
+
+class KeyBudget(Wire):
+    """What requests with a key may be charged."""
+
+    amount: Amount
+    """Maximum in one window, in the currency of the tenant's budget."""
+
+    window: WindowName
+    """Calendar window, in the time zone of the tenant's budget."""
 
 
 class KeyRecord(Wire):
@@ -52,6 +63,9 @@ class KeyRecord(Wire):
 
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
     """Limits of the key, besides those of its team and tenant."""
+
+    budget: KeyBudget | None = None
+    """What requests with the key may be charged, besides the limits of its tenant."""
 
     sheddable: bool = False
     """Requests with the key are refused first where there is no room, and make no other wait."""

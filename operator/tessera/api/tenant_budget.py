@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
@@ -23,10 +23,24 @@ from tessera.api.meta import (
 from tessera.api.model_files import StorageSize
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
-WindowName = Literal["Hour", "Day", "Month"]
+WindowName = Literal["Hour", "Day", "Week", "Month"]
+BudgetBasis = Literal["Cost", "Charge"]
 # A window of a limit, with the tier where it counts one alone: `Month` or `Month/OnDemand`.
 LIMIT_KEY = re.compile(f"^({'|'.join(get_args(WindowName))})(/({'|'.join(get_args(Tier))}))?$")
 LimitKey = Annotated[str, StringConstraints(pattern=LIMIT_KEY.pattern)]
+
+LimitName = Annotated[
+    str,
+    matching(
+        "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        "must be lower-case letters, digits, dots and hyphens, such as charge-month",
+    ),
+    StringConstraints(max_length=63),
+]
+# In a limit's `for` instead of a name: each of them has the amount for itself.
+EACH = "*"
+# Limits of basis Charge that hold for one request, besides that of its key's record.
+MAX_LIMITS_PER_REQUEST = 12
 
 # Name of a model as a grant has it: in lower case, so that every name has one spelling.
 GrantedName = Annotated[
@@ -47,18 +61,158 @@ class Tenant(Wire):
     """Namespaces whose services and batches count against the budget."""
 
 
+def _or_each(pattern: str, words: str) -> Any:
+    return matching(rf"^([*]|{pattern})$", f"must be {words}, or * for each")
+
+
+_TeamOrEach = Annotated[
+    str,
+    _or_each("[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", "the name of a team"),
+    StringConstraints(max_length=63),
+]
+_KeyOrEach = Annotated[
+    str,
+    _or_each("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "the name of a key"),
+    StringConstraints(max_length=63),
+]
+_UserOrEach = Annotated[
+    str, _or_each("[!-~]+", "a user without spaces"), StringConstraints(max_length=255)
+]
+_ServiceOrEach = Annotated[
+    str,
+    _or_each(
+        "[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+        "namespace/name of an InferenceService",
+    ),
+    StringConstraints(max_length=127),
+]
+_ModelOrEach = Annotated[
+    str,
+    _or_each("[a-z0-9][a-z0-9._:/-]*", "a served name in lower case"),
+    StringConstraints(max_length=128),
+]
+
+
+class LimitMember(Wire):
+    """Requests that a limit of basis `Charge` counts, by one of the fields. With `"*"` each team,
+    key, user, service or model has the amount for itself, also one that is new."""
+
+    team: _TeamOrEach | None = None
+    """Requests of the team that keys and tokens carry."""
+
+    key: _KeyOrEach | None = None
+    """Requests with the key, by its name within the tenant."""
+
+    user: _UserOrEach | None = None
+    """Requests of the user: the subject of a token. Requests with a key have none."""
+
+    service: _ServiceOrEach | None = None
+    """Requests to the InferenceService, as namespace/name, whichever tenant it belongs to."""
+
+    model: _ModelOrEach | None = None
+    """Requests for the model or adapter, by the name that its service serves, in lower case;
+    requests by an alias count as well."""
+
+    model_config = rules_config(
+        rule(
+            "[has(self.team), has(self.key), has(self.user), has(self.service), has(self.model)]"
+            ".filter(x, x).size() == 1",
+            "spec.limits[].for needs one of team, key, user, service and model: write a limit for "
+            "each",
+        )
+    )
+
+    @property
+    def part(self) -> tuple[str, str]:
+        """Return the field that is set, and its value."""
+        return next(iter(self.model_dump(exclude_none=True).items()), ("", EACH))
+
+    @property
+    def text(self) -> str:
+        """Return it as default names of limits end: `key-ci`, or `key` for each."""
+        return "-".join(self.part).replace("-*", "")
+
+
 class Limit(Wire):
     """Spending limit for one calendar window."""
 
+    name: LimitName | None = None
+    """Name of the limit, unique in the budget. Omitted, it is made of basis, window and what the
+    limit is for: `charge-month`, `cost-day-ondemand`, `charge-day-key` for each key."""
+
     window: WindowName
-    """Calendar `Hour`, `Day` or `Month` in `spec.timeZone`."""
+    """Calendar `Hour`, `Day`, `Week`, which begins on Monday, or `Month` in `spec.timeZone`."""
 
     amount: Amount
     """Maximum spend in one window, in `spec.currency`, for example `"2500"` or `"0.50"`."""
 
+    basis: BudgetBasis | None = None
+    """What counts, `Cost` or `Charge`; omitted, `spec.basis`."""
+
     tier: Tier | None = None
     """Tier of the AcceleratorPools that count, for example `OnDemand` to bound what bursts cost;
-    omitted, all of them."""
+    omitted, all of them. Of basis `Cost` alone."""
+
+    for_: Annotated[LimitMember | None, Field(alias="for")] = None
+    """Requests that count; omitted, all of the tenant. Of basis `Charge` alone."""
+
+
+_BASIS = "(has({0}.basis) ? {0}.basis : self.basis)".format
+
+
+def _content() -> str:
+    """Return `TenantBudgetSpec.content_of` a limit `l` in CEL, where `for` is `__for__`."""
+    member = "''"
+    for kind in reversed(LimitMember.model_fields):
+        field = f"l.__for__.{kind}"
+        member = f"has({field}) ? '-{kind}-' + {field} : {member}"
+    member = f"(has(l.__for__) ? ({member}) : '').replace('-*', '')"
+    return f"{_BASIS('l')} + '-' + l.window + (has(l.tier) ? '-' + l.tier : '') + {member}"
+
+
+def _most(kind: str) -> str:
+    """Return in CEL how many limits for members of a kind hold for one of them at most."""
+    return (
+        f"([0] + self.limits.map(l, has(l.__for__) && has(l.__for__.{kind}) ? "
+        f"self.limits.filter(m, has(m.__for__) && has(m.__for__.{kind}) && "
+        f"m.__for__.{kind} in ['*', l.__for__.{kind}]).size() : 0)).max()"
+    )
+
+
+_DISTINCT = "[self.limits.map(l, {})].all(n, n.all(a, n.exists_one(b, a == b)))".format
+LIMIT_RULES = (
+    rule(
+        _DISTINCT(_content()),
+        "spec.limits has two limits with the same basis, window, tier and for: keep the smaller "
+        "one",
+        ".limits",
+    ),
+    rule(
+        _DISTINCT(f"has(l.name) ? l.name : ({_content()}).lowerAscii()"),
+        "spec.limits has two limits of the same name: give one of them another name",
+        ".limits",
+    ),
+    rule(
+        f"self.limits.all(l, !has(l.tier) || {_BASIS('l')} == 'Cost')",
+        "spec.limits has a tier in a limit of basis Charge, and prices of requests have no tiers: "
+        "remove it, or set basis to Cost",
+        ".limits",
+    ),
+    rule(
+        f"self.limits.all(l, !has(l.__for__) || {_BASIS('l')} == 'Charge')",
+        "spec.limits has a for in a limit of basis Cost, which counts nodes and no requests: "
+        "remove it, or set basis to Charge",
+        ".limits",
+    ),
+    rule(
+        f"self.limits.filter(l, !has(l.__for__) && {_BASIS('l')} == 'Charge').size() + "
+        f"{_most('team')} + [{_most('key')}, {_most('user')}].max() + {_most('service')} + "
+        f"{_most('model')} <= {MAX_LIMITS_PER_REQUEST}",
+        f"spec.limits has more than {MAX_LIMITS_PER_REQUEST} limits that may hold for one request: "
+        "remove some windows",
+        ".limits",
+    ),
+)
 
 
 class NameGrant(Wire):
@@ -106,8 +260,9 @@ class TenantBudgetSpec(Wire):
     tenant: Tenant
     """Namespaces of the tenant."""
 
-    basis: Literal["Cost"] = "Cost"
-    """`Cost`: the tenant's share of the node bill, by slices and time."""
+    basis: BudgetBasis = "Cost"
+    """What limits without a basis of their own count. `Cost`: the tenant's share of the node bill,
+    by slices and time. `Charge`: what its requests through gateways are charged by PriceLists."""
 
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
     """Currency as an ISO 4217 code; the pools that the tenant uses must have prices in it."""
@@ -119,8 +274,8 @@ class TenantBudgetSpec(Wire):
     """Weight of the tenant, from `0.01` to `1000`, where devices are too few for all: new replicas
     get them in proportion to the weights. Namespaces without a budget have weight 1 together."""
 
-    limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=6)]
-    """Spending limits; all of them apply."""
+    limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=32)]
+    """Spending limits; all of them apply. One request may match at most 12."""
 
     gpus: Annotated[Amount, Field(gt=0)] | None = None
     """Quota of GPUs that all replicas and batches of the tenant may hold at once, a slice as its
@@ -157,12 +312,7 @@ class TenantBudgetSpec(Wire):
     """Behavior while the spend of a window is unknown because its record was lost."""
 
     model_config = rules_config(
-        rule(
-            "self.limits.all(l, self.limits.exists_one(m, m.window == l.window && "
-            "has(m.tier) == has(l.tier) && (!has(m.tier) || m.tier == l.tier)))",
-            "spec.limits has two limits for the same window and tier: keep the smaller one",
-            ".limits",
-        ),
+        *LIMIT_RULES,
         rule(
             "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
             "spec.tenant.namespaces lists a namespace twice: remove one",
@@ -186,6 +336,33 @@ class TenantBudgetSpec(Wire):
             ".gpus",
         ),
     )
+
+    def basis_of(self, limit: Limit) -> BudgetBasis:
+        """Return what a limit counts."""
+        return limit.basis or self.basis
+
+    def name_of(self, limit: Limit) -> str:
+        """Return the name of a limit: its own, or the default."""
+        return limit.name or self.content_of(limit).lower()
+
+    def content_of(self, limit: Limit) -> str:
+        """Return what a limit is for in one text, which two limits with the same sense share."""
+        parts = self.basis_of(limit), limit.window, limit.tier, limit.for_ and limit.for_.text
+        return "-".join(part for part in parts if part)
+
+    @property
+    def cost_limits(self) -> tuple[tuple[int, Limit], ...]:
+        """Return the limits of basis Cost, with their places in `limits`."""
+        return self._limits("Cost")
+
+    @property
+    def charge_limits(self) -> tuple[tuple[int, Limit], ...]:
+        """Return the limits of basis Charge, with their places in `limits`."""
+        return self._limits("Charge")
+
+    def _limits(self, basis: BudgetBasis) -> tuple[tuple[int, Limit], ...]:
+        listed = enumerate(self.limits)
+        return tuple(each for each in listed if self.basis_of(each[1]) == basis)
 
 
 class _BudgetStatusBase(Wire):
@@ -280,8 +457,8 @@ class SpendStatus(_BudgetStatusBase):
     as_of: datetime
     """When the record was written: at least once a minute, and before any addition."""
 
-    windows: Annotated[tuple[WindowStatus, ...], Field(max_length=6)] = ()
-    """State of the current window of each limit."""
+    windows: Annotated[tuple[WindowStatus, ...], Field(max_length=16)] = ()
+    """State of the current window of each limit of basis `Cost`."""
 
     running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
     """Replicas that were being charged; of more than 400 those that were bound last."""
@@ -289,7 +466,7 @@ class SpendStatus(_BudgetStatusBase):
     running_groups: Annotated[tuple[RunningGroupStatus, ...], Field(max_length=200)] = ()
     """The other replicas that were being charged, counted by pool and weight."""
 
-    incomplete_windows: Annotated[tuple[LimitKey, ...], Field(max_length=6)] = ()
+    incomplete_windows: Annotated[tuple[LimitKey, ...], Field(max_length=16)] = ()
     """Windows in which some earlier spend is unknown."""
 
 

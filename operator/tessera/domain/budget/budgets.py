@@ -343,7 +343,7 @@ def _metered_view(
         return view
     meter, is_lost = _latest_meter(now, budget, spec, inputs.specs, history)
     at = max(now, meter.as_of or now)
-    periods = [period_at(limit.window, at, zone, limit.tier) for limit in spec.limits]
+    periods = [period_at(limit.window, at, zone, limit.tier) for _, limit in spec.cost_limits]
     if is_lost:
         meter = replace(meter, incomplete_windows={period.key: period.start for period in periods})
     pods = in_namespaces(view.namespaces, inputs.pods)
@@ -400,7 +400,7 @@ def _budget_state(
             limit=_limit(spec, index, known=bool(view.override) or meter.is_complete(period)),
             spent=meter.spent(period),
         )
-        for index, period in enumerate(periods)
+        for (index, _), period in zip(spec.cost_limits, periods, strict=True)
     ]
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
     upcoming = [
@@ -410,7 +410,7 @@ def _budget_state(
             limit=to_nanos(limit.amount),
             spent=0,
         )
-        for budget_window, limit in zip(current, spec.limits, strict=True)
+        for budget_window, (_, limit) in zip(current, spec.cost_limits, strict=True)
     ]
     return BudgetState(view.budget.name, spec.currency, at, current, upcoming, gpu_quota=spec.gpus)
 
@@ -458,6 +458,8 @@ def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[Within
     if (refusing := _refusal(view, state)) is not None:
         return refusing
     current_windows = state.current_windows
+    if not current_windows:
+        return StatusVerdict(WithinBudget.WITHIN_LIMITS, "spec.limits has none of basis Cost")
     tightest = max(current_windows, key=_spent_share)
     message = (
         f"{tightest.field_path}: {tightest.period.name.lower()} limit "

@@ -1,4 +1,4 @@
-"""Calendar periods: hours, days and months in a time zone."""
+"""Calendar periods: hours, days, weeks and months in a time zone."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -67,9 +67,13 @@ def period_at(
         shift = (local.utcoffset() or timedelta()) - (local.dst() or timedelta())
         start = (at.astimezone(UTC) + shift).replace(minute=0, second=0, microsecond=0) - shift
         return CalendarPeriod(name, start, start + timedelta(hours=1), tier)
-    first = local.date() if name == "Day" else local.date().replace(day=1)
-    after = first + (timedelta(days=1) if name == "Day" else MAX_PERIOD)
-    last = after if name == "Day" else after.replace(day=1)
+    today = local.date()
+    if name == "Month":
+        first = today.replace(day=1)
+        last = (first + MAX_PERIOD).replace(day=1)
+    else:
+        first = today if name == "Day" else today - timedelta(days=today.weekday())
+        last = first + timedelta(days=1 if name == "Day" else 7)
     start, end = (
         datetime.combine(date, time(), tzinfo=zone).astimezone(UTC) for date in (first, last)
     )

@@ -39,6 +39,7 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
         models=key.models,
         services=key.services,
         limits=key.limits,
+        budget=key.budget,
         sheddable=key.sheddable,
     )
 

@@ -198,6 +198,7 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
         services=frozenset(Ref(*each.split("/")) for each in record.services),
         expires=record.expires,
         limits=None if record.rate_limits == NO_LIMITS else record.rate_limits,
+        budget=record.budget,
         sheddable=record.sheddable,
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import Wake
+from tessera.api.key_record import KeyBudget
 from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
@@ -129,6 +130,8 @@ class ApiKey:
     expires: datetime | None = None
     limits: RateLimitsSpec | None = None
     """None without any of its own."""
+    budget: KeyBudget | None = None
+    """What its requests may be charged, besides the limits of the tenant."""
     sheddable: bool = False
     """All its requests are refused first where there is no room."""
 
@@ -146,6 +149,8 @@ class Identity:
     services: frozenset[Ref] = frozenset()
     limits: RateLimitsSpec | None = None
     """Of the key; None without any."""
+    budget: KeyBudget | None = None
+    """Of the key."""
     sheddable: bool = False
     """Of the key."""
 

@@ -1,6 +1,7 @@
 """The CEL rules of the CRDs on parsed objects, where no API server applies them."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,12 @@ from tessera.api.accelerator_pool import COUNT_LABEL, PRODUCT_LABEL, Accelerator
 from tessera.api.meta import DnsSubdomain
 from tessera.api.model_files import gibibytes
 from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET
+from tessera.api.tenant_budget import (
+    EACH,
+    LIMIT_RULES,
+    MAX_LIMITS_PER_REQUEST,
+    TenantBudgetSpec,
+)
 from tessera.domain.hardware.node_templates import template_labels
 
 KINDS = {kind.name: kind.model for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET)}
@@ -33,6 +40,27 @@ def _has_template_label(spec: AcceleratorPoolSpec, label: str) -> bool:
         labels.get(label, expected) == expected for labels in (spec.node_selector, template.labels)
     )
 
+
+def _most_matches(spec: TenantBudgetSpec) -> int:
+    """Return how many limits of basis Charge hold for one request at most."""
+    charges = spec.charge_limits
+    parts = Counter(limit.for_.part for _, limit in charges if limit.for_ is not None)
+
+    def most(kind: str) -> int:
+        named = (count for part, count in parts.items() if part[0] == kind and part[1] != EACH)
+        return parts[kind, EACH] + max(named, default=0)
+
+    senders = max(most("key"), most("user"))
+    return len(charges) - parts.total() + senders + sum(map(most, ("team", "service", "model")))
+
+
+_LIMIT_PREDICATES: tuple[Callable[[TenantBudgetSpec], bool], ...] = (
+    lambda spec: _distinct(map(spec.content_of, spec.limits)),
+    lambda spec: _distinct(map(spec.name_of, spec.limits)),
+    lambda spec: all(limit.tier is None for _, limit in spec.charge_limits),
+    lambda spec: all(limit.for_ is None for _, limit in spec.cost_limits),
+    lambda spec: _most_matches(spec) <= MAX_LIMITS_PER_REQUEST,
+)
 
 # By the text of the rule; those of durations and addresses are checked by their types.
 PREDICATES: Mapping[str, Callable[[Any], bool]] = {
@@ -142,10 +170,9 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0": lambda mig: (
         mig.mode == "Static" or not mig.layout
     ),
-    "self.limits.all(l, self.limits.exists_one(m, m.window == l.window && "
-    "has(m.tier) == has(l.tier) && (!has(m.tier) || m.tier == l.tier)))": lambda spec: _distinct(
-        (limit.window, limit.tier) for limit in spec.limits
-    ),
+    "[has(self.team), has(self.key), has(self.user), has(self.service), has(self.model)]"
+    ".filter(x, x).size() == 1": lambda member: len(member.model_dump(exclude_none=True)) == 1,
+    **dict(zip((rule["rule"] for rule in LIMIT_RULES), _LIMIT_PREDICATES, strict=True)),
     "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))": lambda spec: (
         _distinct(iter(spec.tenant.namespaces))
     ),

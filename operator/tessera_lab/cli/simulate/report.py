@@ -19,7 +19,7 @@ from tessera_lab.fleet.policies.product import OURS
 
 _HOUR = 3600.0
 # Hours of a window on average.
-_WINDOW_HOURS = {"Hour": 1.0, "Day": 24.0, "Month": 730.5}
+_WINDOW_HOURS = {"Hour": 1.0, "Day": 24.0, "Week": 168.0, "Month": 730.5}
 
 
 def output(scenario: Scenario, results: Sequence[PolicyResult], form: str) -> Output:
@@ -157,7 +157,7 @@ def _budget_notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterat
             )
     if budget.spec.currency != scenario.file.currency:
         return
-    for limit in budget.spec.limits:
+    for _, limit in budget.spec.cost_limits:
         hours = _WINDOW_HOURS[limit.window]
         above = [
             f"{result.name} {rate * hours:.0f}"
