@@ -367,7 +367,8 @@ class Access(Wire):
     """Whether every tenant may use the model."""
 
     require_charge: bool = False
-    """Whether the model is only for tenants whose TenantBudget has a limit of basis `Charge`."""
+    """Whether other tenants may use the model only if their TenantBudget has a limit of basis
+    `Charge`."""
 
     wake: Wake = "OwnTenant"
     """Whose requests start a replica while `scaling.minReplicas: 0` lets the service have none:

@@ -385,15 +385,25 @@ def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:
         teams={"search": {"totalTokens": {"perDay": 1000}}},
         weight="2",
     )
-    assert directory(budgets=(budget,)).tenants == {
-        "team-a": TenantLimits(
-            name="team-a",
-            namespaces=("team-a",),
-            weight=2.0,
-            limits=RateLimitsSpec(requests=PeriodLimits(per_minute=60), concurrent_requests=8),
-            teams={"search": RateLimitsSpec(total_tokens=PeriodLimits(per_day=1000))},
-        )
-    }
+    [tenant] = directory(budgets=(budget,)).tenants.values()
+    assert replace(tenant, generation=0) == TenantLimits(
+        name="team-a",
+        namespaces=("team-a",),
+        weight=2.0,
+        limits=RateLimitsSpec(requests=PeriodLimits(per_minute=60), concurrent_requests=8),
+        teams={"search": RateLimitsSpec(total_tokens=PeriodLimits(per_day=1000))},
+    )
+
+
+@pytest.mark.parametrize("access", [{"public": True}, {"tenants": ["team-b", "team-c"]}])
+def test_a_model_that_requires_charges_is_for_other_tenants_with_a_limit_of_them(
+    access: dict[str, Any],
+) -> None:
+    charge = [{"window": "Day", "amount": "1", "basis": "Charge"}]
+    budgets = (a_budget(), a_budget("team-b", limits=charge), a_budget("team-c"))
+    service = a_service(spec=a_spec(access={"requireCharge": True, **access}))
+    model = only_model(service, budgets=budgets)
+    assert (model.tenants, model.public) == ({"team-b"}, False)
 
 
 def a_secret(name: str = "keys", tenant: str = "team-a", **records: dict[str, Any]) -> TenantKeys:

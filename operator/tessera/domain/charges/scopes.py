@@ -24,7 +24,8 @@ class ChargeLimit:
     budget: str
     """Name of the TenantBudget."""
     generation: int
-    """Of the budget: accounts lend nothing for an older one than they have seen."""
+    """Of the budget, higher for one that was created again: accounts lend nothing for an older one
+    than they have seen."""
     name: str
     """Unique in the budget."""
     window: WindowName

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple, get_args
@@ -13,7 +13,10 @@ from tessera.api.meta import find_condition
 from tessera.api.precision import PrecisionName
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_status import InferenceServiceStatus, TenancyStatus
+from tessera.api.tenant_budget import EACH, Limit, TenantBudgetSpec
 from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
+from tessera.domain.charges.price_book import PriceBook
+from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
     ApiKey,
@@ -33,6 +36,7 @@ from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.paths import own_paths
 from tessera.domain.model.precision_files import shape_in
+from tessera.domain.money import to_nanos
 from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -51,6 +55,8 @@ from tessera.domain.service.preparation.shape import with_known_files
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
 # Services that one look finds unchanged.
 _NEIGHBOURS = 64
+# Of one budget, between its creation and a later one.
+_MOST_GENERATIONS = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,7 @@ class GatewayObservations:
     budgets: Sequence[Budget] = ()
     keys: Sequence[TenantKeys] = ()
     pools: Sequence[Pool] = ()
+    prices: PriceBook = field(default_factory=PriceBook)
 
 
 class _PoolTerms(NamedTuple):
@@ -93,9 +100,10 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         (service, pods.get(service.ref, ()), tenant_by_namespace.get(service.ref.namespace))
         for service in oldest_first(observed.services)
     ]
+    charged = frozenset(tenant.name for tenant in tenants.values() if tenant.charge_limits)
     return Directory(
         models=tuple(
-            model
+            _for_charged(model.uid, model, charged) if model.require_charge else model
             for first in range(0, len(rows), _NEIGHBOURS)
             for model in _models(first, tuple(rows[first : first + _NEIGHBOURS]), pools)
         ),
@@ -103,6 +111,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
         name_rights=name_rights(grants_in_force(claims)),
+        prices=observed.prices,
     )
 
 
@@ -133,6 +142,7 @@ def offered_names(_: str, service: ObservedService, tenant: str | None) -> Offer
         tenant=tenant,
         tenants=frozenset(access.tenants),
         public=access.public,
+        require_charge=access.require_charge,
         shared_prefix_cache=access.shared_prefix_cache,
         media_domains=spec.engine.allowed_media_domains or (),
     )
@@ -163,13 +173,38 @@ def _pods_by_service(pods: tuple[Pod, ...]) -> Mapping[Ref, tuple[Pod, ...]]:
 
 
 def _tenant(claim: NamespaceClaim) -> TenantLimits:
-    assert claim.spec is not None  # noqa: S101
+    budget, spec = claim.budget, claim.spec
+    assert spec is not None  # noqa: S101
+    generation = int(budget.created.timestamp()) * _MOST_GENERATIONS + budget.generation
     return TenantLimits(
-        name=claim.budget.name,
+        name=budget.name,
         namespaces=claim.namespaces,
-        weight=float(claim.spec.weight),
-        limits=claim.spec.rate_limits,
-        teams=dict(sorted(claim.spec.teams.items())),
+        weight=float(spec.weight),
+        limits=spec.rate_limits,
+        teams=dict(sorted(spec.teams.items())),
+        currency=spec.currency,
+        time_zone=spec.time_zone,
+        generation=generation,
+        charge_limits=tuple(
+            _charge_limit(budget.name, generation, spec, limit) for _, limit in spec.charge_limits
+        ),
+    )
+
+
+def _charge_limit(
+    budget: str, generation: int, spec: TenantBudgetSpec, limit: Limit
+) -> ChargeLimit:
+    kind, member = ("", EACH) if limit.for_ is None else limit.for_.part
+    return ChargeLimit(
+        budget=budget,
+        generation=generation,
+        name=spec.name_of(limit),
+        window=limit.window,
+        amount=to_nanos(limit.amount),
+        currency=spec.currency,
+        time_zone=spec.time_zone,
+        kind=MemberKind(kind.capitalize()) if kind else None,
+        member=None if member == EACH else member,
     )
 
 
@@ -252,6 +287,13 @@ def _model(
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
     )
+
+
+@reused_per_object
+def _for_charged(_: str, model: OfferedModel, charged: frozenset[str]) -> OfferedModel:
+    """Return a model that is for tenants with limits of charges alone."""
+    tenants = charged if model.public else model.tenants & charged
+    return replace(model, public=False, tenants=tenants)
 
 
 def _is_refused(status: InferenceServiceStatus) -> bool:

@@ -10,11 +10,14 @@ from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
+from tessera.domain.charges.price_book import PriceBook
+from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.perf.step import StepTime
 
 NO_LIMITS = RateLimitsSpec()
 _NO_GRANTS = NameRights()
+_NO_PRICES = PriceBook()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,8 @@ class OfferedModel:
     """Other tenants that its owner lets use it, by the names that it may offer to them."""
     public: bool = False
     """The same of every tenant."""
+    require_charge: bool = False
+    """Of other tenants only those with a limit of basis Charge may use it."""
     shared_prefix_cache: bool = False
     """Tenants find each other's prompts in the cache of its engines."""
     moves_streams: bool = False
@@ -164,6 +169,14 @@ class TenantLimits:
     weight: float = 1.0
     limits: RateLimitsSpec = NO_LIMITS
     teams: Mapping[str, RateLimitsSpec] = field(default_factory=dict)
+    currency: str = "USD"
+    """Of its charges."""
+    time_zone: str = "UTC"
+    """In which windows of limits begin."""
+    generation: int = 0
+    """Of the budget, higher for one that was created again."""
+    charge_limits: tuple[ChargeLimit, ...] = ()
+    """Those of basis Charge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +193,7 @@ class Directory:
     default_limits: RateLimitsSpec = NO_LIMITS
     """Of every tenant that has none of its own."""
     name_rights: NameRights = _NO_GRANTS
+    prices: PriceBook = _NO_PRICES
 
     def moved_replicas(self) -> frozenset[str]:
         """Return the UIDs of the replicas that leave and whose streams are moved."""

@@ -1,0 +1,132 @@
+"""The prices of all PriceLists as a gateway has seen them."""
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from typing import NamedTuple
+
+from tessera.api.price_list import ANY_MODEL, PriceEntry, PriceListSpec
+from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.money import to_nanos
+
+# So long after it was seen a change counts: until then each gateway has seen it.
+SEEN_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPriceList:
+    """A PriceList with its parsed spec, or None if that is invalid."""
+
+    name: str
+    spec: PriceListSpec | None
+    problem: str | None = None
+
+
+class _PriceKey(NamedTuple):
+    """What a price is for."""
+
+    currency: str
+    tenant: str | None
+    """None: every tenant."""
+    model: str
+
+
+class _DatedPrice(NamedTuple):
+    start: int
+    """Unix seconds."""
+    price: RequestPrice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookVersion:
+    """All prices from a moment on."""
+
+    since: float
+    """Unix seconds; before all time for what a gateway sees at its start."""
+    lists: tuple[ObservedPriceList, ...]
+    prices: Mapping[_PriceKey, Sequence[_DatedPrice]]
+    """The earliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBook:
+    """What prices were, are, and soon will be."""
+
+    versions: tuple[BookVersion, ...] = ()
+    """The oldest first."""
+
+    def find(
+        self, currency: str, tenant: str, models: Iterable[str], at: float
+    ) -> RequestPrice | None:
+        """Return the price of the first of some names that has one at a time in Unix seconds.
+
+        The prices of all models come after these names. None where there is none in the currency.
+        """
+        place = bisect_right(self.versions, at, key=lambda version: version.since)
+        if not place:
+            return None
+        prices = self.versions[place - 1].prices
+        for model in (*models, ANY_MODEL):
+            for payer in (tenant, None):
+                dated = prices.get(_PriceKey(currency, payer, model), ())
+                if started := bisect_right(dated, at, key=lambda each: each.start):
+                    return dated[started - 1].price
+        return None
+
+
+def revised_book(book: PriceBook, lists: Iterable[ObservedPriceList], now: float) -> PriceBook:
+    """Return the book once these lists are seen; the same one where they say what it has.
+
+    The first ones count at once, so that a gateway that starts has prices. Later changes count a
+    while after they are seen, all of them together, so that no price is missing in between.
+    """
+    seen = tuple(sorted(lists, key=lambda each: each.name))
+    versions = book.versions
+    current = bisect_right(versions, now, key=lambda version: version.since)
+    versions = versions[max(0, current - 1) :]
+    changed = not versions or versions[-1].lists != seen
+    if changed:
+        since = now + SEEN_SECONDS if versions else -math.inf
+        # A clock that was set back puts no change before an earlier one.
+        since = max(since, versions[-1].since) if versions else since
+        versions += (BookVersion(since=since, lists=seen, prices=_prices(seen)),)
+    return book if len(versions) == len(book.versions) and not changed else PriceBook(versions)
+
+
+def _prices(lists: Iterable[ObservedPriceList]) -> Mapping[_PriceKey, Sequence[_DatedPrice]]:
+    by_key = defaultdict[_PriceKey, dict[int, RequestPrice]](dict)
+    for each in lists:
+        if each.spec is None:
+            continue
+        for entry in each.spec.entries:
+            midnight = datetime.combine(entry.from_, time(), tzinfo=UTC)
+            price = _price(each.name, each.spec.currency, entry)
+            for tenant in entry.tenants or (None,):
+                for model in entry.models:
+                    key = _PriceKey(each.spec.currency, tenant, model)
+                    by_key[key].setdefault(int(midnight.timestamp()), price)
+    return {
+        key: tuple(_DatedPrice(*item) for item in sorted(dated.items(), key=lambda item: item[0]))
+        for key, dated in by_key.items()
+    }
+
+
+def _price(name: str, currency: str, entry: PriceEntry) -> RequestPrice:
+    digest = hashlib.sha256(f"{currency}{entry.model_dump_json(by_alias=True)}".encode())
+    cached = entry.input if entry.cached_input is None else entry.cached_input
+    reasoning = entry.output if entry.reasoning is None else entry.reasoning
+    return RequestPrice(
+        price_list=f"{name}@{digest.hexdigest()[:12]}",
+        currency=currency,
+        input=to_nanos(entry.input),
+        cached_input=to_nanos(cached),
+        output=to_nanos(entry.output),
+        reasoning=to_nanos(reasoning),
+        per_request=to_nanos(entry.per_request),
+        per_batch_row=to_nanos(entry.per_batch_row),
+        per_cached_answer=to_nanos(entry.per_cached_answer),
+    )
