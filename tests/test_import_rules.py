@@ -172,9 +172,9 @@ def test_the_source_root_never_becomes_a_package() -> None:
     ("entry", "bar"),
     [
         # Both know directories, which have prices and limits of charges.
-        ("tessera.gateway.requests.app", 100),
+        ("tessera.gateway.requests.app", 101),
         ("tessera.node_agent.main", 85),
-        ("tessera.batch_runner.main", 112),
+        ("tessera.batch_runner.main", 113),
     ],
 )
 def test_a_process_loads_few_modules_of_the_product(entry: str, bar: int) -> None:

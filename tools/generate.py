@@ -411,7 +411,7 @@ def _page(resource: Resource) -> str:
         f"`{GROUP}/{VERSION}`, scope: {scope}. The same texts: "
         f"`kubectl explain {next(iter(resource.short_names), resource.name.lower())}.spec`.",
     ]
-    for part in ("spec", "status"):
+    for part in schema["properties"]:
         lines += ["", f"## {part}", "", *_table("field", "type", "default", "range", "meaning")]
         lines += _rows(schema["properties"][part], "")
         if rules := list(_all_rules(schema["properties"][part])):

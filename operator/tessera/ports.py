@@ -15,6 +15,7 @@ from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import (
     Budget,
@@ -64,6 +65,7 @@ ObjectValue: TypeAlias = (
     | Workload
     | ServiceEndpoint
     | TenantKeys
+    | ObservedPriceList
     | None
 )
 

@@ -13,6 +13,7 @@ from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
+    PRICE_LISTS,
     TENANT_BUDGETS,
     ApiResource,
 )
@@ -199,11 +200,79 @@ BUDGET = {
     "tenant": {"namespaces": ["team-a"]},
     "limits": [{"window": "Day", "amount": "10"}],
 }
+
+
+def a_charge_limit(**fields: str) -> dict[str, Any]:
+    members = {"team", "key", "user", "service", "model"} & fields.keys()
+    own = {name: fields[name] for name in fields.keys() - members}
+    limit: dict[str, Any] = {"window": "Day", "amount": "1", "basis": "Charge", **own}
+    return limit | ({"for": {name: fields[name] for name in members}} if members else {})
+
+
+# Of a request with a key: 2 of the tenant, 4 of its team, 2 of its key, 2 of the service, 2 of the
+# model.
+MOST_LIMITS = [
+    *(a_charge_limit(window=window) for window in ("Day", "Month")),
+    *(a_charge_limit(window=window, team=team) for window in ("Day", "Week") for team in "a*"),
+    *(a_charge_limit(window=window, team="b") for window in ("Day", "Week")),
+    *(a_charge_limit(window=window, key="*") for window in ("Day", "Week")),
+    *(a_charge_limit(window=window, user="*") for window in ("Day", "Week")),
+    *(a_charge_limit(window=window, service="a/b") for window in ("Day", "Week")),
+    *(a_charge_limit(model=model) for model in ("*", "chat")),
+]
+AN_ENTRY = {"from": "2026-01-01", "models": ["*"], "input": "1", "output": "2"}
+
 RULES += [
     (
         TENANT_BUDGETS,
         BUDGET | {"limits": [{"window": "Day", "amount": "10"}, {"window": "Day", "amount": "9"}]},
-        "spec.limits has two limits for the same window",
+        "spec.limits has two limits with the same basis, window, tier and for",
+    ),
+    *(
+        (TENANT_BUDGETS, BUDGET | {"limits": [a_charge_limit(**{field: value})]}, words)
+        for field, value, words in (
+            ("name", "Month", "must be lower-case letters, digits, dots and hyphens"),
+            ("team", "-", "must be the name of a team, or * for each"),
+            ("key", "CI", "must be the name of a key, or * for each"),
+            ("user", "a b", "must be a user without spaces, or * for each"),
+            ("service", "chat", "must be namespace/name of an InferenceService, or * for each"),
+            ("model", "Llama", "must be a served name in lower case, or * for each"),
+        )
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [a_charge_limit(key="ci"), a_charge_limit(name="charge-day-key-ci")]},
+        "spec.limits has two limits of the same name",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [a_charge_limit(tier="Spot")]},
+        "spec.limits has a tier in a limit of basis Charge",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [a_charge_limit(basis="Cost", service="*")]},
+        "spec.limits has a for in a limit of basis Cost",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [a_charge_limit(key="ci", team="ads")]},
+        "spec.limits[].for needs one of team, key, user, service and model",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [*MOST_LIMITS, a_charge_limit(window="Week", model="chat")]},
+        "spec.limits has more than 12 limits that may hold for one request",
+    ),
+    (
+        PRICE_LISTS,
+        {"entries": [AN_ENTRY, AN_ENTRY | {"input": "2"}]},
+        "spec.entries has two prices for the same day, models and tenants",
+    ),
+    (
+        PRICE_LISTS,
+        {"entries": [AN_ENTRY | {"models": ["Llama"]}]},
+        'spec.entries[0].models[0]: Invalid value: "Llama": must be a served name',
     ),
     (
         TENANT_BUDGETS,
@@ -397,6 +466,23 @@ BOUNDS = [
     (TENANT_BUDGETS, BUDGET | {"limits": []}, "spec.limits"),
     (
         TENANT_BUDGETS,
+        BUDGET | {"limits": [a_charge_limit(user=f"u{number}") for number in range(33)]},
+        "spec.limits: Too many: 33: must have at most 32 items",
+    ),
+    *(
+        (TENANT_BUDGETS, BUDGET | {"limits": limits}, words)
+        for limits, words in (
+            ([a_charge_limit(team="Ads"), a_charge_limit(team="ads")], "limits of the same name"),
+            ([a_charge_limit(name="a"), a_charge_limit(name="b")], "the same basis, window, tier"),
+            ([a_charge_limit(user="u" * 256)], "spec.limits[0].for.user"),
+        )
+    ),
+    (PRICE_LISTS, {"entries": []}, "spec.entries"),
+    (PRICE_LISTS, {"entries": [AN_ENTRY | {"input": "-1"}]}, "spec.entries[0].input"),
+    (PRICE_LISTS, {"entries": [AN_ENTRY | {"from": "soon"}]}, "spec.entries[0].from"),
+    (PRICE_LISTS, {"entries": [AN_ENTRY], "currency": "usd"}, "spec.currency"),
+    (
+        TENANT_BUDGETS,
         BUDGET | {"limits": [{"window": "Day", "amount": "-1"}]},
         "spec.limits[0].amount",
     ),
@@ -550,6 +636,11 @@ async def test_a_batch_caches_files_that_cannot_become_others(
     model = {**model, "cache": {"type": "PersistentVolumeClaim"}}
     answer = await create(cluster, BATCH_INFERENCES, {**BATCH, "model": model})
     assert answer[0] == status, answer
+
+
+async def test_one_request_may_match_twelve_limits(cluster: KubeCluster) -> None:
+    status, answer = await create(cluster, TENANT_BUDGETS, BUDGET | {"limits": MOST_LIMITS})
+    assert status == 201, answer
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:

@@ -11,6 +11,7 @@ from tessera.api.batch_inference import BatchInference
 from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.node_layout import NodeLayout
+from tessera.api.price_list import PriceList
 from tessera.api.tenant_budget import TenantBudget
 
 _SCHEMA_KEYS = (
@@ -163,7 +164,25 @@ BATCH_INFERENCE = CustomResourceType(
     ),
 )
 
-KINDS = (INFERENCE_SERVICE, BATCH_INFERENCE, ACCELERATOR_POOL, TENANT_BUDGET, NODE_LAYOUT)
+PRICE_LIST = CustomResourceType(
+    model=PriceList,
+    namespaced=False,
+    columns=(
+        PrinterColumn(name="Currency", path=".spec.currency"),
+        PrinterColumn(name="From", path=".spec.entries[*].from"),
+        PrinterColumn(name="Models", path=".spec.entries[*].models"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+    ),
+)
+
+KINDS = (
+    INFERENCE_SERVICE,
+    BATCH_INFERENCE,
+    ACCELERATOR_POOL,
+    TENANT_BUDGET,
+    PRICE_LIST,
+    NODE_LAYOUT,
+)
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
@@ -227,12 +246,14 @@ def _only_branch(branches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def crd(kind: CustomResourceType) -> dict[str, Any]:
     """Return the CustomResourceDefinition of a resource type."""
-    subresources: dict[str, Any] = {"status": {}}
+    subresources: dict[str, Any] = {}
+    schema = structural(kind.model)
+    if (status := schema["properties"].get("status")) is not None:
+        subresources["status"] = {}
+        # A status says what was observed: defaults would add to it, and rules for people refuse it.
+        _drop_defaults_and_rules(status)
     if kind.scale:
         subresources["scale"] = dict(kind.scale)
-    schema = structural(kind.model)
-    # A status says what was observed: defaults would add to it, and rules for people refuse it.
-    _drop_defaults_and_rules(schema["properties"]["status"])
     schema["properties"] = {
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},

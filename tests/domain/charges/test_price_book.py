@@ -7,9 +7,10 @@ import pytest
 
 from tessera.api.price_list import PriceListSpec
 from tessera.domain.charges.applicable import price_for
-from tessera.domain.charges.price_book import ObservedPriceList, PriceBook, revised_book
+from tessera.domain.charges.price_book import PriceBook, revised_book
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.gateway.directory import Directory, TenantLimits
+from tessera.domain.observed.price_lists import ObservedPriceList
 from tests.gateway.harness import a_model
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp()

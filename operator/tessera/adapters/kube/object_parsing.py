@@ -25,6 +25,7 @@ from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
+from tessera.api.price_list import PriceListSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.template_version import PodTemplateVersionStatus
@@ -38,6 +39,7 @@ from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
+from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.snapshot import (
     NOT_CREATED,
     BatchPod,
@@ -161,6 +163,12 @@ def parse_budget(body: JsonObject) -> Budget:
         override=override,
         record_lost=status is None,
     )
+
+
+def parse_price_list(body: JsonObject) -> ObservedPriceList:
+    """Parse a PriceList; if its spec is invalid, `problem` says why."""
+    spec, problem = _validate(PriceListSpec, "pricelist", body.get("spec", {}))
+    return ObservedPriceList(name=body["metadata"]["name"], spec=spec, problem=problem)
 
 
 def parse_batch(body: JsonObject) -> Batch:
@@ -742,6 +750,7 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     api_resources.DEPLOYMENTS.plural: parse_workload,
     api_resources.SERVICES.plural: parse_service_endpoint,
     api_resources.KEY_SECRETS.plural: parse_tenant_keys,
+    api_resources.PRICE_LISTS.plural: parse_price_list,
 }
 
 

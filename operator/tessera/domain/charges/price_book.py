@@ -9,21 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from typing import NamedTuple
 
-from tessera.api.price_list import ANY_MODEL, PriceEntry, PriceListSpec
+from tessera.api.price_list import ANY_MODEL, PriceEntry
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.money import to_nanos
+from tessera.domain.observed.price_lists import ObservedPriceList
 
 # So long after it was seen a change counts: until then each gateway has seen it.
 SEEN_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedPriceList:
-    """A PriceList with its parsed spec, or None if that is invalid."""
-
-    name: str
-    spec: PriceListSpec | None
-    problem: str | None = None
 
 
 class _PriceKey(NamedTuple):

@@ -1,11 +1,13 @@
-"""What a gateway watches: services, engines, pools, budgets, and the Secrets of keys."""
+"""What a gateway watches: services, engines, pools, budgets, prices, and the Secrets of keys."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from tessera.api.ref import Ref
+from tessera.domain.charges.price_book import PriceBook, revised_book
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import Cluster
@@ -17,6 +19,7 @@ from tessera.resources.api_resources import (
     ENGINE_PODS,
     INFERENCE_SERVICES,
     KEY_SECRETS,
+    PRICE_LISTS,
     TENANT_BUDGETS,
     ApiResource,
 )
@@ -31,7 +34,7 @@ _FIELDS = {
     "keys": KEY_SECRETS,
     "pools": ACCELERATOR_POOLS,
 }
-_FLEET = (TENANT_BUDGETS, ACCELERATOR_POOLS, INFERENCE_SERVICES, ENGINE_PODS)
+_FLEET = (TENANT_BUDGETS, PRICE_LISTS, ACCELERATOR_POOLS, INFERENCE_SERVICES, ENGINE_PODS)
 _KEYS = (KEY_SECRETS,)
 
 
@@ -59,6 +62,7 @@ class FleetWatch:
         self._keys_namespace = keys_namespace
         self._malformed: Mapping[Ref, Mapping[str, str]] = {}
         self._outside: Set[Ref] = frozenset()
+        self._prices = PriceBook()
 
     def observations(self) -> GatewayObservations | None:
         """Return what is observed; None until everything was listed."""
@@ -69,7 +73,9 @@ class FleetWatch:
         }
         self._report_malformed(inputs["keys"])
         self._warn_of_outside(inputs["keys"])
-        return GatewayObservations(**inputs)
+        lists: Any = self._store.plan_inputs(PRICE_LISTS)
+        self._prices = revised_book(self._prices, lists, time.time())
+        return GatewayObservations(**inputs, prices=self._prices)
 
     async def run(self) -> None:
         """Watch until etcd is restored; the next run lists everything again."""

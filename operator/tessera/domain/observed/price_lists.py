@@ -1,0 +1,14 @@
+"""The PriceLists of the cluster."""
+
+from dataclasses import dataclass
+
+from tessera.api.price_list import PriceListSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPriceList:
+    """A PriceList with its parsed spec, or None if that is invalid."""
+
+    name: str
+    spec: PriceListSpec | None
+    problem: str | None = None
