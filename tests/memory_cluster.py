@@ -27,6 +27,7 @@ from tessera.resources.api_resources import (
     NODES,
     POD_MONITORS,
     PODS,
+    PRICE_LISTS,
     SERVICES,
     ApiResource,
 )
@@ -54,7 +55,7 @@ class MemoryCluster:
     but for the conditions of pods."""
 
     def __init__(self, *, monitored: bool = False) -> None:
-        self._kinds = {kind.plural: kind for kind in (*KINDS, CONFIG_MAPS)}
+        self._kinds = {kind.plural: kind for kind in (*KINDS, PRICE_LISTS, CONFIG_MAPS)}
         self._unknown = set() if monitored else {POD_MONITORS.plural}
         self.objects: dict[ObjectKey, dict[str, Any]] = {}
         self._owners: dict[ObjectKey, dict[Path, str]] = {}

@@ -78,8 +78,8 @@ def test_everything_that_a_user_writes_has_a_maximum(kind: CustomResourceType) -
 
 def status_schema(kind: CustomResourceType) -> dict[str, Any]:
     """Return the schema of the status; what only people write has none."""
-    properties: dict[str, Any] = schema(kind)["properties"]
-    return properties.get("status", {"type": "object"})
+    status: dict[str, Any] = schema(kind)["properties"].get("status", {"type": "object"})
+    return status
 
 
 @CASES

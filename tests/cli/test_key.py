@@ -6,12 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tessera.adapters.kube.object_parsing import parse_object
+from tessera.api.key_record import KeyBudget
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.cli.cluster import Reader
@@ -145,10 +147,13 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
     text = await create_key(
         api,
         "ci --tenant team-a --team search --models chat,legal --expires 90d "
-        "--requests-per-minute 60 --tokens-per-day 1000 --sheddable",
+        "--requests-per-minute 60 --tokens-per-day 1000 --budget 20.50/month --sheddable",
     )
     key = shown(text)
-    assert "key ci of tenant team-a: for chat, legal, until 2027-02-18T12:00Z, sheddable\n" in text
+    assert (
+        "key ci of tenant team-a: for chat, legal, until 2027-02-18T12:00Z, charges up to "
+        "20.50/Month, sheddable\n"
+    ) in text
     assert api.keys() == {
         "ci": ApiKey(
             name="ci",
@@ -160,6 +165,7 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
             limits=RateLimitsSpec(
                 requests=PeriodLimits(per_minute=60), total_tokens=PeriodLimits(per_day=1000)
             ),
+            budget=KeyBudget(amount=Decimal("20.5"), window="Month"),
             sheddable=True,
         )
     }
@@ -278,6 +284,10 @@ async def test_a_given_digest_is_stored_without_a_key() -> None:
         ("ci --tenant team-a --expires 2027-01-01", "time zone is missing"),
         ("ci --tenant team-a --team a/b", "--team: String should match"),
         ("ci --tenant team-a --requests-per-minute 0", "--requests-per-minute.*greater than"),
+        ("ci --tenant team-a --budget 20", "--budget: Input should be 'Hour', 'Day', 'Week' or"),
+        ("ci --tenant team-a --budget=-1/Day", "--budget: Input should be greater than or equal"),
+        ("ci --tenant team-a --budget nan/Day", "--budget: Input should be a finite number"),
+        ("ci --tenant team-a --budget 1e400/Day", "--budget: Input should be less than or equal"),
     ],
 )
 async def test_what_cannot_be_a_key_is_refused_with_what_to_do(text: str, message: str) -> None:
@@ -335,7 +345,7 @@ async def test_of_two_changes_at_once_one_is_refused() -> None:
 async def test_keys_are_listed_by_tenant_without_the_keys() -> None:
     api = SecretsApi()
     keys = [
-        shown(await create_key(api, "ci --tenant team-a --models chat")),
+        shown(await create_key(api, "ci --tenant team-a --models chat --budget 5/Day")),
         shown(await create_key(api, "app --tenant team-b --expires 1h")),
     ]
 
@@ -344,8 +354,8 @@ async def test_keys_are_listed_by_tenant_without_the_keys() -> None:
         return (await list_keys(Reader(api), arguments, NOW + timedelta(hours=hours))).text
 
     text = await listing("", hours=2)
-    assert re.search(r"team-a +ci +- +chat +2026-11-20T12:00Z +never", text)
-    assert re.search(r"team-b +app +- +all +2026-11-20T12:00Z +expired", text)
+    assert re.search(r"team-a +ci +- +chat +5/Day +2026-11-20T12:00Z +never", text)
+    assert re.search(r"team-b +app +- +all +- +2026-11-20T12:00Z +expired", text)
     assert not any(key in text for key in keys)
     rows = json.loads(await listing("--tenant team-b --json"))["keys"]
     assert [(row["name"], row["sha256"]) for row in rows] == [("app", digest_of(keys[1]))]

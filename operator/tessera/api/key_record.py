@@ -31,7 +31,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=
 class KeyBudget(Wire):
     """What requests with a key may be charged."""
 
-    amount: Amount
+    amount: Annotated[Amount, Field(ge=0, le=10**15)]
     """Maximum in one window, in the currency of the tenant's budget."""
 
     window: WindowName

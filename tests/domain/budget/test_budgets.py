@@ -235,6 +235,34 @@ def test_all_limits_hold_at_once() -> None:
     assert "spec.limits[1].amount" in message
 
 
+def test_limits_of_charges_do_not_limit_what_runs() -> None:
+    charge = {"window": "Hour", "amount": "0", "basis": "Charge"}
+    # `minReplicas` takes 16.0714 of the week, which ends on Sunday.
+    capped = {"window": "Week", "amount": "16.20"}
+    decision = plan_of(replace(scaled(1), budgets=(a_budget(limits=[charge, capped]),)))
+    scale = decision.service_plans[CHAT].scale
+    assert scale.replicas == 3
+    assert "week limit 16.20 USD until 2026-11-23T00:00Z" in scale.message
+    assert "raise spec.limits[1].amount" in scale.message
+    spend = budget_in(decision).status.spend
+    assert spend is not None
+    assert [window.window for window in spend.windows] == ["Week"]
+
+
+def test_a_budget_with_limits_of_charges_alone_grants_everything() -> None:
+    limits = [{"window": "Hour", "amount": "0"}]
+    budget = a_budget(limits=limits, basis="Charge")
+    decision = plan_of(replace(scaled(1), budgets=(budget,)))
+    assert decision.service_plans[CHAT].scale.replicas == 6
+    assert reason_and_message(budget_in(decision)) == (
+        "WithinLimits",
+        "spec.limits has none of basis Cost",
+    )
+    assert budget_in(decision).status.summary == ""
+    explained = explain_budget(scaled(1), decision, decision.service_plans[CHAT])
+    assert "the limits already cover 1 more replica for 10 minutes" in explained.would_change
+
+
 def test_spend_counts_from_the_bind_within_the_window_at_the_billing_weight() -> None:
     early = replace(running(1, at(-4000))[0], uid="early")
     snapshot = replace(
@@ -603,6 +631,9 @@ BERLIN = ZoneInfo("Europe/Berlin")
         ("Day", "2026-11-20T22:59:59Z", "2026-11-19T23:00Z", 24),
         ("Day", "2026-03-29T12:00:00Z", "2026-03-28T23:00Z", 23),
         ("Day", "2026-10-25T12:00:00Z", "2026-10-24T22:00Z", 25),
+        ("Week", "2026-11-22T22:59:59Z", "2026-11-15T23:00Z", 7 * 24),
+        ("Week", "2026-11-22T23:00:00Z", "2026-11-22T23:00Z", 7 * 24),
+        ("Week", "2026-10-25T12:00:00Z", "2026-10-18T22:00Z", 7 * 24 + 1),
         ("Month", "2026-10-31T23:30:00Z", "2026-10-31T23:00Z", 30 * 24),
         ("Month", "2026-02-10T00:00:00Z", "2026-01-31T23:00Z", 28 * 24),
     ],

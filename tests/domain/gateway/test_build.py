@@ -403,7 +403,7 @@ def test_a_model_that_requires_charges_is_for_other_tenants_with_a_limit_of_them
     budgets = (a_budget(), a_budget("team-b", limits=charge), a_budget("team-c"))
     service = a_service(spec=a_spec(access={"requireCharge": True, **access}))
     model = only_model(service, budgets=budgets)
-    assert (model.tenants, model.public) == ({"team-b"}, False)
+    assert (model.tenants, model.public) == (frozenset({"team-b"}), False)
 
 
 def a_secret(name: str = "keys", tenant: str = "team-a", **records: dict[str, Any]) -> TenantKeys:

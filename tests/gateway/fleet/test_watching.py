@@ -8,7 +8,7 @@ from typing_extensions import override
 from tessera.gateway.fleet.watching import FleetWatch
 from tessera.ports import ObjectList
 from tessera.reconcile import reflector
-from tessera.resources.api_resources import ACCELERATOR_POOLS, ApiResource
+from tessera.resources.api_resources import ACCELERATOR_POOLS, PRICE_LISTS, ApiResource
 from tests.memory_cluster import MemoryCluster
 
 A_POOL = {
@@ -16,6 +16,13 @@ A_POOL = {
     "kind": "AcceleratorPool",
     "metadata": {"name": "a100"},
     "spec": {"nodeSelector": {"pool": "a100"}},
+}
+
+A_PRICE_LIST = {
+    "apiVersion": "tessera.dev/v1alpha1",
+    "kind": "PriceList",
+    "metadata": {"name": "standard"},
+    "spec": {"entries": [{"from": "2026-01-01", "models": ["*"], "input": "1", "output": "2"}]},
 }
 
 
@@ -59,3 +66,21 @@ async def test_a_watch_ends_where_etcd_was_restored_also_while_it_is_cancelled(
     assert not going_on
     assert watch.observations() is None, "what was known is not trusted"
     assert "acceleratorpools went back from version 1 to 0: etcd was restored" in caplog.text
+
+
+async def test_prices_that_are_seen_first_count_at_once_and_an_unreadable_list_has_none() -> None:
+    cluster = MemoryCluster()
+    cluster.put(PRICE_LISTS, A_PRICE_LIST)
+    unreadable = {**A_PRICE_LIST, "metadata": {"name": "broken"}, "spec": {"entries": []}}
+    cluster.put(PRICE_LISTS, unreadable)
+    listed = asyncio.Event()
+    watch = FleetWatch(cluster, MemoryCluster(), listed.set, lambda _: None, "tessera")
+    task = asyncio.create_task(watch.run())
+    while (observed := watch.observations()) is None:
+        await listed.wait()
+        listed.clear()
+    task.cancel()
+    price = observed.prices.find("USD", "team-a", ["chat"], 1.8e9)
+    assert price is not None
+    assert (price.price_list.partition("@")[0], price.input) == ("standard", 10**9)
+    assert observed.prices.find("USD", "team-a", ["chat"], 1.7e9) is None, "before the first day"

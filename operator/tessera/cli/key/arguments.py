@@ -42,6 +42,12 @@ KEY_CREATE = Command(
     option("--tokens-per-minute", "limit of prompts and answers together", **INTEGER),
     option("--tokens-per-day", "limit of prompts and answers together", **INTEGER),
     option(
+        "--budget",
+        "what its requests may be charged in a calendar window, such as 20/Month, in the currency "
+        "of the TenantBudget",
+        metavar="AMOUNT/WINDOW",
+    ),
+    option(
         "--sheddable",
         "refuse its requests first where there is no room, and let all others go before them",
         is_flag=True,

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ _OPTIONS = {
     "team": "--team",
     "models": "--models",
     "services": "--services",
+    "budget": "--budget",
     "rateLimits": "--requests-per-minute, --tokens-per-minute, --tokens-per-day",
 }
 
@@ -108,7 +110,8 @@ def key_output(
     models = scope_text(record) or "all models of the tenant"
     expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
     shed = ", sheddable" if record.sheddable else ""
-    lines = [f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{shed}{note}"]
+    budget = f", charges up to {budget_text(record)}" if record.budget is not None else ""
+    lines = [f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{budget}{shed}{note}"]
     lines += ["", key, "", "This is shown once: store it now."] if key else []
     return Output.of(arguments.output, lines, lambda: body)
 
@@ -117,6 +120,12 @@ def scope_text(record: KeyRecord) -> str:
     """Return the names and services that a key may use; empty for all."""
     names, services = ", ".join(record.models), ", ".join(record.services)
     return f"{names} of {services}" if names and services else names or services
+
+
+def budget_text(record: KeyRecord) -> str:
+    """Return the budget of a key as `--budget` takes it; empty for none."""
+    budget = record.budget
+    return f"{budget.amount:f}/{budget.window}" if budget is not None else ""
 
 
 def check_name(name: str) -> str:
@@ -143,11 +152,19 @@ def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
                 "created": at.replace(microsecond=0),
                 "expires": expires,
                 "rateLimits": limits,
+                "budget": _budget(arguments.budget),
                 "sheddable": arguments.sheddable,
             }
         )
     except ValidationError as error:
         raise CommandError(describe_error(error, _OPTIONS)) from error
+
+
+def _budget(text: str | None) -> Mapping[str, str] | None:
+    if text is None:
+        return None
+    amount, _, window = text.partition("/")
+    return {"amount": amount, "window": window.capitalize()}
 
 
 def _listed(text: str | None) -> list[str]:

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.cluster import Reader, cluster_command
-from tessera.cli.key.create import scope_text
+from tessera.cli.key.create import budget_text, scope_text
 from tessera.cli.key.key_secrets import KeySecrets, StoredKey
 from tessera.cli.output import Output
 from tessera.cli.text import table
 from tessera.resources.manifest import wire_format
 
-_HEADS = ("TENANT", "NAME", "TEAM", "MODELS", "CREATED", "EXPIRES", "SHA256")
+_HEADS = ("TENANT", "NAME", "TEAM", "MODELS", "BUDGET", "CREATED", "EXPIRES", "SHA256")
 
 
 @cluster_command
@@ -64,6 +64,7 @@ def _row(key: StoredKey, at: datetime) -> tuple[str, ...]:
         key.name,
         record.team or "-",
         scope_text(record) or "all",
+        budget_text(record) or "-",
         _day(record.created) or "-",
         "expired" if expired else _day(record.expires) or "never",
         record.sha256[:12],

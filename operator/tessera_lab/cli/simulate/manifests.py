@@ -26,7 +26,7 @@ _PLURALS = {
     "TenantBudget": "tenantbudgets",
     "Node": "nodes",
 }
-_OWN_KINDS = (*_PLURALS, "BatchInference", "NodeLayout")
+_OWN_KINDS = (*_PLURALS, "BatchInference", "NodeLayout", "PriceList")
 _NAMESPACED = "InferenceService"
 _DEFAULT_NAMESPACE = "default"
 _MAX_FAULTS = 5
