@@ -596,10 +596,11 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     objects, named = render(), render("--set", "watch.namespaces={a}")
     cluster = objects["ClusterRole", name]["rules"]
     assert plurals(cluster) == {
-        *("acceleratorpools", "tenantbudgets", "inferenceservices", "pods", "tokenreviews"),
+        *("acceleratorpools", "pricelists", "tenantbudgets"),
+        *("inferenceservices", "pods", "tokenreviews"),
     }
     assert plurals(named["ClusterRole", name]["rules"]) == {
-        *("acceleratorpools", "tenantbudgets", "tokenreviews"),
+        *("acceleratorpools", "pricelists", "tenantbudgets", "tokenreviews"),
     }
     assert plurals(named["Role", f"a/{name}"]["rules"]) == {"inferenceservices", "pods"}
     own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
