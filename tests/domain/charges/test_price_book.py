@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tessera.api.price_list import PriceListSpec
-from tessera.domain.charges.applicable import price_for
-from tessera.domain.charges.price_book import PriceBook, revised_book
+from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.gateway.directory import Directory, TenantLimits
+from tessera.domain.limits.charges import price_for
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tests.gateway.harness import a_model
 
@@ -32,12 +32,12 @@ def a_list(*entries: dict[str, Any], name: str = "standard", **fields: Any) -> O
     )
 
 
-def a_book(*entries: dict[str, Any], **fields: Any) -> PriceBook:
-    return revised_book(PriceBook(), [a_list(*entries, **fields)], NOW)
+def a_book(*entries: dict[str, Any], **fields: Any) -> PriceListBook:
+    return revised_book(PriceListBook(), [a_list(*entries, **fields)], NOW)
 
 
 def find(
-    book: PriceBook,
+    book: PriceListBook,
     name: str = "Chat",
     at: float = NOW,
     tenant: str = "team-a",
@@ -117,7 +117,7 @@ def test_an_unknown_tenant_has_no_price() -> None:
 def test_of_two_entries_for_one_day_the_first_applies_and_of_two_lists_the_first_name() -> None:
     assert input_price(a_book(an_entry("1", "chat", "sql"), an_entry("2", "chat"))) == 10**9
     lists = [a_list(an_entry("2"), name="b"), a_list(an_entry("1"), name="a")]
-    assert input_price(revised_book(PriceBook(), lists, NOW)) == 10**9
+    assert input_price(revised_book(PriceListBook(), lists, NOW)) == 10**9
 
 
 def test_what_a_gateway_sees_at_its_start_counts_at_once() -> None:
@@ -137,7 +137,7 @@ def test_a_change_counts_a_minute_after_it_was_seen(
 
 
 def test_a_first_list_counts_a_minute_after_it_was_seen_by_a_gateway_that_runs() -> None:
-    book = revised_book(revised_book(PriceBook(), [], NOW), [a_list(an_entry("1"))], NOW + 5)
+    book = revised_book(revised_book(PriceListBook(), [], NOW), [a_list(an_entry("1"))], NOW + 5)
     assert [input_price(book, at=NOW + seconds) for seconds in (64, 65)] == [None, 10**9]
 
 
@@ -174,5 +174,5 @@ def test_an_entry_has_the_same_name_in_all_gateways_and_another_after_an_edit() 
 
 def test_a_list_that_cannot_be_read_has_no_prices() -> None:
     unreadable = ObservedPriceList(name="broken", spec=None, problem="spec.entries: missing")
-    book = revised_book(PriceBook(), [unreadable, a_list(an_entry("1"))], NOW)
+    book = revised_book(PriceListBook(), [unreadable, a_list(an_entry("1"))], NOW)
     assert input_price(book) == 10**9

@@ -45,7 +45,7 @@ class BookVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class PriceBook:
+class PriceListBook:
     """What prices were, are, and soon will be."""
 
     versions: tuple[BookVersion, ...] = ()
@@ -70,7 +70,9 @@ class PriceBook:
         return None
 
 
-def revised_book(book: PriceBook, lists: Iterable[ObservedPriceList], now: float) -> PriceBook:
+def revised_book(
+    book: PriceListBook, lists: Iterable[ObservedPriceList], now: float
+) -> PriceListBook:
     """Return the book once these lists are seen; the same one where they say what it has.
 
     The first ones count at once, so that a gateway that starts has prices. Later changes count a
@@ -86,7 +88,7 @@ def revised_book(book: PriceBook, lists: Iterable[ObservedPriceList], now: float
         # A clock that was set back puts no change before an earlier one.
         since = max(since, versions[-1].since) if versions else since
         versions += (BookVersion(since=since, lists=seen, prices=_prices(seen)),)
-    return book if len(versions) == len(book.versions) and not changed else PriceBook(versions)
+    return book if len(versions) == len(book.versions) and not changed else PriceListBook(versions)
 
 
 def _prices(lists: Iterable[ObservedPriceList]) -> Mapping[_PriceKey, Sequence[_DatedPrice]]:

@@ -15,7 +15,7 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_status import InferenceServiceStatus, TenancyStatus
 from tessera.api.tenant_budget import EACH, Limit, TenantBudgetSpec
 from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
-from tessera.domain.charges.price_book import PriceBook
+from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
@@ -68,7 +68,7 @@ class GatewayObservations:
     budgets: Sequence[Budget] = ()
     keys: Sequence[TenantKeys] = ()
     pools: Sequence[Pool] = ()
-    prices: PriceBook = field(default_factory=PriceBook)
+    prices: PriceListBook = field(default_factory=PriceListBook)
 
 
 class _PoolTerms(NamedTuple):

@@ -10,14 +10,14 @@ from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
-from tessera.domain.charges.price_book import PriceBook
+from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.perf.step import StepTime
 
 NO_LIMITS = RateLimitsSpec()
 _NO_GRANTS = NameRights()
-_NO_PRICES = PriceBook()
+_NO_PRICES = PriceListBook()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +193,7 @@ class Directory:
     default_limits: RateLimitsSpec = NO_LIMITS
     """Of every tenant that has none of its own."""
     name_rights: NameRights = _NO_GRANTS
-    prices: PriceBook = _NO_PRICES
+    prices: PriceListBook = _NO_PRICES
 
     def moved_replicas(self) -> frozenset[str]:
         """Return the UIDs of the replicas that leave and whose streams are moved."""

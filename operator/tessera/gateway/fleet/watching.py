@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from tessera.api.ref import Ref
-from tessera.domain.charges.price_book import PriceBook, revised_book
+from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import Cluster
@@ -62,7 +62,7 @@ class FleetWatch:
         self._keys_namespace = keys_namespace
         self._malformed: Mapping[Ref, Mapping[str, str]] = {}
         self._outside: Set[Ref] = frozenset()
-        self._prices = PriceBook()
+        self._prices = PriceListBook()
 
     def observations(self) -> GatewayObservations | None:
         """Return what is observed; None until everything was listed."""

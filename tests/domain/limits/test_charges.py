@@ -7,10 +7,10 @@ from typing import Any
 from tessera.api.key_record import KeyBudget, KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
-from tessera.domain.charges.applicable import charge_scopes
 from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.limits.charges import charge_scopes
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tests.builders import a_budget
 from tests.gateway.harness import a_model
