@@ -638,8 +638,26 @@ async def test_a_batch_caches_files_that_cannot_become_others(
     assert answer[0] == status, answer
 
 
-async def test_one_request_may_match_twelve_limits(cluster: KubeCluster) -> None:
-    status, answer = await create(cluster, TENANT_BUDGETS, BUDGET | {"limits": MOST_LIMITS})
+@pytest.mark.parametrize(
+    "limits",
+    [MOST_LIMITS, [a_charge_limit(user=f"{number:0255}") for number in range(32)]],
+    ids=["twelve of a request", "thirty-two of users"],
+)
+async def test_a_budget_may_have_many_limits(
+    cluster: KubeCluster, limits: list[dict[str, Any]]
+) -> None:
+    status, answer = await create(cluster, TENANT_BUDGETS, BUDGET | {"limits": limits})
+    assert status == 201, answer
+
+
+async def test_a_price_list_may_have_many_entries(cluster: KubeCluster) -> None:
+    models = [f"{number:0128}" for number in range(32)]
+    tenants = [f"{'t' * 60}.{number}" for number in range(32)]
+    entries = [
+        AN_ENTRY | {"from": f"20{year}-01-01", "models": models, "tenants": tenants}
+        for year in range(26, 90)
+    ]
+    status, answer = await create(cluster, PRICE_LISTS, {"entries": entries})
     assert status == 201, answer
 
 
