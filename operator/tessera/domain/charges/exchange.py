@@ -62,6 +62,8 @@ class ChargeAsk:
     """What it would have above the ceiling, the need with it."""
     seen: int = 0
     """Most that the account ever told this gateway, or a former one on its volume, was settled."""
+    is_top_up: bool = False
+    """The need is that of a request that runs: it comes before new ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ class ChargeAnswer:
     number: int
     """Of the ask."""
     ceiling: int
+    used: int
+    """What ended requests of this gateway were charged; where it forgot an idle account."""
     outcome: LendingOutcome
     limit: int
     settled: int
