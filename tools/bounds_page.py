@@ -105,7 +105,6 @@ from tessera.gateway.settle.recent import MAX_EXPLAINED, MAX_RECENT_BYTES
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_UNWRITTEN_RECORDS, file_rows
 from tessera.gateway.usage.summing import (
-    MAX_TAGGED_SUMS,
     MAX_TENANT_ROWS,
     MAX_TENANT_SUMS,
     SUM_SECONDS,
@@ -316,7 +315,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 MAX_TENANT_ROWS,
             ),
             (f"such sums of a tenant in {SUM_SECONDS} s, before it waits", MAX_TENANT_SUMS),
-            ("sums beside these that tell tags apart", MAX_TAGGED_SUMS),
+            ("sums beside these that tell users and tags apart", MAX_TENANT_SUMS),
             (
                 "usage records that wait, before tenants with many of them wait",
                 MAX_UNWRITTEN_RECORDS,

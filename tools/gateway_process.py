@@ -37,6 +37,7 @@ from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.main import ENGINE_IDLE_SECONDS, serve, stop_event
 from tessera.gateway.server import GatewayServer, listen
+from tessera.gateway.settle.settlement import GATEWAY_NAME
 from tessera.gateway.usage.logs import BackgroundStream, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording
@@ -147,7 +148,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         watch = _watch(folder / "api", changed := asyncio.Event(), stack)
         gateway = Gateway(
             GatewayParts(
-                name="gateway",
+                name=GATEWAY_NAME,
                 observe=watch.observations if watch else lambda: None,
                 changed=changed,
                 default_limits=RateLimitsSpec(),

@@ -61,7 +61,7 @@ class GatewayParts:
     """What a gateway works with."""
 
     name: str
-    """Unique over all gateways and their restarts."""
+    """Unique over all gateways and their restarts: `gateway_of` its records."""
     observe: Callable[[], GatewayObservations | None]
     """Returns what is observed; None until everything is known."""
     changed: asyncio.Event

@@ -8,7 +8,6 @@ import logging
 import signal
 import socket
 import sys
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -42,6 +41,7 @@ from tessera.gateway.identify.token_reviews import TokenReviews
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.server import GatewayServer, listen
+from tessera.gateway.settle.settlement import GATEWAY_NAME
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.usage.logs import BackgroundStream, KeyAudit, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
@@ -119,7 +119,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         )
         gateway = Gateway(
             GatewayParts(
-                name=f"{settings.pod_name}/{uuid.uuid4().hex[:8]}",
+                name=GATEWAY_NAME,
                 observe=watch.observations,
                 changed=changed,
                 default_limits=settings.default_rate_limits,

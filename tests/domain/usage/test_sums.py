@@ -41,6 +41,7 @@ def test_tokens_times_and_requests_are_added() -> None:
     [
         *({name: "another"} for name in ("tenant", "team", "key", "service", "model")),
         *({name: "another"} for name in ("variant", "price_version", "path", "reason")),
+        *({name: "another"} for name in ("price_list", "owner", "service_class")),
         {"phase": Phase.ABORTED},
         {"status": 499},
         {"stream": False},
@@ -65,7 +66,7 @@ def test_an_engine_chooses_no_sum_and_the_gateway_says_its_status() -> None:
     assert [(total.status, total.requests) for total in sums] == [(400, 101), (502, 1), (504, 1)]
 
 
-def test_users_and_ids_make_no_sum() -> None:
+def test_ids_make_no_sum_and_users_and_tags_none_where_no_bill_needs_them() -> None:
     sums = UsageSums(MINUTE)
     for number in range(100):
         sums.add(a_record(user=f"user-{number}", request_id=f"{number}", replica=f"{number}"))
@@ -73,10 +74,37 @@ def test_users_and_ids_make_no_sum() -> None:
     assert (total.user, total.request_id, total.replica, total.requests) == (None, "", None, 100)
 
 
-def test_tags_are_exact_until_there_are_too_many_sums() -> None:
-    sums = UsageSums(MINUTE, max_tagged=3)
+@pytest.mark.parametrize("field", ["user", "tags"])
+def test_users_and_tags_are_exact_until_there_are_too_many_sums(field: str) -> None:
+    sums = UsageSums(MINUTE, max_detailed=3)
+    sums.add(a_record())
     for number in range(10):
         for _ in range(2):
-            sums.add(a_record(tags=f"case={number}"))
-    exact = {total.tags: total.requests for total in sums}
-    assert exact == {"case=0": 2, "case=1": 2, "case=2": 2, "": 14}
+            sums.add(a_record(**{field: f"case={number}"}))
+    exact = {getattr(total, field): total.requests for total in sums}
+    assert exact == {getattr(a_record(), field): 1, "case=0": 2, "case=1": 2, "other": 16}
+    assert (len(sums), sums.detailed) == (4, 2)
+
+
+def test_charges_are_added_by_their_accounts() -> None:
+    sums = UsageSums(MINUTE)
+    for nanos, charges in (
+        (None, ()),
+        (5, (("team-a/month", 0, 5), ("team-a/hour", 3600, 5))),
+        (7, (("team-a/hour", 3600, 3), ("team-a/hour", 7200, 4), ("team-a/month", 0, 7))),
+    ):
+        sums.add(a_record(charge_nanos=nanos, charges=charges))
+    (total,) = sums
+    assert total.charge_nanos == 12
+    assert set(total.charges) == {
+        ("team-a/month", 0, 12),
+        ("team-a/hour", 3600, 8),
+        ("team-a/hour", 7200, 4),
+    }
+
+
+def test_a_sum_of_requests_without_a_price_has_no_charge() -> None:
+    sums = UsageSums(MINUTE)
+    sums.add(a_record())
+    sums.add(a_record())
+    assert [total.charge_nanos for total in sums] == [None]

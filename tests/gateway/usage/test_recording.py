@@ -23,7 +23,7 @@ from tessera.gateway.usage.recording import (
     Recording,
     file_rows,
 )
-from tessera.gateway.usage.summing import MAX_TAGGED_SUMS, MAX_TENANT_ROWS, SUM_SECONDS
+from tessera.gateway.usage.summing import MAX_TENANT_ROWS, MAX_TENANT_SUMS, SUM_SECONDS
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 from tests.gateway.usage.test_journal import kill
 
@@ -189,10 +189,10 @@ async def usage_by_tenant(store: GatewayStore) -> dict[str | None, UsageRow]:
 
 
 def a_flood(count: int) -> list[UsageRecord]:
-    """Return records of one tenant that differ in all that a client chooses, but for tags."""
+    """Return records of one tenant that differ in all that a client chooses, but users and tags."""
     start_ns = START_NS // (SUM_SECONDS * SECOND) * SUM_SECONDS * SECOND
     return [
-        a_record(tenant="flood", request_id=f"{n}", user=f"{n}", started_at_ns=start_ns + n)
+        a_record(tenant="flood", request_id=f"{n}", replica=f"{n}", started_at_ns=start_ns + n)
         for n in range(count)
     ]
 
@@ -317,7 +317,7 @@ async def test_refusals_of_an_engine_without_end_lose_nothing_and_stop_no_other(
     opened.note_running([])
     opened.note_running([])
     # Of 4,800 records one sum grows in a second, once tags are too many; before each is another.
-    assert sum(writes.sums) <= MAX_TAGGED_SUMS + 60
+    assert sum(writes.sums) <= MAX_TENANT_SUMS + 60
     assert writes.sums[-1] == 0
     opened.end_period()
     has_more = True
@@ -326,7 +326,7 @@ async def test_refusals_of_an_engine_without_end_lose_nothing_and_stop_no_other(
         assert opened.writer.waiting <= 100, "in one turn"
         opened.check_room("team-a")
         await opened.writer.flush()
-    assert await opened.store.count() == MAX_TENANT_ROWS + MAX_TAGGED_SUMS + 1
+    assert await opened.store.count() == MAX_TENANT_ROWS + MAX_TENANT_SUMS + 1
     flood = (await usage_by_tenant(opened.store))["flood"]
     assert (flood.requests, flood.input_tokens) == (6000, 600_000)
     await opened.close()
@@ -334,7 +334,7 @@ async def test_refusals_of_an_engine_without_end_lose_nothing_and_stop_no_other(
 
 async def test_sums_that_are_not_stored_are_not_lost_with_their_gateway(tmp_path: Path) -> None:
     killed = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
-    for record in an_engine_flood(MAX_TENANT_ROWS + MAX_TAGGED_SUMS):
+    for record in an_engine_flood(MAX_TENANT_ROWS + MAX_TENANT_SUMS):
         killed.add(record)
     killed.note_running([])
     await killed.writer.flush()
@@ -348,5 +348,5 @@ async def test_sums_that_are_not_stored_are_not_lost_with_their_gateway(tmp_path
     await restarted.recover()
     await restarted.writer.flush()
     flood = (await usage_by_tenant(restarted.store))["flood"]
-    assert flood.requests == MAX_TENANT_ROWS + MAX_TAGGED_SUMS
+    assert flood.requests == MAX_TENANT_ROWS + MAX_TENANT_SUMS
     await restarted.close()

@@ -135,6 +135,20 @@ class UsageRecord:
     """Of an engine that speculates and reports it; it is not stored."""
     requests: int = 1
     """Of a sum: the requests that it counts, which began later than `started_at_ns`."""
+    charge_nanos: int | None = None
+    """By the price list; None where no price is known."""
+    price_list: str | None = None
+    """`RequestPrice.price_list`, from the admission on."""
+    charges: tuple[tuple[str, int, int], ...] = ()
+    """Accounts that pay: key of the scope, start of the window in Unix seconds, nano-units."""
+    owner: str | None = None
+    """Tenant of the service."""
+    service_class: str = ""
+
+
+def gateway_of(record_id: str) -> str:
+    """Return the name of the gateway process that made a record."""
+    return record_id.rpartition("-")[0]
 
 
 class AwaitedStreams(NamedTuple):

@@ -13,23 +13,29 @@ from tessera.domain.gateway.requests import UsageRecord
 _GROUP = attrgetter(
     *("tenant", "team", "key", "service", "model", "variant", "price_version"),
     *("path", "phase", "reason", "stream", "estimated"),
+    *("price_list", "owner", "service_class"),
 )
+
+# User or tags of the records beyond those that are distinguished.
+OTHER = "other"
 
 
 class UsageSums:
-    """Adds records up: tokens, times and requests stay exact, users, ids and replicas are left out.
+    """Adds records up: tokens, times, charges and requests stay exact, ids and replicas are left
+    out.
 
     A sum has the `record_id` of its first record, whose place it takes.
     """
 
-    def __init__(self, period_ns: int, *, max_tagged: int = 0) -> None:
+    def __init__(self, period_ns: int, *, max_detailed: int | None = None) -> None:
         """Add records that began in the same period of Unix time.
 
-        Clients choose tags: they are distinguished in `max_tagged` sums, the first ones.
+        Users and tags, which clients choose, are distinguished while there are fewer sums than
+        `max_detailed`, and are OTHER in those that follow; None: they are left out.
         """
-        self._period_ns, self._max_tagged = period_ns, max_tagged
-        self.tagged = 0
-        """How many sums have tags."""
+        self._period_ns, self._max_detailed = period_ns, max_detailed
+        self.detailed = 0
+        """How many sums have a user or tags of their own."""
         self._sums: dict[tuple[object, ...], UsageRecord] = {}
 
     def __iter__(self) -> Iterator[UsageRecord]:
@@ -41,14 +47,16 @@ class UsageSums:
     def add(self, record: UsageRecord) -> UsageRecord:
         """Add a record; return the sum that it is part of."""
         status, period = _status(record), record.started_at_ns // self._period_ns
-        group = (period, status, record.tags, *_GROUP(record))
+        if self._max_detailed is None:
+            record = replace(record, user=None, tags="")
+        group = (period, status, record.user, record.tags, *_GROUP(record))
         former = self._sums.get(group)
-        if former is None and record.tags:
-            if self.tagged < self._max_tagged:
-                self.tagged += 1
+        if former is None and (record.user or record.tags):
+            if len(self._sums) < (self._max_detailed or 0):
+                self.detailed += 1
             else:
-                record = replace(record, tags="")
-                group = (period, status, "", *_GROUP(record))
+                record = replace(record, user=record.user and OTHER, tags=record.tags and OTHER)
+                group = (period, status, record.user, record.tags, *_GROUP(record))
                 former = self._sums.get(group)
         total = _first(record, status) if former is None else _added(former, record)
         self._sums[group] = total
@@ -66,7 +74,6 @@ def _first(record: UsageRecord, status: int) -> UsageRecord:
         record,
         status=status,
         request_id="",
-        user=None,
         replica=None,
         ttft_ns=None,
         trace_parent="",
@@ -89,4 +96,20 @@ def _added(total: UsageRecord, record: UsageRecord) -> UsageRecord:
         reasoning_tokens=total.reasoning_tokens + record.reasoning_tokens,
         queue_ns=total.queue_ns + record.queue_ns,
         total_ns=total.total_ns + record.total_ns,
+        charge_nanos=_sum(total.charge_nanos, record.charge_nanos),
+        charges=_merged(total.charges, record.charges) if record.charges else total.charges,
     )
+
+
+def _sum(nanos: int | None, more: int | None) -> int | None:
+    return nanos if more is None else (nanos or 0) + more
+
+
+def _merged(
+    charges: tuple[tuple[str, int, int], ...], more: tuple[tuple[str, int, int], ...]
+) -> tuple[tuple[str, int, int], ...]:
+    """Add charges up by their accounts."""
+    totals = {(scope, start): nanos for scope, start, nanos in charges}
+    for scope, start, nanos in more:
+        totals[scope, start] = totals.get((scope, start), 0) + nanos
+    return tuple((scope, start, nanos) for (scope, start), nanos in totals.items())

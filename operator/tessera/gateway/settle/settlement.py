@@ -26,8 +26,8 @@ _MAX_PATH = 256
 _UNCERTAIN_SHARE = 1 / 8
 # Of a client that is gone, and of a defect of the gateway.
 _CLIENT_GONE, _DEFECT = 499, 500
-# Unique among all gateways and restarts.
-_PROCESS_ID = uuid.uuid4().hex[:16]
+# Of this process in the store, unique among all gateways and restarts: records begin with it.
+GATEWAY_NAME = uuid.uuid4().hex[:16]
 _numbers = itertools.count()
 
 
@@ -252,4 +252,4 @@ def refused_record(
 
 def record_id() -> str:
     """Return a name for a record that no other one has."""
-    return f"{_PROCESS_ID}-{next(_numbers)}"
+    return f"{GATEWAY_NAME}-{next(_numbers)}"

@@ -10,8 +10,9 @@ SUM_SECONDS = 60
 # Of one tenant in each period: 20 requests a second, so that none fills the store by many small
 # ones. Those that follow are added up, and become rows after the end of the period.
 MAX_TENANT_ROWS = 1200
-# Of one tenant in each period, without those that tell tags apart, which never make it wait.
-MAX_TENANT_SUMS, MAX_TAGGED_SUMS = 1000, 500
+# Of one tenant in each period. Beyond these, users and tags are added up; so many sums without a
+# user and tags of their own make it wait.
+MAX_TENANT_SUMS = 1000
 
 
 class Summing:
@@ -35,7 +36,7 @@ class Summing:
     def is_full(self, tenant: str) -> bool:
         """Return whether a tenant has as many sums as it may have in a period."""
         sums = self._sums.get(tenant)
-        return sums is not None and len(sums) - sums.tagged >= MAX_TENANT_SUMS
+        return sums is not None and len(sums) - sums.detailed >= MAX_TENANT_SUMS
 
     def add(self, record: UsageRecord) -> UsageRecord | None:
         """Return the sum that a record is part of now; None of one that becomes a row itself."""
@@ -45,7 +46,7 @@ class Summing:
             return None
         sums = self._sums.get(tenant)
         if sums is None:
-            sums = UsageSums(SUM_SECONDS * 10**9, max_tagged=MAX_TAGGED_SUMS)
+            sums = UsageSums(SUM_SECONDS * 10**9, max_detailed=MAX_TENANT_SUMS)
             self._sums[tenant] = sums
         total = sums.add(record)
         self._changed[total.record_id] = total
