@@ -90,7 +90,10 @@ def read_records(path: Path) -> Iterator[Sequence[UsageRecord]]:
 
 def _record(row: sqlite3.Row) -> UsageRecord:
     # SQLite has neither truth values nor columns of one type.
-    return usage_record(msgspec.convert(dict(row), StoredRecord, strict=False))
+    # A file of an earlier version has no charges.
+    fields = dict(row)
+    fields["charges"] = msgspec.json.decode(fields.get("charges") or "[]")
+    return usage_record(msgspec.convert(fields, StoredRecord, strict=False))
 
 
 if __name__ == "__main__":

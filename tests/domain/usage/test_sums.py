@@ -41,7 +41,7 @@ def test_tokens_times_and_requests_are_added() -> None:
     [
         *({name: "another"} for name in ("tenant", "team", "key", "service", "model")),
         *({name: "another"} for name in ("variant", "price_version", "path", "reason")),
-        *({name: "another"} for name in ("price_list", "owner", "service_class")),
+        *({name: "another"} for name in ("currency", "price_list", "owner", "service_class")),
         {"phase": Phase.ABORTED},
         {"status": 499},
         {"stream": False},

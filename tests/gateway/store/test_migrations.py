@@ -15,6 +15,9 @@ from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import a_record
 from tests.gateway.store.postgresql import PostgresqlServer
 
+_OF_CHARGES = ("charge_nanos", "currency", "price_list", "charges", "owner", "service_class")
+_TABLES_OF_CHARGES = tuple(name for name in METADATA.tables if name.startswith("charge_"))
+
 
 async def test_the_revisions_make_the_tables_of_the_schema(store_url: str) -> None:
     database = Database(store_url)
@@ -32,8 +35,9 @@ async def test_records_of_a_former_version_count_one_request(store_url: str) -> 
     store = await GatewayStore.open(store_url)
     await store.record([a_record(), a_record()])
     async with store.write() as connection:
-        await connection.execute(text("ALTER TABLE usage_records DROP COLUMN requests"))
-        for table in ("gateways", "secrets"):
+        for column in ("requests", *_OF_CHARGES):
+            await connection.execute(text(f"ALTER TABLE usage_records DROP COLUMN {column}"))
+        for table in ("gateways", "secrets", *_TABLES_OF_CHARGES):
             await connection.execute(text(f"DROP TABLE {table}"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
 

@@ -227,8 +227,9 @@ async def test_no_text_of_a_client_and_no_number_of_an_engine_is_refused(
 async def test_a_row_of_the_longest_texts_fits_its_bytes(tmp_path: Path) -> None:
     # What clients choose, and names of objects and accounts.
     lengths = {"request_id": 128, "tags": 256, "model": 128, "user": 150, "service": 127}
-    lengths |= dict.fromkeys(("key", "team", "tenant", "variant", "replica"), 63)
-    lengths |= {"record_id": 32, "price_version": 80}
+    lengths |= dict.fromkeys(("key", "team", "tenant", "variant", "replica", "owner"), 63)
+    lengths |= {"record_id": 32, "price_version": 80, "price_list": 80}
+    charges = tuple((f"team-a/each-key-{n}/Key/nightly", 1_795_000_000, 10**9) for n in range(4))
     store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
     for batch in range(8):
         texts = [
@@ -238,7 +239,7 @@ async def test_a_row_of_the_longest_texts_fits_its_bytes(tmp_path: Path) -> None
             }
             for n in range(500)
         ]
-        await store.record([a_record(**each) for each in texts])
+        await store.keep([a_record(**each, charges=charges) for each in texts])
     await store.close()
 
     assert 1000 < (tmp_path / "store.db").stat().st_size / 4000 < ROW_BYTES

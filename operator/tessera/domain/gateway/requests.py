@@ -137,6 +137,8 @@ class UsageRecord:
     """Of a sum: the requests that it counts, which began later than `started_at_ns`."""
     charge_nanos: int | None = None
     """By the price list; None where no price is known."""
+    currency: str | None = None
+    """Of `charge_nanos`."""
     price_list: str | None = None
     """`RequestPrice.price_list`, from the admission on."""
     charges: tuple[tuple[str, int, int], ...] = ()

@@ -11,6 +11,7 @@ set forward fills the account, once and at most to its amount.
 
 from dataclasses import dataclass, field
 
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.limits.scopes import ScopedLimit
 
 # Clocks of gateways on several machines differ; further back, the clock was set.
@@ -106,6 +107,7 @@ class BorrowRequest:
 
     portions: tuple[PortionRequest, ...] = ()
     slots: tuple[SlotRequest, ...] = ()
+    charges: tuple[ChargeAsk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ class Lease:
 
     portions: tuple[Portion, ...] = ()
     slots: tuple[SlotGrant, ...] = ()
+    charges: tuple[ChargeAnswer, ...] = ()
+    """None while the store fails: what it was lent before it may spend."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from tessera.domain.gateway.requests import UsageRecord
 _GROUP = attrgetter(
     *("tenant", "team", "key", "service", "model", "variant", "price_version"),
     *("path", "phase", "reason", "stream", "estimated"),
-    *("price_list", "owner", "service_class"),
+    *("currency", "price_list", "owner", "service_class"),
 )
 
 # User or tags of the records beyond those that are distinguished.

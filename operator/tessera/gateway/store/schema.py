@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     Table,
     Text,
 )
@@ -21,6 +22,10 @@ from sqlalchemy import (
 from tessera.domain.gateway.requests import UsageRecord
 
 METADATA = MetaData()
+# Clients choose some texts: longer ones are cut, since one refused row would hold up all others.
+_MAX_TEXT_LENGTH = 512
+# Sums of nano-units: those of a currency of small units are larger than 64 bits.
+_NANOS = BigInteger().with_variant(Numeric(38, 0), "postgresql")
 
 # The path of a request, `UsageRecord.path`, is the column `route`, and a journal names it so, too.
 # Gateways of 0.1 know it by this name: during an upgrade they write the same table, and after a
@@ -57,6 +62,12 @@ USAGE_RECORDS = Table(
     Column("tags", Text, nullable=False),
     Column("price_version", Text),
     Column("requests", BigInteger, nullable=False, server_default="1"),
+    Column("charge_nanos", BigInteger),
+    Column("currency", Text),
+    Column("price_list", Text),
+    Column("charges", JSON, nullable=False, server_default="[]"),
+    Column("owner", Text),
+    Column("service_class", Text, nullable=False, server_default=""),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )
@@ -69,6 +80,74 @@ LIMIT_ACCOUNTS = Table(
     Column("level", Double, nullable=False),
     Column("leases", JSON, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+# One row for each window of a scope with a limit of charges; Unix seconds, and `ChargeAccount` in
+# whole nano-units.
+CHARGE_ACCOUNTS = Table(
+    "charge_accounts",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("window_start", BigInteger, primary_key=True),
+    Column("window_end", BigInteger, nullable=False),
+    Column("reserved", _NANOS, nullable=False),
+    Column("state", JSON, nullable=False),
+    Index("charge_accounts_by_end", "window_end"),
+)
+
+# What the stored records of a gateway were charged in a window, and under CORRECTIONS by people.
+CHARGE_SPENDS = Table(
+    "charge_spends",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("window_start", BigInteger, primary_key=True),
+    Column("gateway", Text, primary_key=True),
+    Column("spent", _NANOS, nullable=False),
+    Index("charge_spends_by_gateway", "gateway"),
+)
+
+# What statements are made of: one row for each group of an hour of UTC, whose digest is its id.
+CHARGE_SUMS = Table(
+    "charge_sums",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("hour", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("team", Text),
+    Column("key", Text),
+    Column("user", Text),
+    Column("service", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("tag", Text),
+    Column("service_class", Text, nullable=False),
+    Column("price_list", Text),
+    Column("owner", Text),
+    Column("currency", Text),
+    Column("flag", Text),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("charge_nanos", _NANOS, nullable=False),
+    Index("charge_sums_by_hour", "hour"),
+)
+
+# The values of tags that a tenant's rows of a month tell apart.
+CHARGE_TAGS = Table(
+    "charge_tags",
+    METADATA,
+    Column("month", BigInteger, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+)
+
+# Ends of the months that are closed: Unix seconds.
+CHARGE_MONTHS = Table(
+    "charge_months",
+    METADATA,
+    Column("until", BigInteger, primary_key=True, autoincrement=False),
+    Column("closed_at", Double, nullable=False),
 )
 
 # One row for each gateway that was there lately.
@@ -86,6 +165,14 @@ SECRETS = Table(
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+
+
+def storable(text: str) -> str:
+    """Return a text as all databases take it: PostgreSQL takes neither NUL nor half a pair."""
+    if len(text) <= _MAX_TEXT_LENGTH and "\0" not in text and text.isascii():
+        return text
+    text = text[:_MAX_TEXT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text.encode("utf-8", "replace").decode()
 
 
 def _stored_fields() -> list[Any]:

@@ -8,29 +8,31 @@ from typing import Any, NamedTuple
 from sqlalchemy import RowMapping, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tessera.domain.charges.statement import ChargeQuery, ChargeReport
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.picking.owners import GatewayPeers
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.sums import UsageSums
-from tessera.gateway.store import leases, peers
+from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.database import Database
-from tessera.gateway.store.schema import USAGE_RECORDS
+from tessera.gateway.store.schema import USAGE_RECORDS, storable
 
-# Clients choose some texts and engines some numbers: longer and larger ones are cut, since one
-# refused row would hold up all others. Numbers are those of one request.
-_MAX_TEXT_LENGTH = 512
+# Engines choose some numbers: larger ones are cut, since one refused row would hold up all others.
+# They are those of one request.
 _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
 _VALUES = attrgetter(*_FIELDS)
 _TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+# Of one record: nine million units of a currency.
+_MAX_NANOS = 2**53
 _MAX_TIME = 2**63 - 1
 _DAY_NS = 86_400 * 10**9
-# Of a file, with indexes and the longest texts that clients and names of objects can have; 330 are
-# usual.
-ROW_BYTES = 1600
+# Of a file, with indexes, the longest texts that clients and names of objects can have, and charges
+# of four limits; 500 are usual.
+ROW_BYTES = 2400
 # Gateways make room one at a time.
 _ROOM_LOCK = 0x7E55E7B
 
@@ -51,6 +53,11 @@ def own_file(folder: Path) -> str:
 class GatewayStore(Database):
     """The store of all gateways; every method raises StoreError."""
 
+    def __init__(self, url: str) -> None:
+        """Take a URL as Database does."""
+        super().__init__(url)
+        self._tags = statements.MonthTags()
+
     @classmethod
     async def open(cls, url: str) -> "GatewayStore":
         """Open the store of a URL (see Database), and migrate it."""
@@ -68,20 +75,35 @@ class GatewayStore(Database):
             await connection.execute(select(1))
 
     async def record(self, records: Sequence[UsageRecord]) -> None:
-        """Store records; those that are stored already stay as they are."""
-        if not records:
-            return
-        async with self.write() as connection:
-            await connection.execute(self._insert(), [_row(record) for record in records])
+        """Store records and what they were charged; those that are stored already stay as they are.
+
+        Accounts of charges and sums of hours grow by them in the same transaction.
+        """
+        await self._add(records, 5.0)
 
     async def add_missing(self, records: Sequence[UsageRecord]) -> int:
         """Store records as `record` does, and return how many were not stored yet."""
-        if not records:
+        return await self._add(records, 60.0)
+
+    async def keep(self, records: Sequence[UsageRecord]) -> None:
+        """Store records alone, until another store takes them with their charges."""
+        if records:
+            async with self.write() as connection:
+                await connection.execute(self._insert(), [_row(record) for record in records])
+
+    async def _add(self, records: Sequence[UsageRecord], seconds: float) -> int:
+        rows = {record.record_id: _row(record) for record in reversed(records)}
+        if not rows:
             return 0
         statement = self._insert().returning(USAGE_RECORDS.c.record_id)
-        async with self.write(seconds=60.0) as connection:
-            rows = await connection.execute(statement, [_row(record) for record in records])
-            return len(rows.all())
+        async with self.write(seconds=seconds) as connection:
+            ids = await connection.scalars(statement, list(reversed(rows.values())))
+            new = [rows[record_id] for record_id in ids]
+            if new:
+                await charges.add_spent(connection, new)
+                hourly = await statements.hourly(connection, self._tags, new)
+                await statements.add(connection, hourly)
+        return len(new)
 
     def _insert(self) -> sqlite.Insert | postgresql.Insert:
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
@@ -133,6 +155,11 @@ class GatewayStore(Database):
         usage_rows = [_usage_row(query.by, row) for row in rows if row["requests"]]
         is_truncated = len(usage_rows) > query.limit
         return UsageReport(tuple(usage_rows[: query.limit]), is_truncated, oldest_ns)
+
+    async def charges(self, query: ChargeQuery) -> ChargeReport:
+        """Return what groups of requests were charged in some hours, the largest charges first."""
+        async with self.read() as connection:
+            return await statements.report(connection, query)
 
     async def count(self) -> int:
         """Return the number of records, each of one request or of several."""
@@ -207,21 +234,28 @@ class GatewayStore(Database):
 
 
 def _record(row: RowMapping) -> UsageRecord:
-    return UsageRecord(**{**row, "phase": Phase(row["phase"])})
+    charges = tuple((key, start, nanos) for key, start, nanos in row["charges"])
+    return UsageRecord(**{**row, "phase": Phase(row["phase"]), "charges": charges})
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
-    row: dict[str, str | int | None] = dict(zip(_FIELDS, _VALUES(record), strict=True))
+    row: dict[str, Any] = dict(zip(_FIELDS, _VALUES(record), strict=True))
     for name, value in row.items():
         if isinstance(value, str):
-            if len(value) > _MAX_TEXT_LENGTH or "\0" in value or not value.isascii():
-                # PostgreSQL takes neither NUL nor half a surrogate pair.
-                text = value[:_MAX_TEXT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
-                row[name] = text.encode("utf-8", "replace").decode()
-        elif value is not None and not 0 <= value <= _MAX_INTEGER:
+            row[name] = storable(value)
+        elif isinstance(value, int) and not 0 <= value <= _MAX_INTEGER:
             most = _MAX_INTEGER * record.requests if name in _TOKENS else _MAX_INTEGER
             row[name] = max(0, min(value, _MAX_TIME if name in _TIMES else most))
+    row["charges"] = [
+        (storable(key), start, _bounded(nanos)) for key, start, nanos in record.charges
+    ]
+    if record.charge_nanos is not None:
+        row["charge_nanos"] = _bounded(record.charge_nanos)
     return row
+
+
+def _bounded(nanos: int) -> int:
+    return max(-_MAX_NANOS, min(nanos, _MAX_NANOS))
 
 
 def _sums() -> list[Any]:

@@ -19,10 +19,10 @@ log = logging.getLogger("tessera.gateway")
 
 BATCH_RECORDS = 500
 BATCH_SECONDS = 0.25
-# About 30 MB, and of the spool 170 MB, or with the longest texts 800 MB of the 1 GiB of its volume:
+# About 30 MB, and of the spool 200 MB, or with the longest texts 960 MB of the 1 GiB of its volume:
 # minutes and hours of a busy gateway.
 MAX_BUFFERED = 30_000
-MAX_SPOOLED = 500_000
+MAX_SPOOLED = 400_000
 _RETRY_SECONDS = 5.0
 _LOG_SECONDS = 60.0
 
@@ -171,7 +171,7 @@ class UsageWriter:
         if self._spool is None or self._spooled + len(batch) > MAX_SPOOLED:
             return False
         try:
-            await self._spool.record(batch)
+            await self._spool.keep(batch)
         except StoreError as error:
             self._report(f"the spool of usage records fails: {error}")
             return False

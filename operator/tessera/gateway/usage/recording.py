@@ -37,8 +37,8 @@ MAX_UNWRITTEN_RECORDS, _MAX_UNWRITTEN_OF_ALL, _FEW_UNWRITTEN = 5_000, 15_000, 10
 # Sums that become rows in one turn, and while so many records wait none does.
 _SUMS_AT_ONCE, _MAX_UNWRITTEN_FOR_SUMS = 100, 500
 _SUMS_PAUSE_SECONDS = 0.02
-# Of a database about 4 GB, of a file 170 MB; with the longest texts five times as much.
-MAX_STORE_ROWS, MAX_FILE_ROWS = 10_000_000, 500_000
+# Of a database about 5 GB, of a file 170 MB; with the longest texts five times as much.
+MAX_STORE_ROWS, MAX_FILE_ROWS = 10_000_000, 330_000
 _PRUNE_SECONDS = 300.0
 _PRUNED_RECORDS = 1000
 _PRUNE_PAUSE_SECONDS = 0.1

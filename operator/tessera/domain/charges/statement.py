@@ -1,0 +1,119 @@
+"""Statements: what requests were charged, summed over hours of UTC."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from tessera.api.meta import Wire
+from tessera.domain.gateway.reasons import RequestReason
+
+HOUR_SECONDS = 3600
+# A month that ended so long ago never changes.
+CLOSING_SECONDS = 24 * HOUR_SECONDS
+# Of one tenant in a month; the charges of the others are one row.
+MAX_TAGS = 64
+# What records of corrections begin with, and the gateway that makes them by their ids.
+CORRECTIONS = "correction"
+
+
+class ChargeDimension(StrEnum):
+    """What a statement tells apart."""
+
+    TENANT = "tenant"
+    TEAM = "team"
+    KEY = "key"
+    USER = "user"
+    SERVICE = "service"
+    MODEL = "model"
+    TAG = "tag"
+    """All tags of a request, `name=value` joined by commas."""
+    SERVICE_CLASS = "class"
+    PRICE_LIST = "priceList"
+    OWNER = "owner"
+    FLAG = "flag"
+
+
+class ChargeFlag(StrEnum):
+    """Why a row of a statement is not simply what requests of its time were charged."""
+
+    CORRECTION = "Correction"
+    """A person wrote it."""
+    LATE = "Late"
+    """It is of a month that was closed before."""
+    KILLED = "Killed"
+    """As far as a gateway knew that was killed."""
+    RESERVED = "Reserved"
+    """What a gateway had reserved whose volume was lost with its records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeQuery:
+    """Which hours are summed, and by what; Unix seconds of whole hours."""
+
+    by: tuple[ChargeDimension, ...]
+    since: int
+    until: int
+    tenant: str | None = None
+    """Only this tenant's; None for all."""
+    limit: int = 10_000
+    """Rows at most, the largest charges first."""
+
+
+class ChargeRow(Wire):
+    """The requests of one group in one currency, and what they were charged."""
+
+    group: tuple[str | None, ...]
+    """One value for each dimension of the query; None where requests have none."""
+    currency: str | None
+    """None where no price was known."""
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    """Part of the input tokens."""
+    output_tokens: int
+    reasoning_tokens: int
+    """Part of the output tokens."""
+    charge_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeReport:
+    """The answer to a query."""
+
+    rows: tuple[ChargeRow, ...]
+    is_truncated: bool
+    """There are more groups than the query's limit."""
+    closed_until: int
+    """Unix seconds before which no row changes any more."""
+
+
+def month_of(seconds: float) -> int:
+    """Return when the month of UTC of a moment began; both in Unix seconds."""
+    first = datetime.fromtimestamp(seconds, UTC).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0
+    )
+    return int(first.timestamp())
+
+
+def closed_month(now: float) -> int:
+    """Return the end of the last month that is to be closed, in Unix seconds."""
+    return month_of(now - CLOSING_SECONDS)
+
+
+def hour_of(started_at: int, now: float, closed_until: int) -> tuple[int, bool]:
+    """Return the hour in which a request counts, and whether it came late: Unix seconds.
+
+    A clock ahead of the database's makes no hour of the future.
+    """
+    present = int(now) // HOUR_SECONDS * HOUR_SECONDS
+    hour = min(started_at // HOUR_SECONDS * HOUR_SECONDS, present)
+    return (present, True) if hour < closed_until else (hour, False)
+
+
+def flag_of(gateway: str, reason: str, *, is_late: bool) -> ChargeFlag | None:
+    """Return the flag of the row in which a record counts."""
+    if gateway == CORRECTIONS:
+        return ChargeFlag.CORRECTION
+    if is_late:
+        return ChargeFlag.LATE
+    return ChargeFlag.KILLED if reason == RequestReason.GATEWAY_KILLED else None

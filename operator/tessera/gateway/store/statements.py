@@ -1,0 +1,169 @@
+"""Hourly sums of charges, which statements are made of: written with the records themselves."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tessera.domain.charges.statement import (
+    MAX_TAGS,
+    ChargeDimension,
+    ChargeQuery,
+    ChargeReport,
+    ChargeRow,
+    flag_of,
+    hour_of,
+    month_of,
+)
+from tessera.domain.gateway.requests import gateway_of
+from tessera.domain.usage.sums import OTHER
+from tessera.gateway.store.leases import clock
+from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
+
+# Those who record share the first with each other, and not with who closes a month. Both are of
+# PostgreSQL: of SQLite a transaction that writes is alone.
+_MONTH_LOCK, _TAGS_LOCK = 0x7E55E7C, 0x7E55E7D
+_SAME = ("tenant", "team", "key", "user", "service", "model", "service_class")
+_GROUP = ("hour", *_SAME, "tag", "price_list", "owner", "currency", "flag")
+_COUNTS = (
+    *("requests", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
+    "charge_nanos",
+)
+_COLUMNS = {
+    ChargeDimension.SERVICE_CLASS: "service_class",
+    ChargeDimension.PRICE_LIST: "price_list",
+}
+_NS = 10**9
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class MonthTags:
+    """The values of tags that this process knows to be told apart, by tenant and month."""
+
+    def __init__(self) -> None:
+        self._tags: dict[tuple[int, str], set[str]] = {}
+
+    async def learn(
+        self, connection: AsyncConnection, rows: Iterable[tuple[int, str, str]]
+    ) -> None:
+        """Take months, tenants and tags: the first MAX_TAGS of a tenant in a month stay."""
+        unknown = sorted(
+            (month, tenant, tag)
+            for month, tenant, tag in rows
+            if tag not in (tags := self._tags.get((month, tenant), ())) and len(tags) < MAX_TAGS
+        )
+        if not unknown:
+            return
+        if connection.dialect.name == "postgresql":
+            await connection.execute(select(func.pg_advisory_xact_lock(_TAGS_LOCK)))
+        for (month, tenant), tagged in groupby(unknown, itemgetter(0, 1)):
+            columns = CHARGE_TAGS.c
+            statement = select(columns.tag).where(columns.month == month, columns.tenant == tenant)
+            tags = set(await connection.scalars(statement))
+            wanted = sorted({tag for *_, tag in tagged} - tags)[: max(0, MAX_TAGS - len(tags))]
+            if wanted:
+                await connection.execute(
+                    CHARGE_TAGS.insert(),
+                    [{"month": month, "tenant": tenant, "tag": tag} for tag in wanted],
+                )
+            self._tags[month, tenant] = tags | set(wanted)
+        newest = max(month for month, _ in self._tags)
+        self._tags = {
+            key: tags for key, tags in self._tags.items() if key[0] >= newest - 40 * 86_400
+        }
+
+    def folded(self, month: int, tenant: str, tag: str) -> str | None:
+        """Return a tag as statements have it: None without one, and OTHER beyond MAX_TAGS."""
+        if not tag:
+            return None
+        return tag if tag in self._tags.get((month, tenant), ()) else OTHER
+
+
+async def hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -> list[dict[str, Any]]:
+    """Return for each row of usage records what it adds to an hour's sums.
+
+    Until the end of the transaction no month is closed.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock_shared(_MONTH_LOCK)))
+    now, closed_until = await clock(connection), await closed_month_end(connection)
+    hours = [hour_of(row["started_at_ns"] // _NS, now, closed_until) for row in rows]
+    months = [month_of(hour) for hour, _ in hours]
+    tagged = {
+        (month, row["tenant"], row["tags"])
+        for month, row in zip(months, rows, strict=True)
+        if row["tags"]
+    }
+    await tags.learn(connection, tagged)
+    return [
+        {
+            **{name: row[name] for name in (*_SAME, *_COUNTS, "price_list", "owner", "currency")},
+            "charge_nanos": row["charge_nanos"] or 0,
+            "hour": hour,
+            "tag": tags.folded(month, row["tenant"], row["tags"]),
+            "flag": flag_of(gateway_of(row["record_id"]), row["reason"], is_late=is_late),
+        }
+        for row, (hour, is_late), month in zip(rows, hours, months, strict=True)
+    ]
+
+
+async def add(connection: AsyncConnection, rows: Rows) -> None:
+    """Add rows of `hourly` to the sums of their groups, in the order of these."""
+    totals: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        group = msgspec.json.encode([row[name] for name in _GROUP])
+        total = totals.setdefault(
+            blake2b(group, digest_size=16).hexdigest(), {**row, **dict.fromkeys(_COUNTS, 0)}
+        )
+        for name in _COUNTS:
+            total[name] += row[name]
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(CHARGE_SUMS)
+    columns, more = CHARGE_SUMS.c, statement.excluded
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["id"], set_={name: columns[name] + more[name] for name in _COUNTS}
+        ),
+        [{"id": key, **total} for key, total in sorted(totals.items())],
+    )
+
+
+async def closed_month_end(connection: AsyncConnection) -> int:
+    """Return the end of the last month that is closed, in Unix seconds; 0 before the first."""
+    return await connection.scalar(select(func.max(CHARGE_MONTHS.c.until))) or 0
+
+
+async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeReport:
+    """Return the sums of the groups with the largest charges."""
+    columns = CHARGE_SUMS.c
+    groups = [columns[_COLUMNS.get(name, name.value)].label(f"by_{name}") for name in query.by]
+    groups = [*groups, columns.currency]
+    sums = [func.sum(columns[name]).label(name) for name in _COUNTS]
+    statement = (
+        select(*groups, *sums)
+        .where(columns.hour >= query.since, columns.hour < query.until)
+        .group_by(*groups)
+        .order_by(func.sum(columns.charge_nanos).desc(), *groups)
+        .limit(query.limit + 1)
+    )
+    if query.tenant is not None:
+        statement = statement.where(columns.tenant == query.tenant)
+    found = (await connection.execute(statement)).mappings().all()
+    rows = [
+        ChargeRow(
+            group=tuple(row[f"by_{name}"] for name in query.by),
+            currency=row["currency"],
+            # Sums of PostgreSQL are decimal numbers.
+            **{name: int(row[name]) for name in _COUNTS},
+        )
+        for row in found
+    ]
+    closed_until = await closed_month_end(connection)
+    return ChargeReport(tuple(rows[: query.limit]), len(rows) > query.limit, closed_until)

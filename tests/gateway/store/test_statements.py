@@ -1,0 +1,183 @@
+"""Hourly sums of charges in SQLite and PostgreSQL: exact, once a record, and bounded."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from tessera.domain.charges.statement import (
+    MAX_TAGS,
+    ChargeDimension,
+    ChargeFlag,
+    ChargeQuery,
+    ChargeReport,
+)
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.store.store import GatewayStore
+from tests.gateway.store.builders import SECOND, START_NS, a_record
+
+HOUR = 3600
+START = START_NS // SECOND // HOUR * HOUR
+
+
+def a_charged(nanos: int | None = 1000, **changes: Any) -> Any:
+    priced = {"price_list": "standard@1", "currency": "USD", "owner": "platform"}
+    fields = {"service_class": "Interactive", **(priced if nanos is not None else {})}
+    return a_record(charge_nanos=nanos, **fields | changes)
+
+
+async def charges(store: GatewayStore, *by: ChargeDimension, **changes: Any) -> ChargeReport:
+    return await store.charges(ChargeQuery(by=by, **{"since": 0, "until": 2**40} | changes))
+
+
+async def totals(store: GatewayStore, *by: ChargeDimension, **changes: Any) -> dict[Any, Any]:
+    report = await charges(store, *by, **changes)
+    return {row.group: (row.requests, row.charge_nanos) for row in report.rows}
+
+
+async def test_statements_tell_apart_who_used_what_of_whom_at_which_price(
+    store: GatewayStore,
+) -> None:
+    await store.record(
+        [
+            a_charged(5, team="search", user="ada", key=None, tags="case=1"),
+            a_charged(7, service="team-b/chat", owner="team-b", price_list="large@2"),
+            a_charged(None, tenant="team-b", service_class="Evaluation"),
+        ]
+    )
+
+    one = {
+        ChargeDimension.TENANT: {("team-a",): (2, 12), ("team-b",): (1, 0)},
+        ChargeDimension.TEAM: {("search",): (1, 5), (None,): (2, 7)},
+        ChargeDimension.USER: {("ada",): (1, 5), (None,): (2, 7)},
+        ChargeDimension.KEY: {(None,): (1, 5), ("laptop",): (2, 7)},
+        ChargeDimension.SERVICE: {("team-a/chat",): (2, 5), ("team-b/chat",): (1, 7)},
+        ChargeDimension.TAG: {("case=1",): (1, 5), (None,): (2, 7)},
+        ChargeDimension.SERVICE_CLASS: {("Interactive",): (2, 12), ("Evaluation",): (1, 0)},
+        ChargeDimension.OWNER: {("platform",): (1, 5), ("team-b",): (1, 7), (None,): (1, 0)},
+        ChargeDimension.PRICE_LIST: {
+            ("standard@1",): (1, 5),
+            ("large@2",): (1, 7),
+            (None,): (1, 0),
+        },
+    }
+    for dimension, expected in one.items():
+        groups: dict[Any, Any] = {}
+        # A row without a price has no currency, and is a row of its own.
+        for row in (await charges(store, dimension)).rows:
+            requests, nanos = groups.get(row.group, (0, 0))
+            groups[row.group] = (requests + row.requests, nanos + row.charge_nanos)
+        assert groups == expected, dimension
+
+
+async def test_currencies_are_never_added(store: GatewayStore) -> None:
+    await store.record([a_charged(5), a_charged(6, currency="EUR"), a_charged(None)])
+
+    rows = (await charges(store)).rows
+
+    assert [(row.currency, row.charge_nanos) for row in rows] == [
+        ("EUR", 6),
+        ("USD", 5),
+        (None, 0),
+    ]
+
+
+async def test_a_record_that_comes_again_is_charged_once(store: GatewayStore) -> None:
+    records = [a_charged(5), a_charged(7)]
+    await store.record([*records, records[0]])
+    await store.record(records)
+    assert await store.add_missing([records[1], a_charged(100)]) == 1
+
+    assert await totals(store) == {(): (3, 112)}
+
+
+async def test_a_spool_keeps_records_and_adds_up_nothing(store: GatewayStore) -> None:
+    record = a_charged(5, charges=(("team-a/month", START, 5),))
+    await store.keep([record])
+
+    assert await totals(store) == {}
+    assert await store.oldest(9) == [record]
+
+
+async def test_hours_of_the_interval_count_and_other_tenants_do_not(store: GatewayStore) -> None:
+    await store.record(
+        [
+            a_charged(1, started_at_ns=(START - 1) * SECOND),
+            a_charged(10, started_at_ns=START * SECOND),
+            a_charged(100, started_at_ns=START * SECOND, tenant="team-b"),
+            a_charged(1000, started_at_ns=(START + HOUR) * SECOND),
+        ]
+    )
+
+    hour = {"since": START, "until": START + HOUR}
+    assert await totals(store, **hour) == {(): (2, 110)}
+    assert await totals(store, **hour, tenant="team-a") == {(): (1, 10)}
+    three = await charges(store, ChargeDimension.TENANT, limit=1)
+    assert (len(three.rows), three.is_truncated) == (1, True)
+
+
+async def test_a_clock_ahead_makes_no_hour_of_the_future(store: GatewayStore) -> None:
+    day = 86_400
+    await store.record([a_charged(5, started_at_ns=time.time_ns() + 40 * day * SECOND)])
+
+    assert await totals(store, until=int(time.time()) + HOUR) == {(): (1, 5)}
+
+
+async def test_what_a_killed_gateway_knew_is_flagged(store: GatewayStore) -> None:
+    await store.record([a_charged(5), a_charged(6, reason=RequestReason.GATEWAY_KILLED)])
+
+    flags = await totals(store, ChargeDimension.FLAG)
+
+    assert flags == {(None,): (1, 5), (ChargeFlag.KILLED,): (1, 6)}
+
+
+async def test_a_tenant_has_so_many_tags_a_month_and_then_other(store_url: str) -> None:
+    stores = [await GatewayStore.open(store_url) for _ in range(2)]
+    for number in range(2 * MAX_TAGS):
+        await stores[number % 2].record([a_charged(1, tags=f"n={number}"), a_charged(1)])
+    await stores[0].record([a_charged(1, tenant="team-b", tags=f"n={9 * MAX_TAGS}")])
+
+    tags = await totals(stores[0], ChargeDimension.TAG, tenant="team-a")
+
+    assert len(tags) == MAX_TAGS + 2
+    assert (tags[None,], tags["other",]) == ((2 * MAX_TAGS,) * 2, (MAX_TAGS,) * 2)
+    assert ("n=576",) in await totals(stores[0], ChargeDimension.TAG, tenant="team-b")
+    for store in stores:
+        await store.close()
+
+
+async def test_gateways_that_add_to_the_same_rows_crosswise_lose_nothing(store_url: str) -> None:
+    stores = [await GatewayStore.open(store_url) for _ in range(3)]
+    keys = [f"key-{number}" for number in range(20)]
+
+    async def write(number: int) -> None:
+        for turn in range(8):
+            order = keys if (turn + number) % 2 else keys[::-1]
+            await stores[number].record(
+                [
+                    a_charged(
+                        1,
+                        record_id=f"g{number}-{turn}{key}",
+                        key=key,
+                        tags=key,
+                        charges=((f"team-a/each/{key}", START, 1), ("team-a/month", START, 1)),
+                    )
+                    for key in order
+                ]
+            )
+
+    await asyncio.gather(*map(write, range(3)))
+
+    assert await totals(stores[0], ChargeDimension.KEY) == {(key,): (24, 24) for key in keys}
+    for store in stores:
+        await store.close()
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800", "x" * 600])
+async def test_what_no_database_takes_is_cut_in_sums_too(store: GatewayStore, text: str) -> None:
+    await store.record(
+        [a_charged(2**80, tags=text, user=text, charges=((text, START, 2**80),)), a_charged(1)]
+    )
+
+    assert len((await charges(store, ChargeDimension.USER)).rows) == 2
