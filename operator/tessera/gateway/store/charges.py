@@ -1,18 +1,42 @@
 """Accounts of charges: what records add to them, and what gateways borrow from them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import bindparam, delete, exists, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charges.statement import CORRECTIONS
 from tessera.domain.gateway.requests import gateway_of
-from tessera.gateway.store.schema import CHARGE_SPENDS
+from tessera.gateway.store.leases import clock
+from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, storable
+
+# Of one transaction: others wait for its accounts.
+MAX_ASKS = 1000
+# Records come late, and gateways that were killed start again: so long after its end an account
+# stays, and one with reservations of a lost gateway until its month is closed.
+_ENDED_SECONDS = 2 * 86_400
+# Spends without an account are of records that another store had; no window is as long.
+_LONGEST_SECONDS = 35 * 86_400
+
+_KEY = (CHARGE_ACCOUNTS.c.key, CHARGE_ACCOUNTS.c.window_start)
+_SPENDS_KEY = (CHARGE_SPENDS.c.key, CHARGE_SPENDS.c.window_start)
+_ACCOUNT_OF_SPENDS = (_KEY[0] == _SPENDS_KEY[0]) & (_KEY[1] == _SPENDS_KEY[1])
+_AT_KEY = (_KEY[0] == bindparam("at_key")) & (_KEY[1] == bindparam("at_start"))
+
+Key = tuple[str, int]
 
 
 async def add_spent(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add what rows of usage records were charged to the accounts, in the order of their keys."""
+    """Add what rows of usage records were charged to the spends, in the order of their keys.
+
+    An account reads them when it is asked: who records waits for no account.
+    """
     spent = Counter[tuple[str, int, str]]()
     for row in rows:
         for key, start, nanos in row["charges"]:
@@ -31,3 +55,170 @@ async def add_spent(connection: AsyncConnection, rows: Sequence[Mapping[str, Any
             for (key, start, gateway), nanos in sorted(spent.items())
         ],
     )
+
+
+async def exchange(
+    connection: AsyncConnection, gateway: str, asks: Sequence[ChargeAsk]
+) -> tuple[ChargeAnswer, ...] | None:
+    """Answer a gateway in the transaction of the connection; None while an account is missing.
+
+    Transactions that share an account wait for each other, in the order of the keys.
+    """
+    keys = {_key(ask) for ask in asks}
+    accounts = await _locked(connection, keys)
+    if len(accounts) < len(keys):
+        return None
+    corrections = await _read_spends(connection, accounts)
+    entered = [key for key, account in accounts.items() if gateway not in account.gateways]
+    now = await clock(connection)
+    answers = []
+    for ask in asks:
+        account = accounts[_key(ask)]
+        limit = ask.scope.limit
+        # What people took off a charge may be spent again.
+        limit = replace(limit, amount=limit.amount - corrections[_key(ask)])
+        corrected = replace(ask, scope=replace(ask.scope, limit=limit))
+        answers.append(account.exchange(gateway, corrected, now))
+    await _write(connection, accounts)
+    await _enter(connection, gateway, [k for k in entered if gateway in accounts[k].gateways])
+    return tuple(answers)
+
+
+async def open_accounts(connection: AsyncConnection, asks: Sequence[ChargeAsk]) -> None:
+    """Add empty accounts where there are none."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    limits = {_key(ask): ask.scope.limit for ask in asks}
+    empty = ChargeAccount().to_json()
+    await connection.execute(
+        insert(CHARGE_ACCOUNTS).on_conflict_do_nothing(),
+        [
+            {
+                "key": key,
+                "window_start": start,
+                "window_end": window_at(limit, start)[1],
+                "currency": limit.currency,
+                "reserved": 0,
+                "state": empty,
+            }
+            for (key, start), limit in sorted(limits.items(), key=lambda each: each[0])
+        ],
+    )
+
+
+async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS) -> int:
+    """End a gateway of which all records are stored, in some accounts; return in how many.
+
+    It is ended where this returns less than `limit`.
+    """
+    spends = CHARGE_SPENDS.c
+    keys = select(*_SPENDS_KEY).where(spends.gateway == gateway, exists().where(_ACCOUNT_OF_SPENDS))
+    found = (await connection.execute(keys.order_by(*_SPENDS_KEY).limit(limit))).all()
+    accounts = await _locked(connection, {(key, start) for key, start in found})
+    await _read_spends(connection, accounts)
+    for account in accounts.values():
+        account.close(gateway)
+    await _write(connection, accounts)
+    await connection.execute(
+        delete(CHARGE_SPENDS).where(
+            spends.gateway == gateway, tuple_(*_SPENDS_KEY).in_(list(accounts))
+        )
+    )
+    return len(found)
+
+
+async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:
+    """Delete some accounts of windows that ended, and spends of which no account will know."""
+    now = await clock(connection)
+    is_over = (CHARGE_ACCOUNTS.c.window_end < now - _ENDED_SECONDS) & (
+        CHARGE_ACCOUNTS.c.reserved == 0
+    )
+    keys = (await connection.execute(select(*_KEY).where(is_over).limit(limit))).all()
+    await forget(connection, [(key, start) for key, start in keys])
+    is_old = CHARGE_SPENDS.c.window_start < now - _LONGEST_SECONDS
+    await connection.execute(
+        delete(CHARGE_SPENDS).where(is_old, ~exists().where(_ACCOUNT_OF_SPENDS))
+    )
+    return len(keys)
+
+
+async def forget(connection: AsyncConnection, keys: Sequence[Key]) -> None:
+    """Delete accounts."""
+    await connection.execute(delete(CHARGE_ACCOUNTS).where(tuple_(*_KEY).in_(keys)))
+    await connection.execute(delete(CHARGE_SPENDS).where(tuple_(*_SPENDS_KEY).in_(keys)))
+
+
+async def reserved(
+    connection: AsyncConnection, until: float
+) -> tuple[dict[tuple[str, str], int], list[Key]]:
+    """Return what gateways last had reserved that were lost, by tenant and currency.
+
+    Windows that ended before `until` count, whose keys come second. A request is in several
+    accounts: of a tenant's limits the one with the most counts.
+    """
+    columns = CHARGE_ACCOUNTS.c
+    rows = await connection.execute(
+        select(columns.key, columns.window_start, columns.currency, columns.reserved).where(
+            columns.window_end <= until, columns.reserved > 0
+        )
+    )
+    by_limit, keys = Counter[tuple[str, str, str]](), list[Key]()
+    for key, start, currency, nanos in rows:
+        tenant, limit, *_ = key.split("/")
+        by_limit[tenant, currency, limit] += int(nanos)
+        keys.append((key, start))
+    most: dict[tuple[str, str], int] = {}
+    for (tenant, currency, _), nanos in by_limit.items():
+        most[tenant, currency] = max(nanos, most.get((tenant, currency), 0))
+    return most, keys
+
+
+def _key(ask: ChargeAsk) -> Key:
+    return storable(ask.scope.key), ask.start
+
+
+async def _locked(connection: AsyncConnection, keys: Iterable[Key]) -> dict[Key, ChargeAccount]:
+    statement = select(*_KEY, CHARGE_ACCOUNTS.c.state).where(tuple_(*_KEY).in_(sorted(keys)))
+    rows = await connection.execute(statement.order_by(*_KEY).with_for_update())
+    return {(key, start): ChargeAccount.from_json(state) for key, start, state in rows}
+
+
+async def _read_spends(
+    connection: AsyncConnection, accounts: Mapping[Key, ChargeAccount]
+) -> Counter[Key]:
+    """Give accounts what records were charged; return what people corrected."""
+    corrections = Counter[Key]()
+    statement = select(*_SPENDS_KEY, CHARGE_SPENDS.c.gateway, CHARGE_SPENDS.c.spent)
+    rows = await connection.execute(statement.where(tuple_(*_SPENDS_KEY).in_(list(accounts))))
+    for key, start, gateway, spent in rows:
+        if gateway == CORRECTIONS:
+            corrections[key, start] = int(spent)
+        else:
+            gateways = accounts[key, start].gateways
+            gateways.setdefault(gateway, GatewayBalance()).spent = int(spent)
+    return corrections
+
+
+async def _enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key]) -> None:
+    """Note in which accounts a gateway is: by this `close` finds them."""
+    rows = [
+        {"key": key, "window_start": start, "gateway": gateway, "spent": 0} for key, start in keys
+    ]
+    if rows:
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        await connection.execute(insert(CHARGE_SPENDS).on_conflict_do_nothing(), rows)
+
+
+async def _write(connection: AsyncConnection, accounts: Mapping[Key, ChargeAccount]) -> None:
+    if accounts:
+        await connection.execute(
+            update(CHARGE_ACCOUNTS).where(_AT_KEY),
+            [
+                {
+                    "at_key": key,
+                    "at_start": start,
+                    "state": account.to_json(),
+                    "reserved": sum(each.reserved for each in account.gateways.values()),
+                }
+                for (key, start), account in accounts.items()
+            ],
+        )

@@ -90,6 +90,7 @@ CHARGE_ACCOUNTS = Table(
     Column("key", Text, primary_key=True),
     Column("window_start", BigInteger, primary_key=True),
     Column("window_end", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
     Column("reserved", _NANOS, nullable=False),
     Column("state", JSON, nullable=False),
     Index("charge_accounts_by_end", "window_end"),

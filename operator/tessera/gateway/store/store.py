@@ -1,6 +1,7 @@
 """What gateways share: usage records, and the accounts of limits that they borrow from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import RowMapping, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.charges.statement import ChargeQuery, ChargeReport
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
@@ -113,7 +115,8 @@ class GatewayStore(Database):
         """Lend portions of limits to a gateway; after a StoreError it is unknown whether it did.
 
         The name of the gateway is unique over all gateways and their restarts. Do not repeat a
-        request after an error: what it returns would be returned twice.
+        request after an error: what it returns would be returned twice. Asks of charges may be
+        repeated.
         """
         lease = Lease()
         for part in leases.parts(request):
@@ -121,11 +124,35 @@ class GatewayStore(Database):
                 async with self.write() as connection:
                     await leases.open_accounts(connection, part)
             lease = Lease(portions=lease.portions + lent.portions, slots=lease.slots + lent.slots)
-        return lease
+        return replace(lease, charges=await self._exchange(gateway, request.charges))
 
     async def _borrow(self, gateway: str, request: BorrowRequest) -> Lease | None:
         async with self.write(seconds=2.0) as connection:
             return await leases.borrow(connection, gateway, request)
+
+    async def _exchange(self, gateway: str, asks: Sequence[ChargeAsk]) -> tuple[ChargeAnswer, ...]:
+        answers: tuple[ChargeAnswer, ...] = ()
+        for start in range(0, len(asks), charges.MAX_ASKS):
+            part = asks[start : start + charges.MAX_ASKS]
+            while True:
+                async with self.write(seconds=2.0) as connection:
+                    more = await charges.exchange(connection, gateway, part)
+                if more is not None:
+                    break
+                async with self.write() as connection:
+                    await charges.open_accounts(connection, part)
+            answers += more
+        return answers
+
+    async def close_gateway(self, gateway: str) -> None:
+        """Free what was lent to a gateway that ended and did not use it.
+
+        All its records must be in this store.
+        """
+        is_open = True
+        while is_open:
+            async with self.write() as connection:
+                is_open = await charges.close(connection, gateway) == charges.MAX_ASKS
 
     async def meet(self, gateway: str) -> GatewayPeers:
         """Note that a gateway is there; return how many are, and the secret that they share.
@@ -182,9 +209,10 @@ class GatewayStore(Database):
             )
 
     async def prune(self, before_ns: int, limit: int = 1000) -> int:
-        """Delete at most `limit` records that started earlier, and return how many.
+        """Delete at most `limit` records that started earlier; return how many rows went.
 
-        Accounts of limits that were not used for two days go too.
+        Accounts of limits that were not used for two days go too, and those of charges so long
+        after their windows.
         """
         columns = USAGE_RECORDS.c
         oldest = (
@@ -195,10 +223,11 @@ class GatewayStore(Database):
         )
         async with self.write() as connection:
             await leases.close_idle_accounts(connection)
+            accounts = await charges.prune(connection)
             result = await connection.execute(
                 delete(USAGE_RECORDS).where(columns.record_id.in_(oldest))
             )
-        return result.rowcount
+        return result.rowcount + accounts
 
     async def rows_by_tenant(self) -> dict[str, int]:
         """Return how many rows each tenant has."""

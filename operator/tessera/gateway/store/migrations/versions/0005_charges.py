@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text, primary_key=True),
         sa.Column("window_start", sa.BigInteger, primary_key=True),
         sa.Column("window_end", sa.BigInteger, nullable=False),
+        sa.Column("currency", sa.Text, nullable=False),
         sa.Column("reserved", _NANOS, nullable=False),
         sa.Column("state", sa.JSON, nullable=False),
     )
