@@ -5,17 +5,23 @@ import time
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tessera.domain.charges.statement import (
     MAX_TAGS,
+    ChargeCorrection,
     ChargeDimension,
     ChargeFlag,
     ChargeQuery,
     ChargeReport,
+    closed_month,
+    month_of,
 )
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS, a_record
+from tests.gateway.store.test_charge_accounts import a_scope, an_ask
 
 HOUR = 3600
 START = START_NS // SECOND // HOUR * HOUR
@@ -181,3 +187,114 @@ async def test_what_no_database_takes_is_cut_in_sums_too(store: GatewayStore, te
     )
 
     assert len((await charges(store, ChargeDimension.USER)).rows) == 2
+
+
+async def end_months_ago(store: GatewayStore) -> None:
+    """Move all hours and accounts 90 days back."""
+    async with store.write() as connection:
+        for change in (
+            "UPDATE charge_sums SET hour = hour - 90 * 86400",
+            "UPDATE charge_accounts SET window_end = window_end - 90 * 86400",
+        ):
+            await connection.execute(text(change))
+
+
+async def test_a_closed_month_never_changes_and_what_comes_late_is_of_the_open_one(
+    store: GatewayStore,
+) -> None:
+    now = time.time_ns()
+    last_month = (month_of(time.time()) - 40 * 24 * HOUR) * SECOND
+    await store.record(
+        [a_charged(5, started_at_ns=last_month + n * HOUR * SECOND) for n in range(50)]
+    )
+    await store.record([a_charged(7, started_at_ns=now)])
+    before = await charges(store, ChargeDimension.KEY)
+
+    assert await store.close_month()
+    assert not await store.close_month()
+
+    after = await charges(store, ChargeDimension.KEY)
+    assert after.rows == before.rows
+    assert after.closed_until <= month_of(time.time())
+    await store.record([a_charged(100, started_at_ns=last_month)])
+    closed = {"since": 0, "until": after.closed_until}
+    assert await totals(store, **closed) == {(): (50, 250)}
+    flags = await totals(store, ChargeDimension.FLAG, since=after.closed_until)
+    assert flags == {(None,): (1, 7), (ChargeFlag.LATE,): (1, 100)}
+    async with store.read() as connection:
+        rows = await connection.scalar(text("SELECT count(*) FROM charge_sums"))
+    assert rows == 3, "of the month before, of this one, and what came late"
+
+
+async def test_a_month_is_open_until_a_day_after_its_end_and_while_records_are_imported(
+    store: GatewayStore,
+) -> None:
+    assert closed_month(month_of(START) + 24 * HOUR - 1) < month_of(START)
+    assert closed_month(month_of(START) + 24 * HOUR) == month_of(START)
+    assert not await store.close_month(), "there is none"
+    await store.add_missing([a_charged(5, started_at_ns=0)])
+    assert not await store.close_month(), "others may follow"
+    async with store.write() as connection:
+        await connection.execute(text("UPDATE charge_months SET closed_at = closed_at - 601"))
+    assert await store.close_month()
+
+
+async def test_gateways_that_close_a_month_and_record_at_once_agree(store_url: str) -> None:
+    stores = [await GatewayStore.open(store_url) for _ in range(3)]
+    await stores[0].record([a_charged(1, started_at_ns=0)])
+
+    async def record(store: GatewayStore) -> None:
+        for _ in range(10):
+            await store.record([a_charged(1, started_at_ns=0)])
+
+    closed, *_ = await asyncio.gather(stores[0].close_month(), record(stores[1]), record(stores[2]))
+
+    assert closed
+    flags = await totals(stores[0], ChargeDimension.FLAG)
+    assert sum(requests for requests, _ in flags.values()) == 21
+    closed_until = (await charges(stores[0])).closed_until
+    early = await totals(stores[0], ChargeDimension.FLAG, until=closed_until)
+    assert set(early) == {(None,)}
+    for store in stores:
+        await store.close()
+
+
+async def test_what_a_lost_gateway_had_reserved_is_one_row_at_the_close(
+    store: GatewayStore,
+) -> None:
+    each = [a_scope(f"team-a/each-key/Key/{name}") for name in "ab"]
+    asks = [an_ask(0, scope, reserved=30) for scope in (a_scope(), *each)]
+    await store.borrow("lost", BorrowRequest(charges=tuple(asks)))
+    await store.record([a_charged(5)])
+    await end_months_ago(store)
+
+    assert await store.close_month()
+
+    flags = await totals(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
+    # Of two limits the one of which the accounts have more: a request is in both.
+    assert flags == {(None, "team-a"): (1, 5), (ChargeFlag.RESERVED, "team-a"): (0, 60)}
+    assert await store.prune(before_ns=0) == 0
+
+
+async def test_a_correction_is_a_row_of_the_open_month_and_counts_once(
+    store: GatewayStore,
+) -> None:
+    record = a_charged(5000, started_at_ns=0, user="ada")
+    await store.record([record, a_charged(None, record_id="unpriced")])
+    assert await store.close_month()
+    less = ChargeCorrection(id=record.record_id, amount_nanos=-2000, reason="wrong price")
+    now = time.time_ns()
+
+    assert await store.correct(less, now)
+    assert not await store.correct(less, now + 5)
+    for unknown in ("unpriced", "nothing"):
+        with pytest.raises(LookupError, match=unknown):
+            await store.correct(less.model_copy(update={"id": unknown}), now)
+
+    by = (ChargeDimension.USER, ChargeDimension.FLAG)
+    closed_until = (await charges(store)).closed_until
+    assert await totals(store, *by, since=closed_until, tenant="team-a") == {
+        ("ada", ChargeFlag.CORRECTION): (0, -2000),
+        (None, None): (1, 0),
+    }
+    assert (await totals(store, *by, until=closed_until)) == {("ada", None): (1, 5000)}

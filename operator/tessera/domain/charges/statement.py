@@ -1,11 +1,16 @@
 """Statements: what requests were charged, summed over hours of UTC."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 from tessera.api.meta import Wire
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import UsageRecord
 
 HOUR_SECONDS = 3600
 # A month that ended so long ago never changes.
@@ -14,6 +19,7 @@ CLOSING_SECONDS = 24 * HOUR_SECONDS
 MAX_TAGS = 64
 # What records of corrections begin with, and the gateway that makes them by their ids.
 CORRECTIONS = "correction"
+MAX_CORRECTION = 2**53
 
 
 class ChargeDimension(StrEnum):
@@ -57,6 +63,16 @@ class ChargeQuery:
     """Only this tenant's; None for all."""
     limit: int = 10_000
     """Rows at most, the largest charges first."""
+
+
+class ChargeCorrection(Wire):
+    """What a person adds to the charge of a request, or takes off it."""
+
+    id: Annotated[str, Field(min_length=1, max_length=512)]
+    """Of the record, `recordId` of the access log."""
+    amount_nanos: Annotated[int, Field(ge=-MAX_CORRECTION, le=MAX_CORRECTION)]
+    """Below 0 it is taken off."""
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ChargeRow(Wire):
@@ -117,3 +133,37 @@ def flag_of(gateway: str, reason: str, *, is_late: bool) -> ChargeFlag | None:
     if is_late:
         return ChargeFlag.LATE
     return ChargeFlag.KILLED if reason == RequestReason.GATEWAY_KILLED else None
+
+
+def corrected(record: UsageRecord, correction: ChargeCorrection, now_ns: int) -> UsageRecord:
+    """Return the record of a correction, which counts in the month of `now_ns`.
+
+    The same correction of a record has the same id. What is taken off may be spent again in the
+    last windows that paid for it, while these are open.
+    """
+    digest = hashlib.sha256(correction.model_dump_json().encode()).hexdigest()[:16]
+    windows = {scope: start for scope, start, _ in sorted(record.charges)}
+    return UsageRecord(
+        record_id=f"{CORRECTIONS}-{digest}",
+        request_id=record.request_id,
+        started_at_ns=now_ns,
+        tenant=record.tenant,
+        team=record.team,
+        user=record.user,
+        key=record.key,
+        service=record.service,
+        model=record.model,
+        path=record.path,
+        phase=record.phase,
+        status=record.status,
+        reason=correction.reason,
+        total_ns=0,
+        tags=record.tags,
+        requests=0,
+        charge_nanos=correction.amount_nanos,
+        currency=record.currency,
+        price_list=record.price_list,
+        charges=tuple((scope, start, correction.amount_nanos) for scope, start in windows.items()),
+        owner=record.owner,
+        service_class=record.service_class,
+    )

@@ -7,22 +7,27 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.statement import (
+    CLOSING_SECONDS,
+    HOUR_SECONDS,
     MAX_TAGS,
     ChargeDimension,
+    ChargeFlag,
     ChargeQuery,
     ChargeReport,
     ChargeRow,
+    closed_month,
     flag_of,
     hour_of,
     month_of,
 )
 from tessera.domain.gateway.requests import gateway_of
 from tessera.domain.usage.sums import OTHER
+from tessera.gateway.store import charges
 from tessera.gateway.store.leases import clock
 from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
 
@@ -40,6 +45,10 @@ _COLUMNS = {
     ChargeDimension.PRICE_LIST: "price_list",
 }
 _NS = 10**9
+# Ids of rows of a whole month begin with it, and those of hours with a digit of a digest.
+_MONTH_ID = "month-"
+_LONGEST_MONTH = 31 * 86_400
+HOLD_SECONDS = 600.0
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -138,6 +147,73 @@ async def add(connection: AsyncConnection, rows: Rows) -> None:
 async def closed_month_end(connection: AsyncConnection) -> int:
     """Return the end of the last month that is closed, in Unix seconds; 0 before the first."""
     return await connection.scalar(select(func.max(CHARGE_MONTHS.c.until))) or 0
+
+
+async def hold_months(connection: AsyncConnection) -> None:
+    """Close no month for HOLD_SECONDS: records of another store are on their way."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    now = await clock(connection)
+    held = insert(CHARGE_MONTHS).values(until=0, closed_at=now)
+    await connection.execute(
+        held.on_conflict_do_update(index_elements=["until"], set_={"closed_at": now})
+    )
+
+
+async def close_month(connection: AsyncConnection) -> bool:
+    """Close the months that ended CLOSING_SECONDS ago; False if there are none.
+
+    What gateways last had reserved that were lost becomes a row of each tenant, and the hours of a
+    month become one, at its start: its sums stay as they are from then on.
+    """
+    columns, now = CHARGE_SUMS.c, await clock(connection)
+    until = closed_month(now)
+    held_at = await connection.scalar(
+        select(CHARGE_MONTHS.c.closed_at).where(CHARGE_MONTHS.c.until == 0)
+    )
+    is_held = held_at is not None and abs(now - held_at) < HOLD_SECONDS
+    if is_held or await closed_month_end(connection) >= until:
+        return False
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock(_MONTH_LOCK)))
+    former = await closed_month_end(connection)
+    first = await connection.scalar(select(func.min(columns.hour)).where(columns.hour >= former))
+    if former >= until or first is None or first >= until:
+        return False
+    reserved, keys = await charges.reserved(connection, now - CLOSING_SECONDS / 2)
+    lost = [
+        {
+            **dict.fromkeys(_GROUP),
+            **dict.fromkeys(_COUNTS, 0),
+            **dict.fromkeys(("service", "model", "service_class"), ""),
+            **{"hour": until - HOUR_SECONDS, "tenant": tenant, "currency": currency},
+            **{"flag": ChargeFlag.RESERVED, "charge_nanos": nanos},
+        }
+        for (tenant, currency), nanos in sorted(reserved.items())
+    ]
+    if lost:
+        await add(connection, lost)
+        await charges.forget(connection, keys)
+    while first < until:
+        start = month_of(first)
+        end = month_of(start + _LONGEST_MONTH)
+        await _compact(connection, start, end)
+        first = end
+    await connection.execute(CHARGE_MONTHS.insert().values(until=until, closed_at=now))
+    return True
+
+
+async def _compact(connection: AsyncConnection, start: int, end: int) -> None:
+    """Add up the hours of a month by their groups."""
+    columns = CHARGE_SUMS.c
+    is_of_month = (columns.hour >= start) & (columns.hour < end)
+    groups = [columns[name] for name in _GROUP if name != "hour"]
+    sums = [func.sum(columns[name]).label(name) for name in _COUNTS]
+    of_month = literal(_MONTH_ID) + func.min(columns.id)
+    months = select(of_month, literal(start), *groups, *sums).where(is_of_month).group_by(*groups)
+    names = ["id", "hour", *(name for name in _GROUP if name != "hour"), *_COUNTS]
+    await connection.execute(CHARGE_SUMS.insert().from_select(names, months))
+    is_hour = columns.id.not_like(f"{_MONTH_ID}%")
+    await connection.execute(delete(CHARGE_SUMS).where(is_of_month, is_hour))
 
 
 async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeReport:

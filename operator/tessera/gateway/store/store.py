@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
-from tessera.domain.charges.statement import ChargeQuery, ChargeReport
+from tessera.domain.charges.statement import ChargeCorrection, ChargeQuery, ChargeReport, corrected
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.picking.owners import GatewayPeers
@@ -84,7 +84,13 @@ class GatewayStore(Database):
         await self._add(records, 5.0)
 
     async def add_missing(self, records: Sequence[UsageRecord]) -> int:
-        """Store records as `record` does, and return how many were not stored yet."""
+        """Store records of another store as `record` does; return how many were not stored yet.
+
+        No month is closed before all of them are stored.
+        """
+        if records:
+            async with self.write() as connection:
+                await statements.hold_months(connection)
         return await self._add(records, 60.0)
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
@@ -187,6 +193,24 @@ class GatewayStore(Database):
         """Return what groups of requests were charged in some hours, the largest charges first."""
         async with self.read() as connection:
             return await statements.report(connection, query)
+
+    async def correct(self, correction: ChargeCorrection, now_ns: int) -> bool:
+        """Add a correction to the open month, once; False if it is stored already.
+
+        Raises LookupError where no record has its id, or no charge.
+        """
+        columns = USAGE_RECORDS.c
+        statement = select(*_LABELED.values()).where(columns.record_id == correction.id)
+        async with self.read() as connection:
+            row = (await connection.execute(statement)).mappings().first()
+        if row is None or row["charge_nanos"] is None:
+            raise LookupError(correction.id)
+        return await self._add([corrected(_record(row), correction, now_ns)], 5.0) == 1
+
+    async def close_month(self) -> bool:
+        """Close the months that ended a day ago; False if none did."""
+        async with self.write(seconds=60.0) as connection:
+            return await statements.close_month(connection)
 
     async def count(self) -> int:
         """Return the number of records, each of one request or of several."""
