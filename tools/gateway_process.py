@@ -142,6 +142,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
             GatewayMetrics(),
             observers=[lambda record: output.write(access_line(record))],
             retention=timedelta(days=1),
+            name=GATEWAY_NAME,
         )
         stack.push_async_callback(recording.close)
         await recording.recover()

@@ -209,6 +209,7 @@ async def _recording(
         metrics,
         observers=observers,
         retention=timedelta(days=settings.retention_days),
+        name=GATEWAY_NAME,
     )
     stack.push_async_callback(recording.close)
     await recording.recover()

@@ -80,6 +80,11 @@ class UsageWriter:
         """Monotonic seconds of the first failure of the store since it last took records."""
 
     @property
+    def spooled(self) -> int:
+        """Return the number of records that the spool has and the store has not."""
+        return self._spooled
+
+    @property
     def waiting(self) -> int:
         """Return the number of records that are not in the store."""
         return len(self._buffer) + self._spooled
@@ -183,6 +188,9 @@ class UsageWriter:
             return False
         try:
             records = await self._spool.oldest(BATCH_RECORDS)
+            if len(records) < BATCH_RECORDS:
+                # Some came a second time.
+                self._spooled = len(records)
             if not await self._store_takes(records):
                 return False
             await self._spool.forget(records)

@@ -9,6 +9,7 @@ stays.
 
 import contextlib
 import fcntl
+import os
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -40,10 +41,12 @@ class _Segment(NamedTuple):
 class UsageJournal:
     """The files of one process; every method raises OSError."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
-        """Create the files in a folder, which is made."""
+    def __init__(
+        self, folder: Path, *, name: str | None = None, segment_bytes: int = _SEGMENT_BYTES
+    ) -> None:
+        """Create the files in a folder, which is made; they have the name of the gateway."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder, self._name = folder, uuid.uuid4().hex
+        self._folder, self._name = folder, name or uuid.uuid4().hex
         self._segment_bytes = segment_bytes
         self._segments = deque[_Segment]()
         self._number = self._size = 0
@@ -107,11 +110,15 @@ class UsageJournal:
 
     def close(self) -> None:
         """Delete the files: everything is stored."""
+        self.leave()
+        self._path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Delete what is written elsewhere; the next process finds the name of the gateway."""
         self._drop(None)
         self.end_sums()
         self.drop_ended_sums()
-        for path in (self._running_path, self._path):
-            path.unlink(missing_ok=True)
+        self._running_path.unlink(missing_ok=True)
         self._file.close()
 
     def _create(self) -> tuple[Path, BinaryIO]:
@@ -127,6 +134,7 @@ class UsageJournal:
 class AbandonedJournal(NamedTuple):
     """What a dead process left."""
 
+    gateway: str
     paths: tuple[Path, ...]
     records: tuple[UsageRecord, ...]
     """Those of requests that ran are as they were up to a second before its end."""
@@ -136,8 +144,15 @@ class AbandonedJournal(NamedTuple):
         """Return how many requests ran."""
         return sum(record.reason == RequestReason.GATEWAY_KILLED for record in self.records)
 
+    def empty(self) -> None:
+        """Delete the records, once they are written; the name of the gateway stays."""
+        for path in self.paths[1:]:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.paths[0], 0)
+
     def delete(self) -> None:
-        """Delete the files, once the records are written."""
+        """Delete the files, once the accounts know that the gateway ended."""
         for path in self.paths:
             path.unlink(missing_ok=True)
 
@@ -159,7 +174,7 @@ def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
         # Of a request its end counts, or else the newest of what it was while it ran.
         last = {each.record_id: each for each in (*records, *_read(running_path), *ended)}
         left = tuple(record for record in last.values() if record.requests)
-        journals.append(AbandonedJournal((*paths, running_path), left))
+        journals.append(AbandonedJournal(name, (*paths, running_path), left))
     return journals
 
 

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -20,7 +21,12 @@ from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.lender import Lender
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.store.writer import RecordOutcome, UsageWriter
-from tessera.gateway.usage.journal import JOURNALS, UsageJournal, abandoned_journals
+from tessera.gateway.usage.journal import (
+    JOURNALS,
+    AbandonedJournal,
+    UsageJournal,
+    abandoned_journals,
+)
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.summing import MAX_TENANT_SUMS, SUM_SECONDS, Summing
 
@@ -59,14 +65,18 @@ class Recording:
         is_migrated: bool = False,
         spooled: int = 0,
         journals: Path | None = None,
+        name: str = "",
     ) -> None:
-        self.store = store
+        """Take the name of this gateway, with which its records begin."""
+        self.store, self._name = store, name
         self.lender = Lender(store)
         """Lends limits, also while the store fails."""
         self.writer = UsageWriter(store, spool, spooled=spooled, count=metrics.count_records)
         self._spool, self._metrics, self._is_migrated = spool, metrics, is_migrated
         self._journals = journals
-        self._journal = _open_journal(journals) if journals is not None else None
+        self._journal = _open_journal(journals, name) if journals is not None else None
+        self._ended = list[AbandonedJournal]()
+        """Of gateways that ended, whose records the store or the spool has."""
         self._added = self._written = 0
         self._unwritten = Counter[str]()
         """By tenant."""
@@ -86,8 +96,9 @@ class Recording:
         *,
         observers: Sequence[RecordObserver] = (),
         retention: timedelta,
+        name: str = "",
     ) -> "Recording":
-        """Open the store of a URL, or without one a SQLite file in the folder.
+        """Open the store of a URL, or without one a SQLite file in the folder, for a gateway.
 
         Raises StoreError for a URL or a folder that cannot be used, and not for a database that
         does not answer.
@@ -109,6 +120,7 @@ class Recording:
             is_migrated=is_migrated,
             spooled=await spool.count() if spool else 0,
             journals=folder / JOURNALS,
+            name=name,
         )
 
     def check_room(self, tenant: str) -> None:
@@ -182,18 +194,35 @@ class Recording:
             group.create_task(self._maintain())
             group.create_task(self._set_gauges())
             group.create_task(self._end_periods())
+            group.create_task(self._close_gateways())
 
     async def recover(self) -> None:
         """Store what a killed process left; a record that is stored already stays as it is."""
         if self._journals is None:
             return
         for journal in await asyncio.to_thread(abandoned_journals, self._journals):
-            log.error(
-                "the gateway was killed: %s and %s that were not stored are recorded",
-                counted(len(journal.records) - journal.unfinished, "request"),
-                counted(journal.unfinished, "unfinished request"),
-            )
-            self.writer.add(journal.records, journal.delete)
+            if journal.records:
+                log.error(
+                    "the gateway was killed: %s and %s that were not stored are recorded",
+                    counted(len(journal.records) - journal.unfinished, "request"),
+                    counted(journal.unfinished, "unfinished request"),
+                )
+            self.writer.add(journal.records, partial(self._note_ended, journal))
+
+    def _note_ended(self, journal: AbandonedJournal) -> None:
+        journal.empty()
+        self._ended.append(journal._replace(records=()))
+
+    async def close_ended(self) -> None:
+        """Free the charges that were lent to gateways that ended; raises StoreError.
+
+        It waits for their records, also for those that a spool has.
+        """
+        while self._ended and not self.writer.spooled:
+            journal = self._ended[-1]
+            await self.store.close_gateway(journal.gateway)
+            journal.delete()
+            self._ended.pop()
 
     async def close(self) -> None:
         """Write the rest, and close the store."""
@@ -205,9 +234,22 @@ class Recording:
             await self.writer.flush()
         await self.writer.flush()
         if self._written == self._added and not self._sums.has_ended:
-            self._note(UsageJournal.close)
+            await self._leave()
         for store in filter(None, (self.store, self._spool)):
             await store.close()
+
+    async def _leave(self) -> None:
+        """End as a gateway that needs no other to write what it used."""
+        try:
+            if not self.writer.waiting:
+                await self.close_ended()
+                await self.store.close_gateway(self._name)
+                self._note(UsageJournal.close)
+                return
+        except StoreError as error:
+            log.error("the store keeps the charges that were lent to this gateway: %s", error)
+        # The next process on this volume returns what was lent.
+        self._note(UsageJournal.leave)
 
     def _count_written(self, tenant: str) -> None:
         self._written += 1
@@ -259,6 +301,7 @@ class Recording:
                 if not self._is_migrated:
                     await self.store.migrate()
                     self._is_migrated = True
+                await self.store.close_month()
                 await self.prune(time.time_ns())
             except StoreError as error:
                 log.error("store: %s", error)
@@ -273,6 +316,12 @@ class Recording:
             # Others have their turn, and the store takes the last ones.
             while self.store_sums():  # noqa: ASYNC110 - the store takes what it can
                 await asyncio.sleep(_SUMS_PAUSE_SECONDS)
+
+    async def _close_gateways(self) -> None:
+        while True:
+            with suppress(StoreError):
+                await self.close_ended()
+            await asyncio.sleep(_GAUGE_SECONDS)
 
     async def _set_gauges(self) -> None:
         while True:
@@ -292,9 +341,9 @@ def file_rows(volume_bytes: int) -> int:
     return min(MAX_FILE_ROWS, volume_bytes * 3 // 4 // ROW_BYTES)
 
 
-def _open_journal(folder: Path) -> UsageJournal | None:
+def _open_journal(folder: Path, name: str) -> UsageJournal | None:
     try:
-        return UsageJournal(folder)
+        return UsageJournal(folder, name=name)
     except OSError as error:
         log.error("usage is lost if this process is killed: no journal: %s", error)
         return None
