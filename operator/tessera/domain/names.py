@@ -26,6 +26,8 @@ RUNNER_APP = "tessera-batch"
 ENGINE_ACCOUNT = "tessera-engine"
 # ServiceAccount whose tokens read usage records, and the audience of these tokens.
 USAGE_READER = "tessera-usage-reader"
+# ServiceAccount whose tokens for USAGE_READER correct charges.
+CHARGE_CORRECTOR = "tessera-charge-corrector"
 # Name of the NetworkPolicy of engines that only gateways reach.
 CLOSED_ENGINES = "tessera-engine-closed"
 # Name of the NetworkPolicy of what engines of services connect to.

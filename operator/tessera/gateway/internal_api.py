@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -12,12 +12,21 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
 
 from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
+from tessera.domain.charges.statement import (
+    HOUR_SECONDS,
+    ChargeCorrection,
+    ChargeDimension,
+    ChargeQuery,
+    ChargeRow,
+    month_of,
+)
 from tessera.domain.explain.request import RequestExplanations, join_explanations
 from tessera.domain.gateway.requests import RunningRequest
-from tessera.domain.names import USAGE_READER
-from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
+from tessera.domain.names import CHARGE_CORRECTOR, USAGE_READER
+from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
@@ -30,6 +39,7 @@ _MAX_QUERIES = 2
 # long they wait at most.
 REVIEW_PLACES, MAX_WAITING_READERS, _REVIEW_SECONDS = 4, 4, 5.0
 MAX_LISTED = 500
+MAX_CORRECTION_BYTES = 4096
 # Readers of metrics that ask more often get the page of a moment ago.
 PAGE_SECONDS = 0.5
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -64,12 +74,13 @@ class InternalApi:
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
-        The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
-        how many requests each service has; `others` know of requests that came to them.
+        The reader is the ServiceAccount of that name in the gateway's namespace, and who corrects
+        charges is CHARGE_CORRECTOR. `load` returns how many requests each service has; `others`
+        know of requests that came to them.
         """
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
         self._known, self._others = requests, others
-        self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
+        self._account = f"system:serviceaccount:{namespace}:"
         self._queries = asyncio.Semaphore(_MAX_QUERIES)
         self._rendering, self._page, self._rendered_at = asyncio.Lock(), b"", float("-inf")
         self._turns = ReviewTurns(REVIEW_PLACES, MAX_WAITING_READERS, most_at_once=1)
@@ -77,9 +88,11 @@ class InternalApi:
     def application(self) -> web.Application:
         """Return the application to serve."""
         logging.getLogger("aiohttp.server").addFilter(_is_no_unread_head)
-        app = web.Application()
+        app = web.Application(client_max_size=MAX_CORRECTION_BYTES)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/usage", partial(self._answer, self._usage))
+        app.router.add_get("/charges", partial(self._answer, self._charges))
+        app.router.add_post("/charges/corrections", self._correct)
         app.router.add_get("/requests", partial(self._answer, self._requests))
         app.router.add_get("/explanations", partial(self._answer, self._explanations))
         return app
@@ -94,10 +107,13 @@ class InternalApi:
         return web.Response(body=self._page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _answer(
-        self, read: Callable[[web.Request], Awaitable[Any]], request: web.Request
+        self,
+        read: Callable[[web.Request], Awaitable[Any]],
+        request: web.Request,
+        account: str = USAGE_READER,
     ) -> web.Response:
         try:
-            await self._authorize(request)
+            await self._authorize(request, account)
             if self._queries.locked():
                 raise _refusal(web.HTTPTooManyRequests, "other queries run: try again later")
             async with self._queries:
@@ -111,6 +127,45 @@ class InternalApi:
         query = _query(request.query)
         try:
             return _fields(query, await self._store.usage(query))
+        except StoreError as error:
+            raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
+
+    async def _charges(self, request: web.Request) -> dict[str, Any]:
+        query = _charge_query(request.query)
+        try:
+            report = await self._store.charges(query)
+        except StoreError as error:
+            raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
+        for name, moment in (("since", query.since), ("until", query.until)):
+            if 0 < moment < report.closed_until and month_of(moment) != moment:
+                raise _refusal(
+                    web.HTTPBadRequest,
+                    f"query: {name} {_moment(moment * 10**9)} is within a closed month, whose "
+                    "hours are added up; give the first of a month of UTC",
+                )
+        return {
+            "rows": _named(query.by, report.rows),
+            "truncated": report.is_truncated,
+            "closedUntil": _moment(report.closed_until * 10**9) if report.closed_until else None,
+        }
+
+    async def _correct(self, request: web.Request) -> web.Response:
+        return await self._answer(self._correction, request, CHARGE_CORRECTOR)
+
+    async def _correction(self, request: web.Request) -> dict[str, Any]:
+        try:
+            correction = ChargeCorrection.model_validate_json(await request.read())
+            return {"isNew": await self._store.correct(correction, time.time_ns())}
+        except ValidationError as error:
+            first = error.errors()[0]
+            fault = ": ".join([*map(str, first["loc"]), first["msg"]])
+            raise _refusal(web.HTTPBadRequest, f"correction: {fault}") from error
+        except LookupError as error:
+            raise _refusal(
+                web.HTTPNotFound,
+                f"no record {error.args[0]} with a charge: its tenant had so many requests that "
+                "they were added up, or it is older than gateway.database.retentionDays",
+            ) from error
         except StoreError as error:
             raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
 
@@ -128,7 +183,7 @@ class InternalApi:
             known = join_explanations(answers, silent)
         return known.model_dump(mode="json", by_alias=True)
 
-    async def _authorize(self, request: web.Request) -> None:
+    async def _authorize(self, request: web.Request, account: str) -> None:
         given = set(request.headers.getall("Authorization", ()))
         if len(given) > 1:
             raise _refusal(web.HTTPUnauthorized, "several Authorization fields that differ")
@@ -149,8 +204,8 @@ class InternalApi:
             raise _refusal(web.HTTPServiceUnavailable, problem) from error
         if user is None:
             raise _refusal(web.HTTPUnauthorized, f"no token for {USAGE_READER}")
-        if user != self._reader:
-            raise _refusal(web.HTTPForbidden, f"{user} is not {self._reader}")
+        if user != f"{self._account}{account}":
+            raise _refusal(web.HTTPForbidden, f"{user} is not {self._account}{account}")
 
 
 def _is_no_unread_head(record: logging.LogRecord) -> bool:
@@ -181,6 +236,30 @@ def _query(parameters: Mapping[str, str]) -> UsageQuery:
         ) from error
 
 
+def _charge_query(parameters: Mapping[str, str]) -> ChargeQuery:
+    try:
+        by = tuple(ChargeDimension(name) for name in parameters["by"].split(","))
+        return ChargeQuery(
+            by=tuple(dict.fromkeys(by)),
+            since=_whole_hour(parameters["since"]),
+            until=_whole_hour(parameters["until"]),
+            tenant=parameters.get("tenant"),
+        )
+    except (KeyError, ValueError, OverflowError) as error:
+        raise _refusal(
+            web.HTTPBadRequest,
+            f"query: {error}; by is a list of {', '.join(ChargeDimension)}, since and until are "
+            "whole hours such as 2026-11-01T00:00:00Z",
+        ) from error
+
+
+def _whole_hour(text: str) -> int:
+    seconds, rest = divmod(_nanoseconds(text), 10**9)
+    if rest or seconds % HOUR_SECONDS:
+        raise ValueError(f"{text} is within an hour of UTC")
+    return seconds
+
+
 def _nanoseconds(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -194,13 +273,17 @@ def _moment(nanoseconds: int) -> str:
 
 def _fields(query: UsageQuery, report: UsageReport) -> dict[str, Any]:
     return {
-        "rows": [
-            {
-                **dict(zip(query.by, row.group, strict=True)),
-                **row.model_dump(by_alias=True, exclude={"group"}),
-            }
-            for row in report.rows
-        ],
+        "rows": _named(query.by, report.rows),
         "truncated": report.is_truncated,
         "oldest": _moment(report.oldest_ns) if report.oldest_ns is not None else None,
     }
+
+
+def _named(by: Sequence[str], rows: Iterable[UsageRow | ChargeRow]) -> list[dict[str, Any]]:
+    return [
+        {
+            **dict(zip(by, row.group, strict=True)),
+            **row.model_dump(by_alias=True, exclude={"group"}),
+        }
+        for row in rows
+    ]
