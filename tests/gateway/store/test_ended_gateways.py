@@ -41,10 +41,10 @@ async def test_the_next_process_on_a_volume_returns_what_a_killed_one_did_not_us
     await killed(first)
 
     second = await opened(tmp_path, "b")
-    await second.close_ended()
+    await second.ended.close()
     before = await answer(second.store, "b", an_ask(50))
     await second.writer.flush()
-    await second.close_ended()
+    await second.ended.close()
     after = await answer(second.store, "b", an_ask(50))
     await second.close()
 
@@ -59,7 +59,7 @@ async def test_a_gateway_without_a_record_is_returned_too(tmp_path: Path) -> Non
     await killed(first)
 
     second = await opened(tmp_path, "b")
-    await second.close_ended()
+    await second.ended.close()
 
     assert (await answer(second.store, "b", an_ask(90))).outcome is LendingOutcome.GRANTED
     await second.close()
@@ -89,7 +89,7 @@ async def test_while_the_database_is_away_nothing_is_returned_and_afterwards_all
 
     second = await opened(tmp_path, "b", url)
     await second.writer.flush()
-    await second.close_ended()
+    await second.ended.close()
     assert second.writer.spooled == 1
     await postgresql.open_database(url)
     await killed(second)
@@ -99,7 +99,7 @@ async def test_while_the_database_is_away_nothing_is_returned_and_afterwards_all
     third.writer._retry_at = 0.0
     await third.writer.write()
     assert third.writer.spooled == 0
-    await third.close_ended()
+    await third.ended.close()
     last = await answer(third.store, "c", an_ask(80))
     await third.close()
 
@@ -111,7 +111,7 @@ async def test_a_gateway_killed_over_and_over_strands_nothing(tmp_path: Path) ->
     for turn in range(20):
         gateway = await opened(tmp_path, f"g{turn}")
         await gateway.writer.flush()
-        await gateway.close_ended()
+        await gateway.ended.close()
         lent = await answer(gateway.store, f"g{turn}", an_ask(100 - 2 * turn))
         assert (lent.outcome, lent.settled) == (LendingOutcome.GRANTED, 2 * turn)
         gateway.add(a_charge(f"g{turn}", 2))

@@ -53,7 +53,7 @@ async def test_statements_tell_apart_who_used_what_of_whom_at_which_price(
         ]
     )
 
-    one = {
+    statement = {
         ChargeDimension.TENANT: {("team-a",): (2, 12), ("team-b",): (1, 0)},
         ChargeDimension.TEAM: {("search",): (1, 5), (None,): (2, 7)},
         ChargeDimension.USER: {("ada",): (1, 5), (None,): (2, 7)},
@@ -68,7 +68,7 @@ async def test_statements_tell_apart_who_used_what_of_whom_at_which_price(
             (None,): (1, 0),
         },
     }
-    for dimension, expected in one.items():
+    for dimension, expected in statement.items():
         groups: dict[Any, Any] = {}
         # A row without a price has no currency, and is a row of its own.
         for row in (await charges(store, dimension)).rows:

@@ -112,8 +112,8 @@ async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS
     """
     spends = CHARGE_SPENDS.c
     keys = select(*_SPENDS_KEY).where(spends.gateway == gateway, exists().where(_ACCOUNT_OF_SPENDS))
-    found = (await connection.execute(keys.order_by(*_SPENDS_KEY).limit(limit))).all()
-    accounts = await _locked(connection, {(key, start) for key, start in found})
+    rows = (await connection.execute(keys.order_by(*_SPENDS_KEY).limit(limit))).all()
+    accounts = await _locked(connection, {(key, start) for key, start in rows})
     await _read_spends(connection, accounts)
     for account in accounts.values():
         account.close(gateway)
@@ -123,7 +123,7 @@ async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS
             spends.gateway == gateway, tuple_(*_SPENDS_KEY).in_(list(accounts))
         )
     )
-    return len(found)
+    return len(rows)
 
 
 async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:

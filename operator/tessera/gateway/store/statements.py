@@ -153,9 +153,9 @@ async def hold_months(connection: AsyncConnection) -> None:
     """Close no month for HOLD_SECONDS: records of another store are on their way."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     now = await clock(connection)
-    held = insert(CHARGE_MONTHS).values(until=0, closed_at=now)
+    hold = insert(CHARGE_MONTHS).values(until=0, closed_at=now)
     await connection.execute(
-        held.on_conflict_do_update(index_elements=["until"], set_={"closed_at": now})
+        hold.on_conflict_do_update(index_elements=["until"], set_={"closed_at": now})
     )
 
 
@@ -220,7 +220,7 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
     """Return the sums of the groups with the largest charges."""
     columns = CHARGE_SUMS.c
     groups = [columns[_COLUMNS.get(name, name.value)].label(f"by_{name}") for name in query.by]
-    groups = [*groups, columns.currency]
+    groups.append(columns.currency.label("currency"))
     sums = [func.sum(columns[name]).label(name) for name in _COUNTS]
     statement = (
         select(*groups, *sums)
@@ -231,7 +231,7 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
     )
     if query.tenant is not None:
         statement = statement.where(columns.tenant == query.tenant)
-    found = (await connection.execute(statement)).mappings().all()
+    totals = (await connection.execute(statement)).mappings().all()
     rows = [
         ChargeRow(
             group=tuple(row[f"by_{name}"] for name in query.by),
@@ -239,7 +239,7 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
             # Sums of PostgreSQL are decimal numbers.
             **{name: int(row[name]) for name in _COUNTS},
         )
-        for row in found
+        for row in totals
     ]
     closed_until = await closed_month_end(connection)
     return ChargeReport(tuple(rows[: query.limit]), len(rows) > query.limit, closed_until)

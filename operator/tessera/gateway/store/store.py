@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import RowMapping, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
-from tessera.domain.charges.statement import ChargeCorrection, ChargeQuery, ChargeReport, corrected
+from tessera.domain.charges.statement import ChargeCorrection, corrected
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.picking.owners import GatewayPeers
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
-from tessera.gateway.store.database import Database
+from tessera.gateway.store.charge_store import ChargeStore
 from tessera.gateway.store.schema import USAGE_RECORDS, storable
 
 # Engines choose some numbers: larger ones are cut, since one refused row would hold up all others.
@@ -52,7 +51,7 @@ def own_file(folder: Path) -> str:
     return f"sqlite:///{folder}/store.db"
 
 
-class GatewayStore(Database):
+class GatewayStore(ChargeStore):
     """The store of all gateways; every method raises StoreError."""
 
     def __init__(self, url: str) -> None:
@@ -130,35 +129,11 @@ class GatewayStore(Database):
                 async with self.write() as connection:
                     await leases.open_accounts(connection, part)
             lease = Lease(portions=lease.portions + lent.portions, slots=lease.slots + lent.slots)
-        return replace(lease, charges=await self._exchange(gateway, request.charges))
+        return replace(lease, charges=await self.exchange(gateway, request.charges))
 
     async def _borrow(self, gateway: str, request: BorrowRequest) -> Lease | None:
         async with self.write(seconds=2.0) as connection:
             return await leases.borrow(connection, gateway, request)
-
-    async def _exchange(self, gateway: str, asks: Sequence[ChargeAsk]) -> tuple[ChargeAnswer, ...]:
-        answers: tuple[ChargeAnswer, ...] = ()
-        for start in range(0, len(asks), charges.MAX_ASKS):
-            part = asks[start : start + charges.MAX_ASKS]
-            while True:
-                async with self.write(seconds=2.0) as connection:
-                    more = await charges.exchange(connection, gateway, part)
-                if more is not None:
-                    break
-                async with self.write() as connection:
-                    await charges.open_accounts(connection, part)
-            answers += more
-        return answers
-
-    async def close_gateway(self, gateway: str) -> None:
-        """Free what was lent to a gateway that ended and did not use it.
-
-        All its records must be in this store.
-        """
-        is_open = True
-        while is_open:
-            async with self.write() as connection:
-                is_open = await charges.close(connection, gateway) == charges.MAX_ASKS
 
     async def meet(self, gateway: str) -> GatewayPeers:
         """Note that a gateway is there; return how many are, and the secret that they share.
@@ -189,11 +164,6 @@ class GatewayStore(Database):
         is_truncated = len(usage_rows) > query.limit
         return UsageReport(tuple(usage_rows[: query.limit]), is_truncated, oldest_ns)
 
-    async def charges(self, query: ChargeQuery) -> ChargeReport:
-        """Return what groups of requests were charged in some hours, the largest charges first."""
-        async with self.read() as connection:
-            return await statements.report(connection, query)
-
     async def correct(self, correction: ChargeCorrection, now_ns: int) -> bool:
         """Add a correction to the open month, once; False if it is stored already.
 
@@ -206,11 +176,6 @@ class GatewayStore(Database):
         if row is None or row["charge_nanos"] is None:
             raise LookupError(correction.id)
         return await self._add([corrected(_record(row), correction, now_ns)], 5.0) == 1
-
-    async def close_month(self) -> bool:
-        """Close the months that ended a day ago; False if none did."""
-        async with self.write(seconds=60.0) as connection:
-            return await statements.close_month(connection)
 
     async def count(self) -> int:
         """Return the number of records, each of one request or of several."""

@@ -50,6 +50,35 @@ _PRUNED_RECORDS = 1000
 _PRUNE_PAUSE_SECONDS = 0.1
 
 
+class EndedGateways:
+    """Gateways before this one on its volume, of which the store or the spool has all records."""
+
+    def __init__(self, store: GatewayStore, spooled: Callable[[], int]) -> None:
+        """Take `spooled`, which returns how many records the store has not."""
+        self._store, self._spooled = store, spooled
+        self._journals = list[AbandonedJournal]()
+
+    def add(self, journal: AbandonedJournal) -> None:
+        """Take the journal of a gateway, of which the records are written."""
+        journal.empty()
+        self._journals.append(journal._replace(records=()))
+
+    async def close(self) -> None:
+        """Free the charges that were lent to them, once no record is left; raises StoreError."""
+        while self._journals and not self._spooled():
+            journal = self._journals[-1]
+            await self._store.close_gateway(journal.gateway)
+            journal.delete()
+            self._journals.pop()
+
+    async def run(self) -> None:
+        """Close them until it is cancelled."""
+        while True:
+            with suppress(StoreError):
+                await self.close()
+            await asyncio.sleep(_GAUGE_SECONDS)
+
+
 class Recording:
     """Takes the records of requests; its store may be away when the gateway starts."""
 
@@ -75,8 +104,7 @@ class Recording:
         self._spool, self._metrics, self._is_migrated = spool, metrics, is_migrated
         self._journals = journals
         self._journal = _open_journal(journals, name) if journals is not None else None
-        self._ended = list[AbandonedJournal]()
-        """Of gateways that ended, whose records the store or the spool has."""
+        self.ended = EndedGateways(store, lambda: self.writer.spooled)
         self._added = self._written = 0
         self._unwritten = Counter[str]()
         """By tenant."""
@@ -194,7 +222,7 @@ class Recording:
             group.create_task(self._maintain())
             group.create_task(self._set_gauges())
             group.create_task(self._end_periods())
-            group.create_task(self._close_gateways())
+            group.create_task(self.ended.run())
 
     async def recover(self) -> None:
         """Store what a killed process left; a record that is stored already stays as it is."""
@@ -207,22 +235,7 @@ class Recording:
                     counted(len(journal.records) - journal.unfinished, "request"),
                     counted(journal.unfinished, "unfinished request"),
                 )
-            self.writer.add(journal.records, partial(self._note_ended, journal))
-
-    def _note_ended(self, journal: AbandonedJournal) -> None:
-        journal.empty()
-        self._ended.append(journal._replace(records=()))
-
-    async def close_ended(self) -> None:
-        """Free the charges that were lent to gateways that ended; raises StoreError.
-
-        It waits for their records, also for those that a spool has.
-        """
-        while self._ended and not self.writer.spooled:
-            journal = self._ended[-1]
-            await self.store.close_gateway(journal.gateway)
-            journal.delete()
-            self._ended.pop()
+            self.writer.add(journal.records, partial(self.ended.add, journal))
 
     async def close(self) -> None:
         """Write the rest, and close the store."""
@@ -242,7 +255,7 @@ class Recording:
         """End as a gateway that needs no other to write what it used."""
         try:
             if not self.writer.waiting:
-                await self.close_ended()
+                await self.ended.close()
                 await self.store.close_gateway(self._name)
                 self._note(UsageJournal.close)
                 return
@@ -316,12 +329,6 @@ class Recording:
             # Others have their turn, and the store takes the last ones.
             while self.store_sums():  # noqa: ASYNC110 - the store takes what it can
                 await asyncio.sleep(_SUMS_PAUSE_SECONDS)
-
-    async def _close_gateways(self) -> None:
-        while True:
-            with suppress(StoreError):
-                await self.close_ended()
-            await asyncio.sleep(_GAUGE_SECONDS)
 
     async def _set_gauges(self) -> None:
         while True:
