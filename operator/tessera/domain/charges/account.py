@@ -208,8 +208,10 @@ class ChargeAccount:
         return now - self.round_at >= ROUND_SECONDS
 
     def _is_scarce(self, now: float) -> bool:
-        portions = sum(each.portion for each in self.gateways.values() if each.is_live(now))
-        return self.limit - self.settled - self.lent < SCARCE_PORTIONS * portions
+        # What gateways hold ahead counts as left, or lending it would itself make it scarce.
+        live = [each for each in self.gateways.values() if each.is_live(now)]
+        left = self.limit - self.settled - self.lent + sum(each.unreserved for each in live)
+        return left < SCARCE_PORTIONS * sum(each.portion for each in live)
 
 
 def window_at(limit: ChargeLimit, at: float) -> tuple[int, int]:
