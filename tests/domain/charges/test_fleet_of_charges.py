@@ -151,12 +151,19 @@ class ChargeMachine(RuleBasedStateMachine):
             member.asks += member.charges.renewal(self.fleet.now)
             self.deliver(member)
 
+    @rule()
+    def rest(self) -> None:
+        """Without requests gateways forget accounts."""
+        for _ in range(14):
+            self.fleet.now += 0.5
+            self.renew_all()
+
     @precondition(lambda self: any(member.asks for member in self.fleet.members))
-    @rule(place=places, copies=copies)
-    def deliver_ask(self, place: int, copies: int) -> None:
+    @rule(place=places, copies=copies, is_last=st.booleans())
+    def deliver_ask(self, place: int, copies: int, is_last: bool) -> None:
         """Deliver an ask out of turn, perhaps not at all or once more later."""
         member = pick([member for member in self.fleet.members if member.asks], place)
-        ask = member.asks.pop(place % len(member.asks))
+        ask = member.asks.pop(-1 if is_last else 0)
         for _ in range(copies):
             self.exchange(member, ask)
         if copies > 1:
