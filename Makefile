@@ -179,6 +179,10 @@ bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs wit
 bench-floors: .venv/made ## Measure what generated fleets lose of their floors, whatever meets in them (about 2 minutes of CPU; OPTIONS='--fleets 10000 --sequences 1000').
 	@$(RUN) tools/bench_floors.py $(OPTIONS)
 
+.PHONY: bench-charges
+bench-charges: .venv/made ## Measure what charges cost a gateway, and how far a limit is spent before it refuses (about 5 seconds).
+	@$(RUN) tools/bench_charges.py $(OPTIONS)
+
 .PHONY: bench-control
 bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
 	@$(RUN) -m bench $(OPTIONS)

@@ -12,6 +12,10 @@ AHEAD_SECONDS = 5.0
 
 # Sooner than `account.LIVE_SECONDS`: who holds money takes part in rounds of returns.
 RENEWAL_SECONDS = 2.0
+QUICK_RENEWAL_SECONDS = 0.4
+
+# The limit has so many times left what this gateway has ahead: no other lacks it.
+PLENTY = 32
 
 # An ask without an answer is repeated after so long, and what is not used is forgotten.
 ANSWER_SECONDS = 1.0
@@ -378,10 +382,14 @@ class GatewayCharges:
         is_current = lent.start <= at < lent.end
         ahead = lately if is_current and not lent.is_scarce else 0
         is_surplus = lent.free > ahead and lent.is_picked_up(now)
-        is_short = 2 * lent.free < ahead
+        is_short = 4 * lent.free < ahead
         if is_short or (is_surplus and (lent.is_scarce or not is_current)):
             return self._renewed(lent, now, ahead)
-        if now - lent.asked_at < RENEWAL_SECONDS or (lent.is_said and not lent.free):
+        # What it has ahead is returned within a second where others may lack it.
+        is_plenty = lent.remaining() > PLENTY * lent.free
+        if now - lent.asked_at < (RENEWAL_SECONDS if is_plenty else QUICK_RENEWAL_SECONDS):
+            return None
+        if lent.is_said and not lent.free:
             return None
         return self._renewed(lent, now, ahead)
 
