@@ -167,23 +167,23 @@ class ChargeFleet:
     ) -> ChargeReservation | ChargeRefusal:
         """Reserve as a request does that waits for answers, and not for running requests."""
         for _ in range(100):
-            found = member.charges.reserve(
+            answer = member.charges.reserve(
                 scopes, nanos, nanos if least is None else least, self.now
             )
-            if not isinstance(found, ChargesNeeded):
-                return self.running(member, found)
-            self.await_charges(member, found)
-        raise AssertionError(found)
+            if not isinstance(answer, ChargesNeeded):
+                return self.running(member, answer)
+            self.await_charges(member, answer)
+        raise AssertionError(answer)
 
     def top_up(
         self, member: Member, reservation: ChargeReservation, nanos: int
     ) -> ChargeReservation | ChargeRefusal:
         for _ in range(100):
-            found = member.charges.top_up(reservation, nanos, self.now)
-            if not isinstance(found, ChargesNeeded):
-                return found
-            self.await_charges(member, found)
-        raise AssertionError(found)
+            answer = member.charges.top_up(reservation, nanos, self.now)
+            if not isinstance(answer, ChargesNeeded):
+                return answer
+            self.await_charges(member, answer)
+        raise AssertionError(answer)
 
     def await_charges(self, member: Member, needed: ChargesNeeded) -> None:
         self.send(member, needed.asks)
@@ -192,11 +192,11 @@ class ChargeFleet:
             self.renew(needed.wait_seconds)
 
     def running(
-        self, member: Member, found: ChargeReservation | ChargeRefusal
+        self, member: Member, answer: ChargeReservation | ChargeRefusal
     ) -> ChargeReservation | ChargeRefusal:
-        if isinstance(found, ChargeReservation):
-            member.running.append(found)
-        return found
+        if isinstance(answer, ChargeReservation):
+            member.running.append(answer)
+        return answer
 
     def admit(
         self, member: Member, scopes: tuple[ChargeScope, ...], nanos: int, least: int | None = None

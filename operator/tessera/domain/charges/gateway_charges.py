@@ -450,8 +450,8 @@ class GatewayCharges:
             del self.seen[next(iter(self.seen))]
 
 
+# What a request without limits of charges reserves; it is shared and never changes.
 UNLIMITED = ChargeReservation(scopes=(), nanos=0, parts=[], charges=())
-"""What a request without limits of charges reserves; it is shared and never changes."""
 
 
 def _refusal(lent: LentCharges, *, is_reserved: bool) -> ChargeRefusal:
