@@ -271,6 +271,11 @@ class GatewayCharges:
         reservation.charges = tuple(paid)
         return reservation.charges
 
+    def known(self, scope: ChargeScope, now: float) -> LentCharges:
+        """Return what it has of the current window of a scope."""
+        ((lent,), _) = self._lent_of((scope,), 0, now)
+        return lent
+
     def renewal(self, now: float) -> tuple[ChargeAsk, ...]:
         """Return what to say to accounts now: what is given back, and wanted for 5 seconds."""
         at = now + self.clock_offset
