@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutc
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
 from tessera.domain.charges.statement import month_of
 from tessera.domain.limits.account import BorrowRequest
-from tessera.gateway.store.charges import MAX_ASKS
+from tessera.gateway.store.charges import MAX_ASKS, WRITTEN_SECONDS
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import a_record
@@ -41,8 +42,7 @@ def an_ask(need: int = 0, scope: ChargeScope | None = None, **fields: Any) -> Ch
         start=START,
         number=next(numbers),
         need=need,
-        want=need,
-        **{"ceiling": 0, "used": 0, "reserved": 0} | fields,
+        **{"want": need, "ceiling": 0, "used": 0, "reserved": 0} | fields,
     )
 
 
@@ -230,3 +230,42 @@ async def test_accounts_of_windows_that_ended_are_deleted_but_not_what_a_lost_ga
         spends = await connection.execute(text("SELECT gateway FROM charge_spends"))
     assert keys == [lost.key]
     assert spends.scalars().all() == ["a"]
+
+
+async def written(store: GatewayStore) -> Any:
+    async with store.read() as connection:
+        state = await connection.scalar(text("SELECT state FROM charge_accounts"))
+    return json.loads(state) if isinstance(state, str) else state
+
+
+async def test_a_renewal_from_which_nothing_follows_is_not_written_and_keeps_its_gateway_alive(
+    store: GatewayStore,
+) -> None:
+    first = await answer(store, "a", an_ask(20, want=40))
+    before = await written(store)
+    renewed = await answer(store, "a", an_ask(0, want=5, ceiling=30, used=5, reserved=5))
+
+    assert await written(store) == before
+    assert (first.ceiling, renewed.ceiling, renewed.scarce) == (40, 30, False)
+    # What others hear is what it was lent, until it says so where something is scarce.
+    refused = await answer(store, "b", an_ask(70))
+    assert (refused.outcome, refused.lent, refused.scarce) == (LendingOutcome.WAIT, 40, True)
+    renewed = await answer(store, "a", an_ask(0, want=5, ceiling=20, used=10, reserved=10))
+    assert (renewed.ceiling, renewed.scarce) == (20, True)
+    assert (await answer(store, "b", an_ask(70))).outcome is LendingOutcome.GRANTED
+
+
+async def test_what_a_gateway_says_is_written_after_a_while(store: GatewayStore) -> None:
+    await answer(store, "a", an_ask(40))
+    async with store.write() as connection:
+        rows = await connection.execute(text("SELECT state FROM charge_accounts"))
+        state = rows.scalar_one()
+        state = json.loads(state) if isinstance(state, str) else state
+        state["gateways"]["a"]["renewed_at"] -= WRITTEN_SECONDS
+        await connection.execute(
+            text("UPDATE charge_accounts SET state = :state"), {"state": json.dumps(state)}
+        )
+
+    await answer(store, "a", an_ask(0, ceiling=30, used=30))
+
+    assert (await written(store))["gateways"]["a"]["used"] == 30

@@ -10,14 +10,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.statement import CORRECTIONS
 from tessera.domain.gateway.requests import gateway_of
 from tessera.gateway.store.leases import clock
-from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, storable
+from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, GATEWAYS, storable
 
 # Of one transaction: others wait for its accounts.
 MAX_ASKS = 1000
+# What a gateway says is written so often at least, also where nothing follows from it.
+WRITTEN_SECONDS = 10.0
 # Records come late, and gateways that were killed start again: so long after its end an account
 # stays, and one with reservations of a lost gateway until its month is closed.
 _ENDED_SECONDS = 2 * 86_400
@@ -69,8 +71,10 @@ async def exchange(
     if len(accounts) < len(keys):
         return None
     corrections = await _read_spends(connection, accounts)
-    entered = [key for key, account in accounts.items() if gateway not in account.gateways]
     now = await clock(connection)
+    written_at = await _meet(connection, gateway, accounts, now)
+    entered = [key for key, account in accounts.items() if gateway not in account.gateways]
+    changed: dict[Key, ChargeAccount] = {}
     answers = []
     for ask in asks:
         account = accounts[_key(ask)]
@@ -78,10 +82,40 @@ async def exchange(
         # What people took off a charge may be spent again.
         limit = replace(limit, amount=limit.amount - corrections[_key(ask)])
         corrected = replace(ask, scope=replace(ask.scope, limit=limit))
-        answers.append(account.exchange(gateway, corrected, now))
-    await _write(connection, accounts)
+        renewed = _renewed(account, gateway, corrected, now)
+        if renewed is None:
+            renewed = account.exchange(gateway, corrected, now)
+            changed[_key(ask)] = account
+        answers.append(renewed)
+    for balance, renewed_at in written_at:
+        balance.renewed_at = renewed_at
+    await _write(connection, changed)
     await _enter(connection, gateway, [k for k in entered if gateway in accounts[k].gateways])
     return tuple(answers)
+
+
+def _renewed(
+    account: ChargeAccount, gateway: str, ask: ChargeAsk, now: float
+) -> ChargeAnswer | None:
+    """Answer an ask that changes nothing that others must know; None for any other.
+
+    The account goes on to count what it lent before, which is no less, until something is scarce.
+    """
+    balance = account.gateways.get(gateway)
+    # Who holds nothing any more may not ask again.
+    is_enough = not ask.need and ask.ceiling > ask.used
+    is_enough = is_enough and ask.ceiling - ask.used - ask.reserved >= ask.want
+    is_known = (ask.scope.limit.amount, ask.scope.limit.generation) == (
+        account.limit,
+        account.generation,
+    )
+    if balance is None or not is_enough or not is_known or ask.seen > account.settled:
+        return None
+    if balance.ceiling < ask.ceiling or now - balance.renewed_at >= WRITTEN_SECONDS:
+        return None
+    trial = ChargeAccount.from_json(account.to_json())
+    answer = trial.exchange(gateway, replace(ask, want=0), now)
+    return None if answer.scarce or answer.outcome is not LendingOutcome.GRANTED else answer
 
 
 async def open_accounts(connection: AsyncConnection, asks: Sequence[ChargeAsk]) -> None:
@@ -196,6 +230,29 @@ async def _read_spends(
             gateways = accounts[key, start].gateways
             gateways.setdefault(gateway, GatewayBalance()).spent = int(spent)
     return corrections
+
+
+async def _meet(
+    connection: AsyncConnection, gateway: str, accounts: Mapping[Key, ChargeAccount], now: float
+) -> list[tuple[GatewayBalance, float]]:
+    """Note that a gateway asks, and tell accounts which others did since they were written.
+
+    Returns when what they have of each was written.
+    """
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    seen = insert(GATEWAYS).values(name=gateway, seen_at=now)
+    await connection.execute(
+        seen.on_conflict_do_update(index_elements=["name"], set_={"seen_at": now})
+    )
+    rows = await connection.execute(select(GATEWAYS.c.name, GATEWAYS.c.seen_at))
+    seen_at = {name: at for name, at in rows if name != gateway}
+    written_at = []
+    for account in accounts.values():
+        for name, balance in account.gateways.items():
+            if (at := seen_at.get(name, 0.0)) > balance.renewed_at:
+                written_at.append((balance, balance.renewed_at))
+                balance.renewed_at = at
+    return written_at
 
 
 async def _enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key]) -> None:

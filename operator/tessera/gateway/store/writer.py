@@ -17,8 +17,9 @@ from tessera.gateway.store.store import GatewayStore
 
 log = logging.getLogger("tessera.gateway")
 
-BATCH_RECORDS = 500
-BATCH_SECONDS = 0.25
+# Records of a second share sums and accounts.
+BATCH_RECORDS = 1000
+BATCH_SECONDS = 1.0
 # About 30 MB, and of the spool 200 MB, or with the longest texts 960 MB of the 1 GiB of its volume:
 # minutes and hours of a busy gateway.
 MAX_BUFFERED = 30_000
