@@ -1,6 +1,6 @@
 """Alerts about the operator itself: what it cannot do, and what it does not know."""
 
-from alerts.alert import Alert, Firing, always, growing
+from alerts.alert import OWNERS, Alert, Firing, always, growing
 
 _POD = 'job="tessera-system/tessera-operator",namespace="tessera-system",pod="operator-%s"'
 _FIRST, _SECOND = _POD % "0", _POD % "1"
@@ -143,11 +143,13 @@ OPERATOR = (
     ),
     Alert(
         name="BudgetNotEnforced",
-        expr="""
-            max by (budget, reason) (tessera_budget_enforcing{reason!="CurrentSpec"}) >= 0
+        expr=f"""
+            max by (budget, reason) (tessera_budget_enforcing{{reason!="CurrentSpec"}} >= 0)
+              * on (budget) group_left (owner)
+              {OWNERS}
             or
             max by (budget, owner, reason)
-              (tessera_budget_within_budget{reason="CurrencyMismatch"}) == 0
+              (tessera_budget_within_budget{{reason="CurrencyMismatch"}}) == 0
         """,
         minutes=10,
         severity="warning",
@@ -176,7 +178,7 @@ OPERATOR = (
                 _ENFORCING % "LastAcceptedSpec": always(1),
                 _WITHIN % "WithinLimits": always(1),
             },
-            labels={"budget": "team-a", "reason": "LastAcceptedSpec"},
+            labels={"budget": "team-a", "owner": "ann", "reason": "LastAcceptedSpec"},
         ),
         silent={
             "a budget with its current limits": {

@@ -1,6 +1,6 @@
 """Alerts about what the operator decided and cannot change: hardware, limits, money, time."""
 
-from alerts.alert import Alert, Firing, always
+from alerts.alert import OWNERS, Alert, Firing, always
 
 # The labels of the operator's own metrics, as its PodMonitor leaves them.
 _POD = 'job="tessera-system/tessera-operator",namespace="tessera-system",pod="operator-0"'
@@ -10,6 +10,7 @@ _DESIRED = f'tessera_service_desired_replicas{{{_CHAT},reason="%s"}}'
 _NIGHT = f'{_POD},exported_namespace="team-a",batch="night"'
 _BATCH = f'tessera_batch_state{{{_NIGHT},state="%s",reason="%s"}}'
 _BUDGET = f'tessera_budget_%s_nanos{{{_POD},budget="team-a",window="Month"}}'
+_OWNER = f'tessera_budget_within_budget{{{_POD},budget="team-a",owner="%s",reason="NearLimit"}}'
 _LABELS = {"namespace": "team-a", "service": "chat"}
 _NAME = "InferenceService/{{ $labels.service }} of {{ $labels.namespace }}"
 
@@ -138,9 +139,11 @@ SERVICES = (
     ),
     Alert(
         name="BudgetNearlySpent",
-        expr="""
+        expr=f"""
             max by (budget, window) (tessera_budget_spent_nanos)
-              / max by (budget, window) (tessera_budget_limit_nanos) > 0.9
+              / max by (budget, window) (tessera_budget_limit_nanos)
+              * on (budget) group_left (owner)
+              {OWNERS} > 0.9
         """,
         minutes=15,
         severity="warning",
@@ -160,18 +163,25 @@ SERVICES = (
             next window.
         """,
         fires=Firing(
-            series={_BUDGET % "spent": always(95e9), _BUDGET % "limit": always(100e9)},
-            labels={"budget": "team-a", "window": "Month"},
+            series={
+                _BUDGET % "spent": always(95e9),
+                _BUDGET % "limit": always(100e9),
+                _OWNER % "ann": "1x90 stale",
+                _OWNER % "bob": "_x90 1x90",
+            },
+            labels={"budget": "team-a", "owner": "bob", "window": "Month"},
             value="95%",
         ),
         silent={
             "a budget with a tenth left": {
                 _BUDGET % "spent": always(89e9),
                 _BUDGET % "limit": always(100e9),
+                _OWNER % "ann": always(1),
             },
             "the end of a window": {
                 _BUDGET % "spent": "95000000000x10 0x170",
                 _BUDGET % "limit": always(100e9),
+                _OWNER % "ann": always(1),
             },
         },
     ),
