@@ -480,6 +480,25 @@ class BudgetOverride(_BudgetStatusBase):
     """Why it was given."""
 
 
+class BudgetRaise(_BudgetStatusBase):
+    """Raise of one limit until a time."""
+
+    limit: Annotated[str, StringConstraints(min_length=1, max_length=320)]
+    """Name of the limit."""
+
+    by: Annotated[Amount, Field(gt=0)]
+    """What is added to its amount, in `spec.currency`."""
+
+    until: AwareDatetime
+    """When it ends."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    """Why it was given."""
+
+
+BudgetRaises = Annotated[tuple[BudgetRaise, ...], Field(max_length=32)]
+
+
 class TenantBudgetStatus(_BudgetStatusBase):
     """Observed state of the budget; written by the operator only."""
 
@@ -497,6 +516,9 @@ class TenantBudgetStatus(_BudgetStatusBase):
 
     override: BudgetOverride | None = None
     """Override in effect, from the annotation `tessera.dev/budget-override`."""
+
+    raises: BudgetRaises = ()
+    """Raises of limits in effect, from the annotation `tessera.dev/budget-raises`."""
 
     summary: str = ""
     """Window closest to its limit in one line, for `kubectl get`: spend, limit and share."""

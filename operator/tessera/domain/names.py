@@ -49,6 +49,8 @@ REVISION_ANNOTATION = f"{GROUP}/model-revision"
 TEMPLATE_ANNOTATION = f"{GROUP}/template-record"
 # On a TenantBudget: a `BudgetOverride` as JSON.
 OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
+# The same: a list of `BudgetRaise` as JSON.
+RAISES_ANNOTATION = f"{GROUP}/budget-raises"
 SERVING_GATE = f"{GROUP}/serving"
 # Metric with the replicas that Tessera recommends where another autoscaler decides.
 RECOMMENDED_REPLICAS = "tessera_service_recommended_replicas"

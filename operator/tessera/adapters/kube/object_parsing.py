@@ -29,7 +29,14 @@ from tessera.api.price_list import PriceListSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.template_version import PodTemplateVersionStatus
-from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import (
+    BudgetOverride,
+    BudgetRaise,
+    BudgetRaises,
+    Tenant,
+    TenantBudgetSpec,
+    TenantBudgetStatus,
+)
 from tessera.api.text import one_line
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
@@ -72,6 +79,7 @@ _MAX_DEVICES = 1024
 _MAX_QUANTITY = Decimal(10**6)
 _MAX_BYTES = Decimal(2**60)
 _KEY_NAME = TypeAdapter[str](KeyName)
+_RAISES = TypeAdapter[tuple[BudgetRaise, ...]](BudgetRaises)
 # Events of a pod that are read, and characters of a reason, of which the API server allows more.
 _MAX_EVENTS = 16
 _MAX_REASON = 64
@@ -144,14 +152,18 @@ def parse_budget(body: JsonObject) -> Budget:
     """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
     spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
+    annotations = meta.get("annotations", {})
     status, named, override = None, None, None
+    raises: tuple[BudgetRaise, ...] = ()
     with contextlib.suppress(ValidationError):
         status = TenantBudgetStatus.model_validate(body.get("status", {}), extra="ignore")
     with contextlib.suppress(ValidationError):
         named = Tenant.model_validate(body.get("spec", {}).get("tenant"), extra="ignore")
     with contextlib.suppress(ValidationError):
-        text = meta.get("annotations", {}).get(names.OVERRIDE_ANNOTATION, "")
+        text = annotations.get(names.OVERRIDE_ANNOTATION, "")
         override = BudgetOverride.model_validate_json(text)
+    with contextlib.suppress(ValidationError):
+        raises = _RAISES.validate_json(annotations.get(names.RAISES_ANNOTATION, "[]"))
     return Budget(
         name=meta["name"],
         created=_creation_time(meta),
@@ -161,6 +173,7 @@ def parse_budget(body: JsonObject) -> Budget:
         problem=problem,
         status=status or TenantBudgetStatus(),
         override=override,
+        raises=raises,
         record_lost=status is None,
     )
 

@@ -30,16 +30,21 @@ async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
 
 def parse_override(until: str, reason: str, at: datetime) -> BudgetOverride:
     """Return the override that the options describe; CommandError when they do not."""
-    end = parse_time("--until", until, "not a time, use a form such as 2026-11-30T18:00:00Z")
-    if not at < end <= at + _MAX_DURATION:
-        raise CommandError(
-            f"--until {until}: not within the next {_MAX_DURATION.days} days; an override always "
-            "ends"
-        )
+    end = parse_end(until, at, "an override")
     try:
         return BudgetOverride(until=end, reason=reason)
     except ValidationError as error:
         raise CommandError("--reason: give 1 to 256 characters") from error
+
+
+def parse_end(until: str, at: datetime, subject: str) -> datetime:
+    """Return the end of an override or a raise; CommandError for one that is not near."""
+    end = parse_time("--until", until, "not a time, use a form such as 2026-11-30T18:00:00Z")
+    if not at < end <= at + _MAX_DURATION:
+        raise CommandError(
+            f"--until {until}: not within the next {_MAX_DURATION.days} days; {subject} always ends"
+        )
+    return end
 
 
 async def override(

@@ -11,7 +11,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.budget_reasons import BudgetAccepted, Enforcing, WithinBudget
 from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusVerdict
-from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
+from tessera.api.tenant_budget import BudgetOverride, BudgetRaise, TenantBudgetSpec
 from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import (
@@ -25,6 +25,7 @@ from tessera.domain.budget.metering import (
 from tessera.domain.budget.name_grants import GrantedNames, TenantGrants
 from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
+from tessera.domain.budget.raises import current_raises, limit_at
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
@@ -60,6 +61,8 @@ class BudgetView:
     meter: SpendMeter = field(default_factory=SpendMeter)
     override: BudgetOverride | None = None
     """The override in effect: no window is closed because its spend is unknown."""
+    raises: tuple[BudgetRaise, ...] = ()
+    """The raises in effect."""
     hourly_cost: int = 0
     """Nano-units that all running replicas cost in an hour now."""
     services: int = 0
@@ -97,10 +100,15 @@ class BudgetView:
     def within_budget(self) -> StatusVerdict[WithinBudget]:
         """Return the condition WithinBudget; valid once the plan has granted all requests."""
         verdict = self.state.closed or _within_budget(self, self.state)
-        if self.override is None:
-            return verdict
-        override = f"override until {self.override.until:%Y-%m-%dT%H:%MZ}: {self.override.reason}"
-        return StatusVerdict(verdict.reason, f"{verdict.message}; {override}")
+        notes = [
+            f"{each.limit} raised by {each.by:f} {self.state.currency} until "
+            f"{each.until:%Y-%m-%dT%H:%MZ}: {each.reason}"
+            for each in self.raises
+        ]
+        if self.override is not None:
+            until = f"{self.override.until:%Y-%m-%dT%H:%MZ}"
+            notes.insert(0, f"override until {until}: {self.override.reason}")
+        return StatusVerdict(verdict.reason, "; ".join([verdict.message, *notes]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +217,7 @@ def build_budget_views(
             override=budget.override
             if budget.override is not None and snapshot.at < budget.override.until
             else None,
+            raises=current_raises(claim.spec, budget.raises, snapshot.at) if claim.spec else (),
             services=sum(services[name] for name in names),
             batches=sum(batches[name] for name in names),
         )
@@ -397,20 +406,24 @@ def _budget_state(
         BudgetWindow(
             field_path=f"spec.limits[{index}].amount",
             period=period,
-            limit=_limit(spec, index, known=bool(view.override) or meter.is_complete(period)),
+            limit=limit_at(spec, limit, view.raises, at)
+            if view.override or meter.is_complete(period)
+            # With an unknown spend only the allowed remainder of the limit is available.
+            else min(to_nanos(limit.amount), _allowance(spec)),
             spent=meter.spent(period),
         )
-        for (index, _), period in zip(spec.cost_limits, periods, strict=True)
+        for (index, limit), period in zip(spec.cost_limits, periods, strict=True)
     ]
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
     upcoming = [
         replace(
             budget_window,
-            period=next_period(budget_window.period, zone),
-            limit=to_nanos(limit.amount),
+            period=period,
+            limit=limit_at(spec, limit, view.raises, period.start),
             spent=0,
         )
         for budget_window, (_, limit) in zip(current, spec.cost_limits, strict=True)
+        for period in (next_period(budget_window.period, zone),)
     ]
     return BudgetState(view.budget.name, spec.currency, at, current, upcoming, gpu_quota=spec.gpus)
 
@@ -446,12 +459,8 @@ def _latest_meter(
     return meter, meter.as_of is None and is_lost
 
 
-def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
-    limit = to_nanos(spec.limits[index].amount)
-    if known:
-        return limit
-    # With an unknown spend only the allowed remainder of the limit is available.
-    return min(limit, to_nanos(spec.on_spend_unknown.allow_up_to or Decimal(0)))
+def _allowance(spec: TenantBudgetSpec) -> int:
+    return to_nanos(spec.on_spend_unknown.allow_up_to or Decimal(0))
 
 
 def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget]:

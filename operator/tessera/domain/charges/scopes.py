@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tessera.api.tenant_budget import WindowName
+from tessera.domain.budget.raises import AmountRaise, raised
 
 
 class MemberKind(StrEnum):
@@ -30,7 +31,7 @@ class ChargeLimit:
     """Unique in the budget."""
     window: WindowName
     amount: int
-    """Nano-units of the currency."""
+    """Nano-units of the currency, without raises."""
     currency: str
     time_zone: str
     """IANA name, in which windows begin."""
@@ -38,6 +39,11 @@ class ChargeLimit:
     """None: it holds for all requests of the tenant together."""
     member: str | None = None
     """The one for which it holds; None: each has an account of its own."""
+    raises: tuple[AmountRaise, ...] = ()
+
+    def amount_at(self, at: float) -> int:
+        """Return the nano-units at a moment in Unix seconds, with the raises of then."""
+        return raised(self.amount, self.raises, at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,11 @@ def _numbers(view: BudgetView) -> Iterator[tuple[str, str]]:
         yield "budget", f"{view.budget.name}, owner {view.spec.owner}"
     if (override := view.override) is not None:
         yield "override", f"until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
+    for each in view.raises:
+        yield (
+            "raise",
+            f"{each.limit} by {each.by:f} until {each.until:%Y-%m-%d %H:%M} UTC: {each.reason}",
+        )
     for window in view.state.current_windows:
         yield (
             window.period.text,

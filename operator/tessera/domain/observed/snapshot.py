@@ -11,7 +11,12 @@ from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.template_version import PodTemplateVersionStatus
-from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import (
+    BudgetOverride,
+    BudgetRaise,
+    TenantBudgetSpec,
+    TenantBudgetStatus,
+)
 from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
@@ -79,6 +84,8 @@ class Budget:
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
     override: BudgetOverride | None = None
     """The annotation, whether or not it has ended."""
+    raises: tuple[BudgetRaise, ...] = ()
+    """The same: what is added to limits for some time."""
     record_lost: bool = False
     """There is a status, and it cannot be read."""
 

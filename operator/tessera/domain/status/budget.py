@@ -44,7 +44,7 @@ def budget_status(
         for listed in (previous.conditions, new_conditions)
     )
     same_spec = view.spec in (None, previous.accepted_spec)
-    changed = must_record or view.override != previous.override
+    changed = must_record or (view.override, view.raises) != (previous.override, previous.raises)
     is_due = changed or _is_record_due(view, previous.spend, state)
     if before == after and same_spec and not is_due:
         return previous
@@ -54,6 +54,7 @@ def budget_status(
         accepted_spec=view.spec or previous.accepted_spec,
         spend=_spend_status(view.meter, state) if state.closed is None else previous.spend,
         override=view.override,
+        raises=view.raises,
         summary=summary(view),
         per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
         if state.closed is None
