@@ -6,13 +6,14 @@ import math
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
 from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import aiohttp
@@ -28,6 +29,7 @@ from tessera.api.gateway_demand import (
     DEMAND_PATH,
     MAX_REPORT_BYTES,
     MAX_REPORT_SERVICES,
+    PART_LIMITS,
     PART_SERVICES,
     DemandReport,
     read_report,
@@ -38,7 +40,13 @@ from tessera.controller import demand as demand_module
 from tessera.controller.certificates import certificate_files, server_context, write_pair
 from tessera.controller.demand import DemandReceiver, serve_demand
 from tessera.controller.https_server import HttpsServer
-from tessera.domain.observed.demand import ArrivedTokens, GatewayDemand, cut_demand
+from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId
+from tessera.domain.observed.demand import (
+    ArrivedTokens,
+    GatewayDemand,
+    cut_demand,
+    fleet_charges,
+)
 from tessera.gateway.fleet import demand as gateway_demand
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.ports import RejectedDemand
@@ -360,6 +368,7 @@ async def a_reporter(
     addresses: Sequence[str] = ("127.0.0.1",),
     host: str = "localhost",
     due: asyncio.Event | None = None,
+    charges: Mapping[LimitId, LimitCharges] = MappingProxyType({}),
     monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[DemandReporter]:
     async def find() -> Sequence[str]:
@@ -367,7 +376,12 @@ async def a_reporter(
 
     access = OperatorAccess(find=find, host=host, folder=folder, port=server.server_port)
     reporter = DemandReporter(
-        access, "gateway-0", lambda: demand, due or asyncio.Event(), monotonic=monotonic
+        access,
+        "gateway-0",
+        lambda: demand,
+        due or asyncio.Event(),
+        read_charges=lambda: charges,
+        monotonic=monotonic,
     )
     try:
         yield reporter
@@ -593,3 +607,122 @@ async def test_only_running_pods_of_the_operator_and_other_gateways_are_asked() 
     assert others == {"pod-4": "10.0.0.9"}
     names = [selector.removeprefix("app.kubernetes.io/name=") for selector in selectors]
     assert names == ["tessera-operator", "tessera-gateway"]
+
+
+MONTH = LimitId("team-a", "charge-month")
+KEYS = LimitId("team-a", "charge-day-key")
+START = 1_793_491_200
+
+
+def charges_of(receiving: Receiving) -> Mapping[LimitId, LimitCharges] | None:
+    reports = receiving.observations.gateway_reports.values()
+    return fleet_charges(reports, at(receiving.seconds))
+
+
+def receive_charges(receiving: Receiving, gateway: str, *limits: dict[str, Any]) -> None:
+    for body in ({"moreFollows": True, "limits": limits}, {}):
+        report = DemandReport.model_validate({"gateway": gateway, **body})
+        assert receiving.receiver.receive(report) is NO_CONTENT
+
+
+def a_limit(*accounts: tuple[int, str], limit: LimitId = KEYS, **fields: Any) -> dict[str, Any]:
+    rows = [{"settled": settled, "member": member} for settled, member in accounts]
+    return {**limit._asdict(), "start": START, "accounts": rows, **fields}
+
+
+async def test_what_limits_were_charged_comes_with_the_demand(
+    server: tuple[HttpsServer, Receiving], tmp_path: Path
+) -> None:
+    serving, receiving = server
+    charges = {
+        MONTH: LimitCharges(start=START, accounts=(AccountCharge(10**30, 7),)),
+        KEYS: LimitCharges(start=START, members=70, accounts=(AccountCharge(5, 0, "ci"),)),
+    }
+    demand = {CHAT: GatewayDemand(queued=1)}
+    async with a_reporter(serving, tmp_path, demand, charges=charges) as reporter:
+        for _ in range(2):
+            await reporter.report()
+    assert charges_of(receiving) == charges
+    assert receiving.demand() == GatewayDemand(queued=1)
+    receiving.seconds = 6
+    assert charges_of(receiving) is None
+
+
+async def test_an_operator_without_charges_gets_the_demand_and_is_asked_once(
+    server: tuple[HttpsServer, Receiving],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An earlier one refuses a report with a field that it does not know."""
+    serving, receiving = server
+
+    class EarlierReport(Wire):
+        gateway: str
+        more_follows: bool = False
+        services: tuple[Any, ...] = ()
+
+    asked = []
+
+    def read_earlier(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
+        asked.append(b"limits" in body)
+        EarlierReport.model_validate_json(body)
+        return read_report(body)
+
+    monkeypatch.setattr(demand_module, "read_report", read_earlier)
+    charges = {MONTH: LimitCharges(start=START, accounts=(AccountCharge(5),))}
+    async with a_reporter(
+        serving, tmp_path, {CHAT: GatewayDemand(queued=1)}, charges=charges
+    ) as reporter:
+        for _ in range(4):
+            await reporter.report()
+    assert asked == [False, True, False, False, False]
+    assert receiving.demand() == GatewayDemand(queued=1)
+    assert charges_of(receiving) == {}
+    assert not [each for each in caplog.records if "retrying" in each.message]
+
+
+def test_of_two_gateways_the_largest_sum_of_an_account_counts() -> None:
+    receiving = Receiving()
+    receive_charges(receiving, "gateway-0")
+    receive_charges(receiving, "gateway-1")
+    receive_charges(receiving, "gateway-0", a_limit((9, "ci"), (3, "dev"), members=2))
+    # What is of one second ago is of the same window.
+    receiving.seconds = 1
+    receive_charges(receiving, "gateway-1", a_limit((8, "ci"), (4, "dev"), (1, "x"), members=3))
+    [charges] = (charges_of(receiving) or {}).values()
+    assert charges == LimitCharges(
+        start=START,
+        members=3,
+        accounts=(AccountCharge(9, 0, "ci"), AccountCharge(4, 0, "dev"), AccountCharge(1, 0, "x")),
+    )
+    # The next window counts once a gateway has begun it.
+    receive_charges(receiving, "gateway-1", a_limit((2, "ci"), start=START + 86400))
+    assert (charges_of(receiving) or {})[KEYS].start == START + 86400
+    # A gateway that tells of nothing any more is not asked for it.
+    for _ in range(6):
+        receiving.seconds += 1
+        receive_charges(receiving, "gateway-0")
+    assert charges_of(receiving) == {}
+
+
+def test_reported_limits_are_bounded_and_an_invalid_one_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [a_limit((1, "a"), limit=LimitId("team-a", f"l{number}")) for number in range(3)]
+    invalid = [{**rows[0], "start": -1}, {**rows[0], "accounts": [{}] * 6}, {**rows[0], "more": 1}]
+    body = {"gateway": "g", "moreFollows": True, "limits": [*invalid, *rows]}
+    report, faults = read_report(json.dumps(body).encode())
+    assert (len(report.limits), len(faults)) == (3, 3)
+    monkeypatch.setattr(demand_module, "MAX_REPORT_LIMITS", 2)
+    receiving = Receiving()
+    receive_charges(receiving, "gateway-0")
+    receive_charges(receiving, "gateway-0", *rows)
+    assert len(charges_of(receiving) or {}) == 2
+
+
+def test_the_longest_rows_of_limits_fit_into_a_part() -> None:
+    row = a_limit(*[(10**30, "k" * 255)] * 5, limit=LimitId("t" * 253, "l" * 320), members=10**6)
+    body = {"gateway": "g" * 253, "moreFollows": True, "limits": [row] * PART_LIMITS}
+    report = DemandReport.model_validate(body)
+    assert len(report.model_dump_json(by_alias=True)) < MAX_REPORT_BYTES

@@ -1,10 +1,11 @@
-"""What a gateway sends to the operator each second: the requests that wait and run."""
+"""What a gateway sends to the operator each second: requests, and what limits were charged."""
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from tessera.api.meta import DnsLabel, Wire
+from tessera.api.meta import DnsLabel, DnsSubdomain, Wire
 from tessera.api.text import counted
 
 # Audience of the ServiceAccount tokens that the operator takes; they open nothing else.
@@ -16,6 +17,10 @@ PART_SERVICES = 3000
 # Of one gateway, in all parts: what exceeds them is left out, and the rest counts.
 MAX_REPORT_SERVICES = 8 * PART_SERVICES
 TOO_MANY_SERVICES = f"more than {counted(MAX_REPORT_SERVICES, 'service')}"
+# The same of limits, whose rows may have 2 kB each.
+PART_LIMITS = 400
+MAX_REPORT_LIMITS = 8 * PART_LIMITS
+TOO_MANY_LIMITS = f"more than {counted(MAX_REPORT_LIMITS, 'limit')}"
 _MAX_FAULT_LENGTH = 200
 _GatewayName = Annotated[str, StringConstraints(pattern=r"^[-a-z0-9.]{1,253}$")]
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -53,6 +58,41 @@ class ReportedDemand(Wire):
     """Predicted time that an engine needs for all that waits or runs."""
 
 
+_Nanos = Annotated[int, Field(ge=0, le=10**30)]
+
+
+class ReportedAccount(Wire):
+    """What requests were charged in one account of a limit, in nano-units."""
+
+    member: Annotated[str, StringConstraints(max_length=255)] = ""
+    """The one whose account it is; empty where the limit has one account."""
+
+    settled: _Nanos = 0
+    """Charges of all gateways in the window."""
+
+    lent: _Nanos = 0
+    """What gateways hold above it."""
+
+
+class ReportedLimit(Wire):
+    """One window of a limit of basis Charge, as far as a gateway knows its accounts."""
+
+    budget: DnsSubdomain
+    """Name of the TenantBudget."""
+
+    limit: Annotated[str, StringConstraints(min_length=1, max_length=320)]
+    """Name of the limit."""
+
+    start: Annotated[int, Field(ge=0, le=10**11)]
+    """Start of the window in Unix seconds."""
+
+    members: _Count = 0
+    """Accounts that the gateway knows, of a limit that each member has for itself."""
+
+    accounts: Annotated[tuple[ReportedAccount, ...], Field(max_length=5)] = ()
+    """Those nearest to their end."""
+
+
 class DemandReport(Wire):
     """Report of one gateway. A service that it does not name has no requests there."""
 
@@ -66,6 +106,10 @@ class DemandReport(Wire):
     services: Annotated[tuple[ReportedDemand, ...], Field(max_length=MAX_REPORT_SERVICES)] = ()
     """Services with requests."""
 
+    limits: Annotated[tuple[ReportedLimit, ...], Field(max_length=MAX_REPORT_LIMITS)] = ()
+    """Limits of basis Charge that requests used. They come in parts without services, which an
+    operator that does not know them refuses alone."""
+
 
 class _UnreadReport(Wire):
     """A report whose rows are not judged yet."""
@@ -73,6 +117,7 @@ class _UnreadReport(Wire):
     gateway: _GatewayName
     more_follows: bool = False
     services: tuple[Any, ...] = ()
+    limits: tuple[Any, ...] = ()
 
 
 def read_report(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
@@ -81,18 +126,32 @@ def read_report(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
     Raises ValidationError where the whole is no report.
     """
     unread = _UnreadReport.model_validate_json(body)
-    rows = []
     faults = [TOO_MANY_SERVICES] * (len(unread.services) - MAX_REPORT_SERVICES)
-    for row in unread.services[:MAX_REPORT_SERVICES]:
-        try:
-            rows.append(ReportedDemand.model_validate(row))
-        except ValidationError as error:
-            faults.append(fault_of(error))
+    faults += [TOO_MANY_LIMITS] * (len(unread.limits) - MAX_REPORT_LIMITS)
+    services = _valid(ReportedDemand, unread.services[:MAX_REPORT_SERVICES], faults)
+    limits = _valid(ReportedLimit, unread.limits[:MAX_REPORT_LIMITS], faults)
     # Each row is validated already.
     report = DemandReport.model_construct(
-        gateway=unread.gateway, more_follows=unread.more_follows, services=tuple(rows)
+        gateway=unread.gateway,
+        more_follows=unread.more_follows,
+        services=services,
+        limits=limits,
     )
     return report, tuple(faults)
+
+
+_Row = TypeVar("_Row", bound=Wire)
+
+
+def _valid(kind: type[_Row], unread: Iterable[Any], faults: list[str]) -> tuple[_Row, ...]:
+    """Return the valid rows; what is wrong with others is added to the faults."""
+    rows = []
+    for row in unread:
+        try:
+            rows.append(kind.model_validate(row))
+        except ValidationError as error:
+            faults.append(fault_of(error))
+    return tuple(rows)
 
 
 def fault_of(error: ValidationError) -> str:

@@ -1,10 +1,14 @@
-"""The endpoint at which gateways report their requests, so that the fleet follows them at once."""
+"""The endpoint at which gateways report their requests, so that the fleet follows them at once.
+
+With them they report what limits of basis Charge were charged, by which budgets act.
+"""
 
 import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from http import HTTPStatus
 from sys import intern
 
@@ -13,6 +17,7 @@ from pydantic import ValidationError
 from tessera.api.gateway_demand import (
     DEMAND_PATH,
     MAX_REPORT_BYTES,
+    MAX_REPORT_LIMITS,
     MAX_REPORT_SERVICES,
     TOO_MANY_SERVICES,
     DemandReport,
@@ -21,6 +26,12 @@ from tessera.api.gateway_demand import (
 )
 from tessera.api.ref import Ref
 from tessera.controller.https_server import Endpoint, HttpsServer
+from tessera.domain.observed.charges import (
+    AccountCharge,
+    LimitCharges,
+    LimitId,
+    ReceivedCharges,
+)
 from tessera.domain.observed.demand import (
     MAX_REPORT_AGE,
     NO_TOKENS,
@@ -90,6 +101,8 @@ class DemandReceiver:
             self.reject(RejectedDemand.TOO_MANY_GATEWAYS, fault)
             return HTTPStatus.TOO_MANY_REQUESTS
         before = last.get(report.gateway)
+        if before is not None and report.limits:
+            before = replace(before, charges=_received(before, report, at))
         known = before or GatewayReport(at=at)
         demand = self._demand(report, MAX_REPORT_SERVICES - len(known.parts))
         if not report.more_follows:
@@ -124,6 +137,31 @@ class DemandReceiver:
             )
             for row in report.services[:limit]
         }
+
+
+def _received(
+    before: GatewayReport, report: DemandReport, at: datetime
+) -> Mapping[LimitId, ReceivedCharges]:
+    """Return what a gateway reports of limits, of its last reports what is not old yet."""
+    recent = {
+        limit: received
+        for limit, received in before.charges.items()
+        if abs(at - received.at) <= MAX_REPORT_AGE
+    }
+    rows = report.limits[: max(0, MAX_REPORT_LIMITS - len(recent))]
+    return recent | {
+        LimitId(row.budget, row.limit): ReceivedCharges(
+            at=at,
+            charges=LimitCharges(
+                start=row.start,
+                members=row.members,
+                accounts=tuple(
+                    AccountCharge(each.settled, each.lent, each.member) for each in row.accounts
+                ),
+            ),
+        )
+        for row in rows
+    }
 
 
 def serve_demand(

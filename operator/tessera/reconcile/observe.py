@@ -9,7 +9,7 @@ from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.incremental import Incremental, reused
 from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
-from tessera.domain.observed.demand import GatewayReport, fleet_demand
+from tessera.domain.observed.demand import GatewayReport, fleet_charges, fleet_demand
 from tessera.domain.observed.energy import EnergyReadings
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -197,6 +197,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         addresses=_addresses(plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)),
         readings=observations.readings,
         demand=fleet_demand(observations.gateway_reports.values(), at),
+        charges=fleet_charges(observations.gateway_reports.values(), at),
         probe_results=dict(answers.probe_results),
         in_flight=dict(answers.in_flight),
         batches=plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),

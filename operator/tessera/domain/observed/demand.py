@@ -8,6 +8,12 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
+from tessera.domain.observed.charges import (
+    LimitCharges,
+    LimitId,
+    ReceivedCharges,
+    merged_charges,
+)
 
 # Gateways report each second; after this silence what one said is not known any more.
 MAX_REPORT_AGE = timedelta(seconds=5)
@@ -80,6 +86,8 @@ class GatewayReport:
     """Sum of these but for the first report."""
     parts: Mapping[Ref, GatewayDemand] = field(default_factory=dict)
     """Services of the next report, of which the last part did not come yet."""
+    charges: Mapping[LimitId, ReceivedCharges] = field(default_factory=dict)
+    """What is settled by limit; each counts by its own time."""
 
     def followed_by(self, at: datetime, demand: Mapping[Ref, GatewayDemand]) -> "GatewayReport":
         """Return the next report of this gateway, with the arrivals of the last minute."""
@@ -102,6 +110,7 @@ class GatewayReport:
             arrived=+total,
             expected=expected,
             tokens=all_tokens,
+            charges=self.charges,
         )
 
     def arrival_rates(self) -> Mapping[Ref, float] | None:
@@ -161,6 +170,23 @@ def fleet_demand(
                 arrivals=arrivals.get(ref, ()),
             )
             total[ref] = _sum(total[ref], rated) if ref in total else rated
+    return total
+
+
+def fleet_charges(
+    reports: Iterable[GatewayReport], at: datetime
+) -> Mapping[LimitId, LimitCharges] | None:
+    """Return what is settled by limit; None while no gateway reports."""
+    current = current_reports(reports, at)
+    if not current:
+        return None
+    total: dict[LimitId, LimitCharges] = {}
+    for report in current:
+        for limit, received in report.charges.items():
+            charges = received.charges
+            if abs(at - received.at) <= MAX_REPORT_AGE:
+                known = total.get(limit)
+                total[limit] = charges if known is None else merged_charges(known, charges)
     return total
 
 

@@ -24,6 +24,7 @@ from tessera.domain.observed.batches import (
     ProgressSample,
     VolumeClaim,
 )
+from tessera.domain.observed.charges import LimitCharges, LimitId
 from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.energy import EnergyReadings, ServiceEnergy
@@ -534,6 +535,8 @@ class Snapshot:
     readings: Readings | None = None
     demand: Mapping[Ref, GatewayDemand] | None = None
     """What gateways report; None where none does. A service that they do not name has none."""
+    charges: Mapping[LimitId, LimitCharges] | None = None
+    """What they report of limits of basis Charge; None where none does."""
     probe_results: Mapping[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()

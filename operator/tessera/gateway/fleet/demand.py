@@ -5,7 +5,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -14,12 +14,17 @@ import aiohttp
 
 from tessera.api.gateway_demand import (
     DEMAND_PATH,
+    MAX_REPORT_LIMITS,
     MAX_REPORT_SERVICES,
+    PART_LIMITS,
     PART_SERVICES,
     DemandReport,
+    ReportedAccount,
     ReportedDemand,
+    ReportedLimit,
 )
 from tessera.api.ref import Ref
+from tessera.domain.observed.charges import LimitCharges, LimitId
 from tessera.domain.observed.demand import GatewayDemand, cut_demand
 from tessera.ports import ClusterError
 
@@ -56,13 +61,16 @@ class DemandReporter:
         read: Callable[[], Mapping[Ref, GatewayDemand]],
         due: asyncio.Event,
         *,
+        read_charges: Callable[[], Mapping[LimitId, LimitCharges]] = dict,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Report what `read` returns, by the name of the pod; `due` asks for a report now."""
+        """Report what both return, by the name of the pod; `due` asks for a report now."""
         self._monotonic = monotonic
         self._operator = operator
         self._gateway = gateway
-        self._read = read
+        self._read, self._read_charges = read, read_charges
+        self._knows_limits = True
+        """Whether the leader takes what limits were charged; an older one does not."""
         self._session: aiohttp.ClientSession | None = None
         self._leader = ""
         self._problem = ""
@@ -94,6 +102,9 @@ class DemandReporter:
         """
         last, *others = self._parts()
         part_problem = await self._send_parts(others) if self._leader else ""
+        if self._leader and self._knows_limits and (limits := self._limit_parts()):
+            refused = f"HTTP {HTTPStatus.BAD_REQUEST.value}"
+            self._knows_limits = not (await self._send_bodies(limits)).endswith(refused)
         body, problem = self._body(last), "no pod of the operator"
         try:
             for address in [self._leader] if self._leader else await self._operator.find():
@@ -106,7 +117,7 @@ class DemandReporter:
         if problem:
             if self._failing_since is None:
                 self._failing_since = self._monotonic()
-            self._leader = ""
+            self._leader, self._knows_limits = "", True
             await self.close()
         else:
             self._failing_since = None
@@ -116,14 +127,34 @@ class DemandReporter:
         self._problem = problem
 
     async def _send_parts(self, parts: Sequence[Sequence[tuple[Ref, GatewayDemand]]]) -> str:
+        return await self._send_bodies(self._body(part, more_follows=True) for part in parts)
+
+    async def _send_bodies(self, bodies: Iterable[bytes]) -> str:
         """Return what went wrong with one of them; what is late is left out."""
         problem = ""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TIMEOUT.total):
-                for part in parts:
-                    body = self._body(part, more_follows=True)
+                for body in bodies:
                     problem = await self._send(self._leader, body) or problem
         return problem
+
+    def _limit_parts(self) -> list[bytes]:
+        """Return the parts of a report with what limits were charged, the most spent first."""
+        rows = sorted(
+            self._read_charges().items(),
+            key=lambda row: (-max((each.settled for each in row[1].accounts), default=0), row[0]),
+        )
+        limits = [_reported_limit(*row) for row in rows[:MAX_REPORT_LIMITS]]
+        return [
+            DemandReport.model_construct(
+                gateway=self._gateway,
+                more_follows=True,
+                limits=tuple(limits[first : first + PART_LIMITS]),
+            )
+            .model_dump_json(by_alias=True, exclude_defaults=True)
+            .encode()
+            for first in range(0, len(limits), PART_LIMITS)
+        ]
 
     def _parts(self) -> Sequence[Sequence[tuple[Ref, GatewayDemand]]]:
         """Return the parts of a report, the one with what waits in each namespace first."""
@@ -188,3 +219,17 @@ class DemandReporter:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def _reported_limit(limit: LimitId, charges: LimitCharges) -> ReportedLimit:
+    accounts = tuple(
+        ReportedAccount.model_construct(member=each.member, settled=each.settled, lent=each.lent)
+        for each in charges.accounts
+    )
+    return ReportedLimit.model_construct(
+        budget=limit.budget,
+        limit=limit.limit,
+        start=charges.start,
+        members=charges.members,
+        accounts=accounts,
+    )

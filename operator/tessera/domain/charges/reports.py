@@ -1,0 +1,34 @@
+"""What a gateway tells the operator of the accounts that it asked."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from tessera.domain.charges.exchange import ChargeAnswer
+from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId, nearest
+
+
+def reported_charges(
+    accounts: Iterable[tuple[ChargeScope, ChargeAnswer]],
+) -> Mapping[LimitId, LimitCharges]:
+    """Return the last window of each limit of budgets, with the accounts nearest to their end."""
+    by_window: dict[tuple[LimitId, int], list[AccountCharge]] = defaultdict(list)
+    for scope, answer in accounts:
+        limit = scope.limit
+        account = AccountCharge(answer.settled, answer.lent, _member(limit, scope.key))
+        by_window[LimitId(limit.budget, limit.name), answer.account.start].append(account)
+    return {
+        limit: LimitCharges(
+            start=start,
+            members=len(each) if each[0].member else 0,
+            accounts=nearest(each),
+        )
+        for (limit, start), each in sorted(by_window.items())
+    }
+
+
+def _member(limit: ChargeLimit, key: str) -> str:
+    """Return whose account it is, where each member has one."""
+    if limit.kind is None or limit.member is not None:
+        return ""
+    return key.removeprefix(f"{limit.budget}/{limit.name}/{limit.kind}/")
