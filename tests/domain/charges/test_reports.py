@@ -31,6 +31,7 @@ def an_account(
         account=AccountKey(key, start),
         number=1,
         ceiling=0,
+        used=0,
         outcome=LendingOutcome.GRANTED,
         limit=limit.amount,
         settled=settled,

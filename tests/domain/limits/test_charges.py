@@ -7,10 +7,14 @@ from typing import Any
 from tessera.api.key_record import KeyBudget, KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
+from tessera.api.tenant_budget import BudgetRaise
+from tessera.domain.charges.account import ChargeAccount
+from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.limits.charges import charge_scopes
+from tessera.domain.money import NANO
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tests.builders import a_budget
 from tests.gateway.harness import a_model
@@ -127,3 +131,34 @@ def test_a_budget_that_was_created_again_has_a_higher_generation() -> None:
 
 def test_a_sender_of_an_unknown_tenant_has_no_limits() -> None:
     assert charge_scopes(a_directory(a_limit()), Identity(tenant="team-z"), CHAT, "Chat") == ()
+
+
+def test_a_raise_lends_more_until_it_ends() -> None:
+    until = datetime(2026, 11, 20, 13, tzinfo=UTC)
+    fields = {"limit": "charge-month", "by": "50", "until": until, "reason": "INC-8"}
+    budget = a_budget(limits=[a_limit(), a_limit(window="Day")])
+    raises = (BudgetRaise.model_validate(fields),)
+    observed = GatewayObservations(budgets=(replace(budget, raises=raises),))
+    directory = build_directory(observed, RateLimitsSpec())
+    month, day = scopes(directory, Identity(tenant="team-a"))
+    assert day.limit.amount_at(until.timestamp() - 1) == 100 * NANO
+    start = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
+    account = ChargeAccount()
+
+    def outcome(number: int, seconds: float, need: int) -> LendingOutcome:
+        ask = ChargeAsk(
+            scope=month,
+            start=start,
+            number=number,
+            ceiling=100 * NANO,
+            used=0,
+            reserved=100 * NANO,
+            need=need,
+        )
+        return account.exchange("gateway-0", ask, until.timestamp() + seconds).outcome
+
+    assert outcome(1, -1, 50 * NANO) is LendingOutcome.GRANTED
+    assert outcome(2, -1, 50 * NANO + 1) is not LendingOutcome.GRANTED
+    # What was lent by the raise stays with the gateway; nothing more is lent.
+    assert outcome(3, 0, 1) is not LendingOutcome.GRANTED
+    assert account.limit == 100 * NANO

@@ -169,7 +169,7 @@ class ChargeAccount:
             self.floor = ask.seen
         limit = ask.scope.limit
         if limit.generation >= self.generation:
-            self.limit, self.generation = limit.amount, limit.generation
+            self.limit, self.generation = limit.amount_at(now), limit.generation
 
     def _lend(self, balance: GatewayBalance, ask: ChargeAsk, now: float) -> LendingOutcome:
         if ask.scope.limit.generation < self.generation:

@@ -15,6 +15,9 @@ def reported_charges(
     by_window: dict[tuple[LimitId, int], list[AccountCharge]] = defaultdict(list)
     for scope, answer in accounts:
         limit = scope.limit
+        if not scope.key.startswith(f"{limit.budget}/{limit.name}"):
+            # The budget in the record of a key.
+            continue
         account = AccountCharge(answer.settled, answer.lent, _member(limit, scope.key))
         by_window[LimitId(limit.budget, limit.name), answer.account.start].append(account)
     return {

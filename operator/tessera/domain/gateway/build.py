@@ -15,6 +15,7 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_status import InferenceServiceStatus, TenancyStatus
 from tessera.api.tenant_budget import EACH, Limit, TenantBudgetSpec
 from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
+from tessera.domain.budget.raises import amount_raises
 from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.directory import (
@@ -186,17 +187,17 @@ def _tenant(claim: NamespaceClaim) -> TenantLimits:
         time_zone=spec.time_zone,
         generation=generation,
         charge_limits=tuple(
-            _charge_limit(budget.name, generation, spec, limit) for _, limit in spec.charge_limits
+            _charge_limit(budget, generation, spec, limit) for _, limit in spec.charge_limits
         ),
     )
 
 
 def _charge_limit(
-    budget: str, generation: int, spec: TenantBudgetSpec, limit: Limit
+    budget: Budget, generation: int, spec: TenantBudgetSpec, limit: Limit
 ) -> ChargeLimit:
     kind, member = ("", EACH) if limit.for_ is None else limit.for_.part
     return ChargeLimit(
-        budget=budget,
+        budget=budget.name,
         generation=generation,
         name=spec.name_of(limit),
         window=limit.window,
@@ -205,6 +206,7 @@ def _charge_limit(
         time_zone=spec.time_zone,
         kind=MemberKind(kind.capitalize()) if kind else None,
         member=None if member == EACH else member,
+        raises=amount_raises(spec, limit, budget.raises),
     )
 
 
