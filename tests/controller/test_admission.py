@@ -12,6 +12,7 @@ from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.reasons import StatusVerdict
 from tessera.api.service_class import ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.controller.admission import (
     MOST_TEXT,
     review_budget,
@@ -585,3 +586,23 @@ async def test_an_edit_is_refused_for_flags_only_if_it_changes_them() -> None:
     ):
         with pytest.raises(kopf.AdmissionError, match="extraArgs: --stream-interval sends"):
             await validate(body=edited, warnings=[], old=before, operation="UPDATE")
+
+
+def test_a_budget_that_admits_no_new_service_refuses_one_and_no_edit() -> None:
+    limit = {
+        **{"name": "cost-month", "basis": "Cost", "limit": "100", "spent": "96", "reached": 95},
+        **{"start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z"},
+        "actions": ["CapScaleUp", "NoNewServices"],
+    }
+    status = TenantBudgetStatus.model_validate({"limits": [limit]})
+    store = a_store()
+    put_plan_input(store, TENANT_BUDGETS, "", a_budget(status=status))
+    refusals, _ = review_service(a_body(), store)
+    assert refusals == [
+        "metadata.namespace: TenantBudget/team-a has spent 95 % of cost-month until "
+        "2026-12-01T00:00Z, so team-a gets no new InferenceService. Wait for the next window, or "
+        "raise it: kubectl tessera budget raise team-a cost-month"
+    ]
+    assert review_service(a_body(), store, old=a_body())[0] == []
+    other = {**a_body(), "metadata": {**a_body()["metadata"], "namespace": "team-b"}}
+    assert review_service(other, store)[0] == []

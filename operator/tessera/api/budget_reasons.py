@@ -34,8 +34,30 @@ class Enforcing(StatusReason):
     """The limits of `spec` hold."""
     LAST_ACCEPTED_SPEC = "LastAcceptedSpec", True
     """`spec` cannot be used, so the limits of `status.acceptedSpec` hold."""
+    NO_GATEWAY = "NoGateway"
+    """`spec.limits` has some of basis `Charge`, which gateways enforce, and none reports to the
+    operator; limits of basis `Cost` hold."""
     NOT_ACCEPTED = "NotAccepted"
     """No spec was ever accepted, or the evaluation failed: nothing is added in the namespaces."""
+
+
+class LimitAction(StatusReason):
+    """What does a budget do from a spent share of a limit on?"""
+
+    NOTIFY = "Notify"
+    """An Event of the budget tells the share."""
+    BATCHES_ON_SPOT = "BatchesOnSpot"
+    """Batches run on spot capacity alone; those with `spec.spot.policy` `Never` are held."""
+    HOLD_BATCHES = "HoldBatches"
+    """No attempt of a batch starts, and running ones end; their rows stay."""
+    CAP_SCALE_UP = "CapScaleUp"
+    """No replica beyond minReplicas is added; running ones stay."""
+    NO_NEW_SERVICES = "NoNewServices"
+    """Admission refuses new InferenceServices in the namespaces of the tenant."""
+    REFUSE = "Refuse"
+    """A limit of basis `Charge` is spent: gateways refuse the requests that it counts."""
+    RESUME = "Resume"
+    """A raise, a correction or the next window ended an action."""
 
 
 class WithinBudget(StatusReason):

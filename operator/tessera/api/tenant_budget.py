@@ -242,6 +242,19 @@ class NameGrant(Wire):
     tenant itself; omitted, all of them."""
 
 
+class BudgetAction(Wire):
+    """What happens from a spent share of a limit on, until less is spent of it again."""
+
+    at: Annotated[int, Field(ge=1, le=100)]
+    """Spent share in percent, from 1 to 100."""
+
+    action: Literal["Notify", "BatchesOnSpot", "HoldBatches", "CapScaleUp", "NoNewServices"]
+    """`Notify`: an Event. `HoldBatches`: no attempt of a batch runs. `BatchesOnSpot`: batches run
+    on spot capacity alone. `CapScaleUp`: no replica beyond minReplicas is added. `NoNewServices`:
+    new InferenceServices are refused. Limits of basis `Cost` do all of them, one of basis `Charge`
+    for the whole tenant notifies and holds batches, and one with `for` notifies."""
+
+
 class OnSpendUnknown(Wire):
     """Behavior while the spend of a window is unknown because its record was lost."""
 
@@ -276,6 +289,9 @@ class TenantBudgetSpec(Wire):
 
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=32)]
     """Spending limits; all of them apply. One request may match at most 12."""
+
+    actions: Annotated[tuple[BudgetAction, ...], Field(max_length=16)] = ()
+    """What happens before a limit is spent; omitted, `Notify` at 50, 80 and 100 percent."""
 
     gpus: Annotated[Amount, Field(gt=0)] | None = None
     """Quota of GPUs that all replicas and batches of the tenant may hold at once, a slice as its
@@ -496,6 +512,54 @@ class BudgetRaise(_BudgetStatusBase):
     """Why it was given."""
 
 
+class AccountStatus(_BudgetStatusBase):
+    """What one member spent of a limit that each has for itself."""
+
+    member: str
+    """The team, key, user, service or model."""
+
+    spent: Amount
+    """Charges of the window."""
+
+
+class LimitStatus(_BudgetStatusBase):
+    """Current state of one limit."""
+
+    name: str
+    """Name of the limit."""
+
+    basis: BudgetBasis
+    """What counts."""
+
+    start: datetime
+    """Start of the window."""
+
+    end: datetime
+    """End of the window, when the next one starts."""
+
+    limit: Amount
+    """Maximum spend in the window, with raises."""
+
+    spent: Amount
+    """Spend of the window as of the last record; where each member has the amount for itself, of
+    the one nearest to it. Above `limit` where that was lowered."""
+
+    lent: Amount | None = None
+    """What gateways hold above it for requests; absent for none."""
+
+    members: int | None = None
+    """How many are known, where each has the amount for itself."""
+
+    nearest: Annotated[tuple[AccountStatus, ...], Field(max_length=5)] = ()
+    """Those of them that are nearest to the limit."""
+
+    reached: int = 0
+    """Highest threshold that is reached, in percent."""
+
+    actions: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    """Actions in effect, from `spec.actions`; `Refuse` once a limit of basis `Charge` is spent."""
+
+
 BudgetRaises = Annotated[tuple[BudgetRaise, ...], Field(max_length=32)]
 
 
@@ -519,6 +583,9 @@ class TenantBudgetStatus(_BudgetStatusBase):
 
     raises: BudgetRaises = ()
     """Raises of limits in effect, from the annotation `tessera.dev/budget-raises`."""
+
+    limits: Annotated[tuple[LimitStatus, ...], Field(max_length=32)] = ()
+    """State of each limit of `spec`, in its order."""
 
     summary: str = ""
     """Window closest to its limit in one line, for `kubectl get`: spend, limit and share."""

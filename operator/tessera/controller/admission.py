@@ -8,7 +8,7 @@ import kopf
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import NodeTemplate, Tier
-from tessera.api.budget_reasons import BudgetAccepted
+from tessera.api.budget_reasons import BudgetAccepted, LimitAction
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import Discovered
@@ -82,6 +82,8 @@ def review_service(
         for key, observed in store.all(api_resources.ACCELERATOR_POOLS).items()
     }
     denials, warnings = check(service.spec, pools), list[str]()
+    if old is None and (refusal := _new_service_refusal(service.ref.namespace, store)):
+        return [refusal], []
     if old is not None:
         running, denials = split_running(
             denials,
@@ -104,6 +106,21 @@ def review_service(
         warnings += _name_warnings(service, service.spec, store)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
+
+
+def _new_service_refusal(namespace: str, store: Store) -> str | None:
+    """Return why the budget of a namespace admits no new service; None if it does."""
+    for claim in namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)):
+        for limit in claim.budget.status.limits if namespace in claim.namespaces else ():
+            if LimitAction.NO_NEW_SERVICES in limit.actions:
+                name = claim.budget.name
+                return (
+                    f"metadata.namespace: TenantBudget/{name} has spent {limit.reached} % of "
+                    f"{limit.name} until {limit.end:%Y-%m-%dT%H:%MZ}, so {namespace} gets no new "
+                    "InferenceService. Wait for the next window, or raise it: kubectl tessera "
+                    f"budget raise {name} {limit.name}"
+                )
+    return None
 
 
 def _extra_args(body: Mapping[str, Any]) -> object:

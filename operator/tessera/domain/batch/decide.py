@@ -503,6 +503,7 @@ def _funded_plan(
         existing_pods=sum(pod.attempt is not None and pod.ended is None for pod in pods),
         running=running,
         termination_time=TERMINATION_TIME,
+        is_batch=True,
     )
     unfunded_plan = idle_plan(context, _BUDGET_EXHAUSTED)
     return replace(plan, choice=choice, claim=claim, unfunded_plan=unfunded_plan)

@@ -13,6 +13,7 @@ from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusVerdict
 from tessera.api.tenant_budget import BudgetOverride, BudgetRaise, TenantBudgetSpec
 from tessera.api.text import counted
+from tessera.domain.budget.actions import ActingBudget, LimitState, held_actions, limit_states
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import (
     MeteringInputs,
@@ -26,15 +27,15 @@ from tessera.domain.budget.name_grants import GrantedNames, TenantGrants
 from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.raises import current_raises, limit_at
-from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
+from tessera.domain.budget.state import BudgetState, BudgetWindow
+from tessera.domain.budget.verdicts import within_budget
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
+from tessera.domain.observed.charges import LimitCharges, LimitId
 from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
 from tessera.domain.steps import Step, planner_error
 
 _NO_RECORDS: Mapping[str, SpendRecord] = {}
-# Spent share of a limit from which on the condition warns.
-_NEAR_LIMIT_SHARE = 0.8
 _NOT_ACCEPTED = StatusVerdict(
     WithinBudget.NOT_ACCEPTED,
     "no accepted spec names the namespace, so nothing is added there; see the condition Accepted "
@@ -63,6 +64,10 @@ class BudgetView:
     """The override in effect: no window is closed because its spend is unknown."""
     raises: tuple[BudgetRaise, ...] = ()
     """The raises in effect."""
+    limits: tuple[LimitState, ...] = ()
+    """The state of each limit in the order of the spec; empty while none is in force."""
+    has_gateway: bool = True
+    """Whether a gateway reports."""
     hourly_cost: int = 0
     """Nano-units that all running replicas cost in an hour now."""
     services: int = 0
@@ -89,6 +94,13 @@ class BudgetView:
                 f"no spec is in force, so nothing is added in the namespaces {others}: see the "
                 "condition Accepted",
             )
+        if not self.has_gateway and (charge_limits := self.spec.charge_limits):
+            return StatusVerdict(
+                Enforcing.NO_GATEWAY,
+                f"{counted(len(charge_limits), 'limit')} of basis Charge "
+                f"{'holds' if len(charge_limits) == 1 else 'hold'} at gateways alone, and none "
+                "reports to the operator: set gateway.enabled in the chart, or see tessera doctor",
+            )
         if self.accepted.reason.is_true:
             return StatusVerdict(Enforcing.CURRENT_SPEC, _summarize(self.spec))
         return StatusVerdict(
@@ -99,7 +111,9 @@ class BudgetView:
     @property
     def within_budget(self) -> StatusVerdict[WithinBudget]:
         """Return the condition WithinBudget; valid once the plan has granted all requests."""
-        verdict = self.state.closed or _within_budget(self, self.state)
+        verdict = self.state.closed or within_budget(
+            self.state, self.meter, self.limits, is_overridden=self.override is not None
+        )
         notes = [
             f"{each.limit} raised by {each.by:f} {self.state.currency} until "
             f"{each.until:%Y-%m-%dT%H:%MZ}: {each.reason}"
@@ -223,7 +237,7 @@ def build_budget_views(
         )
         history = _SpendHistory(meters.get(budget.name), records.get(budget.name), last_seen)
         view = meter_budget(snapshot.at, view, inputs, history)
-        budget_views[budget.name] = view
+        budget_views[budget.name] = judge_limits(view, snapshot.charges)
     return tuple(budget_views[name] for name in sorted(budget_views))
 
 
@@ -395,6 +409,25 @@ def _set_aside(error: Exception, _: datetime, view: BudgetView, *others: object)
 meter_budget = Step(_metered_view, _set_aside)
 
 
+def _with_limits(view: BudgetView, charges: Mapping[LimitId, LimitCharges] | None) -> BudgetView:
+    """Return the view with the state of its limits, and with what it does by them."""
+    if view.spec is None or view.state.closed is not None:
+        return view
+    acting = ActingBudget(
+        name=view.budget.name,
+        spec=view.spec,
+        raises=view.raises,
+        state=view.state,
+        previous=view.budget.status.limits,
+    )
+    limits = limit_states(acting, charges)
+    view.state.actions = held_actions(limits, view.budget.name)
+    return replace(view, limits=limits, has_gateway=charges is not None)
+
+
+judge_limits = Step(_with_limits, lambda error, view, _: _set_aside(error, view.state.at, view))
+
+
 def _budget_state(
     view: BudgetView,
     spec: TenantBudgetSpec,
@@ -461,90 +494,3 @@ def _latest_meter(
 
 def _allowance(spec: TenantBudgetSpec) -> int:
     return to_nanos(spec.on_spend_unknown.allow_up_to or Decimal(0))
-
-
-def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget]:
-    if (refusing := _refusal(view, state)) is not None:
-        return refusing
-    current_windows = state.current_windows
-    if not current_windows:
-        return StatusVerdict(WithinBudget.WITHIN_LIMITS, "spec.limits has none of basis Cost")
-    tightest = max(current_windows, key=_spent_share)
-    message = (
-        f"{tightest.field_path}: {tightest.period.name.lower()} limit "
-        f"{state.amount(tightest.limit)}, spent {state.amount(tightest.spent)}, forecast "
-        f"{state.amount(tightest.forecast)}"
-    )
-    if _spent_share(tightest) >= _NEAR_LIMIT_SHARE:
-        return StatusVerdict(WithinBudget.NEAR_LIMIT, message)
-    exceeded = next((window for window in current_windows if window.forecast > window.limit), None)
-    if exceeded is None:
-        return StatusVerdict(WithinBudget.WITHIN_LIMITS, message)
-    return StatusVerdict(
-        WithinBudget.FORECAST_ABOVE_LIMIT,
-        f"{exceeded.field_path}: forecast {state.amount(exceeded.forecast)} at the end of the "
-        f"{exceeded.period.name.lower()} exceeds the limit of {state.amount(exceeded.limit)}",
-    )
-
-
-def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget] | None:
-    """Return why the budget refuses replicas, now or in the next windows; None when it does not."""
-    for window in state.current_windows:
-        if view.override is None and not view.meter.is_complete(window.period):
-            return StatusVerdict(
-                WithinBudget.SPEND_UNKNOWN,
-                f"the spend of this {window.period.name.lower()} is unknown, so at most "
-                f"{state.amount(window.limit)} is available until "
-                f"{window.period.end:%Y-%m-%dT%H:%MZ}; raise spec.onSpendUnknown.allowUpTo, or run "
-                f"kubectl tessera budget override {view.budget.name} --until TIME --reason TEXT",
-            )
-    if state.currency_mismatch is not None:
-        return StatusVerdict(WithinBudget.CURRENCY_MISMATCH, state.currency_mismatch)
-    if state.min_replicas_shortage is not None:
-        return StatusVerdict(WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, state.min_replicas_shortage)
-    for reason, shortage in (
-        (WithinBudget.BUDGET_EXHAUSTED, state.shortage),
-        (WithinBudget.GPU_QUOTA_EXCEEDED, state.quota_shortage),
-    ):
-        if shortage is not None:
-            return StatusVerdict(reason, shortage)
-    for window in state.current_windows:
-        if window.spent > window.limit:
-            return StatusVerdict(
-                WithinBudget.BUDGET_EXHAUSTED,
-                f"{window.field_path}: {window.period.name.lower()} limit "
-                f"{state.amount(window.limit)}, spent {state.amount(window.spent)}, forecast "
-                f"{state.amount(window.forecast)} until {window.period.end:%Y-%m-%dT%H:%MZ}; "
-                "delete what runs in the tenant's namespaces, or raise the limit",
-            )
-    return _min_replicas_refusal(state)
-
-
-def _min_replicas_refusal(state: BudgetState) -> StatusVerdict[WithinBudget] | None:
-    """Return a warning when running replicas alone exceed a limit in a whole window."""
-    for window in state.next_windows:
-        if window.min_replicas_cost > window.limit:
-            return StatusVerdict(
-                WithinBudget.MIN_REPLICAS_EXCEED_BUDGET,
-                f"{window.field_path}: minReplicas cost {state.amount(window.min_replicas_cost)} "
-                f"in a whole {window.period.name.lower()}, above the limit of "
-                f"{state.amount(window.limit)}; lower spec.scaling.minReplicas of the tenant's "
-                "services, or raise the limit",
-            )
-    return None
-
-
-def _spent_share(window: BudgetWindow) -> float:
-    return window.spent / window.limit if window.limit else 1.0
-
-
-def summary(view: BudgetView) -> str:
-    """Return the window with the largest spent share in one line; empty without windows."""
-    state = view.state
-    if not state.current_windows:
-        return ""
-    window = max(state.current_windows, key=_spent_share)
-    return (
-        f"{format_amount(window.spent)} of {state.amount(window.limit)} this "
-        f"{window.period.name.lower()} ({_spent_share(window):.0%})"
-    )

@@ -6,13 +6,13 @@ and without losing a stream. Running replicas within minReplicas are never remov
 spend beyond a limit is reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-from tessera.api.budget_reasons import WithinBudget
+from tessera.api.budget_reasons import LimitAction, WithinBudget
 from tessera.api.reasons import ScalingReason, StatusVerdict
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
@@ -111,6 +111,8 @@ class BudgetState:
     """Those of everything that is committed or reserved."""
     quota_shortage: str | None = None
     """The first refusal because of the quota."""
+    actions: Mapping[LimitAction, str] = field(default_factory=dict)
+    """What the budget does by spent shares of its limits, with the sentence that tells of it."""
 
     def amount(self, nanos: int) -> str:
         """Return nano-units as text with the currency of the budget."""
@@ -150,6 +152,14 @@ class BudgetState:
                 window.forecast += window.cost(tariff, self.at, window.period.end)
             self.gpus += tariff.weight
         return Refusal(shortage) if shortage is not None else None
+
+    def reserve_extra(self, request: "GrantRequest", *, is_new: bool) -> Refusal | None:
+        """Reserve one replica beyond the minimum of a service, or the one of a batch."""
+        cap = self.actions.get(LimitAction.CAP_SCALE_UP)
+        if cap is not None and is_new and not request.is_batch:
+            return Refusal(cap)
+        span = max(RESERVED_DURATION, request.termination_time)
+        return self.reserve_replica(request.tariff, span, request.ref)
 
     def refuse_start(self, tariff: Tariff, span: timedelta) -> str | None:
         """Return why one replica more would not be granted for a span; nothing is reserved.
@@ -196,6 +206,15 @@ class BudgetState:
         else:
             self.min_replicas_shortage = self.min_replicas_shortage or shortage
         return Refusal(shortage) if shortage is not None else None
+
+    def refuse_batch(self, request: "GrantRequest") -> str | None:
+        """Return why no attempt runs, by an action of the budget; None for services."""
+        if not request.is_batch:
+            return None
+        refusal = self.actions.get(LimitAction.HOLD_BATCHES)
+        if refusal is None and request.tariff.tier != "Spot":
+            return self.actions.get(LimitAction.BATCHES_ON_SPOT)
+        return refusal
 
     def _refuse_above_quota(self, tariff: Tariff) -> Refusal | None:
         if not self._exceeds_quota(tariff):
@@ -292,6 +311,7 @@ class GrantRequest:
     """Pods that have not ended."""
     termination_time: timedelta
     """Time for which a replica that is removed costs on."""
+    is_batch: bool = False
 
     @property
     def running_min_replicas(self) -> int:
@@ -340,7 +360,11 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequ
         if state.closed is None and request.tariff.currency == state.currency
     ]
     granted = {index: requests[index].running_min_replicas for index in open_requests}
-    shortages: dict[int, Refusal] = {}
+    shortages = {
+        index: Refusal(refusal)
+        for index in open_requests
+        if (refusal := state.refuse_batch(requests[index])) is not None
+    }
 
     def record_grant(index: int, refusal: Refusal | None) -> bool:
         if refusal is not None:
@@ -349,10 +373,8 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequ
         granted[index] += 1
         return True
 
-    def grant(index: int) -> bool:
-        request = requests[index]
-        span = max(RESERVED_DURATION, request.termination_time)
-        return record_grant(index, state.reserve_replica(request.tariff, span, request.ref))
+    def grant(index: int, *, is_new: bool = False) -> bool:
+        return record_grant(index, state.reserve_extra(requests[index], is_new=is_new))
 
     for index in open_requests:
         request = requests[index]
@@ -378,7 +400,7 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequ
             )
     for index in open_requests:
         while index not in shortages and granted[index] < requests[index].desired:
-            state.has_new_grants |= grant(index)
+            state.has_new_grants |= grant(index, is_new=True)
     return [
         _refused_grant(granted[index], shortages.get(index))
         if index in granted

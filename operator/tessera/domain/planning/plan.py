@@ -46,6 +46,7 @@ from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
+from tessera.domain.planning.budget_actions import on_spot_alone, with_cause
 from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
@@ -255,6 +256,8 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     budgets = build_budget_views(
         snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
     )
+    spot_batches = on_spot_alone(observed.batches, by_namespace(budgets))
+    snapshot = replace(snapshot, batches=spot_batches)
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     deciding = (*budgets, *closed)
     unclaimed = unclaimed_pods(
@@ -317,11 +320,12 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         ),
         engine_progress=inspection.engine_progress,
         suspects=inspection.suspects,
-        batches=_final_batches(batch_proposals, grants, deciding, views, storage),
+        batches=_final_batches(observed, batch_proposals, grants, deciding, views, storage),
     )
 
 
 def _final_batches(
+    observed: Snapshot,
     proposals: Mapping[Ref, batches.ProposedBatch],
     grants: Mapping[Ref, Grant | Exception],
     budgets: Sequence[BudgetView],
@@ -330,6 +334,7 @@ def _final_batches(
 ) -> Mapping[Ref, BatchPlan]:
     """Return the plans of all batches, after what their budgets grant."""
     budget_views = by_namespace(budgets)
+    as_written = {batch.ref: batch for batch in observed.batches}
 
     def refuse_jobs(batch: Batch) -> str | None:
         view = budget_views.get(batch.ref.namespace)
@@ -338,8 +343,12 @@ def _final_batches(
         return pool_refusal(batch.ref.namespace, batch.spec.placement.pools, view.state, views)
 
     return {
-        ref: batches.final_plan(
-            proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refuse_jobs
+        ref: with_cause(
+            batches.final_plan(
+                proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refuse_jobs
+            ),
+            as_written[ref],
+            budget_views,
         )
         for ref in sorted(proposals)
     }

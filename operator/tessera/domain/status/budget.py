@@ -5,15 +5,19 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.tenant_budget import (
+    AccountStatus,
+    LimitStatus,
     RunningGroupStatus,
     RunningStatus,
     SpendStatus,
     TenantBudgetStatus,
     WindowStatus,
 )
-from tessera.domain.budget.budgets import BudgetView, summary
+from tessera.domain.budget.actions import LimitState
+from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.meter import WEIGHT_QUANTUM, MeteredReplica, SpendMeter
 from tessera.domain.budget.state import BudgetState, BudgetWindow
+from tessera.domain.budget.verdicts import summary
 from tessera.domain.money import from_nanos
 from tessera.domain.status.conditions import conditions
 
@@ -45,6 +49,12 @@ def budget_status(
     )
     same_spec = view.spec in (None, previous.accepted_spec)
     changed = must_record or (view.override, view.raises) != (previous.override, previous.raises)
+    limits = tuple(_limit_status(each) for each in view.limits)
+    acts = [
+        [(each.name, each.reached, each.actions) for each in listed]
+        for listed in (previous.limits, limits)
+    ]
+    changed = changed or acts[0] != acts[1]
     is_due = changed or _is_record_due(view, previous.spend, state)
     if before == after and same_spec and not is_due:
         return previous
@@ -55,7 +65,8 @@ def budget_status(
         spend=_spend_status(view.meter, state) if state.closed is None else previous.spend,
         override=view.override,
         raises=view.raises,
-        summary=summary(view),
+        limits=limits if state.closed is None else previous.limits,
+        summary=summary(state, view.limits),
         per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
         if state.closed is None
         else None,
@@ -149,6 +160,25 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
         incomplete_windows=tuple(
             window.period.key for window in current_windows if not meter.is_complete(window.period)
         ),
+    )
+
+
+def _limit_status(state: LimitState) -> LimitStatus:
+    return LimitStatus(
+        name=state.name,
+        basis=state.basis,
+        start=state.period.start,
+        end=state.period.end,
+        limit=from_nanos(state.limit),
+        spent=from_nanos(state.spent),
+        lent=from_nanos(state.lent) if state.lent else None,
+        members=state.members,
+        nearest=tuple(
+            AccountStatus(member=each.member, spent=from_nanos(each.settled))
+            for each in state.accounts
+        ),
+        reached=state.reached,
+        actions=state.actions,
     )
 
 

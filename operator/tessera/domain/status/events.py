@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
+from tessera.api.budget_reasons import LimitAction
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import (
     NAME_WARNINGS,
@@ -18,9 +19,10 @@ from tessera.api.reasons import (
     UpdateAvailable,
 )
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.api.tenant_budget import TenantBudgetStatus
+from tessera.api.tenant_budget import LimitStatus, TenantBudgetStatus
 from tessera.api.text import counted
 from tessera.domain.aspects.aspects import aspect_events
+from tessera.domain.budget.actions import consequences
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.reporting.transitions import (
     before_and_after,
@@ -48,6 +50,9 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
             yield from _pool_notes(old, new)
         case TenantBudgetStatus(), TenantBudgetStatus():
             yield from transitions(old.conditions, new.conditions, "Accepted", "WithinBudget")
+            recorded = {limit.name: limit for limit in old.limits}
+            for limit in new.limits:
+                yield from _limit_notes(recorded.get(limit.name), limit)
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
         case _:
@@ -80,6 +85,26 @@ def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Itera
                 f"({', '.join(map(str, gpus))}) begins: {unit.message or unit.phase}",
             )
     yield from transitions(old.conditions, new.conditions, "LayoutReady", "NodesProvisioned")
+
+
+def _limit_notes(old: LimitStatus | None, new: LimitStatus) -> Iterator[EventNote]:
+    """Yield the Events of a limit of which more is spent, of what it does, and of its end."""
+    is_same = old is not None and old.start == new.start
+    before = old.actions if old is not None else ()
+    member = f" of {new.nearest[0].member}" if new.nearest else ""
+    text = (
+        f"{new.name}{member}: {new.reached} % reached, {new.spent:f} of {new.limit:f} spent until "
+        f"{new.end:%Y-%m-%dT%H:%MZ}"
+    )
+    begun = [action for action in new.actions if action not in before]
+    if begun:
+        what = ", ".join(consequences(begun))
+        yield EventNote(action="Limit", reason=begun[0], message=f"{text}: {what}", is_warning=True)
+    elif new.reached > (old.reached if old is not None and is_same else 0):
+        yield EventNote(action="Limit", reason=LimitAction.NOTIFY, message=text)
+    if ended := [action for action in before if action not in new.actions]:
+        message = f"{text}: {', '.join(ended)} ended"
+        yield EventNote(action="Limit", reason=LimitAction.RESUME, message=message)
 
 
 def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:

@@ -1,0 +1,192 @@
+"""What a budget does from a spent share of a limit on, and what takes it back.
+
+Every limit is judged by what is spent in its window and by its amount with its raises. So a raise,
+a correction and the next window end an action without a rule of their own. While no gateway tells
+what a limit of basis Charge was charged, the last figure stands, from the status if need be.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from tessera.api.budget_reasons import LimitAction
+from tessera.api.tenant_budget import (
+    EACH,
+    BudgetAction,
+    BudgetBasis,
+    BudgetRaise,
+    Limit,
+    LimitStatus,
+    TenantBudgetSpec,
+)
+from tessera.domain.budget.periods import CalendarPeriod, period_at, zone_of
+from tessera.domain.budget.raises import limit_at
+from tessera.domain.budget.state import BudgetState, format_amount
+from tessera.domain.money import to_nanos
+from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId, nearest
+
+DEFAULT_ACTIONS = tuple(
+    BudgetAction(at=percent, action=LimitAction.NOTIFY) for percent in (50, 80, 100)
+)
+# Of each basis those that change something; a limit for a part of a tenant's requests only tells.
+_BY_BASIS: Mapping[BudgetBasis, frozenset[LimitAction]] = {
+    "Cost": frozenset(
+        {
+            LimitAction.BATCHES_ON_SPOT,
+            LimitAction.HOLD_BATCHES,
+            LimitAction.CAP_SCALE_UP,
+            LimitAction.NO_NEW_SERVICES,
+        }
+    ),
+    "Charge": frozenset({LimitAction.HOLD_BATCHES}),
+}
+_CONSEQUENCES: Mapping[LimitAction, str] = {
+    LimitAction.BATCHES_ON_SPOT: "batches run on spot capacity alone",
+    LimitAction.HOLD_BATCHES: "batches are held",
+    LimitAction.CAP_SCALE_UP: "no replica beyond minReplicas is added",
+    LimitAction.NO_NEW_SERVICES: "no new InferenceService is admitted",
+    LimitAction.REFUSE: "gateways refuse requests that it counts",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitState:
+    """One limit in its current window; amounts are nano-units."""
+
+    name: str
+    basis: BudgetBasis
+    period: CalendarPeriod
+    limit: int
+    """With its raises."""
+    spent: int
+    """Where each member has the amount for itself, of the one nearest to it."""
+    lent: int = 0
+    """What gateways hold above it."""
+    members: int | None = None
+    """Those that are known; None where the limit has one account."""
+    accounts: tuple[AccountCharge, ...] = ()
+    """Of the members nearest to the limit."""
+    reached: int = 0
+    """The highest threshold of an action that the spent share has reached, in percent."""
+    actions: tuple[LimitAction, ...] = ()
+    """Those in effect beside notices, in the order of their thresholds."""
+
+    @property
+    def share(self) -> float:
+        """Return the spent share; 1 of a limit of 0."""
+        return self.spent / self.limit if self.limit else 1.0
+
+    def text(self, currency: str) -> str:
+        """Return in words what is spent of what until when."""
+        member = f" of {self.accounts[0].member}" if self.members and self.accounts else ""
+        return (
+            f"{self.name}{member}: {format_amount(self.spent)} of {format_amount(self.limit)} "
+            f"{currency} ({self.share:.0%}) spent until {self.period.end:%Y-%m-%dT%H:%MZ}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActingBudget:
+    """What the states of a budget's limits are made of."""
+
+    name: str
+    spec: TenantBudgetSpec
+    raises: Sequence[BudgetRaise]
+    state: BudgetState
+    """Has the windows of limits of basis Cost."""
+    previous: Sequence[LimitStatus]
+    """From the status of the budget."""
+
+
+def limit_states(
+    budget: ActingBudget, charges: Mapping[LimitId, LimitCharges] | None
+) -> tuple[LimitState, ...]:
+    """Return the state of every limit in the order of the spec; `charges` is None if unknown."""
+    spec, at = budget.spec, budget.state.at
+    zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
+    recorded = {each.name: each for each in budget.previous}
+    windows = iter(budget.state.current_windows)
+    states = []
+    for limit in spec.limits:
+        name = spec.name_of(limit)
+        period = period_at(limit.window, at, zone, limit.tier)
+        if spec.basis_of(limit) == "Cost":
+            known = LimitCharges(start=0, accounts=(AccountCharge(next(windows).spent),))
+        else:
+            reported = (charges or {}).get(LimitId(budget.name, name))
+            known = _latest(period, reported, recorded.get(name))
+        states.append(_judged(budget, limit, period, known))
+    return tuple(states)
+
+
+def held_actions(states: Iterable[LimitState], name: str) -> Mapping[LimitAction, str]:
+    """Return the actions in effect, each with the sentence that tells of it.
+
+    It has no amount that rises with time, as statuses of services and batches have it.
+    """
+    held: dict[LimitAction, str] = {}
+    for state in states:
+        for action in state.actions:
+            if action is not LimitAction.REFUSE:
+                held.setdefault(
+                    action,
+                    f"TenantBudget/{name}: {state.reached} % of {state.name} are spent, so "
+                    f"{_CONSEQUENCES[action]}. Wait for the next {state.period.name.lower()}, or "
+                    f"raise it: kubectl tessera budget raise {name} {state.name}.",
+                )
+    return held
+
+
+def consequences(actions: Iterable[str]) -> Iterator[str]:
+    """Yield in words what actions do, by their names."""
+    for action in actions:
+        yield _CONSEQUENCES.get(LimitAction(action), action)
+
+
+def _judged(
+    budget: ActingBudget, limit: Limit, period: CalendarPeriod, known: LimitCharges
+) -> LimitState:
+    spec = budget.spec
+    basis, amount = spec.basis_of(limit), limit_at(spec, limit, budget.raises, budget.state.at)
+    first = known.accounts[0] if known.accounts else AccountCharge(0)
+    actions = sorted(spec.actions or DEFAULT_ACTIONS, key=lambda each: each.at)
+    reached = [each for each in actions if 100 * first.settled >= each.at * amount]
+    acting = _BY_BASIS[basis] if limit.for_ is None else frozenset[LimitAction]()
+    held = dict.fromkeys(
+        action for each in reached if (action := LimitAction(each.action)) in acting
+    )
+    if basis == "Charge" and first.settled >= amount:
+        held[LimitAction.REFUSE] = None
+    is_each = limit.for_ is not None and limit.for_.part[1] == EACH
+    return LimitState(
+        name=spec.name_of(limit),
+        basis=basis,
+        period=period,
+        limit=amount,
+        spent=first.settled,
+        lent=first.lent,
+        members=known.members if is_each else None,
+        accounts=known.accounts if is_each else (),
+        reached=max((each.at for each in reached), default=0),
+        actions=tuple(held),
+    )
+
+
+def _latest(
+    period: CalendarPeriod, reported: LimitCharges | None, recorded: LimitStatus | None
+) -> LimitCharges:
+    """Return what is known of a window: of an account that is not reported, what was recorded."""
+    start = int(period.start.timestamp())
+    accounts: dict[str, AccountCharge] = {}
+    members = 0
+    if recorded is not None and recorded.start == period.start:
+        members = recorded.members or 0
+        if recorded.nearest:
+            for each in recorded.nearest:
+                accounts[each.member] = AccountCharge(to_nanos(each.spent), 0, each.member)
+        elif recorded.members is None:
+            accounts[""] = AccountCharge(to_nanos(recorded.spent))
+    if reported is not None and reported.start == start:
+        members = max(members, reported.members)
+        accounts |= {each.member: each for each in reported.accounts}
+    return LimitCharges(start=start, members=members, accounts=nearest(accounts.values()))

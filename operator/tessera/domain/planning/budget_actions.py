@@ -1,0 +1,39 @@
+"""Batches that a budget keeps on spot capacity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from tessera.api.batch_reasons import BatchRunning
+from tessera.api.budget_reasons import LimitAction
+from tessera.api.reasons import StatusVerdict
+from tessera.domain.batch.batch_plan import BatchPlan
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.observed.batches import Batch
+
+
+def on_spot_alone(batches: Sequence[Batch], budgets: Mapping[str, BudgetView]) -> tuple[Batch, ...]:
+    """Return the batches; those of such a budget do not leave spot capacity for their deadline."""
+    return tuple(
+        replace(batch, spec=spec.model_copy(update={"spot": spot}))
+        if (spec := batch.spec) is not None
+        and spec.spot.policy == "Preferred"
+        and _sentence(batch, budgets) is not None
+        and (spot := spec.spot.model_copy(update={"policy": "Only"}))
+        else batch
+        for batch in batches
+    )
+
+
+def with_cause(plan: BatchPlan, batch: Batch, budgets: Mapping[str, BudgetView]) -> BatchPlan:
+    """Return the plan of a batch, which says why it waits for spot capacity."""
+    sentence = _sentence(batch, budgets)
+    waits = plan.running.reason in (BatchRunning.WAITING_FOR_SPOT, BatchRunning.NO_POOL)
+    if sentence is None or not waits or batch.spec is None or batch.spec.spot.policy == "Only":
+        return plan
+    message = f"waiting for spot capacity: {sentence}"
+    return replace(plan, running=StatusVerdict(plan.running.reason, message))
+
+
+def _sentence(batch: Batch, budgets: Mapping[str, BudgetView]) -> str | None:
+    view = budgets.get(batch.ref.namespace)
+    return None if view is None else view.state.actions.get(LimitAction.BATCHES_ON_SPOT)
