@@ -162,6 +162,7 @@ OPERATOR = (
               hold on.
             - `NotAccepted`: there was never a usable spec. Nothing is added in the namespaces of
               the budget; what runs there stays.
+            - `NoGateway`: limits of basis `Charge` hold at gateways, and none reports.
             - `CurrencyMismatch`: the tenant uses a pool that is priced in another currency. Its
               cost there is not counted.
         """,

@@ -149,18 +149,19 @@ SERVICES = (
         severity="warning",
         summary="TenantBudget/{{ $labels.budget }} is nearly spent.",
         description="{{ $value | humanizePercentage }} of its {{ $labels.window }} limit are "
-        "spent. At the limit no replica and no batch is added for the tenant.",
+        "spent. At the limit no replica and no batch is added for the tenant, or gateways refuse "
+        "its requests.",
         cause="""
             The tenant uses more than its limit for the window was made for. `minReplicas` go on
-            beyond the limit.
+            beyond a limit of basis `Cost`; one of basis `Charge` has its name as `window`.
         """,
         look="""
             kubectl get tenantbudget BUDGET -o wide
             kubectl tessera cost --by service --since 7d
         """,
         act="""
-            Raise the amount in `spec.limits`, lower `minReplicas` of idle services, or wait for the
-            next window.
+            Raise the limit (`kubectl tessera budget raise`), lower `minReplicas` of idle services,
+            or wait for the next window.
         """,
         fires=Firing(
             series={

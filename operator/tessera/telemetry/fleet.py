@@ -146,6 +146,11 @@ def budget_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
             yield _SPENT, labels, window.spent
             yield _COMMITTED, labels, window.min_replicas_cost + window.granted
             yield _FORECAST, labels, window.forecast
+        for limit in view.limits:
+            if limit.basis == "Charge":
+                labels = name, limit.name
+                yield _LIMIT, labels, limit.limit
+                yield _SPENT, labels, limit.spent
 
 
 _BATCH_LABELS = ("namespace", "batch")
