@@ -477,6 +477,7 @@ _WITHOUT_STATUS = (
     reasons.VariantReason,
     reasons.EventReason,
     reasons.EnergyKnown,
+    budget_reasons.LimitAction,
 )
 
 
@@ -505,6 +506,8 @@ def _reasons() -> str:
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
         budget_reasons.BudgetAccepted: "TenantBudget: condition Accepted",
+        budget_reasons.Enforcing: "TenantBudget: condition Enforcing",
+        budget_reasons.LimitAction: "TenantBudget: status.limits[].actions, and Events",
         budget_reasons.WithinBudget: (
             "TenantBudget: condition WithinBudget; InferenceService: status.tenant.reason"
         ),
