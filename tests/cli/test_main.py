@@ -19,9 +19,10 @@ from cli_page import lab_commands
 from tessera.cli.commands import SHELLS, root_command
 from tessera.cli.complete import candidates
 from tessera.cli.cost import report as cost_report
-from tessera.cli.cost.arguments import COST_GROUPINGS
+from tessera.cli.cost.arguments import COST_FIELDS
 from tessera.cli.main import main
 from tessera.cli.options import Command
+from tessera.domain.charges.statement import ChargeDimension
 from tessera_lab.cli.bench.arguments import ENDPOINTS
 from tessera_lab.cli.bench.server import PATHS
 
@@ -30,7 +31,7 @@ HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_ap
 COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
     *("forecast", "plan", "mosaic", "completion", "mix", "simulate", "engine"),
-    *("claims", "levers", "version"),
+    *("claims", "levers", "version", "raise", "correct"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
@@ -116,21 +117,24 @@ def test_every_command_has_a_module_that_runs_it() -> None:
 
 
 def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
-    assert set(COST_GROUPINGS) == set(cost_report.GROUPINGS)
+    assert {*COST_FIELDS} == {*cost_report.GROUPINGS, *ChargeDimension}
     assert set(ENDPOINTS) == set(PATHS)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], [*sorted((*COMMANDS, "budget", "key", "snapshot"))]),
+        (
+            [""],
+            [*sorted({*COMMANDS, "budget", "charges", "key", "snapshot"} - {"raise", "correct"})],
+        ),
         (["ex"], ["explain"]),
         (["snapshot", ""], ["plan", "save"]),
-        (["budget", ""], ["override"]),
+        (["budget", ""], ["override", "raise"]),
         (["key", ""], [*KEY_COMMANDS]),
         (["bench", "--endpoint", ""], ["chat", "completions"]),
-        (["cost", "--by", ""], ["pool", "service", "tenant"]),
-        (["cost", "--by", "t"], ["tenant"]),
+        (["cost", "--by", ""], sorted(COST_FIELDS)),
+        (["cost", "--by", "t"], ["tag", "team", "tenant", "tenant,service"]),
         (["top", "-o", ""], ["json", "text"]),
         (["top", "--all"], ["--all-namespaces"]),
         (["top", "-n", ""], []),
@@ -161,7 +165,7 @@ def test_bash_completes_with_the_script(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert sorted(done.stdout.split()) == ["pool", "service", "tenant"]
+    assert sorted(done.stdout.split()) == sorted(COST_FIELDS)
 
 
 def test_paths_are_completed_where_a_file_is_meant() -> None:

@@ -12,6 +12,7 @@ import click
 from tessera import __version__
 from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.budget.arguments import BUDGET
+from tessera.cli.charges.arguments import CHARGES
 from tessera.cli.cost.arguments import COST
 from tessera.cli.doctor.arguments import DOCTOR
 from tessera.cli.explain.arguments import EXPLAIN
@@ -114,6 +115,7 @@ _BEFORE = (
     BUDGET,
     KEY,
     COST,
+    CHARGES,
     USAGE,
     PLAN,
     MOSAIC,

@@ -7,6 +7,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from tessera.cli.cost.charges import (
+    Charges,
+    MarginRow,
+    charge_notes,
+    margin_fields,
+    margin_table,
+    margins,
+)
 from tessera.cli.cost.energy import (
     ENERGY_FIELDS,
     energy_body,
@@ -41,6 +49,10 @@ class CostReport:
     statement: CostStatement
     energy: EnergyStatement | None = None
     """That of the same time, if it is asked for."""
+    charges: Charges | None = None
+    """Of requests to services or tenants; None without a gateway."""
+    paid: Charges | None = None
+    """Of requests of tenants, where these are the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +86,7 @@ def _by_tenant(tenant: str, line: CostLine) -> str:
 GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
     "service": _by_service,
     "tenant": _by_tenant,
+    "tenant,service": lambda tenant, line: f"{_by_tenant(tenant, line)} {_by_service('', line)}",
     "pool": lambda _, line: line.pool,
 }
 
@@ -124,6 +137,9 @@ def _lines(report: CostReport) -> Iterator[str]:
         for row in (*cost_rows, *totals)
     ]
     yield from table([column_head(key) for key in head], body, str.rjust)
+    if report.charges is not None:
+        yield from ("", *margin_table(report.group_by, _margins(report)), "")
+        yield from charge_notes(report.charges)
     if report.energy is None:
         yield from ("", *_notes(report), *_warm_idle_notes(totals))
         return
@@ -180,7 +196,28 @@ def _body(report: CostReport) -> dict[str, Any]:
         "rows": [_fields(row) for row in cost_rows],
         "totals": [_fields(row) for row in totals],
         **energy,
+        **_charges_body(report),
     }
+
+
+def _margins(report: CostReport) -> list[MarginRow]:
+    if report.charges is None:
+        return []
+    cost_rows, _ = rows(report)
+    costs = [(row.name, row.currency, row.total()) for row in cost_rows]
+    return margins(costs, report.charges, report.paid)
+
+
+def _charges_body(report: CostReport) -> dict[str, Any]:
+    charges = report.charges
+    if charges is None:
+        return {}
+    of_names = [
+        {"name": row.name, "currency": row.currency, **margin_fields(row)}
+        for row in _margins(report)
+    ]
+    period = {"from": charges.since.isoformat(), "to": charges.until.isoformat()}
+    return {"charges": {**period, "digest": charges.digest, "rows": of_names}}
 
 
 def _fields(row: CostRow) -> dict[str, Any]:
@@ -203,6 +240,7 @@ def _csv(report: CostReport) -> tuple[list[str], list[dict[str, Any]]]:
         for row in cost_rows
     ]
     columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
+    columns += _add_charges(report, lines)
     if report.energy is None:
         return columns, lines
     # The energy of a name is in its first rows, or in rows of its own, so that columns sum up.
@@ -215,6 +253,23 @@ def _csv(report: CostReport) -> tuple[list[str], list[dict[str, Any]]]:
             free[row.name].append(lines[-1])
         free[row.name].pop(0).update(energy_fields(row))
     return [*columns, *ENERGY_FIELDS], lines
+
+
+def _add_charges(report: CostReport, lines: list[dict[str, Any]]) -> Sequence[str]:
+    """Add charge and margin to the lines of their names, and return the columns of both."""
+    charges = report.charges
+    if charges is None:
+        return ()
+    known = {(line[report.group_by], line["currency"]): line for line in lines}
+    for row in _margins(report):
+        name = {report.group_by: row.name, "currency": row.currency}
+        if (line := known.get((row.name, row.currency))) is None:
+            lines.append(line := name)
+        amounts = margin_fields(row)
+        line |= {field: amounts[field] for field in ("charge", "margin", "paid")}
+        line |= {"chargedFrom": charges.since.isoformat(), "chargedTo": charges.until.isoformat()}
+        line["chargeDigest"] = charges.digest
+    return ("charge", "margin", "paid", "chargedFrom", "chargedTo", "chargeDigest")
 
 
 def _amount(nanos: int, digits: int) -> str:

@@ -1,0 +1,240 @@
+"""`tessera cost` with charges, and `tessera charges correct`, against the port of a gateway."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+from tessera.cli.charges.command import parse_correction
+from tessera.cli.cluster import Reader
+from tessera.cli.cost.charges import (
+    Charges,
+    charge_query,
+    charges_output,
+    margins,
+    read_charges,
+)
+from tessera.cli.cost.command import parse_grouping
+from tessera.cli.cost.report import output
+from tessera.cli.errors import CommandError
+from tessera.cli.gateway_port import get, post
+from tessera.domain.charges.statement import ChargeCorrection
+from tessera.domain.money import NANO
+from tessera.gateway.internal_api import InternalApi
+from tessera.gateway.store.store import GatewayStore
+from tessera.gateway.usage.metrics import GatewayMetrics
+from tessera.resources.manifest import wire_format
+from tests.cli.test_cost import AMOUNTS, a_report
+from tests.cli.test_usage import NAMESPACE, NO_OTHERS
+from tests.gateway.store.builders import a_record
+
+OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+AT_NS = int((OCTOBER + timedelta(days=9)).timestamp()) * 10**9
+ACCOUNTS = ("tessera-usage-reader", "tessera-charge-corrector")
+
+
+@dataclass
+class AccountApi:
+    """An API server that makes tokens of both accounts."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, Any]:
+        del method, query, body, content_type
+        return 201, {"status": {"token": path.split("/")[-2]}}
+
+
+@dataclass
+class Port:
+    url: str
+    store: GatewayStore
+
+    async def charges(self, *by: str, **fields: Any) -> Charges:
+        def read(path: str, query: Mapping[str, str]) -> Mapping[str, Any]:
+            return asyncio.run(get(Reader(AccountApi()), NAMESPACE, f"{self.url}{path}", query))
+
+        month: dict[str, Any] = {"begin": OCTOBER, "end": NOVEMBER, "is_month": True} | fields
+        return await asyncio.to_thread(read_charges, read, by, **month)
+
+    async def correct(self, correction: ChargeCorrection) -> bool:
+        url = f"{self.url}/charges/corrections"
+        body = wire_format(correction)
+        answer = await post(Reader(AccountApi()), NAMESPACE, url, body, ACCOUNTS[1])
+        is_new: bool = answer["isNew"]
+        return is_new
+
+
+async def review(token: str) -> str | None:
+    return f"system:serviceaccount:{NAMESPACE}:{token}" if token in ACCOUNTS else None
+
+
+@pytest.fixture
+async def port(tmp_path: Path) -> AsyncIterator[Port]:
+    """Serve some requests of October: acme's own, and those of others to its service."""
+    store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
+    chat = {"service": "team-a/chat", "owner": "acme", "currency": "USD", "started_at_ns": AT_NS}
+    await store.record(
+        [
+            a_record(**chat, tenant="acme", charge_nanos=1 * NANO, tags="case=1"),
+            a_record(**chat, tenant="other", charge_nanos=3 * NANO + 1, key="ci"),
+            a_record(**{**chat, "currency": None}, tenant="other", charge_nanos=None),
+        ]
+    )
+    unused: Any = None
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, unused, others=NO_OTHERS)
+    async with TestServer(api.application()) as server:
+        yield Port(str(server.make_url("")).rstrip("/"), store)
+    await store.close()
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+async def test_a_closed_month_reads_the_same_again(port: Port) -> None:
+    before = await port.charges("tenant", "key")
+    assert before.digest is None
+    text = charges_output(before, "table").text
+    assert "The month closes at 2026-11-02 00:00:00 UTC: until then its rows may change." in text
+    assert await port.store.close_month()
+    first = await port.charges("tenant", "key")
+    # What comes late is a row of the open month.
+    late = a_record(charge_nanos=NANO, currency="USD", started_at_ns=AT_NS)
+    await port.store.record([late])
+    second = await port.charges("tenant", "key")
+    rows = read_csv(charges_output(first, "csv").text)
+    assert read_csv(charges_output(second, "csv").text) == rows
+    assert [(row["tenant"], row["key"], row["charge"], row["currency"]) for row in rows] == [
+        ("other", "ci", "3.000000001", "USD"),
+        ("acme", "laptop", "1.000000000", "USD"),
+        ("other", "laptop", "", ""),
+    ]
+    assert {row["digest"] for row in rows} == {first.digest}
+    assert first.digest is not None
+    assert f"SHA-256 of its rows: {first.digest}." in charges_output(first, "table").text
+    changed = replace(first, rows=[{**first.rows[0], "chargeNanos": 0}, *first.rows[1:]])
+    assert changed.digest != first.digest
+    assert replace(first, rows=first.rows[::-1]).digest == first.digest
+    # A part of the rows has none.
+    assert replace(first, is_truncated=True).digest is None
+
+
+async def test_charges_alone_say_so_and_what_had_no_price(port: Port) -> None:
+    text = charges_output(await port.charges("tenant", "tag"), "table").text
+    assert text.splitlines()[0].split() == [
+        *("TENANT", "TAG", "REQUESTS", "INPUT", "TOKENS", "CACHED", "TOKENS", "OUTPUT", "TOKENS"),
+        *("REASONING", "TOKENS", "CHARGE", "CURRENCY"),
+    ]
+    assert "no price" in text
+    assert "1 requests had no price and were charged nothing." in text
+    assert "Charges alone: nodes are shared by services and know no tenant and no tag" in text
+
+
+async def test_cost_and_charge_stand_beside_each_other_and_are_never_added(port: Port) -> None:
+    by_tenant = await port.charges(*(charge_query("tenant") or ()))
+    paid = await port.charges("tenant")
+    costs = [("acme", "USD", 3 * NANO), ("acme", "EUR", 7 * NANO), ("other", "USD", NANO)]
+    rows = {(row.name, row.currency): row for row in margins(costs, by_tenant, paid)}
+    acme = rows["acme", "USD"]
+    # Its service earned what acme's own requests were charged as well.
+    assert (acme.cost, acme.charge, acme.margin, acme.paid) == (
+        *(3 * NANO, 4 * NANO + 1),
+        *(NANO + 1, NANO),
+    )
+    # Currencies are never mixed, and what is not known is not 0.
+    euro, other = rows["acme", "EUR"], rows["other", "USD"]
+    assert (euro.charge, euro.margin) == (None, None)
+    assert (other.charge, other.margin, other.paid) == (None, None, 3 * NANO + 1)
+
+
+async def test_the_report_has_charges_in_each_form(port: Port) -> None:
+    charges = await port.charges(*(charge_query("tenant,service") or ()))
+    report = replace(a_report("tenant,service", amounts=AMOUNTS), charges=charges)
+    text = output(report, "table").text
+    [_, line] = [line for line in text.splitlines() if "team-a/chat" in line and "USD" in line]
+    assert line.split() == ["acme", "team-a/chat", "3.0000", "4.0000", "1.0000", "USD"]
+    assert "Charges from 2026-10-01 00:00:00 to 2026-11-01 00:00:00 UTC." in text
+
+    body = json.loads(output(report, "json").text)
+    [row] = [row for row in body["charges"]["rows"] if row["margin"] is not None]
+    assert (row["name"], row["cost"], row["charge"], row["margin"]) == (
+        *("acme team-a/chat", "3.000000000", "4.000000001", "1.000000001"),
+    )
+    lines = read_csv(output(report, "csv").text)
+    [line_of_chat] = [each for each in lines if each["charge"]]
+    assert line_of_chat["total"] == "3.000000000"
+    assert line_of_chat["margin"] == "1.000000001"
+    assert line_of_chat["chargedFrom"] == OCTOBER.isoformat()
+
+
+async def test_without_a_month_whole_hours_around_the_time_are_asked_for(port: Port) -> None:
+    begin, end = OCTOBER + timedelta(minutes=30), OCTOBER + timedelta(hours=5, seconds=1)
+    charges = await port.charges("tenant", begin=begin, end=end, is_month=False)
+    assert (charges.since, charges.until) == (OCTOBER, OCTOBER + timedelta(hours=6))
+    assert charges.rows == []
+    assert charges.digest is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("service", ("service", ())),
+        ("service,tenant", ("tenant,service", ())),
+        ("pool", ("pool", ())),
+        ("tenant,key", ("", ("tenant", "key"))),
+        ("tag,tag", ("", ("tag",))),
+    ],
+)
+def test_the_fields_decide_whether_cost_or_charges_alone_are_shown(
+    text: str, expected: tuple[str, tuple[str, ...]]
+) -> None:
+    assert parse_grouping(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "prompt", "pool,key", "key,"])
+def test_fields_without_charges_are_refused(text: str) -> None:
+    with pytest.raises(CommandError, match=f"--by {text}: there are no charges by "):
+        parse_grouping(text)
+
+
+async def test_a_correction_counts_once_and_says_so(port: Port) -> None:
+    record = a_record(charge_nanos=NANO, currency="USD", started_at_ns=AT_NS)
+    await port.store.record([record])
+    correction = parse_correction(record.record_id, "-0.25", "wrong price")
+    assert correction.amount_nanos == -NANO // 4
+    assert [await port.correct(correction) for _ in range(2)] == [True, False]
+    with pytest.raises(CommandError, match="404: no record nothing with a charge"):
+        await port.correct(parse_correction("nothing", "1", "x"))
+
+
+@pytest.mark.parametrize(
+    ("record", "amount", "reason", "message"),
+    [
+        ("id", "much", "x", "--amount much: give an amount"),
+        ("id", "0", "x", "--amount 0: give an amount"),
+        ("id", "NaN", "x", "--amount NaN: give an amount"),
+        ("id", "1e400", "x", "--amount: "),
+        ("id", "0.0000000001", "x", "at most 9 digits"),
+        ("id", "1", "", "--reason: "),
+        ("", "1", "x", "give the recordId"),
+    ],
+)
+def test_a_correction_without_an_amount_or_a_reason_is_refused(
+    record: str, amount: str, reason: str, message: str
+) -> None:
+    with pytest.raises(CommandError, match=message):
+        parse_correction(record, amount, reason)
