@@ -1,6 +1,8 @@
 """What a gateway tells of accounts: by limit, the nearest to their end."""
 
+from tessera.domain.charges.account import ChargeAccount
 from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, LendingOutcome
+from tessera.domain.charges.gateway_charges import ChargesNeeded, GatewayCharges
 from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope, MemberKind
 from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId
@@ -67,3 +69,17 @@ def test_a_limit_of_one_key_has_one_account() -> None:
     account = an_account("team-a/each-key", 4, kind=MemberKind.KEY, member="ci")
     [charges] = reported_charges([account]).values()
     assert charges == LimitCharges(start=START, accounts=(AccountCharge(4, 2),))
+
+
+def test_a_gateway_tells_what_accounts_answered_it() -> None:
+    scope, _ = an_account("team-a/charge-month", 0)
+    gateway, account = GatewayCharges(clock_offset=START), ChargeAccount()
+    needed = gateway.reserve((scope,), 40, 40, 0.0)
+    assert isinstance(needed, ChargesNeeded)
+    assert reported_charges(gateway.answered()) == {}
+    start = needed.asks[0].start
+    gateway.receive([account.exchange("gateway-0", needed.asks[0], START + 0.1)], 0.1)
+    [(limit, charges)] = reported_charges(gateway.answered()).items()
+    assert limit == LimitId("team-a", "charge-month")
+    assert (charges.start, charges.accounts[0].settled) == (start, 0)
+    assert charges.accounts[0].lent >= 40

@@ -1,6 +1,6 @@
 """Money in one gateway: requests are reserved from what accounts lent it, without waiting."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tessera.domain.charges.account import window_at
@@ -300,6 +300,12 @@ class GatewayCharges:
                 if answer.scarce and lent.free > 0 and lent.is_picked_up(now):
                     asks.append(self._renewed(lent, now, ahead=0))
         return tuple(asks)
+
+    def answered(self) -> Iterator[tuple[ChargeScope, ChargeAnswer]]:
+        """Yield what accounts answered last, of those that this gateway uses."""
+        for lent in self._lent.values():
+            if lent.answer is not None:
+                yield lent.scope, lent.answer
 
     def _lent_of(
         self, scopes: tuple[ChargeScope, ...], nanos: int, now: float
