@@ -54,6 +54,8 @@ class LimitAction(StatusReason):
     """No replica beyond minReplicas is added; running ones stay."""
     NO_NEW_SERVICES = "NoNewServices"
     """Admission refuses new InferenceServices in the namespaces of the tenant."""
+    THROTTLE = "Throttle"
+    """Gateways spread what a limit of basis `Charge` has left over the rest of its window."""
     REFUSE = "Refuse"
     """A limit of basis `Charge` is spent: gateways refuse the requests that it counts."""
     RESUME = "Resume"

@@ -248,11 +248,17 @@ class BudgetAction(Wire):
     at: Annotated[int, Field(ge=1, le=100)]
     """Spent share in percent, from 1 to 100."""
 
-    action: Literal["Notify", "BatchesOnSpot", "HoldBatches", "CapScaleUp", "NoNewServices"]
-    """`Notify`: an Event. `HoldBatches`: no attempt of a batch runs. `BatchesOnSpot`: batches run
-    on spot capacity alone. `CapScaleUp`: no replica beyond minReplicas is added. `NoNewServices`:
-    new InferenceServices are refused. Limits of basis `Cost` do all of them, one of basis `Charge`
-    for the whole tenant notifies and holds batches, and one with `for` notifies."""
+    action: Literal[
+        "Notify", "BatchesOnSpot", "HoldBatches", "CapScaleUp", "NoNewServices", "Throttle"
+    ]
+    """`Notify`: an Event. `HoldBatches`: no attempt of a batch runs. Of basis `Cost` alone:
+    `BatchesOnSpot`: batches run on spot capacity alone, `CapScaleUp`: no replica beyond minReplicas
+    is added, `NoNewServices`: new InferenceServices are refused. Of basis `Charge` alone:
+    `Throttle`: what is left is spread over the rest of the window. Limits with `for` notify and
+    throttle."""
+
+    floor: Amount | None = None
+    """With `Throttle`: what may be charged in an hour in any case, while the limit has it."""
 
 
 class OnSpendUnknown(Wire):

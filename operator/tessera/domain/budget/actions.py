@@ -28,7 +28,7 @@ from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId
 DEFAULT_ACTIONS = tuple(
     BudgetAction(at=percent, action=LimitAction.NOTIFY) for percent in (50, 80, 100)
 )
-# Of each basis those that change something; a limit for a part of a tenant's requests only tells.
+# Of each basis those that change something.
 _BY_BASIS: Mapping[BudgetBasis, frozenset[LimitAction]] = {
     "Cost": frozenset(
         {
@@ -38,13 +38,15 @@ _BY_BASIS: Mapping[BudgetBasis, frozenset[LimitAction]] = {
             LimitAction.NO_NEW_SERVICES,
         }
     ),
-    "Charge": frozenset({LimitAction.HOLD_BATCHES}),
+    "Charge": frozenset({LimitAction.HOLD_BATCHES, LimitAction.THROTTLE}),
 }
+_AT_GATEWAYS = frozenset({LimitAction.THROTTLE, LimitAction.REFUSE})
 _CONSEQUENCES: Mapping[LimitAction, str] = {
     LimitAction.BATCHES_ON_SPOT: "batches run on spot capacity alone",
     LimitAction.HOLD_BATCHES: "batches are held",
     LimitAction.CAP_SCALE_UP: "no replica beyond minReplicas is added",
     LimitAction.NO_NEW_SERVICES: "no new InferenceService is admitted",
+    LimitAction.THROTTLE: "gateways spread the rest over the window",
     LimitAction.REFUSE: "gateways refuse requests that it counts",
 }
 
@@ -127,7 +129,7 @@ def held_actions(states: Iterable[LimitState], name: str) -> Mapping[LimitAction
     held: dict[LimitAction, str] = {}
     for state in states:
         for action in state.actions:
-            if action is not LimitAction.REFUSE:
+            if action not in _AT_GATEWAYS:
                 held.setdefault(
                     action,
                     f"TenantBudget/{name}: {state.reached} % of {state.name} are spent, so "
@@ -151,7 +153,8 @@ def _judged(
     first = known.accounts[0] if known.accounts else AccountCharge(0)
     actions = sorted(spec.actions or DEFAULT_ACTIONS, key=lambda each: each.at)
     reached = [each for each in actions if 100 * first.settled >= each.at * amount]
-    acting = _BY_BASIS[basis] if limit.for_ is None else frozenset[LimitAction]()
+    # A limit for a part of the requests holds no batch.
+    acting = _BY_BASIS[basis] if limit.for_ is None else _AT_GATEWAYS
     held = dict.fromkeys(
         action for each in reached if (action := LimitAction(each.action)) in acting
     )

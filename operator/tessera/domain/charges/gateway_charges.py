@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charges.throttle import BURST_SECONDS, ThrottleBucket
 
 # Ahead of requests a gateway has no more than it reserved in so long.
 AHEAD_SECONDS = 5.0
@@ -74,6 +75,9 @@ class LentCharges:
     denied_at: float = _NEVER
     wait_until: float = _NEVER
     top_up_at: float = _NEVER
+    bucket: ThrottleBucket | None = None
+    """Where the limit is spread over the rest of its window."""
+    throttled_until: float = _NEVER
 
     @property
     def ceiling(self) -> int:
@@ -82,6 +86,11 @@ class LentCharges:
     @property
     def is_scarce(self) -> bool:
         return self.answer is not None and self.answer.scarce
+
+    @property
+    def is_lent_ahead(self) -> bool:
+        """Say whether it may hold more than requests need."""
+        return not self.is_scarce and self.bucket is None
 
     def is_asked(self, now: float) -> bool:
         """Say whether an answer is under way."""
@@ -102,7 +111,14 @@ class LentCharges:
     def is_idle(self, now: float) -> bool:
         """Say whether the account knows all, and this gateway has nothing of it."""
         is_empty = not (self.reserved or self.free or self.taken or self.taken_before)
-        return is_empty and self.is_said and now - self.needed_at >= AHEAD_SECONDS
+        is_unused = now - self.needed_at >= AHEAD_SECONDS
+        return is_empty and self.is_said and is_unused and self.is_bucket_full(now)
+
+    def is_bucket_full(self, now: float) -> bool:
+        """Say whether a new bucket would be no fuller."""
+        if self.bucket is None:
+            return True
+        return now - max(self.throttled_until, self.bucket.at) >= BURST_SECONDS
 
     @property
     def is_said(self) -> bool:
@@ -161,6 +177,8 @@ class ChargeRefusal:
     """Of the window, in Unix seconds."""
     is_reserved: bool
     """Running requests have it reserved and may leave some: it may be tried again."""
+    throttled_seconds: float = 0.0
+    """Where the limit is spread over the rest of its window: until it may be tried again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -354,6 +372,9 @@ class GatewayCharges:
                     refusals.append(_refusal(each, is_reserved=False))
                 amount = min(amount, max(least, min(left, each.remaining())))
         for each in all_lent:
+            if now < each.throttled_until and not is_top_up:
+                seconds = each.throttled_until - now
+                refusals.append(_refusal(each, is_reserved=True, throttled_seconds=seconds))
             if each.is_reserved(amount, now) or (
                 not is_top_up and now - each.top_up_at < TOP_UP_SECONDS
             ):
@@ -381,7 +402,7 @@ class GatewayCharges:
                 each.waiting += amount
             else:
                 need = amount - each.free
-                want = need + each.lately(now) + each.waiting
+                want = need + each.waiting + (0 if each.bucket else each.lately(now))
                 asks.append(self._say(each, now, need=need, want=want, is_top_up=is_top_up))
         return ChargesNeeded(asks=tuple(asks), wait_seconds=0.0 if asks else _RETRY_SECONDS)
 
@@ -391,10 +412,10 @@ class GatewayCharges:
             return None
         lately = lent.lately(now)
         is_current = lent.start <= at < lent.end
-        ahead = lately if is_current and not lent.is_scarce else 0
+        ahead = lately if is_current and lent.is_lent_ahead else 0
         is_surplus = lent.free > ahead and lent.is_picked_up(now)
         is_short = 4 * lent.free < ahead
-        if is_short or (is_surplus and (lent.is_scarce or not is_current)):
+        if is_short or (is_surplus and not (is_current and lent.is_lent_ahead)):
             return self._renewed(lent, now, ahead)
         # What it has ahead is returned within a second where others may lack it.
         is_plenty = lent.remaining() > PLENTY * lent.free
@@ -438,6 +459,7 @@ class GatewayCharges:
         lent.free = answer.ceiling - lent.used - lent.reserved
         lent.answer, lent.is_answered, lent.answered_at = answer, True, now
         self._see(answer)
+        _throttle(lent, answer, now)
         match answer.outcome:
             case LendingOutcome.GRANTED if ask.need:
                 lent.granted_at = now
@@ -465,10 +487,32 @@ class GatewayCharges:
 UNLIMITED = ChargeReservation(scopes=(), nanos=0, parts=[], charges=())
 
 
-def _refusal(lent: LentCharges, *, is_reserved: bool) -> ChargeRefusal:
+def _throttle(lent: LentCharges, answer: ChargeAnswer, now: float) -> None:
+    """Spread what a limit has left over its window, where its budget asks for that."""
+    terms, rate = lent.limit.throttle, None
+    if terms is not None:
+        rate = terms.rate(answer.settled, answer.limit, answer.end - answer.at)
+    if rate is None:
+        lent.bucket, lent.throttled_until = None, _NEVER
+        return
+    if lent.bucket is None:
+        lent.bucket = ThrottleBucket(rate * BURST_SECONDS, answer.settled, now)
+    taken = answer.settled + answer.lent
+    lent.throttled_until = now + lent.bucket.wait_seconds(taken, rate, now)
+
+
+def _refusal(
+    lent: LentCharges, *, is_reserved: bool, throttled_seconds: float = 0.0
+) -> ChargeRefusal:
     answer = lent.answer
     left = 0 if answer is None else max(0, answer.limit - answer.settled)
-    return ChargeRefusal(scope=lent.scope, left=left, end=lent.end, is_reserved=is_reserved)
+    return ChargeRefusal(
+        scope=lent.scope,
+        left=left,
+        end=lent.end,
+        is_reserved=is_reserved,
+        throttled_seconds=throttled_seconds,
+    )
 
 
 def _merged(paid: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

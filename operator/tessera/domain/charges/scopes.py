@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.raises import AmountRaise, raised
+from tessera.domain.charges.throttle import ThrottleTerms
 
 
 class MemberKind(StrEnum):
@@ -40,6 +41,8 @@ class ChargeLimit:
     member: str | None = None
     """The one for which it holds; None: each has an account of its own."""
     raises: tuple[AmountRaise, ...] = ()
+    throttle: ThrottleTerms | None = None
+    """None: it may be spent at once."""
 
     def amount_at(self, at: float) -> int:
         """Return the nano-units at a moment in Unix seconds, with the raises of then."""

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from operator import attrgetter
 from typing import NamedTuple, get_args
 
@@ -18,6 +19,7 @@ from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, names
 from tessera.domain.budget.raises import amount_raises
 from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
+from tessera.domain.charges.throttle import ThrottleTerms
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
     ApiKey,
@@ -207,7 +209,17 @@ def _charge_limit(
         kind=MemberKind(kind.capitalize()) if kind else None,
         member=None if member == EACH else member,
         raises=amount_raises(spec, limit, budget.raises),
+        throttle=_throttle(spec),
     )
+
+
+def _throttle(spec: TenantBudgetSpec) -> ThrottleTerms | None:
+    """Return from when on limits of charges are spread over their windows."""
+    actions = [each for each in spec.actions if each.action == "Throttle"]
+    if not actions:
+        return None
+    first = min(actions, key=lambda each: each.at)
+    return ThrottleTerms(first.at, to_nanos(first.floor or Decimal(0)))
 
 
 @reused
