@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from sqlalchemy import bindparam, delete, exists, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +14,7 @@ from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.statement import CORRECTIONS
 from tessera.domain.gateway.requests import gateway_of
-from tessera.gateway.store.leases import clock
+from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, GATEWAYS, storable
 
 # Of one transaction: others wait for its accounts.
@@ -67,12 +68,12 @@ async def exchange(
     Transactions that share an account wait for each other, in the order of the keys.
     """
     keys = {_key(ask) for ask in asks}
+    await _note_asking(connection, gateway)
     accounts = await _locked(connection, keys)
     if len(accounts) < len(keys):
         return None
     corrections = await _read_spends(connection, accounts)
-    now = await clock(connection)
-    written_at = await _meet(connection, gateway, accounts, now)
+    now, written_at = await _meet(connection, gateway, accounts)
     entered = [key for key, account in accounts.items() if gateway not in account.gateways]
     changed: dict[Key, ChargeAccount] = {}
     answers = []
@@ -113,7 +114,8 @@ def _renewed(
         return None
     if balance.ceiling < ask.ceiling or now - balance.renewed_at >= WRITTEN_SECONDS:
         return None
-    trial = ChargeAccount.from_json(account.to_json())
+    # It changes nothing of an account but this gateway's balance.
+    trial = replace(account, gateways={**account.gateways, gateway: replace(balance)})
     answer = trial.exchange(gateway, replace(ask, want=0), now)
     return None if answer.scarce or answer.outcome is not LendingOutcome.GRANTED else answer
 
@@ -232,33 +234,38 @@ async def _read_spends(
     return corrections
 
 
-async def _meet(
-    connection: AsyncConnection, gateway: str, accounts: Mapping[Key, ChargeAccount], now: float
-) -> list[tuple[GatewayBalance, float]]:
-    """Note that a gateway asks, and tell accounts which others did since they were written.
-
-    Returns when what they have of each was written.
-    """
+async def _note_asking(connection: AsyncConnection, gateway: str) -> None:
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    seen = insert(GATEWAYS).values(name=gateway, seen_at=now)
+    seen = insert(GATEWAYS).values(name=gateway, seen_at=clock_column(connection))
     await connection.execute(
-        seen.on_conflict_do_update(index_elements=["name"], set_={"seen_at": now})
+        seen.on_conflict_do_update(index_elements=["name"], set_={"seen_at": seen.excluded.seen_at})
     )
-    rows = await connection.execute(select(GATEWAYS.c.name, GATEWAYS.c.seen_at))
-    seen_at = {name: at for name, at in rows if name != gateway}
+
+
+async def _meet(
+    connection: AsyncConnection, gateway: str, accounts: Mapping[Key, ChargeAccount]
+) -> tuple[float, list[tuple[GatewayBalance, float]]]:
+    """Tell accounts which other gateways asked since they were written.
+
+    Returns the database's clock, and when what they have of each was written.
+    """
+    statement = select(GATEWAYS.c.name, GATEWAYS.c.seen_at, clock_column(connection))
+    rows = (await connection.execute(statement)).all()
+    seen_at = {name: at for name, at, _ in rows if name != gateway}
     written_at = []
     for account in accounts.values():
         for name, balance in account.gateways.items():
             if (at := seen_at.get(name, 0.0)) > balance.renewed_at:
                 written_at.append((balance, balance.renewed_at))
                 balance.renewed_at = at
-    return written_at
+    return float(rows[0][2]), written_at
 
 
 async def _enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key]) -> None:
     """Note in which accounts a gateway is: by this `close` finds them."""
     rows = [
-        {"key": key, "window_start": start, "gateway": gateway, "spent": 0} for key, start in keys
+        {"key": key, "window_start": start, "gateway": gateway, "spent": 0}
+        for key, start in sorted(keys)
     ]
     if rows:
         insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
@@ -273,7 +280,7 @@ async def _write(connection: AsyncConnection, accounts: Mapping[Key, ChargeAccou
                 {
                     "at_key": key,
                     "at_start": start,
-                    "state": account.to_json(),
+                    "state": msgspec.to_builtins(account),
                     "reserved": sum(each.reserved for each in account.gateways.values()),
                 }
                 for (key, start), account in accounts.items()

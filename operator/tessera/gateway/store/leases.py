@@ -1,8 +1,9 @@
 """Gateways borrow portions of limits: one transaction for all limits that they use."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from sqlalchemy import bindparam, delete, extract, func, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, extract, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -90,9 +91,12 @@ async def close_idle_accounts(connection: AsyncConnection) -> None:
 
 async def clock(connection: AsyncConnection) -> float:
     """Return Unix seconds of the database, by which all gateways agree."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    expression = _SQLITE_CLOCK if is_sqlite else _POSTGRESQL_CLOCK
-    return float((await connection.execute(select(expression))).scalar_one())
+    return float((await connection.execute(select(clock_column(connection)))).scalar_one())
+
+
+def clock_column(connection: AsyncConnection) -> ColumnElement[Any]:
+    """Return `clock` as a column of a statement."""
+    return _SQLITE_CLOCK if connection.dialect.name == "sqlite" else _POSTGRESQL_CLOCK
 
 
 def limits_of(request: BorrowRequest) -> dict[str, ScopedLimit]:
