@@ -1,11 +1,10 @@
-"""No schedule of gateways, messages, clocks and losses charges more than a limit."""
+"""Random schedules of gateways, messages, clocks and losses, and what holds after each step."""
 
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,7 +19,14 @@ from hypothesis.stateful import (
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance
 from tessera.domain.charges.exchange import AccountKey
 from tessera.domain.charges.gateway_charges import ChargeRefusal, ChargeReservation, ChargesNeeded
-from tests.domain.charges.fleet import ChargeFleet, Member, a_scope, with_limit
+from tests.domain.charges.fleet import (
+    Accounts,
+    ChargeFleet,
+    Member,
+    MemoryAccounts,
+    a_scope,
+    with_limit,
+)
 
 GATEWAYS = 3
 HOUR, DAY = 3600.0, 86400.0
@@ -31,7 +37,7 @@ SCOPES = (
 )
 
 gateways = st.integers(0, GATEWAYS - 1)
-amounts = st.sampled_from([0, 1, 10, 100, 400, 1000, 10**20])
+amounts = st.sampled_from([0, 1, 10, 100, 400, 1000, 10**14])
 places = st.integers(0, 5)
 tries = st.sampled_from([1, 3, 3, 3])
 copies = st.sampled_from([0, 1, 1, 1, 2])
@@ -49,7 +55,7 @@ class ChargeMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fleet = ChargeFleet()
+        self.fleet = ChargeFleet(accounts=self.empty_accounts())
         self.scopes = list(SCOPES)
         """As the newest budget has them; gateways learn of it later."""
         self.views: list[list[Any]] = []
@@ -68,6 +74,9 @@ class ChargeMachine(RuleBasedStateMachine):
         self.is_restored = False
         for _ in range(GATEWAYS):
             self.start()
+
+    def empty_accounts(self) -> Accounts:
+        return MemoryAccounts()
 
     def start(self, seen: Mapping[AccountKey, int] = MappingProxyType({})) -> None:
         self.fleet.start(seen=dict(seen))
@@ -249,7 +258,7 @@ class ChargeMachine(RuleBasedStateMachine):
 
     # Limits and clocks
 
-    @rule(place=st.integers(0, 2), amount=st.sampled_from([0, 300, 1000, 3000, 10**21]))
+    @rule(place=st.integers(0, 2), amount=st.sampled_from([0, 300, 1000, 3000, 10**15]))
     def set_limit(self, place: int, amount: int) -> None:
         self.scopes[place] = with_limit(self.scopes[place], amount)
 
@@ -350,9 +359,10 @@ class ChargeMachine(RuleBasedStateMachine):
                 assert account.floor == 0 or self.lost[key]
 
 
-def run(steps: int, examples: int) -> None:
+def run(machine: type[ChargeMachine], steps: int, examples: int) -> None:
+    """Play random schedules."""
     run_state_machine_as_test(
-        ChargeMachine,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -360,12 +370,3 @@ def run(steps: int, examples: int) -> None:
             deadline=None,
         ),
     )
-
-
-def test_no_schedule_charges_more_than_the_limit() -> None:
-    run(steps=50, examples=40)
-
-
-@pytest.mark.full
-def test_no_schedule_of_many_charges_more_than_the_limit() -> None:
-    run(steps=100, examples=1000)
