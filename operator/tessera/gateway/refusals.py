@@ -10,22 +10,29 @@ from typing import NamedTuple
 import msgspec
 
 from tessera.api.text import counted
+from tessera.domain.charges.gateway_charges import ChargeRefusal
+from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.limits.charges import charged_name
 from tessera.domain.limits.fair_queue import QueueRefusal
 from tessera.domain.limits.gateway_limits import Allowance, LimitRefusal
 from tessera.domain.limits.scopes import ScopeKind
+from tessera.domain.money import NANO
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 _INVALID, _FAILED = "invalid_request_error", "server_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_NO_MONEY = "insufficient_quota"
 _MAX_NAME_IN_MESSAGE = 100
 _MAX_OFFERED = 20
 # Clients send them to the path of chats, with a body of another path.
 _FIELDS_OF_PATHS = {"input": "/v1/responses", "instructions": "/v1/responses"}
 _MAX_HOSTS = 5
+# Until running requests may have left some of what they reserved.
+_RESERVED_SECONDS = 30.0
 
 
 class _Refusal(NamedTuple):
@@ -119,6 +126,25 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "have too many different keys, teams, services or models. Retry in {retry} s.",
         retry_seconds=60,
     ),
+    # SDKs repeat what is refused by 429, unless they are told not to.
+    RequestReason.BUDGET_EXCEEDED: _Refusal(
+        429,
+        "TenantBudget/{} limit {}: {} for the {}, {} left{}, needed {}; retry in {retry} s, or ask "
+        "for a higher limit.",
+        headers=((b"x-should-retry", b"false"),),
+    ),
+    RequestReason.BUDGET_UNAVAILABLE: _Refusal(
+        503,
+        "What is left of TenantBudget/{} is not known now: the database of the gateway does not "
+        "answer; retry in {retry} s.",
+        retry_seconds=5,
+    ),
+    RequestReason.PRICE_MISSING: _Refusal(
+        403,
+        "TenantBudget/{} limits charges (limit {}), and no PriceList has a price of the model "
+        "`{}` for it: add an entry with models: [{}] and tenants: [{}] to a PriceList with "
+        "currency {}.",
+    ),
     RequestReason.NO_READY_REPLICA: _Refusal(
         503, "InferenceService/{} has no ready replica; retry in {retry} s.", retry_seconds=5
     ),
@@ -210,9 +236,10 @@ class RequestError(Exception):
 
     def body(self) -> bytes:
         """Return the JSON body."""
+        kind = _TYPES.get(self.status) or (_INVALID if self.status < 500 else _FAILED)
         error = {
             "message": self.message,
-            "type": _TYPES.get(self.status) or (_INVALID if self.status < 500 else _FAILED),
+            "type": _NO_MONEY if self.reason is RequestReason.BUDGET_EXCEEDED else kind,
             "param": self.param,
             "code": self.code,
         }
@@ -306,6 +333,35 @@ def over_limit(refusal: LimitRefusal) -> RequestError:
         retry_seconds=refusal.retry_after_seconds,
         headers=allowance_headers(refusal.requests, refusal.tokens),
     )
+
+
+def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestError:
+    """Return the error of a request for which too little money is left, at a Unix time."""
+    limit = refusal.scope.limit
+    return RequestError(
+        RequestReason.BUDGET_EXCEEDED,
+        limit.budget,
+        limit.name,
+        f"{amount_text(limit.amount)} {limit.currency}",
+        limit.window.lower(),
+        f"{amount_text(refusal.left)} {limit.currency}",
+        ", which running requests have reserved" if refusal.is_reserved else "",
+        amount_text(needed),
+        retry_seconds=_RESERVED_SECONDS if refusal.is_reserved else refusal.end - at,
+    )
+
+
+def no_price(limit: ChargeLimit, model: OfferedModel, name: str) -> RequestError:
+    """Return the error of a request under a limit of charges for a model without a price."""
+    charged = charged_name(model, name)
+    details = limit.budget, limit.name, name[:_MAX_NAME_IN_MESSAGE], charged, limit.budget
+    return RequestError(RequestReason.PRICE_MISSING, *details, limit.currency)
+
+
+def amount_text(nanos: int) -> str:
+    """Return nano-units of a currency in units, exactly."""
+    units, rest = divmod(nanos, NANO)
+    return f"{units}.{rest:09}".rstrip("0").rstrip(".")
 
 
 def unfunded(model: OfferedModel) -> RequestError:

@@ -53,6 +53,14 @@ class RequestReason(StrEnum):
     TOO_MANY_USAGE_SUMS = "TooManyUsageSums"
     """Its tenant's requests of a minute have too many keys, services and models to be recorded."""
 
+    # Money.
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    """A limit of charges has too little left for it, or for more of its stream."""
+    BUDGET_UNAVAILABLE = "BudgetUnavailable"
+    """What is left of a limit of charges is not known now, since the store does not answer."""
+    PRICE_MISSING = "PriceMissing"
+    """A limit of charges holds for it, and no PriceList has a price of its model."""
+
     # Replicas and their queue.
     NO_READY_REPLICA = "NoReadyReplica"
     SERVICE_STOPPED = "ServiceStopped"
