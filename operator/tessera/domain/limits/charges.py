@@ -33,9 +33,11 @@ def price_for(
 
 
 def charge_scopes(
-    directory: Directory, identity: Identity, model: OfferedModel, name: str
+    directory: Directory, identity: Identity, model: OfferedModel | None, name: str
 ) -> tuple[ChargeScope, ...]:
     """Return all limits of basis Charge that hold for a request for a model by one of its names.
+
+    Without a model they are those of the sender alone.
 
     A named member and each member hold together. The budget of the key comes last.
     """
@@ -46,8 +48,8 @@ def charge_scopes(
         MemberKind.TEAM: identity.team,
         MemberKind.KEY: identity.key,
         MemberKind.USER: identity.user if identity.key is None else None,
-        MemberKind.SERVICE: str(model.service),
-        MemberKind.MODEL: charged_name(model, name),
+        MemberKind.SERVICE: None if model is None else str(model.service),
+        MemberKind.MODEL: None if model is None else charged_name(model, name),
     }
     scopes = []
     for limit in tenant.charge_limits:

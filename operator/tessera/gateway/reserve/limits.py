@@ -13,6 +13,7 @@ from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields
 from tessera.gateway.refusals import Headers, RequestError, allowance_headers, over_limit
+from tessera.gateway.reserve.charges import Charges, RequestCharge
 from tessera.gateway.resolve.chooser import Chosen
 
 _MAX_CACHED_LIMITS = 10_000
@@ -30,6 +31,8 @@ class Reserved:
     shape: RequestShape
     """With the priority in which it can wait."""
     admitted: Admitted
+    charge: RequestCharge | None = None
+    """None where nothing is charged: no price, and no limit of charges."""
 
     @property
     def model(self) -> OfferedModel:
@@ -39,17 +42,21 @@ class Reserved:
     @property
     def max_output_tokens(self) -> int | None:
         """Return what is left of the tokens that the client asked for; None for all of them."""
-        reduced = self.admitted.max_output_tokens
+        reduced, charge = self.admitted.max_output_tokens, self.charge
+        if charge is not None and charge.sent_output is not None:
+            return charge.sent_output
         return reduced if reduced < self.shape.max_output_tokens else None
 
     @property
     def headers(self) -> Headers:
-        """Return what the client learns about its limits."""
-        return allowance_headers(self.admitted.requests, self.admitted.tokens)
+        """Return what the client learns about its limits, and in the end about its charge."""
+        headers = allowance_headers(self.admitted.requests, self.admitted.tokens)
+        return headers if self.charge is None else [*headers, *self.charge.headers]
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
-        return self.chosen.record_fields()
+        fields = self.chosen.record_fields()
+        return fields if self.charge is None else fields | self.charge.record_fields()
 
 
 class Reservations:
@@ -66,6 +73,7 @@ class Reservations:
         It returns False if the answer did not come.
         """
         self.limits = GatewayLimits()
+        self.charges = Charges(replicas, borrow, clock)
         self._replicas, self._borrow, self._clock = replicas, borrow, clock
         self._directory = Directory()
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
@@ -73,6 +81,7 @@ class Reservations:
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all limits where more than models differs in it."""
         self._directory = directory
+        self.charges.update(directory, changes, forget=forget)
         if forget:
             self._applicable = {}
         uids = {model.uid for model in (*changes.old, *changes.new)}
@@ -90,8 +99,17 @@ class Reservations:
             # It is no demand, which would start a replica.
             raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
         shape = self._with_its_priority(model, chosen.shape)
+        terms = self.charges.terms(chosen)
         admitted = await self._within(self._limits_of(identity, model), shape)
-        return Reserved(chosen=chosen, shape=shape, admitted=admitted)
+        reserved = Reserved(chosen=chosen, shape=shape, admitted=admitted)
+        if terms is not None:
+            try:
+                most = admitted.max_output_tokens
+                reserved.charge = await self.charges.reserve(chosen, terms, most)
+            except BaseException:
+                self.settle(reserved, input_tokens=0, output_tokens=0)
+                raise
+        return reserved
 
     async def count(self, identity: Identity) -> Headers:
         """Count a request that names no model in the limits of requests of its sender.
@@ -107,6 +125,8 @@ class Reservations:
         self.limits.settle(
             reserved.admitted, input_tokens=input_tokens, output_tokens=output_tokens
         )
+        if reserved.charge is not None:
+            self.charges.settle(reserved.charge)
 
     def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
         """Return the request as it can wait: while its prompt is read, all others have to."""

@@ -1,0 +1,451 @@
+"""The money of a request: reserved before an engine gets it, more while its stream runs."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tessera.adapters.clock import Clock
+from tessera.domain.charges.answer_lengths import AnswerLengths
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charges.gateway_charges import (
+    ChargeRefusal,
+    ChargeReservation,
+    ChargesNeeded,
+    GatewayCharges,
+    LentCharges,
+)
+from tessera.domain.charges.prices import RequestPrice, charge_of, most_charge
+from tessera.domain.charges.scopes import ChargeScope, MemberKind
+from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.limits.charges import charge_scopes, price_for
+from tessera.domain.usage.payer import KnownWork, paid_tokens
+from tessera.gateway.bodies.parsing import RequestSummary
+from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
+from tessera.gateway.fleet.replicas import Replicas
+from tessera.gateway.identify.senders import RecordFields
+from tessera.gateway.refusals import Headers, RequestError, amount_text, no_price, over_budget
+from tessera.gateway.resolve.chooser import Chosen
+from tessera.gateway.resolve.shapes import likely_tokens
+
+# That a request waits for what others have reserved.
+BUDGET_WAIT_SECONDS = 30.0
+# That a new one waits for an account; a stream that runs waits longer.
+ACCOUNT_SECONDS = 3.0
+# Of a stream: so many tokens are reserved at a time, and so many before they are used.
+TOP_UP_TOKENS, TOP_UP_BEFORE = 256, 64
+# Until what waits asks again, unless something returns before.
+_ASK_AGAIN_SECONDS = 0.25
+_LEAST_WAIT_SECONDS = 0.05
+_MILLION, _DAY = 10**6, 86_400.0
+_PRICE_SECONDS = 1.0
+_PERSONAL = (MemberKind.KEY, MemberKind.USER)
+_MAX_CACHED_SCOPES = 10_000
+
+
+class ChargeTerms(NamedTuple):
+    """What a request pays by, and the limits that hold for it."""
+
+    price: RequestPrice
+    scopes: tuple[ChargeScope, ...]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RequestCharge:
+    """What one request pays, and what is reserved for it."""
+
+    price: RequestPrice
+    service_class: str
+    owner: str | None
+    """Tenant of the service."""
+    believes_engine: bool
+    """The engine is of the sender's own tenant."""
+    prompt_bound: int
+    """Tokens that the prompt has at most."""
+    prompt_tokens: int
+    """About those that it has."""
+    max_output: int
+    """Tokens that the answer may have, of all choices together."""
+    choices: int
+    reservation: ChargeReservation | None
+    """None where no limit holds for it."""
+    reserved: int = 0
+    """Nano-units."""
+    is_reduced: bool = False
+    """It may have fewer tokens than was asked for, since no more money is left."""
+    sent_output: int | None = None
+    """Most tokens of all choices that its engine is told; None where the client's count."""
+    charge: int | None = None
+    """Nano-units; None until an engine's end."""
+    charges: tuple[tuple[str, int, int], ...] = ()
+    """The accounts that pay them."""
+
+    def watches(self, request: RequestSummary) -> bool:
+        """Return whether the stream of a request ends by its money, or shows its cost."""
+        return request.streams and (self.reservation is not None or request.usage_asked)
+
+    @property
+    def paid_output(self) -> int:
+        """Return for how many tokens of the answer the reservation is enough."""
+        return self.affordable(self.reserved)
+
+    def affordable(self, nanos: int) -> int:
+        """Return how many tokens of the answer so much pays, beside the prompt."""
+        dearest = max(self.price.output, self.price.reasoning)
+        if self.reservation is None or not dearest:
+            return self.max_output
+        prompt = most_charge(self.price, input_tokens=self.prompt_bound, output=0)
+        return max(0, min((nanos - prompt) * _MILLION // dearest, self.max_output))
+
+    def limit_output(self, is_unbounded: bool) -> None:
+        """Let the answer have no more tokens than are paid."""
+        paid = self.paid_output
+        self.is_reduced = paid < self.max_output
+        if self.is_reduced or is_unbounded:
+            # Each choice has as many.
+            self.max_output = self.sent_output = max(paid - paid % self.choices, self.choices)
+
+    def most(self, output: int) -> int:
+        """Return the most nano-units of an answer of so many tokens, at most those it may have."""
+        output = min(output, self.max_output)
+        return most_charge(self.price, input_tokens=self.prompt_bound, output=output)
+
+    def cost(self, work: KnownWork) -> tuple[int, bool]:
+        """Return the nano-units of what is known, and whether the gateway had to estimate them."""
+        (input_tokens, cached, output, reasoning), flagged = paid_tokens(work)
+        if not (input_tokens or output):
+            return 0, flagged
+        parts = {"cached": cached, "output": output, "reasoning": reasoning}
+        return charge_of(self.price, input_tokens=input_tokens, **parts), flagged
+
+    @property
+    def headers(self) -> Headers:
+        """Return what the client of an answer that is no stream learns."""
+        headers = []
+        if self.charge is not None:
+            amount = f"{amount_text(self.charge)} {self.price.currency}"
+            headers.append((b"x-tessera-charge", amount.encode()))
+        if self.is_reduced:
+            headers.append((b"x-tessera-max-tokens", b"%d" % (self.max_output // self.choices)))
+        return headers
+
+    def record_fields(self, work: KnownWork | None = None) -> RecordFields:
+        """Return what is recorded of it: settled, or as if it ended now after this work."""
+        nanos, charges = self.charge or 0, self.charges
+        if work is not None:
+            nanos, _ = self.cost(work)
+            if self.reservation is not None:
+                nanos = min(nanos, self.reserved)
+                charges = _divided(self.reservation, nanos)
+        return {
+            "charge_nanos": nanos,
+            "currency": self.price.currency,
+            "price_list": self.price.price_list,
+            "charges": charges,
+            "owner": self.owner,
+            "service_class": self.service_class,
+        }
+
+
+class Charges:
+    """Reserves money that accounts lent to this process, and asks where it does not suffice."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        borrow: Callable[[BorrowRequest], Awaitable[bool]],
+        clock: Clock,
+    ) -> None:
+        """Take `borrow`, which brings asks to the accounts and their answers to `receive`.
+
+        It returns False if no answer came.
+        """
+        self._replicas, self._borrow, self._clock = replicas, borrow, clock
+        offset = clock.time_ns() / 1e9 - clock.monotonic()
+        self.lending = GatewayCharges(clock_offset=offset)
+        self._directory = Directory()
+        self._scopes: dict[tuple[str | None, ...], tuple[ChargeScope, ...]] = {}
+        self._personal: dict[str, bool] = {}
+        """Whether limits of a tenant tell keys or users apart."""
+        self._prices: dict[tuple[str, str, str], tuple[RequestPrice | None, float]] = {}
+        self._lengths = defaultdict[str, AnswerLengths](AnswerLengths)
+        self._changed, self._waiting = asyncio.Event(), 0
+        self._asking = set[asyncio.Future[bool]]()
+
+    def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
+        """Take a directory; `forget` all limits where more than models differs in it."""
+        self._directory = directory
+        if forget or changes.old:
+            self._scopes, self._personal = {}, {}
+        self._prices = {}
+        for model in changes.removed:
+            self._lengths.pop(model.uid, None)
+
+    def renewal(self) -> tuple[ChargeAsk, ...]:
+        """Return what accounts are to hear now."""
+        return self.lending.renewal(self._clock.monotonic())
+
+    def receive(self, answers: Sequence[ChargeAnswer]) -> tuple[ChargeAsk, ...]:
+        """Take what accounts answered; return what they are to hear at once."""
+        asks = self.lending.receive(answers, self._clock.monotonic())
+        self._wake()
+        return asks
+
+    def terms(self, chosen: Chosen) -> ChargeTerms | None:
+        """Return what a request pays by; None where nothing is charged and no limit holds.
+
+        Raises RequestError with status 403 where a limit holds and there is no price.
+        """
+        directory = self._directory
+        identity, name = chosen.received.identified.identity, chosen.received.model
+        tenant = directory.tenants.get(identity.tenant)
+        if tenant is None or not chosen.summary.computes:
+            return None
+        has_limits = bool(tenant.charge_limits) or identity.budget is not None
+        if not has_limits and not directory.prices.versions:
+            return None
+        price = self._price_of(identity.tenant, chosen.model, name)
+        scopes = self._scopes_of(identity, chosen.model, name) if has_limits else ()
+        if price is not None:
+            return ChargeTerms(price, scopes)
+        if scopes:
+            raise no_price(scopes[0].limit, chosen.model, name)
+        return None
+
+    async def reserve(self, chosen: Chosen, terms: ChargeTerms, most_output: int) -> RequestCharge:
+        """Reserve for a request, perhaps after a wait.
+
+        Of a stream that is what a usual answer takes, of others their most tokens, `most_output`,
+        or what is left. Raises RequestError with status 429 or 503.
+        """
+        model, shape, choices = chosen.model, chosen.shape, chosen.summary.choices
+        context, size = model.max_model_len, chosen.size
+        if chosen.received.identified.path_item.stream is None:
+            most_output = 0
+        else:
+            # Engines make a token even of `max_tokens: 0`; without any bound one is sent.
+            most_output = max(most_output, choices) if most_output else LARGEST_CONTEXT * choices
+        means = self._replicas.means(model)
+        charge = RequestCharge(
+            price=terms.price,
+            service_class=model.service_class,
+            owner=model.tenant,
+            believes_engine=model.tenant == chosen.received.identified.identity.tenant,
+            prompt_bound=size.bound(context),
+            prompt_tokens=likely_tokens(shape.input_tokens, size, means),
+            max_output=most_output,
+            choices=choices,
+            reservation=None,
+        )
+        if terms.scopes:
+            usual = charge.most(self._lengths[model.uid].p95 * choices)
+            wanted = usual if shape.stream else charge.most(most_output)
+            charge.reservation = await self._obtain(terms.scopes, wanted, usual)
+            charge.reserved = charge.reservation.nanos
+            if not shape.stream and most_output:
+                charge.limit_output(chosen.summary.output_tokens is None)
+        return charge
+
+    def grow(self, charge: RequestCharge, nanos: int) -> bool:
+        """Reserve so much in all, of what this gateway has; False where it has to ask for it."""
+        if charge.reservation is not None and (more := nanos - charge.reserved) > 0:
+            answer = self.lending.top_up(charge.reservation, more, self._clock.monotonic())
+            if isinstance(answer, ChargesNeeded) and answer.asks:
+                asking = asyncio.ensure_future(self._borrow(BorrowRequest(charges=answer.asks)))
+                self._asking.add(asking)
+                asking.add_done_callback(self._asking.discard)
+            charge.reserved = charge.reservation.nanos
+            return isinstance(answer, ChargeReservation)
+        return True
+
+    def shrink(self, charge: RequestCharge, prompt: int) -> None:
+        """Give back what a prompt cannot need that has so many tokens."""
+        before = charge.most(0)
+        charge.prompt_bound = min(charge.prompt_bound, prompt)
+        if charge.reservation is not None:
+            self.lending.shrink(charge.reservation, before - charge.most(0))
+            charge.reserved = charge.reservation.nanos
+            self._wake()
+
+    async def top_up(self, charge: RequestCharge, output: int) -> None:
+        """Reserve for more than so many tokens of the answer, perhaps after a wait.
+
+        Where less is left, that is for so many at least. Raises RequestError with status 429 or
+        503.
+        """
+        reservation, reserved = charge.reservation, charge.reserved
+        more = charge.most(output + TOP_UP_TOKENS) - reserved
+        if reservation is not None and more > 0:
+            least = min(max(charge.most(output) - reserved, 1), more)
+            await self._obtain(reservation.scopes, more, least, reservation)
+            charge.reserved = reservation.nanos
+
+    def price(self, charge: RequestCharge, work: KnownWork) -> tuple[int, bool]:
+        """Return what work is charged, and whether it is an estimate; it is within what is
+        reserved, to which is added what this gateway has where an engine counted more.
+        """
+        nanos, flagged = charge.cost(work)
+        if nanos <= charge.reserved or self.grow(charge, nanos):
+            return nanos, flagged
+        return charge.reserved, True
+
+    def settle(self, charge: RequestCharge) -> None:
+        """End the reservation of a request with its charge; a second time changes nothing."""
+        if charge.reservation is not None:
+            charge.charges = self.lending.settle(charge.reservation, charge.charge or 0)
+            self._wake()
+
+    def learn(self, model: OfferedModel, output: int) -> None:
+        """Take the tokens of an answer that is complete."""
+        self._lengths[model.uid].add(output)
+
+    async def budget(self, identity: Identity) -> bytes:
+        """Return what a sender, his team and his tenant have left, as clients get it.
+
+        Raises RequestError with status 503 where it is not known.
+        """
+        scopes = charge_scopes(self._directory, identity, None, "")
+        data = [_left(scope, await self._known(scope)) for scope in scopes]
+        return msgspec.json.encode({"object": "list", "data": data})
+
+    async def _known(self, scope: ChargeScope) -> LentCharges:
+        """Return what this gateway has of an account, which it asks if it knows nothing."""
+        if self.lending.known(scope, self._clock.monotonic()).answer is None:
+            try:
+                self.lending.settle(await self._obtain((scope,), 1, 1, wait_seconds=0), 0)
+            except RequestError as error:
+                if error.reason is not RequestReason.BUDGET_EXCEEDED:
+                    raise
+        return self.lending.known(scope, self._clock.monotonic())
+
+    async def _obtain(
+        self,
+        scopes: tuple[ChargeScope, ...],
+        nanos: int,
+        least: int,
+        running: ChargeReservation | None = None,
+        *,
+        wait_seconds: float = BUDGET_WAIT_SECONDS,
+    ) -> ChargeReservation:
+        """Reserve for a new request, or more for a running one.
+
+        Raises RequestError with status 429 or 503.
+        """
+        began = unanswered_from = self._clock.monotonic()
+        account_seconds = ACCOUNT_SECONDS if running is None else wait_seconds
+        while True:
+            now = self._clock.monotonic()
+            answer = (
+                self.lending.reserve(scopes, nanos, least, now)
+                if running is None
+                else self.lending.top_up(running, nanos, now)
+            )
+            match answer:
+                case ChargeReservation():
+                    return answer
+                case ChargeRefusal():
+                    # What it has itself is no one else's to return.
+                    left = nanos if running is None else answer.left - running.parts[-1][1]
+                    if least <= left < nanos:
+                        nanos = left
+                        continue
+                    is_hopeless = not answer.is_reserved or left < least
+                    if is_hopeless or now - began >= wait_seconds:
+                        at = now + self.lending.clock_offset
+                        raise over_budget(answer, needed=least, at=at)
+                    unanswered_from = now
+                    await self._wait(_ASK_AGAIN_SECONDS)
+                case ChargesNeeded(asks=asks, wait_seconds=seconds):
+                    if now - unanswered_from >= account_seconds:
+                        raise RequestError(RequestReason.BUDGET_UNAVAILABLE, scopes[0].limit.budget)
+                    if not asks:
+                        await self._wait(max(seconds, _LEAST_WAIT_SECONDS))
+                    elif not await self._borrow(BorrowRequest(charges=asks)):
+                        raise RequestError(RequestReason.BUDGET_UNAVAILABLE, scopes[0].limit.budget)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until something is settled or answered, or for so long."""
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._waiting -= 1
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def _price_of(self, tenant: str, model: OfferedModel, name: str) -> RequestPrice | None:
+        """Return the price of now; it is looked up each second, and with each day of UTC."""
+        at = self._clock.monotonic() + self.lending.clock_offset
+        key = (tenant, model.uid, name)
+        price, until = self._prices.get(key, (None, 0.0))
+        if not until - _PRICE_SECONDS <= at < until:
+            if len(self._prices) >= _MAX_CACHED_SCOPES:
+                self._prices.clear()
+            price = price_for(self._directory, tenant, model, name, at)
+            until = min(at + _PRICE_SECONDS, at - at % _DAY + _DAY)
+            self._prices[key] = price, until
+        return price
+
+    def _is_personal(self, tenant: str) -> bool:
+        is_personal = self._personal.get(tenant)
+        if is_personal is None:
+            limits = self._directory.tenants[tenant].charge_limits
+            is_personal = any(limit.kind in _PERSONAL for limit in limits)
+            self._personal[tenant] = is_personal
+        return is_personal
+
+    def _scopes_of(
+        self, identity: Identity, model: OfferedModel, name: str
+    ) -> tuple[ChargeScope, ...]:
+        # Of most budgets no limit tells keys and users apart.
+        is_personal = identity.budget is not None or self._is_personal(identity.tenant)
+        sender = (identity.key, identity.user) if is_personal else (None, None)
+        key = (identity.tenant, identity.team, *sender, model.uid, name)
+        scopes = self._scopes.get(key)
+        if scopes is None:
+            if len(self._scopes) >= _MAX_CACHED_SCOPES:
+                self._scopes.clear()
+            scopes = self._scopes[key] = charge_scopes(self._directory, identity, model, name)
+        return scopes
+
+
+def _left(scope: ChargeScope, lent: LentCharges) -> dict[str, Any]:
+    """Return what a client reads of a limit."""
+    limit, answer, ask = scope.limit, lent.answer, lent.ask
+    settled = lent.used
+    if answer is not None:
+        # What ended here since the account heard of it.
+        settled = answer.settled + lent.used - (ask.used if ask is not None else 0)
+    return {
+        "budget": limit.budget,
+        "limit": limit.name,
+        "scope": scope.key,
+        "window": limit.window,
+        "ends_at": lent.end,
+        "amount": amount_text(limit.amount),
+        "spent": amount_text(settled),
+        "left": amount_text(max(0, limit.amount - settled)),
+        "currency": limit.currency,
+    }
+
+
+def _divided(reservation: ChargeReservation, nanos: int) -> tuple[tuple[str, int, int], ...]:
+    """Return which accounts would pay a charge now."""
+    paid = []
+    for lent, reserved in reservation.parts:
+        part = min(nanos, reserved)
+        nanos -= part
+        if part:
+            paid += [(each.scope.key, each.start, part) for each in lent]
+    return tuple(paid)
