@@ -20,9 +20,11 @@ from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.relay.engine import EngineSource
 from tessera.gateway.relay.engine_errors import EngineError, Retry
+from tessera.gateway.relay.paid import PaidSink
 from tessera.gateway.relay.resume import CountedTokens, Protection, count_tokens
 from tessera.gateway.relay.sent import MoveRefusal, Sent
 from tessera.gateway.relay.sink import AnswerSink
+from tessera.gateway.reserve.charges import Charges
 from tessera.gateway.resolve.models import Models
 
 # Of one request before its first token: the first replica and two others.
@@ -39,12 +41,18 @@ class Relay:
     """Relays answers of engines: of another one where the first gave none, or was lost."""
 
     def __init__(
-        self, session: EngineSession, models: Models, places: Places, turns: Turns
+        self,
+        session: EngineSession,
+        models: Models,
+        places: Places,
+        charges: Charges,
+        turns: Turns,
     ) -> None:
         """Take the turns of large bodies."""
         self._session, self._clock = session, session.clock
         self._engines = EngineSource(session)
         self._models, self._places, self._turns = models, places, turns
+        self._charges = charges
 
     async def prepare(self, placed: Placed, record_id: str) -> Sent:
         """Return the request as engines get it."""
@@ -87,11 +95,22 @@ class Relay:
 
         Raises RequestError.
         """
+        charge = sent.placed.reserved.charge
         try:
-            await self._run(sent, sink)
+            if charge is None or not charge.watches(sent.fields):
+                await self._run(sent, sink)
+            else:
+                await self._run_paid(sent, PaidSink(sink, sent, charge, self._charges))
         finally:
             if sent.moving is not None:
                 sent.moving.cancel()
+
+    async def _run_paid(self, sent: Sent, sink: PaidSink) -> None:
+        try:
+            await self._run(sent, sink)
+            await sink.finish()
+        finally:
+            sink.close()
 
     async def _run(self, sent: Sent, sink: AnswerSink) -> None:
         # It may have waited long.

@@ -1,0 +1,230 @@
+"""A stream that passes as far as it is paid, and waits or ends where its money runs out."""
+
+import asyncio
+import math
+
+from typing_extensions import override
+
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts
+from tessera.gateway.http.cut_streams import MAX_FIRST_BYTES, CutUsage, cut_events, with_cost
+from tessera.gateway.http.sse import StreamFormat
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.refusals import Headers, RequestError, amount_text
+from tessera.gateway.relay.sent import Sent
+from tessera.gateway.relay.sink import AnswerSink
+from tessera.gateway.reserve.charges import (
+    TOP_UP_BEFORE,
+    TOP_UP_TOKENS,
+    Charges,
+    RequestCharge,
+)
+
+# Of an engine of another tenant: a token has a byte of text at least, and the gateway counts a
+# token for every four.
+_TOKENS_PER_COUNTED = 4
+# Of an answer without usage, as of streams.
+_BYTES_PER_TOKEN = 4
+OUT_OF_MONEY = frozenset({RequestReason.BUDGET_EXCEEDED, RequestReason.BUDGET_UNAVAILABLE})
+
+
+class OutOfMoneyError(RequestError):
+    """A stream is cut: no more money is left for it, or what is left is not known."""
+
+    def __init__(self, shortage: RequestError, events: bytes) -> None:
+        """Take what ends the stream in the words of its path."""
+        super().__init__(shortage.reason, *[""] * 8)
+        self.message = shortage.message
+        self._events = events
+
+    @override
+    def event(self) -> bytes:
+        return self._events
+
+
+class PaidSink:
+    """Passes a stream on to another sink, and holds what is not paid yet."""
+
+    def __init__(
+        self, sink: AnswerSink, sent: Sent, charge: RequestCharge, charges: Charges
+    ) -> None:
+        self._sink, self._sent, self._charge, self._charges = sink, sent, charge, charges
+        stream = sent.identified.path_item.stream
+        assert stream is not None  # noqa: S101 - only such paths have streams
+        self._format: StreamFormat = stream
+        self._shows_cost = sent.fields.usage_asked
+        # Tokens above which more has to be reserved.
+        self._enough = math.inf
+        self._asking: asyncio.Task[None] | None = None
+        self._held: list[bytes] = []
+        self._own_bytes = 0
+        # Events of which the last ones repeat some fields.
+        self._first = self._last = b""
+        self._has_begun = False
+        self._keeps_last = b"event: message_stop\n" in stream.ends
+        self._set_enough()
+
+    @property
+    def unread_bytes(self) -> int:
+        """Return what waits for the client, and for money."""
+        return self._sink.unread_bytes + self._own_bytes
+
+    def begin(self, headers: Headers) -> bool:
+        """Begin the stream."""
+        return self._sink.begin(headers)
+
+    def part(self, data: bytes) -> bool:
+        """Pass events on, or hold them; False where they are held."""
+        if self._held or (self._sent.tokens > self._enough and not self._is_paid()):
+            self._held.append(data)
+            self._own_bytes += len(data)
+            return False
+        if not self._has_begun:
+            self._begin(data)
+        if self._keeps_last and len(data) <= MAX_FIRST_BYTES:
+            self._own_bytes += len(data) - len(self._last)
+            self._last = data
+        if self._shows_cost and b'"usage"' in data:
+            work = known_work(self._sent, self._charge, ChargeEnd.ANSWER)
+            nanos, _ = self._charges.price(self._charge, work)
+            data = with_cost(data, self._format, amount_text(nanos))
+        return self._sink.part(data)
+
+    def whole(self, body: bytes) -> None:
+        """Pass an answer that is no stream."""
+        self._sink.whole(body)
+
+    def end(self, counts: TokenCounts | None) -> None:
+        """End the stream once all of it is paid."""
+        if not self._held:
+            self._sink.end(counts)
+
+    def interrupted(self) -> None:
+        """Wait for another source."""
+        self._sink.interrupted()
+
+    async def drained(self) -> None:
+        """Wait for the client, and until what is held is paid.
+
+        Raises OutOfMoneyError.
+        """
+        await self._sink.drained()
+        while self._held:
+            await self._pay()
+            parts, self._held = self._held, []
+            self._own_bytes -= sum(map(len, parts))
+            for part in parts:
+                self.part(part)
+            await self._sink.drained()
+
+    async def finish(self) -> None:
+        """Pass on what is held at the end of the source; raises OutOfMoneyError."""
+        if self._held:
+            await self.drained()
+            self._sink.end(self._sent.counts)
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _begin(self, data: bytes) -> None:
+        """Keep the first events, and give back what the prompt cannot need."""
+        self._has_begun = True
+        if len(data) <= MAX_FIRST_BYTES:
+            self._first = data
+            self._own_bytes += len(data)
+        if (prompt := self._counted_prompt) is not None:
+            self._charges.shrink(self._charge, prompt)
+
+    def _set_enough(self) -> None:
+        paid = self._charge.paid_output
+        is_all = self._charge.reservation is None or paid >= self._charge.max_output
+        self._enough = math.inf if is_all else paid - TOP_UP_BEFORE
+
+    def _is_paid(self) -> bool:
+        """Reserve more, and return whether what came until now is paid."""
+        tokens, charge = self._sent.tokens, self._charge
+        if (prompt := self._counted_prompt) is not None:
+            charge.prompt_bound = min(charge.prompt_bound, prompt)
+        events = self._sent.events
+        if events is not None and events.ended and events.total is not None:
+            # The gateway's count is an estimate, this is the engine's.
+            nanos, _ = charge.cost(known_work(self._sent, charge, ChargeEnd.ANSWER))
+            if nanos <= charge.reserved or self._charges.grow(charge, nanos):
+                return True
+        if self._asking is None:
+            if self._charges.grow(charge, charge.most(tokens + TOP_UP_TOKENS)):
+                self._set_enough()
+                return True
+            self._asking = asyncio.create_task(self._charges.top_up(charge, tokens))
+            self._asking.add_done_callback(_retrieve)
+        elif self._asking.done() and self._asking.exception() is None:
+            self._asking = None
+            self._set_enough()
+        return tokens <= charge.paid_output
+
+    @property
+    def _counted_prompt(self) -> int | None:
+        """Return the tokens of the prompt, once the engine tells them."""
+        counts = self._sent.events.total if self._sent.events is not None else None
+        return (counts.input or None) if counts is not None else None
+
+    async def _pay(self) -> None:
+        asking, self._asking = self._asking, None
+        # Its engine may take long to make the next token, but this does not wait for it.
+        self._sink.interrupted()
+        try:
+            if asking is not None and not asking.done():
+                await asking
+            if self._sent.tokens > self._charge.paid_output:
+                await self._charges.top_up(self._charge, self._sent.tokens)
+        except RequestError as error:
+            raise OutOfMoneyError(error, self._cut(error.reason)) from None
+        self._set_enough()
+
+    def _cut(self, reason: str) -> bytes:
+        usage = None
+        if self._shows_cost:
+            work = known_work(self._sent, self._charge, ChargeEnd.REQUEST)
+            nanos, _ = self._charges.price(self._charge, work)
+            output = min(work.delivered, self._charge.paid_output)
+            counted = work.counted.input if work.counted is not None else 0
+            usage = CutUsage(counted or work.prompt, output, amount_text(nanos))
+        choices = self._charge.choices
+        return cut_events(
+            self._format, self._first, self._last, reason, choices=choices, usage=usage
+        )
+
+
+def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 0) -> KnownWork:
+    """Return what is known of a request for its charge."""
+    events, counts = sent.events, sent.counts
+    if events is not None:
+        counts = events.total or counts
+    delivered, most_counted = sent.tokens, charge.max_output
+    is_whole = not sent.fields.streams
+    if is_whole and end is ChargeEnd.ANSWER and counts is None:
+        delivered = sent.answer_bytes // _BYTES_PER_TOKEN
+    if not charge.believes_engine:
+        text = _TOKENS_PER_COUNTED * (sent.tokens + charge.choices)
+        most_counted = sent.answer_bytes if is_whole else text
+    return KnownWork(
+        engines=sent.engines,
+        end=end,
+        prompt=charge.prompt_tokens,
+        delivered=delivered,
+        unseen=unseen,
+        counted=None
+        if counts is None
+        else TokenParts(counts.input, counts.cached, counts.output, counts.reasoning),
+        most_input=charge.prompt_bound,
+        most_output=charge.max_output,
+        most_counted=most_counted,
+    )
+
+
+def _retrieve(asking: "asyncio.Task[None]") -> None:
+    """Take the error of a task that may be asked for it later, or never."""
+    if not asking.cancelled():
+        asking.exception()
