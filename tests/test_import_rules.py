@@ -171,8 +171,9 @@ def test_the_source_root_never_becomes_a_package() -> None:
 @pytest.mark.parametrize(
     ("entry", "bar"),
     [
-        # Both know directories, which have prices and limits of charges.
-        ("tessera.gateway.requests.app", 101),
+        # Both know directories, which have prices and limits of charges; a request reserves money,
+        # pays it, and its stream may end by it.
+        ("tessera.gateway.requests.app", 111),
         ("tessera.node_agent.main", 85),
         ("tessera.batch_runner.main", 113),
     ],

@@ -34,7 +34,8 @@ _BODY = (
 _ERRORS = {
     400: "The request is invalid; `param` names the field.",
     401: "The key is missing, unknown, revoked or expired.",
-    403: "The service sleeps, and requests of this tenant do not wake it.",
+    403: "The service sleeps, and requests of this tenant do not wake it; or its charges have a "
+    "limit, and no PriceList has a price of the model.",
     404: "The model is unknown, or this key may not use it; or its engine has no such path.",
     405: "Another method is taken; `Allow` names it.",
     408: "The headers or the body came too slowly.",
@@ -42,7 +43,7 @@ _ERRORS = {
     415: "The body is encoded.",
     422: "The engine cannot process the request.",
     429: "A limit is reached, the tenant's queue is full, or there is no room for a sheddable "
-    "request; see `Retry-After`.",
+    "request; see `Retry-After`. With `x-should-retry: false` no money is left.",
     431: "The headers are too large.",
     502: "The engine failed.",
     503: "No replica can take the request now; see `Retry-After`.",
@@ -58,6 +59,9 @@ def document() -> dict[str, Any]:
     paths["/v1/models"] = {"get": _own("The models that the key may use.", "Models")}
     paths["/v1/models/{model}"] = {
         "get": {**_own("One of these models.", "Model"), "parameters": [name]}
+    }
+    paths["/v1/budget"] = {
+        "get": _own("What limits of charges leave to the key's owner.", "Budget")
     }
     answer = {"200": {"description": "It does.", **_json({})}}
     not_ready = {"503": {"description": "It does not.", **_json({})}}
@@ -156,7 +160,11 @@ def _schemas() -> dict[str, Any]:
     # Absent while no engine of the model is known.
     model["properties"]["max_model_len"] = {"type": "integer"}
     models = {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}
+    # Amounts are decimal numbers.
+    texts = ("budget", "limit", "scope", "window", "amount", "spent", "left", "currency")
+    limit = an_object(**dict.fromkeys(texts, _TEXT), ends_at={"type": "integer"})
     return {
+        "Budget": an_object(object={"const": "list"}, data={"type": "array", "items": limit}),
         "Error": an_object(error=error),
         "Model": model,
         "Models": an_object(object={"const": "list"}, data=models),

@@ -6,7 +6,7 @@ import gc
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tessera.adapters.run_forever import run_forever
@@ -204,7 +204,8 @@ class Gateway:
                 recorder.note_running(self.app.partial_records())
             if number % _POLLS_PER_RENEWAL == 0:
                 renewal = self.admission.limits.renewal(time.monotonic())
-                if renewal.portions or renewal.slots:
+                renewal = replace(renewal, charges=self.admission.reservations.charges.renewal())
+                if renewal.portions or renewal.slots or renewal.charges:
                     self._ask(renewal)
             await asyncio.sleep(POLL_SECONDS)
 
@@ -234,9 +235,12 @@ class Gateway:
         request = BorrowRequest(
             portions=tuple(portion for request, _ in borrows for portion in request.portions),
             slots=tuple(slots for request, _ in borrows for slots in request.slots),
+            charges=tuple(ask for request, _ in borrows for ask in request.charges),
         )
         lease = await self._parts.borrow(self._parts.name, request)
         self.admission.limits.receive(lease, time.monotonic())
+        if returns := self.admission.reservations.charges.receive(lease.charges):
+            self._ask(BorrowRequest(charges=returns))
         for _, answered in borrows:
             if not answered.done():
                 answered.set_result(None)

@@ -89,4 +89,10 @@ PATHS: Mapping[str, PathItem] = {
 }
 
 # Answered by the gateway itself.
-OWN_PATHS = ("GET /healthz", "GET /readyz", "GET /v1/models", "GET /v1/models/{model}")
+OWN_PATHS = (
+    "GET /healthz",
+    "GET /readyz",
+    "GET /v1/budget",
+    "GET /v1/models",
+    "GET /v1/models/{model}",
+)

@@ -296,3 +296,20 @@ def test_the_page_has_the_store_from_the_start() -> None:
     assert 'tessera_gateway_usage_records_total{outcome="Lost"} 0.0' in page
     assert 'tessera_gateway_store_failing_seconds{operation="borrow"} 0.0' in page
     assert OTHER not in page
+
+
+def test_charges_are_summed_by_tenant_and_currency() -> None:
+    gateway = GatewayMetrics()
+    charges: list[tuple[str, int | None, str | None]] = [
+        ("team-a", 37_000, "USD"),
+        ("team-a", 3, "USD"),
+        ("team-b", 5, "EUR"),
+        ("team-b", None, None),
+    ]
+    for tenant, nanos, currency in charges:
+        observe(gateway, [a_record(tenant=tenant, charge_nanos=nanos, currency=currency)])
+    lines = [line for line in pages(gateway) if line.startswith("tessera_charge_nanos_total{")]
+    assert sorted(lines) == [
+        'tessera_charge_nanos_total{currency="EUR",tenant="team-b"} 5.0',
+        'tessera_charge_nanos_total{currency="USD",tenant="team-a"} 37003.0',
+    ]

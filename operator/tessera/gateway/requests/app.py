@@ -29,7 +29,7 @@ from tessera.gateway.settle.settlement import Settlement, refused_record
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")
-_MODELS = "/v1/models"
+_MODELS, _BUDGET = "/v1/models", "/v1/budget"
 _BOUNDS = BodyBounds()
 
 
@@ -64,7 +64,7 @@ class GatewayApp:
             chooser=Chooser(admission.senders, places.replicas, turns),
             reservations=admission.reservations,
             places=places,
-            relay=Relay(engines, models, places, turns),
+            relay=Relay(engines, models, places, admission.reservations.charges, turns),
             settlement=Settlement(admission.reservations, places, self._clock),
             record=self._record_ended,
             note_begun=self._note_begun,
@@ -221,13 +221,13 @@ class GatewayApp:
         """Answer what reaches no engine."""
         method: str = scope["method"]
         path: str = scope["path"]
-        is_models = path == _MODELS or path.startswith(f"{_MODELS}/")
-        if not is_models and path not in ("/healthz", "/readyz"):
+        is_of_sender = path in (_MODELS, _BUDGET) or path.startswith(f"{_MODELS}/")
+        if not is_of_sender and path not in ("/healthz", "/readyz"):
             raise RequestError(RequestReason.UNKNOWN_PATH, method, path[:200])
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, "GET, HEAD")
-        if is_models:
-            await self._answer_models(scope, headers, response)
+        if is_of_sender:
+            await self._answer_sender(scope, headers, response)
         elif path == "/readyz" and self.draining:
             await response.send_whole(503, b'{"status":"draining"}')
         elif path == "/readyz" and not self._admission.has_directory:
@@ -235,20 +235,24 @@ class GatewayApp:
         else:
             await response.send_whole(200, b'{"status":"ok"}')
 
-    async def _answer_models(
+    async def _answer_sender(
         self, scope: Message, headers: Mapping[bytes, bytes], response: ClientResponse
     ) -> None:
-        """Answer with the list of models or one of them, which counts as a request."""
+        """Answer with models or budgets of the sender, which counts as a request."""
         client, senders = response.client, self._admission.senders
         await client.drained()
         identity = await senders.identify(headers, _client_address(scope))
         client.accept(identity.tenant)
         holding = self.memory.open(identity, senders.weight_of(identity), client.abort)
-        name = scope["path"].removeprefix(_MODELS).removeprefix("/")
-        models = self._admission.models
+        path, models = scope["path"], self._admission.models
+        name = path.removeprefix(_MODELS).removeprefix("/")
+        reservations = self._admission.reservations
         try:
-            allowances = await self._admission.reservations.count(identity)
-            body = models.listed(identity, name) if name else models.listing(identity)
+            allowances = await reservations.count(identity)
+            if path == _BUDGET:
+                body = await reservations.charges.budget(identity)
+            else:
+                body = models.listed(identity, name) if name else models.listing(identity)
             if not holding.take(len(body)):
                 raise holding.error()
             await response.send_whole(200, body, allowances)

@@ -131,7 +131,8 @@ class Models:
         listers = self._listers.of(name for model in changed for name in model.all_names)
         for name, tenant in self._tenants.items():
             if any(may_use(name, model) for model in changed):
-                by_name = changed_models(tenant.by_name, listers, directory.name_rights, name)
+                known = {each: self._offered(models, name) for each, models in listers.items()}
+                by_name = changed_models(tenant.by_name, known, directory.name_rights, name)
                 if by_name is not tenant.by_name:
                     self._tenants[name] = _TenantModels(by_name)
 
@@ -196,9 +197,15 @@ class Models:
         if tenant is None:
             # Tenants ask one after the other when a model changed that all may use.
             of_user = self._of_user = self._of_user or models_by_user(self._directory.models)
-            directory = replace(self._directory, models=tuple(of_user(name)))
+            directory = replace(self._directory, models=self._offered(of_user(name), name))
             tenant = self._tenants[name] = _TenantModels(tenant_models(directory, name))
         return tenant
+
+    def _offered(self, models: Sequence[OfferedModel], tenant: str) -> tuple[OfferedModel, ...]:
+        """Return the models without those that are for tenants with a limit of charges alone."""
+        payer = self._directory.tenants.get(tenant)
+        has_limit = payer is not None and bool(payer.charge_limits)
+        return tuple(model for model in models if has_limit or not model.require_charge)
 
     def _known_names(self, identity: Identity) -> Sequence[str]:
         """Return names of models that the sender may use, in order."""

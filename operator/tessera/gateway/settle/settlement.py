@@ -2,20 +2,23 @@
 
 import itertools
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from tessera.adapters.clock import Clock
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.domain.usage.charge import EngineWork, WorkEnd, charge, work_end
+from tessera.domain.usage.payer import ChargeEnd, charge_end
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
 from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import RequestError
+from tessera.gateway.relay.paid import OUT_OF_MONEY, known_work
 from tessera.gateway.relay.sent import Sent
+from tessera.gateway.reserve.charges import RequestCharge
 from tessera.gateway.reserve.limits import Reservations, Reserved
 from tessera.gateway.resolve.chooser import Chosen
 from tessera.gateway.resolve.models import Resolved
@@ -40,6 +43,8 @@ class Answered:
     estimated: bool
     recomputed: int
     """Tokens that engines computed again, which no tenant pays."""
+    charged: RecordFields = field(default_factory=dict)
+    """What is recorded of a charge that may grow; that of a request that ended is settled."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
@@ -50,6 +55,7 @@ class Answered:
         fields["predicted_cached_tokens"] = round(at.predicted_cached_share * counts.input)
         fields["recomputed_tokens"] = self.recomputed
         fields["estimated"] = self.estimated
+        fields |= self.charged
         if not self.estimated:
             known = at.known_prefix_share * counts.input
             uncached = round(known) - counts.cached
@@ -102,6 +108,8 @@ class Settlement:
                     self._learn(at, answered.counts)
                 if at.first_token_ns is not None:
                     self._note_answer(answered, phase)
+                if at.placed.reserved.charge is not None:
+                    self._charge(answered, at.placed.reserved.charge, phase, reason)
                 self._leave(at.placed, answered.counts, goes_on=end is WorkEnd.REQUEST)
                 return answered
             case _:
@@ -124,7 +132,24 @@ class Settlement:
 
     def partial(self, at: Sent | Answered) -> Answered:
         """Return what a request that an engine has used so far."""
-        return at if isinstance(at, Answered) else self._answered(at, WorkEnd.FAILURE)
+        if isinstance(at, Answered):
+            return at
+        answered, charge = self._answered(at, WorkEnd.FAILURE), at.placed.reserved.charge
+        if charge is not None:
+            work = known_work(at, charge, ChargeEnd.KILLED) if at.engines else None
+            answered.charged = charge.record_fields(work)
+        return answered
+
+    def _charge(self, answered: Answered, charge: RequestCharge, phase: Phase, reason: str) -> None:
+        """Say what a request is charged, which its reservation is settled by."""
+        sent, end, unseen = answered.sent, charge_end(phase, reason), 0
+        if end is ChargeEnd.REQUEST and reason not in OUT_OF_MONEY:
+            unseen = self._unseen(sent, self._places.replicas.means(sent.placed.model))
+        work, charges = known_work(sent, charge, end, unseen), self._reservations.charges
+        charge.charge, is_estimate = charges.price(charge, work)
+        answered.estimated |= is_estimate
+        if phase is Phase.COMPLETED and sent.counts is not None:
+            charges.learn(sent.placed.model, sent.counts.output // charge.choices)
 
     def _leave(self, placed: Placed, counts: TokenCounts, *, goes_on: bool = False) -> None:
         self._places.leave(placed, goes_on=goes_on)

@@ -166,6 +166,12 @@ class RequestMetrics:
             (*_PAIR, "joint"),
             registry=registry,
         )
+        self._charges = Counter(
+            "tessera_charge_nanos",
+            "What ended requests are charged by price lists, in nano-units of the currency.",
+            ("tenant", "currency"),
+            registry=registry,
+        )
         self._drafts = [
             Counter(f"tessera_gateway_{name}", text, (*_PAIR, "temperature"), registry=registry)
             for name, text in _DRAFT_SERIES
@@ -190,6 +196,9 @@ class RequestMetrics:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
             counter.inc(tokens)
+        if record.charge_nanos is not None and record.currency is not None:
+            # Tenants and currencies are those of objects of the platform.
+            self._charges.labels(record.tenant, record.currency).inc(record.charge_nanos)
         checked, unchecked = pair.joints
         checked.inc(record.resumed - record.unchecked_joints)
         unchecked.inc(record.unchecked_joints)
