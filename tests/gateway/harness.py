@@ -17,6 +17,8 @@ from typing import Any
 import aiohttp
 
 from tessera.api.ref import Ref
+from tessera.domain.charges.account import ChargeAccount
+from tessera.domain.charges.exchange import AccountKey
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import (
     ApiKey,
@@ -194,9 +196,19 @@ class LocalAccounts:
         self.admission: Admission | None = None
         self.accounts: dict[str, Account] = {}
         self.slots: dict[str, SlotAccount] = {}
-        self.answers = True
+        self.charges: dict[AccountKey, ChargeAccount] = {}
+        """As the store has them; records of them are not stored here."""
+        self.unix_time: Callable[[], float] = time.time
+        self.answers = self.lends_charges = True
         self.asked, self.is_reachable = asyncio.Event(), asyncio.Event()
         self.is_reachable.set()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the accounts of charges have, by scope."""
+        return {
+            key.scope: {"settled": account.settled, "lent": account.lent, "limit": account.limit}
+            for key, account in self.charges.items()
+        }
 
     async def borrow(self, request: BorrowRequest) -> bool:
         self.asked.set()
@@ -215,6 +227,15 @@ class LocalAccounts:
             for each in request.slots
         )
         self.admission.limits.receive(Lease(portions=portions, slots=grants), now)
+        asks = request.charges
+        while asks and self.lends_charges:
+            answers = [
+                self.charges.setdefault(
+                    AccountKey(each.scope.key, each.start), ChargeAccount()
+                ).exchange("gateway", each, self.unix_time())
+                for each in asks
+            ]
+            asks = self.admission.reservations.charges.receive(answers)
         return True
 
 

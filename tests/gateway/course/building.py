@@ -97,7 +97,8 @@ def replicas(*addresses: str, **changes: Any) -> list[EngineReplica]:
 def directory(*addresses: str, **changes: Any) -> Directory:
     replica = changes.pop("replica", {})
     keys = changes.pop("keys", (an_api_key(),))
-    others = {name: changes.pop(name) for name in ("tenants", "default_limits") if name in changes}
+    of_directory = "tenants", "default_limits", "prices"
+    others = {name: changes.pop(name) for name in of_directory if name in changes}
     model = a_model(*replicas(*addresses, **replica), **changes)
     return a_directory(model, keys=keys, **others)
 

@@ -37,7 +37,7 @@ from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.course.virtual_loop import Peer, VirtualLoop, connect
 from tests.gateway.harness import LocalAccounts
 
-_POLL_SECONDS, _POLLS_PER_MOVE = 0.25, 4
+_POLL_SECONDS, _POLLS_PER_MOVE, _POLLS_PER_RENEWAL = 0.25, 4, 2
 # Readers from outside come at such moments, each so much later than the one before.
 _FIRST_READING, _LATER = 0.0023, 1.7
 _MAX_SECONDS = 4000.0
@@ -292,6 +292,7 @@ class Play:
         self.directory = course.directory
         self.accounts = LocalAccounts(self.clock.monotonic)
         self.accounts.answers = course.lends == "yes"
+        self.accounts.unix_time = lambda: self.clock.time_ns() / 1e9
         self.woken: list[int] = []
         self.admission = Admission(
             Authenticator(self._verify, clock=self.clock.utc, monotonic=self.clock.monotonic),
@@ -365,7 +366,7 @@ class Play:
                     for ref, streams in sorted(self.app.awaiting().items())
                 },
                 "partial": sorted(
-                    (dataclasses.asdict(record) for record in self.app.partial_records()),
+                    (_fields(record) for record in self.app.partial_records()),
                     key=lambda record: record["started_at_ns"],
                 ),
                 **self._state(),
@@ -411,6 +412,10 @@ class Play:
             self.admission.queues.pump()
             if polls % _POLLS_PER_MOVE == 0:
                 self.app.move_streams(self.directory.moved_replicas())
+            if polls % _POLLS_PER_RENEWAL == 0:
+                asks = self.admission.reservations.charges.renewal()
+                if asks:
+                    await self.accounts.borrow(BorrowRequest(charges=asks))
 
     async def _happen(self) -> None:
         for happening in self.course.happenings:
@@ -470,7 +475,9 @@ class Play:
     def _recorded(self, clients: Sequence[_Client]) -> Mapping[str, Any]:
         ids = sorted({record.request_id for _, record in self.records})
         arrivals = self.admission.arrivals.take()
+        accounts = {} if not self.accounts.charges else {"charges": self.accounts.as_json()}
         return {
+            **accounts,
             "course": self.course.name,
             "clients": {client.name: client.log.as_json() for client in clients},
             "engines": {
@@ -519,7 +526,19 @@ async def _end_others() -> None:
 def _timed(records: Sequence[tuple[int, UsageRecord]]) -> list[Any]:
     # Those of one moment come in any order.
     ordered = sorted(records, key=lambda timed: (timed[0], timed[1].started_at_ns))
-    return [[micros, dataclasses.asdict(record)] for micros, record in ordered]
+    return [[micros, _fields(record)] for micros, record in ordered]
+
+
+_OF_CHARGES = "charge_nanos", "currency", "price_list", "charges", "owner", "service_class"
+
+
+def _fields(record: UsageRecord) -> dict[str, Any]:
+    """Return the fields of a record; what is not charged has none of charges."""
+    fields = dataclasses.asdict(record)
+    if record.charge_nanos is None:
+        for name in _OF_CHARGES:
+            assert not fields.pop(name), (name, record)
+    return fields
 
 
 # Of records, and of requests without an `x-request-id`.

@@ -1,0 +1,418 @@
+"""The money of requests: reserved, topped up, charged, refused."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.charges.price_book import PriceListBook
+from tessera.domain.charges.scopes import MemberKind
+from tessera.gateway.reserve import charges
+from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    DONE,
+    END,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    RunningGateway,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+    an_api_key,
+)
+from world.testing import eventually
+
+pytestmark = pytest.mark.anyio
+MANY = 10**12
+# Of COMPLETION and of USAGE.
+CHARGE = 7 * INPUT + 3 * OUTPUT
+
+
+async def answering(call: EngineCall) -> None:
+    if json.loads(call.body).get("stream"):
+        await call.stream(ROLE, a_delta("one"), a_delta("two"), a_delta("three"), END, USAGE, DONE)
+    else:
+        await call.whole(COMPLETION)
+
+
+def directory(address: str, *limits: int, **changes: Any) -> Any:
+    model = a_model(a_replica(address), max_model_len=changes.pop("context", 4096))
+    return a_directory(model, **{**paying(*limits), **changes})
+
+
+async def test_an_answer_says_what_it_is_charged_and_its_record_does() -> None:
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        answer = await gateway.post({**CHAT, "max_tokens": 20})
+        record = await gateway.record()
+    assert (answer.status, answer.headers["x-tessera-charge"]) == (200, "0.000037 USD")
+    assert (record.charge_nanos, record.currency) == (CHARGE, "USD") == (37_000, "USD")
+    assert record.price_list is not None
+    assert record.price_list.startswith("standard@")
+    [(scope, _, nanos)] = record.charges
+    assert (scope, nanos, record.owner) == ("team-a/charge-month", CHARGE, "team-a")
+    assert record.service_class == "Interactive"
+
+
+async def test_a_stream_shows_its_cost_where_usage_is_asked() -> None:
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        answer = await gateway.post({**STREAM, "stream_options": {"include_usage": True}})
+        record = await gateway.record()
+    *_, usage, _ = answer.events
+    assert json.loads(usage.removeprefix(b"data: "))["usage"]["cost"] == 0.000037
+    assert record.charge_nanos == CHARGE
+
+
+async def test_a_price_without_a_limit_is_charged_and_nothing_is_reserved() -> None:
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address)) as gateway,
+    ):
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+        assert gateway.accounts.charges == {}
+    assert answer.headers["x-tessera-charge"] == "0.000037 USD"
+    assert (record.charge_nanos, record.charges) == (CHARGE, ())
+
+
+def reserved(tokens: int, prompt: int = 0) -> int:
+    return prompt * INPUT + tokens * OUTPUT
+
+
+def bound(body: object) -> int:
+    """Return the most tokens of a chat: a token a byte, and those of a template."""
+    return len(json.dumps(body)) + 1024
+
+
+async def test_what_is_no_stream_gets_as_much_as_is_left_and_a_header_says_so() -> None:
+    body = {**CHAT, "max_tokens": 2000}
+    left = reserved(1500, bound(body))
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, left)) as gateway,
+    ):
+        answer = await gateway.post(body)
+        await gateway.record()
+    assert (answer.status, answer.headers["x-tessera-max-tokens"]) == (200, "1500")
+    assert engine.calls[0].json["max_tokens"] == 1500
+
+
+async def test_a_maximum_is_sent_where_the_client_gives_none() -> None:
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        answer = await gateway.post(CHAT)
+        await gateway.record()
+    assert "x-tessera-max-tokens" not in answer.headers
+    assert engine.calls[0].json["max_tokens"] == 4096 - 23
+
+
+async def test_less_than_a_usual_answer_is_refused() -> None:
+    body = {**CHAT, "max_tokens": 2000}
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, reserved(1023, bound(body)))) as gateway,
+    ):
+        refused = await gateway.post(body)
+        record = await gateway.record()
+        short = await gateway.post({**body, "max_tokens": 1000})
+    assert (refused.status, refused.error["code"]) == (429, "budget_exceeded")
+    assert refused.error["type"] == "insufficient_quota"
+    assert refused.headers["x-should-retry"] == "false"
+    assert 0 < int(refused.headers["retry-after"]) <= 31 * 86_400
+    assert refused.error["message"].startswith(
+        "TenantBudget/team-a limit charge-month: 0.01134 USD for the month, 0.01134 USD left, "
+        "needed 0.01135; retry in "
+    )
+    assert (record.reason, record.phase, record.charge_nanos) == (
+        "BudgetExceeded",
+        "Refused",
+        None,
+    )
+    assert short.status == 200
+
+
+def many(words: int) -> list[bytes]:
+    return [a_delta("word") for _ in range(words)]
+
+
+async def test_a_stream_reserves_more_while_it_runs() -> None:
+    used = {"prompt_tokens": 7, "completion_tokens": 1500, "total_tokens": 1507}
+    events = [ROLE, *many(1500), END, a_usage(used), DONE]
+
+    async def stream(call: EngineCall) -> None:
+        await call.begin()
+        for number in range(0, len(events), 50):
+            await call.chunk(b"".join(events[number : number + 50]))
+            await asyncio.sleep(0)
+        await call.finish()
+
+    async with (
+        ScriptedEngine(stream) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        answer = await gateway.post({**STREAM, "stream_options": {"include_usage": True}})
+        record = await gateway.record()
+    assert answer.body.count(b"word") == 1500
+    assert record.charge_nanos == 7 * INPUT + 1500 * OUTPUT
+    assert (record.phase, record.estimated) == ("Completed", False)
+
+
+def a_usage(used: dict[str, int]) -> bytes:
+    event = {"id": "chatcmpl-0", "model": "chat", "choices": [], "usage": used}
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+async def test_a_stream_ends_with_a_reason_where_its_money_does() -> None:
+    body = {**STREAM, "stream_options": {"include_usage": True}}
+
+    async def stream(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE)
+        # Until the gateway closes the connection.
+        while True:
+            await call.chunk(a_delta("word"))
+            await asyncio.sleep(0)
+
+    left = reserved(1300, bound(body))
+    async with (
+        ScriptedEngine(stream) as engine,
+        a_gateway(directory(engine.address, left)) as gateway,
+    ):
+        answer = await gateway.post(body)
+        record = await gateway.record()
+        async with asyncio.timeout(10):
+            await engine.calls[0].gone.wait()
+        [account] = gateway.accounts.charges.values()
+    *_, finish, usage, done = answer.events
+    assert answer.status == 200
+    assert answer.body.count(b"word") == 1300
+    assert json.loads(finish.removeprefix(b"data: "))["choices"] == [
+        {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
+    ]
+    last = json.loads(usage.removeprefix(b"data: "))
+    assert last["x_tessera_reason"] == "BudgetExceeded"
+    assert last["id"] == "chatcmpl-0"
+    assert done == DONE
+    assert record.charge_nanos is not None
+    assert last["usage"]["cost"] == record.charge_nanos / 1e9
+    assert record.charge_nanos <= left
+    assert (record.phase, record.reason, record.status) == ("Aborted", "BudgetExceeded", 200)
+    assert account.settled + account.lent <= left
+
+
+async def test_a_sender_sees_what_its_limits_leave() -> None:
+    limits = (
+        a_charge_limit(MANY),
+        a_charge_limit(10**9, name="keys", window="Day", kind=MemberKind.KEY),
+        a_charge_limit(10**9, name="chat", kind=MemberKind.MODEL, member="chat"),
+    )
+    async with ScriptedEngine(answering) as engine:
+        model = a_model(a_replica(engine.address), max_model_len=4096)
+        requests = RateLimitsSpec(requests=PeriodLimits(per_day=3))
+        key = an_api_key(limits=requests)
+        async with a_gateway(a_directory(model, keys=(key,), **paying(*limits))) as gateway:
+            before = await left_of(gateway)
+            await gateway.post(CHAT)
+            after = await left_of(gateway)
+            async with gateway.client.get(f"{gateway.url}/v1/budget") as refused:
+                assert refused.status == 429
+    assert [(limit["limit"], limit["window"], limit["left"]) for limit in before] == [
+        ("charge-month", "Month", "1000"),
+        ("keys", "Day", "1"),
+    ]
+    assert [(limit["spent"], limit["left"]) for limit in after] == [
+        ("0.000037", "999.999963"),
+        ("0.000037", "0.999963"),
+    ]
+    assert [limit["scope"] for limit in after] == ["team-a/charge-month", "team-a/keys/Key/ci"]
+
+
+async def left_of(gateway: RunningGateway) -> Any:
+    async with gateway.client.get(f"{gateway.url}/v1/budget") as response:
+        assert response.status == 200
+        return (await response.json())["data"]
+
+
+async def test_without_limits_a_sender_has_no_budget_and_nothing_is_charged() -> None:
+    async with ScriptedEngine(answering) as engine:
+        model = a_model(a_replica(engine.address))
+        async with a_gateway(a_directory(model)) as gateway:
+            assert await left_of(gateway) == []
+            answer = await gateway.post(CHAT)
+            record = await gateway.record()
+    assert "x-tessera-charge" not in answer.headers
+    assert (record.charge_nanos, record.price_list, record.owner) == (None, None, None)
+
+
+async def test_of_64_requests_against_money_for_one_only_one_is_admitted() -> None:
+    body = {**CHAT, "max_tokens": 1000}
+    goes_on = asyncio.Event()
+
+    async def wait(call: EngineCall) -> None:
+        await goes_on.wait()
+        usage = {"prompt_tokens": bound(body), "completion_tokens": 1000}
+        await call.whole({**COMPLETION, "usage": usage})
+
+    limit = reserved(1000, bound(body))
+    async with (
+        ScriptedEngine(wait) as engine,
+        a_gateway(directory(engine.address, limit)) as gateway,
+    ):
+        requests = [asyncio.create_task(gateway.post(body)) for _ in range(64)]
+        await gateway.wait_for_in_flight(1)
+        goes_on.set()
+        answers = await asyncio.gather(*requests)
+        [account] = gateway.accounts.charges.values()
+    assert sorted(answer.status for answer in answers) == [200] + [429] * 63
+    assert (account.settled + account.lent, len(engine.calls)) == (limit, 1)
+
+
+async def test_what_was_lent_is_spent_without_the_store_and_then_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(charges, "ACCOUNT_SECONDS", 1.2)
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        assert (await gateway.post({**CHAT, "max_tokens": 30})).status == 200
+        gateway.accounts.lends_charges = False
+        # What the first one gave back is enough for the second.
+        assert (await gateway.post({**CHAT, "max_tokens": 3})).status == 200
+        refused = await gateway.post({**CHAT, "max_tokens": 4000})
+        assert (refused.status, refused.error["code"]) == (503, "budget_unavailable")
+        gateway.accounts.lends_charges = True
+        assert (await gateway.post({**CHAT, "max_tokens": 4000})).status == 200
+
+
+async def test_a_top_up_waits_for_what_others_leave_and_no_part_is_lost() -> None:
+    """A long stream needs what a request at another engine has reserved."""
+    goes_on = asyncio.Event()
+    other = {**CHAT, "max_tokens": 1400, "user": "other"}
+    used = {"prompt_tokens": 7, "completion_tokens": 1200, "total_tokens": 1207}
+
+    async def both(call: EngineCall) -> None:
+        if "other" in call.body.decode():
+            await goes_on.wait()
+            await call.whole(COMPLETION)
+            return
+        await call.begin()
+        await call.chunk(ROLE)
+        for _ in range(1200):
+            await call.chunk(a_delta("word"))
+        await call.chunk(END + a_usage(used) + DONE)
+        await call.finish()
+
+    limit = reserved(1400 + 1100, bound(other) + bound(STREAM))
+    async with (
+        ScriptedEngine(both) as engine,
+        a_gateway(directory(engine.address, limit)) as gateway,
+    ):
+        first = asyncio.create_task(gateway.post(other))
+        await gateway.wait_for_in_flight(1)
+        stream = asyncio.create_task(gateway.post(STREAM))
+
+        async def holds() -> None:
+            running, _ = gateway.app.running(2)
+            assert max(each.output_tokens for each in running) > 1024
+
+        await eventually(holds)
+        assert not stream.done()
+        goes_on.set()
+        assert (await first).status == 200
+        answer = await stream
+        assert gateway.held_bytes == 0
+    assert answer.body.count(b"word") == 1200
+    assert answer.body.endswith(DONE)
+    assert {(record.phase, record.reason) for record in gateway.records} == {
+        ("Completed", "OnlyReplica")
+    }
+
+
+async def test_a_model_that_requires_charges_is_offered_to_tenants_with_a_limit_alone() -> None:
+    async with ScriptedEngine(answering) as engine:
+        model = a_model(a_replica(engine.address), require_charge=True)
+        for limits, status in (((), 404), ((MANY,), 200)):
+            async with a_gateway(a_directory(model, **paying(*limits))) as gateway:
+                assert (await gateway.post(CHAT)).status == status
+                async with gateway.client.get(f"{gateway.url}/v1/models") as response:
+                    listed = (await response.json())["data"]
+                assert len(listed) == (status == 200)
+
+
+async def test_a_limit_without_a_price_names_the_entry_to_write() -> None:
+    async with ScriptedEngine(answering) as engine:
+        model = a_model(a_replica(engine.address))
+        known = {**paying(MANY), "prices": PriceListBook()}
+        async with a_gateway(a_directory(model, **known)) as gateway:
+            refused = await gateway.post(CHAT)
+    assert (refused.status, refused.error["code"]) == (403, "price_missing")
+    assert refused.error["message"] == (
+        "TenantBudget/team-a limits charges (limit charge-month), and no PriceList has a price of "
+        "the model `chat` for it: add an entry with models: [chat] and tenants: [team-a] to a "
+        "PriceList with currency USD."
+    )
+
+
+@pytest.mark.parametrize(("left", "status"), [(2000, "Completed"), (1050, "Aborted")])
+async def test_a_stream_may_end_while_its_last_part_waits(left: int, status: str) -> None:
+    used = {"prompt_tokens": 7, "completion_tokens": 1300, "total_tokens": 1307}
+    body = {**STREAM, "stream_options": {"include_usage": True}}
+    events = [ROLE, a_delta("word"), *[a_delta("word")] * 1299, END, a_usage(used), DONE]
+
+    async def at_once(call: EngineCall) -> None:
+        await call.stream(b"".join(events[:2]), b"".join(events[2:]))
+
+    async with (
+        ScriptedEngine(at_once) as engine,
+        a_gateway(directory(engine.address, reserved(left, bound(body)))) as gateway,
+    ):
+        answer = await gateway.post(body)
+        record = await gateway.record()
+        assert gateway.held_bytes == 0
+        [account] = gateway.accounts.charges.values()
+    assert answer.body.endswith(DONE)
+    assert record.phase == status
+    assert (answer.body.count(b"word") == 1300) is (status == "Completed")
+    assert account.settled + account.lent <= account.limit
+
+
+@pytest.mark.parametrize(
+    ("kind", "scopes"),
+    [
+        (None, {"team-a/each"}),
+        (MemberKind.KEY, {"team-a/each/Key/first", "team-a/each/Key/second"}),
+        (MemberKind.TEAM, {"team-a/each/Team/search"}),
+        (MemberKind.SERVICE, {"team-a/each/Service/team-a/chat"}),
+    ],
+)
+async def test_each_member_has_an_account_of_its_own(
+    kind: MemberKind | None, scopes: set[str]
+) -> None:
+    limit = a_charge_limit(MANY, name="each", kind=kind)
+    keys = [an_api_key(f"tsk-{name}", name=name, team="search") for name in ("first", "second")]
+    async with ScriptedEngine(answering) as engine:
+        model = a_model(a_replica(engine.address), max_model_len=4096)
+        async with a_gateway(a_directory(model, keys=keys, **paying(limit))) as gateway:
+            for name in ("first", "second", "first"):
+                answer = await gateway.post(CHAT, authorization=f"Bearer tsk-{name}")
+                assert answer.status == 200
+            accounts = gateway.accounts.charges
+            assert {key.scope for key in accounts} == scopes
+            assert {scope for record in gateway.records for scope, _, _ in record.charges} == scopes
