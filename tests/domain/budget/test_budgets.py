@@ -255,10 +255,10 @@ def test_a_budget_with_limits_of_charges_alone_grants_everything() -> None:
     decision = plan_of(replace(scaled(1), budgets=(budget,)))
     assert decision.service_plans[CHAT].scale.replicas == 6
     assert reason_and_message(budget_in(decision)) == (
-        "WithinLimits",
-        "spec.limits has none of basis Cost",
+        "BudgetExhausted",
+        "charge-hour: 0.00 of 0.00 USD (100%) spent until 2026-11-20T13:00Z",
     )
-    assert budget_in(decision).status.summary == ""
+    assert budget_in(decision).status.summary == "0.00 of 0.00 USD charge-hour (100%)"
     explained = explain_budget(scaled(1), decision, decision.service_plans[CHAT])
     assert "the limits already cover 1 more replica for 10 minutes" in explained.would_change
 
