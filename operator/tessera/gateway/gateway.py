@@ -12,11 +12,13 @@ from typing import Protocol
 from tessera.adapters.run_forever import run_forever
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
+from tessera.domain.charges.reports import reported_charges
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory
 from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
 from tessera.domain.incremental import Incremental
 from tessera.domain.limits.account import BorrowRequest, Lease
+from tessera.domain.observed.charges import LimitCharges, LimitId
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.picking.owners import GatewayPeers
 from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
@@ -144,6 +146,10 @@ class Gateway:
                 predicted_seconds=count.work_ns / 1e9 + work_seconds,
             )
         return demand
+
+    def charges(self) -> Mapping[LimitId, LimitCharges]:
+        """Return what limits of budgets were charged, of those that requests here use."""
+        return reported_charges(self.admission.charges.lending.answered())
 
     def _queued(self) -> Mapping[Ref, tuple[int, float]]:
         """Return the requests that wait, and their predicted work, by service."""

@@ -271,7 +271,13 @@ def _reporter(
 ) -> DemandReporter:
     find = partial(operator_addresses, cluster, settings.namespace)
     access = OperatorAccess(find=find, host=host, folder=settings.operator_directory)
-    return DemandReporter(access, settings.pod_name, gateway.take_demand, gateway.waking)
+    return DemandReporter(
+        access,
+        settings.pod_name,
+        gateway.take_demand,
+        gateway.waking,
+        read_charges=gateway.charges,
+    )
 
 
 if __name__ == "__main__":

@@ -337,17 +337,23 @@ def over_limit(refusal: LimitRefusal) -> RequestError:
 
 def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestError:
     """Return the error of a request for which too little money is left, at a Unix time."""
-    limit = refusal.scope.limit
+    limit, kept_for = refusal.scope.limit, ""
+    retry_seconds = _RESERVED_SECONDS if refusal.is_reserved else refusal.end - at
+    if refusal.throttled_seconds:
+        kept_for = ", which are spread over the rest of it"
+        retry_seconds = refusal.throttled_seconds
+    elif refusal.is_reserved:
+        kept_for = ", which running requests have reserved"
     return RequestError(
         RequestReason.BUDGET_EXCEEDED,
         limit.budget,
         limit.name,
-        f"{amount_text(limit.amount)} {limit.currency}",
+        f"{amount_text(limit.amount_at(at))} {limit.currency}",
         limit.window.lower(),
         f"{amount_text(refusal.left)} {limit.currency}",
-        ", which running requests have reserved" if refusal.is_reserved else "",
+        kept_for,
         amount_text(needed),
-        retry_seconds=_RESERVED_SECONDS if refusal.is_reserved else refusal.end - at,
+        retry_seconds=retry_seconds,
     )
 
 

@@ -1,5 +1,7 @@
 """What a gateway tells of accounts: by limit, the nearest to their end."""
 
+from dataclasses import replace
+
 from tessera.domain.charges.account import ChargeAccount
 from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, LendingOutcome
 from tessera.domain.charges.gateway_charges import ChargesNeeded, GatewayCharges
@@ -69,6 +71,13 @@ def test_a_limit_of_one_key_has_one_account() -> None:
     account = an_account("team-a/each-key", 4, kind=MemberKind.KEY, member="ci")
     [charges] = reported_charges([account]).values()
     assert charges == LimitCharges(start=START, accounts=(AccountCharge(4, 2),))
+
+
+def test_what_a_correction_took_off_does_not_count_as_spent() -> None:
+    scope, answer = an_account("team-a/charge-month", 90)
+    corrected = replace(answer, limit=answer.limit + 25)
+    [charges] = reported_charges([(scope, corrected)]).values()
+    assert charges.accounts == (AccountCharge(65, 45),)
 
 
 def test_a_gateway_tells_what_accounts_answered_it() -> None:

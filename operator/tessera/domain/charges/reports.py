@@ -18,7 +18,10 @@ def reported_charges(
         if not scope.key.startswith(f"{limit.budget}/{limit.name}"):
             # The budget in the record of a key.
             continue
-        account = AccountCharge(answer.settled, answer.lent, _member(limit, scope.key))
+        # An account's limit has corrections, by which less of it counts as spent.
+        corrected = answer.limit - limit.amount_at(answer.at)
+        settled = max(0, answer.settled - corrected)
+        account = AccountCharge(settled, answer.lent, _member(limit, scope.key))
         by_window[LimitId(limit.budget, limit.name), answer.account.start].append(account)
     return {
         limit: LimitCharges(

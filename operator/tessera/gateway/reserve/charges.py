@@ -423,8 +423,9 @@ class Charges:
 def _left(scope: ChargeScope, lent: LentCharges) -> dict[str, Any]:
     """Return what a client reads of a limit."""
     limit, answer, ask = scope.limit, lent.answer, lent.ask
-    settled = lent.used
+    settled, amount = lent.used, limit.amount
     if answer is not None:
+        amount = answer.limit
         # What ended here since the account heard of it.
         settled = answer.settled + lent.used - (ask.used if ask is not None else 0)
     return {
@@ -433,9 +434,9 @@ def _left(scope: ChargeScope, lent: LentCharges) -> dict[str, Any]:
         "scope": scope.key,
         "window": limit.window,
         "ends_at": lent.end,
-        "amount": amount_text(limit.amount),
+        "amount": amount_text(amount),
         "spent": amount_text(settled),
-        "left": amount_text(max(0, limit.amount - settled)),
+        "left": amount_text(max(0, amount - settled)),
         "currency": limit.currency,
     }
 

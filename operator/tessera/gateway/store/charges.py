@@ -106,10 +106,8 @@ def _renewed(
     # Who holds nothing any more may not ask again.
     is_enough = not ask.need and ask.ceiling > ask.used
     is_enough = is_enough and ask.ceiling - ask.used - ask.reserved >= ask.want
-    is_known = (ask.scope.limit.amount, ask.scope.limit.generation) == (
-        account.limit,
-        account.generation,
-    )
+    limit = ask.scope.limit
+    is_known = (limit.amount_at(now), limit.generation) == (account.limit, account.generation)
     if balance is None or not is_enough or not is_known or ask.seen > account.settled:
         return None
     if balance.ceiling < ask.ceiling or now - balance.renewed_at >= WRITTEN_SECONDS:
