@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.price_book import PriceListBook
+from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import MemberKind
+from tessera.domain.charges.throttle import ThrottleTerms
 from tessera.gateway.reserve import charges
 from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying
 from tests.gateway.harness import (
@@ -416,3 +421,37 @@ async def test_each_member_has_an_account_of_its_own(
             accounts = gateway.accounts.charges
             assert {key.scope for key in accounts} == scopes
             assert {scope for record in gateway.records for scope, _, _ in record.charges} == scopes
+
+
+async def test_a_raise_lets_a_refused_tenant_go_on_at_once() -> None:
+    limit = a_charge_limit(2 * CHARGE, window="Hour")
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, limit)) as gateway,
+    ):
+        refused = await gateway.post({**CHAT, "max_tokens": 4000})
+        raises = (AmountRaise(MANY, time.time() + 3600),)
+        raised = replace(limit, raises=raises)
+        gateway.admission.update(directory(engine.address, raised))
+        answer = await gateway.post({**CHAT, "max_tokens": 4000})
+        [(name, charges)] = reported_charges(gateway.admission.charges.lending.answered()).items()
+    assert (refused.status, refused.error["code"]) == (429, "budget_exceeded")
+    assert answer.status == 200
+    assert (name.budget, name.limit) == ("team-a", "charge-month")
+    assert len(charges.accounts) == 1
+
+
+async def test_a_throttled_tenant_is_told_for_how_long_at_once() -> None:
+    month = a_charge_limit(MANY, throttle=ThrottleTerms(0))
+    # A month's rate is below that of one request a minute.
+    small = replace(month, amount=200 * CHARGE)
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, small)) as gateway,
+    ):
+        first = await gateway.post({**CHAT, "max_tokens": 3})
+        second = await gateway.post({**CHAT, "max_tokens": 3})
+    assert first.status == 200
+    assert (second.status, second.error["code"]) == (429, "budget_exceeded")
+    assert "which are spread over the rest of it" in second.error["message"]
+    assert int(second.headers["retry-after"]) > 10

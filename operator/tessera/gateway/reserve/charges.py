@@ -355,7 +355,8 @@ class Charges:
                         nanos = left
                         continue
                     is_hopeless = not answer.is_reserved or left < least
-                    if is_hopeless or now - began >= wait_seconds:
+                    # Where the rest is spread, a shorter wait is for nothing.
+                    if is_hopeless or now + answer.throttled_seconds - began >= wait_seconds:
                         at = now + self.lending.clock_offset
                         raise over_budget(answer, needed=least, at=at)
                     unanswered_from = now
