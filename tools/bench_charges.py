@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from figures import benchmark
+from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.account import ChargeAccount
 from tessera.domain.charges.exchange import ChargeAsk
 from tessera.domain.charges.gateway_charges import (
@@ -34,7 +35,7 @@ _TOP_UP, _TOP_UP_BEFORE = 256, 64
 _BUDGET_WAIT_SECONDS, _RETRY_SECONDS = 30.0, 0.25
 
 
-def _scope(name: str, window: str, amount: int) -> ChargeScope:
+def _scope(name: str, window: WindowName, amount: int) -> ChargeScope:
     limit = ChargeLimit(
         budget="team-a",
         generation=1,

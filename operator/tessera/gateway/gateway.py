@@ -149,7 +149,7 @@ class Gateway:
 
     def charges(self) -> Mapping[LimitId, LimitCharges]:
         """Return what limits of budgets were charged, of those that requests here use."""
-        return reported_charges(self.admission.charges.lending.answered())
+        return reported_charges(self.admission.reservations.charges.lending.answered())
 
     def _queued(self) -> Mapping[Ref, tuple[int, float]]:
         """Return the requests that wait, and their predicted work, by service."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
+from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.account import ChargeAccount
 from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk
 from tessera.domain.charges.gateway_charges import (
@@ -24,7 +25,11 @@ Charges = tuple[tuple[str, int, int], ...]
 
 
 def a_scope(
-    amount: int = 1000, name: str = "day", window: str = "Day", generation: int = 1, **fields: Any
+    amount: int = 1000,
+    name: str = "day",
+    window: WindowName = "Day",
+    generation: int = 1,
+    **fields: Any,
 ) -> ChargeScope:
     limit = ChargeLimit(
         budget="team-a",

@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from typing_extensions import override
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance
 from tessera.domain.charges.exchange import AccountKey
@@ -252,8 +253,8 @@ class ChargeMachine(RuleBasedStateMachine):
         self.fleet.accounts.close(member.name)
         accounts = self.fleet.accounts.all()
         for ask in member.asks:
-            account = accounts.get(AccountKey(ask.scope.key, ask.start))
-            if account is not None and member.name in account.closed_names:
+            asked = accounts.get(AccountKey(ask.scope.key, ask.start))
+            if asked is not None and member.name in asked.closed_names:
                 self.exchange(member, ask)
 
     # Limits and clocks
@@ -338,6 +339,7 @@ class ChargeMachine(RuleBasedStateMachine):
                 if ceiling := member.committed(key):
                     assert accounts[key].gateways[member.name].ceiling >= ceiling
 
+    @override
     def teardown(self) -> None:
         """Once all is quiet, nothing is lent, and what is settled is what was charged."""
         while self.volumes:

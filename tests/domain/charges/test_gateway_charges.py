@@ -140,7 +140,7 @@ def test_four_gateways_together_spend_one_limit() -> None:
 
 @pytest.mark.parametrize("window", ["Hour", "Day", "Month"])
 def test_a_new_window_begins_at_every_gateway_and_requests_pay_where_they_began(
-    window: str,
+    window: WindowName,
 ) -> None:
     fleet, members = a_fleet(2)
     scopes = (a_scope(1000, window.lower(), window),)

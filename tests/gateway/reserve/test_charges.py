@@ -12,7 +12,7 @@ from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import MemberKind
+from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.charges.throttle import ThrottleTerms
 from tessera.gateway.reserve import charges
 from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying
@@ -49,7 +49,7 @@ async def answering(call: EngineCall) -> None:
         await call.whole(COMPLETION)
 
 
-def directory(address: str, *limits: int, **changes: Any) -> Any:
+def directory(address: str, *limits: ChargeLimit | int, **changes: Any) -> Any:
     model = a_model(a_replica(address), max_model_len=changes.pop("context", 4096))
     return a_directory(model, **{**paying(*limits), **changes})
 
@@ -434,7 +434,9 @@ async def test_a_raise_lets_a_refused_tenant_go_on_at_once() -> None:
         raised = replace(limit, raises=raises)
         gateway.admission.update(directory(engine.address, raised))
         answer = await gateway.post({**CHAT, "max_tokens": 4000})
-        [(name, charges)] = reported_charges(gateway.admission.charges.lending.answered()).items()
+        [(name, charges)] = reported_charges(
+            gateway.admission.reservations.charges.lending.answered()
+        ).items()
     assert (refused.status, refused.error["code"]) == (429, "budget_exceeded")
     assert answer.status == 200
     assert (name.budget, name.limit) == ("team-a", "charge-month")

@@ -470,6 +470,8 @@ class GatewayCharges:
             case LendingOutcome.OLD_GENERATION:
                 # The newer budget is on its way to this gateway.
                 lent.wait_until = now + RESERVED_SECONDS
+            case LendingOutcome.GRANTED | LendingOutcome.NOTHING:
+                pass
 
     def _set_clock(self, offset: float) -> None:
         # The answer was under way: a later clock is the better guess, an earlier one was set.
