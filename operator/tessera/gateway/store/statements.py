@@ -34,8 +34,11 @@ from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
 # Those who record share the first with each other, and not with who closes a month. Both are of
 # PostgreSQL: of SQLite a transaction that writes is alone.
 _MONTH_LOCK, _TAGS_LOCK = 0x7E55E7C, 0x7E55E7D
-_SAME = ("tenant", "team", "key", "user", "service", "model", "service_class")
-_GROUP = ("hour", *_SAME, "tag", "price_list", "owner", "currency", "flag")
+_SAME = (
+    *("tenant", "team", "key", "user", "service", "model", "service_class"),
+    *("price_list", "owner", "currency"),
+)
+_GROUP = ("hour", "tag", "flag", *_SAME)
 _COUNTS = (
     *("requests", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
     "charge_nanos",
@@ -50,7 +53,11 @@ _MONTH_ID = "month-"
 _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
 
+_SAME_OF, _COUNTS_OF = itemgetter(*_SAME), itemgetter(*_COUNTS)
+
 Rows = Sequence[Mapping[str, Any]]
+Group = tuple[int | str | None, ...]
+"""In the order of _GROUP."""
 
 
 class MonthTags:
@@ -95,8 +102,8 @@ class MonthTags:
         return tag if tag in self._tags.get((month, tenant), ()) else OTHER
 
 
-async def hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -> list[dict[str, Any]]:
-    """Return for each row of usage records what it adds to an hour's sums.
+async def add_hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -> None:
+    """Add rows of usage records to the sums of their hours.
 
     Until the end of the transaction no month is closed.
     """
@@ -104,35 +111,38 @@ async def hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -> li
         await connection.execute(select(func.pg_advisory_xact_lock_shared(_MONTH_LOCK)))
     now, closed_until = await clock(connection), await closed_month_end(connection)
     hours = [hour_of(row["started_at_ns"] // _NS, now, closed_until) for row in rows]
-    months = [month_of(hour) for hour, _ in hours]
+    months = {hour: month_of(hour) for hour in {hour for hour, _ in hours}}
     tagged = {
-        (month, row["tenant"], row["tags"])
-        for month, row in zip(months, rows, strict=True)
+        (months[hour], row["tenant"], row["tags"])
+        for (hour, _), row in zip(hours, rows, strict=True)
         if row["tags"]
     }
     await tags.learn(connection, tagged)
-    return [
-        {
-            **{name: row[name] for name in (*_SAME, *_COUNTS, "price_list", "owner", "currency")},
-            "charge_nanos": row["charge_nanos"] or 0,
-            "hour": hour,
-            "tag": tags.folded(month, row["tenant"], row["tags"]),
-            "flag": flag_of(gateway_of(row["record_id"]), row["reason"], is_late=is_late),
-        }
-        for row, (hour, is_late), month in zip(rows, hours, months, strict=True)
-    ]
-
-
-async def add(connection: AsyncConnection, rows: Rows) -> None:
-    """Add rows of `hourly` to the sums of their groups, in the order of these."""
-    totals: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        group = msgspec.json.encode([row[name] for name in _GROUP])
-        total = totals.setdefault(
-            blake2b(group, digest_size=16).hexdigest(), {**row, **dict.fromkeys(_COUNTS, 0)}
+    totals: dict[Group, list[int]] = {}
+    for row, (hour, is_late) in zip(rows, hours, strict=True):
+        tag = tags.folded(months[hour], row["tenant"], row["tags"])
+        flag = flag_of(gateway_of(row["record_id"]), row["reason"], is_late=is_late)
+        group = (hour, tag, flag, *_SAME_OF(row))
+        counts = _COUNTS_OF(row)
+        total = totals.get(group)
+        totals[group] = (
+            [count or 0 for count in counts]
+            if total is None
+            else [sum_ + (count or 0) for sum_, count in zip(total, counts, strict=True)]
         )
-        for name in _COUNTS:
-            total[name] += row[name]
+    await add(connection, totals)
+
+
+async def add(connection: AsyncConnection, totals: Mapping[Group, Sequence[int]]) -> None:
+    """Add to the sums of groups, in the order of their ids."""
+    rows = [
+        {
+            "id": blake2b(msgspec.json.encode(group), digest_size=16).hexdigest(),
+            **dict(zip(_GROUP, group, strict=True)),
+            **dict(zip(_COUNTS, counts, strict=True)),
+        }
+        for group, counts in totals.items()
+    ]
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     statement = insert(CHARGE_SUMS)
     columns, more = CHARGE_SUMS.c, statement.excluded
@@ -140,7 +150,7 @@ async def add(connection: AsyncConnection, rows: Rows) -> None:
         statement.on_conflict_do_update(
             index_elements=["id"], set_={name: columns[name] + more[name] for name in _COUNTS}
         ),
-        [{"id": key, **total} for key, total in sorted(totals.items())],
+        sorted(rows, key=itemgetter("id")),
     )
 
 
@@ -180,16 +190,10 @@ async def close_month(connection: AsyncConnection) -> bool:
     if former >= until or first is None or first >= until:
         return False
     reserved, keys = await charges.reserved(connection, now - CLOSING_SECONDS / 2)
-    lost = [
-        {
-            **dict.fromkeys(_GROUP),
-            **dict.fromkeys(_COUNTS, 0),
-            **dict.fromkeys(("service", "model", "service_class"), ""),
-            **{"hour": until - HOUR_SECONDS, "tenant": tenant, "currency": currency},
-            **{"flag": ChargeFlag.RESERVED, "charge_nanos": nanos},
-        }
-        for (tenant, currency), nanos in sorted(reserved.items())
-    ]
+    lost = {
+        _lost(until - HOUR_SECONDS, tenant, currency): (0, 0, 0, 0, 0, nanos)
+        for (tenant, currency), nanos in reserved.items()
+    }
     if lost:
         await add(connection, lost)
         await charges.forget(connection, keys)
@@ -200,6 +204,12 @@ async def close_month(connection: AsyncConnection) -> bool:
         first = end
     await connection.execute(CHARGE_MONTHS.insert().values(until=until, closed_at=now))
     return True
+
+
+def _lost(hour: int, tenant: str, currency: str) -> Group:
+    fields = {"hour": hour, "flag": ChargeFlag.RESERVED, "tenant": tenant, "currency": currency}
+    texts = dict.fromkeys(("service", "model", "service_class"), "")
+    return tuple((texts | fields).get(name) for name in _GROUP)
 
 
 async def _compact(connection: AsyncConnection, start: int, end: int) -> None:

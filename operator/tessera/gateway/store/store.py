@@ -6,8 +6,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import RowMapping, case, delete, func, select
+from sqlalchemy import RowMapping, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
 from tessera.domain.charges.statement import ChargeCorrection, corrected
 from tessera.domain.gateway.requests import Phase, UsageRecord
@@ -17,6 +18,7 @@ from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport,
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.charge_store import ChargeStore
+from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.schema import USAGE_RECORDS, storable
 
 # Engines choose some numbers: larger ones are cut, since one refused row would hold up all others.
@@ -99,22 +101,34 @@ class GatewayStore(ChargeStore):
                 await connection.execute(self._insert(), [_row(record) for record in records])
 
     async def _add(self, records: Sequence[UsageRecord], seconds: float) -> int:
+        while True:
+            try:
+                return await self._add_new(records, seconds)
+            except StoreError as error:
+                # Another gateway stored some of them in between.
+                if not isinstance(error.__cause__, IntegrityError):
+                    raise
+
+    async def _add_new(self, records: Sequence[UsageRecord], seconds: float) -> int:
         rows = {record.record_id: _row(record) for record in reversed(records)}
         if not rows:
             return 0
-        statement = self._insert().returning(USAGE_RECORDS.c.record_id)
+        record_id = USAGE_RECORDS.c.record_id
         async with self.write(seconds=seconds) as connection:
-            ids = await connection.scalars(statement, list(reversed(rows.values())))
-            new = [rows[record_id] for record_id in ids]
+            statement = select(record_id).where(record_id.in_(list(rows)))
+            for stored in await connection.scalars(statement):
+                del rows[stored]
+            new = list(reversed(rows.values()))
             if new:
+                # Who stores one of them at the same time makes this fail: each adds to sums once.
+                await connection.execute(insert(USAGE_RECORDS), new)
                 await charges.add_spent(connection, new)
-                hourly = await statements.hourly(connection, self._tags, new)
-                await statements.add(connection, hourly)
+                await statements.add_hourly(connection, self._tags, new)
         return len(new)
 
     def _insert(self) -> sqlite.Insert | postgresql.Insert:
-        insert = sqlite.insert if self.is_sqlite else postgresql.insert
-        return insert(USAGE_RECORDS).on_conflict_do_nothing()
+        insert_of = sqlite.insert if self.is_sqlite else postgresql.insert
+        return insert_of(USAGE_RECORDS).on_conflict_do_nothing()
 
     async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
         """Lend portions of limits to a gateway; after a StoreError it is unknown whether it did.
