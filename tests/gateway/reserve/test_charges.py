@@ -3,7 +3,9 @@
 import asyncio
 import json
 import time
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.gateway.harness import (
     ROLE,
     STREAM,
     USAGE,
+    Answer,
     EngineCall,
     RunningGateway,
     ScriptedEngine,
@@ -306,10 +309,23 @@ async def test_what_was_lent_is_spent_without_the_store_and_then_nothing(
         assert (await gateway.post({**CHAT, "max_tokens": 4000})).status == 200
 
 
-async def test_a_top_up_waits_for_what_others_leave_and_no_part_is_lost() -> None:
-    """A long stream needs what a request at another engine has reserved."""
+OTHER = {**CHAT, "max_tokens": 1400, "user": "other"}
+
+
+@dataclass(kw_only=True)
+class Waiting:
+    """A stream that needs what a request at another engine has reserved."""
+
+    gateway: RunningGateway
+    engine: ScriptedEngine
+    goes_on: asyncio.Event
+    other: asyncio.Task[Answer]
+    stream: asyncio.Task[Answer]
+
+
+@asynccontextmanager
+async def a_waiting_stream() -> AsyncIterator[Waiting]:
     goes_on = asyncio.Event()
-    other = {**CHAT, "max_tokens": 1400, "user": "other"}
     used = {"prompt_tokens": 7, "completion_tokens": 1200, "total_tokens": 1207}
 
     async def both(call: EngineCall) -> None:
@@ -324,25 +340,46 @@ async def test_a_top_up_waits_for_what_others_leave_and_no_part_is_lost() -> Non
         await call.chunk(END + a_usage(used) + DONE)
         await call.finish()
 
-    limit = reserved(1400 + 1100, bound(other) + bound(STREAM))
+    limit = reserved(1400 + 1100, bound(OTHER) + bound(STREAM))
     async with (
         ScriptedEngine(both) as engine,
         a_gateway(directory(engine.address, limit)) as gateway,
     ):
-        first = asyncio.create_task(gateway.post(other))
+        other = asyncio.create_task(gateway.post(OTHER))
         await gateway.wait_for_in_flight(1)
         stream = asyncio.create_task(gateway.post(STREAM))
 
         async def holds() -> None:
             running, _ = gateway.app.running(2)
-            assert max(each.output_tokens for each in running) > 1024
+            assert max(each.output_tokens for each in running) > 1100
 
         await eventually(holds)
         assert not stream.done()
-        goes_on.set()
-        assert (await first).status == 200
-        answer = await stream
+        yield Waiting(gateway=gateway, engine=engine, goes_on=goes_on, other=other, stream=stream)
         assert gateway.held_bytes == 0
+        [account] = gateway.accounts.charges.values()
+        assert account.settled + account.lent <= limit
+
+
+async def test_a_stream_whose_client_leaves_while_it_waits_pays_what_is_reserved_at_most() -> None:
+    async with a_waiting_stream() as waiting:
+        gateway = waiting.gateway
+        waiting.stream.cancel()
+        record = await gateway.take_record()
+        assert record.reason == "ClientGone"
+        assert record.charge_nanos is not None
+        assert 1100 * OUTPUT < record.charge_nanos <= reserved(1100, bound(STREAM))
+        waiting.goes_on.set()
+        assert (await waiting.other).status == 200
+        await gateway.record()
+
+
+async def test_a_top_up_waits_for_what_others_leave_and_no_part_is_lost() -> None:
+    async with a_waiting_stream() as waiting:
+        gateway = waiting.gateway
+        waiting.goes_on.set()
+        assert (await waiting.other).status == 200
+        answer = await waiting.stream
     assert answer.body.count(b"word") == 1200
     assert answer.body.endswith(DONE)
     assert {(record.phase, record.reason) for record in gateway.records} == {
