@@ -153,7 +153,7 @@ SERVICES = (
         "its requests.",
         cause="""
             The tenant uses more than its limit for the window was made for. `minReplicas` go on
-            beyond a limit of basis `Cost`; one of basis `Charge` has its name as `window`.
+            beyond one of basis `Cost`.
         """,
         look="""
             kubectl get tenantbudget BUDGET -o wide

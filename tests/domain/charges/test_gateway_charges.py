@@ -2,6 +2,7 @@
 
 import pytest
 
+from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.exchange import AccountKey
 from tessera.domain.charges.gateway_charges import (
     UNLIMITED,
