@@ -207,9 +207,9 @@ async def close_month(connection: AsyncConnection) -> bool:
 
 
 def _lost(hour: int, tenant: str, currency: str) -> Group:
-    fields = {"hour": hour, "flag": ChargeFlag.RESERVED, "tenant": tenant, "currency": currency}
-    texts = dict.fromkeys(("service", "model", "service_class"), "")
-    return tuple((texts | fields).get(name) for name in _GROUP)
+    fields: dict[str, int | str] = dict.fromkeys(("service", "model", "service_class"), "")
+    fields |= {"hour": hour, "flag": ChargeFlag.RESERVED, "tenant": tenant, "currency": currency}
+    return tuple(fields.get(name) for name in _GROUP)
 
 
 async def _compact(connection: AsyncConnection, start: int, end: int) -> None:
