@@ -26,8 +26,8 @@ from tessera.cli.cost.command import parse_grouping
 from tessera.cli.cost.report import output
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import get, post
-from tessera.domain.charges.statement import ChargeCorrection
 from tessera.domain.money import NANO
+from tessera.domain.usage.statement import ChargeCorrection
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.metrics import GatewayMetrics

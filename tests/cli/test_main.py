@@ -22,7 +22,7 @@ from tessera.cli.cost import report as cost_report
 from tessera.cli.cost.arguments import COST_FIELDS
 from tessera.cli.main import main
 from tessera.cli.options import Command
-from tessera.domain.charges.statement import ChargeDimension
+from tessera.domain.usage.statement import ChargeDimension
 from tessera_lab.cli.bench.arguments import ENDPOINTS
 from tessera_lab.cli.bench.server import PATHS
 

@@ -15,7 +15,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
 from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
-from tessera.domain.charges.statement import (
+from tessera.domain.explain.request import RequestExplanations, join_explanations
+from tessera.domain.gateway.requests import RunningRequest
+from tessera.domain.names import CHARGE_CORRECTOR, USAGE_READER
+from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.domain.usage.statement import (
     HOUR_SECONDS,
     ChargeCorrection,
     ChargeDimension,
@@ -23,10 +27,6 @@ from tessera.domain.charges.statement import (
     ChargeRow,
     month_of,
 )
-from tessera.domain.explain.request import RequestExplanations, join_explanations
-from tessera.domain.gateway.requests import RunningRequest
-from tessera.domain.names import CHARGE_CORRECTOR, USAGE_READER
-from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
-from tessera.domain.charges.statement import month_of
 from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.usage.statement import month_of
 from tessera.gateway.store.charges import MAX_ASKS, WRITTEN_SECONDS
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore

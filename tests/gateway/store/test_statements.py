@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.statement import (
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.usage.statement import (
     MAX_TAGS,
     ChargeCorrection,
     ChargeDimension,
@@ -17,8 +19,6 @@ from tessera.domain.charges.statement import (
     closed_month,
     month_of,
 )
-from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 from tests.gateway.store.test_charge_accounts import a_scope, an_ask

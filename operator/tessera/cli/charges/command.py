@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import post_gateway
 from tessera.cli.output import Output
-from tessera.domain.charges.statement import ChargeCorrection
 from tessera.domain.money import NANO
 from tessera.domain.names import CHARGE_CORRECTOR
+from tessera.domain.usage.statement import ChargeCorrection
 from tessera.resources.manifest import wire_format
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
-from tessera.domain.charges.statement import CLOSING_SECONDS
 from tessera.domain.money import Money
+from tessera.domain.usage.statement import CLOSING_SECONDS
 
 NO_BUDGET = "(no budget)"
 # Words for the groupings of cost: a service's charges are those of all requests to it.

@@ -30,7 +30,7 @@ from tessera.domain.billing.statement import (
     build_statement,
     charge_periods,
 )
-from tessera.domain.charges.statement import ChargeDimension
+from tessera.domain.usage.statement import ChargeDimension
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
 

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.statement import CORRECTIONS
 from tessera.domain.gateway.requests import gateway_of
+from tessera.domain.usage.statement import CORRECTIONS
 from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, GATEWAYS, storable
 

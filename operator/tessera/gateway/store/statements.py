@@ -11,7 +11,8 @@ from sqlalchemy import delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tessera.domain.charges.statement import (
+from tessera.domain.gateway.requests import gateway_of
+from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     HOUR_SECONDS,
     MAX_TAGS,
@@ -25,7 +26,6 @@ from tessera.domain.charges.statement import (
     hour_of,
     month_of,
 )
-from tessera.domain.gateway.requests import gateway_of
 from tessera.domain.usage.sums import OTHER
 from tessera.gateway.store import charges
 from tessera.gateway.store.leases import clock

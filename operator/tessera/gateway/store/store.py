@@ -10,11 +10,11 @@ from sqlalchemy import RowMapping, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from tessera.domain.charges.statement import ChargeCorrection, corrected
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.picking.owners import GatewayPeers
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.domain.usage.statement import ChargeCorrection, corrected
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.charge_store import ChargeStore
