@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -28,6 +29,10 @@ _SQLITE_PRAGMAS = (
     # A commit survives the loss of power, as PostgreSQL's does.
     "PRAGMA synchronous = FULL",
 )
+_JSON_CODEC: dict[str, Any] = {
+    "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+    "json_deserializer": msgspec.json.decode,
+}
 
 
 class StoreError(Exception):
@@ -86,7 +91,8 @@ class Database:
         return self._url.set(drivername=self._url.get_backend_name()).render_as_string()
 
     def _sqlite(self) -> AsyncEngine:
-        engine = create_async_engine(self._url.set(drivername="sqlite+aiosqlite"))
+        url = self._url.set(drivername="sqlite+aiosqlite")
+        engine = create_async_engine(url, **_JSON_CODEC)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
@@ -99,6 +105,7 @@ class Database:
             async_creator=partial(asyncpg.connect, dsn, timeout=_CONNECT_SECONDS),
             pool_size=4,
             max_overflow=0,
+            **_JSON_CODEC,
         )
 
 

@@ -6,7 +6,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import RowMapping, case, delete, func, insert, select
+from sqlalchemy import JSON, RowMapping, case, delete, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -113,9 +113,13 @@ class GatewayStore(ChargeStore):
         rows = {record.record_id: _row(record) for record in reversed(records)}
         if not rows:
             return 0
+        # One parameter takes all ids.
+        ids = literal(list(rows), JSON)
+        names = func.json_each if self.is_sqlite else func.json_array_elements_text
+        listed = select(names(ids).table_valued("value").c.value)
         record_id = USAGE_RECORDS.c.record_id
         async with self.write(seconds=seconds) as connection:
-            statement = select(record_id).where(record_id.in_(list(rows)))
+            statement = select(record_id).where(record_id.in_(listed))
             for stored in await connection.scalars(statement):
                 del rows[stored]
             new = list(reversed(rows.values()))
