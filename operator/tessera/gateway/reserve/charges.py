@@ -349,12 +349,11 @@ class Charges:
                 case ChargeReservation():
                     return answer
                 case ChargeRefusal():
-                    # What it has itself is no one else's to return.
-                    left = nanos if running is None else answer.left - running.parts[-1][1]
-                    if least <= left < nanos:
-                        nanos = left
+                    left, free = _left_beside(self.lending, running, answer, now)
+                    if least <= free < nanos:
+                        nanos = free
                         continue
-                    is_hopeless = not answer.is_reserved or left < least
+                    is_hopeless = not answer.is_reserved or (running is not None and left < least)
                     # Where the rest is spread, a shorter wait is for nothing.
                     if is_hopeless or now + answer.throttled_seconds - began >= wait_seconds:
                         at = now + self.lending.clock_offset
@@ -419,6 +418,19 @@ class Charges:
                 self._scopes.clear()
             scopes = self._scopes[key] = charge_scopes(self._directory, identity, model, name)
         return scopes
+
+
+def _left_beside(
+    lending: GatewayCharges, running: ChargeReservation | None, refusal: ChargeRefusal, now: float
+) -> tuple[int, int]:
+    """Return what a limit leaves a running request beside what it has, and how much is free now.
+
+    What it has itself is no other's to return; of a new request nothing is known here.
+    """
+    if running is None:
+        return refusal.left, 0
+    left = refusal.left - running.parts[-1][1]
+    return left, min(left, *(lending.known(each, now).remaining() for each in running.scopes))
 
 
 def _left(scope: ChargeScope, lent: LentCharges) -> dict[str, Any]:
