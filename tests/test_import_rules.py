@@ -172,10 +172,10 @@ def test_the_source_root_never_becomes_a_package() -> None:
     ("entry", "bar"),
     [
         # Both know directories, which have prices and limits of charges; a request reserves money,
-        # pays it, and its stream may end by it.
-        ("tessera.gateway.requests.app", 111),
+        # pays it, and its stream may end by it. A limit may be raised for a time, and throttled.
+        ("tessera.gateway.requests.app", 114),
         ("tessera.node_agent.main", 85),
-        ("tessera.batch_runner.main", 113),
+        ("tessera.batch_runner.main", 116),
     ],
 )
 def test_a_process_loads_few_modules_of_the_product(entry: str, bar: int) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
@@ -143,7 +142,7 @@ def test_without_a_report_the_last_figure_stands_and_the_condition_says_so() -> 
     view = judged(budget, charged(92))
     assert view.enforcing.reason is Enforcing.CURRENT_SPEC
     held = recorded(view)
-    unknown: tuple[dict[LimitId, LimitCharges] | None, ...] = (None, {})
+    unknown: tuple[Any, Any] = (None, {})
     for charges in unknown:
         view = judged(held, charges)
         [charge, _] = view.limits
@@ -192,8 +191,7 @@ def test_a_spent_limit_of_charges_exhausts_the_budget() -> None:
 def test_a_limit_lowered_below_what_is_spent_shows_both() -> None:
     lowered = a_budget(limits=[{**CHARGE, "amount": "60"}])
     [limit] = recorded(judged(lowered, charged(92))).status.limits
-    assert (limit.limit, limit.spent) == (Decimal(60), Decimal(92))
-    assert limit.actions == ("Refuse",)
+    assert (str(limit.limit), str(limit.spent), list(limit.actions)) == ("60", "92", ["Refuse"])
 
 
 def with_spent(spent: str, **fields: Any) -> Budget:
