@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from tessera.cli.charges.command import parse_correction
 from tessera.cli.cluster import Reader
 from tessera.cli.cost.charges import (
-    Charges,
+    ChargeTable,
     charge_query,
     charges_output,
     margins,
@@ -63,7 +63,7 @@ class Port:
     url: str
     store: GatewayStore
 
-    async def charges(self, *by: str, **fields: Any) -> Charges:
+    async def charges(self, *by: str, **fields: Any) -> ChargeTable:
         def read(path: str, query: Mapping[str, str]) -> Mapping[str, Any]:
             return asyncio.run(get(Reader(AccountApi()), NAMESPACE, f"{self.url}{path}", query))
 
@@ -140,7 +140,7 @@ async def test_charges_alone_say_so_and_what_had_no_price(port: Port) -> None:
         *("REASONING", "TOKENS", "CHARGE", "CURRENCY"),
     ]
     assert "no price" in text
-    assert "1 requests had no price and were charged nothing." in text
+    assert "1 request had no price and cost nothing." in text
     assert "Charges alone: nodes are shared by services and know no tenant and no tag" in text
 
 

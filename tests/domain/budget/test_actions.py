@@ -110,13 +110,13 @@ def test_without_actions_a_budget_notifies_alone() -> None:
 
 def test_an_action_has_one_event_when_it_begins_and_one_when_it_ends() -> None:
     start = a_budget(limits=[CHARGE], actions=ALL)
-    held = recorded(judged(start, charged(92)))
-    assert reasons(start, held) == ["HoldBatches"]
-    assert reasons(held, recorded(judged(held, charged(93)))) == []
+    acting = recorded(judged(start, charged(92)))
+    assert reasons(start, acting) == ["HoldBatches"]
+    assert reasons(acting, recorded(judged(acting, charged(93)))) == []
     # A correction takes it back.
-    corrected = recorded(judged(held, charged(70)))
-    assert reasons(held, corrected) == ["Resume"]
-    [note] = [each for each in event_notes(start.status, held.status) if each.action == "Limit"]
+    corrected = recorded(judged(acting, charged(70)))
+    assert reasons(acting, corrected) == ["Resume"]
+    [note] = [each for each in event_notes(start.status, acting.status) if each.action == "Limit"]
     assert note.message == (
         "charge-month: 90 % reached, 92 of 100 spent until 2026-12-01T00:00Z: batches are held"
     )
@@ -124,9 +124,9 @@ def test_an_action_has_one_event_when_it_begins_and_one_when_it_ends() -> None:
 
 
 def test_a_raise_and_the_next_window_take_an_action_back() -> None:
-    held = recorded(judged(a_budget(limits=[CHARGE], actions=ALL), charged(92)))
+    acting = recorded(judged(a_budget(limits=[CHARGE], actions=ALL), charged(92)))
     fields = {"limit": "charge-month", "by": "50", "until": NOW + timedelta(1), "reason": "x"}
-    raised = replace(held, raises=(BudgetRaise.model_validate(fields),))
+    raised = replace(acting, raises=(BudgetRaise.model_validate(fields),))
     # Also while no gateway reports.
     for charges in (charged(92), None):
         view = judged(raised, charges)
@@ -134,22 +134,22 @@ def test_a_raise_and_the_next_window_take_an_action_back() -> None:
     december = datetime(2026, 12, 1, 0, 0, 1, tzinfo=UTC)
     # What gateways still tell of the last window does not count.
     for charges in (charged(92), None):
-        assert judged(held, charges, december).limits[0].spent == 0
+        assert judged(acting, charges, december).limits[0].spent == 0
 
 
 def test_without_a_report_the_last_figure_stands_and_the_condition_says_so() -> None:
     budget = a_budget(limits=[CHARGE, {"window": "Month", "amount": "5"}], actions=ALL)
     view = judged(budget, charged(92))
     assert view.enforcing.reason is Enforcing.CURRENT_SPEC
-    held = recorded(view)
+    acting = recorded(view)
     unknown: tuple[Any, Any] = (None, {})
     for charges in unknown:
-        view = judged(held, charges)
+        view = judged(acting, charges)
         [charge, _] = view.limits
         assert (charge.spent, charge.actions) == (92 * NANO, ("HoldBatches",))
-    assert judged(held, None).enforcing.reason is Enforcing.NO_GATEWAY
-    assert not judged(held, None).enforcing.reason.is_true
-    assert judged(held, {}).enforcing.reason is Enforcing.CURRENT_SPEC
+    assert judged(acting, None).enforcing.reason is Enforcing.NO_GATEWAY
+    assert not judged(acting, None).enforcing.reason.is_true
+    assert judged(acting, {}).enforcing.reason is Enforcing.CURRENT_SPEC
     # A budget without such a limit needs no gateway.
     assert judged(a_budget(), None).enforcing.reason is Enforcing.CURRENT_SPEC
 
@@ -246,9 +246,9 @@ def batch_plan(budget: Budget, charges: Any = None, policy: str = "Preferred") -
 def test_a_budget_of_charges_holds_the_batches_of_its_tenant() -> None:
     budget = a_budget(limits=[CHARGE], actions=ALL)
     assert batch_plan(budget, charged(89)).attempt is not None
-    held = batch_plan(budget, charged(90))
-    assert (held.attempt, held.running.reason) == (None, BatchRunning.BUDGET_EXHAUSTED)
-    assert "90 % of charge-month are spent, so batches are held" in held.running.message
+    acting = batch_plan(budget, charged(90))
+    assert (acting.attempt, acting.running.reason) == (None, BatchRunning.BUDGET_EXHAUSTED)
+    assert "90 % of charge-month are spent, so batches are held" in acting.running.message
 
 
 def test_batches_go_to_spot_alone_also_when_they_are_late() -> None:

@@ -20,7 +20,7 @@ from tessera.domain.names import RAISES_ANNOTATION
 from tessera.resources.api_resources import TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
-# Of a refusal: a budget has at most 32 limits.
+# In a refusal: a budget has at most 32 limits.
 _MAX_NAMES = 400
 
 

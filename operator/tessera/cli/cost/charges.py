@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
+from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.money import Money
@@ -26,7 +27,7 @@ ReadGateway: TypeAlias = Callable[[str, Mapping[str, str]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Charges:
+class ChargeTable:
     """The answer of a gateway, with the question."""
 
     by: tuple[str, ...]
@@ -59,9 +60,9 @@ class MarginRow:
     cost: int | None
     """None where nothing of it ran on a node."""
     charge: int | None
-    """Of all requests to it; None where it had none with a price in this currency."""
+    """From all requests to it; None where it had none with a price in this currency."""
     paid: int | None = None
-    """Of a tenant: what its own requests were charged, at whichever service."""
+    """What a tenant's own requests were charged, at whichever service."""
 
     @property
     def margin(self) -> int | None:
@@ -71,7 +72,7 @@ class MarginRow:
 
 def read_charges(
     read: ReadGateway, by: Sequence[str], begin: datetime, end: datetime, *, is_month: bool
-) -> Charges:
+) -> ChargeTable:
     """Return what requests were charged in the whole hours around a time, or in a whole month."""
     since = begin.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     until = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -81,7 +82,7 @@ def read_charges(
     query = {"by": ",".join(by), "since": since.isoformat(), "until": until.isoformat()}
     answer = read("/charges", query)
     closed: str | None = answer["closedUntil"]
-    return Charges(
+    return ChargeTable(
         by=tuple(by),
         since=since,
         until=until,
@@ -98,7 +99,7 @@ def charge_query(group_by: str) -> tuple[str, ...] | None:
 
 
 def margins(
-    costs: Iterable[tuple[str, str, int]], charges: Charges, paid: Charges | None = None
+    costs: Iterable[tuple[str, str, int]], charges: ChargeTable, paid: ChargeTable | None = None
 ) -> list[MarginRow]:
     """Return a row for each name and currency of costs and charges, the largest loss first."""
     cost = {(name, currency): nanos for name, currency, nanos in costs}
@@ -118,7 +119,7 @@ def margins(
     )
 
 
-def _sums(charges: Charges) -> dict[tuple[str, str], int]:
+def _sums(charges: ChargeTable) -> dict[tuple[str, str], int]:
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for row in charges.rows:
         if row["currency"] is not None:
@@ -148,12 +149,12 @@ def margin_fields(row: MarginRow, digits: int = _FULL_DIGITS) -> dict[str, str |
     return {name: _amount(nanos, digits) for name, nanos in amounts.items()}
 
 
-def charge_notes(charges: Charges) -> Iterator[str]:
+def charge_notes(charges: ChargeTable) -> Iterator[str]:
     """Yield the time of the charges, what has no price, and whether a month may change."""
     yield f"Charges from {format_time(charges.since)} to {format_time(charges.until)} UTC."
     unpriced = sum(row["requests"] for row in charges.rows if row["currency"] is None)
     if unpriced:
-        yield f"{unpriced} requests had no price and were charged nothing."
+        yield f"{counted(unpriced, 'request')} had no price and cost nothing."
     if charges.is_truncated:
         yield "Only the rows with the largest charges: ask for fewer fields."
     elif charges.digest is not None:
@@ -163,12 +164,12 @@ def charge_notes(charges: Charges) -> Iterator[str]:
         yield f"The month closes at {format_time(closes)} UTC: until then its rows may change."
 
 
-def charges_output(charges: Charges, form: str) -> Output:
+def charges_output(charges: ChargeTable, form: str) -> Output:
     """Return charges alone as table, JSON or CSV."""
     return Output.of(form, _lines(charges), partial(_body, charges), partial(_csv, charges))
 
 
-def _lines(charges: Charges) -> Iterator[str]:
+def _lines(charges: ChargeTable) -> Iterator[str]:
     counts = [
         name for name in _COUNTS if name == "requests" or any(row[name] for row in charges.rows)
     ]
@@ -190,7 +191,7 @@ def _lines(charges: Charges) -> Iterator[str]:
     )
 
 
-def _body(charges: Charges) -> dict[str, Any]:
+def _body(charges: ChargeTable) -> dict[str, Any]:
     return {
         "groupBy": list(charges.by),
         "from": charges.since.isoformat(),
@@ -201,7 +202,7 @@ def _body(charges: Charges) -> dict[str, Any]:
     }
 
 
-def _csv(charges: Charges) -> tuple[list[str], list[dict[str, Any]]]:
+def _csv(charges: ChargeTable) -> tuple[list[str], list[dict[str, Any]]]:
     """Return rows with the time in each, and of a closed month the digest of all."""
     period = {"from": charges.since.isoformat(), "to": charges.until.isoformat()}
     columns = [*charges.by, *_COUNTS, "charge", "currency", *period, "digest"]
@@ -209,7 +210,7 @@ def _csv(charges: Charges) -> tuple[list[str], list[dict[str, Any]]]:
     return columns, [{**_fields(charges, row), **period, "digest": digest} for row in charges.rows]
 
 
-def _fields(charges: Charges, row: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(charges: ChargeTable, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: row[name] for name in (*charges.by, *_COUNTS)},
         "charge": _charge(row, _FULL_DIGITS),

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from tessera.cli.cost.charges import (
-    Charges,
+    ChargeTable,
     MarginRow,
     charge_notes,
     margin_fields,
@@ -49,10 +49,10 @@ class CostReport:
     statement: CostStatement
     energy: EnergyStatement | None = None
     """That of the same time, if it is asked for."""
-    charges: Charges | None = None
-    """Of requests to services or tenants; None without a gateway."""
-    paid: Charges | None = None
-    """Of requests of tenants, where these are the rows."""
+    charges: ChargeTable | None = None
+    """For requests to services or tenants; None without a gateway."""
+    paid: ChargeTable | None = None
+    """For requests of tenants, where these are the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

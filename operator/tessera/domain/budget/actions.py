@@ -28,7 +28,7 @@ from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId
 DEFAULT_ACTIONS = tuple(
     BudgetAction(at=percent, action=LimitAction.NOTIFY) for percent in (50, 80, 100)
 )
-# Of each basis those that change something.
+# Those that change something.
 _BY_BASIS: Mapping[BudgetBasis, frozenset[LimitAction]] = {
     "Cost": frozenset(
         {
@@ -67,7 +67,7 @@ class LimitState:
     members: int | None = None
     """Those that are known; None where the limit has one account."""
     accounts: tuple[AccountCharge, ...] = ()
-    """Of the members nearest to the limit."""
+    """Those of the members nearest to the limit."""
     reached: int = 0
     """The highest threshold of an action that the spent share has reached, in percent."""
     actions: tuple[LimitAction, ...] = ()
@@ -121,22 +121,22 @@ def limit_states(
     return tuple(states)
 
 
-def held_actions(states: Iterable[LimitState], name: str) -> Mapping[LimitAction, str]:
+def current_actions(states: Iterable[LimitState], name: str) -> Mapping[LimitAction, str]:
     """Return the actions in effect, each with the sentence that tells of it.
 
     It has no amount that rises with time, as statuses of services and batches have it.
     """
-    held: dict[LimitAction, str] = {}
+    sentences: dict[LimitAction, str] = {}
     for state in states:
         for action in state.actions:
             if action not in _AT_GATEWAYS:
-                held.setdefault(
+                sentences.setdefault(
                     action,
                     f"TenantBudget/{name}: {state.reached} % of {state.name} are spent, so "
                     f"{_CONSEQUENCES[action]}. Wait for the next {state.period.name.lower()}, or "
                     f"raise it: kubectl tessera budget raise {name} {state.name}.",
                 )
-    return held
+    return sentences
 
 
 def consequences(actions: Iterable[str]) -> Iterator[str]:
@@ -155,11 +155,11 @@ def _judged(
     reached = [each for each in actions if 100 * first.settled >= each.at * amount]
     # A limit for a part of the requests holds no batch.
     acting = _BY_BASIS[basis] if limit.for_ is None else _AT_GATEWAYS
-    held = dict.fromkeys(
+    current = dict.fromkeys(
         action for each in reached if (action := LimitAction(each.action)) in acting
     )
     if basis == "Charge" and first.settled >= amount:
-        held[LimitAction.REFUSE] = None
+        current[LimitAction.REFUSE] = None
     is_each = limit.for_ is not None and limit.for_.part[1] == EACH
     return LimitState(
         name=spec.name_of(limit),
@@ -171,7 +171,7 @@ def _judged(
         members=known.members if is_each else None,
         accounts=known.accounts if is_each else (),
         reached=max((each.at for each in reached), default=0),
-        actions=tuple(held),
+        actions=tuple(current),
     )
 
 

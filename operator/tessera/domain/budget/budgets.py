@@ -13,7 +13,7 @@ from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusVerdict
 from tessera.api.tenant_budget import BudgetOverride, BudgetRaise, TenantBudgetSpec
 from tessera.api.text import counted
-from tessera.domain.budget.actions import ActingBudget, LimitState, held_actions, limit_states
+from tessera.domain.budget.actions import ActingBudget, LimitState, current_actions, limit_states
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import (
     MeteringInputs,
@@ -421,7 +421,7 @@ def _with_limits(view: BudgetView, charges: Mapping[LimitId, LimitCharges] | Non
         previous=view.budget.status.limits,
     )
     limits = limit_states(acting, charges)
-    view.state.actions = held_actions(limits, view.budget.name)
+    view.state.actions = current_actions(limits, view.budget.name)
     return replace(view, limits=limits, has_gateway=charges is not None)
 
 

@@ -256,8 +256,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     budgets = build_budget_views(
         snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
     )
-    spot_batches = on_spot_alone(observed.batches, by_namespace(budgets))
-    snapshot = replace(snapshot, batches=spot_batches)
+    snapshot = replace(snapshot, batches=on_spot_alone(observed.batches, by_namespace(budgets)))
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     deciding = (*budgets, *closed)
     unclaimed = unclaimed_pods(
