@@ -296,7 +296,7 @@ class TenantBudgetSpec(Wire):
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=32)]
     """Spending limits; all of them apply. One request may match at most 12."""
 
-    actions: Annotated[tuple[BudgetAction, ...], Field(max_length=16)] = ()
+    actions: Annotated[tuple[BudgetAction, ...], Field(max_length=16)] | None = None
     """What happens before a limit is spent; omitted, `Notify` at 50, 80 and 100 percent."""
 
     gpus: Annotated[Amount, Field(gt=0)] | None = None

@@ -215,7 +215,7 @@ def _charge_limit(
 
 def _throttle(spec: TenantBudgetSpec) -> ThrottleTerms | None:
     """Return from when on limits of charges are spread over their windows."""
-    actions = [each for each in spec.actions if each.action == "Throttle"]
+    actions = [each for each in spec.actions or () if each.action == "Throttle"]
     if not actions:
         return None
     first = min(actions, key=lambda each: each.at)
