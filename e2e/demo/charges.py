@@ -16,7 +16,7 @@ from tessera.adapters.clock import now
 LIMIT, AMOUNT, RAISE = "hundred", Decimal(100), Decimal(50)
 _PRICES = "demo"
 # An answer costs some dollars, so that a hundred are spent in a few of them.
-_INPUT, _OUTPUT = "20000", "80000"
+_INPUT, _OUTPUT = "200", "80000"
 _MAX_REQUESTS = 200
 _PATIENCE = 60.0
 # After `tessera budget raise` has written it.
@@ -26,10 +26,12 @@ Ask = Callable[[], Awaitable[Any]]
 
 
 async def show_charges(
-    cluster: InstalledCluster, guest: str, model: str, client: openai.AsyncOpenAI, ask: Ask
+    cluster: InstalledCluster, guest: str, client: openai.AsyncOpenAI, ask: Ask
 ) -> None:
-    """Spend a limit at the model of another tenant by `ask`, raise it, and go on."""
-    await _set_price(cluster, guest, model)
+    """Spend a limit at the model of another tenant by `ask`, raise it, and go on.
+
+    The price was set before.
+    """
     await _set_limits(cluster, guest, [_charge_limit()])
     await _wait_for_price(ask)
     spent, error = await _spend(ask)
@@ -57,7 +59,8 @@ def _charge_limit() -> Json:
     return {"name": LIMIT, "window": "Month", "amount": str(AMOUNT), "basis": "Charge"}
 
 
-async def _set_price(cluster: InstalledCluster, tenant: str, model: str) -> None:
+async def set_price(cluster: InstalledCluster, tenant: str, model: str) -> None:
+    """Price a model for a tenant; the price counts a minute after gateways saw it."""
     entry = {
         "from": f"{now():%Y-%m-%d}",
         "models": [model],

@@ -12,6 +12,7 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
+from demo.charges import set_price, show_charges
 from demo.cluster import NAMESPACE, InstalledCluster, Json, Ref, StepError, condition, until
 from demo.conversations import ConversationTurn, show_conversations
 from demo.lost_node import SPOT_SPEC, lose_node
@@ -100,12 +101,15 @@ class Gateway:
 
 
 async def run(cluster: InstalledCluster) -> str:
-    """Show keys, sharing, limits, fairness, a new replica, caches, sleep, and a lost node."""
+    """Show keys, sharing, limits, charges, fairness, scaling, caches, sleep, and a lost node."""
     address = await gateway_address(cluster)
     await _serve(cluster)
     async with _connect(cluster, address) as gateway:
         await _share(gateway)
         await _limit(gateway)
+        await show_charges(
+            cluster, GUEST, gateway.clients[GUEST], lambda: gateway.ask(GUEST, SERVICE.name)
+        )
         async with _greedy_load(gateway):
             await _show_requests(gateway)
             await _compare_queues(gateway)
@@ -135,6 +139,7 @@ async def _serve(cluster: InstalledCluster) -> None:
     for ref, spec in specs.items():
         body = {"model": {"uri": MODEL}, **spec}
         await apply_spec(cluster, "InferenceService", "inferenceservices", ref, body)
+    await set_price(cluster, GUEST, SERVICE.name)
     for ref in specs:
         await _wait_for_ready(cluster, ref, "CompletionSucceeded")
 

@@ -69,8 +69,8 @@ _BILL = Scene(
 )
 _GATEWAY = Scene(
     title="Two tenants share models",
-    expected="keys, a shared name, limits, fair queues, a new replica, caches, a model that "
-    "sleeps, and a spot node that is lost under streams.",
+    expected="keys, a shared name, limits, charges, fair queues, a new replica, caches, a model "
+    "that sleeps, and a spot node that is lost under streams.",
     play=gateway.run,
 )
 DEMOS = ("mission", "scale", "budget", "batch", "gateway", "mig")

@@ -31,7 +31,7 @@ from tests.gateway.store.postgresql import PostgresqlServer, postgresql_server
 from world.testing import eventually
 
 _CLIENTS, _PODS = 50, 2
-_INPUT, _OUTPUT = Decimal(1000), Decimal(4000)
+_INPUT, _OUTPUT = Decimal(10), Decimal(4000)
 _AMOUNT, _RAISE = Decimal(20), Decimal(10)
 _TOKENS = 40
 _LIMIT = "spend"
@@ -185,7 +185,8 @@ async def _disturb(cluster: InstalledCluster, server: PostgresqlServer) -> None:
     try:
         await connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS false")
         await connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'postgres'"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = 'postgres'"
         )
         await asyncio.sleep(5)
         await connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")

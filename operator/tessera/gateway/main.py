@@ -43,6 +43,7 @@ from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.settle.settlement import GATEWAY_NAME
 from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.seen import SeenCharges
 from tessera.gateway.usage.logs import BackgroundStream, KeyAudit, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording, RecordObserver
@@ -131,6 +132,8 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 engines=engines,
             )
         )
+        seen = SeenCharges(settings.state_directory)
+        gateway.admission.reservations.charges.lending.seen = seen.settled
         internal = InternalApi(
             metrics,
             recording.store,
@@ -151,6 +154,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             "log": output.run,
             "audit": partial(_audit, audit, gateway, metrics),
             "gateway": gateway.run,
+            "seen": seen.run,
         }
         if settings.tls_directory is not None:
             parts["certificate"] = partial(server.renew_certificate, settings.tls_directory)

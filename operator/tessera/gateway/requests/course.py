@@ -143,6 +143,9 @@ class RequestCourse:
         """Settle what the engine did; return what has the headers of a whole answer."""
         at = self.at = self._stations.settlement.end_engine(self.at, Phase.COMPLETED)
         assert isinstance(at, Answered)  # noqa: S101 - only what was sent has an answer
+        if at.sent.placed.reserved.charge is not None:
+            # Before its client has all of it: a gateway that is killed then charges it.
+            self._stations.note_begun(self._partial_record(at))
         return at.sent.placed
 
     def _is_in_the_way(self) -> bool:

@@ -56,8 +56,8 @@ HOLD_SECONDS = 600.0
 _SAME_OF, _COUNTS_OF = itemgetter(*_SAME), itemgetter(*_COUNTS)
 
 Rows = Sequence[Mapping[str, Any]]
+# In the order of _GROUP.
 Group = tuple[int | str | None, ...]
-"""In the order of _GROUP."""
 
 
 class MonthTags:
