@@ -68,11 +68,9 @@ class StoredAccounts:
                     CHARGE_ACCOUNTS.c.key, CHARGE_ACCOUNTS.c.window_start, CHARGE_ACCOUNTS.c.state
                 )
             )
-            accounts = {
-                AccountKey(key, start): ChargeAccount.from_json(state) for key, start, state in rows
-            }
+            accounts = {(key, start): ChargeAccount.from_json(state) for key, start, state in rows}
             await stored._read_spends(connection, accounts)
-        return accounts
+        return {AccountKey(*key): account for key, account in accounts.items()}
 
     async def _rows(self) -> list[list[dict[str, Any]]]:
         async with self._store.read() as connection:
