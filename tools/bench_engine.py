@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import calibrate
+import kept_rates
 from figures import benchmark
 from speed_errors import rms_figures
 from tessera.adapters.clock import now
@@ -202,13 +203,20 @@ def _sizing() -> dict[str, Any]:
     return {"size_all_ms": round((time.process_time() - started_at) * 1e3)}
 
 
-def measure(requests: int = 1_000_000, seed: int = 1, only: str = "") -> dict[str, object]:
-    """Measure a day, and what predicts speeds; or `only` one part."""
+def measure(
+    requests: int = 1_000_000, seed: int = 1, only: str = "", pairs: int = 120, searched: int = 24
+) -> dict[str, object]:
+    """Measure a day, and what predicts speeds; or `only` one part.
+
+    Promises are those of so many `pairs` for each kind of lengths, 0 for all; of the first
+    `searched` also the largest rate is searched that is kept.
+    """
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "day": lambda: simulate_day(requests, seed),
         "speeds": _speeds,
         "sim": _live_sim,
         "sizing": _sizing,
+        "promises": lambda: kept_rates.figures(pairs, searched, seed),
     }
     figures: dict[str, object] = {}
     for name, measure_part in parts.items():
@@ -218,4 +226,4 @@ def measure(requests: int = 1_000_000, seed: int = 1, only: str = "") -> dict[st
 
 
 if __name__ == "__main__":
-    benchmark(measure, 28, only={"choices": ("day", "speeds", "sim", "sizing")})
+    benchmark(measure, 28, only={"choices": ("day", "speeds", "sim", "sizing", "promises")})
