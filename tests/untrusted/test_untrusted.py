@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 SHORT, FULL, BETWEEN = 400, 100_000, 10
 COUNTS = pytest.mark.parametrize("count", [SHORT, pytest.param(FULL, marks=pytest.mark.full)])
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "quiet"
-NAMED = {RequestError(reason, *"????").code for reason in REFUSALS}
+NAMED = {RequestError(reason, *"????????").code for reason in REFUSALS}
 # What a second half may leave behind, of an allocator that is not exact.
 GROWTH_BYTES = 16 * 2**20
 
