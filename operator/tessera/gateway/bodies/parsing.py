@@ -257,6 +257,12 @@ class _GenerationFields(_ComputedFields, gc=False):
         asked = self.output_tokens
         if max_output_tokens is not None and (asked is None or asked > max_output_tokens):
             changes[self.output_field] = max_output_tokens
+        if asked:
+            most = min(asked, max_output_tokens or asked)
+            for name in self.output_fields:
+                # Engines differ in which of two names counts.
+                if (getattr(self, name) or 0) > most:
+                    changes[name] = most
         return changes
 
     @property
