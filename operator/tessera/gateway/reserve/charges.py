@@ -229,7 +229,8 @@ class Charges:
             most_output = 0
         else:
             # Engines make a token even of `max_tokens: 0`; without any bound one is sent.
-            most_output = max(most_output, choices) if most_output else LARGEST_CONTEXT * choices
+            is_unbounded = not most_output and chosen.summary.output_tokens is None
+            most_output = LARGEST_CONTEXT * choices if is_unbounded else max(most_output, choices)
         means = self._replicas.means(model)
         charge = RequestCharge(
             price=terms.price,
