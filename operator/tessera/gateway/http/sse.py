@@ -25,6 +25,11 @@ _BYTES_PER_TOKEN = 4
 # That are counted of what comes at once: those of 16 KiB, or of an event with many choices.
 _MAX_TEXTS = 1000
 _SPACE, _QUOTE = b' "'
+# Of answers that are no stream, on all paths.
+_ANSWER_TEXTS = (
+    b'"content":', b'"text":', b'"reasoning_content":', b'"reasoning":', b'"thinking":',
+    b'"name":', b'"arguments":',
+)  # fmt: skip
 # As engines write it. In a text, the quotes are escaped.
 _ABORTED = (b'"finish_reason":"abort"', b'"finish_reason": "abort"')
 _FIELD = b"data:"
@@ -147,6 +152,11 @@ class EventRelay:
         return max(self.deltas, self._text_bytes // _BYTES_PER_TOKEN)
 
     @property
+    def text_bytes(self) -> int:
+        """Return the bytes of generated text that were returned."""
+        return self._text_bytes
+
+    @property
     def total(self) -> TokenCounts | None:
         """Return what the whole stream used; None as long as no engine has said it."""
         return self.counts
@@ -205,9 +215,7 @@ class EventRelay:
         """Count what was generated, without a parser; return the events that have any."""
         deltas = block.count(self._format.delta)
         self.deltas += deltas
-        if b"\\" in block:
-            # Backslashes first: after one of them, a quote ends its text.
-            block = block.replace(b"\\\\", b"x").replace(b'\\"', b"x")
+        block = _without_escaped_quotes(block)
         size = _text_bytes(block, self.text_name)
         if size is None:
             for name in self._format.texts:
@@ -324,6 +332,22 @@ def _end(tail: bytearray, delimiter: bytes, searched: int) -> int:
 def is_aborted(data: bytes) -> bool:
     """Return whether an answer or an event says that the engine gave a choice up."""
     return any(abort in data for abort in _ABORTED)
+
+
+def answer_text_bytes(body: bytes) -> int:
+    """Return the bytes of generated text of an answer that is no stream, rather more than fewer."""
+    body = _without_escaped_quotes(body)
+    size = sum(_text_bytes(body, name) or 0 for name in _ANSWER_TEXTS)
+    # Arguments of tools that are no text.
+    tool = body.find(b'"tool_use"')
+    return size if tool < 0 else size + len(body) - tool
+
+
+def _without_escaped_quotes(block: bytes) -> bytes:
+    if b"\\" not in block:
+        return block
+    # Backslashes first: after one of them, a quote ends its text.
+    return block.replace(b"\\\\", b"x").replace(b'\\"', b"x")
 
 
 def _text_bytes(block: bytes, name: bytes) -> int | None:

@@ -18,7 +18,13 @@ from tessera.gateway.http.engine_connection import (
     InvalidHttpError,
 )
 from tessera.gateway.http.event_fields import has_too_many, read_head
-from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
+from tessera.gateway.http.sse import (
+    EventRelay,
+    EventTooLargeError,
+    InvalidStreamError,
+    answer_text_bytes,
+    is_aborted,
+)
 from tessera.gateway.http.token_counts import Usage, draft_counts
 from tessera.gateway.relay.engine_errors import (
     EngineError,
@@ -107,6 +113,10 @@ class EngineSource:
         if summary.usage is not None:
             sent.counts = summary.usage.counts()
             sent.drafts = draft_counts(summary.metrics)
+        charge, counts = sent.placed.reserved.charge, sent.counts
+        is_counted = counts is not None and counts.input and counts.output
+        if charge is not None and not (charge.believes_engine and is_counted):
+            sent.text_bytes = answer_text_bytes(body)
         sink.whole(body)
         sink.end(sent.counts)
 

@@ -20,9 +20,6 @@ from tessera.gateway.reserve.charges import (
     RequestCharge,
 )
 
-# Of an engine of another tenant: a token has a byte of text at least, and the gateway counts a
-# token for every four.
-_TOKENS_PER_COUNTED = 4
 # Of an answer without usage, as of streams.
 _BYTES_PER_TOKEN = 4
 OUT_OF_MONEY = frozenset({RequestReason.BUDGET_EXCEEDED, RequestReason.BUDGET_UNAVAILABLE})
@@ -203,12 +200,12 @@ def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 
     if events is not None:
         counts = events.total or counts
     delivered, most_counted = sent.tokens, charge.max_output
-    is_whole = not sent.fields.streams
-    if is_whole and end is ChargeEnd.ANSWER and counts is None:
-        delivered = sent.answer_bytes // _BYTES_PER_TOKEN
+    if not sent.fields.streams and end is ChargeEnd.ANSWER and counts is None:
+        delivered = sent.text_bytes // _BYTES_PER_TOKEN
     if not charge.believes_engine:
-        text = _TOKENS_PER_COUNTED * (sent.tokens + charge.choices)
-        most_counted = sent.answer_bytes if is_whole else text
+        # A token has a byte of text at least, but for the one that ends a choice.
+        most_counted = sent.passed_text_bytes + charge.choices
+        delivered = min(delivered, most_counted)
     return KnownWork(
         engines=sent.engines,
         end=end,

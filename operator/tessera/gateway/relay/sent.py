@@ -45,6 +45,8 @@ class Sent:
     """Of a stream that began and may go on elsewhere."""
     answer_bytes: int = 0
     """Of the answer, among those that the request holds."""
+    text_bytes: int = 0
+    """Of the text of an answer that is no stream, where its charge needs it."""
     rest_seconds: float = 0.0
     """How long nothing of the stream is read, since a part of it took long."""
     is_left: bool = False
@@ -84,6 +86,7 @@ class Sent:
     """Of replicas that were asked for that, by their uid."""
     earlier_deltas: int = 0
     earlier_tokens: int = 0
+    earlier_text_bytes: int = 0
 
     def for_engine(self, address: str) -> bytes:
         """Return what an engine gets before the body."""
@@ -124,6 +127,7 @@ class Sent:
     def resume(self) -> None:
         """Count that the stream goes on elsewhere."""
         self.earlier_deltas, self.earlier_tokens = self.deltas, self.tokens
+        self.earlier_text_bytes = self.passed_text_bytes
         self.counts = self.events = None
 
     @property
@@ -146,6 +150,13 @@ class Sent:
     def tokens(self) -> int:
         """Return about how many tokens these had."""
         return self.earlier_tokens + (self.events.tokens if self.events else 0)
+
+    @property
+    def passed_text_bytes(self) -> int:
+        """Return about how many bytes of text were sent to the client so far."""
+        if self.events is None:
+            return self.earlier_text_bytes or self.text_bytes
+        return self.earlier_text_bytes + self.events.text_bytes
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
