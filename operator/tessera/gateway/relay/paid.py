@@ -199,6 +199,8 @@ def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 
     events, counts = sent.events, sent.counts
     if events is not None:
         counts = events.total or counts
+    if counts is not None and end is ChargeEnd.ANSWER and _is_no_count(counts, sent, charge):
+        counts = None
     delivered, most_counted = sent.tokens, charge.max_output
     if not sent.fields.streams and end is ChargeEnd.ANSWER and counts is None:
         delivered = sent.text_bytes // _BYTES_PER_TOKEN
@@ -219,6 +221,12 @@ def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 
         most_output=charge.max_output,
         most_counted=most_counted,
     )
+
+
+def _is_no_count(counts: TokenCounts, sent: Sent, charge: RequestCharge) -> bool:
+    """Return whether an engine leaves out a prompt that was read, or an answer that has text."""
+    has_answer = charge.max_output > 0 and sent.passed_text_bytes > 0
+    return (charge.prompt_tokens > 0 and not counts.input) or (has_answer and not counts.output)
 
 
 def _retrieve(asking: "asyncio.Task[None]") -> None:
