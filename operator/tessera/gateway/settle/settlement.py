@@ -149,7 +149,9 @@ class Settlement:
         charge.charge, is_estimate = charges.price(charge, work)
         answered.estimated |= is_estimate
         if phase is Phase.COMPLETED and sent.counts is not None:
-            charges.learn(sent.placed.model, sent.counts.output // charge.choices)
+            # What an engine claims beyond that is no length of answers.
+            output = min(sent.counts.output, work.most_counted, work.most_output)
+            charges.learn(sent.placed.model, output // charge.choices)
 
     def _leave(self, placed: Placed, counts: TokenCounts, *, goes_on: bool = False) -> None:
         self._places.leave(placed, goes_on=goes_on)
