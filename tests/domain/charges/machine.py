@@ -358,7 +358,7 @@ class ChargeMachine(RuleBasedStateMachine):
             if not self.unknown[key]:
                 assert account.lent <= self.lost[key]
                 assert account.settled <= charged <= account.settled + self.lost[key]
-                assert account.floor == 0 or self.lost[key]
+                assert account.missing == 0 or self.lost[key]
 
 
 def run(machine: type[ChargeMachine], steps: int, examples: int) -> None:

@@ -140,7 +140,7 @@ def test_a_closed_gateway_leaves_what_it_was_charged_and_its_late_messages_count
 def test_a_restored_account_takes_what_gateways_claim_and_the_highest_sum_they_saw() -> None:
     account = ChargeAccount()
     answer = account.exchange("a", an_ask(5, ceiling=60, used=40, reserved=20, seen=70), NOON)
-    assert (answer.settled, answer.ceiling, account.floor) == (70, 65, 70)
+    assert (answer.settled, answer.ceiling, account.missing) == (70, 65, 30)
     assert account.lent + account.settled <= 100
 
 

@@ -234,7 +234,7 @@ def test_a_gateway_killed_20_times_in_a_window_is_lent_nothing_while_dead() -> N
             fleet.renew()
         assert fleet.account(DAY[0]).lent == 0
     account = fleet.account(DAY[0])
-    assert (account.settled, account.floor, len(account.gateways)) == (200, 0, 1)
+    assert (account.settled, account.missing, len(account.gateways)) == (200, 0, 1)
     assert fleet.admit(member, DAY, 800).nanos == 800
 
 
@@ -260,7 +260,7 @@ def test_after_a_restore_the_highest_sum_that_a_gateway_saw_counts() -> None:
     fleet.recover(dead)
     fleet.renew(2.5)
     refusal = fleet.refuse(member, DAY, 400)
-    assert (refusal.left, fleet.account(DAY[0]).floor) == (350, 650)
+    assert (refusal.left, fleet.account(DAY[0]).missing) == (350, 600)
 
 
 # What is scarce

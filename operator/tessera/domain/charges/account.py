@@ -4,8 +4,8 @@ An account lends only while `settled + lent + more <= limit`, and what it lent t
 lent again before that gateway returns it or is closed. Since every charge of a gateway is below
 its ceiling, all of them together charge at most the highest limit that lent. A gateway that died
 without its volume keeps what it was lent until the window ends. After a restore of an old backup
-gateways that live claim what they had by their next ask; what others had been lent or charged
-since that backup may be lent a second time, and only as far as `floor` does not cover it.
+gateways that live claim what they had by their next ask, and what a gateway saw settled counts as
+`missing`; what others had been lent since that backup may be lent a second time.
 """
 
 from collections.abc import Mapping
@@ -76,11 +76,13 @@ class ChargeAccount:
     """Of the budget that set the limit."""
     closed: int = 0
     """Charges of gateways that were closed."""
-    floor: int = 0
-    """Most that a gateway saw settled and this account does not know of.
+    missing: int = 0
+    """What a gateway saw settled, and no record and no gateway says to be its own.
 
     Above 0 it was restored from a backup, and the window is to be flagged.
     """
+    missing_at: float = 0.0
+    """When that was seen: what is known of gateways from before is of the backup."""
     round_at: float = 0.0
     """When the last round of returns began."""
     top_up: int = 0
@@ -103,7 +105,7 @@ class ChargeAccount:
     def settled(self) -> int:
         """Return what was charged, as far as is known here."""
         known = self.closed + sum(each.settled for each in self.gateways.values())
-        return max(known, self.floor)
+        return known + self.missing
 
     @property
     def lent(self) -> int:
@@ -112,7 +114,14 @@ class ChargeAccount:
 
     def record(self, gateway: str, nanos: int) -> None:
         """Add the charge of a record that the store has now; once a record."""
-        self.gateways.setdefault(gateway, GatewayBalance()).spent += nanos
+        balance = self.gateways.get(gateway, GatewayBalance())
+        self.take_spent(gateway, balance.spent + nanos)
+
+    def take_spent(self, gateway: str, nanos: int) -> None:
+        """Take the charges of all records of a gateway that the store has now."""
+        balance = self.gateways.setdefault(gateway, GatewayBalance())
+        self._explain(balance, nanos)
+        balance.spent = nanos
 
     def close(self, gateway: str) -> int:
         """End a gateway of which the store has all records: what it did not use is free again.
@@ -159,6 +168,7 @@ class ChargeAccount:
         )
 
     def _receive(self, balance: GatewayBalance, ask: ChargeAsk, now: float) -> None:
+        self._explain(balance, ask.used)
         balance.number, balance.renewed_at = ask.number, now
         balance.used, balance.reserved = max(balance.used, ask.used), ask.reserved
         # Below the ceiling it returns something; above, this account was restored. A gateway that
@@ -166,10 +176,16 @@ class ChargeAccount:
         balance.ceiling = max(ask.ceiling, balance.settled)
         balance.portion = max(0, ask.ceiling + ask.want - ask.used)
         if ask.seen > self.settled:
-            self.floor = ask.seen
+            self.missing, self.missing_at = self.missing + ask.seen - self.settled, now
         limit = ask.scope.limit
         if limit.generation >= self.generation:
             self.limit, self.generation = limit.amount_at(now), limit.generation
+
+    def _explain(self, balance: GatewayBalance, charged: int) -> None:
+        """Count as no more missing what a gateway was charged and a backup does not know."""
+        is_of_backup = balance.renewed_at < self.missing_at
+        known = balance.settled if is_of_backup else max(balance.settled, balance.ceiling)
+        self.missing -= max(0, min(self.missing, charged - known))
 
     def _lend(self, balance: GatewayBalance, ask: ChargeAsk, now: float) -> LendingOutcome:
         if ask.scope.limit.generation < self.generation:

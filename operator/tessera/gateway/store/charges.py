@@ -227,8 +227,7 @@ async def _read_spends(
         if gateway == CORRECTIONS:
             corrections[key, start] = int(spent)
         else:
-            gateways = accounts[key, start].gateways
-            gateways.setdefault(gateway, GatewayBalance()).spent = int(spent)
+            accounts[key, start].take_spent(gateway, int(spent))
     return corrections
 
 
