@@ -103,10 +103,12 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         (service, pods.get(service.ref, ()), tenant_by_namespace.get(service.ref.namespace))
         for service in oldest_first(observed.services)
     ]
-    charged = frozenset(tenant.name for tenant in tenants.values() if tenant.charge_limits)
+    paying = [tenant for tenant in tenants.values() if tenant.charge_limits]
     return Directory(
         models=tuple(
-            _for_charged(model.uid, model, charged) if model.require_charge else model
+            _for_charged(model.uid, model, frozenset(t.name for t in paying if t.is_charged(model)))
+            if model.require_charge
+            else model
             for first in range(0, len(rows), _NEIGHBOURS)
             for model in _models(first, tuple(rows[first : first + _NEIGHBOURS]), pools)
         ),

@@ -11,7 +11,7 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
 from tessera.domain.charges.price_book import PriceListBook
-from tessera.domain.charges.scopes import ChargeLimit
+from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.perf.step import StepTime
 
@@ -177,6 +177,17 @@ class TenantLimits:
     """Of the budget, higher for one that was created again."""
     charge_limits: tuple[ChargeLimit, ...] = ()
     """Those of basis Charge."""
+
+    def is_charged(self, model: OfferedModel) -> bool:
+        """Say whether a limit of basis Charge holds for requests for a model, or for some."""
+        members = {
+            MemberKind.SERVICE: {str(model.service)},
+            MemberKind.MODEL: {name.lower() for name in (*model.names[:1], *model.adapters)},
+        }
+        return any(
+            limit.member is None or limit.kind not in members or limit.member in members[limit.kind]
+            for limit in self.charge_limits
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

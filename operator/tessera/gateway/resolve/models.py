@@ -202,10 +202,15 @@ class Models:
         return tenant
 
     def _offered(self, models: Sequence[OfferedModel], tenant: str) -> tuple[OfferedModel, ...]:
-        """Return the models without those that are for tenants with a limit of charges alone."""
+        """Return the models without others' that are for tenants with a limit of charges alone."""
         payer = self._directory.tenants.get(tenant)
-        has_limit = payer is not None and bool(payer.charge_limits)
-        return tuple(model for model in models if has_limit or not model.require_charge)
+        return tuple(
+            model
+            for model in models
+            if not model.require_charge
+            or model.tenant == tenant
+            or (payer is not None and payer.is_charged(model))
+        )
 
     def _known_names(self, identity: Identity) -> Sequence[str]:
         """Return names of models that the sender may use, in order."""
