@@ -327,7 +327,7 @@ class Waiting:
 @asynccontextmanager
 async def a_waiting_stream() -> AsyncIterator[Waiting]:
     goes_on = asyncio.Event()
-    used = {"prompt_tokens": 7, "completion_tokens": 1200, "total_tokens": 1207}
+    used = {"prompt_tokens": 7, "completion_tokens": 1300, "total_tokens": 1307}
 
     async def both(call: EngineCall) -> None:
         if "other" in call.body.decode():
@@ -336,7 +336,7 @@ async def a_waiting_stream() -> AsyncIterator[Waiting]:
             return
         await call.begin()
         await call.chunk(ROLE)
-        for _ in range(1200):
+        for _ in range(1300):
             await call.chunk(a_delta("word"))
         await call.chunk(END + a_usage(used) + DONE)
         await call.finish()
@@ -381,7 +381,7 @@ async def test_a_top_up_waits_for_what_others_leave_and_no_part_is_lost() -> Non
         waiting.goes_on.set()
         assert (await waiting.other).status == 200
         answer = await waiting.stream
-    assert answer.body.count(b"word") == 1200
+    assert answer.body.count(b"word") == 1300
     assert answer.body.endswith(DONE)
     assert {(record.phase, record.reason) for record in gateway.records} == {
         ("Completed", "OnlyReplica")
