@@ -75,6 +75,20 @@ def test_a_message_stops_at_its_maximum() -> None:
     assert stop == {"type": "message_stop", "x_tessera_reason": "BudgetExceeded"}
 
 
+@pytest.mark.parametrize(
+    ("after", "stopped"),
+    [
+        (b'event: ping\ndata: {"type":"ping"}\n\n', True),
+        (b'event: content_block_stop\ndata: {"type":"content_block_stop","index":2}\n\n', False),
+    ],
+)
+def test_a_message_stops_no_block_that_is_not_open(after: bytes, stopped: bool) -> None:
+    last = b'event: content_block_delta\ndata: {"index":2,"delta":{"text":"a"}}\n\n'
+    events = cut("/v1/messages", b"", last + after)
+    blocks = [each["index"] for each in events if each["type"] == "content_block_stop"]
+    assert blocks == [2] * stopped
+
+
 @pytest.mark.parametrize("path", STREAMING)
 @pytest.mark.parametrize(
     "shape", [b"", b": a comment\n\n", b"data: nonsense\n\n", b"data: [1]\n\n"]

@@ -22,6 +22,7 @@ _encode = msgspec.json.encode
 _NULL = msgspec.Raw(b"null")
 _USAGE = b'"usage"'
 _DONE = b"data: [DONE]\n\n"
+_BLOCK_STOP = "content_block_stop"
 _MESSAGE_DELTA = b"event: message_delta\n"
 _RESPONSES, _MESSAGES = b"event: response.completed\n", b"event: message_stop\n"
 
@@ -36,7 +37,8 @@ class CutUsage(NamedTuple):
 
 
 class _Block(msgspec.Struct, gc=False):
-    index: int = 0
+    type: str = ""
+    index: int | None = None
 
 
 _block = msgspec.json.Decoder(_Block)
@@ -140,13 +142,16 @@ def _incomplete_response(first: bytes, reason: str, usage: CutUsage | None) -> I
 
 
 def _stopped_message(last: bytes, reason: str, usage: CutUsage | None) -> Iterator[bytes]:
-    index = 0
+    index: int | None = None
     try:
         for data in filter(None, map(event_data, split_events(last))):
-            index = _block.decode(data).index
+            block = _block.decode(data)
+            if block.index is not None:
+                index = None if block.type == _BLOCK_STOP else block.index
     except (InvalidStreamError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    yield b"event: content_block_stop\n" + _data({"type": "content_block_stop", "index": index})
+    if index is not None:
+        yield b"event: content_block_stop\n" + _data({"type": _BLOCK_STOP, "index": index})
     delta = {"stop_reason": "max_tokens", "stop_sequence": None}
     message: dict[str, Any] = {"type": "message_delta", "delta": delta, REASON_FIELD: reason}
     if usage is not None:

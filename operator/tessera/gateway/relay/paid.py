@@ -22,6 +22,8 @@ from tessera.gateway.reserve.charges import (
 
 # Of an answer without usage, as of streams.
 _BYTES_PER_TOKEN = 4
+# Of the block of a message; others of its events have none.
+_INDEX = b'"index"'
 OUT_OF_MONEY = frozenset({RequestReason.BUDGET_EXCEEDED, RequestReason.BUDGET_UNAVAILABLE})
 
 
@@ -78,7 +80,7 @@ class PaidSink:
             return False
         if not self._has_begun:
             self._begin(data)
-        if self._keeps_last and len(data) <= MAX_FIRST_BYTES:
+        if self._keeps_last and _INDEX in data and len(data) <= MAX_FIRST_BYTES:
             self._own_bytes += len(data) - len(self._last)
             self._last = data
         if self._shows_cost and b'"usage"' in data:
