@@ -238,7 +238,7 @@ async def test_a_choice_that_ended_before_the_cut_keeps_its_end() -> None:
 async def test_clients_of_openai_read_a_cut_chat_to_its_end() -> None:
     async with a_cutting_gateway("/v1/chat/completions", 1300) as (gateway, _):
         client = AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=0)
-        options = {"include_usage": True}
+        options: Any = {"include_usage": True}
         async with client:
             stream = await client.chat.completions.create(
                 model="chat", messages=MESSAGES, stream=True, stream_options=options
