@@ -19,7 +19,7 @@ HISTORY: Mapping[str, Collection[str]] = {
     "InferenceService": {
         *("scaling", "speed", "slo", "start", "tokensPerSecond", "perMillionTokens", "assumedLoad"),
     },
-    "TenantBudget": {"spend", "summary", "message"},
+    "TenantBudget": {"spend", "spent", "summary", "message"},
     "Deployment": {"conditions"},
 }
 
