@@ -25,6 +25,10 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
 }
+# Gateways alone read it, and no operator.
+_PRICES: Body = {
+    "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
+}
 _NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment"}
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the
 # fields to set (or to remove, for None) before it is driven.
@@ -108,6 +112,8 @@ def build(fleet: Fleet, *tenants: str) -> None:
 
 def base_spec(kind: CustomResourceType, tenant: str) -> Body:
     """Return the spec of an object of a tenant before any of its leaves is driven."""
+    if kind.name == "PriceList":
+        return deepcopy(_PRICES)
     fleet = Fleet()
     build(fleet, tenant)
     key = DRIVEN[kind.name]
