@@ -25,7 +25,8 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
 }
-# Gateways alone read it, and no operator.
+# Gateways alone read price lists, and no operator.
+DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
 _PRICES: Body = {
     "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
 }

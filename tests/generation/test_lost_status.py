@@ -2,9 +2,9 @@
 
 import pytest
 
-from tessera.api.schema import KINDS, CustomResourceType
+from tessera.api.schema import CustomResourceType
 from tests.cases import full
-from tests.generation.driven_fleet import DrivenTwins, report_node_layout, state
+from tests.generation.driven_fleet import DRIVEN_KINDS, DrivenTwins, report_node_layout, state
 from tests.hostile.twin import HOSTILE
 from world.object_comparison import differences
 
@@ -19,11 +19,13 @@ _ROUNDING_NANOS = 10
 
 
 @pytest.mark.parametrize("restarted", [True, *full(False)], ids=["restarted", "running"])
-@pytest.mark.parametrize("kind", [*KINDS, None], ids=lambda kind: kind.name if kind else "all")
+@pytest.mark.parametrize(
+    "kind", [*DRIVEN_KINDS, None], ids=lambda kind: kind.name if kind else "all"
+)
 async def test_a_lost_status_is_written_again_and_nothing_else_changes(
     kind: CustomResourceType | None, restarted: bool
 ) -> None:
-    twins = DrivenTwins(*([kind] if kind else KINDS))
+    twins = DrivenTwins(*([kind] if kind else DRIVEN_KINDS))
     await twins.run(cycles=14)
     for key in twins.keys:
         twins.edit(lambda body: body.pop("status"), key)
