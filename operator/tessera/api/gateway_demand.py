@@ -48,6 +48,9 @@ class ReportedDemand(Wire):
     answer_tokens: _Tokens = 0
     """Expected tokens of their answers."""
 
+    squares: Annotated[int, Field(ge=0, le=10**18)] = 0
+    """Sum of the squares of the expected tokens of each of their prompts."""
+
     queued: _Count = 0
     """Requests that wait, for a replica or for their turn."""
 

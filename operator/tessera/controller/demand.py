@@ -128,7 +128,7 @@ class DemandReceiver:
         return {
             Ref(intern(row.namespace), intern(row.name)): GatewayDemand(
                 arrived=row.arrived,
-                tokens=ArrivedTokens(row.sized, row.prompt_tokens, row.answer_tokens)
+                tokens=ArrivedTokens(row.sized, row.prompt_tokens, row.answer_tokens, row.squares)
                 if row.sized
                 else NO_TOKENS,
                 queued=row.queued,

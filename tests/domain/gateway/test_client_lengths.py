@@ -38,7 +38,7 @@ def test_an_unknown_client_is_taken_for_a_mean_one_and_an_unknown_service_for_no
         ClientId("team-a"),
         ClientId("team-a", None, "short"),
     ):
-        assert lengths.expected(SERVICE, client, 800, MOST) == (1, 600, 20)
+        assert lengths.expected(SERVICE, client, 800, MOST) == (1, 600, 20, 600**2)
     assert lengths.expected("another", SHORT, 800, MOST) == NO_TOKENS
 
 

@@ -431,16 +431,18 @@ def test_arrivals_of_each_second_are_those_of_all_gateways() -> None:
 def test_expected_tokens_are_those_of_the_last_minute_at_all_gateways() -> None:
     reports = [GatewayReport(at=at(0)), GatewayReport(at=at(0))]
     for second in range(200):
-        tokens = ArrivedTokens(2, 200, 20 if second < 100 else 60)
+        tokens = ArrivedTokens(2, 200, 20 if second < 100 else 60, 30_000)
         demand = {CHAT: GatewayDemand(arrived=3, tokens=tokens)} if second < 150 else {}
         reports = [report.followed_by(at(second), demand) for report in reports]
         rates = fleet_demand(reports, at(second))
         assert rates is not None
         if second == 99:
-            assert rates[CHAT].tokens == (240, 24_000, 2400)
+            assert rates[CHAT].tokens == (240, 24_000, 2400, 3_600_000)
     assert rates is not None
     # Ten more seconds of the minute had requests.
-    assert rates[CHAT].tokens == (40, 4000, 1200)
+    assert rates[CHAT].tokens == (40, 4000, 1200, 600_000)
+    # Prompts of 50 and 150 tokens.
+    assert rates[CHAT].tokens.prompt_variation == pytest.approx(0.5)
     reports = [report.followed_by(at(300), {}) for report in reports]
     assert reports[0].tokens == {}
 

@@ -70,7 +70,8 @@ class ClientLengths:
         share = own.requests / (own.requests + MIN_REQUESTS)
         answer = of_service.answer + (own.answer - of_service.answer) * share
         ratio = _ratio(of_service, own, share)
-        return ArrivedTokens(1, max(1, round(estimate * ratio)), min(round(answer), most))
+        prompt = max(1, round(estimate * ratio))
+        return ArrivedTokens(1, prompt, min(round(answer), most), prompt * prompt)
 
     def learn(
         self, service: str, client: ClientId, *, estimate: int, prompt: int, answer: int

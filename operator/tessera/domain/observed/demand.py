@@ -32,6 +32,15 @@ class ArrivedTokens(NamedTuple):
     prompt: int = 0
     answer: int = 0
     """0 of a pooling model."""
+    prompt_squares: int = 0
+    """Sum of the squared tokens of each prompt; 0 is "not known"."""
+
+    @property
+    def prompt_variation(self) -> float | None:
+        """Return the squared coefficient of variation of the prompts; None is "not known"."""
+        if not self.prompt_squares or not self.prompt:
+            return None
+        return max(0.0, self.prompt_squares * self.requests / self.prompt**2 - 1)
 
     def plus(self, other: "ArrivedTokens", sign: int = 1) -> "ArrivedTokens":
         """Return the sum, or with a `sign` of -1 the difference."""
@@ -39,6 +48,7 @@ class ArrivedTokens(NamedTuple):
             self.requests + sign * other.requests,
             self.prompt + sign * other.prompt,
             self.answer + sign * other.answer,
+            self.prompt_squares + sign * other.prompt_squares,
         )
 
 

@@ -177,6 +177,7 @@ class DemandReporter:
                 sized=demand.tokens.requests,
                 prompt_tokens=demand.tokens.prompt,
                 answer_tokens=demand.tokens.answer,
+                squares=demand.tokens.prompt_squares,
                 queued=demand.queued,
                 in_flight=demand.in_flight,
                 predicted_seconds=demand.predicted_seconds,
