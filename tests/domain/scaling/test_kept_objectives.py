@@ -12,6 +12,7 @@ import pytest
 
 from tessera.api.service_class import ServiceClass
 from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.observed.demand import ArrivedTokens
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.domain.sizing.sizing import MIB, DeviceKvCache
@@ -125,7 +126,8 @@ def when_full(replica: Replica, requests: int) -> Attainment:
 
 
 def carried(replica: Replica) -> float:
-    """Return the requests per second that one replica carries within its SLO."""
+    """Return the requests per second that one replica carries within its SLO, all as long."""
+    prompt, answer = replica.demand.input_tokens, replica.demand.output_tokens
     return variant_capacity(
         replica.spec,
         replica.demand.shape,
@@ -133,6 +135,7 @@ def carried(replica: Replica) -> float:
         reading=SpeedReading(),
         measured_ratio=None,
         lead=timedelta(seconds=100),
+        arrived=ArrivedTokens(100, 100 * prompt, 100 * answer, 100 * prompt**2),
     ).requests_per_second
 
 

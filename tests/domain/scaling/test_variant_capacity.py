@@ -81,6 +81,12 @@ def capacity(reading: SpeedReading | None = None, **fields: Any) -> VariantCapac
     )
 
 
+def arrivals(prompt: int, answer: int, variation: float = 0.284) -> ArrivedTokens:
+    """Return requests whose prompts vary, by default like those of `attainment`."""
+    squares = round(100 * prompt**2 * (1 + variation))
+    return ArrivedTokens(100, 100 * prompt, 100 * answer, squares)
+
+
 def a_choice() -> HardwareChoice:
     choice = plan_of(a_fleet(SCALING)).service_plans[CHAT].choice
     assert choice is not None
@@ -123,7 +129,6 @@ def attainment(
     return sum(in_time) / len(in_time)
 
 
-# Of prompts that take most of the objective, the model takes the lengths to vary more than here.
 @pytest.mark.parametrize(
     ("prompt", "answer", "too_many"),
     [(400, 100, 1.6), (1200, 250, 1.6), (3000, 50, 2.0), (200, 600, 1.6)],
@@ -132,7 +137,7 @@ def test_one_replica_keeps_the_objective_up_to_the_rate_that_needs_two(
     prompt: int, answer: int, too_many: float
 ) -> None:
     lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
-    carried = capacity(lengths)
+    carried = capacity(lengths, arrived=arrivals(prompt, answer))
     full = carried.requests_per_second
     rate = full / headroom_of_estimates(carried.lead)
     assert attainment(rate, carried) >= 0.95
@@ -144,8 +149,10 @@ def test_what_is_cached_makes_room_for_as_many_more_requests_in_time(
     prompt: int, answer: int
 ) -> None:
     lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
-    carried = capacity(replace(lengths, cached_share=0.75))
-    assert carried.requests_per_second > 1.05 * capacity(lengths).requests_per_second
+    arrived = arrivals(prompt, answer)
+    carried = capacity(replace(lengths, cached_share=0.75), arrived=arrived)
+    uncached = capacity(lengths, arrived=arrived)
+    assert carried.requests_per_second > 1.05 * uncached.requests_per_second
     rate = carried.requests_per_second / headroom_of_estimates(carried.lead)
     assert attainment(rate, carried, cached_requests=0.75) >= 0.95
     assert attainment(1.1 * carried.requests_per_second, carried) < 0.95
@@ -167,9 +174,11 @@ def test_a_larger_cached_share_carries_more_and_no_engine_more_than_all() -> Non
 
 def test_replicas_together_carry_more_each_and_behind_a_gateway_most() -> None:
     lengths = SpeedReading(requests=100, mean_input_tokens=3000, mean_output_tokens=50)
-    alone = capacity(lengths).requests_per_second
-    beside_others = capacity(lengths, replicas=4).requests_per_second
-    behind_a_gateway = capacity(lengths, replicas=4, servers=4).requests_per_second
+    arrived = arrivals(3000, 50)
+    alone, beside_others, behind_a_gateway = (
+        capacity(lengths, arrived=arrived, replicas=replicas, servers=servers).requests_per_second
+        for replicas, servers in ((1, 1), (4, 1), (4, 4))
+    )
     assert alone <= beside_others < behind_a_gateway
     # Of few places more must be free for those that come at once.
     few = SpeedReading(requests=100, mean_input_tokens=50, mean_output_tokens=2000)

@@ -1,7 +1,7 @@
 """Replicas among which a gateway chooses carry more than each of them alone."""
 
 from dataclasses import replace
-from statistics import mean
+from statistics import mean, pvariance
 
 import pytest
 
@@ -20,15 +20,16 @@ def predicted(replicas: int) -> float:
     objects, trace = fleet_objects(), situation("steady", 10, SECONDS, seed=1)
     fit, slo, shape = objects.choice().fit, objects.spec.slo, shape_of(objects.spec)
     assert shape is not None
-    answer = round(mean(trace.output_tokens))
+    prompt, answer = mean(trace.input_tokens), round(mean(trace.output_tokens))
     demand = Demand(
         shape=shape,
         precision=fit.precision,
         max_model_len=fit.max_model_len,
-        input_tokens=round(mean(trace.input_tokens)),
+        input_tokens=round(prompt),
         output_tokens=answer,
         ttft=slo.ttft_p95,
         inter_token=slo.itl_p95,
+        prompt_variation=pvariance(trace.input_tokens) / prompt**2,
     )
     load = sustained_load(
         demand,

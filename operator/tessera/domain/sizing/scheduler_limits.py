@@ -3,19 +3,27 @@
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tessera.api.model_files import ModelShape
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.step import StepTime
-from tessera.domain.sizing.queueing import EngineOccupancy, share_waiting_longer
+from tessera.domain.sizing.queueing import (
+    EngineOccupancy,
+    OwnTime,
+    late_last,
+    share_waiting_longer,
+)
 
 # The largest `--max-num-seqs` that Tessera sets.
 MAX_SEQUENCES = 256
 # The largest `--max-num-batched-tokens` that Tessera sets.
 MAX_CHUNK_TOKENS = 8192
 _LATE_SHARE = 0.05
+# The longest 5 % of recorded prompts are as long as if they varied so much more. Where they vary by
+# more than 1, few are much longer than all others.
+_MORE_VARIATION = 1.7
 # Nearer to the throughput of a full engine, queues grow from the smallest error of a prediction.
 _MOST_USE = 0.95
 # Of a normal distribution, below which 95 % are.
@@ -44,6 +52,9 @@ class Demand:
     """Cached tokens of a running request on average; None is a typical one half way."""
     computed_tokens: int | None = None
     """Mean tokens of a prompt that the prefix cache does not have; None is all of them."""
+
+    prompt_variation: float = 0.0
+    """Squared coefficient of variation of the tokens of prompts; 0 if all are typical."""
 
     @property
     def is_pooling(self) -> bool:
@@ -126,28 +137,33 @@ def sustained_load(
     It is one of so many `replicas`, and `servers` are those among which a gateway chooses the one
     with the shortest wait.
     """
-    tokens = engine.max_num_batched_tokens
-    cached = max(1, kv_tokens // demand.resident_tokens)
+    tokens, variation = engine.max_num_batched_tokens, demand.prompt_variation
+    cached = max(1, _varied_requests(demand, replicas * kv_tokens) // replicas)
     most = max(1, min(engine.max_num_seqs, cached, (tokens - 1) // step.decode_tokens))
-    places = _max_sequences(demand, step, most, tokens)
+    places = _max_sequences(replace(demand, prompt_variation=0.0), step, most, tokens)
     full = min(places or most, _prefill_bound(demand, step, tokens))
     limit = _MOST_USE * _tokens_per_second(demand, step, full, tokens) / demand.output_tokens
     occupancy = _occupancy(demand, step, places or most, tokens)
 
     def is_sustained(rate: float) -> bool:
-        sequences = min(full, occupancy.mean(rate))
+        # While requests wait, more run than on average.
+        mean = occupancy.mean(rate)
+        sequences = min(full, mean + math.sqrt(mean)) if mean < full else full
         full_seconds = full_step_seconds(demand, step, sequences, tokens)
         # A cache makes engines less busy, but some prompts are read whole all the same, and others
         # wait for these: the mean wait is longest where a prompt is cached as a whole or not at
         # all.
         reading = demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
-        slack = demand.ttft.total_seconds() - reading - full_seconds
-        if slack <= 0:
-            return False
+        slack = demand.ttft.total_seconds() - full_seconds
+        own = OwnTime.of(reading, _MORE_VARIATION * min(1.0, variation))
         # An engine reads one prompt after the other.
         busy = rate * _reading_seconds(demand, step, sequences, tokens)
-        read_late = share_waiting_longer(slack, servers, busy, reading)
-        return occupancy.share_waiting_longer(slack, rate, replicas) + read_late <= _LATE_SHARE
+        read = share_waiting_longer(slack, servers, busy, reading, variation=variation, own=own)
+        placed = occupancy.share_waiting_longer(slack, rate, replicas, variation=variation, own=own)
+        if servers > 1:
+            # Where a gateway sends them, only the excess is late.
+            read, placed = late_last(read, busy), late_last(placed, occupancy.busy(rate))
+        return own.share_longer(slack) + placed + read <= _LATE_SHARE
 
     sustained = _highest(is_sustained, limit)
     rate = sustained or limit
@@ -253,9 +269,19 @@ def _cached_requests(demand: Demand, kv_tokens: int) -> int:
     """
     # The last block of each request is half empty.
     mean = demand.resident_tokens + demand.engine.block_tokens / 2
-    deviation = P95_DEVIATIONS * demand.output_tokens / math.sqrt(12)
-    root = (math.sqrt(deviation**2 + 4 * mean * kv_tokens) - deviation) / (2 * mean)
-    return int(root**2)
+    return _requests_within(kv_tokens, mean, demand.output_tokens / math.sqrt(12))
+
+
+def _varied_requests(demand: Demand, kv_tokens: int) -> int:
+    """Return the same of requests whose prompts vary."""
+    deviation = demand.input_tokens * math.sqrt(demand.prompt_variation)
+    return _requests_within(kv_tokens, demand.resident_tokens, deviation)
+
+
+def _requests_within(kv_tokens: int, mean: float, deviation: float) -> int:
+    """Return how many requests, of so many tokens each, have no more together 95 % of the time."""
+    root = math.sqrt((P95_DEVIATIONS * deviation) ** 2 + 4 * mean * kv_tokens)
+    return int(((root - P95_DEVIATIONS * deviation) / (2 * mean)) ** 2)
 
 
 def _prefill_bound(demand: Demand, step: StepTime, tokens: int) -> float:
@@ -334,5 +360,6 @@ def _reading_step_seconds(
         decoding=sequences,
         kv_tokens=sequences * demand.resident_tokens + prompts,
         prefill_tokens=prompts,
-        prefill_pairs=prompts * (demand.input_tokens + cached),
+        # Most tokens are those of longer prompts, in which each attends to more of them.
+        prefill_pairs=prompts * (demand.input_tokens + cached) * (1 + demand.prompt_variation),
     )

@@ -21,6 +21,7 @@ from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
 from tessera.domain.sizing import pooling
+from tessera.domain.sizing.queueing import UNKNOWN_VARIATION
 from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
 from tessera.domain.sizing.sizing import ReplicaFit
 
@@ -31,6 +32,9 @@ _MIN_ARRIVED_REQUESTS = 50
 # Squared coefficient of variation of the lengths of answers, as in recorded traffic of many
 # clients.
 _ANSWER_VARIATION = 2.0
+# The same of prompts, at most: what one minute shows beyond it is a single long one, which may not
+# come again.
+_MOST_VARIATION = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,12 +181,14 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     context = spec.context
     typical = context.typical_input_tokens, context.typical_output_tokens
     prompt, answer, computed = lengths or (*typical, typical[0])
+    variation = None
     is_pooling = pooling_task(spec) is not None
     if arrived.requests >= _MIN_ARRIVED_REQUESTS and not is_pooling:
         computed_share = computed / max(1, prompt)
         prompt = round(arrived.prompt / arrived.requests)
         answer = round(arrived.answer / arrived.requests)
         computed = round(prompt * computed_share)
+        variation = arrived.prompt_variation
     computed = max(computed, computed_prompt)
     # A request may have many texts, which the engine reads as one request each. What generates has
     # a token at least, whatever its engine counts.
@@ -203,6 +209,9 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         cached_tokens=None if is_pooling else _cached_tokens(reading, fit, prompt, answer),
         computed_tokens=computed if computed < prompt else None,
         engine=engine_terms(spec.engine),
+        prompt_variation=(
+            UNKNOWN_VARIATION if variation is None else min(variation, _MOST_VARIATION)
+        ),
     )
     step = fit.step
     if measured_ratio is not None:
