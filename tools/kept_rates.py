@@ -168,7 +168,12 @@ def measured(kind: str, longest: int) -> MeasuredLengths:
             kv_usage=running_tokens / KV_TOKENS,
             kv_tokens=KV_TOKENS,
         ),
-        arrived=ArrivedTokens(requests=MEASURED, prompt=prompts, answer=answers),
+        arrived=ArrivedTokens(
+            requests=MEASURED,
+            prompt=prompts,
+            answer=answers,
+            prompt_squares=sum(prompt * prompt for prompt, _ in lengths),
+        ),
     )
 
 
