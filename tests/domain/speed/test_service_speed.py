@@ -97,7 +97,8 @@ def test_steps_with_prompts_count_by_their_share() -> None:
     assert gap is not None
     assert without is not None
     assert gap.median == without.mean
-    assert gap.mean == pytest.approx(0.1 * both + 0.9 * without.mean)
+    # With eight at once an engine is hardly ever idle.
+    assert gap.mean == pytest.approx(0.1 * both + 0.9 * without.mean, rel=1e-4)
 
 
 def test_where_most_steps_read_prompts_the_median_step_does() -> None:
@@ -115,7 +116,7 @@ def test_a_prompt_longer_than_a_step_is_read_in_chunks() -> None:
     )
     gap = predicted_itl(fit, a_speed_reading(prefill_tokens=most, prompt_tokens=10.0 * most))
     assert gap is not None
-    assert gap.mean == full
+    assert gap.mean == pytest.approx(full)
 
 
 @pytest.mark.parametrize("missing", ["sequences", "running", "kv_usage"])

@@ -28,9 +28,10 @@ from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.money import NANO
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
-from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.observed.snapshot import Pod, Snapshot, SpeedReading
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import PlanMemory, plan
+from tessera.domain.speed.service_speed import predicted_itl
 from tessera.resources.defaults import newest_version
 from tessera_lab.fleet.course import HOUR, Course
 from tessera_lab.fleet.disturbance import Disturbance
@@ -444,6 +445,43 @@ def test_a_free_simulation_has_the_ttft_of_the_live_fleet(ref: Ref) -> None:
     assert statistics.fmean(simulated) == pytest.approx(statistics.fmean(live), rel=0.6)
     in_time = [sum(ttft <= 1 for ttft in each) / len(live) for each in (simulated, live)]
     assert in_time[0] == pytest.approx(in_time[1], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("ref", "begin", "end"),
+    [
+        pytest.param(ONE_POOL, 0, 90, id="two replicas"),
+        pytest.param(ONE_POOL, 120, 200, id="a burst"),
+        pytest.param(ONE_POOL, 240, 530, id="nearly idle"),
+        pytest.param(TWO_POOLS, 240, 325, id="a burst on two pools"),
+        pytest.param(TWO_POOLS, 360, 660, id="nearly idle on two pools"),
+    ],
+)
+def test_the_itl_of_live_engines_is_predicted_however_often_they_are_idle(
+    ref: Ref, begin: int, end: int
+) -> None:
+    def counted(name: str) -> float:
+        return total_at(ref, name, end) - total_at(ref, name, begin)
+
+    def mean_of(name: str) -> float:
+        scrapes = course().services[ref].scrapes.values()
+        return statistics.fmean(
+            value for series in scrapes for at, value in series[name] if begin < at <= end
+        )
+
+    fit = objects(ref).choice().fit
+    steps, generated = counted("iteration_tokens_total_count"), counted("generation_tokens_total")
+    reading = SpeedReading(
+        sequences=generated / steps,
+        prefill_tokens=(counted("iteration_tokens_total_sum") - generated) / steps,
+        prompt_tokens=counted("request_prompt_tokens_sum") / counted("request_success_total"),
+        running=mean_of("num_requests_running"),
+        kv_usage=mean_of("kv_cache_usage_perc"),
+    )
+    predicted = predicted_itl(fit, reading)
+    seconds, gaps = "inter_token_latency_seconds_sum", "inter_token_latency_seconds_count"
+    assert predicted is not None
+    assert predicted.mean == pytest.approx(counted(seconds) / counted(gaps), rel=0.06)
 
 
 def costs(ref: Ref) -> Iterator[tuple[str, float, float]]:
