@@ -45,6 +45,7 @@ from tessera.resources.api_resources import (
     EVENTS,
     KINDS,
     PARTITIONING,
+    PRICED_LISTS,
     RECORDED_EVENTS,
     SPEND_RECORDS,
     ApiResource,
@@ -143,7 +144,7 @@ def _cluster_role() -> str:
 
 # The named rules of the chart, and the kinds in them.
 _RULES: tuple[tuple[str, Sequence[ApiResource]], ...] = (
-    ("clusterRules", [kind for kind in KINDS if not kind.namespaced]),
+    ("clusterRules", [*(kind for kind in KINDS if not kind.namespaced), PRICED_LISTS]),
     (
         "namespaceRules",
         [

@@ -221,6 +221,7 @@ MOST_LIMITS = [
     *(a_charge_limit(model=model) for model in ("*", "chat")),
 ]
 AN_ENTRY = {"from": "2026-01-01", "models": ["*"], "input": "1", "output": "2"}
+BY_COST = {"from": "2026-01-01", "models": ["*"], "fromCost": {"factor": "1.2"}}
 
 RULES += [
     (
@@ -268,6 +269,18 @@ RULES += [
         PRICE_LISTS,
         {"entries": [AN_ENTRY, AN_ENTRY | {"input": "2"}]},
         "spec.entries has two prices for the same day, models and tenants",
+    ),
+    *(
+        (PRICE_LISTS, {"entries": [entry]}, words)
+        for entry, words in (
+            (AN_ENTRY | {"fromCost": {"factor": "1"}}, "needs input and output, or fromCost and"),
+            (BY_COST | {"cachedInput": "1"}, "needs input and output, or fromCost and"),
+            ({**BY_COST, "fromCost": None}, "needs input and output, or fromCost and"),
+            (
+                BY_COST | {"fromCost": {"factor": "1", "atLeast": "2", "atMost": "1.5"}},
+                "spec.entries[].fromCost has atLeast above atMost",
+            ),
+        )
     ),
     (
         PRICE_LISTS,
@@ -657,6 +670,15 @@ async def test_a_price_list_may_have_many_entries(cluster: KubeCluster) -> None:
         AN_ENTRY | {"from": f"20{year}-01-01", "models": models, "tenants": tenants}
         for year in range(26, 90)
     ]
+    status, answer = await create(cluster, PRICE_LISTS, {"entries": entries})
+    assert status == 201, answer
+
+
+async def test_a_price_by_cost_needs_no_other_price_and_may_have_bounds(
+    cluster: KubeCluster,
+) -> None:
+    bounds = {"factor": "1.2", "atLeast": "0.1", "atMost": "0.1"}
+    entries = [BY_COST, BY_COST | {"models": ["chat"], "fromCost": bounds, "perRequest": "1"}]
     status, answer = await create(cluster, PRICE_LISTS, {"entries": entries})
     assert status == 201, answer
 

@@ -24,7 +24,7 @@ from tessera.adapters.prometheus.billing import (
 )
 from tessera.adapters.prometheus.energy import energy_scrape_of
 from tessera.adapters.prometheus.rows import well_formed_rows
-from tessera.cli.cost.command import read_statements
+from tessera.adapters.prometheus.statements import read_statements
 from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tessera.adapters.prometheus.energy import energy_scrape_of
-from tessera.cli.cost.command import read_statements
+from tessera.adapters.prometheus.statements import read_statements
 from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.text import parse_month

@@ -25,7 +25,7 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
 }
-# Gateways alone read price lists, and no operator.
+# Of price lists the operator writes the prices of tomorrow, and no cycle reads them.
 DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
 _PRICES: Body = {
     "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
@@ -78,6 +78,12 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
             *("taints[].key", "taints[].value", "taints[].effect"),
         )
     },
+    **{
+        f"spec.entries[].fromCost.{field}": {
+            "entries": [{"from": "2026-01-01", "models": ["chat"], "fromCost": {"factor": "1"}}]
+        }
+        for field in ("factor", "atLeast", "atMost")
+    },
     "spec.mig.layout{}": {"mig": {"mode": "Static", "layout": {}}},
     "spec.service": {"model": None},
     "spec.publishing[].namespaces[]": {
@@ -90,6 +96,8 @@ REFUSED_BY_RULES = {
     ("BatchInference spec.model.cache.type", "highest"),
     ("BatchInference spec.service", "removed"),
     ("InferenceService spec.podTemplate.env[].value", "removed"),
+    ("PriceList spec.entries[].input", "removed"),
+    ("PriceList spec.entries[].output", "removed"),
 }
 
 

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, DnsSubdomain, Wire, matching, rule, rules_config, text_default
 
@@ -17,10 +17,36 @@ _Model = Annotated[
     ),
     StringConstraints(max_length=128),
 ]
+# In the status of an entry: a gateway whose clock is behind has the price of its day as well.
+MAX_MEASURED_PRICES = 8
+
+
+class CostPrice(Wire):
+    """Price of a million tokens by what the services that offer the models cost in a day, with
+    idle replicas, for each million of their input and output tokens."""
+
+    factor: Amount
+    """What the cost is multiplied by, for example `"1.2"`."""
+
+    at_least: Amount | None = None
+    """Lowest price, which also applies until a cost is measured; omitted, the entry does not apply
+    before that."""
+
+    at_most: Amount | None = None
+    """Highest price."""
+
+    model_config = rules_config(
+        rule(
+            "!has(self.atLeast) || !has(self.atMost) || "
+            "double(self.atLeast) <= double(self.atMost)",
+            "spec.entries[].fromCost has atLeast above atMost: exchange them",
+        )
+    )
 
 
 class PriceEntry(Wire):
-    """Prices of models from a given day on; those of tokens are per million."""
+    """Prices of models from a given day on; those of tokens are per million. Either `input` and
+    `output` are set, or `fromCost` in place of all prices of tokens."""
 
     from_: Annotated[date, Field(alias="from")]
     """First day, in UTC, on which the prices apply. An entry that is new, changed or removed counts
@@ -39,17 +65,21 @@ class PriceEntry(Wire):
     ] = ()
     """TenantBudgets whose tenants pay the prices; omitted, all whose budget has the currency."""
 
-    input: Amount
+    input: Amount | None = None
     """A million tokens of prompts."""
 
     cached_input: Amount | None = None
     """A million tokens of prompts that a prefix cache had; omitted, as `input`."""
 
-    output: Amount
+    output: Amount | None = None
     """A million tokens of answers; `"0"` for models that generate none."""
 
     reasoning: Amount | None = None
     """A million tokens of answers that are reasoning; omitted, as `output`."""
+
+    from_cost: CostPrice | None = None
+    """A million tokens of any kind, by their cost on the last day that has ended. The price of a
+    day is in `status` before the day begins, and never changes."""
 
     per_request: Amount = text_default("0")
     """A request, in addition to its tokens."""
@@ -59,6 +89,14 @@ class PriceEntry(Wire):
 
     per_batch_row: Amount = text_default("0")
     """A row of a batch, in addition to its tokens."""
+
+    model_config = rules_config(
+        rule(
+            "has(self.fromCost) ? !has(self.input) && !has(self.cachedInput) && "
+            "!has(self.output) && !has(self.reasoning) : has(self.input) && has(self.output)",
+            "spec.entries[] needs input and output, or fromCost and no other price of tokens",
+        )
+    )
 
 
 class PriceListSpec(Wire):
@@ -85,8 +123,67 @@ class PriceListSpec(Wire):
     )
 
 
+class _PriceListStatusBase(Wire):
+    """Base of the parts of the status. It ignores unknown fields, so that prices stay readable when
+    a newer operator added fields."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class MeasuredPrice(_PriceListStatusBase):
+    """Price of an entry with `fromCost` from a day on."""
+
+    day: date
+    """First day, in UTC, of the price: it applies until that of the next one."""
+
+    per_million_tokens: Amount
+    """The cost times the factor, rounded half to even, within the bounds."""
+
+    cost: Amount
+    """What a million tokens cost."""
+
+    measured_on: date
+    """Day of that cost, in UTC: of those that had ended the last with a million tokens."""
+
+
+class EntryStatus(_PriceListStatusBase):
+    """Prices of an entry with `fromCost`, which is the one with the same day, models and
+    tenants."""
+
+    from_: Annotated[date, Field(alias="from")]
+    """First day of the entry."""
+
+    models: Annotated[tuple[str, ...], Field(max_length=32)]
+    """Models of the entry."""
+
+    tenants: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    """Tenants of the entry."""
+
+    prices: Annotated[tuple[MeasuredPrice, ...], Field(max_length=MAX_MEASURED_PRICES)]
+    """The latest ones, by day."""
+
+    def is_of(self, entry: PriceEntry) -> bool:
+        """Return whether the prices are those of an entry."""
+        own = self.from_, self.models, self.tenants
+        return own == (entry.from_, entry.models, entry.tenants)
+
+
+class PriceListStatus(_PriceListStatusBase):
+    """Prices by cost; written by the operator only."""
+
+    entries: Annotated[tuple[EntryStatus, ...], Field(max_length=64)] = ()
+    """Entries with `fromCost` whose cost was measured."""
+
+    def prices_of(self, entry: PriceEntry) -> tuple[MeasuredPrice, ...]:
+        """Return the prices of an entry by day; none before a cost was measured."""
+        return next((each.prices for each in self.entries if each.is_of(entry)), ())
+
+
 class PriceList(Wire):
     """What requests through gateways are charged."""
 
     spec: PriceListSpec
     """Prices of models."""
+
+    status: PriceListStatus | None = None
+    """Prices by cost; written by the operator only."""

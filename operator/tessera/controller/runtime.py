@@ -28,6 +28,7 @@ from tessera.controller.certificates import (
     server_context,
     write_pair,
 )
+from tessera.controller.cost_prices import CostPricing
 from tessera.controller.demand import DemandReceiver
 from tessera.controller.metrics_reader import MetricsReader
 from tessera.domain.config import Config
@@ -44,7 +45,7 @@ from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.reconcile.writing.shared_objects import Installation
-from tessera.reconcile.writing.writer import NotLeadingError
+from tessera.reconcile.writing.writer import NotLeadingError, Writer
 from tessera.resources.api_resources import AUTOSCALING, KINDS
 from tessera.resources.defaults import newest_version
 from tessera.resources.runner import RunnerImage
@@ -104,22 +105,6 @@ class Runtime:
         process = self.telemetry.process
         kinds = (*KINDS, *AUTOSCALING) if settings.hpa_enabled else KINDS
         self.store = store = Store(kinds)
-        self._metrics: MetricsReader | None = None
-        if settings.prometheus_url:
-            prometheus = PrometheusMetrics(
-                settings.prometheus_url, clock, settings.prometheus_access
-            )
-            self._metrics = MetricsReader(
-                prometheus, store, observations, process, clock, wake=wakes.change
-            )
-        self._engines, self._hub = HttpEngines(), HttpHub(settings.platform)
-        self._prober = Prober(
-            self._engines, observations.answers, clock, wakes.change, self._hub, cluster
-        )
-        self._layouts = LayoutSolverProcess()
-        self._planning = BackgroundPlanner(self._layouts, observations, clock, wakes.change)
-        self._last_reconcile = time.monotonic()
-        self.reflector = Reflector(cluster, store, observations, wakes.observe, kinds)
         self.elector = LeaderElector(
             cluster,
             namespace=settings.namespace,
@@ -130,6 +115,25 @@ class Runtime:
         )
         is_leader = self.elector.is_leader
         process.leader.set_function(is_leader)
+        self._metrics: MetricsReader | None = None
+        self._cost_pricing: CostPricing | None = None
+        if settings.prometheus_url:
+            prometheus = PrometheusMetrics(
+                settings.prometheus_url, clock, settings.prometheus_access
+            )
+            self._metrics = MetricsReader(
+                prometheus, store, observations, process, clock, wake=wakes.change
+            )
+            writer = Writer(cluster, store, is_leader)
+            self._cost_pricing = CostPricing(cluster, store, writer, prometheus, clock)
+        self._engines, self._hub = HttpEngines(), HttpHub(settings.platform)
+        self._prober = Prober(
+            self._engines, observations.answers, clock, wakes.change, self._hub, cluster
+        )
+        self._layouts = LayoutSolverProcess()
+        self._planning = BackgroundPlanner(self._layouts, observations, clock, wakes.change)
+        self._last_reconcile = time.monotonic()
+        self.reflector = Reflector(cluster, store, observations, wakes.observe, kinds)
         self.demand = DemandReceiver(
             observations, clock, wakes.change, is_leader, process.record_rejected_demand
         )
@@ -262,6 +266,8 @@ class Runtime:
         if self._metrics is not None:
             await self._restore(self._metrics)
             parts["metrics"] = self._metrics.run
+        if self._cost_pricing is not None:
+            parts["prices by cost"] = self._cost_pricing.run
         async with asyncio.TaskGroup() as group:
             for name, run in parts.items():
                 group.create_task(self._keep_running(name, run))

@@ -71,8 +71,10 @@ INFERENCE_SERVICES = _own_kind(kind="InferenceService", subresources=_STATUS)
 ACCELERATOR_POOLS = _own_kind(kind="AcceleratorPool", namespaced=False, subresources=_STATUS)
 TENANT_BUDGETS = _own_kind(kind="TenantBudget", namespaced=False, subresources=_STATUS)
 BATCH_INFERENCES = _own_kind(kind="BatchInference", verbs=(*_READ, "delete"), subresources=_STATUS)
-# Read by gateways alone.
+# Watched by gateways alone.
 PRICE_LISTS = _own_kind(kind="PriceList", namespaced=False)
+# As the operator has them, which writes prices by cost once a day.
+PRICED_LISTS = replace(PRICE_LISTS, verbs=("list",), subresources=_STATUS)
 # Created by the agents, one for each node; the operator writes only the spec.
 NODE_LAYOUTS = _own_kind(kind="NodeLayout", namespaced=False)
 NODES = ApiResource(kind="Node", namespaced=False, verbs=_READ)

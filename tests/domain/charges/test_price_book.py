@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.price_list import PriceListSpec
+from tessera.api.price_list import PriceListSpec, PriceListStatus
 from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.gateway.directory import Directory, TenantLimits
@@ -176,3 +176,61 @@ def test_a_list_that_cannot_be_read_has_no_prices() -> None:
     unreadable = ObservedPriceList(name="broken", spec=None, problem="spec.entries: missing")
     book = revised_book(PriceListBook(), [unreadable, a_list(an_entry("1"))], NOW)
     assert input_price(book) == 10**9
+
+
+def by_cost(*days: tuple[str, str], start: str = "2026-01-01", **terms: str) -> ObservedPriceList:
+    """A list with an entry for all models whose status has prices from some days on."""
+    entry = {"from": start, "models": ["*"], "fromCost": {"factor": "1", **terms}}
+    prices = [
+        {"day": day, "perMillionTokens": price, "cost": "1", "measuredOn": "2026-01-01"}
+        for day, price in days
+    ]
+    status = {"entries": [{"from": start, "models": ["*"], "prices": prices}]} if days else {}
+    return ObservedPriceList(
+        name="by-cost",
+        spec=PriceListSpec.model_validate({"entries": [entry]}),
+        status=PriceListStatus.model_validate(status),
+    )
+
+
+def test_a_price_by_cost_is_that_of_its_day_for_all_tokens() -> None:
+    lists = [by_cost(("2026-03-09", "1"), ("2026-03-10", "2"), ("2026-03-11", "3"))]
+    book = revised_book(PriceListBook(), lists, NOW)
+    midnight = datetime(2026, 3, 11, tzinfo=UTC).timestamp()
+    assert [input_price(book, at=at) for at in (NOW, midnight - 1, midnight, midnight + 9e6)] == [
+        2 * 10**9,
+        2 * 10**9,
+        3 * 10**9,
+        3 * 10**9,
+    ]
+    price = find(book)
+    assert price is not None
+    assert {price.input, price.cached_input, price.output, price.reasoning} == {2 * 10**9}
+    later = find(book, at=midnight)
+    assert later is not None
+    assert later.price_list != price.price_list, "a statement tells its days apart"
+
+
+@pytest.mark.parametrize(("terms", "price"), [({"atLeast": "0.5"}, 5 * 10**8), ({}, 9 * 10**9)])
+def test_before_the_first_price_by_cost_the_least_applies_or_the_entry_does_not(
+    terms: dict[str, str], price: int
+) -> None:
+    lists = [by_cost(**terms), a_list(an_entry("9", **{"from": "2025-01-01"}))]
+    assert input_price(revised_book(PriceListBook(), lists, NOW)) == price
+
+
+def test_prices_by_cost_end_where_a_later_entry_begins() -> None:
+    later = a_list(an_entry("9", **{"from": "2026-03-10"}))
+    lists = [by_cost(("2026-03-09", "1"), ("2026-03-11", "3")), later]
+    book = revised_book(PriceListBook(), lists, NOW)
+    assert [input_price(book, at=NOW + hours * 3600) for hours in (-24, 0, 24)] == [
+        10**9,
+        9 * 10**9,
+        9 * 10**9,
+    ]
+
+
+def test_a_price_by_cost_that_is_written_late_counts_a_minute_after_it_was_seen() -> None:
+    book = revised_book(PriceListBook(), [by_cost(atLeast="1")], NOW)
+    book = revised_book(book, [by_cost(("2026-03-10", "2"), atLeast="1")], NOW)
+    assert [input_price(book, at=NOW + seconds) for seconds in (59, 60)] == [10**9, 2 * 10**9]

@@ -25,7 +25,7 @@ from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
-from tessera.api.price_list import PriceListSpec
+from tessera.api.price_list import PriceListSpec, PriceListStatus
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.template_version import PodTemplateVersionStatus
@@ -181,7 +181,12 @@ def parse_budget(body: JsonObject) -> Budget:
 def parse_price_list(body: JsonObject) -> ObservedPriceList:
     """Parse a PriceList; if its spec is invalid, `problem` says why."""
     spec, problem = _validate(PriceListSpec, "pricelist", body.get("spec", {}))
-    return ObservedPriceList(name=body["metadata"]["name"], spec=spec, problem=problem)
+    return ObservedPriceList(
+        name=body["metadata"]["name"],
+        spec=spec,
+        problem=problem,
+        status=_validate_lenient(PriceListStatus, body.get("status", {})),
+    )
 
 
 def parse_batch(body: JsonObject) -> Batch:

@@ -1,14 +1,12 @@
 """`tessera cost`: the cost of the fleet by service, tenant or pool, and what was charged."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from types import SimpleNamespace
-from typing import Protocol
 
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus.billing import COST
+from tessera.adapters.prometheus.statements import read_statements
 from tessera.cli.cost.charges import charge_query, charges_output, read_charges
 from tessera.cli.cost.report import GROUPINGS, CostReport, output
 from tessera.cli.errors import CommandError
@@ -16,42 +14,9 @@ from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus, prometheus_url
 from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
 from tessera.cli.text import parse_month, parse_since
-from tessera.domain.billing.energy_statement import (
-    EnergyScrape,
-    EnergyStatement,
-    build_energy_statement,
-)
-from tessera.domain.billing.statement import (
-    Amounts,
-    BillScrape,
-    CostStatement,
-    ProcessLabels,
-    ScrapeRef,
-    build_statement,
-    charge_periods,
-)
 from tessera.domain.usage.statement import ChargeDimension
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
-
-
-class BillReader(Protocol):
-    """A source of scraped bills."""
-
-    async def bill_scrapes(
-        self, begin: datetime, end: datetime
-    ) -> Mapping[ProcessLabels, Sequence[BillScrape]]:
-        """Return every scrape of every bill from shortly before `begin` to `end`."""
-
-    async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
-        """Return the bill of a process at a scrape."""
-
-
-class EnergyScrapes(Protocol):
-    """A source of scraped energy."""
-
-    async def energy_at(self, scrape: ScrapeRef) -> EnergyScrape:
-        """Return the energy that a process had counted at a scrape."""
 
 
 def run(arguments: SimpleNamespace) -> Output:
@@ -121,21 +86,3 @@ def parse_grouping(text: str) -> tuple[str, tuple[str, ...]]:
             f"{', '.join(ChargeDimension)}, or pool alone"
         )
     return "", names
-
-
-async def read_statements(
-    bills: BillReader, begin: datetime, end: datetime, energy: EnergyScrapes | None = None
-) -> tuple[CostStatement | None, EnergyStatement | None]:
-    """Return the cost between two moments, None without a scrape in that time, and the energy."""
-    periods = charge_periods(await bills.bill_scrapes(begin, end), begin)
-    scrapes = {
-        scrape
-        for period in periods
-        for scrape in (period.baseline, period.latest)
-        if scrape is not None
-    }
-    cost = build_statement(periods, {scrape: await bills.amounts_at(scrape) for scrape in scrapes})
-    if energy is None:
-        return cost, None
-    counted = {scrape: await energy.energy_at(scrape) for scrape in scrapes}
-    return cost, build_energy_statement(periods, counted)

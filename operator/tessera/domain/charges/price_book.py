@@ -6,10 +6,11 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import NamedTuple
 
-from tessera.api.price_list import ANY_MODEL, PriceEntry
+from tessera.api.price_list import ANY_MODEL, PriceEntry, PriceListStatus
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.price_lists import ObservedPriceList
@@ -92,33 +93,65 @@ def revised_book(
 
 
 def _prices(lists: Iterable[ObservedPriceList]) -> Mapping[_PriceKey, Sequence[_DatedPrice]]:
-    by_key = defaultdict[_PriceKey, dict[int, RequestPrice]](dict)
+    by_key = defaultdict[_PriceKey, dict[date, Sequence[_DatedPrice]]](dict)
     for each in lists:
         if each.spec is None:
             continue
         for entry in each.spec.entries:
-            midnight = datetime.combine(entry.from_, time(), tzinfo=UTC)
-            price = _price(each.name, each.spec.currency, entry)
+            # Before an entry has a price, others apply as if it were not listed.
+            if not (dated := _dated_prices(each.name, each.spec.currency, entry, each.status)):
+                continue
             for tenant in entry.tenants or (None,):
                 for model in entry.models:
                     key = _PriceKey(each.spec.currency, tenant, model)
-                    by_key[key].setdefault(int(midnight.timestamp()), price)
-    return {
-        key: tuple(_DatedPrice(*item) for item in sorted(dated.items(), key=lambda item: item[0]))
-        for key, dated in by_key.items()
-    }
+                    by_key[key].setdefault(entry.from_, dated)
+    return {key: _in_turn(entries) for key, entries in by_key.items()}
 
 
-def _price(name: str, currency: str, entry: PriceEntry) -> RequestPrice:
-    digest = hashlib.sha256(f"{currency}{entry.model_dump_json(by_alias=True)}".encode())
-    cached = entry.input if entry.cached_input is None else entry.cached_input
-    reasoning = entry.output if entry.reasoning is None else entry.reasoning
+def _in_turn(entries: Mapping[date, Sequence[_DatedPrice]]) -> Sequence[_DatedPrice]:
+    """Return the prices of entries by first day: each entry's end where the next one's begin."""
+    prices: list[_DatedPrice] = []
+    for _, dated in sorted(entries.items(), key=lambda item: item[0]):
+        prices = [*(price for price in prices if price.start < dated[0].start), *dated]
+    return tuple(prices)
+
+
+def _dated_prices(
+    name: str, currency: str, entry: PriceEntry, status: PriceListStatus
+) -> Sequence[_DatedPrice]:
+    """Return the prices of an entry, the earliest first; none while no cost is measured."""
+    per_token: dict[date, tuple[Decimal | None, Decimal | None]] = {}
+    if entry.from_cost is None:
+        per_token[entry.from_] = entry.input, entry.output
+    else:
+        per_token[entry.from_] = (entry.from_cost.at_least,) * 2
+        for measured in status.prices_of(entry):
+            per_token[max(entry.from_, measured.day)] = (measured.per_million_tokens,) * 2
+    return tuple(
+        _DatedPrice(
+            int(datetime.combine(day, time(), tzinfo=UTC).timestamp()),
+            _price(name, currency, entry, input_price, output_price),
+        )
+        for day, (input_price, output_price) in sorted(per_token.items())
+        if input_price is not None and output_price is not None
+    )
+
+
+def _price(
+    name: str, currency: str, entry: PriceEntry, input_price: Decimal, output_price: Decimal
+) -> RequestPrice:
+    # An entry with prices of its own has the digest that it had before there were others.
+    content = f"{currency}{entry.model_dump_json(by_alias=True, exclude={'from_cost'})}"
+    if entry.from_cost is not None:
+        content += f"{input_price:f}"
+    cached = input_price if entry.cached_input is None else entry.cached_input
+    reasoning = output_price if entry.reasoning is None else entry.reasoning
     return RequestPrice(
-        price_list=f"{name}@{digest.hexdigest()[:12]}",
+        price_list=f"{name}@{hashlib.sha256(content.encode()).hexdigest()[:12]}",
         currency=currency,
-        input=to_nanos(entry.input),
+        input=to_nanos(input_price),
         cached_input=to_nanos(cached),
-        output=to_nanos(entry.output),
+        output=to_nanos(output_price),
         reasoning=to_nanos(reasoning),
         per_request=to_nanos(entry.per_request),
         per_batch_row=to_nanos(entry.per_batch_row),

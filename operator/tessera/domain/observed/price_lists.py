@@ -1,8 +1,8 @@
 """The PriceLists of the cluster."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tessera.api.price_list import PriceListSpec
+from tessera.api.price_list import PriceListSpec, PriceListStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,3 +12,4 @@ class ObservedPriceList:
     name: str
     spec: PriceListSpec | None
     problem: str | None = None
+    status: PriceListStatus = field(default_factory=PriceListStatus)
