@@ -80,11 +80,12 @@ def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> Non
     everywhere = render()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
     prepull_plurals = {kind.plural for kind in KINDS if kind.in_prepull_namespace}
     listed_on_demand = {"events"}
-    everything = {kind.plural for kind in KINDS} | listed_on_demand
+    in_cluster = {kind.plural for kind in KINDS if not kind.namespaced} | {"pricelists"}
+    everything = {kind.plural for kind in KINDS} | listed_on_demand | in_cluster
     assert plurals(everywhere) == everything - prepull_plurals
     named = render("--set", "watch.namespaces={a,b}")
     cluster = named["ClusterRole", "tessera-operator-tessera-system"]["rules"]
-    assert plurals(cluster) == {kind.plural for kind in KINDS if not kind.namespaced}
+    assert plurals(cluster) == in_cluster
     for namespace in ("a", "b"):
         rules = named["Role", f"{namespace}/tessera-operator-tessera-system"]["rules"]
         namespaced = {kind.plural for kind in KINDS if kind.namespaced} | listed_on_demand

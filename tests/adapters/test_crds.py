@@ -270,17 +270,15 @@ RULES += [
         {"entries": [AN_ENTRY, AN_ENTRY | {"input": "2"}]},
         "spec.entries has two prices for the same day, models and tenants",
     ),
-    *(
-        (PRICE_LISTS, {"entries": [entry]}, words)
-        for entry, words in (
-            (AN_ENTRY | {"fromCost": {"factor": "1"}}, "needs input and output, or fromCost and"),
-            (BY_COST | {"cachedInput": "1"}, "needs input and output, or fromCost and"),
-            ({**BY_COST, "fromCost": None}, "needs input and output, or fromCost and"),
-            (
-                BY_COST | {"fromCost": {"factor": "1", "atLeast": "2", "atMost": "1.5"}},
-                "spec.entries[].fromCost has atLeast above atMost",
-            ),
-        )
+    (
+        PRICE_LISTS,
+        {"entries": [BY_COST | {"cachedInput": "1"}]},
+        "spec.entries[] needs input and output, or fromCost and no other price of tokens",
+    ),
+    (
+        PRICE_LISTS,
+        {"entries": [BY_COST | {"fromCost": {"factor": "1", "atLeast": "2", "atMost": "1.5"}}]},
+        "spec.entries[].fromCost has atLeast above atMost",
     ),
     (
         PRICE_LISTS,
@@ -681,6 +679,9 @@ async def test_a_price_by_cost_needs_no_other_price_and_may_have_bounds(
     entries = [BY_COST, BY_COST | {"models": ["chat"], "fromCost": bounds, "perRequest": "1"}]
     status, answer = await create(cluster, PRICE_LISTS, {"entries": entries})
     assert status == 201, answer
+    for entry in ({**BY_COST, "fromCost": None}, {**AN_ENTRY, "output": None}, AN_ENTRY | BY_COST):
+        status, answer = await create(cluster, PRICE_LISTS, {"entries": [entry]})
+        assert status == 422, answer
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:
