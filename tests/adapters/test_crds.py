@@ -252,8 +252,8 @@ RULES += [
     ),
     (
         TENANT_BUDGETS,
-        BUDGET | {"limits": [a_charge_limit(basis="Cost", service="*")]},
-        "spec.limits has a for in a limit of basis Cost",
+        BUDGET | {"limits": [a_charge_limit(basis="Cost", key="*")]},
+        "spec.limits has a for without service in a limit of basis Cost",
     ),
     (
         TENANT_BUDGETS,
@@ -651,8 +651,19 @@ async def test_a_batch_caches_files_that_cannot_become_others(
 
 @pytest.mark.parametrize(
     "limits",
-    [MOST_LIMITS, [a_charge_limit(user=f"{number:0255}") for number in range(32)]],
-    ids=["twelve of a request", "thirty-two of users"],
+    [
+        MOST_LIMITS,
+        [a_charge_limit(user=f"{number:0255}") for number in range(32)],
+        [
+            *MOST_LIMITS,
+            *(
+                a_charge_limit(window=window, basis="Cost", service=service)
+                for window in ("Hour", "Day", "Week", "Month")
+                for service in ("*", "team-a/chat")
+            ),
+        ],
+    ],
+    ids=["twelve of a request", "thirty-two of users", "those of nodes beside them"],
 )
 async def test_a_budget_may_have_many_limits(
     cluster: KubeCluster, limits: list[dict[str, Any]]

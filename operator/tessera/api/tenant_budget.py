@@ -25,6 +25,7 @@ from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
 WindowName = Literal["Hour", "Day", "Week", "Month"]
 BudgetBasis = Literal["Cost", "Charge"]
+_SERVICE = "[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 # A window of a limit, with the tier where it counts one alone: `Month` or `Month/OnDemand`.
 LIMIT_KEY = re.compile(f"^({'|'.join(get_args(WindowName))})(/({'|'.join(get_args(Tier))}))?$")
 LimitKey = Annotated[str, StringConstraints(pattern=LIMIT_KEY.pattern)]
@@ -37,6 +38,9 @@ LimitName = Annotated[
     ),
     StringConstraints(max_length=63),
 ]
+ServiceName = Annotated[str, StringConstraints(pattern=f"^{_SERVICE}$", max_length=127)]
+# Windows of single services that a record of the spend has: about 200 KiB.
+MAX_SERVICE_WINDOWS = 1000
 # In a limit's `for` instead of a name: each of them has the amount for itself.
 EACH = "*"
 # Limits of basis Charge that hold for one request, besides that of its key's record.
@@ -80,10 +84,7 @@ _UserOrEach = Annotated[
 ]
 _ServiceOrEach = Annotated[
     str,
-    _or_each(
-        "[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?",
-        "namespace/name of an InferenceService",
-    ),
+    _or_each(_SERVICE, "namespace/name of an InferenceService"),
     StringConstraints(max_length=127),
 ]
 _ModelOrEach = Annotated[
@@ -94,8 +95,9 @@ _ModelOrEach = Annotated[
 
 
 class LimitMember(Wire):
-    """Requests that a limit of basis `Charge` counts, by one of the fields. With `"*"` each team,
-    key, user, service or model has the amount for itself, also one that is new."""
+    """Requests that a limit of basis `Charge` counts, by one of the fields; with `service` also
+    what a limit of basis `Cost` counts. With `"*"` each team, key, user, service or model has the
+    amount for itself, also one that is new."""
 
     team: _TeamOrEach | None = None
     """Requests of the team that keys and tokens carry."""
@@ -107,7 +109,8 @@ class LimitMember(Wire):
     """Requests of the user: the subject of a token. Requests with a key have none."""
 
     service: _ServiceOrEach | None = None
-    """Requests to the InferenceService, as namespace/name, whichever tenant it belongs to."""
+    """Requests to the InferenceService, as namespace/name, whichever tenant it belongs to; of
+    basis `Cost` the replicas of one of the tenant."""
 
     model: _ModelOrEach | None = None
     """Requests for the model or adapter, by the name that its service serves, in lower case;
@@ -154,7 +157,7 @@ class Limit(Wire):
     omitted, all of them. Of basis `Cost` alone."""
 
     for_: Annotated[LimitMember | None, Field(alias="for")] = None
-    """Requests that count; omitted, all of the tenant. Of basis `Charge` alone."""
+    """What counts; omitted, all of the tenant. Of basis `Cost` a `service` alone."""
 
 
 _BASIS = "(has({0}.basis) ? {0}.basis : self.basis)".format
@@ -172,10 +175,12 @@ def _content() -> str:
 
 def _most(kind: str) -> str:
     """Return in CEL how many limits for members of a kind hold for one of them at most."""
+    # Of a service nodes cost as well, which no request counts.
+    charged = f" && {_BASIS('m')} == 'Charge'" if kind == "service" else ""
     return (
         f"([0] + self.limits.map(l, has(l.__for__) && has(l.__for__.{kind}) ? "
         f"self.limits.filter(m, has(m.__for__) && has(m.__for__.{kind}) && "
-        f"m.__for__.{kind} in ['*', l.__for__.{kind}]).size() : 0)).max()"
+        f"m.__for__.{kind} in ['*', l.__for__.{kind}]{charged}).size() : 0)).max()"
     )
 
 
@@ -199,9 +204,10 @@ LIMIT_RULES = (
         ".limits",
     ),
     rule(
-        f"self.limits.all(l, !has(l.__for__) || {_BASIS('l')} == 'Charge')",
-        "spec.limits has a for in a limit of basis Cost, which counts nodes and no requests: "
-        "remove it, or set basis to Charge",
+        f"self.limits.all(l, !has(l.__for__) || has(l.__for__.service) || "
+        f"{_BASIS('l')} == 'Charge')",
+        "spec.limits has a for without service in a limit of basis Cost, which counts nodes and no "
+        "requests: remove it, or set basis to Charge",
         ".limits",
     ),
     rule(
@@ -453,6 +459,9 @@ class RunningStatus(_BudgetStatusBase):
     tier: Tier | None = None
     """Tier of the pool, where a limit counts one alone."""
 
+    service: ServiceName | None = None
+    """Its InferenceService, where a limit counts one alone."""
+
 
 class RunningGroupStatus(_BudgetStatusBase):
     """Replicas of one price whose cost is being charged, without their names."""
@@ -473,6 +482,28 @@ class RunningGroupStatus(_BudgetStatusBase):
     """Tier of the pool, where a limit counts one alone."""
 
 
+class ServiceSpendStatus(_BudgetStatusBase):
+    """Spend of one service in a window that counts it alone."""
+
+    window: WindowName
+    """Window of the limit."""
+
+    tier: Tier | None = None
+    """Tier of the pools that count; absent, all of them."""
+
+    service: ServiceName
+    """The service."""
+
+    start: datetime
+    """Start of the window."""
+
+    spent: Amount
+    """Spend from `start` to `spend.asOf`."""
+
+    incomplete: bool = False
+    """Whether some earlier spend is unknown."""
+
+
 class SpendStatus(_BudgetStatusBase):
     """Record of the spend, from which a restarted operator continues."""
 
@@ -480,7 +511,11 @@ class SpendStatus(_BudgetStatusBase):
     """When the record was written: at least once a minute, and before any addition."""
 
     windows: Annotated[tuple[WindowStatus, ...], Field(max_length=16)] = ()
-    """State of the current window of each limit of basis `Cost`."""
+    """State of the current window of each limit of basis `Cost` without `for`."""
+
+    services: Annotated[tuple[ServiceSpendStatus, ...], Field(max_length=MAX_SERVICE_WINDOWS)] = ()
+    """Current windows of the other ones in which something is spent or unknown; of more than 1000
+    those with the largest spend."""
 
     running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
     """Replicas that were being charged; of more than 400 those that were bound last."""

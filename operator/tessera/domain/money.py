@@ -1,7 +1,7 @@
 """Money: integers of nano-units inside, decimal strings with a currency in the API."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import pairwise
@@ -10,6 +10,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from tessera.api.accelerator_pool import Price, Tier
+from tessera.api.ref import Ref
 
 PriceT = TypeVar("PriceT", bound=Price)
 NANO = 10**9
@@ -74,6 +75,12 @@ class Tariff:
     """Share of a GPU; above 1 for several."""
     tier: Tier | None = None
     """Tier of the pool; None where it is not known any more."""
+    service: Ref | None = None
+    """The service whose replica it is for; None for anything else, and where it is not known."""
+
+    def paid_for(self, service: Ref) -> "Tariff":
+        """Return the tariff of a replica of a service."""
+        return replace(self, service=service)
 
     @property
     def currency(self) -> str:

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from tessera.api.meta import Amount
 from tessera.api.tenant_budget import LimitKey
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
-from tessera.domain.budget.periods import MAX_PERIOD
+from tessera.domain.budget.periods import MAX_PERIOD, service_of
 from tessera.domain.money import from_nanos, to_nanos
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.resources.api_resources import SPEND_RECORDS
@@ -66,8 +66,14 @@ def _recorded(currency: str, meter: SpendMeter, as_of: datetime) -> _RecordedSpe
                 start=spend.start, since=spend.since, spent=from_nanos(spend.nanos)
             )
             for name, spend in meter.spend_by_window.items()
+            # Single services may be too many for one ConfigMap: only the status has them.
+            if service_of(name) is None
         },
-        incomplete=dict(meter.incomplete_windows),
+        incomplete={
+            name: start
+            for name, start in meter.incomplete_windows.items()
+            if service_of(name) is None
+        },
     )
 
 

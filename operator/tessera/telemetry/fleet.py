@@ -140,6 +140,8 @@ def budget_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
         yield _ENFORCING, (name, enforcing), enforcing.is_true
         yield _WITHIN_BUDGET, (name, owner, within_budget), within_budget.is_true
         for window in view.state.current_windows:
+            if window.period.service is not None:
+                continue
             labels = name, window.period.key
             yield _START, (*labels, view.state.currency), window.period.start.timestamp()
             yield _LIMIT, labels, window.limit
@@ -147,7 +149,7 @@ def budget_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
             yield _COMMITTED, labels, window.min_replicas_cost + window.granted
             yield _FORECAST, labels, window.forecast
         for limit in view.limits:
-            if limit.basis == "Charge":
+            if limit.basis == "Charge" or limit.is_partial:
                 labels = name, limit.name
                 yield _LIMIT, labels, limit.limit
                 yield _SPENT, labels, limit.spent

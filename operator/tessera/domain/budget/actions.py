@@ -5,6 +5,7 @@ a correction and the next window end an action without a rule of their own. Whil
 what a limit of basis Charge was charged, the last figure stands, from the status if need be.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -21,7 +22,7 @@ from tessera.api.tenant_budget import (
 )
 from tessera.domain.budget.periods import CalendarPeriod, period_at, zone_of
 from tessera.domain.budget.raises import limit_at
-from tessera.domain.budget.state import BudgetState, format_amount
+from tessera.domain.budget.state import BudgetState, amount_path, format_amount
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId, nearest
 
@@ -64,6 +65,8 @@ class LimitState:
     """Where each member has the amount for itself, of the one nearest to it."""
     lent: int = 0
     """What gateways hold above it."""
+    is_partial: bool = False
+    """Whether it counts a part of the tenant, by `for`."""
     members: int | None = None
     """Those that are known; None where the limit has one account."""
     accounts: tuple[AccountCharge, ...] = ()
@@ -107,13 +110,17 @@ def limit_states(
     spec, at = budget.spec, budget.state.at
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
     recorded = {each.name: each for each in budget.previous}
-    windows = iter(budget.state.current_windows)
+    spent = defaultdict[str, list[AccountCharge]](list)
+    for window in budget.state.current_windows:
+        member = str(window.period.service or "")
+        spent[window.field_path].append(AccountCharge(window.spent, 0, member))
     states = []
-    for limit in spec.limits:
+    for index, limit in enumerate(spec.limits):
         name = spec.name_of(limit)
         period = period_at(limit.window, at, zone, limit.tier)
         if spec.basis_of(limit) == "Cost":
-            known = LimitCharges(start=0, accounts=(AccountCharge(next(windows).spent),))
+            accounts = spent[amount_path(index)]
+            known = LimitCharges(start=0, members=len(accounts), accounts=nearest(accounts))
         else:
             reported = (charges or {}).get(LimitId(budget.name, name))
             known = _latest(period, reported, recorded.get(name))
@@ -153,7 +160,7 @@ def _judged(
     first = known.accounts[0] if known.accounts else AccountCharge(0)
     actions = sorted(spec.actions or DEFAULT_ACTIONS, key=lambda each: each.at)
     reached = [each for each in actions if 100 * first.settled >= each.at * amount]
-    # A limit for a part of the requests holds no batch.
+    # A limit for a part of the requests or for a service acts on nothing else.
     acting = _BY_BASIS[basis] if limit.for_ is None else _AT_GATEWAYS
     current = dict.fromkeys(
         action for each in reached if (action := LimitAction(each.action)) in acting
@@ -168,6 +175,7 @@ def _judged(
         limit=amount,
         spent=first.settled,
         lent=first.lent,
+        is_partial=limit.for_ is not None,
         members=known.members if is_each else None,
         accounts=known.accounts if is_each else (),
         reached=max((each.at for each in reached), default=0),

@@ -5,13 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.budget_reasons import BudgetAccepted, Enforcing, WithinBudget
 from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusVerdict
-from tessera.api.tenant_budget import BudgetOverride, BudgetRaise, TenantBudgetSpec
+from tessera.api.tenant_budget import (
+    EACH,
+    BudgetOverride,
+    BudgetRaise,
+    Limit,
+    TenantBudgetSpec,
+)
 from tessera.api.text import counted
 from tessera.domain.budget.actions import ActingBudget, LimitState, current_actions, limit_states
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
@@ -24,15 +31,21 @@ from tessera.domain.budget.metering import (
     restore_meter,
 )
 from tessera.domain.budget.name_grants import GrantedNames, TenantGrants
-from tessera.domain.budget.namespaces import in_namespaces
-from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
+from tessera.domain.budget.namespaces import group_by_namespace, in_namespaces
+from tessera.domain.budget.periods import (
+    CalendarPeriod,
+    next_period,
+    period_at,
+    service_of,
+    zone_of,
+)
 from tessera.domain.budget.raises import current_raises, limit_at
-from tessera.domain.budget.state import BudgetState, BudgetWindow
+from tessera.domain.budget.state import BudgetState, BudgetWindow, amount_path
 from tessera.domain.budget.verdicts import within_budget
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.charges import LimitCharges, LimitId
-from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
+from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.steps import Step, planner_error
 
 _NO_RECORDS: Mapping[str, SpendRecord] = {}
@@ -216,7 +229,7 @@ def build_budget_views(
     records: Mapping[str, SpendRecord] = _NO_RECORDS,
 ) -> tuple[BudgetView, ...]:
     """Return every budget with its spend until now, in the order of names."""
-    services = Counter(service.ref.namespace for service in snapshot.services)
+    services = group_by_namespace((service.ref, service.ref) for service in snapshot.services)
     batches = Counter(batch.ref.namespace for batch in snapshot.batches if batch.unfinished)
     budget_views = {}
     for claim in namespace_claims(snapshot.budgets):
@@ -232,10 +245,15 @@ def build_budget_views(
             if budget.override is not None and snapshot.at < budget.override.until
             else None,
             raises=current_raises(claim.spec, budget.raises, snapshot.at) if claim.spec else (),
-            services=sum(services[name] for name in names),
+            services=len(in_namespaces(names, services)),
             batches=sum(batches[name] for name in names),
         )
-        history = _SpendHistory(meters.get(budget.name), records.get(budget.name), last_seen)
+        history = _SpendHistory(
+            meters.get(budget.name),
+            records.get(budget.name),
+            last_seen,
+            in_namespaces(names, services),
+        )
         view = meter_budget(snapshot.at, view, inputs, history)
         budget_views[budget.name] = judge_limits(view, snapshot.charges)
     return tuple(budget_views[name] for name in sorted(budget_views))
@@ -366,13 +384,20 @@ def _metered_view(
         return view
     meter, is_lost = _latest_meter(now, budget, spec, inputs.specs, history)
     at = max(now, meter.as_of or now)
-    periods = [period_at(limit.window, at, zone, limit.tier) for _, limit in spec.cost_limits]
-    if is_lost:
-        meter = replace(meter, incomplete_windows={period.key: period.start for period in periods})
+    limits = _cost_limits(spec, meter, history.services, at, zone)
+    # A service may have a limit of its own beside that for each.
+    periods = list({each.period.key: each.period for each in limits}.values())
+    unknown = {
+        period.key: period.start
+        for period in periods
+        # A record outside the status has no spend of single services.
+        if is_lost or (period.service is not None and not meter.names_replicas)
+    }
+    meter = replace(meter, incomplete_windows={**meter.incomplete_windows, **unknown})
     pods = in_namespaces(view.namespaces, inputs.pods)
     pod_rates = rates(pods, inputs.pools, spec.currency)
     meter = accrue_spend(meter, pods, pod_rates, periods, at, history.last_seen)
-    state = _budget_state(view, spec, meter, periods, at)
+    state = _budget_state(view, spec, meter, limits, at)
     state.currency_mismatch = _uncounted_pods(pods, inputs.pools, spec.currency)
     hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
     return replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
@@ -432,33 +457,66 @@ def _budget_state(
     view: BudgetView,
     spec: TenantBudgetSpec,
     meter: SpendMeter,
-    periods: Sequence[CalendarPeriod],
+    limits: Sequence["_CostLimit"],
     at: datetime,
 ) -> BudgetState:
     current = [
         BudgetWindow(
-            field_path=f"spec.limits[{index}].amount",
+            field_path=amount_path(place),
             period=period,
             limit=limit_at(spec, limit, view.raises, at)
             if view.override or meter.is_complete(period)
             # With an unknown spend only the allowed remainder of the limit is available.
             else min(to_nanos(limit.amount), _allowance(spec)),
+            is_each=limit.for_ is not None and limit.for_.part[1] == EACH,
             spent=meter.spent(period),
         )
-        for (index, limit), period in zip(spec.cost_limits, periods, strict=True)
+        for place, limit, period in limits
     ]
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
     upcoming = [
         replace(
             budget_window,
             period=period,
-            limit=limit_at(spec, limit, view.raises, period.start),
+            limit=limit_at(spec, each.limit, view.raises, period.start),
             spent=0,
         )
-        for budget_window, (_, limit) in zip(current, spec.cost_limits, strict=True)
+        for budget_window, each in zip(current, limits, strict=True)
         for period in (next_period(budget_window.period, zone),)
     ]
     return BudgetState(view.budget.name, spec.currency, at, current, upcoming, gpu_quota=spec.gpus)
+
+
+class _CostLimit(NamedTuple):
+    """A limit of basis Cost in the window of one of the services that it counts, or of all."""
+
+    place: int
+    """In the spec, from 0 on."""
+    limit: Limit
+    period: CalendarPeriod
+
+
+def _cost_limits(
+    spec: TenantBudgetSpec, meter: SpendMeter, services: Iterable[Ref], at: datetime, zone: ZoneInfo
+) -> Sequence[_CostLimit]:
+    """Return each limit of basis Cost; of one for each service a limit for each of them.
+
+    A service that was deleted stays with what it spent, so that one of its name goes on from that.
+    """
+    running = (replica.tariff.service for replica in meter.running.values())
+    spent = (service_of(key) for key, spend in meter.spend_by_window.items() if spend.nanos)
+    every = sorted({ref for ref in (*services, *running, *spent) if ref is not None})
+    limits = []
+    for place, limit in spec.cost_limits:
+        period = period_at(limit.window, at, zone, limit.tier)
+        counted: Sequence[Ref | None] = (None,)
+        if limit.for_ is not None:
+            member = limit.for_.part[1]
+            counted = every if member == EACH else (Ref(*member.split("/")),)
+        limits += [
+            _CostLimit(place, limit, replace(period, service=service)) for service in counted
+        ]
+    return limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +526,7 @@ class _SpendHistory:
     meter: SpendMeter | None
     record: SpendRecord | None
     last_seen: Mapping[str, datetime]
+    services: Sequence[Ref]
 
 
 def _latest_meter(

@@ -1,13 +1,14 @@
 """Metering of tenants' spend: a replica costs from the binding of its pod until the pod ends."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import chain
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
-from tessera.api.tenant_budget import RunningGroupStatus, RunningStatus, SpendStatus
+from tessera.api.ref import Ref
+from tessera.api.tenant_budget import LimitKey, RunningGroupStatus, RunningStatus, SpendStatus
 from tessera.domain.budget.meter import (
     WEIGHT_QUANTUM,
     MeteredGroup,
@@ -65,7 +66,8 @@ def rates(pods: Iterable[Pod], pools: Mapping[str, PoolView], currency: str) -> 
     rates_by_uid = {}
     for pod in pods:
         view = pools.get(pod.node or "")
-        tariff = tariff_of(view, pod.devices) if view is not None else None
+        service = pod.service if pod.service.name else None
+        tariff = tariff_of(view, pod.devices, service) if view is not None else None
         if view is not None and tariff is not None and tariff.currency == currency:
             rates_by_uid[pod.uid] = Rate(view.pool.name, tariff)
     return rates_by_uid
@@ -87,11 +89,16 @@ def accrue_spend(
     """
     meter = _with_named_groups(meter, pods, pod_rates)
     totals = {period.key: meter.spent(period) for period in periods}
+    by_service = defaultdict[Ref | None, list[tuple[LimitKey, CalendarPeriod]]](list)
+    for period in periods:
+        by_service[period.service].append((period.key, period))
     running: dict[str, MeteredReplica] = {}
 
     def charge(replica: MeteredReplica, end: datetime) -> MeteredReplica:
-        for period in periods:
-            totals[period.key] += period.cost(replica.tariff, replica.charged_until, end)
+        service = replica.tariff.service
+        alone = by_service.get(service, ()) if service is not None else ()
+        for key, period in (*by_service.get(None, ()), *alone):
+            totals[key] += period.cost(replica.tariff, replica.charged_until, end)
         return replace(replica, charged_until=max(replica.charged_until, end))
 
     existing_uids = set()
@@ -229,26 +236,35 @@ def restore_meter(
 ) -> SpendMeter:
     """Return the meter that an earlier leader recorded in the status."""
 
-    def recorded_tariff(replica: RunningStatus | RunningGroupStatus) -> Tariff:
+    def recorded_tariff(
+        replica: RunningStatus | RunningGroupStatus, service: str | None = None
+    ) -> Tariff:
+        ref = _ref(service) if service is not None else None
         if (spec := specs.get(replica.pool)) is not None:
-            return Tariff(spec.prices, replica.weight, spec.tier)
+            return Tariff(spec.prices, replica.weight, spec.tier, ref)
         # A deleted pool has no prices: the last one is in the record.
         last_price = Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)
-        return Tariff((last_price,), replica.weight, replica.tier)
+        return Tariff((last_price,), replica.weight, replica.tier, ref)
 
+    alone = {limit_key(each.window, each.tier, _ref(each.service)): each for each in spend.services}
+    unknown = [key for key, each in alone.items() if each.incomplete]
+    spends = {
+        limit_key(window.window, window.tier): WindowSpend(
+            window.start, to_nanos(window.spent), window.counted_from or window.start
+        )
+        for window in spend.windows
+    } | {
+        key: WindowSpend(each.start, to_nanos(each.spent), each.start)
+        for key, each in alone.items()
+    }
     return SpendMeter(
         as_of=spend.as_of,
-        spend_by_window={
-            limit_key(window.window, window.tier): WindowSpend(
-                window.start, to_nanos(window.spent), window.counted_from or window.start
-            )
-            for window in spend.windows
-        },
+        spend_by_window=spends,
         running={
             replica.uid: MeteredReplica(
                 pod=replica.pod,
                 pool=replica.pool,
-                tariff=recorded_tariff(replica),
+                tariff=recorded_tariff(replica, replica.service),
                 charged_until=replica.charged_until,
                 bound=replica.charged_until,
             )
@@ -259,8 +275,10 @@ def restore_meter(
             for group in spend.running_groups
         ),
         incomplete_windows={
-            key: window.start
-            for window in spend.windows
-            if (key := limit_key(window.window, window.tier)) in spend.incomplete_windows
+            key: spends[key].start for key in (*spend.incomplete_windows, *unknown) if key in spends
         },
     )
+
+
+def _ref(service: str) -> Ref:
+    return Ref(*service.split("/"))

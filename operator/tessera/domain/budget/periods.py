@@ -1,10 +1,11 @@
 """Calendar periods: hours, days, weeks and months in a time zone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tessera.api.accelerator_pool import Tier
+from tessera.api.ref import Ref
 from tessera.api.tenant_budget import LimitKey, WindowName
 from tessera.domain.money import Tariff
 
@@ -21,21 +22,30 @@ class CalendarPeriod:
     end: datetime
     tier: Tier | None = None
     """What runs in pools of this tier counts alone; None counts everything."""
+    service: Ref | None = None
+    """The replicas of this service count alone; None counts everything."""
 
     @property
     def key(self) -> LimitKey:
         """Return the name by which spend is recorded."""
-        return limit_key(self.name, self.tier)
+        return limit_key(self.name, self.tier, self.service)
+
+    @property
+    def part(self) -> str:
+        """Return what counts alone, to stand after the name: ` of tier OnDemand`."""
+        tier = f" of tier {self.tier}" if self.tier else ""
+        return f"{tier} of service {self.service}" if self.service else tier
 
     @property
     def text(self) -> str:
         """Return the name for people: `month`, or `month of tier OnDemand`."""
-        name = self.name.lower()
-        return name if self.tier is None else f"{name} of tier {self.tier}"
+        return f"{self.name.lower()}{self.part}"
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
         """Return the nano-units of the part of a span within the period, as far as they count."""
         if self.tier is not None and self.tier != tariff.tier:
+            return 0
+        if self.service is not None and self.service != tariff.service:
             return 0
         return tariff.cost(*self.overlap(start, end))
 
@@ -44,9 +54,16 @@ class CalendarPeriod:
         return max(start, self.start), min(end, self.end)
 
 
-def limit_key(name: WindowName, tier: Tier | None) -> LimitKey:
+def limit_key(name: WindowName, tier: Tier | None, service: Ref | None = None) -> LimitKey:
     """Return the name by which the spend of a limit is recorded."""
-    return name if tier is None else f"{name}/{tier}"
+    key = name if tier is None else f"{name}/{tier}"
+    return key if service is None else f"{key}/{service}"
+
+
+def service_of(key: LimitKey) -> Ref | None:
+    """Return the service that a limit of this name counts alone."""
+    parts = key.split("/")
+    return Ref(*parts[-2:]) if len(parts) > 2 else None
 
 
 def zone_of(name: str) -> ZoneInfo | None:
@@ -82,4 +99,5 @@ def period_at(
 
 def next_period(period: CalendarPeriod, zone: ZoneInfo) -> CalendarPeriod:
     """Return the period that follows another one."""
-    return period_at(period.name, period.end, zone, period.tier)
+    following = period_at(period.name, period.end, zone, period.tier)
+    return replace(following, service=period.service)

@@ -6,6 +6,7 @@ and without losing a stream. Running replicas within minReplicas are never remov
 spend beyond a limit is reported.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -32,6 +33,11 @@ def format_amount(nanos: int) -> str:
     return f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}"
 
 
+def amount_path(index: int) -> str:
+    """Return the path of the amount of a limit in the spec, by its place."""
+    return f"spec.limits[{index}].amount"
+
+
 @dataclass(slots=True, kw_only=True)
 class BudgetWindow:
     """One window of one limit while a plan is made; amounts are nano-units."""
@@ -40,6 +46,8 @@ class BudgetWindow:
     """Path of the limit's amount in the spec."""
     period: CalendarPeriod
     limit: int
+    is_each: bool = False
+    """Whether each service has the amount for itself."""
     spent: int = 0
     min_replicas_cost: int = 0
     """Cost of replicas within minReplicas until the end of the window."""
@@ -113,6 +121,14 @@ class BudgetState:
     """The first refusal because of the quota."""
     actions: Mapping[LimitAction, str] = field(default_factory=dict)
     """What the budget does by spent shares of its limits, with the sentence that tells of it."""
+    _by_service: Mapping[Ref | None, Sequence[BudgetWindow]] = field(init=False)
+    """All windows by the service that they count alone."""
+
+    def __post_init__(self) -> None:
+        by_service = defaultdict[Ref | None, list[BudgetWindow]](list)
+        for window in (*self.current_windows, *self.next_windows):
+            by_service[window.period.service].append(window)
+        self._by_service = by_service
 
     def amount(self, nanos: int) -> str:
         """Return nano-units as text with the currency of the budget."""
@@ -120,7 +136,7 @@ class BudgetState:
 
     def reserve_min_replicas(self, tariff: Tariff, replicas: int, owner: Ref | None = None) -> None:
         """Commit the cost of replicas within minReplicas until the end of each window."""
-        for window in self._windows:
+        for window in self._windows(tariff):
             cost = window.cost(tariff, self.at, window.period.end) * replicas
             window.reserve(owner, committed=cost)
             window.forecast += cost
@@ -130,7 +146,7 @@ class BudgetState:
         self, tariff: Tariff, span: timedelta, replicas: int, owner: Ref | None = None
     ) -> None:
         """Reserve the last minutes of replicas that terminate."""
-        for window in self._windows:
+        for window in self._windows(tariff):
             cost = window.cost(tariff, self.at, self.at + span) * replicas
             window.reserve(owner, granted=cost)
             window.forecast += cost
@@ -198,7 +214,8 @@ class BudgetState:
         if (refusal := self._refuse_above_quota(tariff)) is not None:
             return refusal
         window_costs = [
-            (window, window.cost(tariff, self.at, window.period.end)) for window in self._windows
+            (window, window.cost(tariff, self.at, window.period.end))
+            for window in self._windows(tariff)
         ]
         shortage = self._refuse_shortage(window_costs, "1 more replica of minReplicas")
         if shortage is None:
@@ -233,24 +250,26 @@ class BudgetState:
     def _window_costs(self, tariff: Tariff, span: timedelta) -> Sequence[tuple[BudgetWindow, int]]:
         """Return what a span from now on costs in each window."""
         end = self.at + span
-        return [(window, window.cost(tariff, self.at, end)) for window in self._windows]
+        return [(window, window.cost(tariff, self.at, end)) for window in self._windows(tariff)]
 
     def refuse(self, message: str) -> str:
         """Record a refusal and return its message."""
         self.shortage = self.shortage or message
         return message
 
-    @property
-    def _windows(self) -> tuple[BudgetWindow, ...]:
-        return (*self.current_windows, *self.next_windows)
+    def _windows(self, tariff: Tariff) -> Sequence[BudgetWindow]:
+        """Return the windows that may count a replica."""
+        shared = self._by_service.get(None, ())
+        if tariff.service is None:
+            return shared
+        return (*shared, *self._by_service.get(tariff.service, ()))
 
     def _limit_text(self, window: BudgetWindow) -> str:
         """Return which limit of which window."""
         period = window.period
-        tier = f" of tier {period.tier}" if period.tier else ""
         start = f"from {period.start:%Y-%m-%dT%H:%MZ} " if window in self.next_windows else ""
         return (
-            f"TenantBudget/{self.name}: {period.name.lower()} limit{tier} "
+            f"TenantBudget/{self.name}: {period.name.lower()} limit{period.part} "
             f"{self.amount(window.limit)} {start}until {period.end:%Y-%m-%dT%H:%MZ}"
         )
 

@@ -25,13 +25,14 @@ def within_budget(
         is_spent = LimitAction.REFUSE in charges[0].actions
         reason = WithinBudget.BUDGET_EXHAUSTED if is_spent else WithinBudget.NEAR_LIMIT
         return StatusVerdict(reason, charges[0].text(state.currency))
-    current_windows = state.current_windows
+    # Where each service has an amount for itself, one near to it says nothing of the budget.
+    current_windows = [window for window in state.current_windows if not window.is_each]
     if not current_windows:
         nearest = max(limits, key=lambda each: each.share)
         return StatusVerdict(WithinBudget.WITHIN_LIMITS, nearest.text(state.currency))
     tightest = max(current_windows, key=_spent_share)
     message = (
-        f"{tightest.field_path}: {tightest.period.name.lower()} limit "
+        f"{tightest.field_path}: {tightest.period.name.lower()} limit{tightest.period.part} "
         f"{state.amount(tightest.limit)}, spent {state.amount(tightest.spent)}, forecast "
         f"{state.amount(tightest.forecast)}"
     )
@@ -74,7 +75,7 @@ def _refusal(
         if window.spent > window.limit:
             return StatusVerdict(
                 WithinBudget.BUDGET_EXHAUSTED,
-                f"{window.field_path}: {window.period.name.lower()} limit "
+                f"{window.field_path}: {window.period.name.lower()} limit{window.period.part} "
                 f"{state.amount(window.limit)}, spent {state.amount(window.spent)}, forecast "
                 f"{state.amount(window.forecast)} until {window.period.end:%Y-%m-%dT%H:%MZ}; "
                 "delete what runs in the tenant's namespaces, or raise the limit",
@@ -104,16 +105,17 @@ def summary(state: BudgetState, limits: Sequence[LimitState]) -> str:
     """Return the limit with the largest spent share in one line; empty without limits."""
     charges = [each for each in limits if each.basis == "Charge"]
     nearest = max(charges, key=lambda each: each.share, default=None)
-    costs = max(map(_spent_share, state.current_windows), default=-1.0)
+    windows = [window for window in state.current_windows if not window.is_each]
+    costs = max(map(_spent_share, windows), default=-1.0)
     if nearest is not None and nearest.share > costs:
         return (
             f"{format_amount(nearest.spent)} of {format_amount(nearest.limit)} {state.currency} "
             f"{nearest.name} ({nearest.share:.0%})"
         )
-    if not state.current_windows:
+    if not windows:
         return ""
-    window = max(state.current_windows, key=_spent_share)
+    window = max(windows, key=_spent_share)
     return (
         f"{format_amount(window.spent)} of {state.amount(window.limit)} this "
-        f"{window.period.name.lower()} ({_spent_share(window):.0%})"
+        f"{window.period.text} ({_spent_share(window):.0%})"
     )

@@ -10,7 +10,7 @@ from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, Bu
 from tessera.domain.explain.alternatives import ServiceInFleet
 from tessera.domain.explain.variants import next_choice
 from tessera.domain.money import Tariff
-from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.reporting.decision import Decision, Numbers
@@ -33,7 +33,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
         topic="budget",
         reason=view.within_budget.reason,
         message=view.within_budget.message,
-        numbers=(*_numbers(view), *_share(plan, namespace)),
+        numbers=(*_numbers(view, service_plan.service.ref), *_share(plan, namespace)),
         would_change=tuple(_would_change(snapshot, plan, view.state, service_plan)),
     )
 
@@ -46,7 +46,7 @@ def _share(plan: Plan, namespace: str) -> Numbers:
     return (("share", f"{weight / total:.0%} of scarce devices, weight {weight:g} of {total:g}"),)
 
 
-def _numbers(view: BudgetView) -> Iterator[tuple[str, str]]:
+def _numbers(view: BudgetView, service: Ref) -> Iterator[tuple[str, str]]:
     amount = view.state.amount
     if view.spec is not None:
         yield "budget", f"{view.budget.name}, owner {view.spec.owner}"
@@ -58,6 +58,8 @@ def _numbers(view: BudgetView) -> Iterator[tuple[str, str]]:
             f"{each.limit} by {each.by:f} until {each.until:%Y-%m-%d %H:%M} UTC: {each.reason}",
         )
     for window in view.state.current_windows:
+        if window.period.service not in (None, service):
+            continue
         yield (
             window.period.text,
             f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "
@@ -79,7 +81,7 @@ def _would_change(
         placed = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
         choice = next_choice(placed) or choice
         on_variant = f" on {choice.variant}"
-    tariff = choice.offer.tariff
+    tariff = choice.offer.tariff.paid_for(service_plan.service.ref)
     if state.closed is not None:
         yield f"a valid TenantBudget with {service_plan.service.ref.namespace} in its spec"
         return

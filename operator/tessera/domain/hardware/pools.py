@@ -42,7 +42,7 @@ from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
 from tessera.domain.names import Variant
 from tessera.domain.observed.node_layout import TAINT
-from tessera.domain.observed.snapshot import Node, Pod, Pool
+from tessera.domain.observed.snapshot import Node, Pod, Pool, Ref
 from tessera.domain.steps import Step, planner_error
 
 _GPU_COUNTS = (1, 2, 4, 8)
@@ -405,13 +405,16 @@ def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
     return {view.pool.name: view.pool.spec.tier if view.pool.spec else None for view in views}
 
 
-def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None:
+def tariff_of(
+    view: PoolView, devices: Mapping[str, int], service: Ref | None = None
+) -> money.Tariff | None:
     """Return what a pod with these devices is billed in a pool; None without a readable spec."""
     if view.pool.spec is None:
         return None
     product = view.product or ""
     weights = (weight_of(product, resource) * count for resource, count in devices.items())
-    return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)), view.pool.spec.tier)
+    spec = view.pool.spec
+    return money.Tariff(spec.prices, sum(weights, Decimal(0)), spec.tier, service)
 
 
 @tabulated

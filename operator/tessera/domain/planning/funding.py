@@ -30,7 +30,8 @@ def start_refusal(
     if spec is None or state is None:
         return None
     if awaited is not None and share is not None and share.paid_replicas == 0:
-        return _refusal(state, [awaited.offer.tariff], _span_of(spec)) or _floor_refusal(state)
+        tariff = awaited.offer.tariff.paid_for(proposal.service.ref)
+        return _refusal(state, [tariff], _span_of(spec)) or _floor_refusal(state)
     if grant is None or grant.replicas or not proposal.counts:
         return None
     if spec.fixed_replicas is not None or guaranteed_replicas(spec):
@@ -118,7 +119,8 @@ def _span_of(spec: InferenceServiceSpec) -> timedelta:
 
 
 def _tariffs(proposal: Proposal) -> Sequence[Tariff]:
-    return [count.choice.offer.tariff for count in proposal.counts]
+    service = proposal.service.ref
+    return [count.choice.offer.tariff.paid_for(service) for count in proposal.counts]
 
 
 def _refusal(state: BudgetState, tariffs: Sequence[Tariff], span: timedelta) -> str | None:

@@ -167,7 +167,7 @@ def _grant_requests(
             GrantRequest(
                 ref=proposal.service.ref,
                 index=index,
-                tariff=count.choice.offer.tariff,
+                tariff=count.choice.offer.tariff.paid_for(proposal.service.ref),
                 min_replicas=minimum,
                 desired=count.replicas,
                 running=running,

@@ -262,7 +262,7 @@ def unpaid_surges(
         for count, replicas in zip(proposal.counts, desired, strict=True)
         if count.choice.variant in variants
         and count.existing <= replicas
-        and not state.has_room(count.choice.offer.tariff, span)
+        and not state.has_room(count.choice.offer.tariff.paid_for(proposal.service.ref), span)
     )
 
 

@@ -509,7 +509,7 @@ def additional_replicas(proposal: Proposal, count: VariantCount) -> GrantRequest
     missing = guaranteed_replicas(spec) - existing if spec is not None else 0
     return GrantRequest(
         ref=proposal.service.ref,
-        tariff=count.choice.offer.tariff,
+        tariff=count.choice.offer.tariff.paid_for(proposal.service.ref),
         min_replicas=max(0, min(missing, desired - existing)),
         desired=desired - existing,
         running=0,

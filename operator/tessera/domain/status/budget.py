@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.tenant_budget import (
+    MAX_SERVICE_WINDOWS,
     AccountStatus,
     LimitStatus,
     RunningGroupStatus,
     RunningStatus,
+    ServiceSpendStatus,
     SpendStatus,
     TenantBudgetStatus,
     WindowStatus,
@@ -82,9 +84,7 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
     if record is None or state.has_new_grants or recorded_counts != (view.services, view.batches):
         return True
     starts = [window.start for window in record.windows]
-    window_changed = starts != [
-        budget_window.period.start for budget_window in state.current_windows
-    ]
+    window_changed = starts != [window.period.start for window in _shared_windows(state)]
     recorded = {replica.uid: replica.per_gpu_hour for replica in record.running}
     day = state.at.date()
     named, groups = _recorded_replicas(view.meter, state)
@@ -129,21 +129,49 @@ def _recorded_replicas(
     )
 
 
+def _shared_windows(state: BudgetState) -> list[BudgetWindow]:
+    """Return the windows that count all services."""
+    return [window for window in state.current_windows if window.period.service is None]
+
+
+def _service_spends(meter: SpendMeter, state: BudgetState) -> tuple[ServiceSpendStatus, ...]:
+    """Return what the other windows have spent, as far as a successor needs to know it."""
+    periods = {
+        period.key: period
+        for window in state.current_windows
+        if (period := window.period).service is not None
+        and (meter.spent(period) or not meter.is_complete(period))
+    }
+    largest = sorted(periods.values(), key=lambda each: (-meter.spent(each), each.key))
+    return tuple(
+        ServiceSpendStatus(
+            window=period.name,
+            tier=period.tier,
+            service=str(period.service),
+            start=period.start,
+            spent=from_nanos(meter.spent(period)),
+            incomplete=not meter.is_complete(period),
+        )
+        for period in largest[:MAX_SERVICE_WINDOWS]
+    )
+
+
 def _records_tiers(state: BudgetState) -> bool:
     """Return whether a limit needs the tiers of replicas once their pools are deleted."""
     return any(window.period.tier is not None for window in state.current_windows)
 
 
 def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
-    current_windows = state.current_windows
+    shared, services = _shared_windows(state), _service_spends(meter, state)
     named, groups = _recorded_replicas(meter, state)
-    has_tier = _records_tiers(state)
+    has_tier, has_service = _records_tiers(state), len(shared) < len(state.current_windows)
     return SpendStatus(
         as_of=state.at,
         windows=tuple(
             _window_status(window, meter.spend_by_window[window.period.key].since)
-            for window in current_windows
+            for window in shared
         ),
+        services=services,
         running=tuple(
             RunningStatus(
                 uid=uid,
@@ -153,12 +181,15 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
                 per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
                 charged_until=replica.charged_until,
                 tier=replica.tariff.tier if has_tier else None,
+                service=str(replica.tariff.service)
+                if has_service and replica.tariff.service
+                else None,
             )
             for uid, replica in named
         ),
         running_groups=groups,
         incomplete_windows=tuple(
-            window.period.key for window in current_windows if not meter.is_complete(window.period)
+            window.period.key for window in shared if not meter.is_complete(window.period)
         ),
     )
 
