@@ -513,7 +513,9 @@ class SpendStatus(_BudgetStatusBase):
     windows: Annotated[tuple[WindowStatus, ...], Field(max_length=16)] = ()
     """State of the current window of each limit of basis `Cost` without `for`."""
 
-    services: Annotated[tuple[ServiceSpendStatus, ...], Field(max_length=MAX_SERVICE_WINDOWS)] = ()
+    services: (
+        Annotated[tuple[ServiceSpendStatus, ...], Field(max_length=MAX_SERVICE_WINDOWS)] | None
+    ) = None
     """Current windows of the other ones in which something is spent or unknown; of more than 1000
     those with the largest spend."""
 

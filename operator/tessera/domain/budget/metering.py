@@ -246,7 +246,9 @@ def restore_meter(
         last_price = Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)
         return Tariff((last_price,), replica.weight, replica.tier, ref)
 
-    alone = {limit_key(each.window, each.tier, _ref(each.service)): each for each in spend.services}
+    alone = {
+        limit_key(each.window, each.tier, _ref(each.service)): each for each in spend.services or ()
+    }
     unknown = [key for key, each in alone.items() if each.incomplete]
     spends = {
         limit_key(window.window, window.tier): WindowSpend(

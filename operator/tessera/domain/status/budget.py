@@ -171,7 +171,7 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
             _window_status(window, meter.spend_by_window[window.period.key].since)
             for window in shared
         ),
-        services=services,
+        services=services or None,
         running=tuple(
             RunningStatus(
                 uid=uid,
