@@ -3,20 +3,27 @@
 import asyncio
 import itertools
 import json
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
 
 from tessera.adapters.kube.client import KubeCluster
+from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
 from tessera.api.schema import KINDS, crd
+from tessera.domain.billing.cost_prices import DAY, ServiceDay, next_status
+from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
     PRICE_LISTS,
+    PRICED_LISTS,
     TENANT_BUDGETS,
     ApiResource,
 )
+from tessera.resources.manifest import partial_manifest, wire_format
 from world import World
 from world.testing import eventually
 
@@ -693,6 +700,33 @@ async def test_a_price_by_cost_needs_no_other_price_and_may_have_bounds(
     for entry in ({**BY_COST, "fromCost": None}, {**AN_ENTRY, "output": None}, AN_ENTRY | BY_COST):
         status, answer = await create(cluster, PRICE_LISTS, {"entries": [entry]})
         assert status == 422, answer
+
+
+async def test_the_longest_status_of_prices_by_cost_is_accepted_and_read_again(
+    cluster: KubeCluster,
+) -> None:
+    bounds = {"factor": "1.5", "atLeast": "0", "atMost": "100000"}
+    entries = [
+        BY_COST | {"from": f"20{year}-01-01", "fromCost": bounds, "tenants": ["a", "b"]}
+        for year in range(26, 90)
+    ]
+    status, answer = await create(cluster, PRICE_LISTS, {"entries": entries}, "by-cost")
+    assert status == 201, answer
+    spec = PriceListSpec.model_validate({"entries": entries})
+    price_list = ObservedPriceList(name="by-cost", spec=spec)
+    day = ServiceDay(models=frozenset(), costs={"USD": 987_654_321}, tokens=3_333_333)
+    for number in range(MAX_MEASURED_PRICES + 1):
+        today = date(2090, 1, 1) + number * DAY
+        price_list = replace(price_list, status=next_status(price_list, today, [day]))
+    prices = [len(entry.prices) for entry in price_list.status.entries]
+    assert prices == [MAX_MEASURED_PRICES] * 64
+    meta = {"name": "by-cost", "uid": answer["metadata"]["uid"]}
+    written = partial_manifest(PRICED_LISTS, meta, status=wire_format(price_list.status))
+    applied = await cluster.apply(written, subresource="status")
+    assert applied.plan_input == price_list
+    listing = await cluster.list(PRICED_LISTS)
+    assert listing is not None
+    assert price_list in [each.plan_input for each in listing.items]
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:

@@ -6,7 +6,6 @@ and without losing a stream. Running replicas within minReplicas are never remov
 spend beyond a limit is reported.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -121,14 +120,8 @@ class BudgetState:
     """The first refusal because of the quota."""
     actions: Mapping[LimitAction, str] = field(default_factory=dict)
     """What the budget does by spent shares of its limits, with the sentence that tells of it."""
-    _by_service: Mapping[Ref | None, Sequence[BudgetWindow]] = field(init=False)
-    """All windows by the service that they count alone."""
-
-    def __post_init__(self) -> None:
-        by_service = defaultdict[Ref | None, list[BudgetWindow]](list)
-        for window in (*self.current_windows, *self.next_windows):
-            by_service[window.period.service].append(window)
-        self._by_service = by_service
+    _by_service: dict[Ref | None, list[BudgetWindow]] = field(init=False, default_factory=dict)
+    """All windows by the service that they count alone, once they are asked for."""
 
     def amount(self, nanos: int) -> str:
         """Return nano-units as text with the currency of the budget."""
@@ -259,10 +252,11 @@ class BudgetState:
 
     def _windows(self, tariff: Tariff) -> Sequence[BudgetWindow]:
         """Return the windows that may count a replica."""
-        shared = self._by_service.get(None, ())
-        if tariff.service is None:
-            return shared
-        return (*shared, *self._by_service.get(tariff.service, ()))
+        if not self._by_service:
+            for window in (*self.current_windows, *self.next_windows):
+                self._by_service.setdefault(window.period.service, []).append(window)
+        alone = self._by_service.get(tariff.service, ()) if tariff.service is not None else ()
+        return (*self._by_service.get(None, ()), *alone)
 
     def _limit_text(self, window: BudgetWindow) -> str:
         """Return which limit of which window."""
