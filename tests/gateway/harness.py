@@ -12,13 +12,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 
 from tessera.api.ref import Ref
 from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import AccountKey
+from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import (
     ApiKey,
@@ -188,6 +188,9 @@ async def no_tokens(token: str, directory: Directory, sender: TokenSender) -> To
     raise AssertionError(token, directory, sender)
 
 
+ChargeExchange: TypeAlias = Callable[[Sequence[ChargeAsk]], Awaitable[Sequence[ChargeAnswer]]]
+
+
 class LocalAccounts:
     """Lends from accounts in memory."""
 
@@ -198,6 +201,8 @@ class LocalAccounts:
         self.slots: dict[str, SlotAccount] = {}
         self.charges: dict[AccountKey, ChargeAccount] = {}
         """As the store has them; records of them are not stored here."""
+        self.exchange: ChargeExchange | None = None
+        """Of a store that has them instead."""
         self.unix_time: Callable[[], float] = time.time
         self.answers = self.lends_charges = True
         self.asked, self.is_reachable = asyncio.Event(), asyncio.Event()
@@ -229,12 +234,16 @@ class LocalAccounts:
         self.admission.limits.receive(Lease(portions=portions, slots=grants), now)
         asks = request.charges
         while asks and self.lends_charges:
-            answers = [
-                self.charges.setdefault(
-                    AccountKey(each.scope.key, each.start), ChargeAccount()
-                ).exchange("gateway", each, self.unix_time())
-                for each in asks
-            ]
+            answers: Sequence[ChargeAnswer]
+            if self.exchange is not None:
+                answers = await self.exchange(asks)
+            else:
+                answers = [
+                    self.charges.setdefault(
+                        AccountKey(each.scope.key, each.start), ChargeAccount()
+                    ).exchange("gateway", each, self.unix_time())
+                    for each in asks
+                ]
             asks = self.admission.reservations.charges.receive(answers)
         return True
 

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from tessera.domain.gateway.directory import Directory
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import amount_text
+from tessera.gateway.settle.settlement import GATEWAY_NAME
+from tessera.gateway.store.store import GatewayStore
 from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying, prices
 from tests.gateway.course.paths import BODIES
 from tests.gateway.harness import (
@@ -129,10 +133,12 @@ SAME = {
     "an amount in other digits": replace(LIMIT, generation=2),
     "a throttle at its end": replace(LIMIT, generation=2, throttle=ThrottleTerms(100)),
 }
+MONTH = replace(LIMIT, generation=2, name="m", window="Month")
 ANOTHER = {
-    "another name": replace(LIMIT, generation=2, name="m"),
-    "a day": replace(LIMIT, generation=2, window="Day"),
-    "each key": replace(LIMIT, generation=2, kind=MemberKind.KEY),
+    "another name": MONTH,
+    "a day": replace(MONTH, name=LIMIT.name, window="Day"),
+    "each key": replace(MONTH, kind=MemberKind.KEY),
+    "a model": replace(MONTH, kind=MemberKind.MODEL, member="chat"),
 }
 
 
@@ -149,15 +155,22 @@ async def test_money_that_is_spent_stays_spent_after_an_edit(limit: ChargeLimit)
     assert served.status == 200
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a limit by another name, window or member begins with nothing spent",
-)
 @pytest.mark.parametrize("limit", ANOTHER.values(), ids=ANOTHER)
-async def test_money_that_is_spent_stays_spent_under_another_limit(limit: ChargeLimit) -> None:
-    async with a_spent_gateway(LIMIT) as (gateway, edited, _):
+async def test_money_that_is_spent_stays_spent_under_another_limit(
+    limit: ChargeLimit, tmp_path: Path
+) -> None:
+    store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
+    async with a_spent_gateway(replace(LIMIT, window="Month")) as (gateway, edited, _):
+        await store.record(gateway.records)
+        gateway.accounts.exchange = partial(store.exchange, GATEWAY_NAME)
         gateway.admission.update(edited(limit))
-        assert (await gateway.post(SMALL)).status == 429
+        refused = await gateway.post(SMALL)
+        raised = replace(limit, amount=limit.amount + CHARGE, generation=3)
+        gateway.admission.update(edited(raised))
+        served = await gateway.post(SMALL)
+    await store.close()
+    assert (refused.status, refused.error["code"]) == (429, BUDGET)
+    assert served.status == 200
 
 
 async def test_another_currency_needs_a_price_and_its_way_back_gives_nothing() -> None:

@@ -75,7 +75,7 @@ class ChargeAccount:
     generation: int = 0
     """Of the budget that set the limit."""
     closed: int = 0
-    """Charges of gateways that were closed."""
+    """Charges of gateways that were closed, and of its window before it was opened."""
     missing: int = 0
     """What a gateway saw settled, and no record and no gateway says to be its own.
 

@@ -56,3 +56,6 @@ class ChargeScope:
     key: str
     """Of its account in the whole fleet: `team-a/charge-month` or `team-a/each-key/Key/ci`."""
     limit: ChargeLimit
+    members: tuple[str, ...] = ()
+    """What records of its member have in the field of the limit's kind: of a model each alias, in
+    lower case."""

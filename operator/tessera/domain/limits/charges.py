@@ -57,10 +57,13 @@ def charge_scopes(
         if limit.kind is None:
             scopes.append(ChargeScope(key=key, limit=limit))
         elif (member := members[limit.kind]) is not None:
+            names: tuple[str, ...] = (member,)
+            if limit.kind is MemberKind.MODEL and model is not None and name not in model.adapters:
+                names = tuple(each.lower() for each in model.names)
             if limit.member is None:
-                scopes.append(ChargeScope(key=f"{key}/{limit.kind}/{member}", limit=limit))
-            elif limit.member == member:
-                scopes.append(ChargeScope(key=key, limit=limit))
+                key = f"{key}/{limit.kind}/{member}"
+            if limit.member in (None, member):
+                scopes.append(ChargeScope(key=key, limit=limit, members=names))
     if identity.budget is not None and identity.key is not None:
         scopes.append(_key_scope(tenant, identity.key, identity.budget))
     return tuple(scopes)
@@ -79,4 +82,4 @@ def _key_scope(tenant: TenantLimits, key: str, budget: KeyBudget) -> ChargeScope
         member=key,
     )
     # Names of limits are in lower case, so this is the key of no other account.
-    return ChargeScope(key=f"{tenant.name}/{MemberKind.KEY}/{key}", limit=limit)
+    return ChargeScope(key=f"{tenant.name}/{MemberKind.KEY}/{key}", limit=limit, members=(key,))

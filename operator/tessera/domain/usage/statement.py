@@ -52,6 +52,10 @@ class ChargeFlag(StrEnum):
     """What a gateway had reserved whose volume was lost with its records."""
 
 
+# Their hours are not those in which requests were charged.
+OTHER_WINDOWS = (ChargeFlag.CORRECTION, ChargeFlag.LATE, ChargeFlag.RESERVED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeQuery:
     """Which hours are summed, and by what; Unix seconds of whole hours."""

@@ -1,21 +1,39 @@
 """Accounts of charges: what records add to them, and what gateways borrow from them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, exists, select, tuple_, update
+from sqlalchemy import (
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
+from tessera.domain.charges.scopes import ChargeScope, MemberKind
 from tessera.domain.gateway.requests import gateway_of
-from tessera.domain.usage.statement import CORRECTIONS
+from tessera.domain.usage.statement import CORRECTIONS, HOUR_SECONDS, OTHER_WINDOWS
 from tessera.gateway.store.leases import clock, clock_column
-from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, GATEWAYS, storable
+from tessera.gateway.store.schema import (
+    CHARGE_ACCOUNTS,
+    CHARGE_SPENDS,
+    CHARGE_SUMS,
+    GATEWAYS,
+    storable,
+)
 
 # Of one transaction: others wait for its accounts.
 MAX_ASKS = 1000
@@ -119,24 +137,74 @@ def _renewed(
 
 
 async def open_accounts(connection: AsyncConnection, asks: Sequence[ChargeAsk]) -> None:
-    """Add empty accounts where there are none."""
+    """Add accounts where there are none, with what their windows were charged before.
+
+    So money that is spent stays spent under a limit of another name, window or member.
+    """
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    limits = {_key(ask): ask.scope.limit for ask in asks}
-    empty = ChargeAccount().to_json()
-    await connection.execute(
-        insert(CHARGE_ACCOUNTS).on_conflict_do_nothing(),
-        [
-            {
-                "key": key,
-                "window_start": start,
-                "window_end": window_at(limit, start)[1],
-                "currency": limit.currency,
-                "reserved": 0,
-                "state": empty,
-            }
-            for (key, start), limit in sorted(limits.items(), key=lambda each: each[0])
-        ],
+    scopes = {_key(ask): ask.scope for ask in asks}
+    present = select(*_KEY).where(tuple_(*_KEY).in_(list(scopes)))
+    for key, start in await connection.execute(present):
+        del scopes[key, start]
+    by_limit = defaultdict[tuple[str, str, int], dict[Key, ChargeScope]](dict)
+    for key, scope in scopes.items():
+        by_limit[scope.limit.budget, scope.limit.name, key[1]][key] = scope
+    charged = Counter[Key]()
+    for limited in by_limit.values():
+        charged += await _charged_before(connection, limited)
+    if scopes:
+        await connection.execute(
+            insert(CHARGE_ACCOUNTS).on_conflict_do_nothing(),
+            [
+                {
+                    "key": key,
+                    "window_start": start,
+                    "window_end": window_at(scope.limit, start)[1],
+                    "currency": scope.limit.currency,
+                    "reserved": 0,
+                    "state": ChargeAccount(closed=charged[key, start]).to_json(),
+                }
+                for (key, start), scope in sorted(scopes.items(), key=lambda each: each[0])
+            ],
+        )
+
+
+async def _charged_before(
+    connection: AsyncConnection, scopes: Mapping[Key, ChargeScope]
+) -> Counter[Key]:
+    """Return what one window of a limit was charged by records that its accounts do not count.
+
+    Sums of users that are folded are no user's. Where a window begins within an hour of UTC, the
+    rest of that hour does not count.
+    """
+    (_, start), scope = next(iter(scopes.items()))
+    limit, end = scope.limit, window_at(scope.limit, start)[1]
+    sums, spends = CHARGE_SUMS.c, CHARGE_SPENDS.c
+    keys = {storable(name): key for key, each in scopes.items() for name in each.members or ("",)}
+    charged = select(literal(1), func.sum(sums.charge_nanos), literal("")).where(
+        sums.tenant == storable(limit.budget),
+        sums.currency == limit.currency,
+        sums.hour >= -(-start // HOUR_SECONDS) * HOUR_SECONDS,
+        sums.hour < end,
+        or_(sums.flag.is_(None), sums.flag.not_in(OTHER_WINDOWS)),
     )
+    if limit.kind is not None:
+        name = sums[limit.kind.lower()]
+        member = func.lower(name) if limit.kind is MemberKind.MODEL else name
+        charged = charged.with_only_columns(literal(1), func.sum(sums.charge_nanos), member)
+        charged = charged.where(member.in_(list(keys))).group_by(member)
+        if limit.kind is MemberKind.USER:
+            charged = charged.where(sums.key.is_(None))
+    recorded = (
+        select(literal(-1), func.sum(spends.spent), spends.key)
+        .where(tuple_(*_SPENDS_KEY).in_(list(scopes)), spends.gateway != CORRECTIONS)
+        .group_by(spends.key)
+    )
+    total = Counter[Key]()
+    # By one statement, so that no record is stored in between.
+    for sign, nanos, name in await connection.execute(union_all(charged, recorded)):
+        total[keys[name] if sign > 0 else (name, start)] += sign * int(nanos or 0)
+    return total
 
 
 async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS) -> int:

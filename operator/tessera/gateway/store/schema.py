@@ -132,6 +132,9 @@ CHARGE_SUMS = Table(
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("charge_nanos", _NANOS, nullable=False),
     Index("charge_sums_by_hour", "hour"),
+    # What a new account of a key, a user, or the tenant begins with.
+    Index("charge_sums_by_key", "tenant", "key", "hour"),
+    Index("charge_sums_by_user", "tenant", "user", "hour"),
 )
 
 # The values of tags that a tenant's rows of a month tell apart.

@@ -57,6 +57,8 @@ def upgrade() -> None:
         sa.Column("charge_nanos", _NANOS, nullable=False),
     )
     op.create_index("charge_sums_by_hour", "charge_sums", ["hour"])
+    for name in ("key", "user"):
+        op.create_index(f"charge_sums_by_{name}", "charge_sums", ["tenant", name, "hour"])
     op.create_table(
         "charge_tags",
         sa.Column("month", sa.BigInteger, primary_key=True),
