@@ -357,6 +357,7 @@ class ChargeMachine(RuleBasedStateMachine):
             charged = self.fleet.charged[key]
             if not self.unknown[key]:
                 assert account.lent <= self.lost[key]
+                assert account.restored <= self.lost[key]
                 assert account.settled <= charged <= account.settled + self.lost[key]
                 assert account.missing == 0 or self.lost[key]
 

@@ -126,8 +126,8 @@ def test_a_closed_gateway_leaves_what_it_was_charged_and_its_late_messages_count
     account.exchange("a", an_ask(50), NOON)
     account.exchange("a", an_ask(ceiling=50, used=20, reserved=30), NOON)
     account.record("a", 15)
-    assert account.close("a") == 5
-    assert (account.settled, account.lent) == (20, 0)
+    account.close("a")
+    assert (account.settled, account.lent, account.restored) == (20, 0, 5)
     answer = account.exchange("a", an_ask(10, ceiling=50, used=20), NOON)
     assert (answer.outcome, answer.ceiling, account.lent) == (LendingOutcome.NOTHING, 0, 0)
     account.record("a", 4)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.usage.statement import (
@@ -21,6 +22,7 @@ from tessera.domain.usage.statement import (
 )
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS, a_record
+from tests.gateway.store.test_charge_accounts import START as FIRST
 from tests.gateway.store.test_charge_accounts import a_scope, an_ask
 
 HOUR = 3600
@@ -273,6 +275,35 @@ async def test_what_a_lost_gateway_had_reserved_is_one_row_at_the_close(
     flags = await totals(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
     # Of two limits the one of which the accounts have more: a request is in both.
     assert flags == {(None, "team-a"): (1, 5), (ChargeFlag.RESERVED, "team-a"): (0, 60)}
+    assert await store.prune(before_ns=0) == 0
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_what_a_backup_does_not_have_is_one_row_at_the_close(
+    store: GatewayStore, has_ended: bool
+) -> None:
+    async def says(gateway: str, scope: ChargeScope, **fields: int) -> None:
+        await store.borrow(gateway, BorrowRequest(charges=(an_ask(0, scope, **fields),)))
+
+    month, day = a_scope(), a_scope("team-a/day")
+    # Of the gap one gateway knows its charges, and one only what it saw.
+    await says("a", month, used=40, ceiling=40, seen=70)
+    await says("a", day, used=40, ceiling=40)
+    await store.record(
+        [a_charged(5, record_id="a-1", charges=((month.key, FIRST, 5), (day.key, FIRST, 5)))]
+    )
+    if has_ended:
+        await store.close_gateway("a")
+    await end_months_ago(store)
+    while await store.prune(before_ns=0):
+        pass
+    if not has_ended:
+        await store.record([a_charged(2, record_id="a-2", charges=((month.key, FIRST, 2),))])
+
+    assert await store.close_month()
+
+    flags = await totals(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
+    assert flags[ChargeFlag.RESTORED, "team-a"] == (0, 65 if has_ended else 63)
     assert await store.prune(before_ns=0) == 0
 
 

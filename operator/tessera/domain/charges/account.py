@@ -81,6 +81,8 @@ class ChargeAccount:
 
     Above 0 it was restored from a backup, and the window is to be flagged.
     """
+    unrecorded: int = 0
+    """Part of `closed`: what gateways said that requests were charged, and no record has."""
     missing_at: float = 0.0
     """When that was seen: what is known of gateways from before is of the backup."""
     round_at: float = 0.0
@@ -112,6 +114,17 @@ class ChargeAccount:
         """Return what gateways may be charged beyond what is settled."""
         return sum(each.lent for each in self.gateways.values())
 
+    @property
+    def reserved(self) -> int:
+        """Return what gateways said that running requests have reserved."""
+        return sum(each.reserved for each in self.gateways.values())
+
+    @property
+    def restored(self) -> int:
+        """Return what was charged of which no record is left, once those that are come."""
+        awaited = sum(each.settled - each.spent for each in self.gateways.values())
+        return self.missing + self.unrecorded + awaited
+
     def record(self, gateway: str, nanos: int) -> None:
         """Add the charge of a record that the store has now; once a record."""
         balance = self.gateways.get(gateway, GatewayBalance())
@@ -123,16 +136,16 @@ class ChargeAccount:
         self._explain(balance, nanos)
         balance.spent = nanos
 
-    def close(self, gateway: str) -> int:
+    def close(self, gateway: str) -> None:
         """End a gateway of which the store has all records: what it did not use is free again.
 
-        Returns what it said that requests were charged and no record has; it stays settled.
+        What it said that requests were charged stays settled, also where no record has it.
         """
         balance = self.gateways.pop(gateway, GatewayBalance())
         self.closed += balance.settled
+        self.unrecorded += balance.settled - balance.spent
         names = [name for name in self.closed_names if name != gateway]
         self.closed_names = [*names, gateway][-CLOSED_NAMES:]
-        return balance.settled - balance.spent
 
     def exchange(self, gateway: str, ask: ChargeAsk, now: float) -> ChargeAnswer:
         """Take what a gateway says of itself, and lend what it needs; a repetition changes nothing.

@@ -50,10 +50,12 @@ class ChargeFlag(StrEnum):
     """As far as a gateway knew that was killed."""
     RESERVED = "Reserved"
     """What a gateway had reserved whose volume was lost with its records."""
+    RESTORED = "Restored"
+    """What requests were charged whose records are lost: the store is of an older backup."""
 
 
 # Their hours are not those in which requests were charged.
-OTHER_WINDOWS = (ChargeFlag.CORRECTION, ChargeFlag.LATE, ChargeFlag.RESERVED)
+OTHER_WINDOWS = tuple(flag for flag in ChargeFlag if flag is not ChargeFlag.KILLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

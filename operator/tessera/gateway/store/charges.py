@@ -25,7 +25,13 @@ from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import ChargeScope, MemberKind
 from tessera.domain.gateway.requests import gateway_of
-from tessera.domain.usage.statement import CORRECTIONS, HOUR_SECONDS, OTHER_WINDOWS
+from tessera.domain.usage.statement import (
+    CLOSING_SECONDS,
+    CORRECTIONS,
+    HOUR_SECONDS,
+    OTHER_WINDOWS,
+    ChargeFlag,
+)
 from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import (
     CHARGE_ACCOUNTS,
@@ -40,8 +46,8 @@ MAX_ASKS = 1000
 # What a gateway says is written so often at least, also where nothing follows from it.
 WRITTEN_SECONDS = 10.0
 # Records come late, and gateways that were killed start again: so long after its end an account
-# stays, and one with reservations of a lost gateway until its month is closed.
-_ENDED_SECONDS = 2 * 86_400
+# stays, and one of which no record has all until its month is closed.
+_ENDED_SECONDS = CLOSING_SECONDS / 2
 # Spends without an account are of records that another store had; no window is as long.
 _LONGEST_SECONDS = 35 * 86_400
 
@@ -235,7 +241,11 @@ async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:
         CHARGE_ACCOUNTS.c.reserved == 0
     )
     keys = (await connection.execute(select(*_KEY).where(is_over).limit(limit))).all()
-    await forget(connection, [(key, start) for key, start in keys])
+    accounts = await _locked(connection, {(key, start) for key, start in keys})
+    await _read_spends(connection, accounts)
+    lasting = {key: account for key, account in accounts.items() if account.restored}
+    await _write(connection, lasting, is_over=True)
+    await forget(connection, [key for key in accounts if key not in lasting])
     is_old = CHARGE_SPENDS.c.window_start < now - _LONGEST_SECONDS
     await connection.execute(
         delete(CHARGE_SPENDS).where(is_old, ~exists().where(_ACCOUNT_OF_SPENDS))
@@ -249,29 +259,33 @@ async def forget(connection: AsyncConnection, keys: Sequence[Key]) -> None:
     await connection.execute(delete(CHARGE_SPENDS).where(tuple_(*_SPENDS_KEY).in_(keys)))
 
 
-async def reserved(
+async def without_records(
     connection: AsyncConnection, until: float
-) -> tuple[dict[tuple[str, str], int], list[Key]]:
-    """Return what gateways last had reserved that were lost, by tenant and currency.
+) -> tuple[dict[tuple[str, str, ChargeFlag], int], list[Key]]:
+    """Return what accounts have charged or lent and no record has, by tenant, currency and why.
 
     Windows that ended before `until` count, whose keys come second. A request is in several
     accounts: of a tenant's limits the one with the most counts.
     """
     columns = CHARGE_ACCOUNTS.c
-    rows = await connection.execute(
-        select(columns.key, columns.window_start, columns.currency, columns.reserved).where(
-            columns.window_end <= until, columns.reserved > 0
-        )
-    )
-    by_limit, keys = Counter[tuple[str, str, str]](), list[Key]()
-    for key, start, currency, nanos in rows:
-        tenant, limit, *_ = key.split("/")
-        by_limit[tenant, currency, limit] += int(nanos)
-        keys.append((key, start))
-    most: dict[tuple[str, str], int] = {}
-    for (tenant, currency, _), nanos in by_limit.items():
-        most[tenant, currency] = max(nanos, most.get((tenant, currency), 0))
-    return most, keys
+    is_over = (columns.window_end <= until) & (columns.reserved > 0)
+    rows = (await connection.execute(select(*_KEY, columns.currency).where(is_over))).all()
+    currencies = {(key, start): currency for key, start, currency in rows}
+    accounts: dict[Key, ChargeAccount] = {}
+    for at in range(0, len(currencies), MAX_ASKS):
+        part = await _locked(connection, list(currencies)[at : at + MAX_ASKS])
+        await _read_spends(connection, part)
+        accounts |= part
+    by_limit = Counter[tuple[str, str, ChargeFlag, str]]()
+    for key, account in accounts.items():
+        tenant, limit, *_ = key[0].split("/")
+        by_limit[tenant, currencies[key], ChargeFlag.RESERVED, limit] += account.reserved
+        by_limit[tenant, currencies[key], ChargeFlag.RESTORED, limit] += account.restored
+    most: dict[tuple[str, str, ChargeFlag], int] = {}
+    for (*group, _), nanos in by_limit.items():
+        if nanos > most.get(tuple(group), 0):
+            most[tuple(group)] = nanos
+    return most, list(accounts)
 
 
 def _key(ask: ChargeAsk) -> Key:
@@ -337,7 +351,9 @@ async def _enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key])
         await connection.execute(insert(CHARGE_SPENDS).on_conflict_do_nothing(), rows)
 
 
-async def _write(connection: AsyncConnection, accounts: Mapping[Key, ChargeAccount]) -> None:
+async def _write(
+    connection: AsyncConnection, accounts: Mapping[Key, ChargeAccount], *, is_over: bool = False
+) -> None:
     if accounts:
         await connection.execute(
             update(CHARGE_ACCOUNTS).where(_AT_KEY),
@@ -346,7 +362,9 @@ async def _write(connection: AsyncConnection, accounts: Mapping[Key, ChargeAccou
                     "at_key": key,
                     "at_start": start,
                     "state": msgspec.to_builtins(account),
-                    "reserved": sum(each.reserved for each in account.gateways.values()),
+                    # Records of what runs are on their way.
+                    "reserved": account.reserved
+                    + (account.restored if is_over else account.missing + account.unrecorded),
                 }
                 for (key, start), account in accounts.items()
             ],

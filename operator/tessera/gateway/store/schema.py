@@ -83,7 +83,7 @@ LIMIT_ACCOUNTS = Table(
 )
 
 # One row for each window of a scope with a limit of charges; Unix seconds, and `ChargeAccount` in
-# whole nano-units.
+# whole nano-units. `reserved` is what no record may ever have: such rows stay for the statement.
 CHARGE_ACCOUNTS = Table(
     "charge_accounts",
     METADATA,

@@ -172,8 +172,8 @@ async def hold_months(connection: AsyncConnection) -> None:
 async def close_month(connection: AsyncConnection) -> bool:
     """Close the months that ended CLOSING_SECONDS ago; False if there are none.
 
-    What gateways last had reserved that were lost becomes a row of each tenant, and the hours of a
-    month become one, at its start: its sums stay as they are from then on.
+    What accounts know and no record has becomes rows of each tenant, and the hours of a month
+    become one, at its start: its sums stay as they are from then on.
     """
     columns, now = CHARGE_SUMS.c, await clock(connection)
     until = closed_month(now)
@@ -189,10 +189,10 @@ async def close_month(connection: AsyncConnection) -> bool:
     first = await connection.scalar(select(func.min(columns.hour)).where(columns.hour >= former))
     if former >= until or first is None or first >= until:
         return False
-    reserved, keys = await charges.reserved(connection, now - CLOSING_SECONDS / 2)
+    unrecorded, keys = await charges.without_records(connection, now - CLOSING_SECONDS / 2)
     lost = {
-        _lost(until - HOUR_SECONDS, tenant, currency): (0, 0, 0, 0, 0, nanos)
-        for (tenant, currency), nanos in reserved.items()
+        _lost(until - HOUR_SECONDS, *group): (0, 0, 0, 0, 0, nanos)
+        for group, nanos in unrecorded.items()
     }
     if lost:
         await add(connection, lost)
@@ -206,9 +206,9 @@ async def close_month(connection: AsyncConnection) -> bool:
     return True
 
 
-def _lost(hour: int, tenant: str, currency: str) -> Group:
+def _lost(hour: int, tenant: str, currency: str, flag: ChargeFlag) -> Group:
     fields: dict[str, int | str] = dict.fromkeys(("service", "model", "service_class"), "")
-    fields |= {"hour": hour, "flag": ChargeFlag.RESERVED, "tenant": tenant, "currency": currency}
+    fields |= {"hour": hour, "flag": flag, "tenant": tenant, "currency": currency}
     return tuple(fields.get(name) for name in _GROUP)
 
 
