@@ -15,6 +15,7 @@ from tessera.domain.usage.payer import (
     TokenParts,
     charge_end,
     paid_tokens,
+    unpaid_tokens,
 )
 
 WORK = KnownWork(
@@ -127,3 +128,12 @@ def test_nothing_is_paid_twice_or_beyond_what_was_possible(work: KnownWork) -> N
 )
 def test_a_reason_says_who_is_to_blame(phase: Phase, reason: str, end: ChargeEnd) -> None:
     assert charge_end(phase, reason) is end
+
+
+@pytest.mark.parametrize("end", ChargeEnd)
+def test_the_owner_bears_what_failed_engines_made_and_what_others_read_again(
+    end: ChargeEnd,
+) -> None:
+    used = COUNTED if end is ChargeEnd.FAILURE else NOTHING
+    assert unpaid_tokens(end, COUNTED, 0) == used
+    assert unpaid_tokens(end, COUNTED, 30) == used._replace(input=used.input + 30)

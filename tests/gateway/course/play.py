@@ -535,6 +535,8 @@ _OF_CHARGES = "charge_nanos", "currency", "price_list", "charges", "owner", "ser
 def _fields(record: UsageRecord) -> dict[str, Any]:
     """Return the fields of a record; what is not charged has none of charges."""
     fields = dataclasses.asdict(record)
+    if not fields["waste_nanos"]:
+        del fields["waste_nanos"]
     if record.charge_nanos is None:
         for name in _OF_CHARGES:
             assert not fields.pop(name), (name, record)

@@ -8,6 +8,7 @@ import pytest
 
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.perf.step import StepTime
+from tests.gateway.charging import INPUT, OUTPUT, paying
 from tests.gateway.harness import (
     DONE,
     END,
@@ -48,7 +49,7 @@ async def two_engines(*scripts: Script) -> AsyncIterator[RunningGateway]:
             for number, engine in enumerate((first, second), 1)
         ]
         model = a_model(*replicas, max_model_len=32_768)
-        async with a_gateway(a_directory(model)) as gateway:
+        async with a_gateway(a_directory(model, **paying())) as gateway:
             yield gateway
 
 
@@ -196,6 +197,8 @@ async def test_a_request_that_two_engines_got_is_paid_once() -> None:
     assert answer.status == 200
     assert (record.input_tokens, record.output_tokens) == (7, 3)
     assert record.recomputed_tokens == 7
+    assert record.charge_nanos == 7 * INPUT + 3 * OUTPUT
+    assert record.waste_nanos == 7 * INPUT
 
 
 async def test_a_refusal_of_the_next_engine_frees_nothing_of_the_first() -> None:
@@ -207,6 +210,24 @@ async def test_a_refusal_of_the_next_engine_frees_nothing_of_the_first() -> None
         record = await gateway.record()
     assert record.input_tokens == PROMPT_TOKENS
     assert (record.output_tokens, record.recomputed_tokens) == (0, 0)
+    assert (record.charge_nanos, record.waste_nanos) == (0, record.input_tokens * INPUT)
+
+
+async def test_what_a_failed_engine_is_paid_is_no_waste_and_the_rest_is() -> None:
+    async def failing(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta() * 3)
+        call.cut()
+
+    async def refusing(call: EngineCall) -> None:
+        await call.whole({"error": {"message": "no"}}, 503)
+
+    async with two_engines(failing, *[refusing] * 9) as gateway:
+        await gateway.post({**CHAT, "stream": True})
+        record = await gateway.record()
+    assert record.phase is Phase.FAILED
+    assert record.charge_nanos == record.input_tokens * INPUT + 3 * OUTPUT
+    assert record.waste_nanos == 0
 
 
 async def test_what_computes_nothing_costs_nothing() -> None:

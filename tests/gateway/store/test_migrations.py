@@ -15,7 +15,10 @@ from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import a_record
 from tests.gateway.store.postgresql import PostgresqlServer
 
-_OF_CHARGES = ("charge_nanos", "currency", "price_list", "charges", "owner", "service_class")
+_OF_CHARGES = (
+    *("charge_nanos", "currency", "price_list", "charges", "owner", "service_class"),
+    "waste_nanos",
+)
 _TABLES_OF_CHARGES = tuple(name for name in METADATA.tables if name.startswith("charge_"))
 
 

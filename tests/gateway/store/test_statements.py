@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -276,6 +277,30 @@ async def test_what_a_lost_gateway_had_reserved_is_one_row_at_the_close(
     # Of two limits the one of which the accounts have more: a request is in both.
     assert flags == {(None, "team-a"): (1, 5), (ChargeFlag.RESERVED, "team-a"): (0, 60)}
     assert await store.prune(before_ns=0) == 0
+
+
+async def test_waste_is_a_row_of_the_owner_and_of_no_limit(store: GatewayStore) -> None:
+    wasted = {"owner": "team-o", "service": "team-o/chat", "user": "ada", "tags": "case=1"}
+    now = time.time_ns()
+    await store.record(
+        [
+            a_charged(5, waste_nanos=30, started_at_ns=now, **wasted),
+            a_charged(0, waste_nanos=2**40, started_at_ns=now, **wasted),
+            a_charged(7, waste_nanos=1, started_at_ns=0, **wasted),
+        ]
+    )
+    before = await totals(store, ChargeDimension.SERVICE_CLASS, tenant="team-o")
+
+    assert before == {("Waste",): (0, 2**40 + 31)}
+    by = (ChargeDimension.SERVICE_CLASS, ChargeDimension.USER, ChargeDimension.TAG)
+    assert (await totals(store, *by))["Waste", None, None] == (0, 2**40 + 31)
+    assert await totals(store, ChargeDimension.TENANT) == {("team-a",): (3, 12)}
+    assert await store.close_month()
+    assert await totals(store, ChargeDimension.SERVICE_CLASS, tenant="team-o") == before
+    limit = replace(a_scope().limit, budget="team-o")
+    ask = an_ask(0, ChargeScope(key="team-o/month", limit=limit))
+    (only,) = (await store.borrow("a", BorrowRequest(charges=(ask,)))).charges
+    assert only.settled == 0
 
 
 @pytest.mark.parametrize("has_ended", [False, True])

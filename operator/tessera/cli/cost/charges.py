@@ -13,7 +13,7 @@ from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.money import Money
-from tessera.domain.usage.statement import CLOSING_SECONDS
+from tessera.domain.usage.statement import CLOSING_SECONDS, WASTE
 
 NO_BUDGET = "(no budget)"
 # Words for the groupings of cost: a service's charges are those of all requests to it.
@@ -185,6 +185,11 @@ def _lines(charges: ChargeTable) -> Iterator[str]:
     heads = (*charges.by, *counts, "charge", "currency")
     yield from table([column_head(key) for key in heads], body, str.rjust, len(charges.by))
     yield from ("", *charge_notes(charges))
+    if any(row.get("class") == WASTE for row in charges.rows):
+        yield (
+            f"{WASTE}: what engines computed again, or for requests that they failed, at its price;"
+            " no sender pays it."
+        )
     yield (
         "Charges alone: nodes are shared by services and know no "
         f"{' and no '.join(charges.by)}; --by tenant,service has their cost beside the charges."

@@ -146,6 +146,8 @@ class UsageRecord:
     owner: str | None = None
     """Tenant of the service."""
     service_class: str = ""
+    waste_nanos: int = 0
+    """At its price, what engines computed for it and its sender does not pay."""
 
 
 def gateway_of(record_id: str) -> str:

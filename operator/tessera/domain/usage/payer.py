@@ -2,18 +2,18 @@
 
 Rate limits count by `charge.py`: the prompt once, whoever is to blame, and what was
 delivered. Money goes otherwise where an engine, a node or the gateway fails: before a token the
-sender pays nothing. What engines computed and no sender pays stays with the owner of the service:
-its records have tokens and a smaller charge, or none.
+sender pays nothing. What engines computed and no sender pays is a row of the owner of the service,
+of class WASTE.
 
-| ending | the sender pays |
-|---|---|
-| complete | its tokens |
-| the request's own size, or its client left | prompt, and the largest of delivered, counted, and what its engine can have made in that time |
-| its time was over | prompt, delivered |
-| engine refused it, failed or vanished before a token | nothing |
-| the same after a token, and no other engine went on | prompt, delivered |
-| retried, moved, resumed | as if it never moved |
-| killed gateway | as known, flagged |
+| ending | the sender pays | waste of the owner |
+|---|---|---|
+| complete | its tokens | |
+| the request's own size, or its client left | prompt, and the largest of delivered, counted, and what its engine can have made in that time | |
+| its time was over | prompt, delivered | |
+| engine refused it, failed or vanished before a token | nothing | what is known of its work |
+| the same after a token, and no other engine went on | prompt, delivered | the rest of that |
+| retried, moved, resumed | as if it never moved | the second prefill |
+| killed gateway | as known, flagged | |
 """  # noqa: E501 - a row of a table
 
 from collections.abc import Mapping
@@ -124,3 +124,13 @@ def paid_tokens(work: KnownWork) -> PaidTokens:
     # `/v1/messages` counts its prompt before the answer.
     paid = TokenParts(known.input or work.prompt, known.cached, output, known.reasoning)
     return PaidTokens(paid.at_most(work.most_input, work.most_output), flagged=True)
+
+
+def unpaid_tokens(end: ChargeEnd, used: TokenParts, recomputed: int) -> TokenParts:
+    """Return what engines computed of which the sender pays a part at most.
+
+    Of an engine that failed that is what was `used` in all, and of those that went on for others
+    what they `recomputed`.
+    """
+    unpaid = used if end is ChargeEnd.FAILURE else TokenParts()
+    return unpaid._replace(input=unpaid.input + recomputed)

@@ -17,6 +17,9 @@ HOUR_SECONDS = 3600
 CLOSING_SECONDS = 24 * HOUR_SECONDS
 # Of one tenant in a month; the charges of the others are one row.
 MAX_TAGS = 64
+# The class of what engines computed for requests of all tenants and no sender pays: rows of the
+# services' owner, which only statements by class have.
+WASTE = "Waste"
 # What records of corrections begin with, and the gateway that makes them by their ids.
 CORRECTIONS = "correction"
 MAX_CORRECTION = 2**53

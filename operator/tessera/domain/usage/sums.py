@@ -97,6 +97,7 @@ def _added(total: UsageRecord, record: UsageRecord) -> UsageRecord:
         queue_ns=total.queue_ns + record.queue_ns,
         total_ns=total.total_ns + record.total_ns,
         charge_nanos=_sum(total.charge_nanos, record.charge_nanos),
+        waste_nanos=total.waste_nanos + record.waste_nanos,
         charges=_merged(total.charges, record.charges) if record.charges else total.charges,
     )
 

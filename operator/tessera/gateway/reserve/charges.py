@@ -24,7 +24,7 @@ from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, 
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.charges import charge_scopes, price_for
-from tessera.domain.usage.payer import KnownWork, paid_tokens
+from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts, paid_tokens
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.fleet.replicas import Replicas
@@ -84,6 +84,8 @@ class RequestCharge:
     """Nano-units; None until an engine's end."""
     charges: tuple[tuple[str, int, int], ...] = ()
     """The accounts that pay them."""
+    waste: int = 0
+    """Nano-units of what engines computed and it does not pay."""
 
     def watches(self, request: RequestSummary) -> bool:
         """Return whether the stream of a request ends by its money, or shows its cost."""
@@ -123,6 +125,14 @@ class RequestCharge:
         parts = {"cached": cached, "output": output, "reasoning": reasoning}
         return charge_of(self.price, input_tokens=input_tokens, **parts), flagged
 
+    def note_waste(self, unpaid: TokenParts, end: ChargeEnd) -> None:
+        """Take what engines computed of which it pays a part at most, once it has its charge."""
+        input_tokens, cached, output, reasoning = unpaid
+        parts = {"cached": cached, "output": output, "reasoning": reasoning}
+        total = charge_of(self.price, input_tokens=input_tokens, **parts)
+        paid = (self.charge or 0) if end is ChargeEnd.FAILURE else 0
+        self.waste = max(0, total - max(paid, self.price.per_request))
+
     @property
     def headers(self) -> Headers:
         """Return what the client of an answer that is no stream learns."""
@@ -149,6 +159,7 @@ class RequestCharge:
             "charges": charges,
             "owner": self.owner,
             "service_class": self.service_class,
+            "waste_nanos": self.waste,
         }
 
 

@@ -9,7 +9,7 @@ from tessera.adapters.clock import Clock
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.domain.usage.charge import EngineWork, WorkEnd, charge, work_end
-from tessera.domain.usage.payer import ChargeEnd, charge_end
+from tessera.domain.usage.payer import ChargeEnd, TokenParts, charge_end, unpaid_tokens
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
@@ -143,11 +143,15 @@ class Settlement:
     def _charge(self, answered: Answered, charge: RequestCharge, phase: Phase, reason: str) -> None:
         """Say what a request is charged, which its reservation is settled by."""
         sent, end, unseen = answered.sent, charge_end(phase, reason), 0
+        counts = answered.counts
         if end is ChargeEnd.REQUEST and reason not in OUT_OF_MONEY:
             unseen = self._unseen(sent, self._places.replicas.means(sent.placed.model))
         work, charges = known_work(sent, charge, end, unseen), self._reservations.charges
         charge.charge, is_estimate = charges.price(charge, work)
         answered.estimated |= is_estimate
+        if answered.recomputed or end is ChargeEnd.FAILURE:
+            used = TokenParts(counts.input, counts.cached, counts.output, counts.reasoning)
+            charge.note_waste(unpaid_tokens(end, used, answered.recomputed), end)
         if phase is Phase.COMPLETED and sent.counts is not None:
             # What an engine claims beyond that is no length of answers.
             output = min(sent.counts.output, work.most_counted, work.most_output)

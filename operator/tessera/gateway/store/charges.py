@@ -30,6 +30,7 @@ from tessera.domain.usage.statement import (
     CORRECTIONS,
     HOUR_SECONDS,
     OTHER_WINDOWS,
+    WASTE,
     ChargeFlag,
 )
 from tessera.gateway.store.leases import clock, clock_column
@@ -190,6 +191,7 @@ async def _charged_before(
     charged = select(literal(1), func.sum(sums.charge_nanos), literal("")).where(
         sums.tenant == storable(limit.budget),
         sums.currency == limit.currency,
+        sums.service_class != WASTE,
         sums.hour >= -(-start // HOUR_SECONDS) * HOUR_SECONDS,
         sums.hour < end,
         or_(sums.flag.is_(None), sums.flag.not_in(OTHER_WINDOWS)),
@@ -282,9 +284,9 @@ async def without_records(
         by_limit[tenant, currencies[key], ChargeFlag.RESERVED, limit] += account.reserved
         by_limit[tenant, currencies[key], ChargeFlag.RESTORED, limit] += account.restored
     most: dict[tuple[str, str, ChargeFlag], int] = {}
-    for (*group, _), nanos in by_limit.items():
-        if nanos > most.get(tuple(group), 0):
-            most[tuple(group)] = nanos
+    for (tenant, currency, flag, _), nanos in by_limit.items():
+        if nanos > most.get((tenant, currency, flag), 0):
+            most[tenant, currency, flag] = nanos
     return most, list(accounts)
 
 

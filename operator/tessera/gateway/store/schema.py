@@ -68,6 +68,7 @@ USAGE_RECORDS = Table(
     Column("charges", JSON, nullable=False, server_default="[]"),
     Column("owner", Text),
     Column("service_class", Text, nullable=False, server_default=""),
+    Column("waste_nanos", BigInteger, nullable=False, server_default="0"),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )

@@ -16,6 +16,7 @@ from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     HOUR_SECONDS,
     MAX_TAGS,
+    WASTE,
     ChargeDimension,
     ChargeFlag,
     ChargeQuery,
@@ -52,6 +53,8 @@ _NS = 10**9
 _MONTH_ID = "month-"
 _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
+
+_NO_SENDER = dict.fromkeys(("team", "key", "user"))
 
 _SAME_OF, _COUNTS_OF = itemgetter(*_SAME), itemgetter(*_COUNTS)
 
@@ -122,15 +125,21 @@ async def add_hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -
     for row, (hour, is_late) in zip(rows, hours, strict=True):
         tag = tags.folded(months[hour], row["tenant"], row["tags"])
         flag = flag_of(gateway_of(row["record_id"]), row["reason"], is_late=is_late)
-        group = (hour, tag, flag, *_SAME_OF(row))
-        counts = _COUNTS_OF(row)
-        total = totals.get(group)
-        totals[group] = (
-            [count or 0 for count in counts]
-            if total is None
-            else [sum_ + (count or 0) for sum_, count in zip(total, counts, strict=True)]
-        )
+        _count(totals, (hour, tag, flag, *_SAME_OF(row)), _COUNTS_OF(row))
+        if row["waste_nanos"] and (owner := row["owner"]) is not None:
+            waste = {**row, **_NO_SENDER, "tenant": owner, "service_class": WASTE}
+            group = (hour, None, flag, *_SAME_OF(waste))
+            _count(totals, group, (0, 0, 0, 0, 0, row["waste_nanos"]))
     await add(connection, totals)
+
+
+def _count(totals: dict[Group, list[int]], group: Group, counts: Sequence[int | None]) -> None:
+    total = totals.get(group)
+    totals[group] = (
+        [count or 0 for count in counts]
+        if total is None
+        else [sum_ + (count or 0) for sum_, count in zip(total, counts, strict=True)]
+    )
 
 
 async def add(connection: AsyncConnection, totals: Mapping[Group, Sequence[int]]) -> None:
@@ -241,6 +250,8 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
     )
     if query.tenant is not None:
         statement = statement.where(columns.tenant == query.tenant)
+    if ChargeDimension.SERVICE_CLASS not in query.by:
+        statement = statement.where(columns.service_class != WASTE)
     totals = (await connection.execute(statement)).mappings().all()
     rows = [
         ChargeRow(

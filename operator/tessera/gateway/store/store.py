@@ -285,6 +285,7 @@ def _row(record: UsageRecord) -> dict[str, Any]:
     row["charges"] = [
         (storable(key), start, _bounded(nanos)) for key, start, nanos in record.charges
     ]
+    row["waste_nanos"] = _bounded(record.waste_nanos)
     if record.charge_nanos is not None:
         row["charge_nanos"] = _bounded(record.charge_nanos)
     return row

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("charges", sa.JSON, nullable=False, server_default="[]"),
         sa.Column("owner", sa.Text),
         sa.Column("service_class", sa.Text, nullable=False, server_default=""),
+        sa.Column("waste_nanos", sa.BigInteger, nullable=False, server_default="0"),
     ):
         op.add_column("usage_records", column)
     op.create_table(
