@@ -3,6 +3,7 @@
 import pytest
 
 from tessera.api.tenant_budget import WindowName
+from tessera.domain.charges.account import window_at
 from tessera.domain.charges.exchange import AccountKey
 from tessera.domain.charges.gateway_charges import (
     UNLIMITED,
@@ -11,7 +12,9 @@ from tessera.domain.charges.gateway_charges import (
     ChargesNeeded,
     GatewayCharges,
 )
-from tests.domain.charges.fleet import ChargeFleet, Member, a_scope, with_limit
+from tessera.domain.charges.scopes import OTHER_MONTH
+from tessera.domain.usage.statement import month_of
+from tests.domain.charges.fleet import NOON, ChargeFleet, Member, a_scope, with_limit
 
 DAY = (a_scope(1000),)
 
@@ -361,3 +364,26 @@ def test_many_keys_do_not_let_a_gateway_grow(keys: int) -> None:
     assert not member.charges._lent
     assert not member.charges._current
     assert len(member.charges.seen) <= 10_000
+
+
+def test_a_reservation_pays_in_each_month_of_statements_what_it_reserved_there() -> None:
+    fleet = ChargeFleet()
+    member = fleet.start()
+    start = month_of(NOON)
+    following = month_of(start + 32 * 86_400)
+    # Its window goes on, since it ends an hour before in Berlin.
+    fleet.clock_offset = member.charges.clock_offset = following - 1.0
+    scopes = (a_scope(1000, "month", "Month"),)
+
+    reservation = fleet.admit(member, scopes, 100)
+    fleet.now += 2.0
+    fleet.top_up(member, reservation, 50)
+    fleet.top_up(member, reservation, 5)
+
+    assert [nanos for _, nanos, _ in reservation.parts] == [100, 55]
+    assert reservation.other_months(start, 80) == ()
+    assert reservation.other_months(start, 130) == ((OTHER_MONTH, following, 30),)
+    assert reservation.other_months(following, 130) == ((OTHER_MONTH, start, 100),)
+    assert fleet.settle(member, reservation, 130) == (
+        ("team-a/month", window_at(scopes[0].limit, following)[0], 130),
+    )

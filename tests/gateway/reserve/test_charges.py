@@ -14,8 +14,9 @@ from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import ChargeLimit, MemberKind
+from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, MemberKind
 from tessera.domain.charges.throttle import ThrottleTerms
+from tessera.domain.usage.statement import month_of
 from tessera.gateway.reserve import charges
 from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying
 from tests.gateway.harness import (
@@ -180,6 +181,36 @@ async def test_a_stream_reserves_more_while_it_runs() -> None:
     assert answer.body.count(b"word") == 1500
     assert record.charge_nanos == 7 * INPUT + 1500 * OUTPUT
     assert (record.phase, record.estimated) == ("Completed", False)
+
+
+async def test_a_stream_pays_in_each_month_what_it_reserved_there() -> None:
+    used = {"prompt_tokens": 7, "completion_tokens": 1500, "total_tokens": 1507}
+    begins = month_of(time.time() + 70 * 86_400)
+
+    async def stream(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(b"".join([ROLE, *many(500)]))
+        await asyncio.sleep(0)
+        gateway.accounts.unix_time = lambda: begins + 5.0
+        for _ in range(10):
+            await call.chunk(b"".join(many(100)))
+            await asyncio.sleep(0.01)
+        await call.chunk(b"".join([END, a_usage(used), DONE]))
+        await call.finish()
+
+    async with (
+        ScriptedEngine(stream) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        gateway.accounts.unix_time = lambda: begins - 5.0
+        await gateway.post(STREAM)
+        record = await gateway.record()
+    assert record.charge_nanos == 7 * INPUT + 1500 * OUTPUT
+    first, second, *months = record.charges
+    before = first[2]
+    assert reserved(1000) < before < reserved(1200)
+    assert months == [(OTHER_MONTH, first[1], before), (OTHER_MONTH, begins, second[2])]
+    assert before + second[2] == record.charge_nanos
 
 
 def a_usage(used: dict[str, int]) -> bytes:

@@ -279,6 +279,31 @@ async def test_what_a_lost_gateway_had_reserved_is_one_row_at_the_close(
     assert await store.prune(before_ns=0) == 0
 
 
+async def test_what_is_reserved_in_another_month_counts_there(store: GatewayStore) -> None:
+    month = month_of(time.time())
+    charges_of = (("team-a/day", month - 86_400, 30), ("team-a/day", month, 12))
+    record = a_charged(
+        42,
+        started_at_ns=(month - 30) * SECOND,
+        charges=(*charges_of, ("", month, 12)),
+        tags="case=1",
+        output_tokens=50,
+    )
+    await store.record([record])
+
+    by = (ChargeDimension.TAG,)
+    assert await totals(store, *by, until=month) == {("case=1",): (1, 30)}
+    assert await totals(store, *by, since=month) == {("case=1",): (0, 12)}
+    (row,) = (await charges(store, since=month)).rows
+    assert row.output_tokens == 0
+    async with store.read() as connection:
+        keys = await connection.scalars(text("SELECT DISTINCT key FROM charge_spends"))
+        assert keys.all() == ["team-a/day"]
+    less = ChargeCorrection(id=record.record_id, amount_nanos=-2, reason="wrong price")
+    assert await store.correct(less, time.time_ns())
+    assert await totals(store, since=month) == {(): (0, 10)}
+
+
 async def test_waste_is_a_row_of_the_owner_and_of_no_limit(store: GatewayStore) -> None:
     wasted = {"owner": "team-o", "service": "team-o/chat", "user": "ada", "tags": "case=1"}
     now = time.time_ns()

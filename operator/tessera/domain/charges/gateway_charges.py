@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
+from tessera.domain.budget.periods import period_at
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, ChargeScope
 from tessera.domain.charges.throttle import BURST_SECONDS, ThrottleBucket
 
 # Ahead of requests a gateway has no more than it reserved in so long.
@@ -40,6 +43,7 @@ TOP_UP_SECONDS = 0.5
 _RETRY_SECONDS = 0.01
 
 _MAX_SEEN = 10_000
+_UTC = ZoneInfo("UTC")
 _NEVER = float("-inf")
 
 
@@ -152,10 +156,20 @@ class ChargeReservation:
 
     scopes: tuple[ChargeScope, ...]
     nanos: int
-    parts: list[tuple[list[LentCharges], int]]
-    """In the order in which they were reserved; each pays in its own windows."""
+    parts: list[tuple[list[LentCharges], int, int]]
+    """In the order in which they were reserved, with the month: each pays in its own windows."""
     charges: tuple[tuple[str, int, int], ...] | None = None
     """Key of a scope, start of a window, nano-units; None until it is settled."""
+
+    def other_months(self, month: int, charge: int) -> tuple[tuple[str, int, int], ...]:
+        """Return what of a charge is of other months than this one, under OTHER_MONTH."""
+        paid = []
+        for _, nanos, start in self.parts:
+            pay = min(charge, nanos)
+            charge -= pay
+            if pay and start != month:
+                paid.append((OTHER_MONTH, start, pay))
+        return tuple(paid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +211,8 @@ class GatewayCharges:
     _current: dict[str, LentCharges] = field(default_factory=dict)
     """By key of the scope, of the window in which it was last used."""
     _windows: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    _month: tuple[int, int] = (0, 0)
+    """Start and end of the last one that was asked for."""
     _number: int = 0
     _top_up_at: float = _NEVER
 
@@ -219,7 +235,8 @@ class GatewayCharges:
             each.free -= nanos
             each.reserved += nanos
             each.taken += nanos
-        return ChargeReservation(scopes, nanos, [(lent, nanos)])
+        month = self.month_at(now + self.clock_offset)
+        return ChargeReservation(scopes, nanos, [(lent, nanos, month)])
 
     def top_up(
         self, reservation: ChargeReservation, nanos: int, now: float
@@ -240,11 +257,12 @@ class GatewayCharges:
             each.reserved += nanos
             each.taken += nanos
             each.top_up_at = _NEVER
-        before, amount = reservation.parts[-1]
-        if lent == before:
-            reservation.parts[-1] = before, amount + nanos
+        before, amount, month = reservation.parts[-1]
+        month_now = self.month_at(now + self.clock_offset)
+        if lent == before and month == month_now:
+            reservation.parts[-1] = before, amount + nanos, month
         else:
-            reservation.parts.append((lent, nanos))
+            reservation.parts.append((lent, nanos, month_now))
         reservation.nanos += nanos
         return reservation
 
@@ -255,10 +273,10 @@ class GatewayCharges:
         nanos = min(nanos, reservation.nanos)
         reservation.nanos -= nanos
         for index in range(len(reservation.parts) - 1, -1, -1):
-            lent, amount = reservation.parts[index]
+            lent, amount, month = reservation.parts[index]
             back = min(amount, nanos)
             nanos -= back
-            reservation.parts[index] = lent, amount - back
+            reservation.parts[index] = lent, amount - back, month
             for each in lent:
                 each.reserved -= back
                 each.free += back
@@ -274,7 +292,7 @@ class GatewayCharges:
             return reservation.charges
         left = charge
         paid: list[tuple[str, int, int]] = []
-        for lent, nanos in reservation.parts:
+        for lent, nanos, _ in reservation.parts:
             pay = left if left < nanos else nanos
             left -= pay
             back = nanos - pay
@@ -288,6 +306,15 @@ class GatewayCharges:
             paid = _merged(paid)
         reservation.charges = tuple(paid)
         return reservation.charges
+
+    def month_at(self, at: float) -> int:
+        """Return the month of statements that a moment is of; both in Unix seconds."""
+        start, end = self._month
+        if not start <= at < end:
+            month = period_at("Month", datetime.fromtimestamp(at, UTC), _UTC)
+            start = int(month.start.timestamp())
+            self._month = start, int(month.end.timestamp())
+        return start
 
     def known(self, scope: ChargeScope, now: float) -> LentCharges:
         """Return what it has of the current window of a scope."""

@@ -7,6 +7,9 @@ from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.raises import AmountRaise, raised
 from tessera.domain.charges.throttle import ThrottleTerms
 
+# The key in `UsageRecord.charges` of what is of another month than that in which it began.
+OTHER_MONTH = ""
+
 
 class MemberKind(StrEnum):
     """What a limit of a tenant holds for."""

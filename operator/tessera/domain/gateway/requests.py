@@ -142,7 +142,10 @@ class UsageRecord:
     price_list: str | None = None
     """`RequestPrice.price_list`, from the admission on."""
     charges: tuple[tuple[str, int, int], ...] = ()
-    """Accounts that pay: key of the scope, start of the window in Unix seconds, nano-units."""
+    """Accounts that pay: key of the scope, start of the window in Unix seconds, nano-units.
+
+    With the key OTHER_MONTH, what counts in statements of a month that begins then.
+    """
     owner: str | None = None
     """Tenant of the service."""
     service_class: str = ""

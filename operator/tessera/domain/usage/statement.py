@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tessera.api.meta import Wire
+from tessera.domain.charges.scopes import OTHER_MONTH
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
 
@@ -151,7 +152,7 @@ def corrected(record: UsageRecord, correction: ChargeCorrection, now_ns: int) ->
     last windows that paid for it, while these are open.
     """
     digest = hashlib.sha256(correction.model_dump_json().encode()).hexdigest()[:16]
-    windows = {scope: start for scope, start, _ in sorted(record.charges)}
+    windows = {scope: start for scope, start, _ in sorted(record.charges) if scope != OTHER_MONTH}
     return UsageRecord(
         record_id=f"{CORRECTIONS}-{digest}",
         request_id=record.request_id,

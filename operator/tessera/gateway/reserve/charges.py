@@ -74,6 +74,8 @@ class RequestCharge:
     choices: int
     reservation: ChargeReservation | None
     """None where no limit holds for it."""
+    month: int = 0
+    """In which it began."""
     reserved: int = 0
     """Nano-units."""
     is_reduced: bool = False
@@ -152,6 +154,7 @@ class RequestCharge:
             if self.reservation is not None:
                 nanos = min(nanos, self.reserved)
                 charges = _divided(self.reservation, nanos)
+                charges += self.reservation.other_months(self.month, nanos)
         return {
             "charge_nanos": nanos,
             "currency": self.price.currency,
@@ -259,6 +262,7 @@ class Charges:
             wanted = usual if shape.stream else charge.most(most_output)
             charge.reservation = await self._obtain(terms.scopes, wanted, usual)
             charge.reserved = charge.reservation.nanos
+            charge.month = self.lending.month_at(chosen.received.identified.started_at_ns / 1e9)
             if not shape.stream and most_output:
                 charge.limit_output(chosen.summary.output_tokens is None)
         return charge
@@ -309,7 +313,9 @@ class Charges:
     def settle(self, charge: RequestCharge) -> None:
         """End the reservation of a request with its charge; a second time changes nothing."""
         if charge.reservation is not None:
-            charge.charges = self.lending.settle(charge.reservation, charge.charge or 0)
+            nanos = charge.charge or 0
+            paid = self.lending.settle(charge.reservation, nanos)
+            charge.charges = paid + charge.reservation.other_months(charge.month, nanos)
             self._wake()
 
     def learn(self, model: OfferedModel, output: int) -> None:
@@ -441,7 +447,8 @@ def _left_beside(
     """
     if running is None:
         return refusal.left, 0
-    left = refusal.left - running.parts[-1][1]
+    windows = running.parts[-1][0]
+    left = refusal.left - sum(nanos for lent, nanos, _ in running.parts if lent == windows)
     return left, min(left, *(lending.known(each, now).remaining() for each in running.scopes))
 
 
@@ -469,7 +476,7 @@ def _left(scope: ChargeScope, lent: LentCharges) -> dict[str, Any]:
 def _divided(reservation: ChargeReservation, nanos: int) -> tuple[tuple[str, int, int], ...]:
     """Return which accounts would pay a charge now."""
     paid = []
-    for lent, reserved in reservation.parts:
+    for lent, reserved, _ in reservation.parts:
         part = min(nanos, reserved)
         nanos -= part
         if part:

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import ChargeScope, MemberKind
+from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind
 from tessera.domain.gateway.requests import gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
@@ -68,6 +68,8 @@ async def add_spent(connection: AsyncConnection, rows: Sequence[Mapping[str, Any
     spent = Counter[tuple[str, int, str]]()
     for row in rows:
         for key, start, nanos in row["charges"]:
+            if key == OTHER_MONTH:
+                continue
             spent[key, start, gateway_of(row["record_id"])] += nanos
     if not spent:
         return

@@ -1,6 +1,6 @@
 """Hourly sums of charges, which statements are made of: written with the records themselves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tessera.domain.charges.scopes import OTHER_MONTH
 from tessera.domain.gateway.requests import gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
@@ -61,6 +62,8 @@ _SAME_OF, _COUNTS_OF = itemgetter(*_SAME), itemgetter(*_COUNTS)
 Rows = Sequence[Mapping[str, Any]]
 # In the order of _GROUP.
 Group = tuple[int | str | None, ...]
+# A moment in Unix seconds, a row, and what of its _COUNTS counts then.
+Part = tuple[int, Mapping[str, Any], Sequence[int | None]]
 
 
 class MonthTags:
@@ -113,24 +116,38 @@ async def add_hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock_shared(_MONTH_LOCK)))
     now, closed_until = await clock(connection), await closed_month_end(connection)
-    hours = [hour_of(row["started_at_ns"] // _NS, now, closed_until) for row in rows]
+    parts = [part for row in rows for part in _by_month(row)]
+    hours = [hour_of(at, now, closed_until) for at, _, _ in parts]
     months = {hour: month_of(hour) for hour in {hour for hour, _ in hours}}
     tagged = {
         (months[hour], row["tenant"], row["tags"])
-        for (hour, _), row in zip(hours, rows, strict=True)
+        for (hour, _), (_, row, _) in zip(hours, parts, strict=True)
         if row["tags"]
     }
     await tags.learn(connection, tagged)
     totals: dict[Group, list[int]] = {}
-    for row, (hour, is_late) in zip(rows, hours, strict=True):
+    for (at, row, counts), (hour, is_late) in zip(parts, hours, strict=True):
         tag = tags.folded(months[hour], row["tenant"], row["tags"])
         flag = flag_of(gateway_of(row["record_id"]), row["reason"], is_late=is_late)
-        _count(totals, (hour, tag, flag, *_SAME_OF(row)), _COUNTS_OF(row))
-        if row["waste_nanos"] and (owner := row["owner"]) is not None:
+        _count(totals, (hour, tag, flag, *_SAME_OF(row)), counts)
+        is_first = at == row["started_at_ns"] // _NS
+        if is_first and row["waste_nanos"] and (owner := row["owner"]) is not None:
             waste = {**row, **_NO_SENDER, "tenant": owner, "service_class": WASTE}
             group = (hour, None, flag, *_SAME_OF(waste))
             _count(totals, group, (0, 0, 0, 0, 0, row["waste_nanos"]))
     await add(connection, totals)
+
+
+def _by_month(row: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield what of a row counts when it began, and what is charged in other months."""
+    others = [(start, nanos) for key, start, nanos in row["charges"] if key == OTHER_MONTH]
+    counts = _COUNTS_OF(row)
+    if others:
+        *tokens, charge = counts
+        counts = (*tokens, charge - sum(nanos for _, nanos in others))
+    yield row["started_at_ns"] // _NS, row, counts
+    for start, nanos in others:
+        yield start, row, (0, 0, 0, 0, 0, nanos)
 
 
 def _count(totals: dict[Group, list[int]], group: Group, counts: Sequence[int | None]) -> None:
