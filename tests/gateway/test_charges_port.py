@@ -1,5 +1,6 @@
 """Statements and corrections on the port of a gateway for the platform."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,3 +161,14 @@ async def test_a_correction_that_cannot_be_made_says_why(
 
     assert status == expected
     assert answer["error"]
+
+
+async def test_months_whose_sums_are_deleted_are_refused(port: Port) -> None:
+    month = {"since": "2020-01-01T00:00:00Z", "until": "2020-02-01T00:00:00Z"}
+    status, body = await port.get(by="key", **month)
+
+    assert status == 400
+    assert re.fullmatch(
+        r"query: sums of charges before \d{4}-\d\d-01T00:00:00\+00:00 are deleted", body["error"]
+    )
+    assert (await port.get(by="key", **{**month, "until": "2040-02-01T00:00:00Z"}))[0] == 200

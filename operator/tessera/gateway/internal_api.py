@@ -26,6 +26,7 @@ from tessera.domain.usage.statement import (
     ChargeQuery,
     ChargeRow,
     month_of,
+    retained_since,
 )
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.store.database import StoreError
@@ -143,6 +144,10 @@ class InternalApi:
                     f"query: {name} {_moment(moment * 10**9)} is within a closed month, whose "
                     "hours are added up; give the first of a month of UTC",
                 )
+        retained = retained_since(time.time())
+        if not report.rows and 0 < query.until <= retained:
+            message = f"query: sums of charges before {_moment(retained * 10**9)} are deleted"
+            raise _refusal(web.HTTPBadRequest, message)
         return {
             "rows": _named(query.by, report.rows),
             "truncated": report.is_truncated,

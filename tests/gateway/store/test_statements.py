@@ -20,6 +20,7 @@ from tessera.domain.usage.statement import (
     ChargeReport,
     closed_month,
     month_of,
+    retained_since,
 )
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS, a_record
@@ -240,6 +241,28 @@ async def test_a_month_is_open_until_a_day_after_its_end_and_while_records_are_i
     async with store.write() as connection:
         await connection.execute(text("UPDATE charge_months SET closed_at = closed_at - 601"))
     assert await store.close_month()
+
+
+async def test_sums_of_closed_months_are_deleted_after_13_months(store: GatewayStore) -> None:
+    now = time.time()
+    first = retained_since(now)
+    assert 13 <= (now - first) / (365.25 / 12 * 86_400) < 14.5
+    assert month_of(first) == first
+    hours = (0, first - HOUR, first, month_of(now) - 3 * HOUR)
+    await store.record(
+        [a_charged(1, started_at_ns=hour * SECOND, key=f"{hour}", tags="a=1") for hour in hours]
+    )
+    assert await store.prune(before_ns=0) == 0, "no month is closed"
+    assert await store.close_month()
+
+    assert await store.prune(before_ns=0, limit=1) == 1
+    assert await store.prune(before_ns=0) == 1
+    assert await store.prune(before_ns=0) == 0
+
+    assert await totals(store, ChargeDimension.KEY) == {(f"{at}",): (1, 1) for at in hours[2:]}
+    async with store.read() as connection:
+        months = await connection.scalars(text("SELECT month FROM charge_tags ORDER BY month"))
+        assert months.all() == [first, month_of(hours[3])]
 
 
 async def test_gateways_that_close_a_month_and_record_at_once_agree(store_url: str) -> None:

@@ -16,6 +16,8 @@ from tessera.domain.gateway.requests import UsageRecord
 HOUR_SECONDS = 3600
 # A month that ended so long ago never changes.
 CLOSING_SECONDS = 24 * HOUR_SECONDS
+# Sums of a month that ended so long ago, 13 months of 31 days, are deleted.
+_RETENTION_SECONDS = 403 * 24 * HOUR_SECONDS
 # Of one tenant in a month; the charges of the others are one row.
 MAX_TAGS = 64
 # The class of what engines computed for requests of all tenants and no sender pays: rows of the
@@ -124,6 +126,11 @@ def month_of(seconds: float) -> int:
 def closed_month(now: float) -> int:
     """Return the end of the last month that is to be closed, in Unix seconds."""
     return month_of(now - CLOSING_SECONDS)
+
+
+def retained_since(now: float) -> int:
+    """Return the start of the first month of which the sums stay, in Unix seconds."""
+    return month_of(now - _RETENTION_SECONDS)
 
 
 def hour_of(started_at: int, now: float, closed_until: int) -> tuple[int, bool]:

@@ -27,6 +27,7 @@ from tessera.domain.usage.statement import (
     flag_of,
     hour_of,
     month_of,
+    retained_since,
 )
 from tessera.domain.usage.sums import OTHER
 from tessera.gateway.store import charges
@@ -230,6 +231,16 @@ async def close_month(connection: AsyncConnection) -> bool:
         first = end
     await connection.execute(CHARGE_MONTHS.insert().values(until=until, closed_at=now))
     return True
+
+
+async def prune(connection: AsyncConnection, limit: int) -> int:
+    """Delete some sums of closed months of which the retention is over; return how many."""
+    columns, now = CHARGE_SUMS.c, await clock(connection)
+    since = min(retained_since(now), await closed_month_end(connection))
+    some = select(columns.id).where(columns.hour < since).limit(limit)
+    result = await connection.execute(delete(CHARGE_SUMS).where(columns.id.in_(some)))
+    await connection.execute(delete(CHARGE_TAGS).where(CHARGE_TAGS.c.month < since))
+    return result.rowcount
 
 
 def _lost(hour: int, tenant: str, currency: str, flag: ChargeFlag) -> Group:

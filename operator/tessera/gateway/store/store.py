@@ -218,8 +218,8 @@ class GatewayStore(ChargeStore):
     async def prune(self, before_ns: int, limit: int = 1000) -> int:
         """Delete at most `limit` records that started earlier; return how many rows went.
 
-        Accounts of limits that were not used for two days go too, and those of charges so long
-        after their windows.
+        Accounts of limits that were not used for two days go too, those of charges whose windows
+        ended, and sums of charges after 13 months.
         """
         columns = USAGE_RECORDS.c
         oldest = (
@@ -231,10 +231,11 @@ class GatewayStore(ChargeStore):
         async with self.write() as connection:
             await leases.close_idle_accounts(connection)
             accounts = await charges.prune(connection)
+            sums = await statements.prune(connection, limit)
             result = await connection.execute(
                 delete(USAGE_RECORDS).where(columns.record_id.in_(oldest))
             )
-        return result.rowcount + accounts
+        return result.rowcount + accounts + sums
 
     async def rows_by_tenant(self) -> dict[str, int]:
         """Return how many rows each tenant has."""
