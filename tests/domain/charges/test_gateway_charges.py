@@ -6,6 +6,7 @@ from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.exchange import AccountKey
 from tessera.domain.charges.gateway_charges import (
+    RENEWAL_SECONDS,
     UNLIMITED,
     ChargeRefusal,
     ChargeReservation,
@@ -387,3 +388,21 @@ def test_a_reservation_pays_in_each_month_of_statements_what_it_reserved_there()
     assert fleet.settle(member, reservation, 130) == (
         ("team-a/month", window_at(scopes[0].limit, following)[0], 130),
     )
+
+
+def test_a_gateway_whose_streams_have_all_reserved_is_heard_until_they_end() -> None:
+    fleet, (member,) = a_fleet()
+    reservation = fleet.admit(member, DAY, 1000)
+    fleet.renew()
+    asks = []
+    for _ in range(4):
+        before = fleet.asks
+        for _ in range(int(RENEWAL_SECONDS / 0.5)):
+            fleet.renew()
+        asks.append(fleet.asks - before)
+    assert asks == [1, 1, 1, 1]
+    fleet.settle(member, reservation, 1000)
+    fleet.renew(RENEWAL_SECONDS)
+    before = fleet.asks
+    fleet.renew(RENEWAL_SECONDS)
+    assert fleet.asks == before

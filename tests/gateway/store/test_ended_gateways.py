@@ -1,11 +1,17 @@
 """What was lent to a gateway that ended is lent again, and not before its records are stored."""
 
+import asyncio
+import shutil
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from tessera.domain.charges.account import LIVE_SECONDS
 from tessera.domain.charges.exchange import LendingOutcome
+from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.journal import JOURNALS
 from tessera.gateway.usage.metrics import GatewayMetrics
@@ -22,10 +28,19 @@ async def opened(folder: Path, name: str, url: str | None = None) -> Recording:
     return recording
 
 
+async def pass_seconds(store: GatewayStore, seconds: float = LIVE_SECONDS) -> None:
+    """Let so much time pass without a word of any gateway."""
+    async with store.write() as connection:
+        changed = text("UPDATE gateways SET seen_at = seen_at - :seconds")
+        await connection.execute(changed, {"seconds": seconds})
+
+
 async def killed(recording: Recording) -> None:
-    """End a gateway without a word, as kill -9 does."""
+    """End a gateway without a word, as kill -9 does, so long ago that it is known."""
     assert recording._journal is not None
     kill(recording._journal)
+    with suppress(StoreError):
+        await pass_seconds(recording.store)
     for store in (recording.store, recording._spool):
         if store is not None:
             await store.close()
@@ -76,6 +91,52 @@ async def test_a_gateway_that_ends_in_order_returns_all(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_copy_of_a_volume_frees_nothing_of_the_gateway_that_goes_on(
+    store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "volume").mkdir()
+    first = await opened(tmp_path / "volume", "a", store_url)
+    await answer(first.store, "a", an_ask(90))
+    first.add(a_charge("a", 20))
+    await first.writer.flush()
+    copy = Path(shutil.copytree(tmp_path / "volume", tmp_path / "copy"))
+    second = await opened(copy, "b", store_url)
+    await second.writer.flush()
+
+    await second.ended.close()
+    assert (await answer(first.store, "a", an_ask(0, ceiling=90, used=20))).ceiling == 90
+    await second.ended.close()
+    await pass_seconds(second.store)
+    await second.ended.close()
+
+    refused = await answer(second.store, "b", an_ask(20))
+    assert (refused.outcome is LendingOutcome.GRANTED, refused.lent) == (False, 70)
+    assert "gateway a goes on: its journal here is a copy" in caplog.text
+    assert len(list((copy / JOURNALS).iterdir())) == 1, "its own"
+    await first.close()
+    granted = await answer(second.store, "b", an_ask(80))
+    assert (granted.outcome, granted.settled) == (LendingOutcome.GRANTED, 20)
+    await second.close()
+
+
+async def test_a_gateway_that_asked_just_now_is_not_ended_yet(
+    store_url: str, tmp_path: Path
+) -> None:
+    first = await opened(tmp_path, "a", store_url)
+    await answer(first.store, "a", an_ask(90))
+    await killed(first)
+    second = await opened(tmp_path, "b", store_url)
+    await pass_seconds(second.store, -1.0)
+
+    await second.ended.close()
+    assert (await answer(second.store, "b", an_ask(90))).outcome is not LendingOutcome.GRANTED
+    await asyncio.sleep(1.1)
+    await second.ended.close()
+
+    assert (await answer(second.store, "b", an_ask(90))).outcome is LendingOutcome.GRANTED
+    await second.close()
+
+
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_while_the_database_is_away_nothing_is_returned_and_afterwards_all_is(
     postgresql: PostgresqlServer, tmp_path: Path, is_killed: bool
@@ -95,6 +156,7 @@ async def test_while_the_database_is_away_nothing_is_returned_and_afterwards_all
     await killed(second)
 
     third = await opened(tmp_path, "c", url)
+    await pass_seconds(third.store)
     assert (await answer(third.store, "c", an_ask(80))).outcome is not LendingOutcome.GRANTED
     third.writer._retry_at = 0.0
     await third.writer.write()

@@ -448,7 +448,9 @@ class GatewayCharges:
         is_plenty = lent.remaining() > PLENTY * lent.free
         if now - lent.asked_at < (RENEWAL_SECONDS if is_plenty else QUICK_RENEWAL_SECONDS):
             return None
-        if lent.is_said and not lent.free:
+        # Who has money reserved is heard, so that no other frees it.
+        is_heard = not lent.reserved or now - lent.asked_at < RENEWAL_SECONDS
+        if lent.is_said and not lent.free and is_heard:
             return None
         return self._renewed(lent, now, ahead)
 

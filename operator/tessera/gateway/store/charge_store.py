@@ -28,6 +28,11 @@ class ChargeStore(Database):
         async with self.write(seconds=2.0) as connection:
             return await charges.exchange(connection, gateway, asks)
 
+    async def heard_at(self, gateway: str) -> tuple[float, float]:
+        """Return when a gateway last asked, 0 if that is long ago, and the database's clock."""
+        async with self.read(seconds=2.0) as connection:
+            return await charges.heard_at(connection, gateway)
+
     async def close_gateway(self, gateway: str) -> None:
         """Free what was lent to a gateway that ended and did not use it.
 

@@ -217,6 +217,12 @@ async def _charged_before(
     return total
 
 
+async def heard_at(connection: AsyncConnection, gateway: str) -> tuple[float, float]:
+    """Return when a gateway last asked, 0 if that is long ago, and the database's clock."""
+    statement = select(GATEWAYS.c.seen_at).where(GATEWAYS.c.name == gateway)
+    return float(await connection.scalar(statement) or 0.0), await clock(connection)
+
+
 async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS) -> int:
     """End a gateway of which all records are stored, in some accounts; return in how many.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tessera.api.text import counted
+from tessera.domain.charges.account import LIVE_SECONDS
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.gateway.refusals import RequestError
@@ -57,6 +58,8 @@ class EndedGateways:
         """Take `spooled`, which returns how many records the store has not."""
         self._store, self._spooled = store, spooled
         self._journals = list[AbandonedJournal]()
+        self._heard_at = dict[str, float]()
+        """When each had last asked as its journal was first looked at."""
 
     def add(self, journal: AbandonedJournal) -> None:
         """Take the journal of a gateway, of which the records are written."""
@@ -64,12 +67,20 @@ class EndedGateways:
         self._journals.append(journal._replace(records=()))
 
     async def close(self) -> None:
-        """Free the charges that were lent to them, once no record is left; raises StoreError."""
-        while self._journals and not self._spooled():
-            journal = self._journals[-1]
-            await self._store.close_gateway(journal.gateway)
+        """Free the charges that were lent to them, once no record is left; raises StoreError.
+
+        One that asks again lives, so that this volume is a copy of its own: it frees nothing.
+        """
+        for journal in () if self._spooled() else tuple(self._journals):
+            heard_at, now = await self._store.heard_at(journal.gateway)
+            if heard_at != self._heard_at.setdefault(journal.gateway, heard_at):
+                log.error("gateway %s goes on: its journal here is a copy", journal.gateway)
+            elif abs(now - heard_at) < LIVE_SECONDS:
+                continue
+            else:
+                await self._store.close_gateway(journal.gateway)
             journal.delete()
-            self._journals.pop()
+            self._journals.remove(journal)
 
     async def run(self) -> None:
         """Close them until it is cancelled."""
