@@ -115,7 +115,7 @@ def test_nothing_is_paid_twice_or_beyond_what_was_possible(work: KnownWork) -> N
     [
         (Phase.COMPLETED, "", ChargeEnd.ANSWER),
         (Phase.ABORTED, RequestReason.CLIENT_GONE, ChargeEnd.REQUEST),
-        (Phase.ABORTED, RequestReason.BUDGET_EXCEEDED, ChargeEnd.REQUEST),
+        (Phase.ABORTED, RequestReason.BUDGET_EXCEEDED, ChargeEnd.TIME),
         (Phase.FAILED, RequestReason.RESPONSE_TOO_LARGE, ChargeEnd.REQUEST),
         (Phase.ABORTED, RequestReason.HELD_BYTES_EXCEEDED, ChargeEnd.REQUEST),
         (Phase.FAILED, RequestReason.ENGINE_TIMEOUT, ChargeEnd.TIME),

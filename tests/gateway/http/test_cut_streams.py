@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.gateway.http.cut_streams import CutUsage, cut_events, with_cost
+from tessera.gateway.http.cut_streams import CutUsage, passed_events, with_cost
 from tessera.gateway.http.sse import event_data, split_events
 from tessera.gateway.paths import PATHS
 from tests.gateway.course.paths import stream_of
@@ -15,12 +15,16 @@ USAGE = CutUsage(7, 20, "0.00021")
 STREAMING = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
 
 
-def cut(path: str, first: bytes, last: bytes, **changes: Any) -> list[Any]:
+def cut(
+    path: str, *events: bytes, choices: int = 1, usage: CutUsage | None = USAGE
+) -> list[Any]:
     stream_format = PATHS[path].stream
     assert stream_format is not None
-    arguments = {"choices": 1, "usage": USAGE, **changes}
-    events = cut_events(stream_format, first, last, "BudgetExceeded", **arguments)
-    datas = map(event_data, split_events(events))
+    passed = passed_events(stream_format, choices)
+    for each in events:
+        passed.add(each)
+    end = passed.cut("BudgetExceeded", usage)
+    datas = map(event_data, split_events(end))
     return [data if data == b"[DONE]" else json.loads(data) for data in datas]
 
 

@@ -9,7 +9,7 @@ of class WASTE.
 |---|---|---|
 | complete | its tokens | |
 | the request's own size, or its client left | prompt, and the largest of delivered, counted, and what its engine can have made in that time | |
-| its time was over | prompt, delivered | |
+| its time was over, or its money | prompt, delivered | |
 | engine refused it, failed or vanished before a token | nothing | what is known of its work |
 | the same after a token, and no other engine went on | prompt, delivered | the rest of that |
 | retried, moved, resumed | as if it never moved | the second prefill |
@@ -31,9 +31,9 @@ class ChargeEnd(Enum):
     ANSWER = auto()
     """Its whole answer came."""
     REQUEST = auto()
-    """Its own size, its money, or its client that left."""
+    """Its own size, or its client that left."""
     TIME = auto()
-    """It took too long."""
+    """It took too long, or no more money was left for it."""
     FAILURE = auto()
     """An engine, a node or the gateway."""
     KILLED = auto()
@@ -44,8 +44,8 @@ _ENDS: Mapping[str, ChargeEnd] = {
     RequestReason.CLIENT_GONE: ChargeEnd.REQUEST,
     RequestReason.HELD_BYTES_EXCEEDED: ChargeEnd.REQUEST,
     RequestReason.RESPONSE_TOO_LARGE: ChargeEnd.REQUEST,
-    RequestReason.BUDGET_EXCEEDED: ChargeEnd.REQUEST,
-    RequestReason.BUDGET_UNAVAILABLE: ChargeEnd.REQUEST,
+    RequestReason.BUDGET_EXCEEDED: ChargeEnd.TIME,
+    RequestReason.BUDGET_UNAVAILABLE: ChargeEnd.TIME,
     RequestReason.ENGINE_TIMEOUT: ChargeEnd.TIME,
     RequestReason.GATEWAY_KILLED: ChargeEnd.KILLED,
 }

@@ -1,14 +1,17 @@
-"""A stream that passes as far as it is paid, and waits or ends where its money runs out."""
+"""A stream that passes as far as it is paid, and waits or ends where its money runs out.
+
+What is held when it ends passes as far as it is paid too, event by event. The rest of it has no
+price: its client does not get it.
+"""
 
 import asyncio
 import math
 
 from typing_extensions import override
 
-from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts
-from tessera.gateway.http.cut_streams import MAX_FIRST_BYTES, CutUsage, cut_events, with_cost
-from tessera.gateway.http.sse import StreamFormat
+from tessera.gateway.http.cut_streams import CutUsage, passed_events, with_cost
+from tessera.gateway.http.sse import EventRelay, StreamFormat, split_events
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import Headers, RequestError, amount_text
 from tessera.gateway.relay.sent import Sent
@@ -22,9 +25,6 @@ from tessera.gateway.reserve.charges import (
 
 # Of an answer without usage, as of streams.
 _BYTES_PER_TOKEN = 4
-# Of the block of a message; others of its events have none.
-_INDEX = b'"index"'
-OUT_OF_MONEY = frozenset({RequestReason.BUDGET_EXCEEDED, RequestReason.BUDGET_UNAVAILABLE})
 
 
 class OutOfMoneyError(RequestError):
@@ -57,10 +57,9 @@ class PaidSink:
         self._asking: asyncio.Task[None] | None = None
         self._held: list[bytes] = []
         self._own_bytes = 0
-        # Events of which the last ones repeat some fields.
-        self._first = self._last = b""
         self._has_begun = False
-        self._keeps_last = b"event: message_stop\n" in stream.ends
+        self._passed = passed_events(stream, charge.choices)
+        self._passed_tokens = 0
         self._set_enough()
 
     @property
@@ -74,15 +73,16 @@ class PaidSink:
 
     def part(self, data: bytes) -> bool:
         """Pass events on, or hold them; False where they are held."""
-        if self._held or (self._sent.tokens > self._enough and not self._is_paid()):
+        tokens = self._sent.tokens
+        if self._held or (tokens > self._enough and not self._is_paid()):
             self._held.append(data)
             self._own_bytes += len(data)
             return False
+        self._passed_tokens = tokens
+        if self._passed.follows or not self._has_begun:
+            self._own_bytes += self._passed.add(data)
         if not self._has_begun:
-            self._begin(data)
-        if self._keeps_last and _INDEX in data and len(data) <= MAX_FIRST_BYTES:
-            self._own_bytes += len(data) - len(self._last)
-            self._last = data
+            self._begin()
         if self._shows_cost and b'"usage"' in data:
             work = known_work(self._sent, self._charge, ChargeEnd.ANSWER)
             nanos, _ = self._charges.price(self._charge, work)
@@ -127,12 +127,9 @@ class PaidSink:
         if self._asking is not None:
             self._asking.cancel()
 
-    def _begin(self, data: bytes) -> None:
-        """Keep the first events, and give back what the prompt cannot need."""
+    def _begin(self) -> None:
+        """Give back what the prompt cannot need."""
         self._has_begun = True
-        if len(data) <= MAX_FIRST_BYTES:
-            self._first = data
-            self._own_bytes += len(data)
         if (prompt := self._counted_prompt) is not None:
             self._charges.shrink(self._charge, prompt)
 
@@ -183,17 +180,35 @@ class PaidSink:
         self._set_enough()
 
     def _cut(self, reason: str) -> bytes:
+        """Pass on what is paid, and return what ends the stream behind it."""
+        delivered = self._pass_paid()
+        # The answer has no more than these, whatever its engine made.
+        self._charge.max_output = delivered
         usage = None
         if self._shows_cost:
-            work = known_work(self._sent, self._charge, ChargeEnd.REQUEST)
+            work = known_work(self._sent, self._charge, ChargeEnd.TIME)
             nanos, _ = self._charges.price(self._charge, work)
-            output = min(work.delivered, self._charge.paid_output)
             counted = work.counted.input if work.counted is not None else 0
-            usage = CutUsage(counted or work.prompt, output, amount_text(nanos))
-        choices = self._charge.choices
-        return cut_events(
-            self._format, self._first, self._last, reason, choices=choices, usage=usage
-        )
+            usage = CutUsage(counted or work.prompt, delivered, amount_text(nanos))
+        return self._passed.cut(reason, usage)
+
+    def _pass_paid(self) -> int:
+        """Pass on the first of the events that are held; return the tokens that the client has."""
+        relay = EventRelay(self._format, keep_usage=True)
+        # They began with the stream.
+        relay.started = True
+        events, tokens = [], self._passed_tokens
+        for event in split_events(b"".join(self._held)):
+            relay.feed(event)
+            # Both sums are rounded down: the last token, which the end may follow, stays behind.
+            if self._passed_tokens + relay.tokens >= self._charge.paid_output:
+                break
+            tokens = self._passed_tokens + relay.tokens
+            events.append(event)
+        self._held, self._enough = [], math.inf
+        if events:
+            self.part(b"".join(events))
+        return tokens
 
 
 def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 0) -> KnownWork:

@@ -16,7 +16,7 @@ from tessera.gateway.identify.senders import Identified, RecordFields
 from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.relay.paid import OUT_OF_MONEY, known_work
+from tessera.gateway.relay.paid import known_work
 from tessera.gateway.relay.sent import Sent
 from tessera.gateway.reserve.charges import RequestCharge
 from tessera.gateway.reserve.limits import Reservations, Reserved
@@ -144,7 +144,7 @@ class Settlement:
         """Say what a request is charged, which its reservation is settled by."""
         sent, end, unseen = answered.sent, charge_end(phase, reason), 0
         counts = answered.counts
-        if end is ChargeEnd.REQUEST and reason not in OUT_OF_MONEY:
+        if end is ChargeEnd.REQUEST:
             unseen = self._unseen(sent, self._places.replicas.means(sent.placed.model))
         work, charges = known_work(sent, charge, end, unseen), self._reservations.charges
         charge.charge, is_estimate = charges.price(charge, work)
