@@ -130,9 +130,8 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 )
 def test_names_that_are_no_text_are_refused(rest: bytes, padding: bytes) -> None:
     body = b'{"model": "chat", "messages": [], "stream": true, %b%b}' % (padding, rest)
-    parsed = parse(CHAT, body)
     with pytest.raises(RequestError, match="no valid JSON"):
-        body_for_engine(body, parsed, "chat", None)
+        body_for_engine(body, parse(CHAT, body), "chat", None)
 
 
 def test_values_that_the_gateway_does_not_read_stay_as_sent() -> None:

@@ -1,7 +1,7 @@
 """JSON that is read without an object for each of its values, however many it has."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,6 +36,8 @@ _name = msgspec.json.Decoder(str)
 _OBJECT = re.compile(rb"\s*+\{(\s*+\})?")
 _SIMPLE = re.compile(rb'\s*+(?:"[^"\\]*+"|[\w.+-]++)\s*+')
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
+# That a field has at the least, as `"n":1,`.
+_LEAST_FIELD_BYTES = 6
 # Of the fields that the gateway changes, if all letters were escapes.
 _MAX_NAME_BYTES = 256
 _Parts = list[bytes | memoryview]
@@ -65,6 +67,32 @@ def check_marks(body: bytes) -> None:
         raise invalid_request(
             f"the body has more than {MAX_MARKS} commas and quotation marks; send fewer values"
         )
+
+
+def check_names(body: bytes, names: Collection[str]) -> None:
+    """Refuse a valid object that has two values of one of these names.
+
+    Parsers differ in which of them counts. Raises RequestError.
+    """
+    if len(body) <= _SMALL_BYTES and _has_no_other(body, decode(_all_fields, body)):
+        return
+    seen = set[str]()
+    for name, _, _ in _fields(memoryview(body)):
+        if name in seen:
+            raise invalid_request(f"{name}: the body has it twice; send it once", name)
+        if name in names:
+            seen.add(name)
+
+
+def _has_no_other(text: bytes, fields: Mapping[str, msgspec.Raw]) -> bool:
+    """Return whether an object is known to have these fields alone, as most clients write it."""
+    # Quotation marks, a colon and a comma of each, and the braces.
+    least = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1
+    if len(text) - least < _LEAST_FIELD_BYTES:
+        return True
+    # A space after each colon and each comma, as Python writes it.
+    spaced = b", ".join([b'"%b": %b' % (name.encode(), value) for name, value in fields.items()])
+    return text == b"{%b}" % spaced
 
 
 def first_items(array: memoryview) -> list[msgspec.Raw]:

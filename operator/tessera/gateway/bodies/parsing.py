@@ -11,7 +11,7 @@ from typing_extensions import override
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, MAX_BLOCKS
 from tessera.domain.observed.drafts import TemperatureClass, temperature_class
 from tessera.gateway.bodies.answer_size import VectorSize, vector_size
-from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
+from tessera.gateway.bodies.json_values import check_marks, check_names, decode, with_fields
 from tessera.gateway.bodies.prompt_size import (
     NO_MEDIA,
     Media,
@@ -76,6 +76,8 @@ class RequestFields(msgspec.Struct, gc=False):
     """What an engine keeps in its cache, in the order in which chat templates have it."""
     session_fields: ClassVar[tuple[str, ...]] = ()
     """Where a client says which prompts begin alike: the first that is given counts."""
+    sole_fields: ClassVar[tuple[str, ...]] = ("model",)
+    """Of fields that decide where a request goes and what it costs: each comes once."""
     opening_bytes: ClassVar[int | None] = None
     """Of a prompt that is no conversation, those that tell it from others."""
     computes: ClassVar[bool] = False
@@ -232,6 +234,7 @@ class _StreamOptions(msgspec.Struct, gc=False):
 class _GenerationFields(_ComputedFields, gc=False):
     output_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
     """The fields that limit the generated tokens: the first that is given counts."""
+    sole_fields = (*RequestFields.sole_fields, "stream", "max_tokens")
     stream: bool | msgspec.UnsetType | None = msgspec.UNSET
     temperature: msgspec.Raw = _NONE
     """Engines refuse what is no temperature, and in their own words."""
@@ -303,6 +306,7 @@ class ChatFields(_UsageStreamFields, gc=False):
     """`/v1/chat/completions`."""
 
     output_fields = ("max_completion_tokens", "max_tokens")
+    sole_fields = (*_GenerationFields.sole_fields, "max_completion_tokens", "n")
     media_fields = ("messages",)
     prompt_fields = ("tools", "messages")
     session_fields = ("prompt_cache_key", "user")
@@ -323,6 +327,10 @@ class ChatFields(_UsageStreamFields, gc=False):
 class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     """`/v1/completions`."""
 
+    sole_fields = (
+        *_GenerationFields.sole_fields,
+        *("n", "best_of", "prompt", "suffix", "prompt_embeds"),
+    )
     unlisted_fields = ("prompt_embeds",)
     prompt_fields = ("prompt",)
     opening_bytes = 4096
@@ -366,6 +374,7 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
 class InputFields(_ComputedFields, gc=False):
     """`/classify`, which also takes a conversation."""
 
+    sole_fields = (*RequestFields.sole_fields, "input")
     media_fields = ("input", "messages")
     input: msgspec.Raw = _NONE
     messages: msgspec.Raw = _NONE
@@ -423,6 +432,7 @@ class RerankFields(_PairFields, gc=False):
     """`/rerank`."""
 
     sides = (("query",), ("documents",))
+    sole_fields = (*RequestFields.sole_fields, "query", "documents")
     media_fields = ("query", "documents")
     query: msgspec.Raw = _NONE
     documents: msgspec.Raw = _NONE
@@ -433,6 +443,7 @@ class ScoreFields(_PairFields, gc=False):
 
     sides = (("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2"))
     media_fields = (*sides[0], *sides[1])
+    sole_fields = (*RequestFields.sole_fields, *media_fields)
     text_1: msgspec.Raw = _NONE
     queries: msgspec.Raw = _NONE
     data_1: msgspec.Raw = _NONE
@@ -446,6 +457,7 @@ class ResponsesFields(_GenerationFields, gc=False):
     """`/v1/responses`."""
 
     output_fields = ("max_output_tokens",)
+    sole_fields = (*RequestFields.sole_fields, "stream", "max_output_tokens")
     media_fields = ("input",)
     prompt_fields = ("tools", "instructions", "input")
     session_fields = ("prompt_cache_key", "user")
@@ -490,9 +502,11 @@ def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestF
     """
     check_marks(body)
     try:
-        return _stateless(decode(decoder, body))
+        fields = _stateless(decode(decoder, body))
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
+    check_names(body, fields.sole_fields)
+    return fields
 
 
 def parse_with_unlisted(
@@ -512,6 +526,7 @@ def parse_with_unlisted(
         if unlisted is None:
             raise _wrong_field(str(error)) from None
     else:
+        check_names(body, fields.sole_fields)
         return fields, next(filter(fields.has, fields.unlisted_fields), _unlisted_argument(fields))
     return parse(decoder, body), unlisted[1]
 
