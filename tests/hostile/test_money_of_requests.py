@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.periods import next_period, period_at, zone_of
 from tessera.domain.charges.account import ChargeAccount
@@ -116,6 +117,11 @@ class PaidStage:
         """Return what all accounts know as reserved."""
         accounts = self.gateway.accounts.charges.values()
         return sum(each.reserved for account in accounts for each in account.gateways.values())
+
+    @property
+    def answered_calls(self) -> list[EngineCall]:
+        """Return the calls of the engine but those that count a prompt."""
+        return [call for call in self.engine.calls if call.path != "/tokenize"]
 
     async def records(self, number: int) -> list[UsageRecord]:
         async def are_recorded() -> None:
@@ -255,7 +261,7 @@ async def test_of_64_at_once_as_many_are_served_as_there_is_money(coins: int) ->
 async def test_who_waits_too_long_for_reserved_money_may_soon_try_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    defaults: Any = Charges._obtain.__kwdefaults__
+    defaults: Any = Charges.reserve.__kwdefaults__
     monkeypatch.setitem(defaults, "wait_seconds", 1.5)
     goes_on = asyncio.Event()
 
@@ -424,23 +430,86 @@ async def test_an_answer_gets_what_is_left_unless_that_is_less_than_usual() -> N
         assert answer.headers["x-tessera-max-tokens"] == "2229"
         stage.limit(10_000_000)
         assert refused_for_money((await stage.play(WITHOUT_MAXIMUM))[0])
-        assert len(stage.engine.calls) == 1
+        assert len(stage.answered_calls) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Prompts are reserved by their bytes: no engine is asked for their tokens."
-)
 async def test_where_the_bound_refuses_an_engine_counts_the_prompt() -> None:
-    async def counts(call: EngineCall) -> None:
-        if call.path == "/tokenize":
-            await call.whole({"count": 10, "max_model_len": CONTEXT, "tokens": []})
-        else:
-            await call.whole(COMPLETION)
-
-    async with a_stage(counts, 10_000_000) as stage:
+    async with a_stage(counting(COUNTED), 10_000_000) as stage:
         answer, _ = await stage.play(WITHOUT_MAXIMUM)
         assert answer.status == 200
         assert stage.engine.calls[-1].json["max_tokens"] == 1247
+
+
+COUNTED = {"count": 10, "max_model_len": CONTEXT, "tokens": []}
+
+
+def counting(answer: Any, status: int = 200) -> Script:
+    """Return the engine that answers so where it is asked to count."""
+
+    async def script(call: EngineCall) -> None:
+        if call.path == "/tokenize":
+            await call.whole(answer, status)
+        else:
+            await call.whole(COMPLETION)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "changes", [{"count": each} for each in (0, -1, 1101, 10**9, "10", 1.5, None, True)]
+)
+async def test_a_count_that_cannot_be_leaves_the_refusal(changes: Any) -> None:
+    async with a_stage(counting({**COUNTED, **changes}), 10_000_000) as stage:
+        assert refused_for_money((await stage.play(WITHOUT_MAXIMUM))[0])
+        assert [call.path for call in stage.engine.calls] == ["/tokenize"]
+
+
+async def test_an_engine_that_does_not_count_is_asked_once() -> None:
+    async with a_stage(counting({"error": "no"}, 404), 10_000_000) as stage:
+        assert refused_for_money((await stage.play(WITHOUT_MAXIMUM))[0])
+        assert len(stage.engine.calls) == 1
+        # What else a template may read counts by its bytes.
+        long = WITHOUT_MAXIMUM.replace(b"}]", b'}],"documents":["%b"]' % (b"x" * 2000))
+        assert refused_for_money((await stage.play(long))[0])
+        # Without money for an answer, no count of its prompt helps.
+        stage.limit(8_000_000)
+        assert refused_for_money((await stage.play(WITHOUT_MAXIMUM))[0])
+        assert len(stage.engine.calls) == 2
+
+
+async def test_what_is_no_part_of_a_counted_prompt_is_reserved_by_its_bytes() -> None:
+    async with a_stage(counting(COUNTED), 10_000_000) as stage:
+        body = WITHOUT_MAXIMUM.replace(b"}]", b'}],"documents":["%b"]' % (b"x" * 96))
+        assert (await stage.play(body))[0].status == 200
+        assert stage.engine.calls[-1].json["max_tokens"] == 1247 - 100 * INPUT // OUTPUT
+        assert "documents" not in stage.engine.calls[0].json
+
+
+async def test_a_prompt_of_a_completion_is_counted_and_several_are_not() -> None:
+    async with a_stage(counting(COUNTED), 10_000_000) as stage:
+        body = {"model": "chat", "prompt": "hi" * 100, "max_tokens": 2000}
+        assert (await stage.play(body, COMPLETIONS))[0].status == 200
+        assert stage.engine.calls[0].json == {"model": "chat", "prompt": "hi" * 100}
+        stage.limit(10_000_000)
+        several = {**body, "prompt": ["hi" * 100] * 2, "max_tokens": 500}
+        assert refused_for_money((await stage.play(several, COMPLETIONS))[0])
+        assert len(stage.engine.calls) == 2
+
+
+async def test_a_counted_prompt_is_input_of_its_senders_limits() -> None:
+    async with a_stage(counting(COUNTED), 10_000_000) as stage:
+        limits = RateLimitsSpec(input_tokens=PeriodLimits(per_day=5000))
+        directory = stage.gateway.admission.senders.directory
+        key = an_api_key("kb", name="kb", tenant=GUEST, team="search", limits=limits)
+        stage.gateway.admission.update(
+            a_directory(stage.model, keys=[key], tenants=directory.tenants, prices=stage.price)
+        )
+        left = []
+        for _ in range(2):
+            answer, _ = await stage.play(WITHOUT_MAXIMUM)
+            left.append(int(answer.headers["x-ratelimit-remaining-tokens"]))
+        # Once by the engine that counts it, and once by the one that reads it.
+        assert left[0] - left[1] == 10 + COMPLETION["usage"]["prompt_tokens"]
 
 
 async def test_only_whole_maxima_are_taken() -> None:
@@ -895,7 +964,7 @@ async def test_the_dearest_price_that_tokens_may_have_is_reserved() -> None:
     price = {"cached_input": "10", "reasoning": "16"}
     async with a_stage(reporting(USED), 12_000_000, price=price) as stage:
         assert refused_for_money(await stage.post(A))
-        assert not stage.engine.calls
+        assert not stage.answered_calls
         stage.limit(12_610_000)
         assert (await stage.post(A)).status == 200
 
@@ -1008,7 +1077,7 @@ async def test_a_model_has_no_other_purse_under_another_name() -> None:
             "x-tessera-tenant": "team-c", "openai-organization": "team-c", "openai-project": "ops",
         }  # fmt: skip
         assert (await stage.post(body, **forged)).status == 429
-        assert len(stage.engine.calls) == 2
+        assert len(stage.answered_calls) == 2
         assert {key.scope for key in stage.gateway.accounts.charges} == scopes
 
 

@@ -233,6 +233,8 @@ class RequestError(Exception):
         self.headers = (*retry_after, *refusal.headers, *headers)
         self.sender: Identity | None = None
         """Of a request that is refused before its model is known; None where he is not known."""
+        self.missing: int | None = None
+        """Nano-units that were missing, of one for which no more money will be there."""
 
     def body(self) -> bytes:
         """Return the JSON body."""
@@ -344,7 +346,7 @@ def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestErr
         retry_seconds = refusal.throttled_seconds
     elif refusal.is_reserved:
         kept_for = ", which running requests have reserved"
-    return RequestError(
+    error = RequestError(
         RequestReason.BUDGET_EXCEEDED,
         limit.budget,
         limit.name,
@@ -355,6 +357,9 @@ def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestErr
         amount_text(needed),
         retry_seconds=retry_seconds,
     )
+    if not (refusal.is_reserved or refusal.throttled_seconds):
+        error.missing = needed - refusal.left
+    return error
 
 
 def no_price(limit: ChargeLimit, model: OfferedModel, name: str) -> RequestError:

@@ -18,6 +18,8 @@ from tessera.gateway.bodies.parsing import ChatFields, CompletionFields, Request
 
 # Larger ones would hold too much for as long as their streams run: it has 64,000 tokens of text.
 MAX_BODY_BYTES = 2**18
+# A prompt of 250,000 tokens.
+MAX_TOKENIZE_BYTES = 2**20
 
 # An engine that goes on does not know what came before: a grammar, the reasoning, the probabilities
 # of tokens, a part of a stop string that was shown.
@@ -162,6 +164,29 @@ class TokenizeBodies(NamedTuple):
     """The prompt with the answer so far."""
     is_chat: bool
     """A template is between the request and its prompt."""
+
+
+def tokenize_body(body: bytes, fields: RequestFields, served_name: str) -> tuple[bytes, int] | None:
+    """Return what tells how many tokens a prompt has, and the bytes of all that is not in it.
+
+    Templates may read those too, as a token each at most. None where it is not one text, or none
+    that is short enough.
+    """
+    if len(body) > MAX_TOKENIZE_BYTES:
+        return None
+    is_chat = isinstance(fields, ChatFields)
+    if not (is_chat or isinstance(fields, CompletionFields)):
+        return None
+    given = _fields.decode(body)
+    names = (*_TEMPLATE_FIELDS, "add_generation_prompt") if is_chat else _PROMPT_FIELDS
+    prompt: dict[str, Any] = {name: given.pop(name) for name in names if name in given}
+    try:
+        if not is_chat:
+            prompt["prompt"] = _prompt_text(prompt)
+    except (NotContinuableError, KeyError):
+        return None
+    prompt["model"] = served_name
+    return msgspec.json.encode(prompt), sum(map(len, given.values()))
 
 
 def tokenize_bodies(body: bytes, delivered: Delivered) -> TokenizeBodies | None:

@@ -4,12 +4,18 @@ import asyncio
 import math
 import re
 from collections.abc import Collection
+from operator import attrgetter
 
 from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.picking.replica_state import ReplicaState
-from tessera.gateway.bodies.continuation import continued_body, last_events, may_continue
+from tessera.gateway.bodies.continuation import (
+    continued_body,
+    last_events,
+    may_continue,
+    tokenize_body,
+)
 from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.bodies.parsing import body_for_engine
 from tessera.gateway.bodies.turns import Turns
@@ -21,10 +27,11 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.relay.engine import EngineSource
 from tessera.gateway.relay.engine_errors import EngineError, Retry
 from tessera.gateway.relay.paid import PaidSink
-from tessera.gateway.relay.resume import CountedTokens, Protection, count_tokens
+from tessera.gateway.relay.resume import CountedTokens, Protection, count_prompt, count_tokens
 from tessera.gateway.relay.sent import MoveRefusal, Sent
 from tessera.gateway.relay.sink import AnswerSink
 from tessera.gateway.reserve.charges import Charges
+from tessera.gateway.resolve.chooser import Chosen
 from tessera.gateway.resolve.models import Models
 
 # Of one request before its first token: the first replica and two others.
@@ -89,6 +96,23 @@ class Relay:
             headers=lines,
             may_continue=may_continue(fields, received.unlisted, len(body)),
         )
+
+    async def count_prompt(self, chosen: Chosen) -> int | None:
+        """Return the most tokens of a prompt as a ready replica counts it; None where none does."""
+        received, size, model = chosen.received, chosen.size, chosen.model
+        states = self._places.replicas.states(model)
+        ready = [each for each in states if each.is_open(self._clock.monotonic())]
+        if not ready or size.texts != 1 or size.media_tokens or received.unlisted is not None:
+            return None
+        body, fields = received.body, received.fields
+        served_name = fields.model if chosen.shape.adapter else model.names[0]
+        asked = await self._turns.take(len(body), lambda: tokenize_body(body, fields, served_name))
+        if asked is None:
+            return None
+        text, other_bytes = asked
+        address = min(ready, key=attrgetter("requests")).replica.address
+        count = await count_prompt(self._session, address, text, received.identified.holding)
+        return count + other_bytes if count else None
 
     async def run(self, sent: Sent, sink: AnswerSink) -> None:
         """Relay an answer to its end.

@@ -35,6 +35,7 @@ _READ_BYTES, _READ_COST = 2**14, 16
 # Of an answer, with the ids of 300,000 tokens.
 _MAX_TOKENIZED_BYTES = 2 * 2**20
 _TOKENIZE_SECONDS = 5.0
+_JSON_LINE = b"Content-Type: application/json\r\n"
 
 
 class Protection:
@@ -211,6 +212,33 @@ async def count_tokens(
     if not is_same and bodies.is_chat:
         raise NotContinuableError("the engine reads another prompt")
     return CountedTokens(prompt.count, tokens)
+
+
+async def count_prompt(
+    session: EngineSession, address: str, body: bytes, holding: Holding
+) -> int | None:
+    """Return how many tokens an engine says that a prompt has.
+
+    None where it does not say, or there is no room for what it says.
+    """
+    held_bytes = 0
+
+    def hold(size: int) -> bool:
+        nonlocal held_bytes
+        fits = holding.take_room(size)
+        held_bytes += size if fits else 0
+        return fits
+
+    if not hold(len(body)):
+        return None
+    try:
+        async with asyncio.timeout(_TOKENIZE_SECONDS):
+            answer = await _tokens(session, address, _JSON_LINE, body, hold)
+    except (OSError, ConnectionLostError, InvalidHttpError):
+        return None
+    finally:
+        holding.free(held_bytes)
+    return None if answer is None else answer.count
 
 
 async def _tokens(

@@ -70,6 +70,7 @@ class GatewayApp:
             note_begun=self._note_begun,
         )
         """What a request passes."""
+        admission.reservations.count_prompt = self.stations.relay.count_prompt
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started_ns, started_at_ns = self._clock.monotonic_ns(), self._clock.time_ns()

@@ -231,14 +231,22 @@ class Charges:
             raise no_price(scopes[0].limit, chosen.model, name)
         return None
 
-    async def reserve(self, chosen: Chosen, terms: ChargeTerms, most_output: int) -> RequestCharge:
+    async def reserve(
+        self,
+        chosen: Chosen,
+        terms: ChargeTerms,
+        most_output: int,
+        prompt_bound: int,
+        *,
+        wait_seconds: float = BUDGET_WAIT_SECONDS,
+    ) -> RequestCharge:
         """Reserve for a request, perhaps after a wait.
 
-        Of a stream that is what a usual answer takes, of others their most tokens, `most_output`,
-        or what is left. Raises RequestError with status 429 or 503.
+        Its prompt has at most `prompt_bound` tokens. Of a stream that is what a usual answer takes,
+        of others their most tokens, `most_output`, or what is left. Raises RequestError with status
+        429 or 503.
         """
         model, shape, choices = chosen.model, chosen.shape, chosen.summary.choices
-        context, size = model.max_model_len, chosen.size
         if chosen.received.identified.path_item.stream is None:
             most_output = 0
         else:
@@ -251,8 +259,8 @@ class Charges:
             service_class=model.service_class,
             owner=model.tenant,
             believes_engine=model.tenant == chosen.received.identified.identity.tenant,
-            prompt_bound=size.bound(context),
-            prompt_tokens=likely_tokens(shape.input_tokens, size, means),
+            prompt_bound=prompt_bound,
+            prompt_tokens=likely_tokens(shape.input_tokens, chosen.size, means),
             max_output=most_output,
             choices=choices,
             reservation=None,
@@ -260,7 +268,9 @@ class Charges:
         if terms.scopes:
             usual = charge.most(self._lengths[model.uid].p95 * choices)
             wanted = usual if shape.stream else charge.most(most_output)
-            charge.reservation = await self._obtain(terms.scopes, wanted, usual)
+            charge.reservation = await self._obtain(
+                terms.scopes, wanted, usual, wait_seconds=wait_seconds
+            )
             charge.reserved = charge.reservation.nanos
             charge.month = self.lending.month_at(chosen.received.identified.started_at_ns / 1e9)
             if not shape.stream and most_output:

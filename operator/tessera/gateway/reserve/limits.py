@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from tessera.adapters.clock import Clock
+from tessera.domain.charges.prices import most_charge
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestPriority, RequestShape
@@ -13,7 +14,12 @@ from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields
 from tessera.gateway.refusals import Headers, RequestError, allowance_headers, over_limit
-from tessera.gateway.reserve.charges import Charges, RequestCharge
+from tessera.gateway.reserve.charges import (
+    BUDGET_WAIT_SECONDS,
+    Charges,
+    ChargeTerms,
+    RequestCharge,
+)
 from tessera.gateway.resolve.chooser import Chosen
 
 _MAX_CACHED_LIMITS = 10_000
@@ -77,6 +83,8 @@ class Reservations:
         self._replicas, self._borrow, self._clock = replicas, borrow, clock
         self._directory = Directory()
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
+        self.count_prompt: Callable[[Chosen], Awaitable[int | None]] = _uncounted
+        """Returns the most tokens of a prompt as an engine reads it; None where none says."""
 
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all limits where more than models differs in it."""
@@ -104,8 +112,7 @@ class Reservations:
         reserved = Reserved(chosen=chosen, shape=shape, admitted=admitted)
         if terms is not None:
             try:
-                most = admitted.max_output_tokens
-                reserved.charge = await self.charges.reserve(chosen, terms, most)
+                reserved.charge = await self._charged(reserved, terms)
             except BaseException:
                 self.settle(reserved, input_tokens=0, output_tokens=0)
                 raise
@@ -122,11 +129,38 @@ class Reservations:
 
     def settle(self, reserved: Reserved, *, input_tokens: int, output_tokens: int) -> None:
         """Spend so many tokens of what was reserved, and give the rest back."""
+        input_tokens += reserved.chosen.counted_tokens
         self.limits.settle(
             reserved.admitted, input_tokens=input_tokens, output_tokens=output_tokens
         )
         if reserved.charge is not None:
             self.charges.settle(reserved.charge)
+
+    async def _charged(self, reserved: Reserved, terms: ChargeTerms) -> RequestCharge:
+        """Reserve the money of a request; where the bound of its prompt refuses it, an engine is
+        asked once how many tokens that has.
+
+        Raises RequestError with status 429 or 503.
+        """
+        chosen, most = reserved.chosen, reserved.admitted.max_output_tokens
+        bound, began = chosen.size.bound(chosen.model.max_model_len), self._clock.monotonic()
+        try:
+            return await self.charges.reserve(chosen, terms, most, bound)
+        except RequestError as error:
+            prompt = most_charge(terms.price, input_tokens=bound, output=0)
+            # Without money for the answer no count helps: engines count nothing for nothing.
+            if error.missing is None or error.missing >= prompt:
+                raise
+            # Who leaves meanwhile has it counted as well.
+            chosen.counted_tokens = chosen.shape.input_tokens
+            tokens = await self.count_prompt(chosen)
+            is_less = tokens is not None and 0 < tokens < bound
+            chosen.counted_tokens = tokens if is_less else 0
+            if not is_less:
+                raise
+        waited = self._clock.monotonic() - began
+        rest = max(0.0, BUDGET_WAIT_SECONDS - waited)
+        return await self.charges.reserve(chosen, terms, most, tokens, wait_seconds=rest)
 
     def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
         """Return the request as it can wait: while its prompt is read, all others have to."""
@@ -162,3 +196,7 @@ class Reservations:
             limits = applicable_limits(self._directory, identity, model)
             self._applicable[key] = limits
         return limits
+
+
+async def _uncounted(_: Chosen) -> int | None:
+    return None

@@ -30,6 +30,8 @@ class Chosen:
     shape: RequestShape
     schema: bytes | None = None
     """A digest of what an engine that tenants share has to compile; None without anything."""
+    counted_tokens: int = 0
+    """Those of its prompt, where an engine was asked for them: input of its sender's limits too."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
