@@ -328,7 +328,12 @@ class _ResponseItems(PassedEvents):
             if not parts:
                 fields |= value
                 continue
-            part = _fields.decode(text.part) | ({} if text.is_done else value)
+            part: dict[str, Any] = {**_fields.decode(text.part)}
+            if not text.part_name:
+                # Not every engine announces the parts of what it thinks.
+                part["type"] = text.name.removeprefix("response.").replace("reasoning_sum", "sum")
+            if not text.is_done:
+                part |= value
             if text.part_name and not text.is_done:
                 yield self._event(f"{text.part_name}.done", {**place, "part": part})
             if not isinstance(fields.get(parts), list):
