@@ -1,6 +1,8 @@
 """Two gateways with one database charge a tenant: one is killed, and the database goes away."""
 
 import asyncio
+import csv
+import io
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +33,9 @@ from tests.gateway.store.postgresql import PostgresqlServer, postgresql_server
 from world.testing import eventually
 
 _CLIENTS, _PODS = 50, 2
-_INPUT, _OUTPUT = Decimal(10), Decimal(4000)
+# So that both disturbances are over before the money is.
+_INPUT, _OUTPUT = Decimal(10), Decimal(200)
+_ACTIONS = ((50, "Notify"), (80, "HoldBatches"))
 _AMOUNT, _RAISE = Decimal(20), Decimal(10)
 _TOKENS = 40
 _LIMIT = "spend"
@@ -117,6 +121,25 @@ class Spenders:
         return str(error["code"])
 
 
+@dataclass(kw_only=True)
+class Watched:
+    """What the status of the budget said of the limit while it was spent."""
+
+    namespace: ScenarioNamespace
+    steps: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    """Reached thresholds with the actions in effect, each once in a row."""
+
+    async def run(self) -> None:
+        path = f"/apis/tessera.dev/v1alpha1/tenantbudgets/{self.namespace.name}"
+        while not self.steps or "Refuse" not in self.steps[-1][1]:
+            budget = await self.namespace.cluster.api.get(path)
+            for limit in budget.get("status", {}).get("limits", ()):
+                step = limit.get("reached", 0), tuple(limit.get("actions", ()))
+                if limit["name"] == _LIMIT and step != (self.steps or [None])[-1]:
+                    self.steps.append(step)
+            await asyncio.sleep(0.5)
+
+
 async def _charged(server: PostgresqlServer) -> tuple[int, int, int]:
     """Return the charges of all records, those by their tokens, and those of the hourly sums."""
     connection = await asyncpg.connect(server.url("postgres"))
@@ -147,10 +170,12 @@ async def test_no_more_than_a_limit_is_charged_whatever_dies(
     pods = [pod["status"]["podIP"] for pod in await ready_pods(cluster, _PODS)]
     spenders = Spenders(gateway=gateway, pods=pods)
     await eventually(partial(_is_charged, gateway), within=180)
-    async with asyncio.TaskGroup() as tasks:
+    watched = Watched(namespace=namespace)
+    async with asyncio.timeout(300), asyncio.TaskGroup() as tasks:
         for number in range(_CLIENTS):
             tasks.create_task(spenders.run(number))
-        tasks.create_task(_disturb(cluster, postgresql))
+        disturbed = tasks.create_task(_disturb(cluster, postgresql))
+        tasks.create_task(watched.run())
     limit = int(_AMOUNT * 10**9)
 
     async def all_is_recorded() -> tuple[int, int]:
@@ -170,11 +195,33 @@ async def test_no_more_than_a_limit_is_charged_whatever_dies(
     assert (refusal["type"], refusal["code"]) == ("insufficient_quota", "budget_exceeded")
     assert refusal["headers"]["x-should-retry"] == "false"
     assert _LIMIT in refusal["message"]
+    assert spenders.first_refusal is not None
+    assert spenders.first_refusal > disturbed.result()
+    assert spenders.statuses["connection"] > 0
+    cluster.say(f"actions: {watched.steps}")
+    # Notices are no action in effect; each further one is added to those before it.
+    assert watched.steps == sorted(watched.steps)
+    assert watched.steps[-1] == (80, ("HoldBatches", "Refuse"))
+    assert {reached for reached, _ in watched.steps} <= {0, 50, 80}
+    await _same_bill_twice(namespace, charged)
     await _raise_limit(gateway)
 
 
-async def _disturb(cluster: InstalledCluster, server: PostgresqlServer) -> None:
-    """Kill one gateway, and end all connections to the database for a while."""
+async def _same_bill_twice(namespace: ScenarioNamespace, charged: int) -> None:
+    """Read the month's charges as CSV twice, and find the same sums, of all records."""
+    command = ("cost", "--by", "tenant,key", "--month", f"{now():%Y-%m}", "-o", "csv")
+    bills = [await run_tessera(namespace.cluster, *command) for _ in range(2)]
+    assert bills[0] == bills[1]
+    rows = list(csv.DictReader(io.StringIO(bills[0].output)))
+    billed = sum(Decimal(row["charge"]) for row in rows if row["tenant"] == namespace.name)
+    assert billed * 10**9 == charged
+
+
+async def _disturb(cluster: InstalledCluster, server: PostgresqlServer) -> float:
+    """Kill one gateway, and end all connections to the database for a while.
+
+    Returns when both were over, on the clock of refusals.
+    """
     await asyncio.sleep(3)
     pod = (await ready_pods(cluster, _PODS))[0]["metadata"]["name"]
     cluster.world.kill(NAMESPACE, pod, "gateway")
@@ -192,6 +239,7 @@ async def _disturb(cluster: InstalledCluster, server: PostgresqlServer) -> None:
         await connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")
     finally:
         await connection.close()
+    return time.monotonic()
 
 
 async def _set_money(namespace: ScenarioNamespace) -> None:
@@ -208,7 +256,8 @@ async def _set_money(namespace: ScenarioNamespace) -> None:
         {"window": "Month", "amount": "100000"},
         {"name": _LIMIT, "window": "Month", "amount": str(_AMOUNT), "basis": "Charge"},
     ]
-    await namespace.cluster.api.patch(path, {"spec": {"limits": limits}})
+    actions = [{"at": at, "action": action} for at, action in _ACTIONS]
+    await namespace.cluster.api.patch(path, {"spec": {"limits": limits, "actions": actions}})
 
 
 async def _is_charged(gateway: Gateway) -> None:
