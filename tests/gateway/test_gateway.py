@@ -15,6 +15,7 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
 from tessera.domain.limits.scopes import Meter
@@ -140,6 +141,9 @@ async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_n
         surroundings.changed.set()
         await asyncio.sleep(0)
         assert not gateway.admission.has_directory
+        with pytest.raises(RequestError) as refused:
+            await gateway.admission.senders.identify({b"x-api-key": b"known"}, "192.0.2.1")
+        assert refused.value.reason is RequestReason.TOKENS_NOT_VERIFIED
         surroundings.observe()
         first = await wait_for_directory(gateway)
         assert [model.service for model in first.models] == [CHAT]

@@ -92,7 +92,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "The token is valid, but no tenant has its namespace or name."
     ),
     RequestReason.TOKENS_NOT_VERIFIED: _Refusal(
-        503, "Tokens cannot be verified now; retry in {retry} seconds.", retry_seconds=5
+        503, "Keys and tokens cannot be verified now; retry in {retry} seconds.", retry_seconds=5
     ),
     RequestReason.MODEL_NOT_FOUND: _Refusal(
         404, "The model `{}` does not exist or this key may not use it; {}"

@@ -31,7 +31,8 @@ class RequestReason(StrEnum):
     UNKNOWN_TENANT = "UnknownTenant"
     """Its token belongs to no tenant: no TenantBudget has the namespace or name."""
     TOKENS_NOT_VERIFIED = "TokensNotVerified"
-    """Tokens cannot be verified now, since the API server or the issuer does not answer."""
+    """Its key or token cannot be verified now: the gateway has just started, or the API server or
+    the issuer does not answer."""
     MODEL_NOT_FOUND = "ModelNotFound"
     PATH_NOT_SERVED = "PathNotServed"
     """The model does not answer on this path, as one of embeddings not on that of chats."""

@@ -18,6 +18,8 @@ _MAX_CREDENTIAL_BYTES = 16 * 1024
 _CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
 # Between two values of one header: no value has it.
 _NEXT = b"\0"
+# Before the keys are read once: a known key is not refused as unknown.
+_NO_DIRECTORY = Directory()
 
 # Fields of a UsageRecord by their names: each station adds its own.
 RecordFields: TypeAlias = dict[str, Any]
@@ -84,13 +86,15 @@ class Senders:
 
     def __init__(self, identifier: Identifier) -> None:
         self._identifier = identifier
-        self.directory = Directory()
+        self.directory = _NO_DIRECTORY
 
     async def identify(self, headers: Mapping[bytes, bytes], address: str) -> Identity:
         """Return who sends a request with these headers from this address.
 
         Raises RequestError with status 401 or 503.
         """
+        if self.directory is _NO_DIRECTORY:
+            raise RequestError(RequestReason.TOKENS_NOT_VERIFIED)
         return await self._identifier.identify(headers, self.directory, address)
 
     def weight_of(self, identity: Identity) -> float:
