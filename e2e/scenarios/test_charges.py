@@ -131,7 +131,7 @@ class Watched:
 
     async def run(self) -> None:
         path = f"/apis/tessera.dev/v1alpha1/tenantbudgets/{self.namespace.name}"
-        while not self.steps or "Refuse" not in self.steps[-1][1]:
+        while True:
             budget = await self.namespace.cluster.api.get(path)
             for limit in budget.get("status", {}).get("limits", ()):
                 step = limit.get("reached", 0), tuple(limit.get("actions", ()))
@@ -171,18 +171,19 @@ async def test_no_more_than_a_limit_is_charged_whatever_dies(
     spenders = Spenders(gateway=gateway, pods=pods)
     await eventually(partial(_is_charged, gateway), within=180)
     watched = Watched(namespace=namespace)
+    watching = asyncio.create_task(watched.run())
     async with asyncio.timeout(300), asyncio.TaskGroup() as tasks:
         for number in range(_CLIENTS):
             tasks.create_task(spenders.run(number))
         disturbed = tasks.create_task(_disturb(cluster, postgresql))
-        tasks.create_task(watched.run())
     limit = int(_AMOUNT * 10**9)
 
     async def all_is_recorded() -> tuple[int, int]:
         charged, by_tokens, total = await _charged(postgresql)
         assert charged == total
         assert abs(charged - by_tokens) <= spenders.answers
-        assert charged >= limit * 0.9
+        # Less than each client's next request would have been charged is left.
+        assert charged > limit - _CLIENTS * (_TOKENS + 10) * int(_OUTPUT) * 1000
         return charged, by_tokens
 
     charged, _ = await eventually(all_is_recorded, within=120)
@@ -198,11 +199,10 @@ async def test_no_more_than_a_limit_is_charged_whatever_dies(
     assert spenders.first_refusal is not None
     assert spenders.first_refusal > disturbed.result()
     assert spenders.statuses["connection"] > 0
+    watching.cancel()
     cluster.say(f"actions: {watched.steps}")
-    # Notices are no action in effect; each further one is added to those before it.
-    assert watched.steps == sorted(watched.steps)
-    assert watched.steps[-1] == (80, ("HoldBatches", "Refuse"))
-    assert {reached for reached, _ in watched.steps} <= {0, 50, 80}
+    # Notices are no action in effect. What is left is not enough for one request, and not spent.
+    assert watched.steps == [(0, ()), (50, ()), (80, ("HoldBatches",))]
     await _same_bill_twice(namespace, charged)
     await _raise_limit(gateway)
 
@@ -211,10 +211,11 @@ async def _same_bill_twice(namespace: ScenarioNamespace, charged: int) -> None:
     """Read the month's charges as CSV twice, and find the same sums, of all records."""
     command = ("cost", "--by", "tenant,key", "--month", f"{now():%Y-%m}", "-o", "csv")
     bills = [await run_tessera(namespace.cluster, *command) for _ in range(2)]
+    assert bills[0].code == 0, bills[0].errors
     assert bills[0] == bills[1]
     rows = list(csv.DictReader(io.StringIO(bills[0].output)))
     billed = sum(Decimal(row["charge"]) for row in rows if row["tenant"] == namespace.name)
-    assert billed * 10**9 == charged
+    assert billed * 10**9 == charged, rows
 
 
 async def _disturb(cluster: InstalledCluster, server: PostgresqlServer) -> float:

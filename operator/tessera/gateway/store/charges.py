@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind
-from tessera.domain.gateway.requests import gateway_of
+from tessera.domain.gateway.requests import UsageRecord, gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     CORRECTIONS,
@@ -33,6 +33,7 @@ from tessera.domain.usage.statement import (
     WASTE,
     ChargeFlag,
 )
+from tessera.gateway.store.database import insert_rows
 from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import (
     CHARGE_ACCOUNTS,
@@ -60,31 +61,18 @@ _AT_KEY = (_KEY[0] == bindparam("at_key")) & (_KEY[1] == bindparam("at_start"))
 Key = tuple[str, int]
 
 
-async def add_spent(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add what rows of usage records were charged to the spends, in the order of their keys.
+async def add_spent(connection: AsyncConnection, records: Iterable[UsageRecord]) -> None:
+    """Add what usage records were charged to the spends, in the order of their keys.
 
     An account reads them when it is asked: who records waits for no account.
     """
     spent = Counter[tuple[str, int, str]]()
-    for row in rows:
-        for key, start, nanos in row["charges"]:
-            if key == OTHER_MONTH:
-                continue
-            spent[key, start, gateway_of(row["record_id"])] += nanos
-    if not spent:
-        return
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(CHARGE_SPENDS)
-    total = CHARGE_SPENDS.c.spent + statement.excluded.spent
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["key", "window_start", "gateway"], set_={"spent": total}
-        ),
-        [
-            {"key": key, "window_start": start, "gateway": gateway, "spent": nanos}
-            for (key, start, gateway), nanos in sorted(spent.items())
-        ],
-    )
+    for record in records:
+        for key, start, nanos in record.charges:
+            if key != OTHER_MONTH:
+                spent[key, start, gateway_of(record.record_id)] += nanos
+    rows = [(*key, nanos) for key, nanos in sorted(spent.items())]
+    await insert_rows(connection, CHARGE_SPENDS, rows, ("spent",))
 
 
 async def exchange(
@@ -352,13 +340,8 @@ async def _meet(
 
 async def _enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key]) -> None:
     """Note in which accounts a gateway is: by this `close` finds them."""
-    rows = [
-        {"key": key, "window_start": start, "gateway": gateway, "spent": 0}
-        for key, start in sorted(keys)
-    ]
-    if rows:
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        await connection.execute(insert(CHARGE_SPENDS).on_conflict_do_nothing(), rows)
+    rows = [(*key, gateway, 0) for key in sorted(keys)]
+    await insert_rows(connection, CHARGE_SPENDS, rows, ())
 
 
 async def _write(

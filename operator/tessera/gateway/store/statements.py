@@ -1,10 +1,11 @@
 """Hourly sums of charges, which statements are made of: written with the records themselves."""
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from operator import attrgetter, itemgetter
 
 import msgspec
 from sqlalchemy import delete, func, literal, select
@@ -12,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.scopes import OTHER_MONTH
-from tessera.domain.gateway.requests import gateway_of
+from tessera.domain.gateway.requests import UsageRecord, gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     HOUR_SECONDS,
@@ -31,7 +32,8 @@ from tessera.domain.usage.statement import (
 )
 from tessera.domain.usage.sums import OTHER
 from tessera.gateway.store import charges
-from tessera.gateway.store.leases import clock
+from tessera.gateway.store.database import insert_rows
+from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
 
 # Those who record share the first with each other, and not with who closes a month. Both are of
@@ -58,13 +60,14 @@ HOLD_SECONDS = 600.0
 
 _NO_SENDER = dict.fromkeys(("team", "key", "user"))
 
-_SAME_OF, _COUNTS_OF = itemgetter(*_SAME), itemgetter(*_COUNTS)
+_SAME_OF, _COUNTS_OF = attrgetter(*_SAME), attrgetter(*_COUNTS[:-1])
+# Of a group, in the order of the table.
+_COLUMNS_OF = itemgetter(*(_GROUP.index(name) for name in CHARGE_SUMS.c.keys() if name in _GROUP))
 
-Rows = Sequence[Mapping[str, Any]]
 # In the order of _GROUP.
 Group = tuple[int | str | None, ...]
-# A moment in Unix seconds, a row, and what of its _COUNTS counts then.
-Part = tuple[int, Mapping[str, Any], Sequence[int | None]]
+# A moment in Unix seconds, a record, and what of its _COUNTS counts then.
+Part = tuple[int, UsageRecord, tuple[int, ...]]
 
 
 class MonthTags:
@@ -109,76 +112,64 @@ class MonthTags:
         return tag if tag in self._tags.get((month, tenant), ()) else OTHER
 
 
-async def add_hourly(connection: AsyncConnection, tags: MonthTags, rows: Rows) -> None:
-    """Add rows of usage records to the sums of their hours.
+async def add_hourly(
+    connection: AsyncConnection, tags: MonthTags, records: Sequence[UsageRecord]
+) -> None:
+    """Add usage records to the sums of their hours.
 
     Until the end of the transaction no month is closed.
     """
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock_shared(_MONTH_LOCK)))
-    now, closed_until = await clock(connection), await closed_month_end(connection)
-    parts = [part for row in rows for part in _by_month(row)]
-    hours = [hour_of(at, now, closed_until) for at, _, _ in parts]
+    closed = select(func.max(CHARGE_MONTHS.c.until)).scalar_subquery()
+    ((now, closed_until),) = await connection.execute(select(clock_column(connection), closed))
+    parts = [part for record in records for part in _by_month(record)]
+    hours = [hour_of(at, float(now), closed_until or 0) for at, _, _ in parts]
     months = {hour: month_of(hour) for hour in {hour for hour, _ in hours}}
     tagged = {
-        (months[hour], row["tenant"], row["tags"])
-        for (hour, _), (_, row, _) in zip(hours, parts, strict=True)
-        if row["tags"]
+        (months[hour], record.tenant, record.tags)
+        for (hour, _), (_, record, _) in zip(hours, parts, strict=True)
+        if record.tags
     }
     await tags.learn(connection, tagged)
-    totals: dict[Group, list[int]] = {}
-    for (at, row, counts), (hour, is_late) in zip(parts, hours, strict=True):
-        tag = tags.folded(months[hour], row["tenant"], row["tags"])
-        flag = flag_of(gateway_of(row["record_id"]), row["reason"], is_late=is_late)
-        _count(totals, (hour, tag, flag, *_SAME_OF(row)), counts)
-        is_first = at == row["started_at_ns"] // _NS
-        if is_first and row["waste_nanos"] and (owner := row["owner"]) is not None:
-            waste = {**row, **_NO_SENDER, "tenant": owner, "service_class": WASTE}
+    totals: dict[Group, tuple[int, ...]] = {}
+    for (at, record, counts), (hour, is_late) in zip(parts, hours, strict=True):
+        tag = tags.folded(months[hour], record.tenant, record.tags)
+        flag = flag_of(gateway_of(record.record_id), record.reason, is_late=is_late)
+        _count(totals, (hour, tag, flag, *_SAME_OF(record)), counts)
+        is_first = at == record.started_at_ns // _NS
+        if is_first and record.waste_nanos and (owner := record.owner) is not None:
+            waste = replace(record, **_NO_SENDER, tenant=owner, service_class=WASTE)
             group = (hour, None, flag, *_SAME_OF(waste))
-            _count(totals, group, (0, 0, 0, 0, 0, row["waste_nanos"]))
+            _count(totals, group, (0, 0, 0, 0, 0, record.waste_nanos))
     await add(connection, totals)
 
 
-def _by_month(row: Mapping[str, Any]) -> Iterator[Part]:
-    """Yield what of a row counts when it began, and what is charged in other months."""
-    others = [(start, nanos) for key, start, nanos in row["charges"] if key == OTHER_MONTH]
-    counts = _COUNTS_OF(row)
-    if others:
-        *tokens, charge = counts
-        counts = (*tokens, charge - sum(nanos for _, nanos in others))
-    yield row["started_at_ns"] // _NS, row, counts
+def _by_month(record: UsageRecord) -> Iterator[Part]:
+    """Yield what of a record counts when it began, and what is charged in other months."""
+    others = [(start, nanos) for key, start, nanos in record.charges if key == OTHER_MONTH]
+    charge = (record.charge_nanos or 0) - sum(nanos for _, nanos in others)
+    yield record.started_at_ns // _NS, record, (*_COUNTS_OF(record), charge)
     for start, nanos in others:
-        yield start, row, (0, 0, 0, 0, 0, nanos)
+        yield start, record, (0, 0, 0, 0, 0, nanos)
 
 
-def _count(totals: dict[Group, list[int]], group: Group, counts: Sequence[int | None]) -> None:
+def _count(totals: dict[Group, tuple[int, ...]], group: Group, counts: tuple[int, ...]) -> None:
     total = totals.get(group)
-    totals[group] = (
-        [count or 0 for count in counts]
-        if total is None
-        else [sum_ + (count or 0) for sum_, count in zip(total, counts, strict=True)]
-    )
+    totals[group] = counts if total is None else (*map(operator.add, total, counts),)
 
 
 async def add(connection: AsyncConnection, totals: Mapping[Group, Sequence[int]]) -> None:
     """Add to the sums of groups, in the order of their ids."""
     rows = [
-        {
-            "id": blake2b(msgspec.json.encode(group), digest_size=16).hexdigest(),
-            **dict(zip(_GROUP, group, strict=True)),
-            **dict(zip(_COUNTS, counts, strict=True)),
-        }
+        (
+            blake2b(msgspec.json.encode(group), digest_size=16).hexdigest(),
+            *_COLUMNS_OF(group),
+            *counts,
+        )
         for group, counts in totals.items()
     ]
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(CHARGE_SUMS)
-    columns, more = CHARGE_SUMS.c, statement.excluded
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["id"], set_={name: columns[name] + more[name] for name in _COUNTS}
-        ),
-        sorted(rows, key=itemgetter("id")),
-    )
+    await insert_rows(connection, CHARGE_SUMS, sorted(rows), _COUNTS)
 
 
 async def closed_month_end(connection: AsyncConnection) -> int:

@@ -6,8 +6,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, RowMapping, case, delete, func, insert, literal, select
-from sqlalchemy.dialects import postgresql, sqlite
+import msgspec
+from sqlalchemy import JSON, RowMapping, Text, case, delete, func, literal, select
 from sqlalchemy.exc import IntegrityError
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
@@ -18,7 +18,7 @@ from tessera.domain.usage.statement import ChargeCorrection, corrected
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.charge_store import ChargeStore
-from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.database import StoreError, insert_rows
 from tessera.gateway.store.schema import USAGE_RECORDS, storable
 
 # Engines choose some numbers: larger ones are cut, since one refused row would hold up all others.
@@ -26,9 +26,12 @@ from tessera.gateway.store.schema import USAGE_RECORDS, storable
 _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
-_VALUES = attrgetter(*_FIELDS)
-_TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
+_CHARGES = _FIELDS.index("charges")
+_BEFORE_CHARGES, _AFTER_CHARGES = attrgetter(*_FIELDS[:_CHARGES]), attrgetter(*_FIELDS[_CHARGES + 1 :])
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+_TEXTS = tuple(column.key for column in USAGE_RECORDS.c if isinstance(column.type, Text))
+_NUMBERS, _TIMES = ("status", "requests", *_TOKENS), ("started_at_ns", "queue_ns", "total_ns")
+_TEXTS_OF, _NUMBERS_OF, _TIMES_OF = attrgetter(*_TEXTS), attrgetter(*_NUMBERS), attrgetter(*_TIMES)
 # Of one record: nine million units of a currency.
 _MAX_NANOS = 2**53
 _MAX_TIME = 2**63 - 1
@@ -98,41 +101,43 @@ class GatewayStore(ChargeStore):
         """Store records alone, until another store takes them with their charges."""
         if records:
             async with self.write() as connection:
-                await connection.execute(self._insert(), [_row(record) for record in records])
+                rows = [_row(_storable(record)) for record in records]
+                await insert_rows(connection, USAGE_RECORDS, rows, ())
 
     async def _add(self, records: Sequence[UsageRecord], seconds: float) -> int:
+        new = {record.record_id: record for record in map(_storable, reversed(records))}
+        are_known = False
         while True:
             try:
-                return await self._add_new(records, seconds)
+                return await self._add_new(list(reversed(new.values())), seconds, are_known)
             except StoreError as error:
-                # Another gateway stored some of them in between.
+                # This gateway stored some of them before, or another one in between.
                 if not isinstance(error.__cause__, IntegrityError):
                     raise
+                are_known = True
 
-    async def _add_new(self, records: Sequence[UsageRecord], seconds: float) -> int:
-        rows = {record.record_id: _row(record) for record in reversed(records)}
-        if not rows:
+    async def _add_new(
+        self, records: Sequence[UsageRecord], seconds: float, are_known: bool
+    ) -> int:
+        """Store those that are not stored yet, which is looked for where some `are_known`."""
+        if not records:
             return 0
-        # One parameter takes all ids.
-        ids = literal(list(rows), JSON)
-        names = func.json_each if self.is_sqlite else func.json_array_elements_text
-        listed = select(names(ids).table_valued("value").c.value)
-        record_id = USAGE_RECORDS.c.record_id
         async with self.write(seconds=seconds) as connection:
-            statement = select(record_id).where(record_id.in_(listed))
-            for stored in await connection.scalars(statement):
-                del rows[stored]
-            new = list(reversed(rows.values()))
-            if new:
-                # Who stores one of them at the same time makes this fail: each adds to sums once.
-                await connection.execute(insert(USAGE_RECORDS), new)
-                await charges.add_spent(connection, new)
-                await statements.add_hourly(connection, self._tags, new)
-        return len(new)
-
-    def _insert(self) -> sqlite.Insert | postgresql.Insert:
-        insert_of = sqlite.insert if self.is_sqlite else postgresql.insert
-        return insert_of(USAGE_RECORDS).on_conflict_do_nothing()
+            if are_known:
+                # One parameter takes all ids.
+                ids = literal([record.record_id for record in records], JSON)
+                names = func.json_each if self.is_sqlite else func.json_array_elements_text
+                listed = select(names(ids).table_valued("value").c.value)
+                record_id = USAGE_RECORDS.c.record_id
+                statement = select(record_id).where(record_id.in_(listed))
+                stored = set(await connection.scalars(statement))
+                records = [record for record in records if record.record_id not in stored]
+            if records:
+                # One that is stored makes this fail: each adds to sums once.
+                await insert_rows(connection, USAGE_RECORDS, [*map(_row, records)])
+                await charges.add_spent(connection, records)
+                await statements.add_hourly(connection, self._tags, records)
+        return len(records)
 
     async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
         """Lend portions of limits to a gateway; after a StoreError it is unknown whether it did.
@@ -266,7 +271,8 @@ class GatewayStore(ChargeStore):
                 ids = list(await connection.scalars(oldest.with_only_columns(columns.record_id)))
             await connection.execute(delete(USAGE_RECORDS).where(columns.record_id.in_(ids)))
             if not are_lost:
-                await connection.execute(self._insert(), [_row(total) for total in sums])
+                rows = [_row(_storable(total)) for total in sums]
+                await insert_rows(connection, USAGE_RECORDS, rows, ())
         return FreedRows(len(ids) if are_lost else len(ids) - len(sums), are_lost)
 
 
@@ -275,21 +281,39 @@ def _record(row: RowMapping) -> UsageRecord:
     return UsageRecord(**{**row, "phase": Phase(row["phase"]), "charges": charges})
 
 
-def _row(record: UsageRecord) -> dict[str, Any]:
-    row: dict[str, Any] = dict(zip(_FIELDS, _VALUES(record), strict=True))
-    for name, value in row.items():
-        if isinstance(value, str):
-            row[name] = storable(value)
-        elif isinstance(value, int) and not 0 <= value <= _MAX_INTEGER:
-            most = _MAX_INTEGER * record.requests if name in _TOKENS else _MAX_INTEGER
-            row[name] = max(0, min(value, _MAX_TIME if name in _TIMES else most))
-    row["charges"] = [
-        (storable(key), start, _bounded(nanos)) for key, start, nanos in record.charges
-    ]
-    row["waste_nanos"] = _bounded(record.waste_nanos)
+def _row(record: UsageRecord) -> tuple[Any, ...]:
+    """Return a row of the table, in the order of its columns."""
+    charged = msgspec.json.encode(record.charges).decode()
+    return (*_BEFORE_CHARGES(record), charged, *_AFTER_CHARGES(record))
+
+
+def _storable(record: UsageRecord) -> UsageRecord:
+    """Return a record as all databases take it: the same one, as nearly always.
+
+    Clients choose some texts and engines some numbers.
+    """
+    charged = record.charges
+    text = "".join(filter(None, (*_TEXTS_OF(record), *(key for key, *_ in charged))))
+    numbers, times = _NUMBERS_OF(record), (record.ttft_ns or 0, *_TIMES_OF(record))
+    nanos = (record.charge_nanos or 0, record.waste_nanos, *(each for *_, each in charged))
+    is_storable = storable(text) is text and min(*numbers, *times) >= 0
+    is_storable = is_storable and max(numbers) <= _MAX_INTEGER and max(times) <= _MAX_TIME
+    if is_storable and -_MAX_NANOS <= min(nanos) <= max(nanos) <= _MAX_NANOS:
+        return record
+    most = dict.fromkeys(_TOKENS, _MAX_INTEGER * record.requests)
+    changes: dict[str, Any] = {
+        name: value and storable(value)
+        for name, value in zip(_TEXTS, _TEXTS_OF(record), strict=True)
+    }
+    for name, value in zip(_NUMBERS, numbers, strict=True):
+        changes[name] = max(0, min(value, most.get(name, _MAX_INTEGER)))
+    for name, value in zip(("ttft_ns", *_TIMES), (record.ttft_ns, *times[1:]), strict=True):
+        changes[name] = value and max(0, min(value, _MAX_TIME))
+    changes["waste_nanos"] = _bounded(record.waste_nanos)
+    changes["charges"] = tuple((storable(key), start, _bounded(each)) for key, start, each in charged)
     if record.charge_nanos is not None:
-        row["charge_nanos"] = _bounded(record.charge_nanos)
-    return row
+        changes["charge_nanos"] = _bounded(record.charge_nanos)
+    return replace(record, **changes)
 
 
 def _bounded(nanos: int) -> int:
