@@ -22,14 +22,15 @@ class TokenCounts:
 
     def at_most(self, most_input: int, most_output: int) -> "TokenCounts":
         """Return what of these counts is possible: the same object, if all of it is."""
+        if self.cached <= self.input <= most_input and self.reasoning <= self.output <= most_output:
+            return self
         input_tokens, output = min(self.input, most_input), min(self.output, most_output)
-        possible = TokenCounts(
+        return TokenCounts(
             input=input_tokens,
             cached=min(self.cached, input_tokens),
             output=output,
             reasoning=min(self.reasoning, output),
         )
-        return self if possible == self else possible
 
 
 class _Details(msgspec.Struct, gc=False):

@@ -32,6 +32,7 @@ _CLIENT_GONE, _DEFECT = 499, 500
 # Of this process in the store, unique among all gateways and restarts: records begin with it.
 GATEWAY_NAME = uuid.uuid4().hex[:16]
 _numbers = itertools.count()
+_NO_TOKENS = TokenCounts()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +100,7 @@ class Settlement:
                 self._reservations.settle(at, input_tokens=0, output_tokens=0)
                 return at.chosen
             case Placed():
-                self._leave(at, TokenCounts())
+                self._leave(at, _NO_TOKENS)
                 return at
             case Sent():
                 end = work_end(phase, reason)
@@ -166,6 +167,8 @@ class Settlement:
     def _answered(self, sent: Sent, end: WorkEnd) -> Answered:
         """Return what was used, within what could be."""
         reserved, reported = sent.placed.reserved, sent.counts
+        if not sent.engines and reported is None:
+            return Answered(sent=sent, counts=_NO_TOKENS, estimated=True, recomputed=0)
         means, prompt = self._places.replicas.means(reserved.model), 0
         if sent.fields.computes:
             prompt = likely_tokens(reserved.shape.input_tokens, reserved.chosen.size, means)
@@ -184,12 +187,13 @@ class Settlement:
             )
         )
         # Parts of the prompt and the answer as an engine says.
-        possible = (reported or TokenCounts()).at_most(charged.input, charged.output)
-        counts = replace(possible, input=charged.input, output=charged.output)
+        counts = (reported or _NO_TOKENS).at_most(charged.input, charged.output)
+        if (counts.input, counts.output) != (charged.input, charged.output):
+            counts = replace(counts, input=charged.input, output=charged.output)
         return Answered(
             sent=sent,
             counts=counts,
-            estimated=counts != reported or sent.unchecked_joints > 0,
+            estimated=(counts is not reported and counts != reported) or sent.unchecked_joints > 0,
             recomputed=charged.recomputed,
         )
 
