@@ -59,10 +59,15 @@ class UsageJournal:
     def add(self, records: Sequence[UsageRecord], number: int) -> None:
         """Keep records of requests that began, or of those that ended until they are stored.
 
-        A record of 0 requests says that its request became part of a sum, which comes with it:
-        one write keeps both. `number` is that of the last record on its way to the store.
+        `number` is that of the last record on its way to the store.
         """
-        frames = b"".join(map(_frame, records))
+        self._append(b"".join(map(_frame, records)), number)
+
+    def add_summed(self, record: UsageRecord, total: UsageRecord, number: int) -> None:
+        """Keep that a request became part of a sum: one write has it, of 0 requests, and the sum."""
+        self._append(_frame(record, 0) + _frame(total), number)
+
+    def _append(self, frames: bytes, number: int) -> None:
         self._file.write(frames)
         self._size += len(frames)
         if self._size >= self._segment_bytes:
@@ -190,8 +195,11 @@ def _is_abandoned(path: Path) -> bool:
     return False
 
 
-def _frame(record: UsageRecord) -> bytes:
-    body = msgspec.msgpack.encode(StoredRecord(*_VALUES(record)))
+def _frame(record: UsageRecord, requests: int | None = None) -> bytes:
+    stored = StoredRecord(*_VALUES(record))
+    if requests is not None:
+        stored.requests = requests
+    body = msgspec.msgpack.encode(stored)
     return len(body).to_bytes(4) + body
 
 

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -192,7 +191,7 @@ class Recording:
             self._write(record)
             return
         self._metrics.count_records(RecordOutcome.SUMMED, 1)
-        self._note(lambda journal: journal.add((replace(record, requests=0), total), self._added))
+        self._note(lambda journal: journal.add_summed(record, total, self._added))
 
     def end_period(self) -> None:
         """Begin new sums; `store_sums` stores those before."""
