@@ -172,6 +172,7 @@ class RequestMetrics:
             ("tenant", "currency"),
             registry=registry,
         )
+        self._charged: dict[tuple[str, str], Counter] = {}
         self._drafts = [
             Counter(f"tessera_gateway_{name}", text, (*_PAIR, "temperature"), registry=registry)
             for name, text in _DRAFT_SERIES
@@ -198,7 +199,11 @@ class RequestMetrics:
             counter.inc(tokens)
         if record.charge_nanos is not None and record.currency is not None:
             # Tenants and currencies are those of objects of the platform.
-            self._charges.labels(record.tenant, record.currency).inc(record.charge_nanos)
+            names = record.tenant, record.currency
+            charged = self._charged.get(names)
+            if charged is None:
+                charged = self._charged[names] = self._charges.labels(*names)
+            charged.inc(record.charge_nanos)
         checked, unchecked = pair.joints
         checked.inc(record.resumed - record.unchecked_joints)
         unchecked.inc(record.unchecked_joints)
