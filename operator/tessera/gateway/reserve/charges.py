@@ -20,7 +20,13 @@ from tessera.domain.charges.gateway_charges import (
 )
 from tessera.domain.charges.prices import RequestPrice, charge_of, most_charge
 from tessera.domain.charges.scopes import ChargeScope, MemberKind
-from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
+from tessera.domain.gateway.directory import (
+    Directory,
+    Identity,
+    ModelChanges,
+    OfferedModel,
+    TenantLimits,
+)
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.charges import charge_scopes, price_for
@@ -45,7 +51,7 @@ _LEAST_WAIT_SECONDS = 0.05
 _MILLION, _DAY = 10**6, 86_400.0
 _PRICE_SECONDS = 1.0
 _PERSONAL = (MemberKind.KEY, MemberKind.USER)
-_MAX_CACHED_SCOPES = 10_000
+_MAX_KNOWN_TERMS = 10_000
 
 
 class ChargeTerms(NamedTuple):
@@ -53,6 +59,15 @@ class ChargeTerms(NamedTuple):
 
     price: RequestPrice
     scopes: tuple[ChargeScope, ...]
+
+
+class _KnownTerms(NamedTuple):
+    """Those of one kind of requests until a moment, in Unix seconds."""
+
+    terms: ChargeTerms | None
+    """None without a price."""
+    scopes: tuple[ChargeScope, ...]
+    until: float
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -106,9 +121,9 @@ class RequestCharge:
         prompt = most_charge(self.price, input_tokens=self.prompt_bound, output=0)
         return max(0, min((nanos - prompt) * _MILLION // dearest, self.max_output))
 
-    def limit_output(self, is_unbounded: bool) -> None:
-        """Let the answer have no more tokens than are paid."""
-        paid = self.paid_output
+    def limit_output(self, wanted: int, is_unbounded: bool) -> None:
+        """Let the answer have no more tokens than are paid; all of them for so many nano-units."""
+        paid = self.max_output if self.reserved >= wanted else self.paid_output
         self.is_reduced = paid < self.max_output
         if self.is_reduced or is_unbounded:
             # Each choice has as many.
@@ -183,20 +198,16 @@ class Charges:
         offset = clock.time_ns() / 1e9 - clock.monotonic()
         self.lending = GatewayCharges(clock_offset=offset)
         self._directory = Directory()
-        self._scopes: dict[tuple[str | None, ...], tuple[ChargeScope, ...]] = {}
+        self._terms: dict[tuple[str | None, ...], _KnownTerms] = {}
         self._personal: dict[str, bool] = {}
         """Whether limits of a tenant tell keys or users apart."""
-        self._prices: dict[tuple[str, str, str], tuple[RequestPrice | None, float]] = {}
         self._lengths = defaultdict[str, AnswerLengths](AnswerLengths)
         self._changed, self._waiting = asyncio.Event(), 0
         self._asking = set[asyncio.Future[bool]]()
 
-    def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
-        """Take a directory; `forget` all limits where more than models differs in it."""
-        self._directory = directory
-        if forget or changes.old:
-            self._scopes, self._personal = {}, {}
-        self._prices = {}
+    def update(self, directory: Directory, changes: ModelChanges) -> None:
+        """Take a directory."""
+        self._directory, self._terms, self._personal = directory, {}, {}
         for model in changes.removed:
             self._lengths.pop(model.uid, None)
 
@@ -223,13 +234,34 @@ class Charges:
         has_limits = bool(tenant.charge_limits) or identity.budget is not None
         if not has_limits and not directory.prices.versions:
             return None
-        price = self._price_of(identity.tenant, chosen.model, name)
-        scopes = self._scopes_of(identity, chosen.model, name) if has_limits else ()
-        if price is not None:
-            return ChargeTerms(price, scopes)
-        if scopes:
-            raise no_price(scopes[0].limit, chosen.model, name)
-        return None
+        # Of most budgets no limit tells keys and users apart.
+        is_personal = identity.budget is not None or self._is_personal(tenant)
+        sender = (identity.key, identity.user) if is_personal else (None, None)
+        key = (identity.tenant, identity.team, *sender, chosen.model.uid, name)
+        at = self._clock.monotonic() + self.lending.clock_offset
+        known = self._terms.get(key)
+        if known is None or not known.until - _PRICE_SECONDS <= at < known.until:
+            known = self._terms[key] = self._look_up(known, identity, chosen.model, name, at)
+        if known.terms is None and known.scopes:
+            raise no_price(known.scopes[0].limit, chosen.model, name)
+        return known.terms
+
+    def _look_up(
+        self,
+        known: _KnownTerms | None,
+        identity: Identity,
+        model: OfferedModel,
+        name: str,
+        at: float,
+    ) -> _KnownTerms:
+        """Return what requests pay by: a price is looked up each second, and each day of UTC."""
+        if len(self._terms) >= _MAX_KNOWN_TERMS:
+            self._terms.clear()
+        directory = self._directory
+        price = price_for(directory, identity.tenant, model, name, at)
+        scopes = known.scopes if known else charge_scopes(directory, identity, model, name)
+        terms = None if price is None else ChargeTerms(price, scopes)
+        return _KnownTerms(terms, scopes, min(at + _PRICE_SECONDS, at - at % _DAY + _DAY))
 
     async def reserve(
         self,
@@ -266,15 +298,17 @@ class Charges:
             reservation=None,
         )
         if terms.scopes:
-            usual = charge.most(self._lengths[model.uid].p95 * choices)
-            wanted = usual if shape.stream else charge.most(most_output)
+            usual_output = min(self._lengths[model.uid].p95 * choices, most_output)
+            usual = wanted = charge.most(usual_output)
+            if not shape.stream and usual_output < most_output:
+                wanted = charge.most(most_output)
             charge.reservation = await self._obtain(
                 terms.scopes, wanted, usual, wait_seconds=wait_seconds
             )
             charge.reserved = charge.reservation.nanos
             charge.month = self.lending.month_at(chosen.received.identified.started_at_ns / 1e9)
             if not shape.stream and most_output:
-                charge.limit_output(chosen.summary.output_tokens is None)
+                charge.limit_output(wanted, chosen.summary.output_tokens is None)
         return charge
 
     def grow(self, charge: RequestCharge, nanos: int) -> bool:
@@ -412,40 +446,12 @@ class Charges:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    def _price_of(self, tenant: str, model: OfferedModel, name: str) -> RequestPrice | None:
-        """Return the price of now; it is looked up each second, and with each day of UTC."""
-        at = self._clock.monotonic() + self.lending.clock_offset
-        key = (tenant, model.uid, name)
-        price, until = self._prices.get(key, (None, 0.0))
-        if not until - _PRICE_SECONDS <= at < until:
-            if len(self._prices) >= _MAX_CACHED_SCOPES:
-                self._prices.clear()
-            price = price_for(self._directory, tenant, model, name, at)
-            until = min(at + _PRICE_SECONDS, at - at % _DAY + _DAY)
-            self._prices[key] = price, until
-        return price
-
-    def _is_personal(self, tenant: str) -> bool:
-        is_personal = self._personal.get(tenant)
+    def _is_personal(self, tenant: TenantLimits) -> bool:
+        is_personal = self._personal.get(tenant.name)
         if is_personal is None:
-            limits = self._directory.tenants[tenant].charge_limits
-            is_personal = any(limit.kind in _PERSONAL for limit in limits)
-            self._personal[tenant] = is_personal
+            is_personal = any(limit.kind in _PERSONAL for limit in tenant.charge_limits)
+            self._personal[tenant.name] = is_personal
         return is_personal
-
-    def _scopes_of(
-        self, identity: Identity, model: OfferedModel, name: str
-    ) -> tuple[ChargeScope, ...]:
-        # Of most budgets no limit tells keys and users apart.
-        is_personal = identity.budget is not None or self._is_personal(identity.tenant)
-        sender = (identity.key, identity.user) if is_personal else (None, None)
-        key = (identity.tenant, identity.team, *sender, model.uid, name)
-        scopes = self._scopes.get(key)
-        if scopes is None:
-            if len(self._scopes) >= _MAX_CACHED_SCOPES:
-                self._scopes.clear()
-            scopes = self._scopes[key] = charge_scopes(self._directory, identity, model, name)
-        return scopes
 
 
 def _left_beside(

@@ -89,7 +89,7 @@ class Reservations:
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all limits where more than models differs in it."""
         self._directory = directory
-        self.charges.update(directory, changes, forget=forget)
+        self.charges.update(directory, changes)
         if forget:
             self._applicable = {}
         uids = {model.uid for model in (*changes.old, *changes.new)}
