@@ -57,7 +57,7 @@ class PaidSink:
         self._asking: asyncio.Task[None] | None = None
         self._held: list[bytes] = []
         self._own_bytes = 0
-        self._has_begun = False
+        self._has_begun = self._passes = False
         self._passed = passed_events(stream, charge.choices)
         self._passed_tokens = 0
         self._set_enough()
@@ -73,6 +73,8 @@ class PaidSink:
 
     def part(self, data: bytes) -> bool:
         """Pass events on, or hold them; False where they are held."""
+        if self._passes:
+            return self._sink.part(data)
         tokens = self._sent.tokens
         if self._held or (tokens > self._enough and not self._is_paid()):
             self._held.append(data)
@@ -132,11 +134,14 @@ class PaidSink:
         self._has_begun = True
         if (prompt := self._counted_prompt) is not None:
             self._charges.shrink(self._charge, prompt)
+        self._set_enough()
 
     def _set_enough(self) -> None:
         paid = self._charge.paid_output
         is_all = self._charge.reservation is None or paid >= self._charge.max_output
         self._enough = math.inf if is_all else paid - TOP_UP_BEFORE
+        # Nothing more is looked for in it.
+        self._passes = self._has_begun and is_all and not self._shows_cost
 
     def _is_paid(self) -> bool:
         """Reserve more, and return whether what came until now is paid."""
