@@ -12,6 +12,7 @@ from typing import Any, cast
 import httptools
 from typing_extensions import override
 from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tessera.api.text import counted
@@ -92,6 +93,11 @@ class _Writing(BoundedReading):
     def reads_slowly(self) -> bool:
         """Whether so much waits for the client that nothing more should be sent."""
         return self.flow.write_paused
+
+    def takes(self, size: int) -> bool:
+        """Return whether so much more can be sent, with a head, before the client reads slowly."""
+        waiting = self.transport.get_write_buffer_size()
+        return not self.reads_slowly and waiting + size <= HIGH_WATER_LIMIT // 2
 
     @property
     def is_gone(self) -> bool:

@@ -64,6 +64,11 @@ class ClientResponse:
         self.is_in_the_way: Callable[[], bool]
         """Returns whether others wait for the source of a stream; who relays it sets it."""
 
+    @property
+    def ends_at_once(self) -> bool:
+        """Return whether the end of the answer's source is its end: nothing waits for the client."""
+        return self.client.takes(len(self._whole))
+
     def begin(self, headers: Headers) -> bool:
         """Send the head of a stream; False if heartbeats did, with other headers."""
         self.stop_heartbeats()

@@ -58,7 +58,7 @@ class RequestCourse:
         self.at: Stand = identified
         """Where it stands."""
         self._record_id = record_id()
-        self._client_gone = False
+        self._client_gone = self._is_recorded = False
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -101,9 +101,8 @@ class RequestCourse:
             del client.ended, client.is_in_the_way
             client.stop_heartbeats()
             self.at = self._stations.settlement.end_engine(self.at, phase, reason)
-            placed = _placed(self.at)
-            attempts = placed.attempts if placed is not None else ()
-            self._stations.record(self._record(self.at, phase, reason), attempts)
+            if not self._is_recorded:
+                self._end(phase, reason)
 
     async def _answer(self) -> None:
         """Receive the request, and let the model that it names answer."""
@@ -145,8 +144,18 @@ class RequestCourse:
         assert isinstance(at, Answered)  # noqa: S101 - only what was sent has an answer
         if at.sent.placed.reserved.charge is not None:
             # Before its client has all of it: a gateway that is killed then charges it.
-            self._stations.note_begun(self._partial_record(at))
+            if self._client.ends_at_once:
+                self._end(Phase.COMPLETED, "")
+            else:
+                self._stations.note_begun(self._partial_record(at))
         return at.sent.placed
+
+    def _end(self, phase: Phase, reason: str) -> None:
+        """Record how it ended."""
+        self._is_recorded = True
+        placed = _placed(self.at)
+        attempts = placed.attempts if placed is not None else ()
+        self._stations.record(self._record(self.at, phase, reason), attempts)
 
     def _is_in_the_way(self) -> bool:
         """Return whether others wait for its place, while it has one."""
@@ -187,8 +196,13 @@ class RequestCourse:
     # What others ask of a request that runs.
 
     def partial_record(self) -> UsageRecord | None:
-        """Return its record as if the gateway were killed now; None before an engine has it."""
-        return self._partial_record(self.at) if isinstance(self.at, Sent | Answered) else None
+        """Return its record as if the gateway were killed now.
+
+        None before an engine has it, and once it is recorded.
+        """
+        if self._is_recorded or not isinstance(self.at, Sent | Answered):
+            return None
+        return self._partial_record(self.at)
 
     def _partial_record(self, at: Sent | Answered) -> UsageRecord:
         partial = self._stations.settlement.partial(at)

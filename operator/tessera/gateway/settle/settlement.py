@@ -27,8 +27,9 @@ from tessera.gateway.resolve.shapes import likely_tokens
 _MAX_PATH = 256
 # Of a known prefix: its tokens are a mean of those of its bytes.
 _UNCERTAIN_SHARE = 1 / 8
-# Of a client that is gone, and of a defect of the gateway.
-_CLIENT_GONE, _DEFECT = 499, 500
+# Before a response: of a client that is gone, of an answer that is sent now, and of a defect.
+_CLIENT_GONE = 499
+_STATUSES = {Phase.COMPLETED: 200, Phase.FAILED: 500}
 # Of this process in the store, unique among all gateways and restarts: records begin with it.
 GATEWAY_NAME = uuid.uuid4().hex[:16]
 _numbers = itertools.count()
@@ -126,7 +127,7 @@ class Settlement:
         return UsageRecord(
             record_id=record_id,
             phase=end.phase,
-            status=end.status or (_DEFECT if end.phase is Phase.FAILED else _CLIENT_GONE),
+            status=end.status or _STATUSES.get(end.phase, _CLIENT_GONE),
             total_ns=self._clock.monotonic_ns() - identified.started_ns,
             **fields,
         )
