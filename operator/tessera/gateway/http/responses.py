@@ -66,7 +66,7 @@ class ClientResponse:
 
     @property
     def ends_at_once(self) -> bool:
-        """Return whether the end of the answer's source is its end: nothing waits for the client."""
+        """Return whether the end of its source ends the answer: nothing waits for the client."""
         return self.client.takes(len(self._whole))
 
     def begin(self, headers: Headers) -> bool:

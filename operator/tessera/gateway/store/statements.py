@@ -62,7 +62,9 @@ _NO_SENDER = dict.fromkeys(("team", "key", "user"))
 
 _SAME_OF, _COUNTS_OF = attrgetter(*_SAME), attrgetter(*_COUNTS[:-1])
 # Of a group, in the order of the table.
-_COLUMNS_OF = itemgetter(*(_GROUP.index(name) for name in CHARGE_SUMS.c.keys() if name in _GROUP))
+_COLUMNS_OF = itemgetter(
+    *(_GROUP.index(each.name) for each in CHARGE_SUMS.c if each.name in _GROUP)
+)
 
 # In the order of _GROUP.
 Group = tuple[int | str | None, ...]

@@ -27,7 +27,8 @@ _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
 _CHARGES = _FIELDS.index("charges")
-_BEFORE_CHARGES, _AFTER_CHARGES = attrgetter(*_FIELDS[:_CHARGES]), attrgetter(*_FIELDS[_CHARGES + 1 :])
+_BEFORE_CHARGES = attrgetter(*_FIELDS[:_CHARGES])
+_AFTER_CHARGES = attrgetter(*_FIELDS[_CHARGES + 1 :])
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _TEXTS = tuple(column.key for column in USAGE_RECORDS.c if isinstance(column.type, Text))
 _NUMBERS, _TIMES = ("status", "requests", *_TOKENS), ("started_at_ns", "queue_ns", "total_ns")
@@ -310,7 +311,9 @@ def _storable(record: UsageRecord) -> UsageRecord:
     for name, value in zip(("ttft_ns", *_TIMES), (record.ttft_ns, *times[1:]), strict=True):
         changes[name] = value and max(0, min(value, _MAX_TIME))
     changes["waste_nanos"] = _bounded(record.waste_nanos)
-    changes["charges"] = tuple((storable(key), start, _bounded(each)) for key, start, each in charged)
+    changes["charges"] = tuple(
+        (storable(key), start, _bounded(each)) for key, start, each in charged
+    )
     if record.charge_nanos is not None:
         changes["charge_nanos"] = _bounded(record.charge_nanos)
     return replace(record, **changes)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -64,7 +64,7 @@ class UsageJournal:
         self._append(b"".join(map(_frame, records)), number)
 
     def add_summed(self, record: UsageRecord, total: UsageRecord, number: int) -> None:
-        """Keep that a request became part of a sum: one write has it, of 0 requests, and the sum."""
+        """Keep that a request is part of a sum: one write has it, of 0 requests, and the sum."""
         self._append(_frame(record, 0) + _frame(total), number)
 
     def _append(self, frames: bytes, number: int) -> None:
@@ -196,7 +196,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _frame(record: UsageRecord, requests: int | None = None) -> bytes:
-    stored = StoredRecord(*_VALUES(record))
+    stored: Any = StoredRecord(*_VALUES(record))
     if requests is not None:
         stored.requests = requests
     body = msgspec.msgpack.encode(stored)
