@@ -66,6 +66,15 @@ def test_a_limit_without_a_basis_has_that_of_the_budget() -> None:
     assert scopes(a_directory(*limits), Identity(tenant="team-a")) == ()
 
 
+def test_a_member_is_known_in_records_by_all_its_names() -> None:
+    limits = [a_limit(members={kind: "*"}) for kind in ("key", "service", "model")]
+    directory = a_directory(*limits, a_limit())
+    sender = Identity(tenant="team-a", key="ci", budget=KeyBudget(amount="5", window="Day"))
+    for name, names in (("gpt-4", ("chat", "gpt-4")), ("sql", ("sql",))):
+        members = [scope.members for scope in scopes(directory, sender, name)]
+        assert members == [("ci",), ("team-b/chat",), names, (), ("ci",)]
+
+
 def test_each_member_has_an_account_of_its_own() -> None:
     limits = [a_limit(members={kind: "*"}) for kind in ("team", "key", "service", "model")]
     assert keys(*limits, team="Pay", key="ci") == [
