@@ -84,7 +84,7 @@ def check_names(body: bytes, names: Collection[str]) -> None:
             seen.add(name)
 
 
-def _has_no_other(text: bytes, fields: Mapping[str, msgspec.Raw]) -> bool:
+def _has_no_other(text: bytes, fields: dict[str, msgspec.Raw]) -> bool:
     """Return whether an object is known to have these fields alone, as most clients write it."""
     # Quotation marks, a colon and a comma of each, and the braces.
     least = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1

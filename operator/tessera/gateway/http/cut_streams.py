@@ -150,13 +150,13 @@ def _usage_with(usage: msgspec.Raw, cost: str) -> msgspec.Raw:
     return msgspec.Raw(_encode({**_fields.decode(usage), "cost": msgspec.Raw(cost.encode())}))
 
 
-class _Choice(msgspec.Struct, gc=False):
+class _ChoiceEnd(msgspec.Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
 
 
-class _Choices(msgspec.Struct, gc=False):
-    choices: tuple[_Choice, ...] = ()
+class _ChoiceEnds(msgspec.Struct, gc=False):
+    choices: tuple[_ChoiceEnd, ...] = ()
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -176,7 +176,7 @@ class _OutputEvent(msgspec.Struct, gc=False):
     delta: msgspec.Raw = _NULL
 
 
-_choices = msgspec.json.Decoder(_Choices)
+_choices = msgspec.json.Decoder(_ChoiceEnds)
 _block = msgspec.json.Decoder(_Block)
 _output_event = msgspec.json.Decoder(_OutputEvent)
 
@@ -321,9 +321,9 @@ class _ResponseItems(PassedEvents):
                 place[f"{parts}_index"] = number
             value = {}
             if text.name:
-                value = {_TEXT_FIELDS[text.name]: msgspec.Raw(b'"%b"' % text.text)}
+                value = {_TEXT_FIELDS[text.name]: msgspec.Raw(b'"%b"' % bytes(text.text))}
                 if not text.is_text_done:
-                    logprobs = {"logprobs": []} if text.name == _TEXT else {}
+                    logprobs: dict[str, Any] = {"logprobs": []} if text.name == _TEXT else {}
                     yield self._event(f"{text.name}.done", {**place, **value, **logprobs})
             if not parts:
                 fields |= value

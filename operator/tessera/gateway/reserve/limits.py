@@ -154,12 +154,11 @@ class Reservations:
             # Who leaves meanwhile has it counted as well.
             chosen.counted_tokens = chosen.shape.input_tokens
             tokens = await self.count_prompt(chosen)
-            is_less = tokens is not None and 0 < tokens < bound
-            chosen.counted_tokens = tokens if is_less else 0
-            if not is_less:
+            if tokens is None or not 0 < tokens < bound:
+                chosen.counted_tokens = 0
                 raise
-        waited = self._clock.monotonic() - began
-        rest = max(0.0, BUDGET_WAIT_SECONDS - waited)
+            chosen.counted_tokens = tokens
+        rest = max(0.0, BUDGET_WAIT_SECONDS - (self._clock.monotonic() - began))
         return await self.charges.reserve(chosen, terms, most, tokens, wait_seconds=rest)
 
     def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
