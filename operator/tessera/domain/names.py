@@ -28,6 +28,8 @@ ENGINE_ACCOUNT = "tessera-engine"
 USAGE_READER = "tessera-usage-reader"
 # ServiceAccount whose tokens for USAGE_READER correct charges.
 CHARGE_CORRECTOR = "tessera-charge-corrector"
+# Audience of the tokens with which batch runners tell gateways what their rows used.
+BATCH_CHARGES = "tessera-batch-charges"
 # Name of the NetworkPolicy of engines that only gateways reach.
 CLOSED_ENGINES = "tessera-engine-closed"
 # Name of the NetworkPolicy of what engines of services connect to.

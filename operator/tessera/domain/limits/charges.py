@@ -1,6 +1,7 @@
 """The price of one request, and the limits of basis Charge that hold for it."""
 
 from tessera.api.key_record import KeyBudget
+from tessera.api.ref import Ref
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope, MemberKind
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
@@ -67,6 +68,12 @@ def charge_scopes(
     if identity.budget is not None and identity.key is not None:
         scopes.append(_key_scope(tenant, identity.key, identity.budget))
     return tuple(scopes)
+
+
+def batch_model(namespace: str, batch: str, model: str, tenant: str) -> OfferedModel:
+    """Return the engine of a batch as limits and prices know a model."""
+    service = Ref(namespace, f"batch/{batch}")
+    return OfferedModel(service=service, uid="", names=(model,), tenant=tenant)
 
 
 def _key_scope(tenant: TenantLimits, key: str, budget: KeyBudget) -> ChargeScope:

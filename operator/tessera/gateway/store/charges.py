@@ -36,6 +36,7 @@ from tessera.gateway.store.database import insert_rows
 from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import (
     CHARGE_ACCOUNTS,
+    CHARGE_BATCHES,
     CHARGE_SPENDS,
     CHARGE_SUMS,
     GATEWAYS,
@@ -82,12 +83,12 @@ async def exchange(
     Transactions that share an account wait for each other, in the order of the keys.
     """
     keys = {_key(ask) for ask in asks}
-    await _note_asking(connection, gateway)
-    accounts = await _locked(connection, keys)
+    await note_asking(connection, gateway)
+    accounts = await locked(connection, keys)
     if len(accounts) < len(keys):
         return None
-    corrections = await _read_spends(connection, accounts)
-    now, written_at = await _meet(connection, gateway, accounts)
+    corrections = await read_spends(connection, accounts)
+    now, written_at = await meet(connection, gateway, accounts)
     entered = [key for key, account in accounts.items() if gateway not in account.gateways]
     changed: dict[Key, ChargeAccount] = {}
     answers = []
@@ -104,8 +105,8 @@ async def exchange(
         answers.append(renewed)
     for balance, renewed_at in written_at:
         balance.renewed_at = renewed_at
-    await _write(connection, changed)
-    await _enter(connection, gateway, [k for k in entered if gateway in accounts[k].gateways])
+    await write(connection, changed)
+    await enter(connection, gateway, [k for k in entered if gateway in accounts[k].gateways])
     return tuple(answers)
 
 
@@ -218,11 +219,11 @@ async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS
     spends = CHARGE_SPENDS.c
     keys = select(*_SPENDS_KEY).where(spends.gateway == gateway, exists().where(_ACCOUNT_OF_SPENDS))
     rows = (await connection.execute(keys.order_by(*_SPENDS_KEY).limit(limit))).all()
-    accounts = await _locked(connection, {(key, start) for key, start in rows})
-    await _read_spends(connection, accounts)
+    accounts = await locked(connection, {(key, start) for key, start in rows})
+    await read_spends(connection, accounts)
     for account in accounts.values():
         account.close(gateway)
-    await _write(connection, accounts)
+    await write(connection, accounts)
     await connection.execute(
         delete(CHARGE_SPENDS).where(
             spends.gateway == gateway, tuple_(*_SPENDS_KEY).in_(list(accounts))
@@ -241,11 +242,14 @@ async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:
     accounts = await _locked(connection, {(key, start) for key, start in keys})
     await _read_spends(connection, accounts)
     lasting = {key: account for key, account in accounts.items() if account.restored}
-    await _write(connection, lasting, is_over=True)
+    await write(connection, lasting, is_over=True)
     await forget(connection, [key for key in accounts if key not in lasting])
     is_old = CHARGE_SPENDS.c.window_start < now - _LONGEST_SECONDS
     await connection.execute(
         delete(CHARGE_SPENDS).where(is_old, ~exists().where(_ACCOUNT_OF_SPENDS))
+    )
+    await connection.execute(
+        delete(CHARGE_BATCHES).where(CHARGE_BATCHES.c.changed_at < now - _LONGEST_SECONDS)
     )
     return len(keys)
 
@@ -289,13 +293,13 @@ def _key(ask: ChargeAsk) -> Key:
     return storable(ask.scope.key), ask.start
 
 
-async def _locked(connection: AsyncConnection, keys: Iterable[Key]) -> dict[Key, ChargeAccount]:
+async def locked(connection: AsyncConnection, keys: Iterable[Key]) -> dict[Key, ChargeAccount]:
     statement = select(*_KEY, CHARGE_ACCOUNTS.c.state).where(tuple_(*_KEY).in_(sorted(keys)))
     rows = await connection.execute(statement.order_by(*_KEY).with_for_update())
     return {(key, start): ChargeAccount.from_json(state) for key, start, state in rows}
 
 
-async def _read_spends(
+async def read_spends(
     connection: AsyncConnection, accounts: Mapping[Key, ChargeAccount]
 ) -> Counter[Key]:
     """Give accounts what records were charged; return what people corrected."""
@@ -310,7 +314,7 @@ async def _read_spends(
     return corrections
 
 
-async def _note_asking(connection: AsyncConnection, gateway: str) -> None:
+async def note_asking(connection: AsyncConnection, gateway: str) -> None:
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     seen = insert(GATEWAYS).values(name=gateway, seen_at=clock_column(connection))
     await connection.execute(
@@ -318,7 +322,7 @@ async def _note_asking(connection: AsyncConnection, gateway: str) -> None:
     )
 
 
-async def _meet(
+async def meet(
     connection: AsyncConnection, gateway: str, accounts: Mapping[Key, ChargeAccount]
 ) -> tuple[float, list[tuple[GatewayBalance, float]]]:
     """Tell accounts which other gateways asked since they were written.
@@ -337,13 +341,13 @@ async def _meet(
     return float(rows[0][2]), written_at
 
 
-async def _enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key]) -> None:
+async def enter(connection: AsyncConnection, gateway: str, keys: Iterable[Key]) -> None:
     """Note in which accounts a gateway is: by this `close` finds them."""
     rows = [(*key, gateway, 0) for key in sorted(keys)]
     await insert_rows(connection, CHARGE_SPENDS, rows, ())
 
 
-async def _write(
+async def write(
     connection: AsyncConnection, accounts: Mapping[Key, ChargeAccount], *, is_over: bool = False
 ) -> None:
     if accounts:

@@ -108,6 +108,17 @@ CHARGE_SPENDS = Table(
     Index("charge_spends_by_gateway", "gateway"),
 )
 
+# One row for each batch that is charged, with block -1, and one for each of its blocks.
+CHARGE_BATCHES = Table(
+    "charge_batches",
+    METADATA,
+    Column("batch", Text, primary_key=True),
+    Column("block", BigInteger, primary_key=True, autoincrement=False),
+    Column("changed_at", Double, nullable=False),
+    Column("state", JSON, nullable=False),
+    Index("charge_batches_by_change", "changed_at"),
+)
+
 # What statements are made of: one row for each group of an hour of UTC, whose digest is its id.
 CHARGE_SUMS = Table(
     "charge_sums",

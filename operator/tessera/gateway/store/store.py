@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import JSON, RowMapping, Text, case, delete, func, literal, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
@@ -135,10 +136,17 @@ class GatewayStore(ChargeStore):
                 records = [record for record in records if record.record_id not in stored]
             if records:
                 # One that is stored makes this fail: each adds to sums once.
-                await insert_rows(connection, USAGE_RECORDS, [*map(_row, records)])
-                await charges.add_spent(connection, records)
-                await statements.add_hourly(connection, self._tags, records)
+                await self._store(connection, records)
         return len(records)
+
+    async def record_in(self, connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
+        """Store new records in a transaction that has more to do."""
+        await self._store(connection, [*map(_storable, records)])
+
+    async def _store(self, connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
+        await insert_rows(connection, USAGE_RECORDS, [*map(_row, records)])
+        await charges.add_spent(connection, records)
+        await statements.add_hourly(connection, self._tags, records)
 
     async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
         """Lend portions of limits to a gateway; after a StoreError it is unknown whether it did.

@@ -1,0 +1,283 @@
+"""Batches that are charged: what each has reserved, and one row for each block with settled rows.
+
+A message of a runner is one transaction, whichever gateway gets it: no gateway has money of it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tessera.domain.charges.account import window_at
+from tessera.domain.charges.batch_account import (
+    BatchAccount,
+    BatchBlock,
+    BatchLoan,
+    Key,
+    SettledRows,
+)
+from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
+from tessera.domain.charges.exchange import ChargeAsk
+from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.money import Money
+from tessera.gateway.store import charges
+from tessera.gateway.store.leases import clock
+from tessera.gateway.store.schema import CHARGE_BATCHES, storable
+from tessera.gateway.store.store import GatewayStore
+
+BATCH_CLASS = "Batch"
+# Block of the row with what is reserved.
+_RESERVED = -1
+_COLUMNS = CHARGE_BATCHES.c
+_FENCED = BatchAnswer(
+    outcome=BatchOutcome.FENCED, message="another attempt of the batch is current"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTerms:
+    """What a batch pays by, and the limits that hold for it."""
+
+    namespace: str
+    tenant: str
+    price: RequestPrice
+    scopes: tuple[ChargeScope, ...]
+
+
+class BatchStore:
+    """Settles rows of batches and lends to them; every method raises StoreError."""
+
+    def __init__(self, store: GatewayStore, gateway: str) -> None:
+        """Take the name of the gateway that asks."""
+        self._store, self._gateway = store, gateway
+
+    async def exchange(self, terms: BatchTerms, message: BatchMessage) -> BatchAnswer:
+        """Settle what a runner says, and reserve what it needs; may be repeated after an error."""
+        batch = f"{terms.namespace}/{message.uid}"
+        async with self._store.write() as connection:
+            account = await _begin(connection, batch, terms, message)
+            await _open_accounts(connection, terms.scopes)
+        if account.attempt > message.attempt:
+            return _FENCED
+        if account.former:
+            # Nothing of it is settled from now on, so what it did not use is free.
+            await self._store.close_gateway(account.former)
+        async with self._store.write() as connection:
+            return await self._exchange(connection, batch, terms, message)
+
+    async def _exchange(
+        self, connection: AsyncConnection, batch: str, terms: BatchTerms, message: BatchMessage
+    ) -> BatchAnswer:
+        account = await _locked(connection, batch)
+        if account.attempt != message.attempt or account.price is None:
+            return _FENCED
+        account.former, now = "", await clock(connection)
+        total = await _settle(connection, batch, message, account.price, now)
+        borrower = _borrower(batch, message.attempt)
+        if total.nanos or total.rows or total.output:
+            paid = account.pay(total.nanos)
+            record = _record(terms, message, account, total, paid, now)
+            await self._store.record_in(connection, [record])
+            account.records += 1
+        answer = await self._lend(connection, borrower, account, terms, message)
+        await _write(connection, batch, _RESERVED, account.to_json(), now)
+        settled = await _settled_rows(connection, batch) if message.opens else ()
+        return answer.model_copy(update={"settled": settled})
+
+    async def _lend(
+        self,
+        connection: AsyncConnection,
+        borrower: str,
+        batch: BatchAccount,
+        terms: BatchTerms,
+        message: BatchMessage,
+    ) -> BatchAnswer:
+        price = batch.price
+        assert price is not None  # noqa: S101 - of an attempt that began
+        answer = BatchAnswer(
+            outcome=BatchOutcome.GRANTED,
+            reserved=max(message.need, message.want),
+            input=price.input,
+            output=price.output,
+            per_row=price.per_batch_row,
+        )
+        if not terms.scopes:
+            return answer
+        current = _current(terms.scopes, await clock(connection))
+        await charges.note_asking(connection, self._gateway)
+        accounts = await charges.locked(connection, {*current, *batch.keys})
+        corrections = await charges.read_spends(connection, accounts)
+        now, _ = await charges.meet(connection, borrower, accounts)
+        entered = [key for key, each in accounts.items() if borrower not in each.gateways]
+        loan = BatchLoan(
+            borrower=borrower,
+            accounts=accounts,
+            scopes={key: _corrected(scope, corrections[key]) for key, scope in current.items()},
+            now=now,
+        )
+        outcome = loan.lend(batch, message.need, message.want)
+        await charges.write(connection, accounts)
+        await charges.enter(connection, borrower, entered)
+        text = "" if outcome is BatchOutcome.GRANTED else _shortage(loan, terms, message.need)
+        return answer.model_copy(
+            update={"outcome": outcome, "reserved": batch.reserved, "message": text}
+        )
+
+
+def _borrower(batch: str, attempt: int) -> str:
+    """Return the name by which accounts and records know an attempt."""
+    return f"batch/{batch}/{attempt}"
+
+
+async def _begin(
+    connection: AsyncConnection, batch: str, terms: BatchTerms, message: BatchMessage
+) -> BatchAccount:
+    """Return the account of a batch, in which this attempt is the current one if none is newer."""
+    now = await clock(connection)
+    await _insert(connection, batch, [_RESERVED], BatchAccount().to_json(), now)
+    account = await _locked(connection, batch)
+    if account.attempt < message.attempt:
+        former = _borrower(batch, account.attempt) if account.attempt else ""
+        account = BatchAccount(attempt=message.attempt, former=former, price=terms.price)
+        await _write(connection, batch, _RESERVED, account.to_json(), now)
+    return account
+
+
+async def _open_accounts(connection: AsyncConnection, scopes: Iterable[ChargeScope]) -> None:
+    asks = [
+        ChargeAsk(scope=scope, start=start, number=0, ceiling=0, used=0, reserved=0)
+        for (_, start), scope in _current(scopes, await clock(connection)).items()
+    ]
+    if asks:
+        await charges.open_accounts(connection, asks)
+
+
+async def _locked(connection: AsyncConnection, batch: str) -> BatchAccount:
+    of_batch = (_COLUMNS.batch == batch) & (_COLUMNS.block == _RESERVED)
+    state = await connection.scalar(select(_COLUMNS.state).where(of_batch).with_for_update())
+    return BatchAccount.from_json(state)
+
+
+async def _settle(
+    connection: AsyncConnection, batch: str, message: BatchMessage, price: RequestPrice, now: float
+) -> SettledRows:
+    """Settle the blocks of a message, and return what is new."""
+    total = SettledRows()
+    numbers = [use.number for use in message.blocks]
+    of_blocks = (_COLUMNS.batch == batch) & _COLUMNS.block.in_(numbers)
+    rows = await connection.execute(select(_COLUMNS.block, _COLUMNS.state).where(of_blocks))
+    blocks = {number: BatchBlock.from_json(state) for number, state in rows}
+    for use in message.blocks:
+        is_new = use.number not in blocks
+        block = blocks.setdefault(use.number, BatchBlock())
+        before = block.to_json()
+        total = total.plus(block.settle(use, message.attempt, price))
+        if is_new:
+            await _insert(connection, batch, [use.number], block.to_json(), now)
+        elif block.to_json() != before:
+            await _write(connection, batch, use.number, block.to_json(), now)
+    return total
+
+
+async def _settled_rows(connection: AsyncConnection, batch: str) -> tuple[tuple[int, int], ...]:
+    of_blocks = (_COLUMNS.batch == batch) & (_COLUMNS.block != _RESERVED)
+    statement = select(_COLUMNS.block, _COLUMNS.state).where(of_blocks).order_by(_COLUMNS.block)
+    rows = await connection.execute(statement)
+    return tuple((number, BatchBlock.from_json(state).done.bit_count()) for number, state in rows)
+
+
+async def _insert(
+    connection: AsyncConnection, batch: str, numbers: Iterable[int], state: Any, now: float
+) -> None:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    await connection.execute(
+        insert(CHARGE_BATCHES).on_conflict_do_nothing(),
+        [
+            {"batch": batch, "block": number, "changed_at": now, "state": state}
+            for number in numbers
+        ],
+    )
+
+
+async def _write(
+    connection: AsyncConnection, batch: str, number: int, state: Any, now: float
+) -> None:
+    of_block = (_COLUMNS.batch == batch) & (_COLUMNS.block == number)
+    await connection.execute(
+        CHARGE_BATCHES.update().where(of_block).values(state=state, changed_at=now)
+    )
+
+
+def _record(  # noqa: PLR0913 - what a record is made of
+    terms: BatchTerms,
+    message: BatchMessage,
+    account: BatchAccount,
+    total: SettledRows,
+    paid: tuple[tuple[str, int, int], ...],
+    now: float,
+) -> UsageRecord:
+    """Return the record of the rows that one message settles."""
+    nanos = max((nanos for *_, nanos in paid), default=0) if terms.scopes else total.nanos
+    assert account.price is not None  # noqa: S101 - of an attempt that began
+    return UsageRecord(
+        record_id=f"{_borrower(f'{terms.namespace}/{message.uid}', message.attempt)}"
+        f"-{account.records}",
+        request_id=message.uid,
+        started_at_ns=int(now * 1e9),
+        tenant=terms.tenant,
+        service=f"{terms.namespace}/batch/{message.batch}",
+        model=message.model,
+        path="/v1/batches",
+        phase=Phase.COMPLETED,
+        status=200,
+        reason="",
+        input_tokens=total.input,
+        output_tokens=total.output,
+        # More than was reserved is not paid: a runner says more than its rows can have.
+        estimated=nanos < total.nanos,
+        total_ns=0,
+        requests=total.rows,
+        charge_nanos=nanos,
+        currency=account.price.currency,
+        price_list=account.price.price_list,
+        charges=paid,
+        owner=terms.tenant,
+        service_class=BATCH_CLASS,
+    )
+
+
+def _current(scopes: Iterable[ChargeScope], now: float) -> dict[Key, ChargeScope]:
+    """Return the scopes by the accounts of their windows of now."""
+    return {
+        (storable(scope.key), window_at(scope.limit, now)[0]): scope for scope in scopes
+    }
+
+
+def _corrected(scope: ChargeScope, correction: int) -> ChargeScope:
+    limit = replace(scope.limit, amount=scope.limit.amount - correction)
+    return replace(scope, limit=limit)
+
+
+def _shortage(loan: BatchLoan, terms: BatchTerms, need: int) -> str:
+    """Return which limit has the least left, and what to do."""
+    by_left: dict[Key, int] = {
+        key: account.limit - account.settled - account.lent
+        for key, account in loan.accounts.items()
+        if key in loan.scopes
+    }
+    key = min(by_left, key=lambda each: (by_left[each], each))
+    limit = loan.scopes[key].limit
+    left, amount, needed = (
+        Money(nanos, limit.currency).formatted(6)
+        for nanos in (max(0, by_left[key]), loan.accounts[key].limit, need)
+    )
+    return (
+        f"TenantBudget/{terms.tenant} limit {limit.name}: {left} of {amount} left, and a row needs "
+        f"{needed}. Rows that are done are retained: wait for the next {limit.window.lower()}, or "
+        f"raise it: kubectl tessera budget raise {limit.budget} {limit.name}"
+    )

@@ -1,0 +1,229 @@
+"""Batches that are charged, in SQLite and PostgreSQL: by block, attempt and bitmap, each row once."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tessera.domain.charges.account import window_at
+from tessera.domain.charges.batch_rows import (
+    BatchAnswer,
+    BatchMessage,
+    BatchOutcome,
+    BlockUse,
+    RowTokens,
+)
+from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.usage.statement import ChargeDimension, ChargeQuery
+from tessera.gateway.store.batches import BatchStore, BatchTerms
+from tessera.gateway.store.store import GatewayStore
+from tests.gateway.store.test_charge_accounts import an_ask, answer
+
+LIMIT = ChargeLimit(
+    budget="team-a",
+    generation=1,
+    name="charge-month",
+    window="Month",
+    amount=100_000,
+    currency="USD",
+    time_zone="UTC",
+)
+MONTH = ChargeScope(key="team-a/charge-month", limit=LIMIT)
+DAY = ChargeScope(key="team-a/charge-day", limit=replace(LIMIT, name="charge-day", window="Day"))
+# A nano-unit for a token of a prompt, two for one of an answer, five for a row.
+PRICE = RequestPrice(
+    price_list="standard@1",
+    currency="USD",
+    input=10**6,
+    cached_input=10**6,
+    output=2 * 10**6,
+    reasoning=2 * 10**6,
+    per_request=1000,
+    per_batch_row=5,
+)
+TERMS = BatchTerms(namespace="team-a", tenant="team-a", price=PRICE, scopes=(MONTH, DAY))
+ROW_NANOS = 10 + 2 * 20 + 5
+
+
+@pytest.fixture
+def batches(store: GatewayStore) -> BatchStore:
+    return BatchStore(store, "gateway")
+
+
+def a_message(attempt: int = 1, **fields: Any) -> BatchMessage:
+    return BatchMessage(batch="night", uid="uid-1", attempt=attempt, model="llama", **fields)
+
+
+def a_block(number: int = 0, rows: Iterable[int] = (), **fields: Any) -> BlockUse:
+    tokens = tuple(RowTokens(row, 10, 20) for row in rows)
+    return BlockUse(number=number, rows=tokens, **fields)
+
+
+async def settled(store: GatewayStore, scope: ChargeScope = MONTH) -> tuple[int, int]:
+    """Return what an account has settled, and what is lent."""
+    start = window_at(scope.limit, time.time())[0]
+    known = await answer(store, "other", replace(an_ask(scope=scope), start=start))
+    return known.settled, known.lent
+
+
+async def rows_in(store: GatewayStore, table: str) -> int:
+    async with store.read() as connection:
+        return int(await connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)  # noqa: S608
+
+
+async def test_a_batch_reserves_its_share_and_pays_what_its_rows_used(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    opened = await batches.exchange(TERMS, a_message(opens=True))
+    assert opened == BatchAnswer(
+        outcome=BatchOutcome.GRANTED, input=10**6, output=2 * 10**6, per_row=5
+    )
+
+    granted = await batches.exchange(TERMS, a_message(need=500, want=90_000))
+    assert (granted.outcome, granted.reserved) == (BatchOutcome.GRANTED, 5000)
+    assert await settled(store) == await settled(store, DAY) == (0, 5000)
+
+    paid = await batches.exchange(TERMS, a_message(blocks=(a_block(rows=range(10)),)))
+    assert (paid.outcome, paid.reserved) == (BatchOutcome.GRANTED, 0)
+    assert await settled(store) == await settled(store, DAY) == (10 * ROW_NANOS, 0)
+
+
+async def test_a_message_that_comes_again_late_or_of_an_older_attempt_settles_nothing(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    first = a_message(blocks=(a_block(rows=range(10)),), want=5000)
+    second = a_message(blocks=(a_block(rows=range(30)),), want=5000)
+    await batches.exchange(TERMS, a_message(want=5000))
+    for message in (first, first, second, first, second):
+        await batches.exchange(TERMS, message)
+    assert (await settled(store))[0] == 30 * ROW_NANOS
+
+    # The next attempt tells of the same rows, and of one that the first did not tell.
+    thief = a_message(2, blocks=(a_block(rows=range(31)),), opens=True, want=5000)
+    answered = await batches.exchange(TERMS, thief)
+    assert answered.settled == ((0, 31),)
+    late = await batches.exchange(TERMS, a_message(1, blocks=(a_block(rows=range(500)),), need=1))
+
+    assert (late.outcome, late.reserved) == (BatchOutcome.FENCED, 0)
+    # What the first attempt had reserved is free.
+    assert (await settled(store))[0] <= 31 * ROW_NANOS
+    assert await settled(store) == await settled(store, DAY)
+
+
+async def test_what_a_killed_attempt_reserved_is_its_successors(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    await batches.exchange(TERMS, a_message(want=5000))
+    assert await settled(store) == (0, 5000)
+
+    await batches.exchange(TERMS, a_message(2, opens=True))
+    assert await settled(store) == (0, 0)
+    await batches.exchange(TERMS, a_message(2, need=100, want=100))
+    assert await settled(store) == (0, 100)
+
+
+async def test_a_runner_that_claims_more_than_it_reserved_pays_what_it_reserved(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    await batches.exchange(TERMS, a_message(want=1000))
+    lie = BlockUse(number=0, rows=(RowTokens(0, 2**31, 2**31),), cut_output=2**31)
+    paid = await batches.exchange(TERMS, a_message(blocks=(lie,), want=0))
+
+    assert paid.reserved == 0
+    assert await settled(store) == await settled(store, DAY) == (1000, 0)
+    report = await store.charges(
+        ChargeQuery(by=(ChargeDimension.SERVICE, ChargeDimension.SERVICE_CLASS), since=0, until=2**40)
+    )
+    (row,) = report.rows
+    assert (row.group, row.charge_nanos, row.requests) == (
+        ("team-a/batch/night", "Batch"),
+        1000,
+        1,
+    )
+
+
+async def test_two_runners_with_one_block_pay_each_row_once(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    other = BatchStore(store, "another")
+    await batches.exchange(TERMS, a_message(want=5000))
+    await asyncio.gather(
+        *(
+            each.exchange(TERMS, a_message(blocks=(a_block(rows=range(40)),), want=5000))
+            for each in (batches, other) * 4
+        )
+    )
+    assert (await settled(store))[0] == 40 * ROW_NANOS
+
+
+async def test_an_answer_that_was_cut_pays_its_tokens_and_its_row_stays_open(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    await batches.exchange(TERMS, a_message(want=5000))
+    cut = a_message(blocks=(a_block(cut_input=10, cut_output=50),), want=5000)
+    for _ in range(2):
+        answered = await batches.exchange(TERMS, cut)
+    assert (await settled(store))[0] == 10 + 100
+    assert answered.outcome is BatchOutcome.GRANTED
+
+    whole = a_message(blocks=(a_block(rows=[3], cut_input=10, cut_output=50),), want=5000)
+    await batches.exchange(TERMS, whole)
+    assert (await settled(store))[0] == 110 + ROW_NANOS
+
+
+async def test_where_a_limit_is_used_up_a_batch_is_refused_until_it_is_raised(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    await batches.exchange(TERMS, a_message(need=99_000, want=99_000))
+    spent = tuple(RowTokens(row, 990 - 5, 0) for row in range(100))
+    await batches.exchange(TERMS, a_message(blocks=(BlockUse(number=0, rows=spent),)))
+    assert await settled(store) == (99_000, 0)
+
+    refused = await batches.exchange(TERMS, a_message(need=1001, want=9000))
+    assert (refused.outcome, refused.reserved) == (BatchOutcome.EXCEEDED, 0)
+    assert "charge-" in refused.message
+    assert "kubectl tessera budget raise team-a" in refused.message
+
+    raised = tuple(
+        replace(scope, limit=replace(scope.limit, amount=200_000, generation=2))
+        for scope in TERMS.scopes
+    )
+    granted = await batches.exchange(
+        replace(TERMS, scopes=raised), a_message(need=1001, want=9000)
+    )
+    assert (granted.outcome, granted.reserved) == (BatchOutcome.GRANTED, 101_000 // 20)
+
+
+async def test_what_running_requests_have_reserved_is_waited_for(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    month = window_at(LIMIT, time.time())[0]
+    await answer(store, "gateway", replace(an_ask(100_000, scope=MONTH, reserved=0), start=month))
+
+    waiting = await batches.exchange(TERMS, a_message(need=10, want=10))
+
+    assert (waiting.outcome, waiting.reserved) == (BatchOutcome.WAIT, 0)
+    # Of the day, which had room, nothing stays lent.
+    assert await settled(store, DAY) == (0, 0)
+
+
+async def test_a_million_rows_are_few_rows_of_the_store(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    rich = tuple(
+        replace(scope, limit=replace(scope.limit, amount=10**12)) for scope in TERMS.scopes
+    )
+    terms, blocks, rows = replace(TERMS, scopes=rich), 4, 1000
+    await batches.exchange(terms, a_message(want=rows * ROW_NANOS))
+    for number in range(blocks):
+        await batches.exchange(
+            terms, a_message(blocks=(a_block(number, range(rows)),), want=rows * ROW_NANOS)
+        )
+    assert (await settled(store))[0] == blocks * rows * ROW_NANOS
+    assert await rows_in(store, "usage_records") == blocks
+    assert await rows_in(store, "charge_batches") == blocks + 1
