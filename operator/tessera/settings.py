@@ -88,6 +88,9 @@ class Settings(PrometheusSettings, _ProcessSettings):
     batch_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """imagePullPolicy of that image; without it Kubernetes decides by the tag."""
 
+    batch_charges_url: str | None = None
+    """Base URL at which gateways take what rows of batches used; None without a gateway."""
+
     batch_pull_secrets: tuple[str, ...] = ()
     """Pull secrets for that image; they have to exist in the namespaces of the batches."""
 
@@ -249,6 +252,9 @@ class GatewaySettings(_ProcessSettings):
 
     metrics_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """Port of `/metrics`."""
+
+    batches_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port at which runners of batches tell what their rows used; None disables it."""
 
     tls_directory: Path | None = None
     """Folder with the certificate that clients see: `tls.crt` and `tls.key`."""

@@ -254,14 +254,13 @@ class RunnerHarness:
         """Check the input in a separate process."""
         return self._command("check", (), limits).wait_for_exit()
 
-    def start(self, attempt: int, *options: str, **limits: int) -> Runner:
+    def start(
+        self, attempt: int, *options: str, has_engine: bool = True, **limits: int
+    ) -> Runner:
         """Start an attempt; `limits` are those of the process, as in `resource`."""
-        fields = {
-            "--attempt": attempt,
-            "--batch": BATCH,
-            "--engine": f"http://127.0.0.1:{self.engine_port}",
-            "--kubeconfig": self.kubeconfig,
-        }
+        fields = {"--attempt": attempt, "--batch": BATCH, "--kubeconfig": self.kubeconfig}
+        if has_engine:
+            fields["--engine"] = f"http://127.0.0.1:{self.engine_port}"
         chosen = [str(word) for option in fields.items() for word in option]
         defaults = ("--concurrency", "16", "--retries", "2")
         return self._command("run", (*chosen, *defaults, *options), limits)

@@ -1,6 +1,7 @@
 """The Jobs of batches as reviewed, and what is true of each of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -509,3 +510,21 @@ def test_a_batch_on_a_service_with_a_cache_mounts_the_claim_of_the_service() -> 
     assert sidecar["args"][0].endswith(f"/{files.folder}")
     assert f"--revision={'a' * 40}" in fetch["args"]
     assert [variable["name"] for variable in fetch["env"]] == ["POD_IP", "HF_TOKEN"]
+
+
+def test_an_attempt_that_is_charged_gets_a_gateway_and_a_token_for_it() -> None:
+    situation = on_demand()
+    request = plan_batch(situation).create
+    spec = situation.batch.spec
+    assert request is not None
+    assert spec is not None
+    image = replace(IMAGE, charges_url="http://tessera-gateway.tessera-system.svc:8081")
+    pods = [
+        batch_job_manifest(
+            situation.batch, spec, replace(request, charged=charged), image, PodTemplateVersion()
+        ).body["spec"]["template"]["spec"]
+        for charged in (True, False)
+    ]
+    texts = [str(pod) for pod in pods]
+    assert [f"--charges={image.charges_url}" in text for text in texts] == [True, False]
+    assert ["tessera-batch-charges" in text for text in texts] == [True, False]

@@ -304,6 +304,10 @@ class AttemptStatus(_BatchStatusBase):
     """The input is not the one that was checked. Until an attempt without a GPU finds that it is
     again, no row is sent."""
 
+    budget_exceeded: bool = False
+    """A limit of basis Charge has nothing left for a row. Until an attempt without a GPU finds that
+    it has, no row is sent."""
+
     consecutive_interruptions: int = 0
     """Consecutive attempts, up to the latest finished one, that lost their node before a new
     finished row."""
@@ -328,6 +332,11 @@ class AttemptStatus(_BatchStatusBase):
 
     unavailable_pools: Annotated[tuple[UnavailablePool, ...], Field(max_length=MAX_FULL_POOLS)] = ()
     """Pools without an available node; other pools are tried first for ten minutes."""
+
+    @property
+    def waits(self) -> bool:
+        """Return whether the next attempt has no GPU, and looks whether rows may be sent."""
+        return self.input_changed or self.budget_exceeded
 
     @property
     def has_engine(self) -> bool:

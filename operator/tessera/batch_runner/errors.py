@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tessera.domain.observed.runner_reports import (
+    BUDGET_EXCEEDED,
     INPUT_CHANGED,
     REFUSED_EXIT_CODE,
     ROWS_MISSING,
@@ -60,6 +61,12 @@ class RowsMissingError(TransientError):
     """Rows have no answer, and the attempt has no engine."""
 
     state = ROWS_MISSING
+
+
+class BudgetExceededError(TransientError):
+    """A limit of charges has nothing left for a row; rows without an answer wait until it has."""
+
+    state = BUDGET_EXCEEDED
 
 
 class FencedError(BatchError):

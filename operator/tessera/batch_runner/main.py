@@ -22,7 +22,7 @@ from tessera.batch_runner.input.rows import URLS, RequestTarget
 from tessera.batch_runner.model.jobs import fetch, shape
 from tessera.batch_runner.model.locations import open_source
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
-from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
+from tessera.batch_runner.run import CHARGES_TOKEN, KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.settings import RunnerSettings
@@ -176,6 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run_parser.add_argument("--uri", default="", help="model of the engine, noted in each part")
     run_parser.add_argument("--revision", help="its branch, tag or commit")
+    run_parser.add_argument("--charges", help="base URL of a gateway at which rows are paid")
+    run_parser.add_argument(
+        "--charges-token", type=Path, default=CHARGES_TOKEN, help="token for that gateway"
+    )
     run_parser.add_argument("--concurrency", type=_positive_int, default=1, help="rows in flight")
     run_parser.add_argument("--retries", type=int, default=3, help="retries per row")
     run_parser.add_argument("--kubeconfig", help="replaces KUBECONFIG and the ServiceAccount")

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import time
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tessera.api.text import counted
+import aiohttp
+
 from tessera.batch_runner import checked_input
 from tessera.batch_runner.answers import parts, publish
 from tessera.batch_runner.answers.assemble import assemble_files
@@ -40,9 +43,11 @@ from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, W
 from tessera.batch_runner.input import manifest
 from tessera.batch_runner.input.manifest import InputManifest
 from tessera.batch_runner.input.rows import probe_body
+from tessera.batch_runner.payment import RowPayer, gateway_tell
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
 from tessera.domain.batch.names import BATCH_ACCOUNT
+from tessera.domain.charges.batch_rows import BatchMessage
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.ports import NotFoundError
 
@@ -54,6 +59,8 @@ KILLED_MESSAGE = "killed without notice; answered rows are retained"
 _REPORT_INTERVAL_SECONDS = 1.0
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
 _POLL_SECONDS = 2.0
+# Of the ServiceAccount, for gateways alone.
+CHARGES_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/charges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,11 @@ class RunOptions(BatchPaths):
     uri: str = ""
     """The model of the engine."""
     revision: str | None = None
+    batch: str = ""
+    """NAMESPACE/NAME."""
+    charges: str | None = None
+    """Base URL of a gateway at which rows are paid; None where they are not."""
+    charges_token: Path = CHARGES_TOKEN
     row_seconds: float = ROW_TIMEOUT_SECONDS
     patience_seconds: float = ENGINE_TIMEOUT_SECONDS
     stall_seconds: float = STALL_SECONDS
@@ -244,6 +256,9 @@ class AttemptRunner:
                 )
             ) as checked:
                 if options.engine is None:
+                    if options.charges is not None:
+                        async with self._payment(input_manifest, ledger):
+                            pass
                     raise RowsMissingError(
                         f"{counted(missing, 'row')} of {input_manifest.rows} have no answer on the "
                         "volume; the next attempt sends them"
@@ -277,16 +292,19 @@ class AttemptRunner:
             away_timeout=options.patience_seconds,
         )
         self._progress.engine_away = lambda: engine.away
-        sender = RowSender(checked, ledger, self._progress, journal, engine, options.send_options)
         try:
-            await run_until_first(
-                sender.run(),
-                engine.watch(),
-                journal.run(),
-                self._watch_steps(engine),
-                self._watch_input(checked, heartbeat),
-            )
-            await journal.sync()
+            async with self._payment(checked.manifest, ledger) as payer:
+                sender = RowSender(
+                    checked, ledger, self._progress, journal, engine, options.send_options, payer
+                )
+                await run_until_first(
+                    sender.run(),
+                    engine.watch(),
+                    journal.run(),
+                    self._watch_steps(engine),
+                    self._watch_input(checked, heartbeat),
+                )
+                await journal.sync()
         except OSError as error:
             raise storage_error(error, options.input, "read") from error
         except (asyncio.CancelledError, BatchError):
@@ -295,6 +313,30 @@ class AttemptRunner:
         finally:
             journal.close()
             await engine.close()
+
+    @asynccontextmanager
+    async def _payment(
+        self, input_manifest: InputManifest, ledger: Ledger
+    ) -> AsyncIterator[RowPayer | None]:
+        """Yield what pays for rows; None where they are not charged."""
+        options = self._options
+        if options.charges is None:
+            yield None
+            return
+        attempt = BatchMessage(
+            batch=options.batch.partition("/")[2],
+            uid=options.work.name,
+            attempt=options.attempt,
+            model=options.send_options.served.name,
+        )
+        async with aiohttp.ClientSession() as session:
+            tell = gateway_tell(session, options.charges, options.charges_token)
+            payer = RowPayer(tell, attempt, input_manifest, ledger, options.work)
+            try:
+                await payer.open()
+                yield payer
+            finally:
+                await payer.close()
 
     async def _watch_input(self, checked: CheckedInput, heartbeat: WorkHeartbeat) -> None:
         """End an attempt that would pay for rows of an edited input; a replaced one is noted."""

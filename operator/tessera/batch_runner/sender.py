@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from tessera.batch_runner.checked_input import CheckedInput, PendingRow
 from tessera.batch_runner.engine import EngineClient, Reply
 from tessera.batch_runner.errors import RefusedError, RowsRefusedError, TransientError
 from tessera.batch_runner.input import rows
-from tessera.batch_runner.input.rows import RequestTarget, RowFault
+from tessera.batch_runner.input.rows import BatchRow, RequestTarget, RowFault
+from tessera.batch_runner.payment import RowPayer
 from tessera.batch_runner.progress import Progress
 
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
@@ -71,6 +72,7 @@ class RowRequest(NamedTuple):
     path: str
     body: bytes
     sent: SentEntry
+    row: BatchRow
 
 
 class RowSender:
@@ -84,7 +86,10 @@ class RowSender:
         journal: Journal,
         engine: EngineClient,
         options: SendOptions,
+        payer: RowPayer | None = None,
     ) -> None:
+        """Take a payer where rows are charged."""
+        self._payer = payer
         self._input = checked_input
         self._ledger = ledger
         self._progress = progress
@@ -122,7 +127,7 @@ class RowSender:
         request = self._build_request(pending_row)
         trial = retry.Trial()
         while True:
-            outcome, result = await self._send(request)
+            outcome, result = await self._send_paid(request)
             trial, verdict = retry.judge(trial, outcome, retries=self._options.retries, alone=alone)
             if verdict is retry.RetryVerdict.FINISH:
                 self._finish(pending_row, outcome, result)
@@ -140,7 +145,37 @@ class RowSender:
             raise RefusedError(f"{message}; create another BatchInference")
         body = self._options.served.request_body(row)
         sent = SentEntry(pending_row.row, rows.input_tokens(row, len(body)), row.max_tokens)
-        return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
+        return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent, row)
+
+    async def _send_paid(self, request: RowRequest) -> tuple[retry.RequestOutcome, RowResult]:
+        """Send a row once there is money for it, and again with more where that cut its answer."""
+        payer, row, entry = self._payer, request.row, request.sent
+        if payer is None:
+            return await self._send(request)
+        limit = payer.first_limit(row)
+        is_limited = limit not in (0, row.max_tokens)
+        while True:
+            taken = await payer.take(row, entry.prompt_tokens, limit)
+            body = self._options.served.request_body(row, limit) if is_limited else request.body
+            try:
+                outcome, result = await self._send(request._replace(body=body))
+            finally:
+                payer.end(taken)
+            if outcome is retry.RequestOutcome.REFUSED and is_limited:
+                # No room for so many tokens is left in its context, where fewer end it.
+                is_limited = False
+                continue
+            if outcome is not retry.RequestOutcome.ANSWERED:
+                return outcome, result
+            result = _counted(result, entry)
+            tokens = result.prompt_tokens, result.output_tokens
+            if not (is_limited and result.is_cut and result.output_tokens >= limit):
+                payer.answered(request.shard, row, tokens)
+                return outcome, result
+            payer.cut(request.shard, tokens)
+            self._paid_unanswered.add(entry.row)
+            limit = payer.next_limit(row, limit)
+            is_limited = limit != row.max_tokens
 
     async def _send(self, request: RowRequest) -> tuple[retry.RequestOutcome, RowResult]:
         """Send a row once the engine is ready, and record in the journal what was paid for."""
@@ -211,6 +246,14 @@ class RowSender:
         self._paid_unanswered.discard(row)
         entry = AnsweredEntry(row, good, result.prompt_tokens, result.output_tokens, 0)
         self._ledger.record_answer(self._progress.attempt, entry)
+
+
+def _counted(result: RowResult, entry: SentEntry) -> RowResult:
+    """Return an answer with tokens: where an engine counted none, by its bytes."""
+    if result.prompt_tokens:
+        return result
+    output = result.output_tokens or (len(result.line) // 4 if entry.max_tokens != 0 else 0)
+    return replace(result, prompt_tokens=max(1, entry.prompt_tokens), output_tokens=output)
 
 
 def _was_not_processed(reply: Reply) -> bool:

@@ -28,7 +28,8 @@ from tessera.adapters.logs import configure_logging
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.names import USAGE_READER, keys_namespace
+from tessera.domain.names import BATCH_CHARGES, USAGE_READER, keys_namespace
+from tessera.gateway.batch_api import BatchApi
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.fleet.polling import EnginePoller, read_page
@@ -42,6 +43,7 @@ from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.settle.settlement import GATEWAY_NAME
+from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.seen import SeenCharges
 from tessera.gateway.usage.logs import BackgroundStream, KeyAudit, access_line
@@ -146,7 +148,14 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 settings.metrics_port,
             ),
         )
-        await _serve_internal(internal, host, settings.metrics_port, stack)
+        await _serve_internal(internal.application(), host, settings.metrics_port, stack)
+        if settings.batches_port is not None:
+            batches = BatchApi(
+                BatchStore(recording.store, GATEWAY_NAME),
+                partial(token_user, own, audience=BATCH_CHARGES),
+                lambda: gateway.directory,
+            )
+            await _serve_internal(batches.application(), host, settings.batches_port, stack)
         server = _server(settings, gateway, metrics)
         parts: dict[str, Part] = {
             "watch": watch.run,
@@ -239,9 +248,9 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
 
 
 async def _serve_internal(
-    api: InternalApi, host: str, port: int, stack: contextlib.AsyncExitStack
+    application: web.Application, host: str, port: int, stack: contextlib.AsyncExitStack
 ) -> None:
-    runner = web.AppRunner(api.application(), access_log=None)
+    runner = web.AppRunner(application, access_log=None)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()

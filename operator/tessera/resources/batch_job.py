@@ -16,7 +16,7 @@ from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.model.fetched import FetchedFiles, fetched_files, located
-from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
+from tessera.domain.names import BATCH_CHARGES, PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.resources import engine
@@ -69,7 +69,7 @@ def batch_job_manifest(
         pod = _pod(spec, image, platform, _check_container(batch, spec, request.source, image))
     elif request.choice is None:
         container = _runner(batch, spec, request, image)
-        pod = _pod(spec, image, platform, container, _token_volume())
+        pod = _pod(spec, image, platform, container, _token_volume(request))
     else:
         version = request.source.spec.engine.version
         job_labels |= labels(VLLM, batch.ref.name, version=version)
@@ -124,7 +124,7 @@ def _attempt_pod(
     sidecar = template.container()
     sidecar.restart_policy = "Always"
     runner = _runner(batch, spec, request, image)
-    pod = _pod(spec, image, template_version.platform, runner, _token_volume())
+    pod = _pod(spec, image, template_version.platform, runner, _token_volume(request))
     pod.affinity = spot.affinity(spot=request.spot_affinity, avoided_node=request.avoided_node)
     fetched = {files.claim_name: files for files in fetched_files(served)}
     volumes, fetches = template.volumes(), list[client.V1Container]()
@@ -180,6 +180,8 @@ def _runner(
         f"--batch={batch.ref}",
         *_engine_arguments(spec, request),
     ]
+    if request.charged and image.charges_url is not None:
+        arguments.append(f"--charges={image.charges_url}")
     requests = {"cpu": "1", "memory": "512Mi"}
     container = _watched_container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
     token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
@@ -236,7 +238,7 @@ def _model_names(spec: BatchInferenceSpec, source: BatchModelSource) -> list[str
     return [f"--model={source.model}", *(f"--alias={alias}" for alias in spec.model_aliases)]
 
 
-def _token_volume() -> client.V1Volume:
+def _token_volume(request: BatchJobRequest) -> client.V1Volume:
     # The runner reads its batch with this token for fencing; the engine does not get it.
     field_ref = client.V1ObjectFieldSelector(field_path="metadata.namespace")
     namespace = client.V1DownwardAPIVolumeFile(path="namespace", field_ref=field_ref)
@@ -253,4 +255,9 @@ def _token_volume() -> client.V1Volume:
         ),
         client.V1VolumeProjection(downward_api=client.V1DownwardAPIProjection(items=[namespace])),
     ]
+    if request.charged:
+        charges = client.V1ServiceAccountTokenProjection(
+            audience=BATCH_CHARGES, path="charges", expiration_seconds=_TOKEN_SECONDS
+        )
+        sources.append(client.V1VolumeProjection(service_account_token=charges))
     return client.V1Volume(name="token", projected=client.V1ProjectedVolumeSource(sources=sources))

@@ -264,3 +264,16 @@ def test_batches_go_to_spot_alone_also_when_they_are_late() -> None:
 
 def test_the_words_of_the_spec_are_reasons() -> None:
     assert {LimitAction(word) for word in get_args(BudgetAction.model_fields["action"].annotation)}
+
+
+def test_a_limit_of_charges_that_is_used_up_holds_batches_and_one_of_a_part_does_not() -> None:
+    whole, part = a_budget(limits=[CHARGE]), a_budget(limits=[{**CHARGE, "for": {"key": "ci"}}])
+    held = batch_plan(whole, charged(100))
+    assert (held.attempt, held.running.reason) == (None, BatchRunning.BUDGET_EXHAUSTED)
+    name = part.spec.name_of(part.spec.limits[0]) if part.spec is not None else ""
+    assert batch_plan(part, charged(100, name=name)).attempt is not None
+
+
+def test_attempts_pay_for_rows_where_their_tenant_has_limits_of_charges() -> None:
+    assert batch_plan(a_budget(limits=[CHARGE])).create.charged
+    assert not batch_plan(a_budget()).create.charged

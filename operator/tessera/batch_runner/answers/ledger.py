@@ -36,11 +36,13 @@ class BatchCounts:
 
 
 class Ledger:
-    """The winning attempt of every row, in four bytes per row."""
+    """The winning attempt of every row and its tokens, in twelve bytes per row."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self._winners = array("I", bytes(4 * rows))
+        self._prompts = array("I", bytes(4 * rows))
+        self._outputs = array("I", bytes(4 * rows))
         self._counts = BatchCounts()
         # Repaid rows without max_tokens.
         self._resent_unlimited = 0
@@ -59,14 +61,20 @@ class Ledger:
         """Return the attempt whose answer counts; 0 while the row has none."""
         return self._winners[row]
 
+    def tokens(self, row: int) -> tuple[int, int]:
+        """Return the tokens of the prompt and of the answer that counts; 0 without one."""
+        return self._prompts[row], self._outputs[row]
+
     def record_answer(self, attempt: int, entry: AnsweredEntry) -> None:
         """Record an answer; only the first of a row counts."""
         if self._winners[entry.row]:
             return
         self._winners[entry.row] = attempt
         # Part files may be those of a runner that clamped nothing.
-        self._counts.prompt_tokens += clamp_tokens(entry.prompt_tokens)
-        self._counts.output_tokens += clamp_tokens(entry.output_tokens)
+        prompt = self._prompts[entry.row] = clamp_tokens(entry.prompt_tokens)
+        output = self._outputs[entry.row] = clamp_tokens(entry.output_tokens)
+        self._counts.prompt_tokens += prompt
+        self._counts.output_tokens += output
         self._counts.completed += entry.good
         self._counts.failed += not entry.good
 

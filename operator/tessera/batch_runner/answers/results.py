@@ -22,6 +22,8 @@ class RowResult:
     """Why the row failed."""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    is_cut: bool = False
+    """An answer ended by its limit of tokens."""
 
 
 def row_result(line_id: str, custom_id: str, reply: Reply) -> RowResult:
@@ -69,6 +71,14 @@ def _answered_result(line_id: str, custom_id: str, reply: Reply) -> RowResult:
         good=True,
         prompt_tokens=_usage_tokens(usage, "prompt_tokens"),
         output_tokens=_usage_tokens(usage, "completion_tokens"),
+        is_cut=_is_cut(body.get("choices")),
+    )
+
+
+def _is_cut(choices: object) -> bool:
+    return isinstance(choices, list) and any(
+        isinstance(choice, Mapping) and choice.get("finish_reason") == "length"
+        for choice in choices
     )
 
 

@@ -33,6 +33,16 @@ class BatchRow:
         """The limit for tokens of the answer; None where the row sets none."""
         return next((clamp_tokens(limit) for _, limit in self.token_limits()), None)
 
+    @property
+    def choices(self) -> int:
+        """How many answers it has, each with as many tokens as its limit allows."""
+        prompt = self.body.get("prompt")
+        # A list of numbers is one prompt.
+        is_several = isinstance(prompt, list) and not isinstance(next(iter(prompt), None), int)
+        prompts = len(prompt) if is_several and isinstance(prompt, list) else 1
+        answers = max(clamp_tokens(self.body.get(name)) for name in ("n", "best_of"))
+        return max(1, prompts) * max(1, answers)
+
     def token_limits(self) -> Iterator[tuple[str, int]]:
         """Yield the fields that limit the tokens of the answer."""
         for name in ("max_completion_tokens", "max_tokens"):
@@ -81,10 +91,16 @@ class RequestTarget:
         )
         return RowFault(code="model_not_served", message=message, param="body.model")
 
-    def request_body(self, row: BatchRow) -> bytes:
-        """Return the JSON to send, with the name under which the engine serves the model."""
+    def request_body(self, row: BatchRow, most: int | None = None) -> bytes:
+        """Return the JSON to send, with the name under which the engine serves the model.
+
+        With `most` no choice of its answer has more tokens.
+        """
         renamed = row.body.get("model") in (None, *self.aliases)
         body = {**row.body, "model": self.name} if renamed else row.body
+        if most is not None:
+            names = [name for name, _ in row.token_limits()] or ["max_tokens"]
+            body = {**body, **dict.fromkeys(names, most)}
         return json.dumps(body, separators=(",", ":")).encode()
 
 

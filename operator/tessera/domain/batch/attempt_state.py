@@ -16,6 +16,7 @@ from tessera.domain.health.startup_failure import refusal_text
 from tessera.domain.observed.batches import POD_CREATION_TIME, BatchJob, ProgressSample
 from tessera.domain.observed.model_reports import report_message
 from tessera.domain.observed.runner_reports import (
+    BUDGET_EXCEEDED,
     INPUT_CHANGED,
     REFUSED_EXIT_CODE,
     ROWS_MISSING,
@@ -91,6 +92,7 @@ class _AttemptEnd:
         "rowsRefused",
         "rowsMissing",
         "inputChanged",
+        "budgetExceeded",
         "workMissing",
     ]
     """`interrupted`: by its node or an eviction; `job_missing`: its Job was
@@ -263,9 +265,15 @@ def _ended_state(
     ended_attempt = end_attempt(attempt, progress, now, end.message, cause=cause)
     if end.kind == INPUT_CHANGED:
         ended_attempt = ended_attempt.model_copy(update={"input_changed": True})
+    elif end.kind == BUDGET_EXCEEDED:
+        # Money that others spend is no failure of the batch, however long it lasts.
+        update = {"budget_exceeded": True, "consecutive_failures": 0, "failing_since": None}
+        update["retry_at"] = now + MAX_BACKOFF
+        ended_attempt = ended_attempt.model_copy(update=update)
     elif end.kind == ROWS_MISSING:
         # Without a GPU it found the input as it was checked, or rows that the volume lost.
-        update = {"consecutive_failures": 0, "failing_since": None, "input_changed": False}
+        update = {"consecutive_failures": 0, "failing_since": None}
+        update |= {"input_changed": False, "budget_exceeded": False}
         ended_attempt = ended_attempt.model_copy(update={**update, "retry_at": now})
     state = AttemptState(attempt=ended_attempt, progress=progress)
     progress_text = f"{progress.done} of {counted(progress.rows, 'row')} done"
@@ -279,7 +287,7 @@ def _ended_state(
     elif (
         progress.done < progress.rows
         and end.kind != "job_missing"
-        and not ended_attempt.input_changed
+        and not ended_attempt.waits
         and ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
         and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
     ):
@@ -358,7 +366,7 @@ def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
         return _AttemptEnd("interrupted", disruption)
     if state == "stopped":
         return _AttemptEnd("interrupted", message)
-    if state == ROWS_MISSING:
+    if state in (ROWS_MISSING, BUDGET_EXCEEDED):
         return _AttemptEnd(state, message)
     return _AttemptEnd("failed", message)
 

@@ -61,6 +61,8 @@ class BatchJobRequest:
     """Limit after which the Job ends without an operator."""
     avoided_node: str = ""
     """Node on which the last attempt failed."""
+    charged: bool = False
+    """A limit of basis Charge may hold for its rows: they are paid at a gateway."""
     spot_affinity: bool = False
     """Nodes of the chosen pool have a spot label, so the pod can require it."""
 

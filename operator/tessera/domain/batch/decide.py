@@ -185,6 +185,10 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
         text = f"spec.input: attempt {attempt.number} ended: {attempt.termination_message}"
         text += f"; the next one compares the file at {retry_at:%H:%M:%SZ} without a GPU"
         return StatusVerdict(BatchRunning.INPUT_CHANGED, text)
+    if attempt.budget_exceeded:
+        text = f"status.attempt: attempt {attempt.number} ended: {attempt.termination_message}"
+        text += f"; the next one asks again at {retry_at:%H:%M:%SZ} without a GPU"
+        return StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, text)
     return StatusVerdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant or 'no GPU'} ended: "
@@ -238,7 +242,7 @@ def _propose_attempt(
     if (
         attempt is not None
         and not context.attempt_state.alive
-        and (progress.done >= progress.rows or attempt.input_changed)
+        and (progress.done >= progress.rows or attempt.waits)
     ):
         if backoff is not None:
             return idle_plan(context, backoff)
@@ -280,6 +284,10 @@ def _publishing_verdict(
 ) -> StatusVerdict[BatchRunning]:
     rows = counted(progress.rows, "row")
     if progress.done < progress.rows:
+        if attempt.budget_exceeded:
+            text = f"status.attempt: attempt {attempt.number} asks without a GPU whether limits "
+            text += f"of the tenant's budget have money for a row ({progress.done} of {rows} done)"
+            return StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, text + _history(attempt))
         text = f"spec.input: attempt {attempt.number} compares the file with the one that was "
         text += f"checked, without a GPU ({progress.done} of {rows} done)"
         return StatusVerdict(BatchRunning.INPUT_CHANGED, text + _history(attempt))
@@ -479,6 +487,7 @@ def _next_attempt(
         consecutive_failures=0 if previous is None else previous.consecutive_failures,
         failing_since=None if previous is None else previous.failing_since,
         input_changed=previous is not None and previous.input_changed,
+        budget_exceeded=previous is not None and previous.budget_exceeded,
         consecutive_interruptions=0 if previous is None else previous.consecutive_interruptions,
         unavailable_pools=() if previous is None else previous.unavailable_pools,
     )

@@ -124,16 +124,16 @@ class RowPurse:
     running: int = 0
     """Taken for rows at the engine."""
     used: int = 0
-    """By rows with an answer, and by cut ones, that no gateway has settled yet."""
+    """By rows with an answer, and by cut ones, of which no gateway knows yet."""
     lengths: AnswerLengths = field(default_factory=AnswerLengths)
 
     def cost(self, input_tokens: int, output: int) -> int:
         """Return the most nano-units of a row of so many tokens."""
         return self.per_row - (-(input_tokens * self.input + output * self.output) // 10**6)
 
-    def first_limit(self, choices: int, most: int | None) -> int:
+    def first_limit(self, most: int | None) -> int:
         """Return the tokens that each choice of an answer may have at first, at most `most`."""
-        limit = _HEADROOM * max(1, self.lengths.p95 // max(1, choices))
+        limit = _HEADROOM * self.lengths.p95
         return limit if most is None else min(limit, most)
 
     @staticmethod
@@ -142,12 +142,14 @@ class RowPurse:
         limit = min(limit * _GROWTH, _MAX_TOKENS)
         return limit if most is None else min(limit, most)
 
-    def take(self, nanos: int) -> bool:
-        """Take the money of a row that is sent now; False where it does not suffice."""
-        if self.running + self.used + nanos > self.reserved:
-            return False
+    @property
+    def room(self) -> int:
+        """Return what rows that are sent now may take."""
+        return self.reserved - self.running - self.used
+
+    def take(self, nanos: int) -> None:
+        """Take the money of a row that is sent now, for which there is room."""
         self.running += nanos
-        return True
 
     def end(self, taken: int, charge: int) -> None:
         """End a row at the engine with its charge; 0 of one that pays nothing."""

@@ -18,6 +18,8 @@ ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
 ROWS_MISSING: Literal["rowsMissing"] = "rowsMissing"
 # State of an attempt with rows to send whose input is not the one of the check.
 INPUT_CHANGED: Literal["inputChanged"] = "inputChanged"
+# State of an attempt for whose rows a limit of charges has nothing left.
+BUDGET_EXCEEDED: Literal["budgetExceeded"] = "budgetExceeded"
 # State of an attempt whose work folder was deleted, and with it all answers.
 WORK_MISSING: Literal["workMissing"] = "workMissing"
 
@@ -106,6 +108,7 @@ class RunReport(_RowCounts):
         "rowsRefused",
         "rowsMissing",
         "inputChanged",
+        "budgetExceeded",
         "workMissing",
     ]
     completed: Count = 0

@@ -1,4 +1,4 @@
-"""Batches that a budget keeps on spot capacity."""
+"""Batches that a budget keeps on spot capacity, and those that pay for their rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +33,15 @@ def _with_cause(plan: BatchPlan, batch: Batch, budgets: Mapping[str, BudgetView]
         return plan
     message = f"waiting for spot capacity: {sentence}"
     return replace(plan, running=StatusVerdict(plan.running.reason, message))
+
+
+def charged(plan: BatchPlan, budgets: Mapping[str, BudgetView]) -> BatchPlan:
+    """Return the plan of a batch, whose attempt pays where its tenant has limits of charges."""
+    view, request = budgets.get(plan.batch.ref.namespace), plan.create
+    spec = None if view is None else view.spec
+    if spec is None or not spec.charge_limits or request is None or request.attempt is None:
+        return plan
+    return replace(plan, create=replace(request, charged=True))
 
 
 def _sentence(batch: Batch, budgets: Mapping[str, BudgetView]) -> str | None:

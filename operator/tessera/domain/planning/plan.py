@@ -46,7 +46,7 @@ from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
-from tessera.domain.planning.budget_actions import on_spot_alone, with_cause
+from tessera.domain.planning.budget_actions import charged, on_spot_alone, with_cause
 from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
@@ -342,11 +342,14 @@ def _final_batches(
         return pool_refusal(batch.ref.namespace, batch.spec.placement.pools, view.state, views)
 
     return {
-        ref: with_cause(
-            batches.final_plan(
-                proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refuse_jobs
+        ref: charged(
+            with_cause(
+                batches.final_plan(
+                    proposals[ref], grants.get(billing_ref(ref)), storage.refuse, refuse_jobs
+                ),
+                as_written[ref],
+                budget_views,
             ),
-            as_written[ref],
             budget_views,
         )
         for ref in sorted(proposals)

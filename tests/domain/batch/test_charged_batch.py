@@ -1,0 +1,60 @@
+"""A limit of charges has nothing left for a row: the batch holds, and no node waits for money."""
+
+from typing import Any
+
+from tessera.domain.batch.situation import Situation
+from tests.batch_builders import (
+    a_batch_pod,
+    a_report,
+    carry_out,
+    later,
+    on_attempt,
+    plan_and_carry_out,
+    plan_batch,
+)
+from tests.builders import NOW
+
+SHORTAGE = "TenantBudget/team-a limit month: 0.000000 USD of 100.000000 USD left"
+
+
+def _ended(number: int, state: str = "budgetExceeded") -> Any:
+    report = a_report(number, state, completed=400, message=SHORTAGE)
+    return a_batch_pod(number, exit_code=1, ended=NOW, report=report)
+
+
+def _looking(situation: Situation, number: int) -> Situation:
+    """Start the next attempt after the backoff: it has no GPU."""
+    due = later(situation, 300)
+    started = carry_out(due, plan_batch(due))
+    attempt = started.batch.status.attempt
+    assert attempt is not None
+    assert (attempt.number, attempt.variant) == (number, "")
+    return plan_and_carry_out(started, pods=(a_batch_pod(number, node=None),))
+
+
+def test_a_refused_batch_holds_without_a_node_for_as_long_as_it_takes() -> None:
+    situation = plan_and_carry_out(on_attempt(pods=(_ended(1),)))
+    status = situation.batch.status
+    assert (status.state, status.reason, status.done) == (
+        "in_progress",
+        "BudgetExhausted",
+        "400/1000",
+    )
+    assert SHORTAGE in status.message
+    for number in range(2, 40):
+        situation = _looking(situation, number)
+        assert situation.batch.status.reason == "BudgetExhausted"
+        situation = plan_and_carry_out(later(situation, 5, pods=(_ended(number),)))
+        assert situation.batch.status.reason == "BudgetExhausted"
+    assert situation.batch.status.state == "in_progress"
+    assert situation.at.hour >= NOW.hour + 3, "the limit for failures is 2 hours"
+
+
+def test_once_there_is_money_the_batch_goes_on_at_once_and_without_a_failure() -> None:
+    situation = _looking(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
+    plan = plan_batch(later(situation, 5, pods=(_ended(2, "rowsMissing"),)))
+    assert plan.create is not None
+    assert plan.create.choice is not None
+    assert plan.attempt is not None
+    assert (plan.attempt.number, plan.attempt.consecutive_failures) == (3, 0)
+    assert (plan.attempt.budget_exceeded, plan.running.reason) == (False, "Starting")
