@@ -254,9 +254,7 @@ class RunnerHarness:
         """Check the input in a separate process."""
         return self._command("check", (), limits).wait_for_exit()
 
-    def start(
-        self, attempt: int, *options: str, has_engine: bool = True, **limits: int
-    ) -> Runner:
+    def start(self, attempt: int, *options: str, has_engine: bool = True, **limits: int) -> Runner:
         """Start an attempt; `limits` are those of the process, as in `resource`."""
         fields = {"--attempt": attempt, "--batch": BATCH, "--kubeconfig": self.kubeconfig}
         if has_engine:

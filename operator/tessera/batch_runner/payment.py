@@ -71,7 +71,7 @@ class RowPayer:
                 await self._obtain(sum(self._purse.cost(row.input, row.output) for row in rows))
                 self._changed.add(number)
                 await self._tell()
-        await self._obtain(max(self._usual(), self._refused()))
+        await self._obtain(max(self._usual(), await asyncio.to_thread(self._refused)))
 
     async def close(self) -> None:
         """Settle what is left, and return what is reserved, if a gateway answers soon."""
@@ -107,7 +107,7 @@ class RowPayer:
                 await self._obtain(nanos)
             except BudgetExceededError:
                 with suppress(OSError):
-                    self._needed.write_text(str(nanos))
+                    await asyncio.to_thread(self._needed.write_text, str(nanos))
                 raise
             self._purse.take(nanos)
         return nanos
@@ -242,7 +242,8 @@ def gateway_tell(session: aiohttp.ClientSession, url: str, token: Path) -> Tell:
 async def _tell_once(
     session: aiohttp.ClientSession, url: str, token: Path, message: BatchMessage
 ) -> BatchAnswer:
-    headers = {"Authorization": f"Bearer {token.read_text().strip()}"}
+    bearer = (await asyncio.to_thread(token.read_text)).strip()
+    headers = {"Authorization": f"Bearer {bearer}"}
     body = message.model_dump_json(by_alias=True).encode()
     async with session.post(url, data=body, headers=headers, timeout=_TIMEOUT) as response:
         content = await response.read()

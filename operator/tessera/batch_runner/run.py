@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from tessera.api.text import counted
 import aiohttp
 
+from tessera.api.text import counted
 from tessera.batch_runner import checked_input
 from tessera.batch_runner.answers import parts, publish
 from tessera.batch_runner.answers.assemble import assemble_files
@@ -295,8 +295,9 @@ class AttemptRunner:
         try:
             async with self._payment(checked.manifest, ledger) as payer:
                 sender = RowSender(
-                    checked, ledger, self._progress, journal, engine, options.send_options, payer
+                    checked, ledger, self._progress, journal, engine, options.send_options
                 )
+                sender.payer = payer
                 await run_until_first(
                     sender.run(),
                     engine.watch(),

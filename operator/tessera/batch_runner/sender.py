@@ -86,10 +86,9 @@ class RowSender:
         journal: Journal,
         engine: EngineClient,
         options: SendOptions,
-        payer: RowPayer | None = None,
     ) -> None:
-        """Take a payer where rows are charged."""
-        self._payer = payer
+        self.payer: RowPayer | None = None
+        """Pays for rows; None where they are not charged."""
         self._input = checked_input
         self._ledger = ledger
         self._progress = progress
@@ -149,7 +148,7 @@ class RowSender:
 
     async def _send_paid(self, request: RowRequest) -> tuple[retry.RequestOutcome, RowResult]:
         """Send a row once there is money for it, and again with more where that cut its answer."""
-        payer, row, entry = self._payer, request.row, request.sent
+        payer, row, entry = self.payer, request.row, request.sent
         if payer is None:
             return await self._send(request)
         limit = payer.first_limit(row)

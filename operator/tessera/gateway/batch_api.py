@@ -90,9 +90,7 @@ def _terms(
     directory: Directory, user: str, namespace: str, message: BatchMessage
 ) -> BatchTerms | BatchAnswer:
     """Return what a batch pays by, or the answer where nothing is charged or nothing can be."""
-    unlimited = BatchAnswer(
-        outcome=BatchOutcome.GRANTED, reserved=max(message.need, message.want)
-    )
+    unlimited = BatchAnswer(outcome=BatchOutcome.GRANTED, reserved=max(message.need, message.want))
     identity = service_account_identity(user, directory)
     if not isinstance(identity, Identity):
         return unlimited

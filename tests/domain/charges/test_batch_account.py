@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.account import ChargeAccount, window_at
 from tessera.domain.charges.batch_account import (
     LATE_SECONDS,
@@ -40,7 +41,7 @@ PRICE = RequestPrice(
 )
 
 
-def a_limited(name: str, amount: int, window: str = "Month") -> ChargeScope:
+def a_limited(name: str, amount: int, window: WindowName = "Month") -> ChargeScope:
     scope = a_scope(name=name, window=window)
     return replace(scope, limit=replace(scope.limit, amount=amount))
 
@@ -72,17 +73,13 @@ class Store:
             block = BatchBlock.from_json(self.blocks.get(use.number, BatchBlock()).to_json())
             self.blocks[use.number] = block
             due = block.settle(use, attempt, PRICE).nanos
-            for key, start, nanos in self.batch.pay(due):
-                self.accounts[key, start].record(str(attempt), nanos)
-                self.spent[(key, start), str(attempt)] += nanos
-        scopes = {
-            (scope.key, window_at(scope.limit, self.now)[0]): scope for scope in self.scopes
-        }
+            for scope, start, nanos in self.batch.pay(due):
+                self.accounts[scope, start].record(str(attempt), nanos)
+                self.spent[(scope, start), str(attempt)] += nanos
+        scopes = {(scope.key, window_at(scope.limit, self.now)[0]): scope for scope in self.scopes}
         for key in scopes:
             self.accounts.setdefault(key, ChargeAccount())
-        loan = BatchLoan(
-            borrower=str(attempt), accounts=self.accounts, scopes=scopes, now=self.now
-        )
+        loan = BatchLoan(borrower=str(attempt), accounts=self.accounts, scopes=scopes, now=self.now)
         return loan.lend(self.batch, need, want)
 
     def check(self) -> None:

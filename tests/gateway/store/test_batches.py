@@ -1,4 +1,4 @@
-"""Batches that are charged, in SQLite and PostgreSQL: by block, attempt and bitmap, each row once."""
+"""Batches that are charged, in SQLite and PostgreSQL: each row is settled once."""
 
 import asyncio
 import time
@@ -137,7 +137,9 @@ async def test_a_runner_that_claims_more_than_it_reserved_pays_what_it_reserved(
     assert paid.reserved == 0
     assert await settled(store) == await settled(store, DAY) == (1000, 0)
     report = await store.charges(
-        ChargeQuery(by=(ChargeDimension.SERVICE, ChargeDimension.SERVICE_CLASS), since=0, until=2**40)
+        ChargeQuery(
+            by=(ChargeDimension.SERVICE, ChargeDimension.SERVICE_CLASS), since=0, until=2**40
+        )
     )
     (row,) = report.rows
     assert (row.group, row.charge_nanos, row.requests) == (
@@ -193,9 +195,7 @@ async def test_where_a_limit_is_used_up_a_batch_is_refused_until_it_is_raised(
         replace(scope, limit=replace(scope.limit, amount=200_000, generation=2))
         for scope in TERMS.scopes
     )
-    granted = await batches.exchange(
-        replace(TERMS, scopes=raised), a_message(need=1001, want=9000)
-    )
+    granted = await batches.exchange(replace(TERMS, scopes=raised), a_message(need=1001, want=9000))
     assert (granted.outcome, granted.reserved) == (BatchOutcome.GRANTED, 101_000 // 20)
 
 

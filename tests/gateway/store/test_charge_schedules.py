@@ -69,7 +69,7 @@ class StoredAccounts:
                 )
             )
             accounts = {(key, start): ChargeAccount.from_json(state) for key, start, state in rows}
-            await stored._read_spends(connection, accounts)
+            await stored.read_spends(connection, accounts)
         return {AccountKey(*key): account for key, account in accounts.items()}
 
     async def _rows(self) -> list[list[dict[str, Any]]]:

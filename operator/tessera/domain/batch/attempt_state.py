@@ -267,9 +267,9 @@ def _ended_state(
         ended_attempt = ended_attempt.model_copy(update={"input_changed": True})
     elif end.kind == BUDGET_EXCEEDED:
         # Money that others spend is no failure of the batch, however long it lasts.
-        update = {"budget_exceeded": True, "consecutive_failures": 0, "failing_since": None}
-        update["retry_at"] = now + MAX_BACKOFF
-        ended_attempt = ended_attempt.model_copy(update=update)
+        waiting = {"budget_exceeded": True, "retry_at": now + MAX_BACKOFF}
+        waiting |= {"consecutive_failures": 0, "failing_since": None}
+        ended_attempt = ended_attempt.model_copy(update=waiting)
     elif end.kind == ROWS_MISSING:
         # Without a GPU it found the input as it was checked, or rows that the volume lost.
         update = {"consecutive_failures": 0, "failing_since": None}

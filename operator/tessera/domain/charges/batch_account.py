@@ -227,4 +227,3 @@ class BatchLoan:
             want=more,
         )
         return account.exchange(self.borrower, ask, self.now).outcome
-

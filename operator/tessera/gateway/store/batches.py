@@ -123,7 +123,9 @@ class BatchStore:
         outcome = loan.lend(batch, message.need, message.want)
         await charges.write(connection, accounts)
         await charges.enter(connection, borrower, entered)
-        text = "" if outcome is BatchOutcome.GRANTED else _shortage(loan, terms, message.need)
+        text = (
+            "" if outcome is BatchOutcome.GRANTED else _shortage(loan, batch, terms, message.need)
+        )
         return answer.model_copy(
             update={"outcome": outcome, "reserved": batch.reserved, "message": text}
         )
@@ -159,8 +161,8 @@ async def _open_accounts(connection: AsyncConnection, scopes: Iterable[ChargeSco
 
 async def _locked(connection: AsyncConnection, batch: str) -> BatchAccount:
     of_batch = (_COLUMNS.batch == batch) & (_COLUMNS.block == _RESERVED)
-    state = await connection.scalar(select(_COLUMNS.state).where(of_batch).with_for_update())
-    return BatchAccount.from_json(state)
+    statement = select(_COLUMNS.state).where(of_batch).with_for_update()
+    return BatchAccount.from_json((await connection.execute(statement)).scalar_one())
 
 
 async def _settle(
@@ -213,7 +215,7 @@ async def _write(
     )
 
 
-def _record(  # noqa: PLR0913 - what a record is made of
+def _record(
     terms: BatchTerms,
     message: BatchMessage,
     account: BatchAccount,
@@ -253,9 +255,7 @@ def _record(  # noqa: PLR0913 - what a record is made of
 
 def _current(scopes: Iterable[ChargeScope], now: float) -> dict[Key, ChargeScope]:
     """Return the scopes by the accounts of their windows of now."""
-    return {
-        (storable(scope.key), window_at(scope.limit, now)[0]): scope for scope in scopes
-    }
+    return {(storable(scope.key), window_at(scope.limit, now)[0]): scope for scope in scopes}
 
 
 def _corrected(scope: ChargeScope, correction: int) -> ChargeScope:
@@ -263,10 +263,10 @@ def _corrected(scope: ChargeScope, correction: int) -> ChargeScope:
     return replace(scope, limit=limit)
 
 
-def _shortage(loan: BatchLoan, terms: BatchTerms, need: int) -> str:
+def _shortage(loan: BatchLoan, batch: BatchAccount, terms: BatchTerms, need: int) -> str:
     """Return which limit has the least left, and what to do."""
     by_left: dict[Key, int] = {
-        key: account.limit - account.settled - account.lent
+        key: account.limit - account.settled - account.lent + batch.reserved_in(key)
         for key, account in loan.accounts.items()
         if key in loan.scopes
     }
