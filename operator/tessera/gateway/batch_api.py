@@ -55,13 +55,11 @@ class BatchApi:
             raise web.HTTPBadRequest(text=f"message: {fault}") from error
         if (directory := self._directory()) is None:
             raise web.HTTPServiceUnavailable(text="the gateway does not know the budgets yet")
-        terms = _terms(directory, user, namespace, message)
+        answer = _terms(directory, user, namespace, message)
         try:
-            answer = (
-                terms
-                if isinstance(terms, BatchAnswer)
-                else await self._store.exchange(terms, message)
-            )
+            if isinstance(answer, BatchTerms):
+                # Whether its runner waits for the answer or not.
+                answer = await asyncio.shield(self._store.exchange(answer, message))
         except StoreError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from error
         return web.json_response(text=answer.model_dump_json(by_alias=True))
