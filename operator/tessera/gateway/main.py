@@ -27,6 +27,7 @@ from tessera.adapters.kube.installation_pods import operator_addresses, other_ga
 from tessera.adapters.logs import configure_logging
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
+from tessera.domain.charges.reports import merged_limits, reported_charges
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import BATCH_CHARGES, USAGE_READER, keys_namespace
 from tessera.gateway.batch_api import BatchApi
@@ -149,13 +150,11 @@ async def run(settings: GatewaySettings, host: str) -> None:
             ),
         )
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
+        batches = BatchStore(recording.store, GATEWAY_NAME)
         if settings.batches_port is not None:
-            batches = BatchApi(
-                BatchStore(recording.store, GATEWAY_NAME),
-                partial(token_user, own, audience=BATCH_CHARGES),
-                lambda: gateway.directory,
-            )
-            await _serve_internal(batches.application(), host, settings.batches_port, stack)
+            review = partial(token_user, own, audience=BATCH_CHARGES)
+            batch_api = BatchApi(batches, review, lambda: gateway.directory)
+            await _serve_internal(batch_api.application(), host, settings.batches_port, stack)
         server = _server(settings, gateway, metrics)
         parts: dict[str, Part] = {
             "watch": watch.run,
@@ -168,7 +167,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         if settings.tls_directory is not None:
             parts["certificate"] = partial(server.renew_certificate, settings.tls_directory)
         if settings.operator_host is not None:
-            reporter = _reporter(settings, settings.operator_host, own, gateway)
+            reporter = _reporter(settings, settings.operator_host, own, gateway, batches)
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
         await serve(server, listen(host, settings.port), parts, stop)
@@ -280,7 +279,11 @@ def _check_keys(audit: KeyAudit, metrics: GatewayMetrics, keys: Mapping[str, Api
 
 
 def _reporter(
-    settings: GatewaySettings, host: str, cluster: KubeCluster, gateway: Gateway
+    settings: GatewaySettings,
+    host: str,
+    cluster: KubeCluster,
+    gateway: Gateway,
+    batches: BatchStore,
 ) -> DemandReporter:
     find = partial(operator_addresses, cluster, settings.namespace)
     access = OperatorAccess(find=find, host=host, folder=settings.operator_directory)
@@ -289,7 +292,7 @@ def _reporter(
         settings.pod_name,
         gateway.take_demand,
         gateway.waking,
-        read_charges=gateway.charges,
+        read_charges=lambda: merged_limits(gateway.charges(), reported_charges(batches.answered())),
     )
 
 

@@ -18,6 +18,7 @@ from tessera.domain.charges.batch_rows import (
     RowTokens,
 )
 from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
 from tessera.domain.usage.statement import ChargeDimension, ChargeQuery
 from tessera.gateway.store.batches import BatchStore, BatchTerms
@@ -90,6 +91,12 @@ async def test_a_batch_reserves_its_share_and_pays_what_its_rows_used(
 
     paid = await batches.exchange(TERMS, a_message(blocks=(a_block(rows=range(10)),)))
     assert (paid.outcome, paid.reserved) == (BatchOutcome.GRANTED, 0)
+    # Budgets act by this report.
+    reported = reported_charges(batches.answered())
+    assert {limit.limit: each.accounts[0].settled for limit, each in reported.items()} == {
+        "charge-month": 10 * ROW_NANOS,
+        "charge-day": 10 * ROW_NANOS,
+    }
     assert await settled(store) == await settled(store, DAY) == (10 * ROW_NANOS, 0)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
 from tessera.domain.charges.batch_rows import BatchOutcome, BlockUse, token_charge
-from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeScope
 
@@ -159,6 +159,8 @@ class BatchLoan:
     """Of the windows of now."""
     now: float
     """Unix seconds of the store's clock."""
+    answers: dict[Key, ChargeAnswer] = field(default_factory=dict)
+    """The last ones of accounts."""
 
     def lend(self, batch: BatchAccount, need: int, want: int) -> BatchOutcome:
         """Reserve what a batch would have in all, at most its share, and its need at least.
@@ -226,4 +228,5 @@ class BatchLoan:
             need=more,
             want=more,
         )
-        return account.exchange(self.borrower, ask, self.now).outcome
+        self.answers[key] = account.exchange(self.borrower, ask, self.now)
+        return self.answers[key].outcome

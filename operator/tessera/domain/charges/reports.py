@@ -5,7 +5,13 @@ from collections.abc import Iterable, Mapping
 
 from tessera.domain.charges.exchange import ChargeAnswer
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
-from tessera.domain.observed.charges import AccountCharge, LimitCharges, LimitId, nearest
+from tessera.domain.observed.charges import (
+    AccountCharge,
+    LimitCharges,
+    LimitId,
+    merged_charges,
+    nearest,
+)
 
 
 def reported_charges(
@@ -31,6 +37,15 @@ def reported_charges(
         )
         for (limit, start), each in sorted(by_window.items())
     }
+
+
+def merged_limits(
+    first: Mapping[LimitId, LimitCharges], second: Mapping[LimitId, LimitCharges]
+) -> Mapping[LimitId, LimitCharges]:
+    """Return what both tell."""
+    both = first.keys() & second.keys()
+    merged = {limit: merged_charges(first[limit], second[limit]) for limit in both}
+    return {**first, **second, **merged}
 
 
 def _member(limit: ChargeLimit, key: str) -> str:

@@ -20,7 +20,7 @@ from tessera.domain.charges.batch_account import (
     SettledRows,
 )
 from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
-from tessera.domain.charges.exchange import ChargeAsk
+from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.gateway.requests import Phase, UsageRecord
@@ -55,6 +55,11 @@ class BatchStore:
     def __init__(self, store: GatewayStore, gateway: str) -> None:
         """Take the name of the gateway that asks."""
         self._store, self._gateway = store, gateway
+        self._answered: dict[Key, tuple[ChargeScope, ChargeAnswer]] = {}
+
+    def answered(self) -> Iterable[tuple[ChargeScope, ChargeAnswer]]:
+        """Return what accounts answered last, of the windows of now."""
+        return self._answered.values()
 
     async def exchange(self, terms: BatchTerms, message: BatchMessage) -> BatchAnswer:
         """Settle what a runner says, and reserve what it needs; may be repeated after an error."""
@@ -121,6 +126,8 @@ class BatchStore:
             now=now,
         )
         outcome = loan.lend(batch, message.need, message.want)
+        open_ = {key: each for key, each in self._answered.items() if each[1].end > now}
+        self._answered = open_ | {key: (current[key], loan.answers[key]) for key in current}
         await charges.write(connection, accounts)
         await charges.enter(connection, borrower, entered)
         text = (
