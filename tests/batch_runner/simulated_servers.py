@@ -19,6 +19,9 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"\r\nx-request-id: *(\S+)", re.IGNORECASE)
 _ECHO = re.compile(rb"echo ([\w-]+)")
 _USAGE = re.compile(rb"please count ([\w.-]+)")
+_WRITES = re.compile(rb"please write (\d+)")
+_FITS = re.compile(rb"please fit (\d+)")
+_MAX_TOKENS = re.compile(rb'"max_tokens":(\d+)')
 _ANSWER = (
     b'{"id":"chatcmpl-%s","object":"chat.completion","created":1,"model":"tiny","choices":[{"index"'
     b':0,"message":{"role":"assistant","content":"%s%s"},"finish_reason":"stop"}],"usage":{'
@@ -104,9 +107,22 @@ class SimulatedConnection(HttpConnection):
         elif match := _USAGE.search(body):
             self._answer(200, b'{"usage":{"prompt_tokens":%s,"completion_tokens":1}}' % match[1])
         else:
+            self._answer_within_limit(name, body)
+
+    def _answer_within_limit(self, name: bytes, body: bytes) -> None:
+        limit, answer = _MAX_TOKENS.search(body), _ANSWER % (name, b"", b"")
+        most = int(limit[1]) if limit else None
+        if (fits := _FITS.search(body)) is not None:
+            is_too_much = most is not None and most > int(fits[1])
+            self._answer(400 if is_too_much else 200, b"{}" if is_too_much else answer)
+        elif (writes := _WRITES.search(body)) is not None:
+            if most is not None and most < int(writes[1]):
+                answer = answer.replace(b'"stop"', b'"length"')
+            tokens = min(int(writes[1]), most or int(writes[1]))
+            self._answer(200, answer.replace(b":11,", b":%d," % tokens))
+        else:
             echo = _ECHO.search(body)
-            answer = _ANSWER % (name, echo[1] if echo else b"", self._filler)
-            self._later(answer)
+            self._later(_ANSWER % (name, echo[1] if echo else b"", self._filler))
 
     def _is_in_trouble(self) -> bool:
         options = self._options

@@ -133,20 +133,51 @@ async def test_what_a_killed_runner_did_not_tell_the_next_one_pays(
     assert (row.requests, row.charge_nanos) == (300, 300 * ROW_NANOS)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "sent", "charge"),
+    [
+        ("echo row-0", 1, ROW_NANOS),
+        # Cut at twice 1,024 tokens, which are paid, and then there is money for 8,192.
+        ("please write 3000", 2, 2 * 7 * INPUT + (2048 + 3000) * OUTPUT),
+        # Its context has no room for as many, so it ends the answer sooner.
+        ("please fit 1000", 2, ROW_NANOS),
+    ],
+)
 async def test_a_row_without_a_limit_gets_one_that_its_money_pays(
-    harness: RunnerHarness, money: Money
+    harness: RunnerHarness, money: Money, prompt: str, sent: int, charge: int
 ) -> None:
     money.limit(10**12)
-    rows = [a_row(number) for number in range(3)]
-    for row in rows:
-        del row["body"]["max_tokens"]
-    harness.write_checked_input(*rows)
+    row = a_row(0, prompt=prompt)
+    del row["body"]["max_tokens"]
+    harness.write_checked_input(row)
     harness.start_engine()
 
     runner_exit = await money.run(harness)
 
-    assert (runner_exit.code, runner_exit.report["completed"]) == (0, 3), runner_exit.log_text
-    assert [row.charge_nanos for row in await money.charged()] == [3 * ROW_NANOS]
+    assert (runner_exit.code, runner_exit.report["completed"]) == (0, 1), runner_exit.log_text
+    assert len(harness.sent_row_ids()) == sent
+    (charged,) = await money.charged()
+    assert (charged.requests, charged.charge_nanos) == (1, charge)
+
+
+async def test_a_row_that_was_cut_and_has_no_money_to_go_on_is_paid_and_stays_open(
+    harness: RunnerHarness, money: Money
+) -> None:
+    money.limit(2200 * OUTPUT)
+    row = a_row(0, prompt="please write 3000")
+    del row["body"]["max_tokens"]
+    harness.write_checked_input(row)
+    harness.start_engine()
+
+    runner_exit = await money.run(harness)
+
+    assert (runner_exit.report["state"], runner_exit.report["completed"]) == ("budgetExceeded", 0)
+    (charged,) = await money.charged()
+    assert (charged.requests, charged.charge_nanos) == (0, 7 * INPUT + 2048 * OUTPUT)
+    # It starts no node again before there is money for so much.
+    money.limit(2 * 2200 * OUTPUT, generation=2)
+    looked = await money.run(harness, 2, has_engine=False)
+    assert looked.report["state"] == "budgetExceeded"
 
 
 async def test_while_no_gateway_answers_the_batch_holds(

@@ -185,8 +185,8 @@ class RowPayer:
         numbers = sorted(self._changed)[:MAX_BLOCKS]
         used = Counter({number: self._used.pop(number, 0) for number in numbers})
         self._changed.difference_update(numbers)
-        told = used.total()
-        rest = self._purse.used - told
+        spent = used.total()
+        rest = self._purse.used - spent
         message = self._attempt.model_copy(
             update={
                 "blocks": tuple(map(self._use, numbers)),
@@ -203,7 +203,7 @@ class RowPayer:
             raise
         if answer.outcome is BatchOutcome.FENCED:
             raise FencedError(f"{answer.message}; nothing is published")
-        self._purse.answered(answer, told)
+        self._purse.answered(answer, spent)
         return answer
 
     def _use(self, number: int) -> BlockUse:

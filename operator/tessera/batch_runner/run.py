@@ -59,7 +59,7 @@ KILLED_MESSAGE = "killed without notice; answered rows are retained"
 _REPORT_INTERVAL_SECONDS = 1.0
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
 _POLL_SECONDS = 2.0
-# Of the ServiceAccount, for gateways alone.
+# The token of the ServiceAccount that gateways alone take.
 CHARGES_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/charges")
 
 

@@ -268,8 +268,8 @@ def test_the_words_of_the_spec_are_reasons() -> None:
 
 def test_a_limit_of_charges_that_is_used_up_holds_batches_and_one_of_a_part_does_not() -> None:
     whole, part = a_budget(limits=[CHARGE]), a_budget(limits=[{**CHARGE, "for": {"key": "ci"}}])
-    held = batch_plan(whole, charged(100))
-    assert (held.attempt, held.running.reason) == (None, BatchRunning.BUDGET_EXHAUSTED)
+    refused = batch_plan(whole, charged(100))
+    assert (refused.attempt, refused.running.reason) == (None, BatchRunning.BUDGET_EXHAUSTED)
     name = part.spec.name_of(part.spec.limits[0]) if part.spec is not None else ""
     assert batch_plan(part, charged(100, name=name)).attempt is not None
 

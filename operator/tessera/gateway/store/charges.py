@@ -239,8 +239,8 @@ async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:
         CHARGE_ACCOUNTS.c.reserved == 0
     )
     keys = (await connection.execute(select(*_KEY).where(is_over).limit(limit))).all()
-    accounts = await _locked(connection, {(key, start) for key, start in keys})
-    await _read_spends(connection, accounts)
+    accounts = await locked(connection, {(key, start) for key, start in keys})
+    await read_spends(connection, accounts)
     lasting = {key: account for key, account in accounts.items() if account.restored}
     await write(connection, lasting, is_over=True)
     await forget(connection, [key for key in accounts if key not in lasting])
@@ -274,8 +274,8 @@ async def without_records(
     currencies = {(key, start): currency for key, start, currency in rows}
     accounts: dict[Key, ChargeAccount] = {}
     for at in range(0, len(currencies), MAX_ASKS):
-        part = await _locked(connection, list(currencies)[at : at + MAX_ASKS])
-        await _read_spends(connection, part)
+        part = await locked(connection, list(currencies)[at : at + MAX_ASKS])
+        await read_spends(connection, part)
         accounts |= part
     by_limit = Counter[tuple[str, str, ChargeFlag, str]]()
     for key, account in accounts.items():
