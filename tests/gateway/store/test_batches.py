@@ -234,3 +234,16 @@ async def test_a_million_rows_are_few_rows_of_the_store(
     assert (await settled(store))[0] == blocks * rows * ROW_NANOS
     assert await rows_in(store, "usage_records") == blocks
     assert await rows_in(store, "charge_batches") == blocks + 1
+
+
+async def test_an_attempt_pays_the_price_of_its_beginning(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    dearer = replace(TERMS, price=replace(PRICE, input=10**9, price_list="standard@2"))
+    await batches.exchange(TERMS, a_message(want=5000))
+
+    answered = await batches.exchange(dearer, a_message(blocks=(a_block(rows=[0]),), want=5000))
+    assert (answered.input, await settled(store)) == (10**6, (ROW_NANOS, answered.reserved))
+
+    later = await batches.exchange(dearer, a_message(2, opens=True))
+    assert (later.input, later.settled) == (10**9, ((0, 1),))
