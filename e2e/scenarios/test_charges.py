@@ -135,7 +135,7 @@ class Watched:
             budget = await self.namespace.cluster.api.get(path)
             for limit in budget.get("status", {}).get("limits", ()):
                 step = limit.get("reached", 0), tuple(limit.get("actions", ()))
-                if limit["name"] == _LIMIT and step != (self.steps or [None])[-1]:
+                if limit["name"] == _LIMIT and self.steps[-1:] != [step]:
                     self.steps.append(step)
             await asyncio.sleep(0.5)
 

@@ -58,8 +58,6 @@ _MONTH_ID = "month-"
 _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
 
-_NO_SENDER = dict.fromkeys(("team", "key", "user"))
-
 _SAME_OF, _COUNTS_OF = attrgetter(*_SAME), attrgetter(*_COUNTS[:-1])
 # Of a group, in the order of the table.
 _COLUMNS_OF = itemgetter(
@@ -141,7 +139,9 @@ async def add_hourly(
         _count(totals, (hour, tag, flag, *_SAME_OF(record)), counts)
         is_first = at == record.started_at_ns // _NS
         if is_first and record.waste_nanos and (owner := record.owner) is not None:
-            waste = replace(record, **_NO_SENDER, tenant=owner, service_class=WASTE)
+            waste = replace(
+                record, tenant=owner, team=None, key=None, user=None, service_class=WASTE
+            )
             group = (hour, None, flag, *_SAME_OF(waste))
             _count(totals, group, (0, 0, 0, 0, 0, record.waste_nanos))
     await add(connection, totals)

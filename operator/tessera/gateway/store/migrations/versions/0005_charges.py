@@ -17,7 +17,6 @@ def upgrade() -> None:
         sa.Column("charges", sa.JSON, nullable=False, server_default="[]"),
         sa.Column("owner", sa.Text),
         sa.Column("service_class", sa.Text, nullable=False, server_default=""),
-        sa.Column("waste_nanos", sa.BigInteger, nullable=False, server_default="0"),
     ):
         op.add_column("usage_records", column)
     op.create_table(
@@ -58,8 +57,6 @@ def upgrade() -> None:
         sa.Column("charge_nanos", _NANOS, nullable=False),
     )
     op.create_index("charge_sums_by_hour", "charge_sums", ["hour"])
-    for name in ("key", "user"):
-        op.create_index(f"charge_sums_by_{name}", "charge_sums", ["tenant", name, "hour"])
     op.create_table(
         "charge_tags",
         sa.Column("month", sa.BigInteger, primary_key=True),

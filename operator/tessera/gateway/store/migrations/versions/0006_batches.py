@@ -1,4 +1,4 @@
-"""Batches that are charged."""
+"""Batches that are charged, what is wasted, and sums of keys and users by hour."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,11 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Create the table of batches and their blocks."""
+    """Create the table of batches and their blocks, a column and two indexes."""
+    waste = sa.Column("waste_nanos", sa.BigInteger, nullable=False, server_default="0")
+    op.add_column("usage_records", waste)
+    for name in ("key", "user"):
+        op.create_index(f"charge_sums_by_{name}", "charge_sums", ["tenant", name, "hour"])
     op.create_table(
         "charge_batches",
         sa.Column("batch", sa.Text, primary_key=True),
