@@ -136,17 +136,12 @@ class GatewayStore(ChargeStore):
                 records = [record for record in records if record.record_id not in stored]
             if records:
                 # One that is stored makes this fail: each adds to sums once.
-                await self._store(connection, records)
+                await _add_in(connection, records, self._tags)
         return len(records)
 
     async def record_in(self, connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
         """Store new records in a transaction that has more to do."""
-        await self._store(connection, [*map(_storable, records)])
-
-    async def _store(self, connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
-        await insert_rows(connection, USAGE_RECORDS, [*map(_row, records)])
-        await charges.add_spent(connection, records)
-        await statements.add_hourly(connection, self._tags, records)
+        await _add_in(connection, [*map(_storable, records)], self._tags)
 
     async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
         """Lend portions of limits to a gateway; after a StoreError it is unknown whether it did.
@@ -288,6 +283,14 @@ class GatewayStore(ChargeStore):
 def _record(row: RowMapping) -> UsageRecord:
     charges = tuple((key, start, nanos) for key, start, nanos in row["charges"])
     return UsageRecord(**{**row, "phase": Phase(row["phase"]), "charges": charges})
+
+
+async def _add_in(
+    connection: AsyncConnection, records: Sequence[UsageRecord], tags: statements.MonthTags
+) -> None:
+    await insert_rows(connection, USAGE_RECORDS, [*map(_row, records)])
+    await charges.add_spent(connection, records)
+    await statements.add_hourly(connection, tags, records)
 
 
 def _row(record: UsageRecord) -> tuple[Any, ...]:
