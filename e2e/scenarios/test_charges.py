@@ -78,6 +78,8 @@ class Spenders:
     answers: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     refusals: list[dict[str, Any]] = field(default_factory=list)
+    messages: dict[str, str] = field(default_factory=dict)
+    """The first of each code."""
     first_refusal: float | None = None
 
     async def run(self, number: int) -> None:
@@ -118,6 +120,7 @@ class Spenders:
         if error["code"] == "budget_exceeded":
             self.first_refusal = self.first_refusal or time.monotonic()
             self.refusals.append({**error, "headers": response.headers})
+        self.messages.setdefault(str(error["code"]), f"{response.status_code} {error['message']}")
         return str(error["code"])
 
 
@@ -191,6 +194,7 @@ async def test_no_more_than_a_limit_is_charged_whatever_dies(
         f"{spenders.answers} answers, {dict(spenders.statuses)}: {charged / 1e9:.4f} of {_AMOUNT} "
         "USD are charged"
     )
+    cluster.say(f"refusals: {spenders.messages}")
     assert charged <= limit
     refusal = spenders.refusals[0]
     assert (refusal["type"], refusal["code"]) == ("insufficient_quota", "budget_exceeded")
