@@ -472,7 +472,8 @@ async def test_a_fleet_of_20_000_services_is_reported_in_bounded_parts(
         before = receiving.received
         await reporter.report()
         assert reporter.failing_seconds == 0
-    assert receiving.received - before == math.ceil(20_000 / PART_SERVICES)
+    # One more asks the operator what it knows.
+    assert receiving.received - before == math.ceil(20_000 / PART_SERVICES) + 1
     assert receiving.observations.gateway_reports["gateway-0"].demand == demand
     assert not receiving.rejected
 
@@ -665,21 +666,35 @@ async def test_an_operator_without_charges_gets_the_demand_and_is_asked_once(
     asked = []
 
     def read_earlier(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
+        assert b"squares" not in body
         asked.append(b"limits" in body)
         EarlierReport.model_validate_json(body)
         return read_report(body)
 
     monkeypatch.setattr(demand_module, "read_report", read_earlier)
     charges = {MONTH: LimitCharges(start=START, accounts=(AccountCharge(5),))}
-    async with a_reporter(
-        serving, tmp_path, {CHAT: GatewayDemand(queued=1)}, charges=charges
-    ) as reporter:
+    tokens = ArrivedTokens(1, 100, 20, 10_000)
+    demand = {CHAT: GatewayDemand(arrived=1, tokens=tokens, queued=1)}
+    async with a_reporter(serving, tmp_path, demand, charges=charges) as reporter:
         for _ in range(4):
             await reporter.report()
     assert asked == [False, True, False, False, False]
-    assert receiving.demand() == GatewayDemand(queued=1)
+    assert receiving.demand().tokens == ArrivedTokens(1, 100, 20)
     assert charges_of(receiving) == {}
     assert not [each for each in caplog.records if "retrying" in each.message]
+
+
+async def test_squares_of_prompts_are_told_once_the_operator_knows_them(
+    server: tuple[HttpsServer, Receiving], tmp_path: Path
+) -> None:
+    serving, receiving = server
+    tokens = ArrivedTokens(1, 100, 20, 10_000)
+    demand = {CHAT: GatewayDemand(arrived=1, tokens=tokens)}
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        await reporter.report()
+        assert receiving.demand().tokens.prompt_squares == 0
+        await reporter.report()
+        assert receiving.demand().tokens == tokens
 
 
 def test_of_two_gateways_the_largest_sum_of_an_account_counts() -> None:

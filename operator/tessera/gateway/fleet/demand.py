@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import ssl
 import time
@@ -69,8 +70,9 @@ class DemandReporter:
         self._operator = operator
         self._gateway = gateway
         self._read, self._read_charges = read, read_charges
-        self._knows_limits = True
-        """Whether the leader takes what limits were charged; an older one does not."""
+        self._knows_limits: bool | None = None
+        """Whether the leader takes what limits were charged, and squares of prompts; an older one
+        does not. None until it was asked."""
         self._session: aiohttp.ClientSession | None = None
         self._leader = ""
         self._problem = ""
@@ -101,10 +103,11 @@ class DemandReporter:
         The last part alone is sent where the leader is not known: another one may know no parts.
         """
         last, *others = self._parts()
+        if self._leader and self._knows_limits is not False and (limits := self._limit_parts()):
+            refusal = await self._send_bodies(limits)
+            if not refusal or refusal.endswith(f"HTTP {HTTPStatus.BAD_REQUEST.value}"):
+                self._knows_limits = not refusal
         part_problem = await self._send_parts(others) if self._leader else ""
-        if self._leader and self._knows_limits and (limits := self._limit_parts()):
-            refused = f"HTTP {HTTPStatus.BAD_REQUEST.value}"
-            self._knows_limits = not (await self._send_bodies(limits)).endswith(refused)
         body, problem = self._body(last), "no pod of the operator"
         try:
             for address in [self._leader] if self._leader else await self._operator.find():
@@ -117,7 +120,7 @@ class DemandReporter:
         if problem:
             if self._failing_since is None:
                 self._failing_since = self._monotonic()
-            self._leader, self._knows_limits = "", True
+            self._leader, self._knows_limits = "", None
             await self.close()
         else:
             self._failing_since = None
@@ -139,21 +142,21 @@ class DemandReporter:
         return problem
 
     def _limit_parts(self) -> list[bytes]:
-        """Return the parts of a report with what limits were charged, the most spent first."""
+        """Return the parts of a report with what limits were charged, the most spent first.
+
+        While the leader was not asked yet there is one at least.
+        """
         rows = sorted(
             self._read_charges().items(),
             key=lambda row: (-max((each.settled for each in row[1].accounts), default=0), row[0]),
         )
         limits = [_reported_limit(*row) for row in rows[:MAX_REPORT_LIMITS]]
+        part = DemandReport.model_construct(gateway=self._gateway, more_follows=True)
+        fields = part.model_dump(by_alias=True, exclude_defaults=True)
+        reported = [each.model_dump(by_alias=True, exclude_defaults=True) for each in limits]
         return [
-            DemandReport.model_construct(
-                gateway=self._gateway,
-                more_follows=True,
-                limits=tuple(limits[first : first + PART_LIMITS]),
-            )
-            .model_dump_json(by_alias=True, exclude_defaults=True)
-            .encode()
-            for first in range(0, len(limits), PART_LIMITS)
+            json.dumps({**fields, "limits": reported[first : first + PART_LIMITS]}).encode()
+            for first in range(0, max(len(limits), self._knows_limits is None), PART_LIMITS)
         ]
 
     def _parts(self) -> Sequence[Sequence[tuple[Ref, GatewayDemand]]]:
@@ -177,7 +180,7 @@ class DemandReporter:
                 sized=demand.tokens.requests,
                 prompt_tokens=demand.tokens.prompt,
                 answer_tokens=demand.tokens.answer,
-                squares=demand.tokens.prompt_squares,
+                squares=demand.tokens.prompt_squares if self._knows_limits else 0,
                 queued=demand.queued,
                 in_flight=demand.in_flight,
                 predicted_seconds=demand.predicted_seconds,
