@@ -709,8 +709,13 @@ def test_a_gateway_needs_the_certificate_of_the_operator() -> None:
 
 
 def test_a_gateway_shows_its_metrics_to_prometheus_alone() -> None:
-    api, metrics = render()["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
+    api, batches, metrics = render()["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
     assert api == {"ports": [{"port": "api", "protocol": "TCP"}]}
+    assert batches["ports"] == [{"port": "batches", "protocol": "TCP"}]
+    (runners,) = batches["from"]
+    assert [each["key"] for each in runners["podSelector"]["matchExpressions"]] == [
+        "tessera.dev/batch"
+    ]
     assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
     (peer,) = metrics["from"]
     (names,) = peer["namespaceSelector"]["matchExpressions"]
