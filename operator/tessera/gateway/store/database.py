@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,14 @@ async def insert_rows(
     the database.
     """
     if rows:
-        await connection.exec_driver_sql(_insert(table, sums, connection.dialect), [*rows])
+        dialect = connection.dialect
+        # One of each call in the code, beside the table that it is of.
+        known = sums, dialect.name
+        if known not in table.info:
+            table.info[known] = _insert(table, sums, dialect)
+        await connection.exec_driver_sql(table.info[known], [*rows])
 
 
-@cache
 def _insert(table: Table, sums: tuple[str, ...] | None, dialect: Dialect) -> str:
     statement = (sqlite if dialect.name == "sqlite" else postgresql).insert(table)
     if sums:
