@@ -33,8 +33,9 @@ async def show_charges(
     The price was set before.
     """
     await _set_limits(cluster, guest, [_charge_limit()])
-    await _wait_for_price(ask)
-    spent, error = await _spend(ask)
+    first = await _wait_for_price(ask)
+    more, error = await _spend(ask)
+    spent = first + more
     if spent > AMOUNT:
         raise StepError(f"{spent} USD were charged, and the limit is {AMOUNT}")
     if error.status_code != 429 or error.code != "budget_exceeded":
@@ -78,8 +79,8 @@ async def _set_limits(cluster: InstalledCluster, tenant: str, more: list[Json]) 
     await cluster.api.patch(path, {"spec": {"limits": limits}})
 
 
-async def _wait_for_price(ask: Ask) -> None:
-    """Wait until answers are charged: an entry counts a minute after it was seen."""
+async def _wait_for_price(ask: Ask) -> Decimal:
+    """Return the first charge of an answer: an entry counts a minute after it was seen."""
 
     async def charge() -> str | None:
         try:
@@ -89,7 +90,8 @@ async def _wait_for_price(ask: Ask) -> None:
         header: str | None = response.headers.get("x-tessera-charge")
         return header
 
-    await until(charge, bool, "an answer is charged", 2 * _PATIENCE)
+    header = await until(charge, bool, "an answer is charged", 2 * _PATIENCE)
+    return _amount(header or "")
 
 
 async def _spend(ask: Ask) -> tuple[Decimal, openai.APIStatusError]:
@@ -100,9 +102,13 @@ async def _spend(ask: Ask) -> tuple[Decimal, openai.APIStatusError]:
             response = await ask()
         except openai.APIStatusError as error:
             return spent, error
-        amount, _, _ = response.headers["x-tessera-charge"].partition(" ")
-        spent += Decimal(amount)
+        spent += _amount(response.headers["x-tessera-charge"])
     raise StepError(f"{_MAX_REQUESTS} requests were charged {spent} USD and none was refused")
+
+
+def _amount(header: str) -> Decimal:
+    amount, _, _ = header.partition(" ")
+    return Decimal(amount)
 
 
 async def _is_answered(ask: Ask) -> bool:
