@@ -649,6 +649,12 @@ async def test_what_limits_were_charged_comes_with_the_demand(
     assert charges_of(receiving) is None
 
 
+def tokens_of(receiving: Receiving) -> ArrivedTokens:
+    demand = receiving.demand()
+    assert demand is not None
+    return demand.tokens
+
+
 async def test_an_operator_without_charges_gets_the_demand_and_is_asked_once(
     server: tuple[HttpsServer, Receiving],
     tmp_path: Path,
@@ -679,7 +685,7 @@ async def test_an_operator_without_charges_gets_the_demand_and_is_asked_once(
         for _ in range(4):
             await reporter.report()
     assert asked == [False, True, False, False, False]
-    assert receiving.demand().tokens == ArrivedTokens(1, 100, 20)
+    assert tokens_of(receiving) == ArrivedTokens(1, 100, 20)
     assert charges_of(receiving) == {}
     assert not [each for each in caplog.records if "retrying" in each.message]
 
@@ -692,9 +698,9 @@ async def test_squares_of_prompts_are_told_once_the_operator_knows_them(
     demand = {CHAT: GatewayDemand(arrived=1, tokens=tokens)}
     async with a_reporter(serving, tmp_path, demand) as reporter:
         await reporter.report()
-        assert receiving.demand().tokens.prompt_squares == 0
+        assert tokens_of(receiving).prompt_squares == 0
         await reporter.report()
-        assert receiving.demand().tokens == tokens
+        assert tokens_of(receiving) == tokens
 
 
 def test_of_two_gateways_the_largest_sum_of_an_account_counts() -> None:
