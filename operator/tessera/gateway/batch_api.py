@@ -14,6 +14,7 @@ from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOu
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import service_account_identity
 from tessera.domain.limits.charges import batch_model, charge_scopes, price_for
+from tessera.gateway.identify.reviewed_users import reviewed_user
 from tessera.gateway.refusals import no_price
 from tessera.gateway.store.batches import BatchStore, BatchTerms
 from tessera.gateway.store.database import StoreError
@@ -21,7 +22,6 @@ from tessera.ports import ClusterError
 
 # A full message of blocks has about half of it.
 MAX_MESSAGE_BYTES = 2**20
-_REVIEW_SECONDS = 5.0
 _PLACES, _MAX_WAITING = 4, 64
 _RUNNER = re.compile(rf"system:serviceaccount:([^:]+):{BATCH_ACCOUNT}")
 
@@ -66,15 +66,10 @@ class BatchApi:
 
     async def _runner(self, request: web.Request) -> tuple[str, str]:
         """Return the ServiceAccount of a runner, and its namespace."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise web.HTTPUnauthorized(text="no bearer token")
         try:
-            async with (
-                asyncio.timeout(_REVIEW_SECONDS),
-                self._turns.place(request.remote or ""),
-            ):
-                user = await self._review(token.strip())
+            user = await reviewed_user(request, self._review, self._turns)
+        except ValueError as error:
+            raise web.HTTPUnauthorized(text=str(error)) from error
         except (ClusterError, ReviewsBusyError, TimeoutError) as error:
             text = "tokens cannot be reviewed now"
             raise web.HTTPServiceUnavailable(text=text) from error

@@ -29,6 +29,7 @@ from tessera.domain.usage.statement import (
     retained_since,
 )
 from tessera.gateway.fleet.other_gateways import OtherGateways
+from tessera.gateway.identify.reviewed_users import REVIEW_SECONDS, reviewed_user
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.metrics import GatewayMetrics, ServiceRequests
@@ -38,7 +39,7 @@ from tessera.ports import ClusterError
 _MAX_QUERIES = 2
 # Reviews of tokens at a time, of which an address has one, those of an address that wait, and how
 # long they wait at most.
-REVIEW_PLACES, MAX_WAITING_READERS, _REVIEW_SECONDS = 4, 4, 5.0
+REVIEW_PLACES, MAX_WAITING_READERS = 4, 4
 MAX_LISTED = 500
 MAX_CORRECTION_BYTES = 4096
 # Readers of metrics that ask more often get the page of a moment ago.
@@ -189,23 +190,15 @@ class InternalApi:
         return known.model_dump(mode="json", by_alias=True)
 
     async def _authorize(self, request: web.Request, account: str) -> None:
-        given = set(request.headers.getall("Authorization", ()))
-        if len(given) > 1:
-            raise _refusal(web.HTTPUnauthorized, "several Authorization fields that differ")
-        scheme, _, token = "".join(given).partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise _refusal(web.HTTPUnauthorized, "no bearer token")
         try:
-            async with (
-                asyncio.timeout(_REVIEW_SECONDS),
-                self._turns.place(request.remote or ""),
-            ):
-                user = await self._review(token.strip())
+            user = await reviewed_user(request, self._review, self._turns)
+        except ValueError as error:
+            raise _refusal(web.HTTPUnauthorized, str(error)) from error
         except ReviewsBusyError as error:
             busy = "other tokens of this address are reviewed: try again later"
             raise _refusal(web.HTTPTooManyRequests, busy) from error
         except (ClusterError, TimeoutError) as error:
-            problem = str(error) or f"no review within {_REVIEW_SECONDS:g} s"
+            problem = str(error) or f"no review within {REVIEW_SECONDS:g} s"
             raise _refusal(web.HTTPServiceUnavailable, problem) from error
         if user is None:
             raise _refusal(web.HTTPUnauthorized, f"no token for {USAGE_READER}")
