@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -177,30 +178,21 @@ async def count_tokens(
     turns.
     """
     # A stream that runs gets more meanwhile.
-    events, text_bytes, held_bytes = delivered.events, delivered.text_bytes, 0
+    events, text_bytes = delivered.events, delivered.text_bytes
     body = protection.body
     bodies = await turns.take(len(body) + text_bytes, lambda: tokenize_bodies(body, delivered))
     if bodies is None:
         return CountedTokens(None, delivered.tokens)
-
-    def hold(size: int) -> bool:
-        # Thousands of streams may be lost at once, and engines belong to tenants.
-        nonlocal held_bytes
-        fits = protection.hold(size)
-        held_bytes += size if fits else 0
-        return fits
-
-    if not hold(len(bodies.prompt) + len(bodies.continued)):
-        return None
-    try:
-        async with asyncio.timeout(_TOKENIZE_SECONDS):
-            prompt = await _tokens(session, address, headers, bodies.prompt, hold)
-            whole = await _tokens(session, address, headers, bodies.continued, hold)
-    except (OSError, ConnectionLostError, InvalidHttpError, InvalidStreamError):
-        return None
-    finally:
-        # What is left of them does not outlive this turn of the loop.
-        protection.free(held_bytes)
+    # Thousands of streams may be lost at once, and engines belong to tenants.
+    with _held_meanwhile(protection.hold, protection.free) as hold:
+        if not hold(len(bodies.prompt) + len(bodies.continued)):
+            return None
+        try:
+            async with asyncio.timeout(_TOKENIZE_SECONDS):
+                prompt = await _tokens(session, address, headers, bodies.prompt, hold)
+                whole = await _tokens(session, address, headers, bodies.continued, hold)
+        except (OSError, ConnectionLostError, InvalidHttpError, InvalidStreamError):
+            return None
     if prompt is None or whole is None:
         return None
     # A token at least stands behind each event. Engines may send several in one, and a text may
@@ -221,24 +213,34 @@ async def count_prompt(
 
     None where it does not say, or there is no room for what it says.
     """
+    with _held_meanwhile(holding.take_room, holding.free) as hold:
+        if not hold(len(body)):
+            return None
+        try:
+            async with asyncio.timeout(_TOKENIZE_SECONDS):
+                answer = await _tokens(session, address, _JSON_LINE, body, hold)
+        except (OSError, ConnectionLostError, InvalidHttpError):
+            return None
+    return None if answer is None else answer.count
+
+
+@contextmanager
+def _held_meanwhile(
+    take: Callable[[int], bool], free: Callable[[int], None]
+) -> Iterator[Callable[[int], bool]]:
+    """Yield what takes room for bytes; what is left of them does not outlive it."""
     held_bytes = 0
 
     def hold(size: int) -> bool:
         nonlocal held_bytes
-        fits = holding.take_room(size)
+        fits = take(size)
         held_bytes += size if fits else 0
         return fits
 
-    if not hold(len(body)):
-        return None
     try:
-        async with asyncio.timeout(_TOKENIZE_SECONDS):
-            answer = await _tokens(session, address, _JSON_LINE, body, hold)
-    except (OSError, ConnectionLostError, InvalidHttpError):
-        return None
+        yield hold
     finally:
-        holding.free(held_bytes)
-    return None if answer is None else answer.count
+        free(held_bytes)
 
 
 async def _tokens(
