@@ -140,14 +140,14 @@ async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_n
     async with running(surroundings) as gateway:
         surroundings.changed.set()
         await asyncio.sleep(0)
-        assert not gateway.admission.has_directory
+        assert not gateway.admission.senders.are_known
         with pytest.raises(RequestError) as refused:
             await gateway.admission.senders.identify({b"x-api-key": b"known"}, "192.0.2.1")
         assert refused.value.reason is RequestReason.TOKENS_NOT_VERIFIED
         surroundings.observe()
         first = await wait_for_directory(gateway)
         assert [model.service for model in first.models] == [CHAT]
-        assert gateway.admission.has_directory
+        assert gateway.admission.senders.are_known
         record = KeyRecord.model_validate({"sha256": "ab" * 32})
         keys = TenantKeys(secret=Ref("gw", "s"), tenant="team-a", records={"ci": record})
         surroundings.observe(keys=(keys,))

@@ -71,8 +71,6 @@ class LimitState:
     """Those that are known; None where the limit has one account."""
     accounts: tuple[AccountCharge, ...] = ()
     """Those of the members nearest to the limit."""
-    counts_all: bool = False
-    """It counts all that the tenant is charged."""
     reached: int = 0
     """The highest threshold of an action that the spent share has reached, in percent."""
     actions: tuple[LimitAction, ...] = ()
@@ -139,7 +137,7 @@ def current_actions(states: Iterable[LimitState], name: str) -> Mapping[LimitAct
     for state in states:
         for action in state.actions:
             # Gateways would refuse the rows of its batches as well: no node starts for them.
-            holds = action is LimitAction.REFUSE and state.counts_all
+            holds = action is LimitAction.REFUSE and not state.is_partial
             if holds or action not in _AT_GATEWAYS:
                 sentences.setdefault(
                     LimitAction.HOLD_BATCHES if holds else action,
@@ -182,7 +180,6 @@ def _judged(
         is_partial=limit.for_ is not None,
         members=known.members if is_each else None,
         accounts=known.accounts if is_each else (),
-        counts_all=limit.for_ is None,
         reached=max((each.at for each in reached), default=0),
         actions=tuple(current),
     )

@@ -88,12 +88,17 @@ class Senders:
         self._identifier = identifier
         self.directory = _NO_DIRECTORY
 
+    @property
+    def are_known(self) -> bool:
+        """Whether the keys were read once."""
+        return self.directory is not _NO_DIRECTORY
+
     async def identify(self, headers: Mapping[bytes, bytes], address: str) -> Identity:
         """Return who sends a request with these headers from this address.
 
         Raises RequestError with status 401 or 503.
         """
-        if self.directory is _NO_DIRECTORY:
+        if not self.are_known:
             raise RequestError(RequestReason.TOKENS_NOT_VERIFIED)
         return await self._identifier.identify(headers, self.directory, address)
 

@@ -35,7 +35,6 @@ class Admission:
         """
         self.clock = clock
         """What times everything about a request."""
-        self.has_directory = False
         self.senders = Senders(identifier)
         self.models = Models(self.senders)
         self.places = Places(self.senders, wake, bounds, clock)
@@ -48,7 +47,6 @@ class Admission:
         """Judge by this directory from now on; return which models differ from the last one's."""
         before = self.senders.directory
         self.senders.directory = _with_revoked_keys(directory, before)
-        self.has_directory = True
         changes = model_changes(before.models, directory.models)
         are_others = _without_models(before) != _without_models(directory)
         # A key may have other limits now; the same keys are the same object.

@@ -231,7 +231,7 @@ class GatewayApp:
             await self._answer_sender(scope, headers, response)
         elif path == "/readyz" and self.draining:
             await response.send_whole(503, b'{"status":"draining"}')
-        elif path == "/readyz" and not self._admission.has_directory:
+        elif path == "/readyz" and not self._admission.senders.are_known:
             await response.send_whole(503, b'{"status":"starting"}')
         else:
             await response.send_whole(200, b'{"status":"ok"}')
