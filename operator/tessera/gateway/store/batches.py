@@ -65,8 +65,9 @@ class BatchStore:
         """Settle what a runner says, and reserve what it needs; may be repeated after an error."""
         batch = f"{terms.namespace}/{message.uid}"
         async with self._store.write() as connection:
-            account = await _begin(connection, batch, terms, message)
-            await _open_accounts(connection, terms.scopes)
+            now = await clock(connection)
+            account = await _begin(connection, batch, terms, message, now)
+            await _open_accounts(connection, terms.scopes, now)
         if account.attempt > message.attempt:
             return _FENCED
         if account.former:
@@ -83,13 +84,12 @@ class BatchStore:
             return _FENCED
         account.former, now = "", await clock(connection)
         total = await _settle(connection, batch, message, account.price, now)
-        borrower = _borrower(batch, message.attempt)
         if total.nanos or total.rows or total.output:
             paid = account.pay(total.nanos)
             record = _record(terms, message, account, total, paid, now)
             await self._store.record_in(connection, [record])
             account.records += 1
-        answer = await self._lend(connection, borrower, account, terms, message)
+        answer = await self._lend(connection, account, terms, message, now)
         await _write(connection, batch, _RESERVED, account.to_json(), now)
         settled = await _settled_rows(connection, batch) if message.opens else ()
         return answer.model_copy(update={"settled": settled})
@@ -97,10 +97,10 @@ class BatchStore:
     async def _lend(
         self,
         connection: AsyncConnection,
-        borrower: str,
         batch: BatchAccount,
         terms: BatchTerms,
         message: BatchMessage,
+        now: float,
     ) -> BatchAnswer:
         price = batch.price
         assert price is not None  # noqa: S101 - of an attempt that began
@@ -113,7 +113,8 @@ class BatchStore:
         )
         if not terms.scopes:
             return answer
-        current = _current(terms.scopes, await clock(connection))
+        borrower = _borrower(f"{terms.namespace}/{message.uid}", message.attempt)
+        current = _current(terms.scopes, now)
         await charges.note_asking(connection, self._gateway)
         accounts = await charges.locked(connection, {*current, *batch.keys})
         corrections = await charges.read_spends(connection, accounts)
@@ -144,11 +145,10 @@ def _borrower(batch: str, attempt: int) -> str:
 
 
 async def _begin(
-    connection: AsyncConnection, batch: str, terms: BatchTerms, message: BatchMessage
+    connection: AsyncConnection, batch: str, terms: BatchTerms, message: BatchMessage, now: float
 ) -> BatchAccount:
     """Return the account of a batch, in which this attempt is the current one if none is newer."""
-    now = await clock(connection)
-    await _insert(connection, batch, [_RESERVED], BatchAccount().to_json(), now)
+    await _insert(connection, batch, _RESERVED, BatchAccount().to_json(), now)
     account = await _locked(connection, batch)
     if account.attempt < message.attempt:
         former = _borrower(batch, account.attempt) if account.attempt else ""
@@ -157,10 +157,12 @@ async def _begin(
     return account
 
 
-async def _open_accounts(connection: AsyncConnection, scopes: Iterable[ChargeScope]) -> None:
+async def _open_accounts(
+    connection: AsyncConnection, scopes: Iterable[ChargeScope], now: float
+) -> None:
     asks = [
         ChargeAsk(scope=scope, start=start, number=0, ceiling=0, used=0, reserved=0)
-        for (_, start), scope in _current(scopes, await clock(connection)).items()
+        for (_, start), scope in _current(scopes, now).items()
     ]
     if asks:
         await charges.open_accounts(connection, asks)
@@ -187,7 +189,7 @@ async def _settle(
         before = block.to_json()
         total = total.plus(block.settle(use, message.attempt, price))
         if is_new:
-            await _insert(connection, batch, [use.number], block.to_json(), now)
+            await _insert(connection, batch, use.number, block.to_json(), now)
         elif block.to_json() != before:
             await _write(connection, batch, use.number, block.to_json(), now)
     return total
@@ -201,15 +203,12 @@ async def _settled_rows(connection: AsyncConnection, batch: str) -> tuple[tuple[
 
 
 async def _insert(
-    connection: AsyncConnection, batch: str, numbers: Iterable[int], state: Any, now: float
+    connection: AsyncConnection, batch: str, number: int, state: Any, now: float
 ) -> None:
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     await connection.execute(
         insert(CHARGE_BATCHES).on_conflict_do_nothing(),
-        [
-            {"batch": batch, "block": number, "changed_at": now, "state": state}
-            for number in numbers
-        ],
+        [{"batch": batch, "block": number, "changed_at": now, "state": state}],
     )
 
 
