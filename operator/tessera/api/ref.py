@@ -12,6 +12,11 @@ class Ref(NamedTuple):
     namespace: str
     name: str
 
+    @classmethod
+    def parse(cls, text: str) -> "Ref":
+        """Return the reference that is written as `namespace/name`."""
+        return cls(*text.split("/"))
+
     @override
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

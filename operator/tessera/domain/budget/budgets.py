@@ -512,7 +512,7 @@ def _cost_limits(
         counted: Sequence[Ref | None] = (None,)
         if limit.for_ is not None:
             member = limit.for_.part[1]
-            counted = every if member == EACH else (Ref(*member.split("/")),)
+            counted = every if member == EACH else (Ref.parse(member),)
         limits += [
             _CostLimit(place, limit, replace(period, service=service)) for service in counted
         ]

@@ -239,7 +239,7 @@ def restore_meter(
     def recorded_tariff(
         replica: RunningStatus | RunningGroupStatus, service: str | None = None
     ) -> Tariff:
-        ref = _ref(service) if service is not None else None
+        ref = Ref.parse(service) if service is not None else None
         if (spec := specs.get(replica.pool)) is not None:
             return Tariff(spec.prices, replica.weight, spec.tier, ref)
         # A deleted pool has no prices: the last one is in the record.
@@ -247,7 +247,8 @@ def restore_meter(
         return Tariff((last_price,), replica.weight, replica.tier, ref)
 
     alone = {
-        limit_key(each.window, each.tier, _ref(each.service)): each for each in spend.services or ()
+        limit_key(each.window, each.tier, Ref.parse(each.service)): each
+        for each in spend.services or ()
     }
     unknown = [key for key, each in alone.items() if each.incomplete]
     spends = {
@@ -280,7 +281,3 @@ def restore_meter(
             key: spends[key].start for key in (*spend.incomplete_windows, *unknown) if key in spends
         },
     )
-
-
-def _ref(service: str) -> Ref:
-    return Ref(*service.split("/"))

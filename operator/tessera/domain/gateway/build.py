@@ -246,7 +246,7 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
         tenant=tenant,
         team=record.team,
         models=record.models,
-        services=frozenset(Ref(*each.split("/")) for each in record.services),
+        services=frozenset(map(Ref.parse, record.services)),
         expires=record.expires,
         limits=None if record.rate_limits == NO_LIMITS else record.rate_limits,
         budget=record.budget,
