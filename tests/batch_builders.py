@@ -123,6 +123,16 @@ def plan_and_carry_out(situation: Situation, **fields: Any) -> Situation:
     return carry_out(situation, plan_batch(situation), **fields)
 
 
+def looking_again(situation: Situation, number: int) -> Situation:
+    """Start the next attempt as soon as its backoff allows, with its pod: it has no GPU."""
+    due = later(situation, 300)
+    started = carry_out(due, plan_batch(due, shortage="none is left"))
+    attempt = started.batch.status.attempt
+    assert attempt is not None
+    assert (attempt.number, attempt.variant) == (number, "")
+    return plan_and_carry_out(started, pods=(a_batch_pod(number, node=None),))
+
+
 def a_job(attempt: int | None = 1, **fields: Any) -> BatchJob:
     name = job_name(NIGHT.name, attempt)
     return BatchJob(

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from tessera.domain.batch.situation import Situation
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     ROWS,
     a_batch_pod,
     a_progress_sample,
     a_report,
-    carry_out,
     later,
+    looking_again,
     on_attempt,
     plan_and_carry_out,
     plan_batch,
@@ -27,23 +26,13 @@ def _ended(number: int, state: str = "inputChanged", **fields: Any) -> Any:
     return a_batch_pod(number, exit_code=code, ended=NOW, report=report)
 
 
-def _next_attempt(situation: Situation, number: int) -> Situation:
-    """Start the next attempt as soon as its backoff allows, with its pod."""
-    due = later(situation, 300)
-    started = carry_out(due, plan_batch(due, shortage="none is left"))
-    attempt = started.batch.status.attempt
-    assert attempt is not None
-    assert (attempt.number, attempt.variant) == (number, "")
-    return plan_and_carry_out(started, pods=(a_batch_pod(number, node=None),))
-
-
 def test_a_changed_input_is_compared_without_a_gpu_for_as_long_as_it_takes() -> None:
     situation = plan_and_carry_out(on_attempt(pods=(_ended(1),)))
     status = situation.batch.status
     assert (status.state, status.reason, status.done) == ("in_progress", "InputChanged", "400/1000")
     assert CHANGED in status.message
     for number in range(2, 40):
-        situation = _next_attempt(situation, number)
+        situation = looking_again(situation, number)
         assert situation.batch.status.reason == "InputChanged"
         situation = plan_and_carry_out(later(situation, 5, pods=(_ended(number),)))
         assert (situation.batch.status.state, situation.batch.status.reason) == (
@@ -54,7 +43,7 @@ def test_a_changed_input_is_compared_without_a_gpu_for_as_long_as_it_takes() -> 
 
 
 def test_once_the_input_is_back_the_batch_goes_on_at_once_and_without_a_failure() -> None:
-    situation = _next_attempt(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
+    situation = looking_again(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
     plan = plan_batch(later(situation, 5, pods=(_ended(2, "rowsMissing"),)))
     assert plan.create is not None
     assert plan.create.choice is not None
@@ -64,7 +53,7 @@ def test_once_the_input_is_back_the_batch_goes_on_at_once_and_without_a_failure(
 
 
 def test_an_interruption_of_the_comparison_takes_no_gpu() -> None:
-    situation = _next_attempt(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
+    situation = looking_again(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
     plan = plan_batch(later(situation, 5, pods=(a_batch_pod(2, terminating=True),)))
     assert plan.create is not None
     assert (plan.create.attempt, plan.create.choice) == (3, None)

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from tessera.domain.batch.situation import Situation
 from tests.batch_builders import (
     a_batch_pod,
     a_report,
-    carry_out,
     later,
+    looking_again,
     on_attempt,
     plan_and_carry_out,
     plan_batch,
@@ -22,16 +21,6 @@ def _ended(number: int, state: str = "budgetExceeded") -> Any:
     return a_batch_pod(number, exit_code=1, ended=NOW, report=report)
 
 
-def _looking(situation: Situation, number: int) -> Situation:
-    """Start the next attempt after the backoff: it has no GPU."""
-    due = later(situation, 300)
-    started = carry_out(due, plan_batch(due))
-    attempt = started.batch.status.attempt
-    assert attempt is not None
-    assert (attempt.number, attempt.variant) == (number, "")
-    return plan_and_carry_out(started, pods=(a_batch_pod(number, node=None),))
-
-
 def test_a_refused_batch_holds_without_a_node_for_as_long_as_it_takes() -> None:
     situation = plan_and_carry_out(on_attempt(pods=(_ended(1),)))
     status = situation.batch.status
@@ -42,7 +31,7 @@ def test_a_refused_batch_holds_without_a_node_for_as_long_as_it_takes() -> None:
     )
     assert SHORTAGE in status.message
     for number in range(2, 40):
-        situation = _looking(situation, number)
+        situation = looking_again(situation, number)
         assert situation.batch.status.reason == "BudgetExhausted"
         situation = plan_and_carry_out(later(situation, 5, pods=(_ended(number),)))
         assert situation.batch.status.reason == "BudgetExhausted"
@@ -51,7 +40,7 @@ def test_a_refused_batch_holds_without_a_node_for_as_long_as_it_takes() -> None:
 
 
 def test_once_there_is_money_the_batch_goes_on_at_once_and_without_a_failure() -> None:
-    situation = _looking(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
+    situation = looking_again(plan_and_carry_out(on_attempt(pods=(_ended(1),))), 2)
     plan = plan_batch(later(situation, 5, pods=(_ended(2, "rowsMissing"),)))
     assert plan.create is not None
     assert plan.create.choice is not None
