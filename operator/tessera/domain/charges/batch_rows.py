@@ -157,7 +157,7 @@ class RowPurse:
         self.used += charge
 
     def answered(self, answer: BatchAnswer, used: int) -> None:
-        """Take the answer to a message, which told of `used` nano-units."""
+        """Take the answer to a message, which said that so many are `used`."""
         self.used -= used
         self.reserved = answer.reserved
         self.input, self.output, self.per_row = answer.input, answer.output, answer.per_row

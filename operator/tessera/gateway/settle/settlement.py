@@ -145,13 +145,13 @@ class Settlement:
     def _charge(self, answered: Answered, charge: RequestCharge, phase: Phase, reason: str) -> None:
         """Say what a request is charged, which its reservation is settled by."""
         sent, end, unseen = answered.sent, charge_end(phase, reason), 0
-        counts = answered.counts
         if end is ChargeEnd.REQUEST:
             unseen = self._unseen(sent, self._places.replicas.means(sent.placed.model))
         work, charges = known_work(sent, charge, end, unseen), self._reservations.charges
         charge.charge, is_estimate = charges.price(charge, work)
         answered.estimated |= is_estimate
         if answered.recomputed or end is ChargeEnd.FAILURE:
+            counts = answered.counts
             used = TokenParts(counts.input, counts.cached, counts.output, counts.reasoning)
             charge.note_waste(unpaid_tokens(end, used, answered.recomputed), end)
         if phase is Phase.COMPLETED and sent.counts is not None:
