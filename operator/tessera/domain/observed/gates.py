@@ -1,0 +1,75 @@
+"""What is observed of gates: their objects, the revisions of services, and Jobs that ask models."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
+from tessera.api.ref import Ref
+from tessera.api.service_status import ModelStatus, PrecisionStatus
+
+GateRole = Literal["Baseline", "Candidate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedGate:
+    """A QualityGate with its parsed spec, or None if that is invalid."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    spec: QualityGateSpec | None
+    problem: str | None = None
+    status: QualityGateStatus = field(default_factory=QualityGateStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRevision:
+    """A ControllerRevision: the whole input of the templates of one version of a service."""
+
+    ref: Ref
+    uid: str = ""
+    service: Ref
+    service_uid: str
+    """That of the owner: another service may have its name by now."""
+    number: int
+    """Of versions that were stable, the larger the later; 0 of one that never was."""
+    digest: str
+    """Of what can change answers."""
+    spec: InferenceServiceSpec
+    model: ModelStatus | None = None
+    """The commit of the weights, once it is pinned."""
+    precisions: tuple[PrecisionStatus, ...] = ()
+    """Of files of listed precisions."""
+    builder_version: int = 1
+    created: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateJob:
+    """A Job that asks one version of a service the prompts of a suite."""
+
+    ref: Ref
+    uid: str
+    gate: Ref
+    service: Ref
+    role: GateRole
+    digest: str
+    """Of the version that it asks."""
+    created: datetime | None = None
+    failed: bool = False
+    refusal: str | None = None
+    """Why the API server refuses its pod."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateJobRun:
+    """What only the pods of such Jobs have."""
+
+    job_uid: str
+    exit_code: int | None = None
+    report: str = ""
+    """The termination message."""
+    address: str | None = None
+    """Where progress is asked, while it runs."""
