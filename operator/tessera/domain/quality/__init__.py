@@ -1,0 +1,1 @@
+"""Gates before changes that can change answers: which change, which version is in force, and why."""

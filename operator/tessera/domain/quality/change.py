@@ -1,0 +1,110 @@
+"""Which fields of a service can change its answers, and the spec in force while some of them wait.
+
+What a user wrote counts, so that a new default of Tessera is no change.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.service_status import ModelStatus, PrecisionStatus
+
+# Of `spec.engine`: the same weights on more GPUs, what changes latency alone, and a right.
+_UNGATED_ENGINE = frozenset(
+    {"tensor_parallel_size", "speculation", "prefix_caching", "allowed_media_domains"}
+)
+# What can change answers. Of the model neither its names nor how its files are reached.
+_GATED: Mapping[str, Any] = {
+    "model": {"uri": True, "revision": True, "adapters": True, "store": {"endpoint"}},
+    "precision": True,
+    "engine": True,
+    # A shorter context cuts answers.
+    "context": {"max_model_len"},
+    "pod_template": {"env"},
+}
+BaseModelT = TypeVar("BaseModelT", bound=BaseModel)
+
+
+def gated_digest(spec: InferenceServiceSpec, update: str | None = None) -> str:
+    """Return a digest of what can change answers, as written.
+
+    `update` is the annotation by which the service got its commit and its pod template.
+    """
+    return _digest([_gated_fields(spec), update])
+
+
+def version_digest(
+    digest: str,
+    model: ModelStatus | None,
+    precisions: Iterable[PrecisionStatus],
+    builder_version: int,
+) -> str:
+    """Return the digest by which verdicts go: of what was written, and what it was resolved to."""
+    commits = sorted((each.precision, each.uri, each.revision) for each in precisions)
+    return _digest([digest, model.revision if model is not None else None, commits, builder_version])
+
+
+def changed_fields(old: InferenceServiceSpec, new: InferenceServiceSpec) -> tuple[str, ...]:
+    """Return the full paths of the fields that differ and can change answers, sorted."""
+    before, after = (dict(_paths("spec", _gated_fields(spec))) for spec in (old, new))
+    return tuple(
+        sorted(path for path in before.keys() | after if before.get(path) != after.get(path))
+    )
+
+
+def in_force(stable: InferenceServiceSpec, edited: InferenceServiceSpec) -> InferenceServiceSpec:
+    """Return the spec of a service whose change waits: its fields that act at once are the edit's.
+
+    The model has the names and the credentials that it had.
+    """
+    context = _taken(edited.context, stable.context, {"max_model_len"})
+    pod_template = _taken(edited.pod_template, stable.pod_template, {"env"})
+    parts = {
+        "model": stable.model,
+        "precision": stable.precision,
+        "engine": _taken(stable.engine, edited.engine, _UNGATED_ENGINE),
+        "context": context,
+        "pod_template": pod_template,
+    }
+    fields = {
+        *(edited.model_fields_set - parts.keys()),
+        *(stable.model_fields_set & {"model", "precision"}),
+        *(name for name in ("engine", "context", "pod_template") if parts[name].model_fields_set),
+    }
+    return InferenceServiceSpec.model_construct(fields, **{**dict(edited), **parts})
+
+
+def _taken(base: BaseModelT, source: BaseModelT, names: Iterable[str]) -> BaseModelT:
+    """Return a part with these fields of another one, set or not as they are there."""
+    taken = frozenset(names)
+    fields = (base.model_fields_set - taken) | (source.model_fields_set & taken)
+    values = {**dict(base), **{name: getattr(source, name) for name in taken}}
+    return type(base).model_construct(fields, **values)
+
+
+def _gated_fields(spec: InferenceServiceSpec) -> Mapping[str, Any]:
+    fields = spec.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude_unset=True,
+        exclude_none=True,
+        include=dict(_GATED),
+        exclude={"engine": set(_UNGATED_ENGINE)},
+    )
+    return {name: part for name, part in fields.items() if part}
+
+
+def _paths(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name in value:
+            yield from _paths(f"{path}.{name}", value[name])
+    else:
+        yield path, value
+
+
+def _digest(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
