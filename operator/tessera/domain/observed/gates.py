@@ -38,6 +38,8 @@ class ServiceRevision:
     digest: str
     """Of what can change answers."""
     spec: InferenceServiceSpec
+    update: str | None = None
+    """The annotation `tessera.dev/update`, for which the commit and the builder were chosen."""
     model: ModelStatus | None = None
     """The commit of the weights, once it is pinned."""
     precisions: tuple[PrecisionStatus, ...] = ()
