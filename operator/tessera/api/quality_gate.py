@@ -1,9 +1,9 @@
-"""`QualityGate`: a suite of prompts on which changes of a model are tried before users meet them."""
+"""`QualityGate`: a suite of prompts on which changes of a model are tried before rollout."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from tessera.api.meta import (
     Amount,
@@ -26,6 +26,10 @@ StratumName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,3
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Share = Annotated[Amount, amount_between("0", "1")]
+# Points of 100, negative for a gain.
+LossPoints = Annotated[
+    Amount, WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]{1,3}(\.[0-9]{1,9})?$"})
+]
 GateRequirement = Literal["NotWorse", "Proven"]
 
 
@@ -72,7 +76,13 @@ class Suite(Wire):
         rule(
             "has(self.configMap) != has(self.claim)",
             "spec.suite needs exactly one of configMap and claim",
-        )
+        ),
+        rule(
+            "!has(self.prompts) || self.prompts.all(name, name.matches('^[-a-z0-9]{1,40}$'))",
+            "spec.suite.prompts: a stratum is named by at most 40 lower-case letters, digits and "
+            "hyphens",
+            ".prompts",
+        ),
     )
 
 
@@ -89,7 +99,7 @@ class AnswerStorage(Wire):
     storage_class_name: DnsLabel | None = None
     """StorageClass of the claim; omitted, the cluster's default."""
 
-    size: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,3}Gi$")] = "1Gi"
+    size: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,3}Gi$", max_length=6)] = "1Gi"
     """Size of the claim."""
 
 
@@ -124,8 +134,8 @@ class QualityGateSpec(Wire):
     repeats: Annotated[int, Field(ge=1, le=8)] = 1
     """Answers to each prompt: with more than one, sampling is on, each with a seed of its own."""
 
-    timeout: Annotated[Duration, between(timedelta(minutes=1), timedelta(hours=24))] = (
-        text_default("2h")
+    timeout: Annotated[Duration, between(timedelta(minutes=1), timedelta(hours=24))] = text_default(
+        "2h"
     )
     """Time within which a model has to answer the suite, between `1m` and `24h`."""
 
@@ -164,10 +174,10 @@ class StratumVerdict(_GateStatusBase):
     candidate: Amount
     """Score of the changed one."""
 
-    loss_points: Amount
+    loss_points: LossPoints
     """Estimated loss in points of 100; negative for a gain."""
 
-    largest_loss_points: Amount | None = None
+    largest_loss_points: LossPoints | None = None
     """One-sided bound of 95 % of the loss; of the total alone."""
 
     unseen_loss_points: Amount

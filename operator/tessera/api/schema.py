@@ -12,6 +12,7 @@ from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.node_layout import NodeLayout
 from tessera.api.price_list import PriceList
+from tessera.api.quality_gate import QualityGate
 from tessera.api.tenant_budget import TenantBudget
 
 _SCHEMA_KEYS = (
@@ -31,6 +32,7 @@ _SCHEMA_KEYS = (
     "type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
+    "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-validations",
 )
 
@@ -164,6 +166,21 @@ BATCH_INFERENCE = CustomResourceType(
     ),
 )
 
+QUALITY_GATE = CustomResourceType(
+    model=QualityGate,
+    short_names=("tgate",),
+    namespaced=True,
+    columns=(
+        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
+        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+        PrinterColumn(name="Service", path=".status.verdicts[0].service"),
+        PrinterColumn(name="Verdict", path=".status.verdicts[0].reason"),
+        PrinterColumn(name="Decided", type="date", path=".status.verdicts[0].decidedAt"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
+    ),
+)
+
 PRICE_LIST = CustomResourceType(
     model=PriceList,
     namespaced=False,
@@ -180,6 +197,7 @@ KINDS = (
     BATCH_INFERENCE,
     ACCELERATOR_POOL,
     TENANT_BUDGET,
+    QUALITY_GATE,
     PRICE_LIST,
     NODE_LAYOUT,
 )
