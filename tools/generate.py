@@ -32,7 +32,7 @@ from chart_rights import render_with
 from chart_values import REMOVED, Chart
 from cli_page import page as cli_page
 from enum_texts import member_texts
-from tessera.api import batch_reasons, budget_reasons, pool_reasons, reasons
+from tessera.api import batch_reasons, budget_reasons, gate_reasons, pool_reasons, reasons
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
@@ -506,6 +506,10 @@ def _reasons() -> str:
         batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
+        gate_reasons.GateAccepted: "QualityGate: condition Accepted",
+        gate_reasons.GateOutcome: (
+            "QualityGate: status.verdicts[].reason; InferenceService: status.rollouts[].reason"
+        ),
         budget_reasons.BudgetAccepted: "TenantBudget: condition Accepted",
         budget_reasons.Enforcing: "TenantBudget: condition Enforcing",
         budget_reasons.LimitAction: "TenantBudget: status.limits[].actions, and Events",

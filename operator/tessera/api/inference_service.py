@@ -31,6 +31,7 @@ from tessera.api.model_files import (
 )
 from tessera.api.precision import Precision, own_files_rule
 from tessera.api.rate_limits import RateLimitsSpec
+from tessera.api.rollout import Rollout
 from tessera.api.service_class import (
     BUILT_IN_CLASSES,
     ItlTarget,
@@ -512,6 +513,9 @@ class InferenceServiceSpec(Wire):
 
     pod_template: PodTemplate = Field(default_factory=PodTemplate)
     """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
+
+    rollout: Rollout = Field(default_factory=Rollout)
+    """How a change of the service reaches its users."""
 
     @property
     def fixed_replicas(self) -> int | None:

@@ -242,6 +242,22 @@ class Progressing(StatusReason):
     a field that Tessera does not set. The message names the manager and the field."""
     TERMINATING = "Terminating", True
     """The service is being deleted, and its replicas are drained."""
+    GATE_RUNNING = "GateRunning", True
+    """The changed version is tried on the suite of its QualityGate; users have the stable one."""
+    NO_SURGE_CAPACITY = "NoSurgeCapacity"
+    """The changed version waits for a device to be tried on; the message says what is missing,
+    and since when."""
+    GATE_NOT_FOUND = "GateNotFound"
+    """The changed version waits, since the QualityGate in `spec.rollout.gateRef` does not exist, or
+    its condition Accepted is False."""
+    GATE_INCONCLUSIVE = "GateInconclusive"
+    """The suite did not prove what its `require: Proven` asks for, so the stable version stays
+    until the spec changes."""
+    ROLLED_BACK = "RolledBack"
+    """The changed version was refused, so the stable one stays until the spec changes."""
+    VECTORS_CHANGE = "VectorsChange"
+    """A change of an embedding model waits until it is acknowledged: vectors that are stored do not
+    compare with new ones."""
 
 
 class Ready(StatusReason):

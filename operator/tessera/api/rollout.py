@@ -18,7 +18,7 @@ from tessera.api.meta import (
 )
 
 RolloutStrategyName = Literal["Rolling", "Gated"]
-MAX_RECORDS = 10
+MAX_RECORDS = 16
 
 
 class GateWindow(Wire):

@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from tessera.api.meta import Amount, Conditions, Duration, StatusText, Wire
 from tessera.api.model_files import CacheStatus, ModelShape
 from tessera.api.precision import PrecisionName
+from tessera.api.rollout import MAX_RECORDS, RolloutRecord
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.variant_status import MAX_VARIANTS, VariantReplicas, VariantStatus
 
@@ -438,6 +439,51 @@ class StartStatus(Wire):
     compilation and warm-up, which only the log of the engine tells apart."""
 
 
+# The CRD has these parts of the status once, and says so where a candidate has them as well.
+_SamePart = WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+
+
+class CandidateStatus(Wire):
+    """A changed version that is tried before users meet it, as the next leader has to know it."""
+
+    revision: str
+    """ControllerRevision of the version."""
+
+    digest: str
+    """Digest of what can change answers in it."""
+
+    since: datetime
+    """When the change was seen."""
+
+    model: Annotated[ModelStatus, _SamePart] | None = None
+    """Weights that it loads, as in `status.model`."""
+
+    precisions: Annotated[
+        tuple[Annotated[PrecisionStatus, _SamePart], ...], Field(max_length=8)
+    ] = ()
+    """Its listed precisions with files of their own, as in `status.precisions`."""
+
+    variant: Annotated[VariantStatus, _SamePart] | None = None
+    """Hardware and precision that its replica runs in, as in `status.variant`."""
+
+    pod_template_version: Annotated[PodTemplateVersionStatus, _SamePart] | None = None
+    """What determines its pod template, as in `status.podTemplateVersion`."""
+
+    templates: Annotated[
+        tuple[Annotated[VariantTemplates, _SamePart], ...], Field(max_length=MAX_VARIANTS)
+    ] = ()
+    """What is known of its pod templates, as in `status.templates`."""
+
+    start: Annotated[StartStatus, _SamePart] | None = None
+    """Start of its replica, as in `status.start`."""
+
+    missing_device: StatusText | None = None
+    """What a device for its replica waits for; absent while it has one."""
+
+    missing_device_since: datetime | None = None
+    """Since when."""
+
+
 class InferenceServiceStatus(Wire):
     """Observed state of the service; written by the operator only."""
 
@@ -520,6 +566,21 @@ class InferenceServiceStatus(Wire):
     start: StartStatus | None = None
     """Start of the newest replica that became ready, by phase; the policy `Capacity` looks ahead
     by it while no replica is ready."""
+
+    stable_revision: str | None = None
+    """ControllerRevision of the version that serves users, with `spec.rollout.strategy: Gated`."""
+
+    candidate_revision: str | None = None
+    """ControllerRevision of the version that is tried; absent while none is."""
+
+    candidate: CandidateStatus | None = None
+    """What is known of that version."""
+
+    rollouts: Annotated[
+        tuple[RolloutRecord, ...],
+        Field(max_length=MAX_RECORDS, exclude_if=lambda records: not records),
+    ] = ()
+    """How the latest changes ended, the last first; one that skipped its gate stays for 30 days."""
 
     @property
     def all_variants(self) -> tuple[VariantReplicas | VariantStatus, ...]:

@@ -1,1 +1,1 @@
-"""Gates before changes that can change answers: which change, which version is in force, and why."""
+"""Changes that can change answers: which they are, how they are tried, and what is decided."""

@@ -1,0 +1,68 @@
+"""Every reason in the condition of a QualityGate, and how a change under a gate ends."""
+
+from tessera.api.reasons import StatusReason
+
+
+class GateAccepted(StatusReason):
+    """Can the suite judge?"""
+
+    VALID = "Valid", True
+    """The suite was read, and has rows that every scorer accepts."""
+    SUITE_NOT_READ = "SuiteNotRead", None
+    """No Job has read the suite yet; the first change, or `tessera gate run`, does."""
+    INVALID_SPEC = "InvalidSpec"
+    """The object does not match the schema of this operator."""
+    SUITE_NOT_FOUND = "SuiteNotFound"
+    """The ConfigMap or claim of `spec.suite`, or the file in it, does not exist."""
+    SUITE_INVALID = "SuiteInvalid"
+    """A line of the suite cannot be read, contradicts another one, or no answer can have what it
+    expects; the message names the first of them."""
+    SUITE_CHANGED = "SuiteChanged"
+    """The file has another digest, or fewer prompts, than `spec.suite` says, so it judges nothing;
+    `tessera gate pin` writes both."""
+    JUDGE_NOT_FOUND = "JudgeNotFound"
+    """The suite has rows for a judge, and `spec.judge` names no InferenceService of the namespace
+    that answers, or the one that is tried."""
+    JUDGE_UNRELIABLE = "JudgeUnreliable"
+    """The judge agrees with itself, or with the labelled rows, in fewer than 8 of 10 cases, so its
+    rows decide nothing."""
+    FAILED_CREATE = "FailedCreate"
+    """The API server refuses the pod of the Job or its claim; the message has its words."""
+
+
+class GateOutcome(StatusReason):
+    """How did a change under a gate end?"""
+
+    PASSED = "Passed", True
+    """The loss is proven to be below the margins."""
+    FAILED = "Failed"
+    """A loss is proven, and its estimate reaches a margin."""
+    SLOWER = "Slower"
+    """The changed version misses `spec.slo` where the stable one keeps it."""
+    DEARER = "Dearer"
+    """A token of the changed version costs more than `spec.maxCostIncrease` allows."""
+    INCONCLUSIVE = "Inconclusive", None
+    """The suite proves neither a loss nor its absence; `spec.require` decides what follows."""
+    NO_BASELINE = "NoBaseline", True
+    """The first version, with nothing to compare it with and without `spec.minScore`."""
+    BELOW_MIN_SCORE = "BelowMinScore"
+    """The first version did not reach `spec.minScore`."""
+    ROLLED_BACK_TO = "RolledBackTo", True
+    """The version was stable before, within `spec.rollout.rollbackWindow`, so it passes without a
+    gate."""
+    SKIPPED = "Skipped", True
+    """`spec.rollout.skipGate` let the change go on without a gate."""
+    NOT_GATED = "NotGated", True
+    """`spec.rollout.strategy` is no longer `Gated`."""
+    NOT_READY = "NotReady"
+    """The replica of the changed version did not become ready in time."""
+    TIMED_OUT = "TimedOut"
+    """A version did not answer the suite within `spec.timeout`."""
+    NOT_GRANTED = "NotGranted"
+    """The TenantBudget pays for no replica of the changed version."""
+    NOT_JUDGED = "NotJudged"
+    """The suite or its judge can decide nothing; the condition Accepted of the gate says why."""
+    WITHDRAWN = "Withdrawn"
+    """The spec is again that of the stable version."""
+    REPLACED = "Replaced"
+    """A newer edit took its place."""

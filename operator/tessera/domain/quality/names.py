@@ -1,0 +1,24 @@
+"""Names, labels and annotations of the objects of gates."""
+
+from collections.abc import Mapping
+
+from tessera.api.meta import GROUP
+from tessera.domain.observed.gates import GateRole
+
+# On a Job and its pod: the QualityGate, the service, and the role as a label value.
+GATE_LABEL = f"{GROUP}/gate"
+# It is not the label of replicas: Services and budgets must not count the pod.
+GATE_SERVICE_LABEL = f"{GROUP}/gate-for"
+GATE_ROLE_LABEL = f"{GROUP}/gate-role"
+# On a Job: the digest of the version that it asks, which is longer than a label value may be.
+GATE_DIGEST_ANNOTATION = f"{GROUP}/gate-digest"
+# On the Deployment of a candidate: the name of its ControllerRevision.
+SERVICE_REVISION_ANNOTATION = f"{GROUP}/revision"
+# Name of the container of a Job.
+GATE_CONTAINER = "gate"
+ROLES: Mapping[str, GateRole] = {"baseline": "Baseline", "candidate": "Candidate"}
+
+
+def answers_claim_name(gate: str) -> str:
+    """Return the name of the claim with the answers of a gate."""
+    return f"{gate}-answers"
