@@ -173,10 +173,12 @@ def test_the_source_root_never_becomes_a_package() -> None:
     [
         # Both know directories, which have prices and limits of charges; a request reserves money,
         # pays it, and its stream may end by it. A limit may be raised for a time, and throttled.
-        ("tessera.gateway.requests.app", 114),
-        ("tessera.node_agent.main", 85),
+        # A spec says how its changes are rolled out.
+        ("tessera.gateway.requests.app", 115),
+        # The parser of objects knows those of gates, as in a runner.
+        ("tessera.node_agent.main", 89),
         # A runner takes money for rows, by prices that a gateway tells it.
-        ("tessera.batch_runner.main", 119),
+        ("tessera.batch_runner.main", 124),
     ],
 )
 def test_a_process_loads_few_modules_of_the_product(entry: str, bar: int) -> None:

@@ -12,6 +12,7 @@ from tessera.api.node_layout import GpuFault, NodeLayoutStatus
 from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.mig_backends.partitioning import GpuInventory, PodsByDevice
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
+from tessera.domain.observed.gates import GateJob, ObservedGate, ServiceRevision
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
@@ -62,6 +63,9 @@ ObjectValue: TypeAlias = (
     | VolumeClaim
     | BatchJob
     | ObservedModelJob
+    | GateJob
+    | ObservedGate
+    | ServiceRevision
     | Workload
     | ServiceEndpoint
     | TenantKeys

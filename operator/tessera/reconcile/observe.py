@@ -11,6 +11,7 @@ from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
 from tessera.domain.observed.demand import GatewayReport, fleet_charges, fleet_demand
 from tessera.domain.observed.energy import EnergyReadings
+from tessera.domain.observed.gates import GateJob, ObservedGate, ServiceRevision
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import (
@@ -41,7 +42,8 @@ from tessera.reconcile.store import Store
 from tessera.resources import api_resources
 
 T = TypeVar("T")
-Job: TypeAlias = BatchJob | ObservedModelJob
+Job: TypeAlias = BatchJob | ObservedModelJob | GateJob
+RefusedJobT = TypeVar("RefusedJobT", ObservedModelJob, GateJob)
 
 
 @dataclass(slots=True)
@@ -134,9 +136,14 @@ def _model_jobs(jobs: tuple[Job, ...]) -> tuple[ObservedModelJob, ...]:
     return tuple(job for job in jobs if isinstance(job, ObservedModelJob))
 
 
+@reused
+def _gate_jobs(jobs: tuple[Job, ...]) -> tuple[GateJob, ...]:
+    return tuple(job for job in jobs if isinstance(job, GateJob))
+
+
 def _with_refusals(
-    jobs: tuple[ObservedModelJob, ...], refusals: Mapping[str, PodRefusal]
-) -> tuple[ObservedModelJob, ...]:
+    jobs: tuple[RefusedJobT, ...], refusals: Mapping[str, PodRefusal]
+) -> tuple[RefusedJobT, ...]:
     if not any(job.uid in refusals for job in jobs):
         return jobs
     return tuple(
@@ -203,6 +210,9 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         batches=plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),
         batch_jobs=_batch_jobs(jobs),
         model_jobs=_with_refusals(_model_jobs(jobs), answers.pod_refusals),
+        gates=plan_inputs(store, api_resources.QUALITY_GATES, ObservedGate),
+        revisions=plan_inputs(store, api_resources.CONTROLLER_REVISIONS, ServiceRevision),
+        gate_jobs=_with_refusals(_gate_jobs(jobs), answers.pod_refusals),
         fetch_progress=dict(answers.fetch_progress),
         claims={
             Ref(key.namespace, key.name): observed.plan_input

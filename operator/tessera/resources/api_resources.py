@@ -71,6 +71,7 @@ INFERENCE_SERVICES = _own_kind(kind="InferenceService", subresources=_STATUS)
 ACCELERATOR_POOLS = _own_kind(kind="AcceleratorPool", namespaced=False, subresources=_STATUS)
 TENANT_BUDGETS = _own_kind(kind="TenantBudget", namespaced=False, subresources=_STATUS)
 BATCH_INFERENCES = _own_kind(kind="BatchInference", verbs=(*_READ, "delete"), subresources=_STATUS)
+QUALITY_GATES = _own_kind(kind="QualityGate", subresources=_STATUS)
 # Watched by gateways alone.
 PRICE_LISTS = _own_kind(kind="PriceList", namespaced=False)
 # As the operator has them, which writes prices by cost once a day.
@@ -86,6 +87,8 @@ CLAIMS = ApiResource(kind="PersistentVolumeClaim", verbs=(*_READ, "create", "pat
 # Created once and deleted; a Job's template is immutable, so there is nothing to repair.
 JOBS = _managed_kind(group="batch", kind="Job")
 DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment")
+# The versions of services with a gate. Their data never changes, and their number does.
+CONTROLLER_REVISIONS = _managed_kind(group="apps", kind="ControllerRevision")
 # The DaemonSets that pre-pull images.
 DAEMON_SETS = _managed_kind(group="apps", kind="DaemonSet", in_prepull_namespace=True)
 # The placeholders that bring nodes whose slices no autoscaler knows.
@@ -160,11 +163,13 @@ KINDS = (
     BATCH_INFERENCES,
     ACCELERATOR_POOLS,
     TENANT_BUDGETS,
+    QUALITY_GATES,
     NODE_LAYOUTS,
     NODES,
     PODS,
     CLAIMS,
     JOBS,
+    CONTROLLER_REVISIONS,
     *CHILDREN,
 )
 # The further kinds of an operator that may write HorizontalPodAutoscalers.

@@ -26,8 +26,9 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.price_list import PriceListSpec, PriceListStatus
+from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
-from tessera.api.service_status import InferenceServiceStatus, ModelStatus
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus, PrecisionStatus
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.tenant_budget import (
     BudgetOverride,
@@ -44,6 +45,7 @@ from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
+from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
 from tessera.domain.observed.price_lists import ObservedPriceList
@@ -65,6 +67,8 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.placement.pod_template import unlisted_metadata
+from tessera.domain.quality import names as gate_names
+from tessera.domain.quality.change import gated_digest
 from tessera.ports import ClusterObject, ObjectValue
 from tessera.resources import api_resources
 from tessera.resources.manifest import ObjectKey
@@ -79,6 +83,7 @@ _MAX_DEVICES = 1024
 _MAX_QUANTITY = Decimal(10**6)
 _MAX_BYTES = Decimal(2**60)
 _KEY_NAME = TypeAdapter[str](KeyName)
+_PRECISIONS = TypeAdapter[tuple[PrecisionStatus, ...]](tuple[PrecisionStatus, ...])
 _RAISES = TypeAdapter[tuple[BudgetRaise, ...]](BudgetRaises)
 # Events of a pod that are read, and characters of a reason, of which the API server allows more.
 _MAX_EVENTS = 16
@@ -98,6 +103,8 @@ _TEMPLATE_LABEL = "pod-template-hash"
 _TERMINAL_PHASES = ("Failed", "Succeeded")
 # Of a spec as JSON; those that people write have about 1,000 characters.
 _MAX_CACHED_LENGTH = 2048
+# Of the spec in a revision, which no schema of the API server bounds.
+_MAX_SPEC_LENGTH = 256 * 1024
 # GPUs and profiles of a pod; those that people write have one or two.
 _MAX_SHARED_DEVICES = 16
 # Of an engine, what differs between replicas on different hardware, and changes no answer.
@@ -206,10 +213,81 @@ def parse_batch(body: JsonObject) -> Batch:
     )
 
 
-def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
-    """Return the Job of a batch or of a model; None for any other."""
+def parse_gate(body: JsonObject) -> ObservedGate:
+    """Parse a QualityGate; if its spec is invalid, `problem` says why."""
+    meta = body["metadata"]
+    spec, problem = _validate(QualityGateSpec, "qualitygate", body.get("spec", {}))
+    return ObservedGate(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=_validate_lenient(QualityGateStatus, body.get("status", {})),
+    )
+
+
+def parse_revision(
+    body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES
+) -> ServiceRevision | None:
+    """Parse the version of a service; None if no InferenceService owns it.
+
+    Raises `ValueError` for one whose spec cannot be read.
+    """
+    meta, data = body["metadata"], body.get("data") or {}
+    owner, kind = _controller(meta), api_resources.INFERENCE_SERVICES
+    if (owner.get("apiVersion"), owner.get("kind")) != (kind.api_version, kind.kind):
+        return None
+    text = json.dumps(data.get("spec", {}))
+    if len(text) > _MAX_SPEC_LENGTH:
+        raise ValueError(f"data.spec has {len(text)} characters")
+    spec, problem = _service_spec(text, classes)
+    if spec is None:
+        raise ValueError(problem)
+    number, update, model = body.get("revision", 0), data.get("update"), data.get("model")
+    if not isinstance(number, int) or number < 0 or not isinstance(update, str | None):
+        raise ValueError("revision is no number of versions, or data.update no text")
+    return ServiceRevision(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        service=Ref(meta["namespace"], owner["name"]),
+        service_uid=owner["uid"],
+        number=number,
+        # By the present rules: a Tessera that knows further fields does not take them for a change.
+        digest=gated_digest(spec, update),
+        spec=spec,
+        update=update,
+        model=ModelStatus.model_validate(model, extra="ignore") if model else None,
+        precisions=_PRECISIONS.validate_python(data.get("precisions", ()), extra="ignore"),
+        builder_version=int(data.get("builderVersion", 1)),
+        created=_creation_time(meta),
+    )
+
+
+def _gate_job(body: JsonObject) -> GateJob | None:
+    """Return the Job of a gate; None for one with a role that no Job has."""
+    meta, labels = body["metadata"], body["metadata"]["labels"]
+    role = gate_names.ROLES.get(labels.get(gate_names.GATE_ROLE_LABEL, ""))
+    if role is None:
+        return None
+    return GateJob(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        gate=Ref(meta["namespace"], labels[gate_names.GATE_LABEL]),
+        service=Ref(meta["namespace"], labels.get(gate_names.GATE_SERVICE_LABEL, "")),
+        role=role,
+        digest=meta.get("annotations", {}).get(gate_names.GATE_DIGEST_ANNOTATION, ""),
+        created=_creation_time(meta),
+        failed=_condition(body, "Failed").get("status") == "True",
+    )
+
+
+def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | GateJob | None:
+    """Return the Job of a batch, of a model or of a gate; None for any other."""
     meta = body["metadata"]
     labels = meta.get("labels", {})
+    if gate_names.GATE_LABEL in labels and "deletionTimestamp" not in meta:
+        return _gate_job(body)
     if MODEL_JOB_LABEL in labels and "deletionTimestamp" not in meta:
         return ObservedModelJob(
             ref=_ref(meta),
@@ -356,7 +434,9 @@ def parse_pod(body: JsonObject) -> Pod | None:
     of_job = controller.get("kind") == "Job"
     batch_run = _batch_run(body) if of_job and batch_names.BATCH_LABEL in labels else {}
     model_job_run = _model_job_run(meta, status) if of_job and MODEL_JOB_LABEL in labels else None
-    if not (devices or batch_run or model_job_run):
+    gate_job_run = _gate_job_run(body) if of_job and gate_names.GATE_LABEL in labels else None
+    of_tessera_job = batch_run or model_job_run or gate_job_run
+    if not (devices or of_tessera_job):
         return None
     service, variant = labels.get(names.SERVICE_LABEL, ""), labels.get(names.VARIANT_LABEL, "")
     scheduled = _condition(body, "PodScheduled")
@@ -388,9 +468,10 @@ def parse_pod(body: JsonObject) -> Pod | None:
         tolerations=tuple(map(_toleration, spec.get("tolerations", ()))) if unschedulable else (),
         ended=_end_time(status, scheduled.get("lastTransitionTime") or meta["creationTimestamp"]),
         model_job_run=model_job_run,
+        gate_job_run=gate_job_run,
         **batch_run,
     )
-    return _with_state(pod, body) if is_replica or batch_run or model_job_run else pod
+    return _with_state(pod, body) if is_replica or of_tessera_job else pod
 
 
 def _with_state(pod: Pod, body: JsonObject) -> Pod:
@@ -460,14 +541,33 @@ def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> boo
 
 
 def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
-    states = [container.get("state", {}) for container in status.get("containerStatuses", ())]
-    terminated = next((state["terminated"] for state in states if "terminated" in state), None)
+    exit_code, report = _container_end(status)
     return ModelJobRun(
         service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
         job_uid=_controller(meta).get("uid", ""),
-        exit_code=terminated["exitCode"] if terminated else None,
-        report=_bounded_text(terminated.get("message", "")) if terminated else "",
+        exit_code=exit_code,
+        report=report,
     )
+
+
+def _gate_job_run(body: JsonObject) -> GateJobRun:
+    meta, status = body["metadata"], body.get("status", {})
+    exit_code, report = _container_end(status)
+    return GateJobRun(
+        job_uid=_controller(meta).get("uid", ""),
+        exit_code=exit_code,
+        report=report,
+        address=status.get("podIP") if exit_code is None else None,
+    )
+
+
+def _container_end(status: JsonObject) -> tuple[int | None, str]:
+    """Return exit code and termination message of the first container that ended."""
+    states = [container.get("state", {}) for container in status.get("containerStatuses", ())]
+    terminated = next((state["terminated"] for state in states if "terminated" in state), None)
+    if terminated is None:
+        return None, ""
+    return terminated["exitCode"], _bounded_text(terminated.get("message", ""))
 
 
 def _batch_run(body: JsonObject) -> JsonObject:
@@ -760,6 +860,7 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     api_resources.ACCELERATOR_POOLS.plural: parse_pool,
     api_resources.TENANT_BUDGETS.plural: parse_budget,
     api_resources.BATCH_INFERENCES.plural: parse_batch,
+    api_resources.QUALITY_GATES.plural: parse_gate,
     api_resources.JOBS.plural: parse_job,
     api_resources.CLAIMS.plural: parse_claim,
     api_resources.NODE_LAYOUTS.plural: parse_layout,
@@ -772,9 +873,16 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
 }
 
 
+# Of kinds with a spec that a class completes.
+_CLASSED_PARSERS: Mapping[str, Callable[[JsonObject, ServiceClasses], ObjectValue | None]] = {
+    api_resources.INFERENCE_SERVICES.plural: parse_service,
+    api_resources.CONTROLLER_REVISIONS.plural: parse_revision,
+}
+
+
 def is_plan_input(kind: api_resources.ApiResource) -> bool:
     """Return whether plans read objects of this kind."""
-    return kind.plural in _PARSERS or kind.plural == api_resources.INFERENCE_SERVICES.plural
+    return kind.plural in _PARSERS or kind.plural in _CLASSED_PARSERS
 
 
 def parse_object(
@@ -817,8 +925,8 @@ def _parse(
     foreign = managed and owned is None
     name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
     plan_input: ObjectValue = None
-    if kind.plural == api_resources.INFERENCE_SERVICES.plural:
-        plan_input = parse_service(body, classes)
+    if not foreign and (parse_classed := _CLASSED_PARSERS.get(kind.plural)) is not None:
+        plan_input = parse_classed(body, classes)
     elif not foreign and (parse := _PARSERS.get(kind.plural)) is not None:
         plan_input = parse(body)
     return ClusterObject(

@@ -28,6 +28,7 @@ from tessera.domain.observed.charges import LimitCharges, LimitId
 from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.energy import EnergyReadings, ServiceEnergy
+from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -220,6 +221,8 @@ class Pod:
     """How a container ended last, as long as the pod is not up again."""
     model_job_run: ModelJobRun | None = None
     """Set on pods of model jobs; these are no replicas of their service."""
+    gate_job_run: GateJobRun | None = None
+    """Set on pods of gate Jobs, which are no replicas either."""
 
     @property
     def batch_run(self) -> "BatchPod | None":
@@ -229,7 +232,8 @@ class Pod:
     @property
     def unmanaged(self) -> bool:
         """Return whether Tessera did not create it; nothing but its devices is known then."""
-        return not self.service.name and self.batch_run is None and self.model_job_run is None
+        job_run = self.batch_run or self.model_job_run or self.gate_job_run
+        return not self.service.name and job_run is None
 
     @property
     def holds_devices(self) -> bool:
@@ -546,6 +550,10 @@ class Snapshot:
     pod_events: Mapping[str, tuple[PodEvent, ...]] = field(default_factory=dict)
     """What is said of pods that wait long for a node or an image, by their UIDs, latest first."""
     model_jobs: tuple[ObservedModelJob, ...] = ()
+    gates: tuple[ObservedGate, ...] = ()
+    revisions: tuple[ServiceRevision, ...] = ()
+    """Of services with a gate."""
+    gate_jobs: tuple[GateJob, ...] = ()
     fetch_progress: Mapping[Ref, FetchProgress] = field(default_factory=dict)
     """What the fetches of models answered last, by service."""
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
