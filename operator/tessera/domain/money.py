@@ -79,8 +79,8 @@ class Tariff:
     """The service whose replica it is for; None for anything else, and where it is not known."""
 
     def paid_for(self, service: Ref) -> "Tariff":
-        """Return the tariff of a replica of a service."""
-        return replace(self, service=service)
+        """Return the tariff of a replica of a service, of whatever version of it."""
+        return replace(self, service=service.base)
 
     @property
     def currency(self) -> str:

@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from tessera.api.meta import GROUP
+from tessera.api.ref import CANDIDATE
 
 SERVICE_LABEL = f"{GROUP}/service"
 VARIANT_LABEL = f"{GROUP}/variant"
@@ -89,7 +90,7 @@ class Variant(NamedTuple):
 
 def deployment_name(service: str, variant: str) -> str:
     """Return `<service>-<variant>`, shortened by a hash if pod names would be too long."""
-    return _short(f"{service}-{variant}")
+    return _short(f"{service.removeprefix(CANDIDATE)}-{variant}")
 
 
 def template_deployment_name(service: str, variant: str, template: str) -> str:
@@ -107,6 +108,7 @@ def _short(name: str) -> str:
 
 def can_name_service(name: str) -> bool:
     """Return whether some API server accepts a Service of this name."""
+    name = name.removeprefix(CANDIDATE)
     return re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) is not None
 
 

@@ -18,6 +18,7 @@ from cronsim import CronSim, CronSimError
 from cronsim.cronsim import Field
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingSchedule
+from tessera.api.rollout import GateWindow
 from tessera.api.service_status import ScheduledBoundsStatus, ScheduleStatus
 from tessera.api.text import counted
 from tessera.domain.budget.periods import zone_of
@@ -85,7 +86,14 @@ def _field(index: int) -> str:
     return f"spec.scaling.schedules[{index}]"
 
 
-def _last_time(schedule: ScalingSchedule, at: datetime) -> datetime:
+def in_window(window: GateWindow, at: datetime) -> bool:
+    """Return whether a window is open; one whose times cannot be read never is."""
+    if zone_of(window.time_zone) is None or isinstance(_parse(window.cron), str):
+        return False
+    return at - _last_time(window, at) < window.duration
+
+
+def _last_time(schedule: ScalingSchedule | GateWindow, at: datetime) -> datetime:
     """Return the last time of a schedule until now, now included."""
     zone = ZoneInfo(schedule.time_zone)
     walls = CronSim(schedule.cron, _wall_clock(at, zone) + _SECOND, reverse=True)

@@ -24,6 +24,15 @@ class ObservedGate:
     status: QualityGateStatus = field(default_factory=QualityGateStatus)
 
 
+@dataclass(frozen=True, slots=True)
+class GatedVersion:
+    """The version of a gated service that its replicas are made of."""
+
+    digest: str
+    """Of what can change answers, as written."""
+    builder_version: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceRevision:
     """A ControllerRevision: the whole input of the templates of one version of a service."""

@@ -28,7 +28,13 @@ from tessera.domain.observed.charges import LimitCharges, LimitId
 from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.energy import EnergyReadings, ServiceEnergy
-from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
+from tessera.domain.observed.gates import (
+    GatedVersion,
+    GateJob,
+    GateJobRun,
+    ObservedGate,
+    ServiceRevision,
+)
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -54,6 +60,8 @@ class ObservedService:
     """The annotation that lets it fall below minReplicas while its slices are created."""
     deleting: bool = False
     """It has a deletion timestamp."""
+    gated: GatedVersion | None = None
+    """The version of `spec`, where changes wait for a gate; it is not observed but decided."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 

@@ -43,10 +43,11 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import TenantShare, paid_replicas, tenant_shares
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
-from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.budget_actions import charged, on_spot_alone, with_cause
+from tessera.domain.planning.candidates import candidate_devices, with_candidates
 from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
@@ -59,6 +60,7 @@ from tessera.domain.planning.service_decision import (
 )
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.planning.storage import StorageRoom, within_storage
+from tessera.domain.quality.candidates import split_candidates
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -246,13 +248,14 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     Running services keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    snapshot = replace(observed, services=with_known_shapes(observed.services))
+    fleet = split_candidates(observed, config.newest_template.builder_version)
+    snapshot = replace(fleet.snapshot, services=with_known_shapes(fleet.snapshot.services))
     views = _with_last_good_views(
         discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), memory.pools
     )
     views = with_provisioning(views, snapshot, memory.pools)
     views = with_preemptions(views, snapshot, memory.pools)
-    metering = metering_inputs(snapshot.pods, views)
+    metering = metering_inputs(observed.pods, views)
     budgets = build_budget_views(
         snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
     )
@@ -272,7 +275,8 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         forecast,
         gateways=config.gateways,
     )
-    users = claim_users(snapshot.services, snapshot.batches, snapshot.claims)
+    services = snapshot.services[: len(observed.services)]
+    users = claim_users(services, snapshot.batches, snapshot.claims)
     batch_proposals = batches.propose_batches(
         snapshot, views, allocated, forecast, memory.job_creation_errors, users
     )
@@ -281,6 +285,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     )
     shares = tenant_shares(proposals, grants, deciding)
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
+    devices = candidate_devices(fleet, proposals, shared, allocated)
     funded = FundedProposals(proposals, shares)
     layouts = repartition(config, snapshot, memory.layouts, views, funded)
     storage = StorageRoom(deciding, snapshot)
@@ -290,7 +295,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         memory=memory,
         readings=readings,
         newest_template=_newest_template(config),
-        name_conflicts=_name_conflicts(config, snapshot, budgets),
+        name_conflicts=_name_conflicts(config, services, budgets),
         views=views,
         grants=shared,
         shares=shares,
@@ -301,7 +306,8 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         watch=_engine_watch(config, snapshot, memory),
         claim_users=users,
     )
-    service_plans, inspection = _plan_services(context, proposals)
+    all_plans, inspection = _plan_services(context, devices.proposals)
+    service_plans = _service_plans(with_candidates(fleet, devices, all_plans))
     return Plan(
         pools=views,
         budgets=budgets,
@@ -357,13 +363,13 @@ def _final_batches(
 
 
 def _name_conflicts(
-    config: Config, snapshot: Snapshot, budgets: Sequence[BudgetView]
+    config: Config, services: Sequence[ObservedService], budgets: Sequence[BudgetView]
 ) -> NameConflicts:
     if not config.gateways:
         return {}
     tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
     rights = name_rights(grants_in_force(budgets))
-    return find_name_conflicts(snapshot.services, tenants, rights)
+    return find_name_conflicts(services, tenants, rights)
 
 
 def _with_last_good_views(
@@ -416,7 +422,7 @@ def _plan_services(
     progress = {pod: engine for each in inspections for pod, engine in each.engine_progress.items()}
     service_plans = {ref: service.service_plan for ref, service in planned.items()}
     return (
-        _service_plans(within_storage(service_plans, context.storage)),
+        within_storage(service_plans, context.storage),
         Inspection(progress, tuple(suspect for each in inspections for suspect in each.suspects)),
     )
 

@@ -18,6 +18,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
+from tessera.domain.quality.rollout_state import RolloutState
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.rollout.replica_conflict import ContestedReplicas
@@ -77,6 +78,28 @@ class VariantPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatedPlan:
+    """What is decided on the versions of a service whose changes wait for a gate."""
+
+    state: RolloutState
+    builder_version: int
+    """Of the templates of the edited version."""
+    is_resolved: bool
+    """It is known what the edited version loads, so that its revision may be recorded."""
+    pod: Pod | None = None
+    """The replica that is tried; it answers once its containers are ready."""
+    missing_device: str | None = None
+    """What its device waits for; None where it has one."""
+    is_overdue: bool = False
+    """The replica did not get ready in time."""
+
+    @property
+    def address(self) -> str | None:
+        """Return where the version that is tried answers; None until its replica is ready."""
+        return self.pod.address if self.pod is not None and self.pod.containers_ready else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlan:
     """The decision for one service, with its reasons."""
 
@@ -122,6 +145,10 @@ class ServicePlan:
     """Its Deployments, first that of the variant it was placed on; none without a choice."""
     reported: Reported = NOT_MEASURED
     """What is measured of it, for its status."""
+    gated: GatedPlan | None = None
+    """Its versions, where changes wait for a gate."""
+    candidate: "ServicePlan | None" = None
+    """The plan of the version that is tried, with one replica that serves no user."""
     is_moving: bool = False
     """The time, or what is probed, may change it, so it is planned in every cycle."""
 

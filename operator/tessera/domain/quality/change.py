@@ -45,7 +45,9 @@ def version_digest(
 ) -> str:
     """Return the digest by which verdicts go: of what was written, and what it was resolved to."""
     commits = sorted((each.precision, each.uri, each.revision) for each in precisions)
-    return _digest([digest, model.revision if model is not None else None, commits, builder_version])
+    return _digest(
+        [digest, model.revision if model is not None else None, commits, builder_version]
+    )
 
 
 def changed_fields(old: InferenceServiceSpec, new: InferenceServiceSpec) -> tuple[str, ...]:

@@ -20,9 +20,7 @@ from tessera.domain.quality.change import changed_fields, gated_digest, version_
 # First: no version is recorded yet, so the edited one is in force. Stable: nothing waits.
 # Candidate: a change waits for its verdict. Passed, Skipped and RolledBack: it gets the next
 # number. Refused: it waits for another edit.
-RolloutPhase = Literal[
-    "First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"
-]
+RolloutPhase = Literal["First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"]
 _NUMBERED = frozenset({"First", "Passed", "Skipped", "RolledBack"})
 _DECIDING = frozenset({"Passed", "Failed", "Slower", "Dearer", "Inconclusive"})
 
@@ -121,7 +119,7 @@ def rollout_state(
 
 
 def _requested_update(service: ObservedService, stable: ServiceRevision | None) -> str | None:
-    """Return the annotation; removing it requests nothing, so that of the version in force stays."""
+    """Return the annotation; removing it requests nothing, so the last one stays in force."""
     if service.update is None and stable is not None:
         return stable.update
     return service.update
@@ -143,12 +141,9 @@ def _phase(
         return "RolledBack"
     if rollout.skip_gate is not None:
         return "Skipped"
-    if outcome is not None:
-        return outcome
     records = service.status.rollouts
-    if any(each.is_refused and each.digest == digest for each in records):
-        return "Refused"
-    return "Candidate"
+    is_refused = any(each.is_refused and each.digest == digest for each in records)
+    return outcome or ("Refused" if is_refused else "Candidate")
 
 
 def _verdict(

@@ -60,7 +60,9 @@ class TemplateDecision:
 
 def template_digest(record: PodTemplateVersionStatus) -> str:
     """Return a digest of what a pod template is made from."""
-    text = record.model_dump_json(by_alias=True, exclude={"downgraded_from"})
+    # The digests of records without a gate are as they were before there were gates.
+    unset = {"gated"} if record.gated is None else set[str]()
+    text = record.model_dump_json(by_alias=True, exclude={"downgraded_from", *unset})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -158,9 +160,10 @@ def _newest_template(
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
 ) -> PodTemplateVersionStatus:
-    fit = choice.fit
+    fit, gated = choice.fit, service.gated
     return PodTemplateVersionStatus(
-        builder_version=available.builder_version,
+        # Another builder may change answers, so a gated version stays with its own.
+        builder_version=gated.builder_version if gated else available.builder_version,
         platform=available.platform,
         template_hash=_hash(service, spec, choice),
         effective_values=EffectiveValues(
@@ -172,6 +175,7 @@ def _newest_template(
             weights_mib=fit.memory.weights_mib,
         ),
         observed_update=service.update,
+        gated=gated.digest if gated else None,
     )
 
 

@@ -1,0 +1,393 @@
+"""Gated services as they are planned: the version in force, and beside it the one that is tried.
+
+The version that is tried is planned as a small service of its own, with one replica that serves no
+user. So sizing, budgets, placement and files treat it as any other, and the version in force knows
+nothing of it.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus, PrecisionStatus
+from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.model.fetched import fetched_files
+from tessera.domain.model.names import model_job_name
+from tessera.domain.model.precision_files import spec_in
+from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRevision
+from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot, Workload
+from tessera.domain.quality.change import in_force
+from tessera.domain.quality.rollout_state import RolloutState, is_gated, rollout_state
+from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
+from tessera.domain.service.preparation.precisions import shape_job_names
+from tessera.domain.service.preparation.shape import with_known_files
+from tessera.domain.service.template_version import template_digest
+
+# Variant and template digest of the Deployment that replicas belong to.
+_Identity = tuple[Ref, str, str]
+MovedT = TypeVar("MovedT", Pod, Workload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitService:
+    """A gated service: its version in force, and the one that is tried."""
+
+    observed: ObservedService
+    """As it was read."""
+    state: RolloutState
+    service: ObservedService
+    """The version in force."""
+    candidate: ObservedService | None = None
+    """The version that is tried, under a name of its own."""
+    tried: frozenset[Ref] = frozenset()
+    """Deployments of the version that is tried."""
+    former: tuple[Ref, ...] = ()
+    """Deployments of versions that were tried and are not wanted any more; they serve nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedFleet:
+    """The fleet as it is planned, with what was decided on the versions of gated services."""
+
+    snapshot: Snapshot
+    services: Mapping[Ref, SplitService] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> Mapping[Ref, SplitService]:
+        """Return the services of which a version is tried, by the name of that version."""
+        return {
+            each.candidate.ref: each
+            for each in self.services.values()
+            if each.candidate is not None
+        }
+
+
+def split_candidates(observed: Snapshot, builder_version: int) -> GatedFleet:
+    """Return the fleet with the version in force of each service, and those that are tried.
+
+    The latter come after all services. `builder_version` is what new templates are made with.
+    """
+    gated = _gated_services(observed.services)
+    if not gated:
+        return GatedFleet(snapshot=observed)
+    refs = {service.ref for service in gated}
+    revisions = _by_service(each for each in observed.revisions if each.service in refs)
+    workloads = _by_service(each for each in observed.workloads if each.service in refs)
+    gates = {gate.ref: gate for gate in observed.gates}
+    services = {
+        service.ref: _split(
+            service.ref,
+            service,
+            revisions.get(service.ref, ()),
+            gates.get(_gate_of(service)),
+            workloads.get(service.ref, ()),
+            builder_version,
+        )
+        for service in gated
+    }
+    planned = tuple(
+        services[each.ref].service if each.ref in services else each for each in observed.services
+    )
+    fleet = GatedFleet(snapshot=replace(observed, services=planned), services=services)
+    moved = {
+        (workload.service, workload.variant, workload.template_digest): (
+            workload.service.candidate
+            if workload.ref in services[workload.service].tried
+            else _former(workload.service)
+        )
+        for ref, own in workloads.items()
+        for workload in own
+        if workload.ref in services[ref].tried or workload.ref in services[ref].former
+    }
+    candidates = fleet.candidates
+    if not moved and not candidates:
+        return fleet
+    pods = _moved(observed.pods, tuple(moved.items()))
+    snapshot = replace(
+        fleet.snapshot,
+        services=(*planned, *(_aimed(each, observed, pods) for each in candidates.values())),
+        pods=pods,
+        workloads=_moved(observed.workloads, tuple(moved.items())),
+    )
+    return replace(fleet, snapshot=_with_jobs(snapshot, candidates))
+
+
+@reused
+def _gated_services(services: tuple[ObservedService, ...]) -> tuple[ObservedService, ...]:
+    return tuple([service for service in services if is_gated(service)])
+
+
+def _gate_of(service: ObservedService) -> Ref:
+    spec = service.spec
+    assert spec is not None  # noqa: S101 - it is gated
+    return Ref(service.ref.namespace, spec.rollout.gate_ref or "")
+
+
+OwnedT = TypeVar("OwnedT", ServiceRevision, Workload)
+
+
+def _by_service(objects: Iterable[OwnedT]) -> Mapping[Ref, tuple[OwnedT, ...]]:
+    by_service = defaultdict[Ref, list[OwnedT]](list)
+    for each in objects:
+        by_service[each.service].append(each)
+    return {ref: tuple(sorted(own, key=lambda each: each.ref)) for ref, own in by_service.items()}
+
+
+def _former(service: Ref) -> Ref:
+    """Return a name that no service is planned under: what has it holds its devices, no more."""
+    return Ref(service.namespace, f"former/{service.name}")
+
+
+@reused_per_object
+def _split(
+    ref: Ref,
+    service: ObservedService,
+    revisions: tuple[ServiceRevision, ...],
+    gate: ObservedGate | None,
+    workloads: tuple[Workload, ...],
+    builder_version: int,
+) -> SplitService:
+    versions = {each.ref: _version_of(each) for each in workloads}
+    running = frozenset(filter(None, versions.values()))
+    state = rollout_state(service, revisions, gate, running)
+    spec, stable, edited = service.spec, state.stable, state.candidate
+    assert spec is not None  # noqa: S101 - it is gated
+    if stable is None:
+        builders = [each.record.builder_version for each in workloads if each.record is not None]
+        version = GatedVersion(state.digest, max(builders, default=builder_version))
+        return SplitService(observed=service, state=state, service=replace(service, gated=version))
+    in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
+    numbered = {each.digest for each in revisions if each.number}
+    tried = {each for each, version in versions.items() if version == state.digest}
+    tried = tried if state.wants_candidate else set()
+    former = [
+        each
+        for each, version in versions.items()
+        if version is not None and version not in numbered and each not in tried
+    ]
+    builder = edited.builder_version if edited is not None else builder_version
+    candidate = ObservedService(
+        ref=ref.candidate,
+        uid=service.uid,
+        created=service.created,
+        generation=service.generation,
+        spec=_candidate_spec(spec),
+        update=state.update,
+        gated=GatedVersion(state.digest, builder),
+        status=_candidate_status(service.status, spec, state),
+    )
+    return SplitService(
+        observed=service,
+        state=state,
+        service=replace(
+            service,
+            spec=in_force_spec,
+            update=stable.update if state.phase != "Stable" else state.update,
+            gated=GatedVersion(stable.digest, stable.builder_version),
+            status=_with_pins(service.status, in_force_spec, stable),
+        ),
+        candidate=candidate if state.wants_candidate else None,
+        tried=frozenset(tried),
+        former=tuple(sorted(former)),
+    )
+
+
+def _version_of(workload: Workload) -> str | None:
+    """Return the digest of the version of a Deployment, if its selector proves its record."""
+    record = workload.record
+    if record is None or template_digest(record) != workload.template_digest:
+        return None
+    return record.gated
+
+
+def _candidate_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
+    """Return the spec with one replica, for which no budget is bound to pay, and no new slices."""
+    one = {"mode": "Native", "min_replicas": 0, "max_replicas": 1, "schedules": (), "paused": None}
+    return spec.model_copy(
+        update={
+            "replicas": 1,
+            "scaling": spec.scaling.model_copy(update=one),
+            "placement": spec.placement.model_copy(update={"mig": "Existing"}),
+        }
+    )
+
+
+def _candidate_status(
+    status: InferenceServiceStatus, spec: InferenceServiceSpec, state: RolloutState
+) -> InferenceServiceStatus:
+    """Return what is known of the version that is tried: what it shares is resolved already."""
+    last, edited = status.candidate, state.candidate
+    if last is not None and last.digest != state.digest:
+        last = None
+    models = [
+        *((last.model,) if last is not None else ()),
+        *((edited.model,) if edited is not None else ()),
+        status.model,
+    ]
+    model = next(filter(None, (_of_spec(each, spec) for each in models)), None)
+    if model is not None and model.draft is None and status.model is not None:
+        model = model.model_copy(update={"draft": status.model.draft})
+    precisions = [
+        *(last.precisions if last is not None else ()),
+        *(edited.precisions if edited is not None else ()),
+        *status.precisions,
+    ]
+    return InferenceServiceStatus(
+        model=model,
+        precisions=_distinct(precisions),
+        variant=last.variant if last is not None else None,
+        templates=last.templates if last is not None else (),
+        start=status.start,
+    )
+
+
+def _with_pins(
+    status: InferenceServiceStatus, spec: InferenceServiceSpec, stable: ServiceRevision
+) -> InferenceServiceStatus:
+    """Return the status with what the version in force was resolved to, so that it stays.
+
+    What was found out while it was tried is handed over.
+    """
+    last = status.candidate
+    commit = stable.model.revision if stable.model is not None else None
+    models = (status.model, last.model if last is not None else None, stable.model)
+    known = (each for each in models if each is not None and _of_spec(each, spec) is not None)
+    model = next((each for each in known if commit in (None, each.revision)), status.model)
+    precisions = _distinct(
+        [*status.precisions, *(last.precisions if last is not None else ()), *stable.precisions]
+    )
+    if model is status.model and precisions == status.precisions:
+        return status
+    return status.model_copy(update={"model": model, "precisions": precisions})
+
+
+def _of_spec(model: ModelStatus | None, spec: InferenceServiceSpec) -> ModelStatus | None:
+    """Return what is known of a model if it is that of the spec."""
+    written = spec.model.uri, spec.model.revision
+    same = model is not None and (model.uri, model.requested_revision) == written
+    return model if same else None
+
+
+def _distinct(precisions: Sequence[PrecisionStatus]) -> tuple[PrecisionStatus, ...]:
+    by_files = dict[tuple[str, str, str | None], PrecisionStatus]()
+    for each in precisions:
+        by_files.setdefault((each.precision, each.uri, each.requested_revision), each)
+    return tuple(by_files.values())
+
+
+def _moved(
+    objects: tuple[MovedT, ...], moved: tuple[tuple[_Identity, Ref], ...]
+) -> tuple[MovedT, ...]:
+    """Return the objects with those of certain Deployments under another service."""
+    targets = dict(moved)
+    services = {service for service, _, _ in targets}
+    return tuple(
+        replace(each, service=target)
+        if each.service in services
+        and (target := targets.get((each.service, each.variant, each.template_digest)))
+        else each
+        for each in objects
+    )
+
+
+def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> ObservedService:
+    """Return the version that is tried on the pool where most replicas run, if it has a device.
+
+    There speed and price compare. Otherwise, and once it has a Deployment, placement decides.
+    """
+    candidate = split.candidate
+    assert candidate is not None  # noqa: S101 - it is tried
+    spec = candidate.spec
+    replicas = [pod for pod in pods if pod.service == split.service.ref and pod.takes_requests]
+    if split.tried or spec is None or not replicas:
+        return candidate
+    variant, _ = min(Counter(pod.variant for pod in replicas).items(), key=lambda it: (-it[1], it))
+    name = next((v.pool for v in split.observed.status.all_variants if v.name == variant), None)
+    pool = next((each for each in observed.pools if each.name == name), None)
+    if pool is None or pool.spec is None:
+        return candidate
+    devices = next(pod.devices for pod in replicas if pod.variant == variant)
+    free = {
+        node.name: Counter(node.allocatable)
+        for node in observed.nodes
+        if node.schedulable and pool.spec.node_selector.items() <= node.labels.items()
+    }
+    for pod in pods:
+        if pod.node in free and pod.ended is None:
+            free[pod.node].subtract(pod.devices)
+    if not any(Counter(devices) <= left for left in free.values()):
+        return candidate
+    placement = spec.placement.model_copy(update={"pools": (pool.name,)})
+    return replace(candidate, spec=spec.model_copy(update={"placement": placement}))
+
+
+def _with_jobs(snapshot: Snapshot, candidates: Mapping[Ref, SplitService]) -> Snapshot:
+    """Return the snapshot with the Jobs for the files of versions that are tried under these."""
+    by_service = {split.service.ref: split for split in candidates.values()}
+    own = {job.service for job in snapshot.model_jobs} & by_service.keys()
+    if not own:
+        return snapshot
+    names = {ref: _job_names(by_service[ref].service) for ref in own}
+    jobs = tuple(
+        replace(job, service=job.service.candidate) if _is_tried(job, names) else job
+        for job in snapshot.model_jobs
+    )
+    tried = {job.uid for job in jobs if job.service in candidates}
+    pods = tuple(
+        replace(pod, model_job_run=replace(run, service=run.service.candidate))
+        if (run := pod.model_job_run) is not None and run.job_uid in tried
+        else pod
+        for pod in snapshot.pods
+    )
+    return replace(snapshot, model_jobs=jobs, pods=pods)
+
+
+def _is_tried(job: ObservedModelJob, names: Mapping[Ref, frozenset[str]]) -> bool:
+    # Speculation acts at once, so the draft model is that of the version in force.
+    return job.service in names and job.task != "draft" and job.ref.name not in names[job.service]
+
+
+def _job_names(service: ObservedService) -> frozenset[str]:
+    """Return the names of the Jobs for the files of the version in force."""
+    known = with_known_files(service)
+    spec = known.spec
+    assert spec is not None  # noqa: S101 - it is gated
+    pinned = pinned_spec(spec, PinnedRevision(service.status.model))
+    precisions = (None, *(variant.precision for variant in spec.precision.variants))
+    return frozenset(
+        {
+            *shape_job_names(service, spec),
+            model_job_name(service.ref.name, service.uid, "shape", pinned.model),
+            *(
+                files.job_name
+                for precision in precisions
+                for files in fetched_files(spec_in(pinned, None, precision))
+            ),
+        }
+    )
+
+
+def services_in_force(
+    services: Sequence[ObservedService], revisions: Sequence[ServiceRevision]
+) -> Sequence[ObservedService]:
+    """Return the services with the version in force of those whose changes wait for a gate."""
+    if not revisions:
+        return services
+    by_service = _by_service(revisions)
+    return [
+        _in_force(service.uid, service, by_service[service.ref])
+        if service.ref in by_service and is_gated(service)
+        else service
+        for service in services
+    ]
+
+
+@reused_per_object
+def _in_force(
+    _uid: str, service: ObservedService, revisions: tuple[ServiceRevision, ...]
+) -> ObservedService:
+    return _split(service.ref, service, revisions, None, (), 1).service

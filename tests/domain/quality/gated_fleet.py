@@ -1,0 +1,240 @@
+"""A service with a gate in a cluster in memory, and who records its versions and verdicts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from typing_extensions import override
+
+from tessera.api.quality_gate import (
+    QualityGateSpec,
+    QualityGateStatus,
+    SuiteStatus,
+    VerdictStatus,
+)
+from tessera.api.ref import Ref
+from tessera.api.rollout import RolloutRecord
+from tessera.api.service_status import CandidateStatus
+from tessera.domain.observed.gates import ObservedGate, ServiceRevision
+from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.quality.rollout_state import digest_of
+from tessera.domain.status.service import service_status
+from tests.builders import NOW, a_node, a_pool, a_service, a_spec
+from tests.domain.variant_fleet import CHAT, VariantFleet
+
+GATE = Ref("team-a", "answers")
+SUITE = "a" * 64
+
+
+def a_gated_spec(floor: int = 2, **fields: Any) -> Any:
+    rollout = {"strategy": "Gated", "gateRef": GATE.name, **fields.pop("rollout", {})}
+    scaling = {"minReplicas": floor, "maxReplicas": max(floor, 8)}
+    return a_spec(rollout=rollout, scaling=scaling, **fields)
+
+
+@dataclass
+class GatedVariantFleet(VariantFleet):
+    """A cluster with a service whose changes wait for a gate."""
+
+    require: str = "NotWorse"
+    has_gate: bool = True
+    revisions: dict[Ref, ServiceRevision] = field(default_factory=dict)
+    verdicts: tuple[VerdictStatus, ...] = ()
+    most_candidates: int = 0
+    """The most Deployments of a version that was tried with a replica at any time."""
+
+    @override
+    def snapshot(self) -> Snapshot:
+        spec = QualityGateSpec.model_validate(
+            {"suite": {"configMap": {"name": "suite"}}, "require": self.require}
+        )
+        status = QualityGateStatus(
+            suite=SuiteStatus(digest=SUITE, prompts={"all": 40}), verdicts=self.verdicts
+        )
+        gate = ObservedGate(ref=GATE, uid="uid-gate", generation=1, spec=spec, status=status)
+        return replace(
+            super().snapshot(),
+            gates=(gate,) if self.has_gate else (),
+            revisions=tuple(self.revisions.values()),
+        )
+
+    @override
+    def cycle(self, seconds: float = 5) -> ServicePlan:
+        service_plan = super().cycle(seconds)
+        self._record(service_plan)
+        return service_plan
+
+    def edit(self, **fields: Any) -> None:
+        self.service = replace(
+            self.service,
+            generation=self.service.generation + 1,
+            spec=a_gated_spec(**fields),
+        )
+
+    def decide_on_candidate(self, reason: str) -> None:
+        """Let the gate decide on the version that waits."""
+        gated = self.plans[CHAT].gated
+        assert gated is not None
+        candidate, stable = gated.state.candidate, gated.state.stable
+        assert candidate is not None, gated.state.phase
+        assert stable is not None
+        verdict = VerdictStatus(
+            service=CHAT.name,
+            candidate=digest_of(candidate),
+            baseline=digest_of(stable),
+            suite=SUITE,
+            scorer="1",
+            reason=reason,
+            message="",
+            decided_at=NOW,
+        )
+        self.verdicts = (verdict, *self.verdicts)
+
+    def restart_operator(self) -> None:
+        """Lose what the process knows."""
+        self.memory = type(self.memory)()
+
+    def lose_status(self) -> None:
+        self.service = replace(self.service, status=type(self.service.status)())
+
+    def tried_pods(self) -> list[Pod]:
+        """Return the replicas of the version that is tried."""
+        candidate = self.plans[CHAT].candidate
+        if candidate is None:
+            return []
+        digests = {variant.template.digest for variant in candidate.variants}
+        return [pod for pod in self.pods.values() if pod.template_digest in digests]
+
+    def serving(self) -> Mapping[str, int]:
+        """Return the replicas that take requests, by the digest of their version."""
+        counts = dict[str, int]()
+        by_template = {
+            (each.variant, each.template_digest): each.record for each in self.workloads.values()
+        }
+        for pod in self.pods.values():
+            if pod.takes_requests and pod.draining_since is None:
+                record = by_template.get((pod.variant, pod.template_digest))
+                version = (record.gated if record is not None else None) or ""
+                counts[version] = counts.get(version, 0) + 1
+        return counts
+
+    @override
+    def _apply(self, service_plan: ServicePlan) -> None:
+        candidate = service_plan.candidate
+        tried = {pod.ref: pod for pod in (candidate.pods if candidate is not None else ())}
+        before = {ref: self.pods[ref] for ref in tried if ref in self.pods}
+        super()._apply(service_plan)
+        # Pods that the plan did not see yet keep a gate that never opened.
+        known = {pod.ref for pod in service_plan.pods}
+        for ref, pod in list(self.pods.items()):
+            if ref in before:
+                self.pods[ref] = replace(before[ref], serving=False, leaving=True)
+            elif ref not in known:
+                self.pods[ref] = replace(pod, serving=None, ready_since=None)
+            else:
+                self.pods[ref] = replace(pod, leaving=pod.draining_since is not None)
+        if candidate is None:
+            return
+        for variant in candidate.variants:
+            hardware = variant.choice.offer.hardware
+            self.devices[variant.choice.variant] = hardware.resource, hardware.devices
+            if variant.waits:
+                continue
+            workload = variant.workload or self._new_workload(service_plan.service.ref, variant)
+            self.workloads[workload.ref] = replace(
+                self.workloads.get(workload.ref, workload),
+                record=variant.template.record,
+                replicas=variant.replicas,
+            )
+        for ref in candidate.removable_deployments:
+            for pod in self._pods_of(self.workloads.pop(ref)):
+                self._delete(pod)
+
+    @override
+    def _run_controllers(self) -> None:
+        super()._run_controllers()
+        at = NOW + self.now
+        for ref, pod in self.pods.items():
+            if pod.bound is None or pod.containers_ready or pod.terminating:
+                continue
+            record = next(
+                (each.record for each in self.workloads.values() if pod in self._pods_of(each)),
+                None,
+            )
+            if at - pod.bound >= self.start and not self.is_broken(record):
+                self.pods[ref] = replace(pod, containers_ready=True)
+
+    @override
+    def _gets_ready(self, pod: Pod, at: Any) -> bool:
+        # The operator opens the gate of a replica whose containers are ready.
+        return False
+
+    def _record(self, service_plan: ServicePlan) -> None:
+        """Record versions, and what is known of the one that is tried, as the operator does."""
+        gated = service_plan.gated
+        if gated is None:
+            return
+        state = gated.state
+        if gated.is_resolved and state.edited is None:
+            resolved = service_plan.candidate or service_plan
+            status = service_status(self.snapshot(), resolved, None, None)
+            ref = Ref(CHAT.namespace, state.revision_name)
+            self.revisions[ref] = ServiceRevision(
+                ref=ref,
+                service=CHAT,
+                service_uid=self.service.uid,
+                number=1 if state.phase == "First" else 0,
+                digest=state.digest,
+                spec=state.spec,
+                update=state.update,
+                model=status.model,
+                precisions=status.precisions,
+                builder_version=gated.builder_version,
+            )
+        if (promoted := state.promoted) is not None:
+            self.revisions[promoted] = replace(self.revisions[promoted], number=state.next_number)
+        for ref in state.obsolete:
+            self.revisions.pop(ref, None)
+        records = self.service.status.rollouts
+        if gated.is_overdue and not any(each.digest == state.digest for each in records):
+            record = RolloutRecord(
+                revision=state.revision_name,
+                digest=state.digest,
+                reason="ProgressDeadlineExceeded",
+                ended_at=NOW + self.now,
+                is_refused=True,
+            )
+            records = (record, *records)
+        candidate = None
+        if service_plan.candidate is not None:
+            status = service_status(self.snapshot(), service_plan.candidate, None, None)
+            candidate = CandidateStatus(
+                revision=state.revision_name,
+                digest=state.digest,
+                since=NOW,
+                model=status.model,
+                precisions=status.precisions,
+                variant=status.variant,
+                templates=status.templates,
+            )
+        self.service = replace(
+            self.service,
+            status=self.service.status.model_copy(
+                update={"candidate": candidate, "rollouts": records}
+            ),
+        )
+
+
+def a_gated_fleet(devices: int = 3, floor: int = 2, **fields: Any) -> GatedVariantFleet:
+    """Return a service that has its first version in force, on a pool of so many GPUs."""
+    fleet = GatedVariantFleet(
+        service=a_service(spec=a_gated_spec(floor, **fields)),
+        pools=[a_pool("a100")],
+        nodes=[a_node("a100", whole=devices)],
+        start=timedelta(seconds=20),
+        stop=timedelta(seconds=5),
+    )
+    fleet.run(120)
+    return fleet
