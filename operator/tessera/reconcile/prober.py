@@ -76,9 +76,9 @@ class Prober:
 
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Start the probes that the plan needs, and forget what it does not know anymore."""
-        for ref, service_plan in plan.service_plans.items():
+        for service_plan in plan.versions:
             if service_plan.is_moving:
-                self.start_service(self, ref, service_plan)
+                self.start_service(self, service_plan.service.ref, service_plan)
         for removed in plan.removed_workloads:
             self._start_drain_probes(removed.pods, removed.drain)
         for ref in plan.services_to_probe & snapshot.addresses.keys():
@@ -247,7 +247,7 @@ class Prober:
         return last is None or self._clock() - last >= interval
 
     def _forget(self, plan: Plan) -> None:
-        answers, service_plans = self._answers, plan.service_plans.values()
+        answers, service_plans = self._answers, plan.versions
         forget_all_but(plan.service_plans, answers.probe_results)
         if answers.in_flight:
             pods = {pod.ref for service_plan in service_plans for pod in service_plan.pods}

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.engine_egress import EngineEgress
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.api.template_version import Platform
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_ROLE
 from tessera.domain.incremental import reused
 from tessera.domain.names import ENGINE_ACCOUNT
-from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.resources import namespace_objects
 from tessera.resources.deployment import deployment_identity, deployment_manifest
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of
@@ -29,24 +30,38 @@ _EGRESS, _PLATFORM = EngineEgress(), Platform()
 
 def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     """Return the objects of one service; none while nothing is decided for it."""
-    located = [(variant, service_plan.located_spec(variant)) for variant in service_plan.variants]
-    specs = [(variant, spec) for variant, spec in located if spec is not None]
+    specs = _located_specs(service_plan)
     if not specs:
         return ()
     spec = specs[0][1]
-    manifests = [service_manifest(service_plan.service, spec)]
-    manifests += [model_claim_manifest(claim) for claim in service_plan.claims]
-    if not _is_waiting(service_plan):
-        manifests += [
-            deployment_manifest(service_plan, variant, variant_spec)
-            for variant, variant_spec in specs
-            if not variant.waits
-        ]
+    manifests = [service_manifest(service_plan.service, spec), *_engine_manifests(service_plan)]
+    if (candidate := service_plan.candidate) is not None:
+        keys = {manifest.key for manifest in manifests}
+        manifests += [each for each in _engine_manifests(candidate) if each.key not in keys]
     if service_plan.desired_pods >= _MIN_REPLICAS_FOR_BUDGET:
         manifests.append(disruption_budget_manifest(service_plan.service, spec))
     if service_plan.has_autoscaler:
         manifests.append(autoscaler_manifest(service_plan.service, spec))
     return tuple(manifests)
+
+
+def _located_specs(
+    service_plan: ServicePlan,
+) -> list[tuple[VariantPlan, InferenceServiceSpec]]:
+    located = [(variant, service_plan.located_spec(variant)) for variant in service_plan.variants]
+    return [(variant, spec) for variant, spec in located if spec is not None]
+
+
+def _engine_manifests(service_plan: ServicePlan) -> list[ObjectManifest]:
+    """Return the claims of model files, and the Deployments that need them."""
+    manifests = [model_claim_manifest(claim) for claim in service_plan.claims]
+    if _is_waiting(service_plan):
+        return manifests
+    return manifests + [
+        deployment_manifest(service_plan, variant, spec)
+        for variant, spec in _located_specs(service_plan)
+        if not variant.waits
+    ]
 
 
 def _is_waiting(service_plan: ServicePlan) -> bool:
@@ -77,6 +92,7 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
         ),
         service_plan.desired_pods >= _MIN_REPLICAS_FOR_BUDGET,
         service_plan.has_autoscaler,
+        *(service_inputs(service_plan.candidate) if service_plan.candidate is not None else ()),
     )
 
 

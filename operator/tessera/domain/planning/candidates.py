@@ -225,6 +225,8 @@ def _as_written(
     return replace(
         tried,
         service=service,
+        # Its replica is closed to users, and no disruption budget counts it.
+        drain=replace(tried.drain, draining=tuple(pod.ref for pod in tried.pods), drained=()),
         claims=tuple(
             replace(
                 claim,

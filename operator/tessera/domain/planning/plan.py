@@ -127,6 +127,11 @@ class Plan:
     """Replicas to ask for their requests in flight."""
 
     @property
+    def versions(self) -> Sequence[ServicePlan]:
+        """The plans of all services, and of the versions that are tried beside them."""
+        return [each for service in self.service_plans.values() for each in service.versions]
+
+    @property
     def scaling_history(self) -> Mapping[Ref, ScalingHistory]:
         """The history that the autoscaler needs in the next cycle."""
         return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}

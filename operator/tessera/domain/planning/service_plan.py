@@ -153,6 +153,11 @@ class ServicePlan:
     """The time, or what is probed, may change it, so it is planned in every cycle."""
 
     @property
+    def versions(self) -> tuple["ServicePlan", ...]:
+        """Return the plan, and that of the version that is tried beside it."""
+        return (self,) if self.candidate is None else (self, self.candidate)
+
+    @property
     def template(self) -> TemplateDecision | None:
         """The pod template version of the variant that it was placed on."""
         return self.variants[0].template if self.variants else None

@@ -167,9 +167,9 @@ class ServiceApplier:
         self._in_place.pop(ref, None)
         # Of a service that was set aside nothing is known, so its replicas stay as they are.
         is_set_aside = service_plan.accepted.reason is Accepted.PLANNER_ERROR
-        pods = () if is_set_aside else service_plan.pods
-        for manifest, subresource in outdated_marks(work.snapshot.at, pods, service_plan.drain):
-            problems += await attempt(self._writer.apply(manifest, subresource))
+        for version in () if is_set_aside else service_plan.versions:
+            for marks in outdated_marks(work.snapshot.at, version.pods, version.drain):
+                problems += await attempt(self._writer.apply(*marks))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
         if not work.may_change_deployments:
             others = [item for item in manifests if item.kind is not DEPLOYMENTS]
@@ -215,11 +215,13 @@ class ServiceApplier:
             grace = defaults(service_plan.template_version.builder_version).stalled_grace_seconds
             pod = Ref(ref.namespace, stalled.pod)
             problems += await attempt(self._writer.delete_pod(pod, stalled.uid, grace))
-        preparation = service_plan.preparation
-        self._model_errors[ref] = await self._prepare_model(
-            service_plan, may_add=work.prerequisites.may_add
-        )
-        pending = preparation is not None and preparation.pending
+        self._model_errors[ref] = [
+            error
+            for version in service_plan.versions
+            for error in await self._prepare_model(version, may_add=work.prerequisites.may_add)
+        ]
+        preparations = (version.preparation for version in service_plan.versions)
+        pending = any(each is not None and each.pending for each in preparations)
         if work.in_place and not problems and not pending:
             self._in_place[ref] = work.inputs
             self._reported.add(ref)
