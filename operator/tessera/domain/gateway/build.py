@@ -41,6 +41,7 @@ from tessera.domain.model.paths import own_paths
 from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import to_nanos
 from tessera.domain.names import PORT, Variant
+from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf.engine_terms import engine_terms
@@ -53,6 +54,7 @@ from tessera.domain.perf.sources import (
 )
 from tessera.domain.perf.step import StepTime
 from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.quality.candidates import services_in_force
 from tessera.domain.service.preparation.shape import with_known_files
 
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
@@ -67,6 +69,8 @@ class GatewayObservations:
     """What a gateway observes of the cluster."""
 
     services: Sequence[ObservedService] = ()
+    revisions: Sequence[ServiceRevision] = ()
+    """Versions of services whose changes wait for a gate."""
     pods: Sequence[Pod] = ()
     budgets: Sequence[Budget] = ()
     keys: Sequence[TenantKeys] = ()
@@ -101,7 +105,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
     pods = _pods_by_service(tuple(observed.pods))
     rows = [
         (service, pods.get(service.ref, ()), tenant_by_namespace.get(service.ref.namespace))
-        for service in oldest_first(observed.services)
+        for service in oldest_first(services_in_force(observed.services, observed.revisions))
     ]
     paying = [tenant for tenant in tenants.values() if tenant.charge_limits]
     return Directory(

@@ -16,6 +16,7 @@ from tessera.reconcile.reflector import Reflector, VersionRollbackError
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    CONTROLLER_REVISIONS,
     ENGINE_PODS,
     INFERENCE_SERVICES,
     KEY_SECRETS,
@@ -29,12 +30,20 @@ log = logging.getLogger("tessera")
 # Of GatewayObservations.
 _FIELDS = {
     "services": INFERENCE_SERVICES,
+    "revisions": CONTROLLER_REVISIONS,
     "pods": ENGINE_PODS,
     "budgets": TENANT_BUDGETS,
     "keys": KEY_SECRETS,
     "pools": ACCELERATOR_POOLS,
 }
-_FLEET = (TENANT_BUDGETS, PRICE_LISTS, ACCELERATOR_POOLS, INFERENCE_SERVICES, ENGINE_PODS)
+_FLEET = (
+    TENANT_BUDGETS,
+    PRICE_LISTS,
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    CONTROLLER_REVISIONS,
+    ENGINE_PODS,
+)
 _KEYS = (KEY_SECRETS,)
 
 
