@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 from tessera.api.engine_egress import EngineEgress
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
-from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClass, ServiceClasses
 from tessera.api.template_version import Platform
 from tessera.domain.gateway.oidc import OidcIssuer
 from tessera.domain.hardware.gpu_catalog import KnownModel, Product
@@ -407,6 +407,27 @@ class Hpa(Values):
     external metrics, such as prometheus-adapter."""
 
 
+class RequiredGates(Values):
+    """Services that must have a QualityGate."""
+
+    namespaces: list[Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]] = Field(
+        default_factory=list
+    )
+    """Namespaces in which an InferenceService is written only with `spec.rollout.strategy: Gated`,
+    except by who has the verb `bypass` on `qualitygates`. Who may write gates there is decided by
+    RBAC."""
+
+    classes: list[ServiceClass] = Field(default_factory=list)
+    """Classes of services that need it in every namespace."""
+
+
+class Gates(Values):
+    """QualityGates, on which changes of models are tried."""
+
+    require: RequiredGates = Field(default_factory=RequiredGates)
+    """Services that must have one."""
+
+
 class Dashboard(Values):
     """Dashboards for Grafana in a ConfigMap."""
 
@@ -537,6 +558,9 @@ class Chart(Values):
 
     hpa: Hpa = Field(default_factory=Hpa)
     """HorizontalPodAutoscalers of services with `spec.scaling.mode: HPA`."""
+
+    gates: Gates = Field(default_factory=Gates)
+    """QualityGates, on which changes of models are tried."""
 
     dashboard: Dashboard = Field(default_factory=Dashboard)
     """Dashboards for Grafana in a ConfigMap."""

@@ -723,9 +723,9 @@ def test_a_gateway_shows_its_metrics_to_prometheus_alone() -> None:
 
 
 def test_every_policy_denies_and_fails_closed() -> None:
-    objects = render("--set", "node.enabled=true")
+    objects = render("--set", "node.enabled=true", "--set", "gates.require.classes={Batch}")
     policies = {name for kind, name in objects if kind == "ValidatingAdmissionPolicy"}
-    assert len(policies) == 10
+    assert len(policies) == 14
     for name in policies:
         assert objects["ValidatingAdmissionPolicy", name]["spec"]["failurePolicy"] == "Fail"
         binding = objects["ValidatingAdmissionPolicyBinding", name]["spec"]
@@ -743,8 +743,9 @@ def test_the_doctor_knows_the_policies_for_deployments_by_their_names() -> None:
 
 def test_policies_for_users_hold_in_the_namespaces_of_the_release_alone() -> None:
     """Else the operator of another release would be refused in its own."""
-    named = render("--set", "watch.namespaces={a,b}")
-    for name in ("labels", "deployments", "scale"):
+    named = render("--set", "watch.namespaces={a,b}", "--set", "gates.require.classes={Batch}")
+    gates = ("rollouts", "gates", "revisions", "required-gates")
+    for name in ("labels", "deployments", "scale", *gates):
         policy = named["ValidatingAdmissionPolicy", f"tessera-operator-{NAMESPACE}-{name}"]
         (names,) = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
         assert names["values"] == ["a", "b"]

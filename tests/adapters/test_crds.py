@@ -20,6 +20,7 @@ from tessera.resources.api_resources import (
     INFERENCE_SERVICES,
     PRICE_LISTS,
     PRICED_LISTS,
+    QUALITY_GATES,
     TENANT_BUDGETS,
     ApiResource,
 )
@@ -46,6 +47,13 @@ def a_service_spec(**spec: Any) -> dict[str, Any]:
 
 def a_pool_spec(*prices: dict[str, str], **spec: Any) -> dict[str, Any]:
     return {"nodeSelector": {"a": "b"}, "prices": list(prices), **spec}
+
+
+SUITE: dict[str, Any] = {"configMap": {"name": "suite"}}
+
+
+def a_gate_spec(**spec: Any) -> dict[str, Any]:
+    return {"suite": SUITE, **spec}
 
 
 PRICE = {"from": "2026-01-01", "perGPUHour": "2.16"}
@@ -271,6 +279,28 @@ RULES += [
         TENANT_BUDGETS,
         BUDGET | {"limits": [*MOST_LIMITS, a_charge_limit(window="Week", model="chat")]},
         "spec.limits has more than 12 limits that may hold for one request",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(rollout={"strategy": "Gated"}),
+        "spec.rollout.strategy Gated needs spec.rollout.gateRef",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(rollout={"gateWindow": {"cron": "0 2 * * *", "duration": "5m"}}),
+        "must be a duration of at least 10m and at most 24h",
+    ),
+    *(
+        (QUALITY_GATES, a_gate_spec(**spec), words)
+        for spec, words in (
+            ({"suite": {}}, "spec.suite needs exactly one of configMap and claim"),
+            ({"suite": SUITE | {"prompts": {"Sums": 9}}}, "a stratum is named by at most 40"),
+            ({"maxDropPoints": "0"}, "must be a number from 0.1 to 50"),
+            ({"maxRelativeDrop": "1.1"}, "must be a number from 0 to 1"),
+            ({"maxCostIncrease": "1.1"}, "must be a number from 0 to 1"),
+            ({"minScore": "2"}, "must be a number from 0 to 1"),
+            ({"timeout": "30s"}, "must be a duration of at least 60s and at most 24h"),
+        )
     ),
     (
         PRICE_LISTS,

@@ -154,6 +154,10 @@ mig:
   managerNamespace: null
 hpa:
   enabled: null
+gates:
+  require:
+    namespaces: null
+    classes: null
 dashboard:
   enabled: null
   labels: null
