@@ -21,6 +21,8 @@ from tessera.domain.hardware.pools import PoolView, pool_view
 from tessera.domain.incremental import Incremental
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.batches import Batch, VolumeClaim
+from tessera.domain.observed.gates import ObservedGate, ServiceRevision
+from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import (
     Budget,
     Node,
@@ -33,6 +35,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.planning.plan import STEPS, Plan, PlanMemory, plan_one_service
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.quality.candidates import SplitService
 from tessera.domain.repartition.cycle import pool_actions, repartition
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.steps import Step
@@ -50,6 +53,12 @@ from tests.builders import (
     a_workload,
     at,
     plan_of,
+)
+from tests.domain.quality.gated_fleet import (
+    GATE,
+    a_first_revision,
+    a_gate_spec,
+    a_gated_spec,
 )
 from tests.layout_builders import a_planned_pool
 from tests.properties import examples
@@ -79,6 +88,9 @@ def _fleet() -> Snapshot:
                 pods.append(
                     replace(pod, uid=f"uid-{pod.ref}", service=ref, devices=devices, **on_node)
                 )
+        ref = Ref(namespace, "tried")
+        spec = a_gated_spec(placement={"pools": [namespace]}, engine={"extraArgs": ["--seed=7"]})
+        services.append(a_service(ref=ref, uid=f"uid-{ref}", spec=spec))
         removed = Ref(namespace, "removed")
         workloads.append(replace(a_workload(1, owner_uid=None), ref=removed, service=removed))
     return a_snapshot(
@@ -90,6 +102,23 @@ def _fleet() -> Snapshot:
         workloads=tuple(workloads),
         batches=tuple(
             a_batch(ref=Ref(namespace, "night"), uid=f"uid-night-{namespace}")
+            for namespace in (EVIL, GOOD)
+        ),
+        model_jobs=tuple(
+            ObservedModelJob(
+                ref=Ref(namespace, "read"),
+                uid=f"uid-read-{namespace}",
+                service=Ref(namespace, "tried"),
+                task="shape",
+                created=NOW,
+            )
+            for namespace in (EVIL, GOOD)
+        ),
+        revisions=tuple(
+            a_first_revision(service) for service in services if service.ref.name == "tried"
+        ),
+        gates=tuple(
+            ObservedGate(ref=Ref(namespace, GATE.name), uid="", generation=1, spec=a_gate_spec())
             for namespace in (EVIL, GOOD)
         ),
         claims={
@@ -127,6 +156,8 @@ _OWNERS: dict[type, Callable[[Any], str]] = {
     ProposedBatch: attrgetter("situation.batch.ref.namespace"),
     Ref: attrgetter("namespace"),
     ServicePlan: attrgetter("service.ref.namespace"),
+    ServiceRevision: attrgetter("service.namespace"),
+    SplitService: attrgetter("service.ref.namespace"),
     Workload: attrgetter("service.namespace"),
 }
 

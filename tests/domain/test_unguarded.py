@@ -22,6 +22,8 @@ PLAIN = {
     "_last_good_view",
     "_objects_in_order",
     "_is_replica",
+    "_class_rank",
+    "is_gated",
     "_policy_inputs",
     "inputs",
     "demand_of",

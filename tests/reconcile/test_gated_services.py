@@ -1,4 +1,4 @@
-"""The objects of a version that is tried: its Deployment serves nobody, and goes without a trace."""
+"""The objects of a version that is tried: its Deployment serves no user, and leaves no trace."""
 
 from copy import deepcopy
 from typing import Any
@@ -87,7 +87,9 @@ async def test_a_version_that_is_tried_has_a_deployment_beside_the_one_in_force(
     edit(operator, engine={"extraArgs": ["--seed=7"]}, scaling={"minReplicas": 3})
     assert phase_of(await operator.reconcile()) == "Candidate"
 
-    assert deployments(operator)[FIRST]["spec"]["replicas"] == 3, "the rest of the edit acts at once"
+    assert deployments(operator)[FIRST]["spec"]["replicas"] == 3, (
+        "the rest of the edit acts at once"
+    )
     (name,) = set(deployments(operator)) - {FIRST}
     tried = deployments(operator)[name]
     assert tried["spec"]["replicas"] == 1

@@ -71,7 +71,8 @@ def deployment_identity(service_plan: ServicePlan, variant: VariantPlan) -> tupl
         return variant.workload.ref.name, variant.workload.template_digest
     service, name = service_plan.service.ref.name, variant.choice.variant
     # Tessera 0.1 takes pods of no other Deployment for replicas: the name is used when it is free.
-    if (first := names.deployment_name(service, name)) not in {each.name for each in variant.older}:
+    first = names.deployment_name(service, name)
+    if variant.is_first and first not in {each.name for each in variant.older}:
         return first, ""
     digest = variant.template.digest
     return names.template_deployment_name(service, name, digest), digest

@@ -16,22 +16,51 @@ from tessera.api.quality_gate import (
 from tessera.api.ref import Ref
 from tessera.api.rollout import RolloutRecord
 from tessera.api.service_status import CandidateStatus
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
-from tessera.domain.observed.snapshot import Pod, Snapshot
-from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.quality.rollout_state import digest_of
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
+from tessera.domain.planning.plan import plan
+from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
+from tessera.domain.quality.change import gated_digest
+from tessera.domain.quality.rollout_state import RolloutState, digest_of
 from tessera.domain.status.service import service_status
-from tests.builders import NOW, a_node, a_pool, a_service, a_spec
+from tests.builders import NOW, a_node, a_pool, a_service, a_spec, a_template_workload
 from tests.domain.variant_fleet import CHAT, VariantFleet
 
 GATE = Ref("team-a", "answers")
 SUITE = "a" * 64
+A_CHANGE: dict[str, Any] = {"engine": {"extraArgs": ["--seed=7"]}}
+
+
+def an_always_open_window() -> dict[str, Any]:
+    return {"gateWindow": {"cron": "0 * * * *", "duration": "1h"}}
 
 
 def a_gated_spec(floor: int = 2, **fields: Any) -> Any:
     rollout = {"strategy": "Gated", "gateRef": GATE.name, **fields.pop("rollout", {})}
     scaling = {"minReplicas": floor, "maxReplicas": max(floor, 8)}
     return a_spec(rollout=rollout, scaling=scaling, **fields)
+
+
+def a_gate_spec(**fields: Any) -> QualityGateSpec:
+    return QualityGateSpec.model_validate({"suite": {"configMap": {"name": "suite"}}, **fields})
+
+
+def a_first_revision(service: ObservedService, **fields: Any) -> ServiceRevision:
+    """Return the version of a service that is in force, without what a change wrote since."""
+    spec = a_gated_spec() if service.spec is None else service.spec
+    stable = spec.model_copy(update={"engine": type(spec.engine)()})
+    return ServiceRevision(
+        **{
+            "ref": Ref(service.ref.namespace, f"{service.ref.name}-1"),
+            "service": service.ref,
+            "service_uid": service.uid,
+            "number": 1,
+            "digest": gated_digest(stable),
+            "spec": stable,
+            **fields,
+        }
+    )
 
 
 @dataclass
@@ -42,14 +71,23 @@ class GatedVariantFleet(VariantFleet):
     has_gate: bool = True
     revisions: dict[Ref, ServiceRevision] = field(default_factory=dict)
     verdicts: tuple[VerdictStatus, ...] = ()
-    most_candidates: int = 0
-    """The most Deployments of a version that was tried with a replica at any time."""
+    records: tuple[RolloutRecord, ...] = ()
+    promoted: set[str] = field(default_factory=set)
+    """Digests of the versions that were in force."""
+
+    @property
+    def gated(self) -> GatedPlan:
+        gated = self.plans[CHAT].gated
+        assert gated is not None
+        return gated
+
+    @property
+    def state(self) -> RolloutState:
+        return self.gated.state
 
     @override
     def snapshot(self) -> Snapshot:
-        spec = QualityGateSpec.model_validate(
-            {"suite": {"configMap": {"name": "suite"}}, "require": self.require}
-        )
+        spec = a_gate_spec(require=self.require)
         status = QualityGateStatus(
             suite=SuiteStatus(digest=SUITE, prompts={"all": 40}), verdicts=self.verdicts
         )
@@ -75,10 +113,8 @@ class GatedVariantFleet(VariantFleet):
 
     def decide_on_candidate(self, reason: str) -> None:
         """Let the gate decide on the version that waits."""
-        gated = self.plans[CHAT].gated
-        assert gated is not None
-        candidate, stable = gated.state.candidate, gated.state.stable
-        assert candidate is not None, gated.state.phase
+        candidate, stable = self.state.candidate, self.state.stable
+        assert candidate is not None, self.state.phase
         assert stable is not None
         verdict = VerdictStatus(
             service=CHAT.name,
@@ -91,6 +127,11 @@ class GatedVariantFleet(VariantFleet):
             decided_at=NOW,
         )
         self.verdicts = (verdict, *self.verdicts)
+
+    def describe(self) -> str:
+        """Describe versions and replicas for the message of a failed test."""
+        lines = [f"{self.now} {self.gated}", *map(str, self.workloads.values())]
+        return "\n".join([*lines, *map(str, self.pods.values())])
 
     def restart_operator(self) -> None:
         """Lose what the process knows."""
@@ -140,9 +181,15 @@ class GatedVariantFleet(VariantFleet):
         for variant in candidate.variants:
             hardware = variant.choice.offer.hardware
             self.devices[variant.choice.variant] = hardware.resource, hardware.devices
-            if variant.waits:
+            if variant.waits or candidate.pinned_revision.query is not None:
                 continue
-            workload = variant.workload or self._new_workload(service_plan.service.ref, variant)
+            workload = variant.workload or a_template_workload(
+                variant.template.record,
+                0,
+                CHAT.name,
+                variant=variant.choice.variant,
+                created=NOW + self.now,
+            )
             self.workloads[workload.ref] = replace(
                 self.workloads.get(workload.ref, workload),
                 record=variant.template.record,
@@ -179,7 +226,7 @@ class GatedVariantFleet(VariantFleet):
         state = gated.state
         if gated.is_resolved and state.edited is None:
             resolved = service_plan.candidate or service_plan
-            status = service_status(self.snapshot(), resolved, None, None)
+            status = service_status.function(self.snapshot(), resolved, None, None)
             ref = Ref(CHAT.namespace, state.revision_name)
             self.revisions[ref] = ServiceRevision(
                 ref=ref,
@@ -195,10 +242,10 @@ class GatedVariantFleet(VariantFleet):
             )
         if (promoted := state.promoted) is not None:
             self.revisions[promoted] = replace(self.revisions[promoted], number=state.next_number)
+        self.promoted |= {each.digest for each in self.revisions.values() if each.number}
         for ref in state.obsolete:
             self.revisions.pop(ref, None)
-        records = self.service.status.rollouts
-        if gated.is_overdue and not any(each.digest == state.digest for each in records):
+        if gated.is_overdue and not any(each.digest == state.digest for each in self.records):
             record = RolloutRecord(
                 revision=state.revision_name,
                 digest=state.digest,
@@ -206,7 +253,7 @@ class GatedVariantFleet(VariantFleet):
                 ended_at=NOW + self.now,
                 is_refused=True,
             )
-            records = (record, *records)
+            self.records = (record, *self.records)
         candidate = None
         if service_plan.candidate is not None:
             status = service_status(self.snapshot(), service_plan.candidate, None, None)
@@ -222,19 +269,21 @@ class GatedVariantFleet(VariantFleet):
         self.service = replace(
             self.service,
             status=self.service.status.model_copy(
-                update={"candidate": candidate, "rollouts": records}
+                update={"candidate": candidate, "rollouts": self.records}
             ),
         )
 
 
 def a_gated_fleet(devices: int = 3, floor: int = 2, **fields: Any) -> GatedVariantFleet:
     """Return a service that has its first version in force, on a pool of so many GPUs."""
+    incremental = Incremental()
     fleet = GatedVariantFleet(
         service=a_service(spec=a_gated_spec(floor, **fields)),
         pools=[a_pool("a100")],
         nodes=[a_node("a100", whole=devices)],
-        start=timedelta(seconds=20),
+        start=timedelta(seconds=10),
         stop=timedelta(seconds=5),
+        decide=lambda config, snapshot, memory: incremental.run(plan, config, snapshot, memory),
     )
-    fleet.run(120)
+    fleet.run(40)
     return fleet

@@ -1,6 +1,7 @@
 """What a gateway offers while a change of a service waits for its gate."""
 
 from dataclasses import replace
+from typing import Any
 
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
@@ -17,7 +18,7 @@ STABLE = a_gated_spec(model={"servedName": "small", "adapters": [SQL]})
 EDITED = a_gated_spec(uri=LARGE, model={"servedName": "large"}, access={"aliases": ["best"]})
 
 
-def a_revision(**fields: object) -> ServiceRevision:
+def a_revision(**fields: Any) -> ServiceRevision:
     revision = ServiceRevision(
         ref=Ref("team-a", "chat-1"),
         service=Ref("team-a", "chat"),

@@ -7,20 +7,19 @@ A free one is taken, wherever the service may run and as long as nothing else wa
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import reused_per_object
-from tessera.domain.names import deployment_name
-from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan, VariantPlan
 from tessera.domain.quality.candidates import GatedFleet, SplitService
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.starts import expected_lead
-from tessera.domain.schedules import in_window
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.service.variant_counts import VariantCount
+from tessera.domain.steps import Step, error_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +28,21 @@ class CandidateDevices:
 
     proposals: Mapping[Ref, Proposal]
     """Those of all services, without the replicas that lend their device."""
+    grants: Mapping[Ref, Grant | Exception]
+    """The grants, with what sets a service aside."""
     missing: Mapping[Ref, str] = field(default_factory=dict)
     """Why a version has no device, by the name that it is planned under; the others have one."""
+
+
+class _Device(NamedTuple):
+    """The device of one version, or what it waits for."""
+
+    key: tuple[str, str] = ("", "")
+    """Pool and resource."""
+    devices: int = 0
+    missing: str | None = None
+    lent: Proposal | None = None
+    """The proposal of the version in force that lends it."""
 
 
 def candidate_devices(
@@ -41,44 +53,77 @@ def candidate_devices(
 ) -> CandidateDevices:
     """Return the devices of the versions that are tried, after all that was proposed.
 
-    `allocated` has the devices of all services, by pool and resource.
+    `allocated` has the devices of all services, by pool and resource. What is tried takes what is
+    left of them, what runs first and then by name.
     """
-    lending, missing = dict[Ref, Proposal](), dict[Ref, str]()
-    for ref, split in fleet.candidates.items():
-        proposal, stable = proposals[ref], proposals[split.service.ref]
-        grant = grants.get(ref)
-        if not proposal.counts or isinstance(grant, Exception):
-            missing[ref] = proposal.placement.verdict.message
+    if not fleet.services and not fleet.errors:
+        return CandidateDevices(proposals=proposals, grants=grants)
+    lending, missing, used = dict(proposals), dict[Ref, str](), dict(allocated)
+    candidates = fleet.candidates
+    for ref in candidates:
+        wanted = wanted_devices(proposals[ref], grants.get(ref))
+        used[wanted.key] = used.get(wanted.key, 0) - wanted.devices
+    for ref in sorted(candidates, key=lambda ref: (not proposals[ref].objects.pods, ref)):
+        split, stable = candidates[ref], proposals[ref.base]
+        device = candidate_device(
+            split, stable, proposals[ref], grants.get(ref.base), grants.get(ref), used
+        )
+        if device.missing is not None:
+            missing[ref] = device.missing
             continue
-        if grant is not None and not grant.replicas:
-            missing[ref] = grant.shortage or proposal.placement.verdict.message
-            continue
-        count = proposal.counts[0]
-        if _has_free_device(count, allocated):
-            continue
-        lent = None
-        if not isinstance(other := grants.get(stable.service.ref), Exception):
-            is_short = other is not None and other.shortage is not None
-            lent = None if is_short else _lent(split, stable, proposal, fleet.snapshot.at)
-        if lent is not None:
-            lending[stable.service.ref] = lent
-            continue
-        missing[ref] = _no_device(split, stable, count, fleet.snapshot.at)
-    if not lending:
-        return CandidateDevices(proposals=proposals, missing=missing)
-    return CandidateDevices(proposals={**proposals, **lending}, missing=missing)
+        used[device.key] = used.get(device.key, 0) + device.devices
+        if device.lent is not None:
+            lending[ref.base] = device.lent
+    return CandidateDevices(proposals=lending, grants={**grants, **fleet.errors}, missing=missing)
 
 
-def _has_free_device(count: VariantCount, allocated: Mapping[tuple[str, str], int]) -> bool:
-    """Return whether the replica has a device that nothing else has or wants."""
-    offer = count.choice.offer
-    key = offer.pool, offer.hardware.resource
-    others = max(0, allocated.get(key, 0) - max(1, count.existing) * offer.hardware.devices)
+def _wanted_devices(proposal: Proposal, grant: Grant | Exception | None) -> _Device:
+    """Return what was allocated for the replica of a version that is tried."""
+    if not proposal.counts:
+        return _Device()
+    count, offer = proposal.counts[0], proposal.counts[0].choice.offer
+    is_granted = grant is None or (isinstance(grant, Grant) and bool(grant.replicas))
+    replicas = max(count.existing, int(is_granted))
+    return _Device((offer.pool, offer.hardware.resource), replicas * offer.hardware.devices)
+
+
+wanted_devices = Step(_wanted_devices, lambda *_: _Device())
+
+
+def _candidate_device(
+    split: SplitService,
+    stable: Proposal,
+    tried: Proposal,
+    stable_grant: Grant | Exception | None,
+    grant: Grant | Exception | None,
+    used: Mapping[tuple[str, str], int],
+) -> _Device:
+    if not tried.counts or isinstance(grant, Exception):
+        verdict = tried.placement.verdict
+        is_valid = tried.accepted.reason.is_true
+        return _Device(missing=verdict.message if is_valid else tried.accepted.message)
+    if grant is not None and not grant.replicas:
+        return _Device(missing=grant.shortage or tried.placement.verdict.message)
+    offer = tried.counts[0].choice.offer
+    key, devices = (offer.pool, offer.hardware.resource), offer.hardware.devices
     # No node is started for it.
-    return free_replicas(offer, {key: others}) - offer.startable_replicas >= 1
+    if free_replicas(offer, used) - offer.startable_replicas >= 1:
+        return _Device(key, devices)
+    is_short = isinstance(stable_grant, Exception) or (
+        stable_grant is not None and stable_grant.shortage is not None
+    )
+    lent = None if is_short else _lent(split, stable, tried)
+    if lent is None:
+        return _Device(missing=_no_device(split, stable, tried.counts[0]))
+    return _Device(key, 0, lent=lent)
 
 
-def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) -> Proposal | None:
+candidate_device = Step(
+    _candidate_device, lambda error, *_: _Device(missing=f"planning raised {error_text(error)}")
+)
+
+
+def _lent(split: SplitService, stable: Proposal, tried: Proposal) -> Proposal | None:
     """Return the proposal of the version in force with one replica less, if it may lend a device.
 
     One replica is away then, as in a rollout in place, and never the last one that is ready.
@@ -94,7 +139,7 @@ def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) 
         ),
         None,
     )
-    if index is None or not _may_lend(split, stable, tried, at):
+    if index is None or not _may_lend(split, stable, tried):
         return None
     count, floor = stable.counts[index], stable.disruptions.floor
     counts = list(stable.counts)
@@ -111,16 +156,15 @@ def stable_pods(stable: Proposal) -> int:
     return sum(count.replicas for count in stable.counts)
 
 
-def _may_lend(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) -> bool:
+def _may_lend(split: SplitService, stable: Proposal, tried: Proposal) -> bool:
     objects, desired = stable.objects, stable_pods(stable)
     healthy, floor = len(stable.disruptions.healthy), stable.disruptions.floor
-    if desired < 2 or any(objects.replaces_template(c.choice.variant) for c in stable.counts):
+    is_rolling = any(objects.replaces_template(each.choice.variant) for each in stable.counts)
+    if desired < 2 or is_rolling or not split.is_window_open:
         return False
     if any(pod.node is not None for pod in tried.objects.pods):
         # It runs: the device goes back where another replica is away.
         return healthy >= max(1, floor - 1)
-    if not _is_open(split, at):
-        return False
     is_leaving = any(pod.draining_since is not None for pod in objects.pods)
     is_lowered = sum(workload.replicas for workload in objects.workloads) < desired
     if is_leaving or is_lowered:
@@ -129,20 +173,14 @@ def _may_lend(split: SplitService, stable: Proposal, tried: Proposal, at: dateti
     return healthy >= max(2, floor) and not starts
 
 
-def _is_open(split: SplitService, at: datetime) -> bool:
-    spec = split.service.spec
-    window = spec.rollout.gate_window if spec is not None else None
-    return window is not None and in_window(window, at)
-
-
-def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: datetime) -> str:
+def _no_device(split: SplitService, stable: Proposal, count: VariantCount) -> str:
     """Return which of the ways to a device is closed."""
     spec, offer = split.service.spec, count.choice.offer
     window = spec.rollout.gate_window if spec is not None else None
     free = f"no {offer.hardware.resource} of AcceleratorPool/{offer.pool} is free"
     if window is None:
         return f"{free}, and spec.rollout.gateWindow is not set: add a node, or set it"
-    if not _is_open(split, at):
+    if not split.is_window_open:
         return f"{free}, and spec.rollout.gateWindow ({window.cron} {window.time_zone}) is closed"
     healthy = len(stable.disruptions.healthy)
     return (
@@ -159,18 +197,25 @@ def with_candidates(
         return service_plans
     joined = {ref: each for ref, each in service_plans.items() if ref == ref.base}
     for ref, split in fleet.services.items():
-        if (service_plan := service_plans.get(ref)) is None:
-            continue
-        tried = service_plans.get(ref.candidate) if split.candidate is not None else None
-        joined[ref] = _joined(
-            ref,
-            split,
-            service_plan,
-            tried,
-            devices.missing.get(ref.candidate),
-            _is_overdue(split, service_plan, tried, fleet.snapshot),
+        tried = service_plans.get(ref.candidate)
+        joined[ref] = joined_plan(
+            split, joined[ref], tried, devices.missing.get(ref.candidate), fleet.snapshot.at
         )
     return joined
+
+
+def _joined_plan(
+    split: SplitService,
+    service_plan: ServicePlan,
+    tried: ServicePlan | None,
+    missing: str | None,
+    at: datetime,
+) -> ServicePlan:
+    is_overdue = tried is not None and _is_overdue(split, service_plan, tried, at)
+    return _joined(split.service.ref, split, service_plan, tried, missing, is_overdue)
+
+
+joined_plan = Step(_joined_plan, lambda _error, _split, service_plan, *_: service_plan)
 
 
 @reused_per_object
@@ -237,24 +282,18 @@ def _as_written(
             for claim in tried.claims
         ),
         variants=tuple(
-            _variant_as_written(split, service_plan, variant, missing) for variant in tried.variants
+            _closed_variant(variant, has_device=missing is None) for variant in tried.variants
         ),
     )
 
 
-def _variant_as_written(
-    split: SplitService, service_plan: ServicePlan, variant: VariantPlan, missing: str | None
-) -> VariantPlan:
-    ref, name = split.service.ref, variant.choice.variant
-    # The first name stays with the version in force, and the new template has its digest.
-    older = {each.ref for each in service_plan.workloads if each.variant == name}
-    older.add(Ref(ref.namespace, deployment_name(ref.name, name)))
-    replicas = 0 if missing is not None else min(1, variant.drain.replicas)
+def _closed_variant(variant: VariantPlan, *, has_device: bool) -> VariantPlan:
+    replicas = min(1, variant.drain.replicas) if has_device else 0
     return replace(
         variant,
         drain=replace(variant.drain, replicas=replicas),
-        older=tuple(sorted(older)),
         waits=variant.waits or (variant.workload is None and not replicas),
+        is_first=False,
     )
 
 
@@ -270,17 +309,15 @@ def _is_resolved(service_plan: ServicePlan) -> bool:
 
 
 def _is_overdue(
-    split: SplitService, service_plan: ServicePlan, tried: ServicePlan | None, snapshot: Snapshot
+    split: SplitService, service_plan: ServicePlan, tried: ServicePlan, at: datetime
 ) -> bool:
     """Return whether the replica that is tried did not get ready in time."""
-    if tried is None:
-        return False
     lead = expected_lead(service_plan.pods, split.observed.status.start, _variant_of(service_plan))
     return any(
         pod.bound is not None
         and not pod.containers_ready
         and not pod.terminating
-        and snapshot.at - pod.bound >= lead + START_TOLERANCE
+        and at - pod.bound >= lead + START_TOLERANCE
         for pod in tried.pods
     )
 

@@ -47,7 +47,13 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.budget_actions import charged, on_spot_alone, with_cause
-from tessera.domain.planning.candidates import candidate_devices, with_candidates
+from tessera.domain.planning.candidates import (
+    candidate_device,
+    candidate_devices,
+    joined_plan,
+    wanted_devices,
+    with_candidates,
+)
 from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
@@ -60,7 +66,12 @@ from tessera.domain.planning.service_decision import (
 )
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.planning.storage import StorageRoom, within_storage
-from tessera.domain.quality.candidates import split_candidates
+from tessera.domain.quality.candidates import (
+    aimed,
+    split_candidates,
+    split_service,
+    tried_jobs,
+)
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -302,7 +313,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         newest_template=_newest_template(config),
         name_conflicts=_name_conflicts(config, services, budgets),
         views=views,
-        grants=shared,
+        grants=devices.grants,
         shares=shares,
         storage=storage,
         budget_states={name: view.state for name, view in by_namespace(deciding).items()},
@@ -533,6 +544,9 @@ def inspect_service(
 
 # Whatever a plan does for one object, in this order.
 STEPS: tuple[Step[..., Any], ...] = (
+    split_service,
+    aimed,
+    tried_jobs,
     with_known_shape,
     pool_view,
     provisioned_view,
@@ -552,6 +566,8 @@ STEPS: tuple[Step[..., Any], ...] = (
     grant_tenant,
     claims_of,
     share_devices,
+    wanted_devices,
+    candidate_device,
     mig_node_of,
     paid_replicas,
     slice_demand,
@@ -559,6 +575,7 @@ STEPS: tuple[Step[..., Any], ...] = (
     pool_service_of,
     pool_actions,
     plan_one_service,
+    joined_plan,
     is_probe_due,
     removed_workload,
     batches.final_plan,

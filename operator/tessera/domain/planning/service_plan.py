@@ -59,6 +59,8 @@ class VariantPlan:
     """The nodes of its replicas, whose devices the successor that waits cannot take."""
     waits: bool = False
     """The Deployment of its newest template is not created yet."""
+    is_first: bool = True
+    """Its Deployment may have the first name, which a version that is tried leaves to others."""
     change: VariantChange | None = None
     """Why its number changed last; None with one variant."""
 

@@ -8,6 +8,7 @@ nothing of it.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TypeVar
 
 from tessera.api.inference_service import InferenceServiceSpec
@@ -22,10 +23,12 @@ from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.change import in_force
 from tessera.domain.quality.rollout_state import RolloutState, is_gated, rollout_state
+from tessera.domain.schedules import in_window
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.preparation.precisions import shape_job_names
 from tessera.domain.service.preparation.shape import with_known_files
 from tessera.domain.service.template_version import template_digest
+from tessera.domain.steps import Step
 
 # Variant and template digest of the Deployment that replicas belong to.
 _Identity = tuple[Ref, str, str]
@@ -46,7 +49,11 @@ class SplitService:
     tried: frozenset[Ref] = frozenset()
     """Deployments of the version that is tried."""
     former: tuple[Ref, ...] = ()
-    """Deployments of versions that were tried and are not wanted any more; they serve nobody."""
+    """Deployments of versions that were tried and are not wanted any more; they serve no user."""
+    moved: tuple[tuple[_Identity, Ref], ...] = ()
+    """Under which name the replicas of both are planned."""
+    is_window_open: bool = False
+    """A replica of the version in force may lend its device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,8 @@ class GatedFleet:
 
     snapshot: Snapshot
     services: Mapping[Ref, SplitService] = field(default_factory=dict)
+    errors: Mapping[Ref, Exception] = field(default_factory=dict)
+    """What was raised for a service, which is set aside: all of its objects stay as they are."""
 
     @property
     def candidates(self) -> Mapping[Ref, SplitService]:
@@ -78,40 +87,37 @@ def split_candidates(observed: Snapshot, builder_version: int) -> GatedFleet:
     revisions = _by_service(each for each in observed.revisions if each.service in refs)
     workloads = _by_service(each for each in observed.workloads if each.service in refs)
     gates = {gate.ref: gate for gate in observed.gates}
-    services = {
-        service.ref: _split(
-            service.ref,
+    services, errors = dict[Ref, SplitService](), dict[Ref, Exception]()
+    for service in gated:
+        ref = service.ref
+        split = split_service(
             service,
-            revisions.get(service.ref, ()),
-            gates.get(_gate_of(service)),
-            workloads.get(service.ref, ()),
+            revisions.get(ref, ()),
+            gates,
+            workloads.get(ref, ()),
             builder_version,
+            at=observed.at,
         )
-        for service in gated
-    }
+        if isinstance(split, SplitService):
+            services[ref] = split
+        else:
+            errors[ref] = split
     planned = tuple(
         services[each.ref].service if each.ref in services else each for each in observed.services
     )
-    fleet = GatedFleet(snapshot=replace(observed, services=planned), services=services)
-    moved = {
-        (workload.service, workload.variant, workload.template_digest): (
-            workload.service.candidate
-            if workload.ref in services[workload.service].tried
-            else _former(workload.service)
-        )
-        for ref, own in workloads.items()
-        for workload in own
-        if workload.ref in services[ref].tried or workload.ref in services[ref].former
-    }
+    fleet = GatedFleet(
+        snapshot=replace(observed, services=planned), services=services, errors=errors
+    )
+    moved = dict(each for split in services.values() for each in split.moved)
     candidates = fleet.candidates
     if not moved and not candidates:
         return fleet
-    pods = _moved(observed.pods, tuple(moved.items()))
+    pods = _moved(observed.pods, moved)
     snapshot = replace(
         fleet.snapshot,
-        services=(*planned, *(_aimed(each, observed, pods) for each in candidates.values())),
+        services=(*planned, *(aimed(each, observed, pods) for each in candidates.values())),
         pods=pods,
-        workloads=_moved(observed.workloads, tuple(moved.items())),
+        workloads=_moved(observed.workloads, moved),
     )
     return replace(fleet, snapshot=_with_jobs(snapshot, candidates))
 
@@ -119,12 +125,6 @@ def split_candidates(observed: Snapshot, builder_version: int) -> GatedFleet:
 @reused
 def _gated_services(services: tuple[ObservedService, ...]) -> tuple[ObservedService, ...]:
     return tuple([service for service in services if is_gated(service)])
-
-
-def _gate_of(service: ObservedService) -> Ref:
-    spec = service.spec
-    assert spec is not None  # noqa: S101 - it is gated
-    return Ref(service.ref.namespace, spec.rollout.gate_ref or "")
 
 
 OwnedT = TypeVar("OwnedT", ServiceRevision, Workload)
@@ -137,9 +137,23 @@ def _by_service(objects: Iterable[OwnedT]) -> Mapping[Ref, tuple[OwnedT, ...]]:
     return {ref: tuple(sorted(own, key=lambda each: each.ref)) for ref, own in by_service.items()}
 
 
-def _former(service: Ref) -> Ref:
-    """Return a name that no service is planned under: what has it holds its devices, no more."""
-    return Ref(service.namespace, f"former/{service.name}")
+def _split_service(
+    service: ObservedService,
+    revisions: tuple[ServiceRevision, ...],
+    gates: Mapping[Ref, ObservedGate],
+    workloads: tuple[Workload, ...],
+    builder_version: int,
+    *,
+    at: datetime,
+) -> SplitService:
+    spec = service.spec
+    assert spec is not None  # noqa: S101 - it is gated
+    gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
+    split = _split(service.ref, service, revisions, gates.get(gate), workloads, builder_version)
+    return replace(split, is_window_open=window is not None and in_window(window, at))
+
+
+split_service = Step[..., SplitService | Exception](_split_service, lambda error, *_, **_n: error)
 
 
 @reused_per_object
@@ -193,6 +207,14 @@ def _split(
         candidate=candidate if state.wants_candidate else None,
         tried=frozenset(tried),
         former=tuple(sorted(former)),
+        moved=tuple(
+            (
+                (ref, each.variant, each.template_digest),
+                ref.candidate if each.ref in tried else Ref(ref.namespace, f"former/{ref.name}"),
+            )
+            for each in workloads
+            if each.ref in tried or each.ref in former
+        ),
     )
 
 
@@ -279,11 +301,11 @@ def _distinct(precisions: Sequence[PrecisionStatus]) -> tuple[PrecisionStatus, .
     return tuple(by_files.values())
 
 
-def _moved(
-    objects: tuple[MovedT, ...], moved: tuple[tuple[_Identity, Ref], ...]
-) -> tuple[MovedT, ...]:
-    """Return the objects with those of certain Deployments under another service."""
-    targets = dict(moved)
+def _moved(objects: tuple[MovedT, ...], targets: Mapping[_Identity, Ref]) -> tuple[MovedT, ...]:
+    """Return the objects with those of certain Deployments under another service.
+
+    No service has the name of those of a former version: they hold their devices, no more.
+    """
     services = {service for service, _, _ in targets}
     return tuple(
         replace(each, service=target)
@@ -325,18 +347,24 @@ def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> Obse
     return replace(candidate, spec=spec.model_copy(update={"placement": placement}))
 
 
+aimed = Step(_aimed, lambda _error, split, *_: split.candidate or split.service)
+
+
 def _with_jobs(snapshot: Snapshot, candidates: Mapping[Ref, SplitService]) -> Snapshot:
     """Return the snapshot with the Jobs for the files of versions that are tried under these."""
-    by_service = {split.service.ref: split for split in candidates.values()}
-    own = {job.service for job in snapshot.model_jobs} & by_service.keys()
-    if not own:
+    by_service = defaultdict[Ref, list[ObservedModelJob]](list)
+    for job in snapshot.model_jobs:
+        if job.service.candidate in candidates:
+            by_service[job.service].append(job)
+    if not by_service:
         return snapshot
-    names = {ref: _job_names(by_service[ref].service) for ref in own}
+    tried = frozenset[str]().union(
+        *(tried_jobs(candidates[ref.candidate].service, jobs) for ref, jobs in by_service.items())
+    )
     jobs = tuple(
-        replace(job, service=job.service.candidate) if _is_tried(job, names) else job
+        replace(job, service=job.service.candidate) if job.uid in tried else job
         for job in snapshot.model_jobs
     )
-    tried = {job.uid for job in jobs if job.service in candidates}
     pods = tuple(
         replace(pod, model_job_run=replace(run, service=run.service.candidate))
         if (run := pod.model_job_run) is not None and run.job_uid in tried
@@ -346,9 +374,16 @@ def _with_jobs(snapshot: Snapshot, candidates: Mapping[Ref, SplitService]) -> Sn
     return replace(snapshot, model_jobs=jobs, pods=pods)
 
 
-def _is_tried(job: ObservedModelJob, names: Mapping[Ref, frozenset[str]]) -> bool:
-    # Speculation acts at once, so the draft model is that of the version in force.
-    return job.service in names and job.task != "draft" and job.ref.name not in names[job.service]
+def _tried_jobs(service: ObservedService, jobs: Sequence[ObservedModelJob]) -> frozenset[str]:
+    """Return the UIDs of the Jobs that are not for files of the version in force.
+
+    Speculation acts at once, so the draft model is that of the version in force.
+    """
+    names = _job_names(service)
+    return frozenset(job.uid for job in jobs if job.task != "draft" and job.ref.name not in names)
+
+
+tried_jobs = Step(_tried_jobs, lambda *_: frozenset[str]())
 
 
 def _job_names(service: ObservedService) -> frozenset[str]:

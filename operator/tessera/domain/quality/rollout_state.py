@@ -21,7 +21,7 @@ from tessera.domain.quality.change import changed_fields, gated_digest, version_
 # Candidate: a change waits for its verdict. Passed, Skipped and RolledBack: it gets the next
 # number. Refused: it waits for another edit.
 RolloutPhase = Literal["First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"]
-_NUMBERED = frozenset({"First", "Passed", "Skipped", "RolledBack"})
+_PROMOTED = frozenset({"Passed", "Skipped", "RolledBack"})
 _DECIDING = frozenset({"Passed", "Failed", "Slower", "Dearer", "Inconclusive"})
 
 
@@ -64,8 +64,9 @@ class RolloutState:
     @property
     def promoted(self) -> Ref | None:
         """Return the recorded revision that gets `next_number` now."""
-        is_due = self.phase in _NUMBERED and self.candidate is not None
-        return self.candidate.ref if is_due and self.candidate is not None else None
+        if self.candidate is None or self.phase not in {"First", *_PROMOTED}:
+            return None
+        return self.candidate.ref
 
 
 def revision_name(service: str, digest: str) -> str:
@@ -110,7 +111,8 @@ def rollout_state(
         stable=stable,
         candidate=None if phase == "Stable" else edited,
         wants_candidate=(phase == "Candidate" and has_gate and spec.fixed_replicas != 0)
-        or (phase not in {"First", "Stable", "Refused"} and digest in running),
+        # What it loads is resolved first, and what runs of it stays.
+        or (phase in _PROMOTED and (digest in running or edited is None)),
         changes=changed_fields(stable.spec, spec) if stable is not None else (),
         verdict=verdict,
         obsolete=tuple(sorted(each.ref for each in own if each.digest not in in_use)),
