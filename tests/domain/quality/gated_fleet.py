@@ -22,7 +22,7 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.planning.plan import plan
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
 from tessera.domain.quality.change import gated_digest
-from tessera.domain.quality.rollout_state import RolloutState, digest_of
+from tessera.domain.quality.rollout_state import VersionState, digest_of
 from tessera.domain.status.service import service_status
 from tests.builders import NOW, a_node, a_pool, a_service, a_spec, a_template_workload
 from tests.domain.variant_fleet import CHAT, VariantFleet
@@ -82,7 +82,7 @@ class GatedVariantFleet(VariantFleet):
         return gated
 
     @property
-    def state(self) -> RolloutState:
+    def state(self) -> VersionState:
         return self.gated.state
 
     @override

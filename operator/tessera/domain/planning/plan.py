@@ -266,11 +266,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     """
     fleet = split_candidates(observed, config.newest_template.builder_version)
     snapshot = replace(fleet.snapshot, services=with_known_shapes(fleet.snapshot.services))
-    views = _with_last_good_views(
-        discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), memory.pools
-    )
-    views = with_provisioning(views, snapshot, memory.pools)
-    views = with_preemptions(views, snapshot, memory.pools)
+    views = _offered_views(snapshot, memory.pools)
     metering = metering_inputs(observed.pods, views)
     budgets = build_budget_views(
         snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
@@ -386,6 +382,14 @@ def _name_conflicts(
     tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
     rights = name_rights(grants_in_force(budgets))
     return find_name_conflicts(services, tenants, rights)
+
+
+def _offered_views(snapshot: Snapshot, last_views: tuple[PoolView, ...]) -> tuple[PoolView, ...]:
+    """Return the pools as they are offered, by what the last cycle knew of them."""
+    discovered = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+    views = _with_last_good_views(discovered, last_views)
+    views = with_provisioning(views, snapshot, last_views)
+    return with_preemptions(views, snapshot, last_views)
 
 
 def _with_last_good_views(

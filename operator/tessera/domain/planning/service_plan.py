@@ -18,7 +18,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
-from tessera.domain.quality.rollout_state import RolloutState
+from tessera.domain.quality.rollout_state import VersionState
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.rollout.replica_conflict import ContestedReplicas
@@ -83,7 +83,7 @@ class VariantPlan:
 class GatedPlan:
     """What is decided on the versions of a service whose changes wait for a gate."""
 
-    state: RolloutState
+    state: VersionState
     builder_version: int
     """Of the templates of the edited version."""
     is_resolved: bool

@@ -22,7 +22,7 @@ from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRev
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.change import in_force
-from tessera.domain.quality.rollout_state import RolloutState, is_gated, rollout_state
+from tessera.domain.quality.rollout_state import VersionState, is_gated, rollout_state
 from tessera.domain.schedules import in_window
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.preparation.precisions import shape_job_names
@@ -41,7 +41,7 @@ class SplitService:
 
     observed: ObservedService
     """As it was read."""
-    state: RolloutState
+    state: VersionState
     service: ObservedService
     """The version in force."""
     candidate: ObservedService | None = None
@@ -228,18 +228,24 @@ def _version_of(workload: Workload) -> str | None:
 
 def _candidate_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
     """Return the spec with one replica, for which no budget is bound to pay, and no new slices."""
-    one = {"mode": "Native", "min_replicas": 0, "max_replicas": 1, "schedules": (), "paused": None}
+    bounds = {
+        "mode": "Native",
+        "min_replicas": 0,
+        "max_replicas": 1,
+        "schedules": (),
+        "paused": None,
+    }
     return spec.model_copy(
         update={
             "replicas": 1,
-            "scaling": spec.scaling.model_copy(update=one),
+            "scaling": spec.scaling.model_copy(update=bounds),
             "placement": spec.placement.model_copy(update={"mig": "Existing"}),
         }
     )
 
 
 def _candidate_status(
-    status: InferenceServiceStatus, spec: InferenceServiceSpec, state: RolloutState
+    status: InferenceServiceStatus, spec: InferenceServiceSpec, state: VersionState
 ) -> InferenceServiceStatus:
     """Return what is known of the version that is tried: what it shares is resolved already."""
     last, edited = status.candidate, state.candidate

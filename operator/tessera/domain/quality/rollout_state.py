@@ -22,11 +22,12 @@ from tessera.domain.quality.change import changed_fields, gated_digest, version_
 # number. Refused: it waits for another edit.
 RolloutPhase = Literal["First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"]
 _PROMOTED = frozenset({"Passed", "Skipped", "RolledBack"})
+NUMBERED_PHASES = _PROMOTED | {"First"}
 _DECIDING = frozenset({"Passed", "Failed", "Slower", "Dearer", "Inconclusive"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutState:
+class VersionState:
     """What is decided about the versions of one gated service."""
 
     service: Ref
@@ -64,7 +65,7 @@ class RolloutState:
     @property
     def promoted(self) -> Ref | None:
         """Return the recorded revision that gets `next_number` now."""
-        if self.candidate is None or self.phase not in {"First", *_PROMOTED}:
+        if self.candidate is None or self.phase not in NUMBERED_PHASES:
             return None
         return self.candidate.ref
 
@@ -84,7 +85,7 @@ def rollout_state(
     revisions: Collection[ServiceRevision],
     gate: ObservedGate | None,
     running: Collection[str] = (),
-) -> RolloutState:
+) -> VersionState:
     """Return the state of a gated service, from its revisions and its gate.
 
     `running` are the digests of versions that have a Deployment, whose revisions stay.
@@ -102,7 +103,7 @@ def rollout_state(
     verdict = _verdict(service.ref.name, gate, edited, stable)
     phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
     has_gate = gate is not None and gate.spec is not None and gate.ref.name == spec.rollout.gate_ref
-    return RolloutState(
+    return VersionState(
         service=service.ref,
         phase=phase,
         digest=digest,
