@@ -46,6 +46,10 @@ demo-batch: .venv/made ## Run only the batch: its spot node dies, and every row 
 demo-gateway: .venv/made ## Run the gateway demo: two tenants share models by keys, limits, fair queues; one model sleeps.
 	@$(RUN) -m demo gateway $(DEMO_OPTIONS)
 
+.PHONY: demo-quality
+demo-quality: .venv/made ## Run the gate demo: 8-bit weights that lose answers are refused, those that lose none are rolled out.
+	@$(RUN) -m demo quality $(DEMO_OPTIONS)
+
 .PHONY: demo-mig
 demo-mig: .venv/made ## Run the MIG demo: 32 GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(DEMO_OPTIONS)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo import batch, bill, budget, engine, gateway, mig, scale, serve
+from demo import batch, bill, budget, engine, gateway, mig, quality, scale, serve
 from demo.cluster import EXAMPLES, InstalledCluster, install
 from demo.scene import Chain, Scene
 
@@ -73,7 +73,13 @@ _GATEWAY = Scene(
     "that sleeps, and a spot node that is lost under streams.",
     play=gateway.run,
 )
-DEMOS = ("mission", "scale", "budget", "batch", "gateway", "mig")
+_QUALITY = Scene(
+    title="A cheaper version is tried before users meet it",
+    expected=f"8-bit weights of {quality.SERVICE} that lose a stratum are refused, and those that "
+    "lose nothing are rolled out, with what they save.",
+    play=quality.run,
+)
+DEMOS = ("mission", "scale", "budget", "batch", "gateway", "mig", "quality")
 
 
 def find_demo(name: str, backend: mig.Backend = "Agent", vllm: Path | None = None) -> Demo:
@@ -87,6 +93,8 @@ def find_demo(name: str, backend: mig.Backend = "Agent", vllm: Path | None = Non
             return Demo(acts=(((_BATCH,),),))
         case "gateway":
             return Demo(acts=(((_GATEWAY,),),))
+        case "quality":
+            return Demo(acts=(((_QUALITY,),),))
         case "mig":
             return Demo(acts=(((_repartition(backend),),),), backend=backend, fleet=mig.WHOLE.nodes)
         case _:
