@@ -1,0 +1,305 @@
+"""Does one source of answers lose quality compared with another? It knows no Deployments."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from operator import attrgetter
+from typing import Literal
+
+from tessera.api.quality_gate import MAX_STRATA, GateRequirement
+from tessera.api.text import counted
+from tessera.domain.quality.paired_loss import (
+    MAX_NEEDED_PROMPTS,
+    loss_bound,
+    needed_prompts,
+    rejected_by_holm,
+    sign_test,
+    unseen_loss,
+)
+
+LossOutcome = Literal["Passed", "Failed", "Inconclusive"]
+TOTAL, SMALL = "total", "small"
+
+# At most 5 % of the candidates that lose nothing fail: 4 % by the total, 1 % by their strata.
+TOTAL_LEVEL, STRATA_LEVEL = 0.04, 0.01
+MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
+# A sum of scores may be this far below a margin by rounding alone.
+_ROUNDING = 1e-9
+# With fewer prompts a stratum is taken to be about as noisy as the total.
+_POOLED_PROMPTS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPrompt:
+    """The scores from 0 to 1 of both sources for one prompt, each the mean of its repeats."""
+
+    id: str
+    stratum: str
+    weight: float = 1.0
+    baseline: float | None
+    """None in all prompts of a first version."""
+    second_baseline: float | None = None
+    """That of the second run of the same version, which says how far runs differ."""
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateTerms:
+    """The margins of a gate; its `spec` says what each means."""
+
+    max_drop_points: float = 2.0
+    max_relative_drop: float = 0.05
+    min_prompts: int = 30
+    require: GateRequirement = "NotWorse"
+    min_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StratumLoss:
+    """What some prompts say; losses are in points of 100, other values between 0 and 1."""
+
+    name: str
+    prompts: int
+    baseline: float | None
+    candidate: float
+    loss_points: float = 0.0
+    margin_points: float = 0.0
+    discordance: float = 0.0
+    """Share of the prompts whose scores differ."""
+    noise: float = 0.0
+    """Mean square of the differences of runs, with the weights of the prompts."""
+    p_value: float = 1.0
+    """How probable such a loss is in two runs of one version."""
+    unseen_loss_points: float = 100.0
+    """Loss that is not proven in 2 of 10 cases."""
+    is_lost: bool = False
+    """The loss is proven, and its estimate reaches the margin."""
+
+    @property
+    def reaches_margin(self) -> bool:
+        """Whether the estimate is a loss as large as the margin."""
+        return self.loss_points > max(0.0, self.margin_points - _ROUNDING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a suite says about a candidate, and the numbers that decided."""
+
+    outcome: LossOutcome
+    rolls_out: bool
+    total: StratumLoss
+    strata: tuple[StratumLoss, ...] = ()
+    """The judged ones by name; those with few prompts together as `small`."""
+    largest_loss_points: float | None = None
+    """One-sided bound of 95 % of the total's loss."""
+    baseline_discordance: float | None = None
+    """Share of the prompts in which two runs of the baseline differ."""
+    needed_prompts: int = 0
+    """Prompts with which an equal candidate passes in 8 of 10 cases."""
+    missing_prompts: int = 0
+    """Those that the suite lacks, if it decided nothing."""
+    message: str
+
+
+def judge(prompts: Iterable[ScoredPrompt], terms: GateTerms) -> Verdict:
+    """Compare the candidate's scores with the baseline's, prompt by prompt.
+
+    `Failed`: a loss is proven at 5 % together, and its estimate reaches the margin. `Passed`: the
+    total's loss is proven to be below its margin, and no stratum's estimate reaches its own. A
+    first version, which has no baseline, passes with `min_score`. Raises ValueError for no prompts,
+    an id twice, values out of range, and strata that are too many or named as rows of a verdict.
+    """
+    rows = _checked(prompts)
+    baseline = [row.baseline for row in rows if row.baseline is not None]
+    if not baseline:
+        return _judge_first(rows, terms)
+    if len(baseline) < len(rows):
+        raise ValueError("some prompts have no score of the baseline")
+    groups: defaultdict[str, list[ScoredPrompt]] = defaultdict(list)
+    for row in rows:
+        groups[row.stratum].append(row)
+    few = {name for name, group in groups.items() if len(group) < terms.min_prompts}
+    judged = {name: group for name, group in sorted(groups.items()) if name not in few}
+    if few:
+        judged[SMALL] = [row for row in rows if row.stratum in few]
+    level = STRATA_LEVEL / len(judged)
+    runs_differ = [row.baseline != row.second_baseline for row in rows if _has_second(row)]
+    return decide(
+        _measure(TOTAL, rows, TOTAL_LEVEL),
+        [_measure(name, group, level) for name, group in judged.items()],
+        100 * loss_bound(Counter((_loss(row), row.weight) for row in rows)),
+        terms,
+        baseline_discordance=sum(runs_differ) / len(runs_differ) if runs_differ else None,
+    )
+
+
+def decide(
+    total: StratumLoss,
+    strata: Sequence[StratumLoss],
+    largest_loss_points: float,
+    terms: GateTerms,
+    *,
+    baseline_discordance: float | None = None,
+) -> Verdict:
+    """Return the verdict of what was measured; margins and proven losses are filled in."""
+    proven = rejected_by_holm({row.name: row.p_value for row in strata}, STRATA_LEVEL)
+    total = _with_margin(total, terms.max_drop_points, total.p_value <= TOTAL_LEVEL)
+    strata = tuple(
+        _with_margin(row, 100 * terms.max_relative_drop * (row.baseline or 0), row.name in proven)
+        for row in strata
+    )
+    outcome: LossOutcome = "Inconclusive"
+    if any(row.is_lost for row in (total, *strata)):
+        outcome = "Failed"
+    elif largest_loss_points < terms.max_drop_points and not any(
+        row.reaches_margin for row in strata
+    ):
+        outcome = "Passed"
+    needed = needed_prompts(
+        terms.max_drop_points / 100,
+        total.noise,
+        [
+            (row.prompts / total.prompts, row.margin_points / 100, _pooled_noise(row, total))
+            for row in strata
+        ],
+    )
+    verdict = Verdict(
+        outcome=outcome,
+        rolls_out=outcome == "Passed" or (outcome, terms.require) == ("Inconclusive", "NotWorse"),
+        total=total,
+        strata=strata,
+        largest_loss_points=largest_loss_points,
+        baseline_discordance=baseline_discordance,
+        needed_prompts=needed,
+        missing_prompts=max(0, needed - total.prompts) if outcome == "Inconclusive" else 0,
+        message="",
+    )
+    return replace(verdict, message=_message(verdict))
+
+
+def _judge_first(rows: Sequence[ScoredPrompt], terms: GateTerms) -> Verdict:
+    if terms.min_score is None:
+        raise ValueError("a first version has no baseline, and spec.minScore is not set")
+    weight = math.fsum(row.weight for row in rows)
+    score = math.fsum(row.weight * row.candidate for row in rows) / weight
+    passed = score >= terms.min_score - _ROUNDING
+    return Verdict(
+        outcome="Passed" if passed else "Failed",
+        rolls_out=passed,
+        total=StratumLoss(name=TOTAL, prompts=len(rows), baseline=None, candidate=score),
+        message=f"{counted(len(rows), 'prompt')}: score {score:.4f}, minScore {terms.min_score:g}.",
+    )
+
+
+def _checked(prompts: Iterable[ScoredPrompt]) -> list[ScoredPrompt]:
+    rows = sorted(prompts, key=attrgetter("id"))
+    if not rows:
+        raise ValueError("no prompt was answered")
+    for row, following in pairwise(rows):
+        if row.id == following.id:
+            raise ValueError(f"prompt {row.id} is scored twice")
+    for row in rows:
+        scores = (row.baseline, row.second_baseline, row.candidate)
+        if not all(score is None or 0 <= score <= 1 for score in scores):
+            raise ValueError(f"prompt {row.id}: a score is not between 0 and 1")
+        if not MIN_WEIGHT <= row.weight <= MAX_WEIGHT:
+            raise ValueError(
+                f"prompt {row.id}: the weight is not between {MIN_WEIGHT:g} and {MAX_WEIGHT:g}"
+            )
+    names = {row.stratum for row in rows}
+    if len(names) > MAX_STRATA:
+        raise ValueError(f"{len(names)} strata, at most {MAX_STRATA}")
+    if reserved := names & {TOTAL, SMALL}:
+        raise ValueError(f"a stratum is named {min(reserved)}, as a row of the verdict")
+    return rows
+
+
+def _has_second(row: ScoredPrompt) -> bool:
+    return row.baseline is not None and row.second_baseline is not None
+
+
+def _loss(row: ScoredPrompt) -> float:
+    return (row.baseline or 0.0) - row.candidate
+
+
+def _measure(name: str, rows: Sequence[ScoredPrompt], level: float) -> StratumLoss:
+    prompts = len(rows)
+    weight = math.fsum(row.weight for row in rows)
+    scales = [row.weight * prompts / weight for row in rows]
+    steps = [scale * _loss(row) for scale, row in zip(scales, rows, strict=True)]
+    noise = _noise(rows, scales, steps)
+    # Graded scores and weights are counted as yes-or-no prompts whose steps have another size.
+    sizes = math.fsum(map(abs, steps))
+    step = math.fsum(step * step for step in steps) / sizes if sizes else 1.0
+    unseen = step * unseen_loss(prompts, min(1.0, noise / step**2), level)
+    return StratumLoss(
+        name=name,
+        prompts=prompts,
+        baseline=math.fsum(row.weight * (row.baseline or 0.0) for row in rows) / weight,
+        candidate=math.fsum(row.weight * row.candidate for row in rows) / weight,
+        loss_points=100 * math.fsum(steps) / prompts,
+        discordance=sum(step != 0 for step in steps) / prompts,
+        noise=noise,
+        p_value=sign_test(steps),
+        unseen_loss_points=min(100.0, 100 * unseen),
+    )
+
+
+def _noise(rows: Sequence[ScoredPrompt], scales: Sequence[float], steps: Sequence[float]) -> float:
+    """Return the mean square of the candidate's differences from both runs of the baseline.
+
+    The runs differ from each other no more than that, but by chance: then all three pairs count.
+    """
+    of_candidate, of_runs = [step * step for step in steps], []
+    for scale, row in zip(scales, rows, strict=True):
+        if row.baseline is not None and row.second_baseline is not None:
+            of_candidate.append((scale * (row.second_baseline - row.candidate)) ** 2)
+            of_runs.append((scale * (row.second_baseline - row.baseline)) ** 2)
+    noise = math.fsum(of_candidate) / len(of_candidate)
+    if of_runs and math.fsum(of_runs) / len(of_runs) > noise:
+        noise = math.fsum(of_candidate + of_runs) / len(of_candidate + of_runs)
+    return noise
+
+
+def _pooled_noise(row: StratumLoss, total: StratumLoss) -> float:
+    """Return the noise of a stratum, whose few prompts say little about it by themselves."""
+    return (row.prompts * row.noise + _POOLED_PROMPTS * total.noise) / (
+        row.prompts + _POOLED_PROMPTS
+    )
+
+
+def _with_margin(row: StratumLoss, margin_points: float, proven: bool) -> StratumLoss:
+    row = replace(row, margin_points=margin_points)
+    return replace(row, is_lost=proven and row.reaches_margin)
+
+
+def _message(verdict: Verdict) -> str:
+    total = verdict.total
+    rows = (total, *verdict.strata)
+    prompts = counted(total.prompts, "prompt")
+    if verdict.outcome == "Failed":
+        lost = ", ".join(
+            f"{row.name} {row.loss_points:.2f} points (p {row.p_value:.2g}, "
+            f"margin {row.margin_points:.2f})"
+            for row in rows
+            if row.is_lost
+        )
+        return f"Loss proven on {prompts}: {lost}."
+    text = (
+        f"{prompts}: loss {total.loss_points:.2f} points, at most "
+        f"{verdict.largest_loss_points:.2f} at 95 %, margin {total.margin_points:.2f}"
+    )
+    if verdict.outcome == "Passed":
+        return f"{text}."
+    for row in verdict.strata:
+        if row.reaches_margin:
+            text += f"; {row.name} {row.loss_points:.2f}, margin {row.margin_points:.2f}"
+    needed = f"{verdict.needed_prompts:,}"
+    if verdict.needed_prompts >= MAX_NEEDED_PROMPTS:
+        needed = f"more than {MAX_NEEDED_PROMPTS:,}"
+    return (
+        f"{text}. A loss below {total.unseen_loss_points:.1f} points is not seen at a discordance "
+        f"of {100 * total.discordance:.1f} %; prompts with which an equal one passes: {needed}."
+    )

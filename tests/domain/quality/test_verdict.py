@@ -1,0 +1,251 @@
+"""A verdict follows its rule, whatever the suite is."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tessera.domain.quality.verdict import GateTerms, ScoredPrompt, Verdict, judge
+
+TERMS = GateTerms()
+scores = st.sampled_from((0.0, 0.25, 0.5, 1.0))
+suites = st.lists(
+    st.builds(
+        ScoredPrompt,
+        id=st.integers(0, 10**6).map(str),
+        stratum=st.sampled_from(("code", "sums", "tools")),
+        weight=st.sampled_from((1.0, 1.0, 3.0)),
+        baseline=scores,
+        second_baseline=st.none() | scores,
+        candidate=scores,
+    ),
+    min_size=1,
+    max_size=30,
+    unique_by=lambda prompt: prompt.id,
+)
+few = settings(max_examples=40)
+
+
+def answered(
+    stratum: str, *, right: int = 0, wrong: int = 0, lost: int = 0, gained: int = 0
+) -> list[ScoredPrompt]:
+    pairs = (
+        [(1.0, 1.0)] * right + [(0.0, 0.0)] * wrong + [(1.0, 0.0)] * lost + [(0.0, 1.0)] * gained
+    )
+    return [
+        ScoredPrompt(
+            id=f"{stratum}-{number}",
+            stratum=stratum,
+            baseline=baseline,
+            second_baseline=baseline,
+            candidate=candidate,
+        )
+        for number, (baseline, candidate) in enumerate(pairs)
+    ]
+
+
+def test_a_proven_loss_of_the_total_fails() -> None:
+    verdict = judge(answered("code", right=350, wrong=30, lost=15, gained=5), TERMS)
+    # McNemar by hand: 1 + 20 + 190 + 1,140 + 4,845 + 15,504 of 2^20 have at most 5 gains.
+    assert verdict.total.p_value == pytest.approx(21_700 / 2**20)
+    assert (verdict.outcome, verdict.rolls_out) == ("Failed", False)
+    assert verdict.total.loss_points == pytest.approx(2.5)
+    assert [row.is_lost for row in (verdict.total, *verdict.strata)] == [True, False]
+    assert (
+        verdict.message == "Loss proven on 400 prompts: total 2.50 points (p 0.021, margin 2.00)."
+    )
+
+
+def test_a_proven_loss_below_the_margin_does_not_fail() -> None:
+    verdict = judge(answered("code", right=970, wrong=10, lost=19, gained=1), TERMS)
+    assert verdict.total.p_value < 0.0001
+    assert verdict.outcome == "Inconclusive"
+    assert verdict.total.loss_points == pytest.approx(1.8)
+
+
+def test_a_stratum_fails_though_the_total_does_not() -> None:
+    suite = [*answered("code", right=990, wrong=200), *answered("sums", right=39, lost=11)]
+    verdict = judge(suite, TERMS)
+    code, sums = verdict.strata
+    assert verdict.outcome == "Failed"
+    assert not verdict.total.is_lost
+    assert (code.is_lost, sums.is_lost) == (False, True)
+    assert sums.margin_points == pytest.approx(5.0)
+    # Holm: the least of two has to be below 0.5 %, and 9 losses would be 0.2 %.
+    assert judge(suite[:-2], TERMS).outcome == "Failed"
+    assert judge(suite[:-4], TERMS).outcome == "Inconclusive"
+
+
+def test_a_loss_that_is_proven_to_be_below_the_margin_passes() -> None:
+    verdict = judge(answered("code", right=1_900, wrong=300, lost=10, gained=12), TERMS)
+    assert (verdict.outcome, verdict.rolls_out, verdict.missing_prompts) == ("Passed", True, 0)
+    assert verdict.largest_loss_points is not None
+    assert verdict.largest_loss_points < 0.5
+    assert verdict.message == "2222 prompts: loss -0.09 points, at most 0.31 at 95 %, margin 2.00."
+
+
+def test_a_stratum_at_its_margin_does_not_pass() -> None:
+    suite = answered("code", right=1_900, wrong=300)
+    suite += answered("sums", right=46, wrong=1, lost=3)
+    verdict = judge(suite, TERMS)
+    assert verdict.largest_loss_points is not None
+    assert verdict.largest_loss_points < 2
+    assert verdict.outcome == "Inconclusive"
+    assert "; sums 6.00, margin 4.90." in verdict.message
+
+
+def test_an_inconclusive_verdict_says_what_the_suite_cannot_see() -> None:
+    suite = answered("code", right=300, wrong=60, lost=20, gained=20)
+    verdict = judge(suite, TERMS)
+    assert (verdict.outcome, verdict.rolls_out) == ("Inconclusive", True)
+    assert verdict.total.unseen_loss_points == pytest.approx(5.2, abs=0.1)
+    assert verdict.missing_prompts == verdict.needed_prompts - 400 > 1_000
+    assert verdict.message == (
+        "400 prompts: loss 0.00 points, at most 2.87 at 95 %, margin 2.00. A loss below 5.2 points "
+        f"is not seen at a discordance of 10.0 %; prompts with which an equal one "
+        f"passes: {verdict.needed_prompts:,}."
+    )
+    assert not judge(suite, replace(TERMS, require="Proven")).rolls_out
+
+
+def test_strata_with_few_prompts_are_judged_together() -> None:
+    suite = [*answered("code", right=30), *answered("sums", right=29), *answered("tools", lost=8)]
+    verdict = judge(suite, TERMS)
+    assert [(row.name, row.prompts) for row in verdict.strata] == [("code", 30), ("small", 37)]
+    assert verdict.strata[1].is_lost
+
+
+def test_two_runs_of_the_baseline_raise_what_a_suite_needs() -> None:
+    suite = answered("code", right=380, lost=10, gained=10)
+    noisy = [
+        replace(prompt, second_baseline=1.0 - (prompt.baseline or 0.0))
+        if number % 5 == 0
+        else prompt
+        for number, prompt in enumerate(suite)
+    ]
+    steady, verdict = judge(suite, TERMS), judge(noisy, TERMS)
+    assert (steady.baseline_discordance, verdict.baseline_discordance) == (0.0, 0.2)
+    assert verdict.needed_prompts > 2 * steady.needed_prompts
+    assert verdict.total.unseen_loss_points > steady.total.unseen_loss_points
+    assert verdict.outcome == steady.outcome
+    once = judge([replace(prompt, second_baseline=None) for prompt in suite], TERMS)
+    assert once.baseline_discordance is None
+    assert once.needed_prompts == steady.needed_prompts
+
+
+def test_a_first_version_has_to_reach_a_score() -> None:
+    first = [replace(prompt, baseline=None) for prompt in answered("code", right=9, wrong=1)]
+    passed = judge(first, replace(TERMS, min_score=0.9))
+    assert (passed.outcome, passed.rolls_out) == ("Passed", True)
+    assert passed.message == "10 prompts: score 0.9000, minScore 0.9."
+    assert judge(first, replace(TERMS, min_score=0.91)).outcome == "Failed"
+    with pytest.raises(ValueError, match=r"spec\.minScore is not set"):
+        judge(first, TERMS)
+
+
+PROMPT = answered("code", right=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("suite", "problem"),
+    [
+        ([], "no prompt was answered"),
+        ([PROMPT, replace(PROMPT, candidate=0.0)], "prompt code-0 is scored twice"),
+        ([replace(PROMPT, candidate=math.nan)], "a score is not between 0 and 1"),
+        ([replace(PROMPT, second_baseline=1.01)], "a score is not between 0 and 1"),
+        ([replace(PROMPT, weight=math.nan)], "the weight is not between"),
+        ([replace(PROMPT, weight=math.inf)], "the weight is not between"),
+        ([replace(PROMPT, weight=0.0)], "the weight is not between"),
+        ([PROMPT, replace(PROMPT, id="b", baseline=None)], "some prompts have no score"),
+        ([replace(PROMPT, stratum="total")], "a stratum is named total"),
+        (
+            [replace(PROMPT, id=str(number), stratum=str(number)) for number in range(17)],
+            "17 strata, at most 16",
+        ),
+    ],
+)
+def test_a_contradictory_suite_is_refused(suite: list[ScoredPrompt], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        judge(suite, TERMS)
+
+
+def test_one_prompt_and_equal_answers_decide_nothing() -> None:
+    assert judge([PROMPT], TERMS).outcome == "Inconclusive"
+    tied = judge(answered("code", right=100, wrong=48), TERMS)
+    assert (tied.outcome, tied.missing_prompts) == ("Inconclusive", 3)
+    assert judge(answered("code", right=100, wrong=51), TERMS).outcome == "Passed"
+    worthless = judge(answered("code", wrong=400), TERMS)
+    assert (worthless.outcome, worthless.total.baseline) == ("Passed", 0.0)
+
+
+def test_one_lost_prompt_of_the_heaviest_weight_is_not_overlooked() -> None:
+    light = answered("code", right=1_000)
+    assert judge(light, TERMS).outcome == "Passed"
+    heavy = [replace(prompt, weight=1_000.0) for prompt in answered("sums", right=10)]
+    assert judge([*light, *heavy], TERMS).outcome == "Inconclusive"
+
+
+def rounded(verdict: Verdict) -> object:
+    rows = [
+        (
+            row.name,
+            round(row.loss_points, 6),
+            round(row.p_value, 6),
+            round(row.unseen_loss_points, 2),
+        )
+        for row in (verdict.total, *verdict.strata)
+    ]
+    return verdict.outcome, round(verdict.largest_loss_points or 0.0, 5), rows
+
+
+@few
+@given(suites, st.randoms())
+def test_the_order_of_prompts_does_not_matter(
+    suite: list[ScoredPrompt], order: random.Random
+) -> None:
+    assert judge(order.sample(suite, len(suite)), TERMS) == judge(suite, TERMS)
+
+
+@few
+@given(suites, st.sampled_from((0.01, 0.5, 7.0)))
+def test_the_scale_of_weights_does_not_matter(suite: list[ScoredPrompt], scale: float) -> None:
+    scaled = [replace(prompt, weight=scale * prompt.weight) for prompt in suite]
+    assert rounded(judge(scaled, TERMS)) == rounded(judge(suite, TERMS))
+
+
+@few
+@given(suites)
+def test_in_exchanged_roles_a_loss_is_a_gain(suite: list[ScoredPrompt]) -> None:
+    exchanged = [
+        replace(
+            prompt,
+            baseline=prompt.candidate,
+            second_baseline=None,
+            candidate=prompt.baseline or 0.0,
+        )
+        for prompt in suite
+    ]
+    one_way, back = judge(suite, TERMS), judge(exchanged, TERMS)
+    assert one_way.total.loss_points == pytest.approx(-back.total.loss_points)
+    assert (one_way.outcome, back.outcome) != ("Failed", "Failed") or {
+        row.name for row in one_way.strata if row.is_lost
+    }.isdisjoint(row.name for row in back.strata if row.is_lost)
+    assert (one_way.largest_loss_points or 0) + (back.largest_loss_points or 0) > 0
+
+
+@few
+@given(suites, st.integers(0, 29))
+def test_one_more_lost_prompt_never_looks_better(suite: list[ScoredPrompt], number: int) -> None:
+    prompt = suite[number % len(suite)]
+    assume(prompt.candidate > 0)
+    worse = [replace(row, candidate=0.0) if row == prompt else row for row in suite]
+    before, after = judge(suite, TERMS), judge(worse, TERMS)
+    assert after.total.loss_points > before.total.loss_points
+    assert (after.largest_loss_points or 0) > (before.largest_loss_points or 0)
+    assert (before.outcome, after.outcome) not in {
+        ("Failed", "Passed"),
+        ("Inconclusive", "Passed"),
+    }
