@@ -160,11 +160,11 @@ def test_a_suite_of_few_prompts_sees_nothing() -> None:
 def test_a_margin_of_2_points_needs_some_1600_prompts_and_more_in_strata() -> None:
     # By hand: (1.645 + 0.842)^2 x 0.1 / 0.02^2 = 1,546, and 1 / 0.02 = 50 to make up for the prompt
     # that is added.
-    alone = needed_prompts(0.02, 0.1, [])
+    alone = needed_prompts(0.02, 0.1, [(1.0, 0.05, 0.1)])
     assert 1_596 < alone < 1_676
     assert needed_prompts(0.02, 0.1, [(0.125, 0.04, 0.1)] * 8) > 1.2 * alone
 
 
 def test_a_margin_that_no_suite_can_keep_needs_more_than_all() -> None:
     assert needed_prompts(0.02, 0.1, [(1.0, 0.0, 0.1)]) == MAX_NEEDED_PROMPTS
-    assert needed_prompts(0.02, 0.0, []) == 151
+    assert needed_prompts(0.02, 0.0, [(1.0, 0.05, 0.0)]) == 151

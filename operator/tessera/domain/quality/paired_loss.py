@@ -179,19 +179,24 @@ def needed_prompts(
 ) -> int:
     """Return with how many prompts an equal candidate passes in 8 of 10 cases.
 
-    Each stratum has its share of the prompts, its margin and the variance of its differences. At
+    Each stratum has its share of all prompts, its margin and the variance of its differences. At
     most MAX_NEEDED_PROMPTS, which then do not suffice either.
     """
     strata = tuple(strata)
 
     def passes(prompts: float) -> float:
-        deviation = math.sqrt(max(variance, 1e-12) / prompts)
         width = math.sqrt((variance + margin * margin + 1 / prompts) / prompts)
-        chance = _NORMAL.cdf((margin - 1 / prompts - BOUND_DEVIATIONS * width) / deviation)
+        # What is left of the margin for the total, given that each stratum is below its own.
+        room, spread, chance = margin - 1 / prompts - BOUND_DEVIATIONS * width, 0.0, 1.0
         for share, stratum_margin, stratum_variance in strata:
-            stratum_deviation = math.sqrt(max(stratum_variance, 1e-12) / (share * prompts))
-            chance *= _NORMAL.cdf(stratum_margin / stratum_deviation)
-        return chance
+            deviation = math.sqrt(max(stratum_variance, 1e-12) / (share * prompts))
+            below = _NORMAL.cdf(stratum_margin / deviation)
+            density = _NORMAL.pdf(stratum_margin / deviation) / below
+            chance *= below
+            room += share * deviation * density
+            cut = density * (density + stratum_margin / deviation)
+            spread += (share * deviation) ** 2 * (1 - cut)
+        return chance * _NORMAL.cdf(room / math.sqrt(spread))
 
     # Where no answer differs, the bound is some 3.01 by the number of prompts.
     low, high = math.ceil(3.02 / margin), MAX_NEEDED_PROMPTS

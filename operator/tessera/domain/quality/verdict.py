@@ -28,7 +28,7 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
 # A sum of scores may be this far below a margin by rounding alone.
 _ROUNDING = 1e-9
 # With fewer prompts a stratum is taken to be about as noisy as the total.
-_POOLED_PROMPTS = 30
+_POOLED_PROMPTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
