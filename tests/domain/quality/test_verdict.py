@@ -181,6 +181,14 @@ def test_one_prompt_and_equal_answers_decide_nothing() -> None:
     assert (worthless.outcome, worthless.total.baseline) == ("Passed", 0.0)
 
 
+def test_scores_that_differ_by_rounding_alone_are_equal() -> None:
+    suite = [replace(prompt, candidate=1 - 1e-12) for prompt in answered("code", right=160)]
+    verdict = judge(suite, TERMS)
+    assert (verdict.outcome, verdict.total.discordance) == ("Passed", 0.0)
+    tiny = [replace(prompt, candidate=1e-300) for prompt in answered("code", wrong=160)]
+    assert judge(tiny, TERMS).outcome == "Passed"
+
+
 def test_one_lost_prompt_of_the_heaviest_weight_is_not_overlooked() -> None:
     light = answered("code", right=1_000)
     assert judge(light, TERMS).outcome == "Passed"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import attrgetter
+from statistics import fmean
 from typing import Literal
 
 from tessera.api.quality_gate import MAX_STRATA, GateRequirement
@@ -125,13 +126,20 @@ def judge(prompts: Iterable[ScoredPrompt], terms: GateTerms) -> Verdict:
     if few:
         judged[SMALL] = [row for row in rows if row.stratum in few]
     level = STRATA_LEVEL / len(judged)
-    runs_differ = [row.baseline != row.second_baseline for row in rows if _has_second(row)]
+    runs_differ = [
+        _difference(row.baseline, row.second_baseline) != 0
+        for row in rows
+        if row.second_baseline is not None
+    ]
     return decide(
         _measure(TOTAL, rows, TOTAL_LEVEL),
         [_measure(name, group, level) for name, group in judged.items()],
-        100 * loss_bound(Counter((_loss(row), row.weight) for row in rows)),
+        100
+        * loss_bound(
+            Counter((_difference(row.baseline, row.candidate), row.weight) for row in rows)
+        ),
         terms,
-        baseline_discordance=sum(runs_differ) / len(runs_differ) if runs_differ else None,
+        baseline_discordance=fmean(runs_differ) if runs_differ else None,
     )
 
 
@@ -216,23 +224,23 @@ def _checked(prompts: Iterable[ScoredPrompt]) -> list[ScoredPrompt]:
     return rows
 
 
-def _has_second(row: ScoredPrompt) -> bool:
-    return row.baseline is not None and row.second_baseline is not None
-
-
-def _loss(row: ScoredPrompt) -> float:
-    return (row.baseline or 0.0) - row.candidate
+def _difference(score: float | None, other: float | None) -> float:
+    # Means of equal scores differ by rounding alone.
+    return round((score or 0.0) - (other or 0.0), 9)
 
 
 def _measure(name: str, rows: Sequence[ScoredPrompt], level: float) -> StratumLoss:
     prompts = len(rows)
     weight = math.fsum(row.weight for row in rows)
     scales = [row.weight * prompts / weight for row in rows]
-    steps = [scale * _loss(row) for scale, row in zip(scales, rows, strict=True)]
-    noise = _noise(rows, scales, steps)
+    steps = [
+        scale * _difference(row.baseline, row.candidate)
+        for scale, row in zip(scales, rows, strict=True)
+    ]
+    differences = _noise(rows, scales, steps)
+    noise = _mean_square(differences)
     # Graded scores and weights are counted as yes-or-no prompts whose steps have another size.
-    sizes = math.fsum(map(abs, steps))
-    step = math.fsum(step * step for step in steps) / sizes if sizes else 1.0
+    step = noise / fmean(map(abs, differences)) if noise else 1.0
     unseen = step * unseen_loss(prompts, min(1.0, noise / step**2), level)
     return StratumLoss(
         name=name,
@@ -247,20 +255,25 @@ def _measure(name: str, rows: Sequence[ScoredPrompt], level: float) -> StratumLo
     )
 
 
-def _noise(rows: Sequence[ScoredPrompt], scales: Sequence[float], steps: Sequence[float]) -> float:
-    """Return the mean square of the candidate's differences from both runs of the baseline.
+def _noise(
+    rows: Sequence[ScoredPrompt], scales: Sequence[float], steps: Sequence[float]
+) -> list[float]:
+    """Return the candidate's differences from both runs of the baseline.
 
-    The runs differ from each other no more than that, but by chance: then all three pairs count.
+    Those runs differ from each other no more than that, but by chance: then all pairs count.
     """
-    of_candidate, of_runs = [step * step for step in steps], []
+    of_candidate, of_runs = [*steps], []
     for scale, row in zip(scales, rows, strict=True):
-        if row.baseline is not None and row.second_baseline is not None:
-            of_candidate.append((scale * (row.second_baseline - row.candidate)) ** 2)
-            of_runs.append((scale * (row.second_baseline - row.baseline)) ** 2)
-    noise = math.fsum(of_candidate) / len(of_candidate)
-    if of_runs and math.fsum(of_runs) / len(of_runs) > noise:
-        noise = math.fsum(of_candidate + of_runs) / len(of_candidate + of_runs)
-    return noise
+        if row.second_baseline is not None:
+            of_candidate.append(scale * _difference(row.second_baseline, row.candidate))
+            of_runs.append(scale * _difference(row.second_baseline, row.baseline))
+    if of_runs and _mean_square(of_runs) > _mean_square(of_candidate):
+        return of_candidate + of_runs
+    return of_candidate
+
+
+def _mean_square(differences: Sequence[float]) -> float:
+    return math.fsum(difference * difference for difference in differences) / len(differences)
 
 
 def _pooled_noise(row: StratumLoss, total: StratumLoss) -> float:
@@ -281,21 +294,21 @@ def _message(verdict: Verdict) -> str:
     prompts = counted(total.prompts, "prompt")
     if verdict.outcome == "Failed":
         lost = ", ".join(
-            f"{row.name} {row.loss_points:.2f} points (p {row.p_value:.2g}, "
+            f"{row.name} {row.loss_points:z.2f} points (p {row.p_value:.2g}, "
             f"margin {row.margin_points:.2f})"
             for row in rows
             if row.is_lost
         )
         return f"Loss proven on {prompts}: {lost}."
     text = (
-        f"{prompts}: loss {total.loss_points:.2f} points, at most "
-        f"{verdict.largest_loss_points:.2f} at 95 %, margin {total.margin_points:.2f}"
+        f"{prompts}: loss {total.loss_points:z.2f} points, at most "
+        f"{verdict.largest_loss_points:z.2f} at 95 %, margin {total.margin_points:.2f}"
     )
     if verdict.outcome == "Passed":
         return f"{text}."
     for row in verdict.strata:
         if row.reaches_margin:
-            text += f"; {row.name} {row.loss_points:.2f}, margin {row.margin_points:.2f}"
+            text += f"; {row.name} {row.loss_points:z.2f}, margin {row.margin_points:.2f}"
     needed = f"{verdict.needed_prompts:,}"
     if verdict.needed_prompts >= MAX_NEEDED_PROMPTS:
         needed = f"more than {MAX_NEEDED_PROMPTS:,}"
