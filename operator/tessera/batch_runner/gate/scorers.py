@@ -1,0 +1,315 @@
+"""Scores of answers, from 0 to 1. Answers are hostile: nothing of them is run or trusted."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import jsonschema_rs
+import re2
+from jsonschema_rs.canonical import Satisfiability
+
+# A change of what a scorer says makes other verdicts.
+SCORER_VERSION = 1
+# More of an answer is not read.
+MAX_ANSWER_BYTES = 2**20
+MAX_CHOICES = 20
+_RANKED = 10
+_MAX_DEPTH = 64
+_MAX_NUMBER_LENGTH = 64
+_PATTERNS = jsonschema_rs.RegexOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that an answer asks for; its arguments are text that should be JSON."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAnswer:
+    """What a model said to one prompt."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: Mapping[str, float] | None = None
+    """Those of the candidates for the first token, if the engine says any."""
+    ranking: tuple[int, ...] = ()
+    """Numbers of the documents, the most relevant first."""
+    finish_reason: str = ""
+    is_refused: bool = False
+    """The engine or a filter refused to answer, or the engine failed each time."""
+    output_tokens: int = 0
+    ttft_seconds: float | None = None
+    gaps: tuple[float, ...] = ()
+    """Seconds between two tokens."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text.strip() or self.tool_calls or self.ranking)
+
+
+Scorer: TypeAlias = Callable[[ModelAnswer], float]
+
+
+def compile_scorer(
+    name: str, expected: Any, example: str | None, documents: Sequence[str]
+) -> Scorer | None:
+    """Return the scorer of a row; None for the judge, which needs two answers.
+
+    ValueError says what to do where no answer can be right.
+    """
+    if name == "judge":
+        _check_judge(expected)
+        return None
+    if name == "ranking":
+        return _ranking(expected, len(documents))
+    scorer = _COMPILERS[name](expected, example)
+    if example is not None and not scorer(ModelAnswer(text=example)):
+        raise ValueError("example: this answer is wrong by expected; correct one of them")
+    return scorer
+
+
+def _check_judge(expected: Any) -> None:
+    fields = expected if isinstance(expected, dict) else {"criterion": expected}
+    texts = [fields.get("criterion"), fields.get("reference", "-")]
+    if set(fields) - {"criterion", "reference"} or not all(
+        isinstance(text, str) and text.strip() for text in texts
+    ):
+        raise ValueError(
+            "expected: write what makes an answer good, as a text or as criterion and reference"
+        )
+
+
+def _texts(expected: Any) -> tuple[str, ...]:
+    texts = tuple(expected) if isinstance(expected, list) else (expected,)
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError("expected: write a text that is not empty, or a list of such")
+    if any(len(text.encode(errors="replace")) > MAX_ANSWER_BYTES for text in texts):
+        raise ValueError("expected: no answer is as long; shorten it")
+    return texts
+
+
+def _exact(expected: Any, _: str | None) -> Scorer:
+    texts = frozenset(text.strip() for text in _texts(expected))
+    return lambda answer: float(answer.text.strip() in texts)
+
+
+def _contains(expected: Any, _: str | None) -> Scorer:
+    texts = _texts(expected)
+    return lambda answer: float(all(text in answer.text for text in texts))
+
+
+def _regex(expected: Any, example: str | None) -> Scorer:
+    if not isinstance(expected, str) or not expected:
+        raise ValueError("expected: write a regular expression")
+    pattern = _compile_pattern(expected)
+    # Least and greatest of its matches are found quickly, though not for each expression.
+    witnesses = [*_least_and_greatest(pattern), expected, expected.strip("^$"), example or ""]
+    if not any(pattern.search(text) for text in witnesses if text.strip()):
+        raise ValueError(
+            "expected: no text was found that it matches; correct it, or add an answer that it "
+            "matches as the field example"
+        )
+    return lambda answer: float(pattern.search(answer.text) is not None)
+
+
+@lru_cache(maxsize=1024)
+def _compile_pattern(expected: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(expected, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        raise ValueError(f"expected: no regular expression of RE2: {error}; correct it") from None
+
+
+def _least_and_greatest(pattern: Any) -> tuple[str, ...]:
+    is_bounded, *texts = pattern._regexp.PossibleMatchRange(64)
+    return tuple(text.decode(errors="replace") for text in texts) if is_bounded else ()
+
+
+def _json_schema(expected: Any, _: str | None) -> Scorer:
+    is_valid = _validator(json.dumps(expected))
+
+    def score(answer: ModelAnswer) -> float:
+        return float(_is_valid_text(is_valid, answer.text))
+
+    return score
+
+
+@lru_cache(maxsize=1024)
+def _validator(schema: str) -> Callable[[Any], bool]:
+    fields = json.loads(schema)
+    if not isinstance(fields, dict):
+        raise ValueError("expected: write a JSON schema, which is an object")
+    try:
+        validator = jsonschema_rs.validator_for(fields, pattern_options=_PATTERNS, offline=True)
+        canonical = jsonschema_rs.canonicalize(fields, pattern_options=_PATTERNS, offline=True)
+    except ValueError as error:
+        text = str(error).partition("\n")[0]
+        message = f"expected: no schema that stands for itself: {text}; correct it"
+        raise ValueError(message) from None
+    if canonical.satisfiability() is Satisfiability.NO:
+        raise ValueError("expected: no value is valid by this schema; correct it")
+    return validator.is_valid
+
+
+def _is_valid_text(is_valid: Callable[[Any], bool], text: str) -> bool:
+    try:
+        return is_valid(parse_json(text))
+    except ValueError:  # of JSON, or of a text that is no UTF-8
+        return False
+
+
+def _number(expected: Any, _: str | None) -> Scorer:
+    fields = expected if isinstance(expected, dict) else {"value": expected}
+    value = _finite_number(fields.get("value"))
+    tolerance = _finite_number(fields.get("tolerance", 0))
+    if set(fields) - {"value", "tolerance"}:
+        raise ValueError("expected: write a number, or value and tolerance")
+    if tolerance < 0:
+        raise ValueError("expected: tolerance is below 0, and no answer is as near; correct it")
+
+    def score(answer: ModelAnswer) -> float:
+        number = _last_number(answer.text)
+        return float(number is not None and abs(number - value) <= tolerance)
+
+    return score
+
+
+def _finite_number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < 1e300:
+        raise ValueError("expected: write a finite number, or value and tolerance")
+    return float(value)
+
+
+def _last_number(text: str) -> float | None:
+    """Return the last number, by which most answers end, with or without thousands."""
+    matches = _NUMBER.findall(text)
+    digits = matches[-1].replace(",", "") if matches else ""
+    if not 0 < len(digits) <= _MAX_NUMBER_LENGTH or not math.isfinite(number := float(digits)):
+        return None
+    return number
+
+
+def _choice(expected: Any, _: str | None) -> Scorer:
+    fields = expected if isinstance(expected, dict) else {}
+    choices, right = fields.get("choices"), fields.get("answer")
+    if not isinstance(choices, list) or not 2 <= len(choices) <= MAX_CHOICES:
+        raise ValueError(f"expected: write answer, and choices, a list of 2 to {MAX_CHOICES} texts")
+    if len({*_texts(choices)}) < len(choices) or right not in choices or len(fields) > 2:
+        raise ValueError("expected: write answer as one of choices, all different")
+
+    def score(answer: ModelAnswer) -> float:
+        if answer.logprobs is None:
+            return float(answer.text.strip() == right)
+        # Tokenizers write the same choice with and without a space before it.
+        best = {choice: -math.inf for choice in choices}
+        for token, logprob in answer.logprobs.items():
+            if (choice := token.strip()) in best:
+                best[choice] = max(best[choice], logprob)
+        likeliest = max(best.values())
+        return float(
+            likeliest > -math.inf
+            and [choice for choice in choices if best[choice] == likeliest] == [right]
+        )
+
+    return score
+
+
+def _tool_call(expected: Any, _: str | None) -> Scorer:
+    fields = expected if isinstance(expected, dict) else {}
+    name, schema = fields.get("name"), fields.get("schema", {})
+    if not isinstance(name, str) or not name or set(fields) - {"name", "arguments", "schema"}:
+        raise ValueError("expected: write name, and arguments or a schema of them")
+    if "arguments" in fields:
+        if "schema" in fields or not isinstance(fields["arguments"], dict):
+            raise ValueError("expected: write arguments as an object, or a schema of them")
+        schema = {"const": fields["arguments"]}
+    is_valid = _validator(json.dumps(schema))
+
+    def score(answer: ModelAnswer) -> float:
+        if [call.name for call in answer.tool_calls] != [name]:
+            return 0.0
+        return float(_is_valid_text(is_valid, answer.tool_calls[0].arguments or "{}"))
+
+    return score
+
+
+def _ranking(expected: Any, documents: int) -> Scorer:
+    if not isinstance(expected, list) or not all(type(number) is int for number in expected):
+        raise ValueError("expected: write the numbers of the relevant documents, from 0 on")
+    relevant = frozenset(expected)
+    if not relevant or len(relevant) < len(expected) or not relevant < {*range(documents)}:
+        raise ValueError(
+            f"expected: write some and not all of the documents, by different numbers from 0 to "
+            f"{documents - 1}"
+        )
+    ideal = sum(_discount(rank) for rank in range(min(_RANKED, len(relevant))))
+
+    def score(answer: ModelAnswer) -> float:
+        ranking = tuple(dict.fromkeys(answer.ranking))[:_RANKED]
+        gain = sum(_discount(rank) for rank, number in enumerate(ranking) if number in relevant)
+        return gain / ideal
+
+    return score
+
+
+def _discount(rank: int) -> float:
+    return 1 / math.log2(rank + 2)
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Return the JSON value; ValueError for anything else, NaN and deep nesting among it."""
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply; flatten it") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} at character {error.pos + 1}") from None
+    if _depth_exceeds(value, _MAX_DEPTH):
+        raise ValueError(f"it is nested deeper than {_MAX_DEPTH}; flatten it")
+    return value
+
+
+def _depth_exceeds(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number; write a finite one")
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text[:40]} exceeds the range of numbers; write a finite one")
+
+
+_NUMBER = re2.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_COMPILERS: Mapping[str, Callable[[Any, str | None], Scorer]] = {
+    "exact": _exact,
+    "contains": _contains,
+    "regex": _regex,
+    "jsonSchema": _json_schema,
+    "number": _number,
+    "choice": _choice,
+    "toolCall": _tool_call,
+}
