@@ -1,0 +1,172 @@
+"""The file of answers of one version: a line for each, appended, so that a killed Job resumes."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from tessera.api.meta import Wire
+from tessera.batch_runner.errors import storage_errors
+from tessera.batch_runner.files import write_all
+from tessera.batch_runner.gate.asking import QuestionKey
+from tessera.batch_runner.gate.scorers import ModelAnswer
+from tessera.batch_runner.gate.suite import SuitePrompt
+from tessera.domain.observed.gate_reports import ReportedShares
+
+# Of an answer so much is stored, and nothing more once the file is so large: scores are small.
+_MAX_STORED_TEXT = 8192
+_MAX_TEXT_FILE = 256 * 2**20
+_MAX_LINE_BYTES = 64 * 2**10
+# Gaps between tokens are counted by their logarithm: to 5 %, from 1 us to 20 minutes.
+_GAP_BASE = math.log(1.05)
+_Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class ScoredAnswer(Wire):
+    """A line of the file."""
+
+    prompt: str
+    run: int
+    repeat: int = 0
+    score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    is_truncated: bool = False
+    is_empty: bool = False
+    is_refused: bool = False
+    output_tokens: Annotated[int, Field(ge=0, le=2**31)] = 0
+    ttft_seconds: _Seconds | None = None
+    gaps: Mapping[int, int] = Field(default_factory=dict)
+    """Number of gaps between tokens by size, in twentieths on a logarithmic scale."""
+    text: str = ""
+    """The answer, or the begin of it."""
+
+    # A newer runner may write more.
+    model_config = ConfigDict(extra="ignore")
+
+    @property
+    def key(self) -> QuestionKey:
+        return QuestionKey(self.prompt, self.run, self.repeat)
+
+
+def score_answer(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> ScoredAnswer:
+    """Return the line of an answer; what is empty or refused is never right."""
+    is_good = prompt.scorer is not None and not (answer.is_refused or answer.is_empty)
+    # A choice is asked for one token.
+    is_truncated = answer.finish_reason == "length" and prompt.row.scorer != "choice"
+    buckets = Counter(round(math.log(min(max(gap, 1e-6), 1e3)) / _GAP_BASE) for gap in answer.gaps)
+    calls = "".join(f"{call.name}({call.arguments})" for call in answer.tool_calls)
+    return ScoredAnswer(
+        prompt=key.prompt,
+        run=key.run,
+        repeat=key.repeat,
+        score=prompt.scorer(answer) if prompt.scorer and is_good else 0.0,
+        is_truncated=is_truncated,
+        is_empty=answer.is_empty and not answer.is_refused,
+        is_refused=answer.is_refused,
+        output_tokens=answer.output_tokens,
+        ttft_seconds=answer.ttft_seconds,
+        gaps=dict(buckets),
+        text=(answer.text + calls).encode(errors="replace").decode()[:_MAX_STORED_TEXT],
+    )
+
+
+@dataclass(slots=True, eq=False)
+class AnswersFile:
+    """Answers of one version to one suite, by question."""
+
+    path: Path
+    answers: dict[QuestionKey, ScoredAnswer] = field(default_factory=dict)
+    _descriptor: int = -1
+    _bytes: int = 0
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the answers so far; lines that are torn or of another form do not count."""
+        file = cls(path)
+        with storage_errors(path, "read"):
+            try:
+                with path.open("rb") as lines:
+                    for line in iter(lambda: lines.readline(_MAX_LINE_BYTES), b""):
+                        file._take(line)
+            except FileNotFoundError:
+                pass
+        return file
+
+    def _take(self, line: bytes) -> None:
+        self._bytes += len(line)
+        try:
+            answer = ScoredAnswer.model_validate_json(line)
+        except ValidationError:
+            return
+        self.answers.setdefault(answer.key, answer)
+
+    def append(self, answer: ScoredAnswer) -> None:
+        """Write an answer that was not known."""
+        with storage_errors(self.path, "write"):
+            if self._descriptor < 0:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                self._descriptor = os.open(self.path, flags, 0o644)
+                # What a killed Job wrote last may have no end.
+                write_all(self._descriptor, b"\n")
+            if self._bytes > _MAX_TEXT_FILE:
+                answer = answer.model_copy(update={"text": ""})
+            line = answer.model_dump_json(by_alias=True, exclude_defaults=True).encode() + b"\n"
+            write_all(self._descriptor, line)
+        self._bytes += len(line)
+        self.answers[answer.key] = answer
+
+    def close(self) -> None:
+        """Close the file; answers are in it as they came."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def of_run(self, run: int) -> Iterator[ScoredAnswer]:
+        return (answer for answer in self.answers.values() if answer.run == run)
+
+
+def mean_scores(answers: Iterable[ScoredAnswer]) -> dict[str, float]:
+    """Return the score of each prompt: the mean of its repeats."""
+    scores: dict[str, list[float]] = {}
+    for answer in answers:
+        scores.setdefault(answer.prompt, []).append(answer.score)
+    return {prompt: math.fsum(values) / len(values) for prompt, values in scores.items()}
+
+
+def answer_shares(answers: Iterable[ScoredAnswer]) -> ReportedShares | None:
+    """Return what the answers were like; None without any."""
+    answers = tuple(answers)
+    if not answers:
+        return None
+    gaps = sum((Counter(answer.gaps) for answer in answers), Counter[int]())
+    firsts = Counter(answer.ttft_seconds for answer in answers if answer.ttft_seconds is not None)
+    itl = percentile(gaps, 0.95)
+    return ReportedShares(
+        answers=len(answers),
+        truncated=_share(answer.is_truncated for answer in answers),
+        empty=_share(answer.is_empty for answer in answers),
+        refused=_share(answer.is_refused for answer in answers),
+        mean_tokens=round(sum(answer.output_tokens for answer in answers) / len(answers), 2),
+        ttft_p95_seconds=percentile(firsts, 0.95),
+        itl_p95_seconds=None if itl is None else round(math.exp(itl * _GAP_BASE), 6),
+    )
+
+
+def _share(flags: Iterable[bool]) -> float:
+    values = tuple(flags)
+    return round(sum(values) / len(values), 6)
+
+
+def percentile(counts: Mapping[Any, int], share: float) -> float | None:
+    """Return the least value that is not below this share of what was counted."""
+    left = math.ceil(share * sum(counts.values()))
+    for value in sorted(counts):
+        left -= counts[value]
+        if left <= 0:
+            return float(value)
+    return None
