@@ -1,5 +1,6 @@
 """`tessera-batch check` and `run` process a batch (see docs/batch-files.md); `tessera-batch shape`
-and `fetch` prepare the model of a service (see docs/tasks/serve.md)."""
+and `fetch` prepare the model of a service (see docs/tasks/serve.md); `tessera-batch gate` asks it
+the suite of a gate (see docs/tasks/gates.md)."""
 
 import argparse
 import asyncio
@@ -17,6 +18,7 @@ from tessera.adapters.logs import configure_logging
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.errors import TransientError
+from tessera.batch_runner.gate.job import GateJobRunner, add_gate_command, wire_report
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.input.rows import URLS, RequestTarget
 from tessera.batch_runner.model.jobs import fetch, shape
@@ -48,6 +50,9 @@ def main() -> int:
         code, fields = _prepare_within_memory(arguments)
         # The threads of obstore may abort an interpreter that ends in order.
         _exit_now(_finish(arguments, code, fields, "done"))
+    if arguments.command == "gate":
+        code, fields = asyncio.run(_try_version(arguments))
+        _exit_now(_finish(arguments, code, fields, "the suite is answered"))
     # A row that the check could read may not be nested too deeply here.
     sys.setrecursionlimit(3 * sys.getrecursionlimit())
     # Connections and part files may exceed the usual soft limit of 1,024.
@@ -111,10 +116,23 @@ def _finish(arguments: argparse.Namespace, code: int, fields: dict[str, Any], go
     return code
 
 
-async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
+async def _try_version(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    stop = _stop_by_signal()
+    runner = GateJobRunner(arguments)
+    write_report(arguments.report, wire_report(runner.report | {"message": KILLED_MESSAGE}))
+    code, fields = await runner.run(stop)
+    return code, wire_report(fields)
+
+
+def _stop_by_signal() -> asyncio.Event:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    return stop
+
+
+async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
+    stop = _stop_by_signal()
     write_report(arguments.report, Progress(arguments.attempt).report("failed", KILLED_MESSAGE))
     namespace, _, name = arguments.batch.partition("/")
     kubeconfig = arguments.kubeconfig or RunnerSettings().kubeconfig
@@ -167,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         "--url", action="append", choices=URLS, help="path that the engine serves; default: all"
     )
     _add_model_commands(commands)
+    add_gate_command(commands.add_parser("gate", help="ask a version the suite of a gate"))
     run_parser.add_argument(
         "--attempt", type=_positive_int, required=True, help="its number, the fencing token"
     )

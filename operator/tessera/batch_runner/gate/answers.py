@@ -5,18 +5,19 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from tessera.api.meta import Wire
+from tessera.api.quality_gate import AnswerShares
 from tessera.batch_runner.errors import storage_errors
 from tessera.batch_runner.files import write_all
 from tessera.batch_runner.gate.asking import QuestionKey
 from tessera.batch_runner.gate.scorers import ModelAnswer
 from tessera.batch_runner.gate.suite import SuitePrompt
-from tessera.domain.observed.gate_reports import ReportedShares
 
 # Of an answer so much is stored, and nothing more once the file is so large: scores are small.
 _MAX_STORED_TEXT = 8192
@@ -104,8 +105,8 @@ class AnswersFile:
             return
         self.answers.setdefault(answer.key, answer)
 
-    def append(self, answer: ScoredAnswer) -> None:
-        """Write an answer that was not known."""
+    def append(self, answer: ScoredAnswer, *, needs_text: bool = True) -> None:
+        """Write an answer that was not known; what nothing needs is left out of a large file."""
         with storage_errors(self.path, "write"):
             if self._descriptor < 0:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ class AnswersFile:
                 self._descriptor = os.open(self.path, flags, 0o644)
                 # What a killed Job wrote last may have no end.
                 write_all(self._descriptor, b"\n")
-            if self._bytes > _MAX_TEXT_FILE:
+            if self._bytes > _MAX_TEXT_FILE and not needs_text:
                 answer = answer.model_copy(update={"text": ""})
             line = answer.model_dump_json(by_alias=True, exclude_defaults=True).encode() + b"\n"
             write_all(self._descriptor, line)
@@ -138,28 +139,32 @@ def mean_scores(answers: Iterable[ScoredAnswer]) -> dict[str, float]:
     return {prompt: math.fsum(values) / len(values) for prompt, values in scores.items()}
 
 
-def answer_shares(answers: Iterable[ScoredAnswer]) -> ReportedShares | None:
+def answer_shares(answers: Iterable[ScoredAnswer]) -> AnswerShares | None:
     """Return what the answers were like; None without any."""
     answers = tuple(answers)
     if not answers:
         return None
     gaps = sum((Counter(answer.gaps) for answer in answers), Counter[int]())
     firsts = Counter(answer.ttft_seconds for answer in answers if answer.ttft_seconds is not None)
-    itl = percentile(gaps, 0.95)
-    return ReportedShares(
-        answers=len(answers),
+    ttft, itl = percentile(firsts, 0.95), percentile(gaps, 0.95)
+    itl_seconds = None if itl is None else math.exp(itl * _GAP_BASE)
+    return AnswerShares(
         truncated=_share(answer.is_truncated for answer in answers),
         empty=_share(answer.is_empty for answer in answers),
         refused=_share(answer.is_refused for answer in answers),
-        mean_tokens=round(sum(answer.output_tokens for answer in answers) / len(answers), 2),
-        ttft_p95_seconds=percentile(firsts, 0.95),
-        itl_p95_seconds=None if itl is None else round(math.exp(itl * _GAP_BASE), 6),
+        mean_tokens=_decimal(sum(answer.output_tokens for answer in answers) / len(answers), 2),
+        ttft_p95_seconds=None if ttft is None else _decimal(ttft, 4),
+        itl_p95_seconds=None if itl_seconds is None else _decimal(itl_seconds, 5),
     )
 
 
-def _share(flags: Iterable[bool]) -> float:
+def _share(flags: Iterable[bool]) -> Decimal:
     values = tuple(flags)
-    return round(sum(values) / len(values), 6)
+    return _decimal(sum(values) / len(values), 4)
+
+
+def _decimal(value: float, places: int) -> Decimal:
+    return Decimal(f"{value:.{places}f}").normalize() + 0
 
 
 def percentile(counts: Mapping[Any, int], share: float) -> float | None:

@@ -6,9 +6,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import aiohttp
@@ -64,12 +63,14 @@ class AskOptions:
     concurrency: int = 8
     retries: int = 3
     prompt_seconds: float = 300.0
-    token: Path | None = None
-    """File of a bearer token, read for each request since it is renewed."""
+    token: str = ""
+    """Bearer token, for a server that asks for it."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """More fields of each request."""
 
     def body(self, row: SuiteRow, key: QuestionKey) -> bytes:
         """Return the request of a row."""
-        fields: dict[str, Any] = {"model": self.model}
+        fields: dict[str, Any] = {"model": self.model, **self.extra}
         if self.task == "rerank":
             fields |= {"query": row.query, "documents": row.documents}
         elif self.task == "embed":
@@ -93,6 +94,8 @@ class PromptAsker:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {options.token}"} if options.token else {}),
             timeout=aiohttp.ClientTimeout(
                 total=options.prompt_seconds, sock_connect=_CONNECT_SECONDS
             ),
@@ -147,7 +150,6 @@ class PromptAsker:
             async with self._session.post(
                 f"{self._options.url}{_PATHS[self._options.task]}",
                 data=body,
-                headers=self._headers(),
                 allow_redirects=False,
             ) as response:
                 if response.status == HTTPStatus.OK:
@@ -173,13 +175,6 @@ class PromptAsker:
                     if response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                         return
             await asyncio.sleep(_WAIT_SECONDS)
-
-    def _headers(self) -> Mapping[str, str]:
-        headers = {"Content-Type": "application/json"}
-        if self._options.token is not None:
-            token = self._options.token.read_text(encoding="utf-8").strip()
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
 
 
 async def _read_refusal(response: aiohttp.ClientResponse) -> PromptOutcome:

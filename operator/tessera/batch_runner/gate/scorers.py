@@ -11,8 +11,6 @@ import jsonschema_rs
 import re2
 from jsonschema_rs.canonical import Satisfiability
 
-# A change of what a scorer says makes other verdicts.
-SCORER_VERSION = 1
 # More of an answer is not read.
 MAX_ANSWER_BYTES = 2**20
 MAX_CHOICES = 20

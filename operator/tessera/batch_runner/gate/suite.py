@@ -57,7 +57,7 @@ class SuiteRow(Wire):
     """An answer that is right, where the suite cannot find out that there is any."""
     labelled: LabelledAnswers | None = None
     """Makes it a row that asks the judge alone."""
-    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)] = 1.0
     stratum: StratumName = "all"
     tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] = Field(
         default_factory=list

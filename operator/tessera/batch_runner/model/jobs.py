@@ -103,14 +103,16 @@ async def fetch(
     """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     progress = DownloadProgress()
     try:
-        async with serve(_progress_app(progress), host, port), source as opened:
+        async with serve(progress_app(progress), host, port), source as opened:
             commit = await download(opened, into, progress, allow_pickles=allow_pickles)
     except BatchError as error:
         return error.code, {"phase": "fetch", "ok": False, "message": str(error)}
     return 0, {"phase": "fetch", "ok": True, "bytes": progress.done, "commit": commit}
 
 
-def _progress_app(progress: DownloadProgress) -> web.Application:
+def progress_app(progress: DownloadProgress) -> web.Application:
+    """Return the application with `/progress`."""
+
     async def show_progress(_: web.Request) -> web.Response:
         return web.json_response(asdict(progress))
 

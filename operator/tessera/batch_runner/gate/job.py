@@ -1,0 +1,333 @@
+"""`tessera-batch gate`: the Job that asks one version of a service the suite of a gate.
+
+The stable version answers it twice, since two runs of one model differ too. The Job of the changed
+version then compares its answers with those, which are on the claim.
+"""
+
+import asyncio
+import logging
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tessera.batch_runner.errors import (
+    BatchError,
+    RefusedError,
+    StorageRefusedError,
+    TransientError,
+)
+from tessera.batch_runner.gate.answers import (
+    AnswersFile,
+    answer_shares,
+    mean_scores,
+    score_answer,
+)
+from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey, ask_all
+from tessera.batch_runner.gate.judging import REPLY_FORM, judge_answers, pairs_of
+from tessera.batch_runner.gate.scorers import ModelAnswer
+from tessera.batch_runner.gate.suite import PromptSuite, SuiteError, SuitePrompt, read_suite
+from tessera.batch_runner.heartbeat import STOP_MESSAGE
+from tessera.batch_runner.model.download import DownloadProgress
+from tessera.batch_runner.model.jobs import progress_app
+from tessera.batch_runner.progress import serve
+from tessera.domain.observed.gate_reports import GateJobState, GateReport
+from tessera.domain.quality.names import ROLES
+from tessera.domain.quality.verdict import GateTerms, ScoredPrompt, Verdict, judge
+
+log = logging.getLogger(__name__)
+
+# The stable version answers every prompt so often.
+BASELINE_RUNS = 2
+_JUDGE_SECONDS = 120.0
+
+
+class GateProblemError(RefusedError):
+    """Nothing can be decided, for a reason that the gate's condition says."""
+
+    def __init__(self, state: GateJobState, message: str) -> None:
+        super().__init__(message)
+        self.gate_state = state
+
+
+@dataclass(slots=True)
+class GateJobRunner:
+    """One run of the Job; `report` is what it knows so far."""
+
+    arguments: Namespace
+    progress: DownloadProgress = field(default_factory=DownloadProgress)
+    report: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.report = {
+            "phase": "gate",
+            "state": "failed",
+            "version": self.arguments.version,
+            "baseline": self.arguments.baseline or "",
+            "scorer": self.arguments.scorer,
+        }
+
+    async def run(self, stop: asyncio.Event) -> tuple[int, dict[str, Any]]:
+        """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
+        arguments = self.arguments
+        try:
+            async with serve(progress_app(self.progress), arguments.host, arguments.port):
+                state = await self._until(stop)
+        except SuiteError as error:
+            return error.code, self.report | {"state": "suiteInvalid", "message": str(error)}
+        except GateProblemError as error:
+            return error.code, self.report | {"state": error.gate_state, "message": str(error)}
+        except BatchError as error:
+            return error.code, self.report | {"message": str(error)}
+        return 0, self.report | {"state": state}
+
+    async def _until(self, stop: asyncio.Event) -> GateJobState:
+        work, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise TransientError(STOP_MESSAGE)
+            return work.result()
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
+
+    async def _work(self) -> GateJobState:
+        suite = await asyncio.to_thread(self._read_suite)
+        is_baseline = ROLES[self.arguments.role] == "Baseline"
+        path = self._path(suite, self.arguments.version)
+        answers = await asyncio.to_thread(AnswersFile.read, path)
+        runs = BASELINE_RUNS if is_baseline else 1
+        await self._ask(suite, answers, runs)
+        shares = answer_shares(each for each in answers.answers.values() if each.run < runs)
+        self.report |= {"answers": shares, "answered": len(answers.answers)}
+        if is_baseline:
+            return "answered"
+        baseline = await self._baseline(suite)
+        if baseline is not None:
+            self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
+        elif self.arguments.min_score is None:
+            raise RefusedError("neither a baseline nor a least score is given")
+        credits = await self._judge(suite, baseline, answers) if suite.is_judged else {}
+        prompts = compared_prompts(suite, baseline, answers, credits)
+        # A large suite takes seconds, in which `/progress` is asked.
+        verdict = await asyncio.to_thread(judge, prompts, self._terms())
+        self.report |= verdict_fields(verdict)
+        return "judged"
+
+    def _read_suite(self) -> PromptSuite:
+        arguments = self.arguments
+        try:
+            suite = read_suite(arguments.suite)
+        except StorageRefusedError as error:
+            raise GateProblemError("suiteNotFound", str(error)) from error
+        self.report |= {"suite": suite.digest, "prompts": suite.counts}
+        if arguments.suite_digest not in (None, suite.digest):
+            raise GateProblemError(
+                "suiteChanged",
+                f"the file has SHA-256 {suite.digest}, and spec.suite.digest is "
+                f"{arguments.suite_digest}; run tessera gate pin, or restore the file",
+            )
+        for name, least in arguments.prompts:
+            if suite.counts.get(name, 0) < least:
+                raise GateProblemError(
+                    "suiteChanged",
+                    f"stratum {name} has {suite.counts.get(name, 0)} prompts, and "
+                    f"spec.suite.prompts says {least}; run tessera gate pin, or restore the file",
+                )
+        if suite.is_judged and not arguments.judge_url:
+            raise GateProblemError(
+                "judgeNotFound", "the suite has rows of scorer judge; name one in spec.judge"
+            )
+        return suite
+
+    def _path(self, suite: PromptSuite, *versions: str) -> Path:
+        arguments = self.arguments
+        parts = (*versions, suite.digest, arguments.scorer, f"r{arguments.repeats}")
+        # A name has at most 255 bytes.
+        return Path(arguments.answers, "-".join(part[:40] for part in parts) + ".jsonl")
+
+    async def _ask(self, suite: PromptSuite, answers: AnswersFile, runs: int) -> None:
+        arguments = self.arguments
+        questions = list(_questions(suite, runs, arguments.repeats))
+        pending = [each for each in questions if each[1] not in answers.answers]
+        self.progress.total = len(questions)
+        self.progress.done = len(questions) - len(pending)
+        log.info("%d of %d answers are on the claim", self.progress.done, self.progress.total)
+
+        def record(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> None:
+            line = score_answer(prompt, key, answer)
+            answers.append(line, needs_text=prompt.scorer is None)
+            self.progress.done += 1
+
+        options = AskOptions(
+            url=arguments.url,
+            model=arguments.model,
+            task=arguments.task,
+            repeats=arguments.repeats,
+            concurrency=arguments.concurrency,
+        )
+        try:
+            async with PromptAsker(options) as asker:
+                await ask_all(asker, pending, record, arguments.concurrency)
+        finally:
+            answers.close()
+
+    async def _baseline(self, suite: PromptSuite) -> AnswersFile | None:
+        if not self.arguments.baseline:
+            return None
+        path = self._path(suite, self.arguments.baseline)
+        baseline = await asyncio.to_thread(AnswersFile.read, path)
+        questions = list(_questions(suite, BASELINE_RUNS, self.arguments.repeats))
+        lacking = sum(key not in baseline.answers for _, key in questions)
+        if lacking:
+            raise GateProblemError(
+                "baselineMissing",
+                f"the claim lacks {lacking} of {len(questions)} answers of the stable version",
+            )
+        return baseline
+
+    async def _judge(
+        self, suite: PromptSuite, baseline: AnswersFile | None, answers: AnswersFile
+    ) -> Mapping[str, float]:
+        arguments = self.arguments
+        if baseline is None:
+            raise GateProblemError(
+                "judgeUnreliable", "a judge compares two versions, and a first one has no other"
+            )
+        if (arguments.judge_url, arguments.judge_model) == (arguments.url, arguments.model):
+            raise GateProblemError("judgeNotFound", "the judge is the model that is tried")
+        path = self._path(suite, arguments.version[:20], arguments.baseline[:20], "judged")
+        judged = await asyncio.to_thread(AnswersFile.read, path)
+        pairs = dict(pairs_of(suite, baseline, answers))
+        options = AskOptions(
+            url=arguments.judge_url,
+            model=arguments.judge_model,
+            prompt_seconds=_JUDGE_SECONDS,
+            extra=REPLY_FORM,
+        )
+        try:
+            async with PromptAsker(options) as asker:
+                reliability = await judge_answers(
+                    asker, suite, pairs, judged, arguments.concurrency
+                )
+        except RefusedError as error:
+            raise GateProblemError("judgeUnreliable", f"the judge: {error}") from error
+        finally:
+            judged.close()
+        if not reliability.is_reliable:
+            raise GateProblemError("judgeUnreliable", reliability.text)
+        return mean_scores(judged.of_run(0))
+
+    def _terms(self) -> GateTerms:
+        arguments = self.arguments
+        return GateTerms(
+            max_drop_points=arguments.max_drop_points,
+            max_relative_drop=arguments.max_relative_drop,
+            min_prompts=arguments.min_prompts,
+            min_score=arguments.min_score,
+        )
+
+
+def _questions(
+    suite: PromptSuite, runs: int, repeats: int
+) -> Iterator[tuple[SuitePrompt, QuestionKey]]:
+    for run in range(runs):
+        for prompt in suite.prompts:
+            for repeat in range(repeats):
+                yield prompt, QuestionKey(prompt.name, run, repeat)
+
+
+def compared_prompts(
+    suite: PromptSuite,
+    baseline: AnswersFile | None,
+    candidate: AnswersFile,
+    credits: Mapping[str, float],
+) -> list[ScoredPrompt]:
+    """Return the scores of both versions by prompt; `credits` are those of judged ones."""
+    after = mean_scores(candidate.of_run(0))
+    before = mean_scores(baseline.of_run(0)) if baseline is not None else {}
+    again = mean_scores(baseline.of_run(1)) if baseline is not None else {}
+    prompts = []
+    for prompt in suite.prompts:
+        name, credit = prompt.name, credits.get(prompt.name)
+        is_judged = credit is not None
+        prompts.append(
+            ScoredPrompt(
+                id=name,
+                stratum=prompt.row.stratum,
+                weight=prompt.row.weight,
+                baseline=1 - credit if credit is not None else before.get(name),
+                # Two runs of one version are not judged.
+                second_baseline=None if is_judged else again.get(name),
+                candidate=credit if credit is not None else after[name],
+            )
+        )
+    return prompts
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as fields of a report."""
+    rows = (verdict.total, *verdict.strata)
+    return {
+        "verdict": verdict.outcome,
+        "strata": [
+            (
+                *(row.name, row.prompts, row.baseline or 0.0, row.candidate, row.loss_points),
+                verdict.largest_loss_points if row is verdict.total else None,
+                *(row.unseen_loss_points, row.is_lost),
+            )
+            for row in rows
+        ],
+        "missingPrompts": verdict.missing_prompts,
+        "message": verdict.message,
+    }
+
+
+def wire_report(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report as JSON has it."""
+    report = GateReport.model_validate(fields)
+    return report.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def add_gate_command(command: ArgumentParser) -> None:
+    """Add the options of `tessera-batch gate`."""
+    command.add_argument("--gate", required=True, help="NAMESPACE/NAME, for the log")
+    command.add_argument("--role", choices=sorted(ROLES), required=True)
+    command.add_argument("--version", required=True, help="digest of what is asked")
+    command.add_argument("--baseline", help="digest of what it is compared with")
+    command.add_argument("--url", required=True, help="base URL of the engine")
+    command.add_argument("--model", required=True, help="name of the model there")
+    command.add_argument("--judge-url", help="base URL of the judge")
+    command.add_argument("--judge-model", help="name of the judge there")
+    command.add_argument("--task", choices=("chat", "rerank", "embed"), default="chat")
+    command.add_argument("--suite", type=Path, required=True, help="JSONL file of prompts")
+    command.add_argument("--suite-digest", help="SHA-256 that it has to have")
+    command.add_argument(
+        "--prompts",
+        action="append",
+        default=[],
+        type=_least_prompts,
+        metavar="STRATUM=N",
+        help="prompts that a stratum has at least",
+    )
+    command.add_argument("--scorer", required=True, help="version of scorers and judge")
+    command.add_argument("--answers", type=Path, required=True, help="folder of the answers")
+    command.add_argument("--repeats", type=int, default=1, help="answers to each prompt")
+    command.add_argument("--concurrency", type=int, default=8, help="prompts in flight")
+    command.add_argument("--max-drop-points", type=float, default=2.0)
+    command.add_argument("--max-relative-drop", type=float, default=0.05)
+    command.add_argument("--min-prompts", type=int, default=30)
+    command.add_argument("--min-score", type=float)
+    command.add_argument("--report", type=Path, required=True, help="termination message")
+    command.add_argument("--host", default="0.0.0.0", help="address of /progress")
+    command.add_argument("--port", type=int, default=8000)
+
+
+def _least_prompts(text: str) -> tuple[str, int]:
+    name, equals, count = text.partition("=")
+    if not equals or not count.isascii() or not count.isdigit():
+        raise ArgumentTypeError(f"{text} is not STRATUM=N")
+    return name, int(count)
