@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from tessera.api.meta import Wire
-from tessera.api.quality_gate import AnswerShares
+from tessera.api.quality_gate import AnswerShares, StratumName
 from tessera.batch_runner.errors import storage_errors
 from tessera.batch_runner.files import write_all
 from tessera.batch_runner.gate.asking import QuestionKey
@@ -34,6 +34,10 @@ class ScoredAnswer(Wire):
     prompt: str
     run: int
     repeat: int = 0
+    stratum: StratumName = "all"
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+    is_judged: bool = False
+    """A judge scores it, so its own score says nothing."""
     score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
     is_truncated: bool = False
     is_empty: bool = False
@@ -64,6 +68,9 @@ def score_answer(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> 
         prompt=key.prompt,
         run=key.run,
         repeat=key.repeat,
+        stratum=prompt.row.stratum,
+        weight=prompt.row.weight,
+        is_judged=prompt.scorer is None,
         score=prompt.scorer(answer) if prompt.scorer and is_good else 0.0,
         is_truncated=is_truncated,
         is_empty=answer.is_empty and not answer.is_refused,

@@ -5,9 +5,8 @@ version then compares its answers with those, which are on the claim.
 """
 
 import asyncio
-import logging
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,24 @@ from tessera.batch_runner.errors import (
     StorageRefusedError,
     TransientError,
 )
-from tessera.batch_runner.gate.answers import (
-    AnswersFile,
-    answer_shares,
-    mean_scores,
-    score_answer,
+from tessera.batch_runner.gate.answers import AnswersFile, answer_shares
+from tessera.batch_runner.gate.asking import AskOptions
+from tessera.batch_runner.gate.run import (
+    BASELINE_RUNS,
+    JudgeUnreliableError,
+    answer_suite,
+    compared_prompts,
+    judge_suite,
+    questions_of,
 )
-from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey, ask_all
-from tessera.batch_runner.gate.judging import REPLY_FORM, judge_answers, pairs_of
-from tessera.batch_runner.gate.scorers import ModelAnswer
-from tessera.batch_runner.gate.suite import PromptSuite, SuiteError, SuitePrompt, read_suite
+from tessera.batch_runner.gate.suite import PromptSuite, SuiteError, read_suite
 from tessera.batch_runner.heartbeat import STOP_MESSAGE
 from tessera.batch_runner.model.download import DownloadProgress
 from tessera.batch_runner.model.jobs import progress_app
 from tessera.batch_runner.progress import serve
 from tessera.domain.observed.gate_reports import GateJobState, GateReport
 from tessera.domain.quality.names import ROLES
-from tessera.domain.quality.verdict import GateTerms, ScoredPrompt, Verdict, judge
-
-log = logging.getLogger(__name__)
-
-# The stable version answers every prompt so often.
-BASELINE_RUNS = 2
-_JUDGE_SECONDS = 120.0
+from tessera.domain.quality.verdict import GateTerms, Verdict, judge
 
 
 class GateProblemError(RefusedError):
@@ -100,7 +94,14 @@ class GateJobRunner:
         path = self._path(suite, self.arguments.version)
         answers = await asyncio.to_thread(AnswersFile.read, path)
         runs = BASELINE_RUNS if is_baseline else 1
-        await self._ask(suite, answers, runs)
+        options = AskOptions(
+            url=self.arguments.url,
+            model=self.arguments.model,
+            task=self.arguments.task,
+            repeats=self.arguments.repeats,
+            concurrency=self.arguments.concurrency,
+        )
+        await answer_suite(suite, answers, options, runs, self._show_progress)
         shares = answer_shares(each for each in answers.answers.values() if each.run < runs)
         self.report |= {"answers": shares, "answered": len(answers.answers)}
         if is_baseline:
@@ -111,7 +112,7 @@ class GateJobRunner:
         elif self.arguments.min_score is None:
             raise RefusedError("neither a baseline nor a least score is given")
         credits = await self._judge(suite, baseline, answers) if suite.is_judged else {}
-        prompts = compared_prompts(suite, baseline, answers, credits)
+        prompts = compared_prompts(baseline, answers, credits)
         # A large suite takes seconds, in which `/progress` is asked.
         verdict = await asyncio.to_thread(judge, prompts, self._terms())
         self.report |= verdict_fields(verdict)
@@ -149,38 +150,15 @@ class GateJobRunner:
         # A name has at most 255 bytes.
         return Path(arguments.answers, "-".join(part[:40] for part in parts) + ".jsonl")
 
-    async def _ask(self, suite: PromptSuite, answers: AnswersFile, runs: int) -> None:
-        arguments = self.arguments
-        questions = list(_questions(suite, runs, arguments.repeats))
-        pending = [each for each in questions if each[1] not in answers.answers]
-        self.progress.total = len(questions)
-        self.progress.done = len(questions) - len(pending)
-        log.info("%d of %d answers are on the claim", self.progress.done, self.progress.total)
-
-        def record(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> None:
-            line = score_answer(prompt, key, answer)
-            answers.append(line, needs_text=prompt.scorer is None)
-            self.progress.done += 1
-
-        options = AskOptions(
-            url=arguments.url,
-            model=arguments.model,
-            task=arguments.task,
-            repeats=arguments.repeats,
-            concurrency=arguments.concurrency,
-        )
-        try:
-            async with PromptAsker(options) as asker:
-                await ask_all(asker, pending, record, arguments.concurrency)
-        finally:
-            answers.close()
+    def _show_progress(self, done: int, total: int) -> None:
+        self.progress.done, self.progress.total = done, total
 
     async def _baseline(self, suite: PromptSuite) -> AnswersFile | None:
         if not self.arguments.baseline:
             return None
         path = self._path(suite, self.arguments.baseline)
         baseline = await asyncio.to_thread(AnswersFile.read, path)
-        questions = list(_questions(suite, BASELINE_RUNS, self.arguments.repeats))
+        questions = list(questions_of(suite, BASELINE_RUNS, self.arguments.repeats))
         lacking = sum(key not in baseline.answers for _, key in questions)
         if lacking:
             raise GateProblemError(
@@ -201,25 +179,15 @@ class GateJobRunner:
             raise GateProblemError("judgeNotFound", "the judge is the model that is tried")
         path = self._path(suite, arguments.version[:20], arguments.baseline[:20], "judged")
         judged = await asyncio.to_thread(AnswersFile.read, path)
-        pairs = dict(pairs_of(suite, baseline, answers))
         options = AskOptions(
             url=arguments.judge_url,
             model=arguments.judge_model,
-            prompt_seconds=_JUDGE_SECONDS,
-            extra=REPLY_FORM,
+            concurrency=arguments.concurrency,
         )
         try:
-            async with PromptAsker(options) as asker:
-                reliability = await judge_answers(
-                    asker, suite, pairs, judged, arguments.concurrency
-                )
-        except RefusedError as error:
-            raise GateProblemError("judgeUnreliable", f"the judge: {error}") from error
-        finally:
-            judged.close()
-        if not reliability.is_reliable:
-            raise GateProblemError("judgeUnreliable", reliability.text)
-        return mean_scores(judged.of_run(0))
+            return await judge_suite(suite, baseline, answers, judged, options)
+        except JudgeUnreliableError as error:
+            raise GateProblemError("judgeUnreliable", str(error)) from error
 
     def _terms(self) -> GateTerms:
         arguments = self.arguments
@@ -229,43 +197,6 @@ class GateJobRunner:
             min_prompts=arguments.min_prompts,
             min_score=arguments.min_score,
         )
-
-
-def _questions(
-    suite: PromptSuite, runs: int, repeats: int
-) -> Iterator[tuple[SuitePrompt, QuestionKey]]:
-    for run in range(runs):
-        for prompt in suite.prompts:
-            for repeat in range(repeats):
-                yield prompt, QuestionKey(prompt.name, run, repeat)
-
-
-def compared_prompts(
-    suite: PromptSuite,
-    baseline: AnswersFile | None,
-    candidate: AnswersFile,
-    credits: Mapping[str, float],
-) -> list[ScoredPrompt]:
-    """Return the scores of both versions by prompt; `credits` are those of judged ones."""
-    after = mean_scores(candidate.of_run(0))
-    before = mean_scores(baseline.of_run(0)) if baseline is not None else {}
-    again = mean_scores(baseline.of_run(1)) if baseline is not None else {}
-    prompts = []
-    for prompt in suite.prompts:
-        name, credit = prompt.name, credits.get(prompt.name)
-        is_judged = credit is not None
-        prompts.append(
-            ScoredPrompt(
-                id=name,
-                stratum=prompt.row.stratum,
-                weight=prompt.row.weight,
-                baseline=1 - credit if credit is not None else before.get(name),
-                # Two runs of one version are not judged.
-                second_baseline=None if is_judged else again.get(name),
-                candidate=credit if credit is not None else after[name],
-            )
-        )
-    return prompts
 
 
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""A suite that two versions of a model answer, and what their answers say."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from tessera.batch_runner.errors import RefusedError
+from tessera.batch_runner.gate.answers import AnswersFile, mean_scores, score_answer
+from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey, ask_all
+from tessera.batch_runner.gate.judging import REPLY_FORM, judge_answers, pairs_of
+from tessera.batch_runner.gate.scorers import ModelAnswer
+from tessera.batch_runner.gate.suite import PromptSuite, SuitePrompt
+from tessera.domain.quality.verdict import ScoredPrompt
+
+# The stable version answers every prompt so often: two runs of one model differ too.
+BASELINE_RUNS = 2
+_JUDGE_SECONDS = 120.0
+
+
+class JudgeUnreliableError(RefusedError):
+    """The judge cannot be trusted, so its rows decide nothing."""
+
+
+def questions_of(
+    suite: PromptSuite, runs: int, repeats: int
+) -> Iterator[tuple[SuitePrompt, QuestionKey]]:
+    """Yield every question, a whole run after the other."""
+    for run in range(runs):
+        for prompt in suite.prompts:
+            for repeat in range(repeats):
+                yield prompt, QuestionKey(prompt.name, run, repeat)
+
+
+async def answer_suite(
+    suite: PromptSuite,
+    answers: AnswersFile,
+    options: AskOptions,
+    runs: int,
+    show_progress: Callable[[int, int], None],
+) -> None:
+    """Ask what has no answer yet; `show_progress` gets the answers so far and all questions."""
+    questions = list(questions_of(suite, runs, options.repeats))
+    pending = [each for each in questions if each[1] not in answers.answers]
+    done = len(questions) - len(pending)
+    show_progress(done, len(questions))
+
+    def record(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> None:
+        nonlocal done
+        line = score_answer(prompt, key, answer)
+        answers.append(line, needs_text=prompt.scorer is None)
+        done += 1
+        show_progress(done, len(questions))
+
+    try:
+        async with PromptAsker(options) as asker:
+            await ask_all(asker, pending, record, options.concurrency)
+    finally:
+        answers.close()
+
+
+async def judge_suite(
+    suite: PromptSuite,
+    baseline: AnswersFile,
+    candidate: AnswersFile,
+    judged: AnswersFile,
+    options: AskOptions,
+) -> Mapping[str, float]:
+    """Return the candidate's score of each prompt that a judge scores; the baseline's is the rest.
+
+    Raises JudgeUnreliableError.
+    """
+    options = replace(options, extra=REPLY_FORM, prompt_seconds=_JUDGE_SECONDS)
+    pairs = dict(pairs_of(suite, baseline, candidate))
+    try:
+        async with PromptAsker(options) as asker:
+            reliability = await judge_answers(asker, suite, pairs, judged, options.concurrency)
+    except RefusedError as error:
+        raise JudgeUnreliableError(f"the judge: {error}") from error
+    finally:
+        judged.close()
+    if not reliability.is_reliable:
+        raise JudgeUnreliableError(reliability.text)
+    return mean_scores(judged.of_run(0))
+
+
+def compared_prompts(
+    baseline: AnswersFile | None,
+    candidate: AnswersFile,
+    credits: Mapping[str, float],
+) -> list[ScoredPrompt]:
+    """Return the scores of both versions for what the candidate answered.
+
+    `credits` are the scores of judged prompts, of which those without one are left out.
+    """
+    answers = {answer.prompt: answer for answer in candidate.of_run(0)}
+    after = mean_scores(candidate.of_run(0))
+    before = mean_scores(baseline.of_run(0)) if baseline is not None else {}
+    again = mean_scores(baseline.of_run(1)) if baseline is not None else {}
+    return [
+        ScoredPrompt(
+            id=name,
+            stratum=answer.stratum,
+            weight=answer.weight,
+            baseline=1 - credits[name] if answer.is_judged else before.get(name),
+            # Two runs of one version are not judged.
+            second_baseline=None if answer.is_judged else again.get(name),
+            candidate=credits[name] if answer.is_judged else after[name],
+        )
+        for name, answer in answers.items()
+        if not answer.is_judged or name in credits
+    ]
