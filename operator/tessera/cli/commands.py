@@ -17,6 +17,7 @@ from tessera.cli.cost.arguments import COST
 from tessera.cli.doctor.arguments import DOCTOR
 from tessera.cli.explain.arguments import EXPLAIN
 from tessera.cli.forecast.arguments import FORECAST
+from tessera.cli.gate.arguments import GATE
 from tessera.cli.key.arguments import KEY
 from tessera.cli.mosaic.arguments import MOSAIC
 from tessera.cli.options import (
@@ -122,5 +123,6 @@ _BEFORE = (
     SIZE,
     BREAKEVEN,
     FORECAST,
+    GATE,
 )
 _AFTER = (SNAPSHOT, COMPLETION, VERSION)

@@ -111,8 +111,8 @@ class GateJobRunner:
             self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
         elif self.arguments.min_score is None:
             raise RefusedError("neither a baseline nor a least score is given")
-        credits = await self._judge(suite, baseline, answers) if suite.is_judged else {}
-        prompts = compared_prompts(baseline, answers, credits)
+        judged_scores = await self._judge(suite, baseline, answers) if suite.is_judged else {}
+        prompts = compared_prompts(baseline, answers, judged_scores)
         # A large suite takes seconds, in which `/progress` is asked.
         verdict = await asyncio.to_thread(judge, prompts, self._terms())
         self.report |= verdict_fields(verdict)

@@ -85,11 +85,11 @@ async def judge_suite(
 def compared_prompts(
     baseline: AnswersFile | None,
     candidate: AnswersFile,
-    credits: Mapping[str, float],
+    judged_scores: Mapping[str, float],
 ) -> list[ScoredPrompt]:
     """Return the scores of both versions for what the candidate answered.
 
-    `credits` are the scores of judged prompts, of which those without one are left out.
+    `judged_scores` are the scores of judged prompts, of which those without one are left out.
     """
     answers = {answer.prompt: answer for answer in candidate.of_run(0)}
     after = mean_scores(candidate.of_run(0))
@@ -100,11 +100,11 @@ def compared_prompts(
             id=name,
             stratum=answer.stratum,
             weight=answer.weight,
-            baseline=1 - credits[name] if answer.is_judged else before.get(name),
+            baseline=1 - judged_scores[name] if answer.is_judged else before.get(name),
             # Two runs of one version are not judged.
             second_baseline=None if answer.is_judged else again.get(name),
-            candidate=credits[name] if answer.is_judged else after[name],
+            candidate=judged_scores[name] if answer.is_judged else after[name],
         )
         for name, answer in answers.items()
-        if not answer.is_judged or name in credits
+        if not answer.is_judged or name in judged_scores
     ]
