@@ -34,6 +34,8 @@ COMMANDS = (
     *("claims", "levers", "version", "raise", "correct"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
+GATE_COMMANDS = ("compare", "import", "init", "pin", "run", "show")
+GROUPS = ("budget", "charges", "gate", "key", "snapshot")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
 
@@ -111,7 +113,8 @@ def leaves(group: click.Group) -> Iterator[Command]:
 def test_every_command_has_a_module_that_runs_it() -> None:
     root = root_command(lab_commands())
     names = [command.name for command in leaves(root)]
-    assert sorted(map(str, names)) == sorted((*COMMANDS, "override", "plan", "save", *KEY_COMMANDS))
+    of_groups = ("override", "plan", "save", *KEY_COMMANDS, *GATE_COMMANDS)
+    assert sorted(map(str, names)) == sorted((*COMMANDS, *of_groups))
     for command in leaves(root):
         assert callable(importlib.import_module(command.module).run)
 
@@ -126,12 +129,13 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
     [
         (
             [""],
-            [*sorted({*COMMANDS, "budget", "charges", "key", "snapshot"} - {"raise", "correct"})],
+            [*sorted({*COMMANDS, *GROUPS} - {"raise", "correct"})],
         ),
         (["ex"], ["explain"]),
         (["snapshot", ""], ["plan", "save"]),
         (["budget", ""], ["override", "raise"]),
         (["key", ""], [*KEY_COMMANDS]),
+        (["gate", ""], [*GATE_COMMANDS]),
         (["bench", "--endpoint", ""], ["chat", "completions"]),
         (["cost", "--by", ""], sorted(COST_FIELDS)),
         (["cost", "--by", "t"], ["tag", "team", "tenant", "tenant,service"]),

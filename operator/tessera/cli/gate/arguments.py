@@ -4,11 +4,13 @@ import click
 
 from tessera.cli.options import (
     AMOUNT,
+    CLUSTER_OPTIONS,
     FILE,
     INTEGER,
     Command,
     Group,
     argument,
+    namespace_option,
     option,
     output_options,
 )
@@ -92,9 +94,35 @@ GATE_COMPARE = Command(
     module="tessera.cli.gate.compare",
 )
 
+GATE_PIN = Command(
+    "pin",
+    "digest and counts of a suite for its QualityGate",
+    "A gate with them judges by this file alone: another one is SuiteChanged. Prints a patch, or "
+    "writes it with --gate or --manifest. Fewer prompts, or another digest, need the verb bypass "
+    "on qualitygates.",
+    argument("suite", "JSONL file of prompts", type=FILE["type"]),
+    option("--gate", "QualityGate to patch", metavar="NAME"),
+    option("--manifest", "YAML file with a QualityGate to write it into", **FILE),
+    *CLUSTER_OPTIONS,
+    namespace_option("namespace of the QualityGate"),
+    module="tessera.cli.gate.pin",
+)
+
+GATE_SHOW = Command(
+    "show",
+    "what QualityGates know and decided",
+    "Without a name, all QualityGates of the namespace with their latest verdicts. With one: its "
+    "suite, what runs, and the table of its latest verdict: quality, latency and dollars.",
+    argument("gate", "name of the QualityGate", required=False),
+    *CLUSTER_OPTIONS,
+    namespace_option("namespace of the QualityGates"),
+    *output_options(),
+    module="tessera.cli.gate.show",
+)
+
 GATE = Group(
     "gate",
     short_help="suites of prompts on which a change is tried",
     help="Commands for the suites of QualityGates.",
-    commands=[GATE_INIT, GATE_IMPORT, GATE_RUN, GATE_COMPARE],
+    commands=[GATE_INIT, GATE_IMPORT, GATE_PIN, GATE_SHOW, GATE_RUN, GATE_COMPARE],
 )
