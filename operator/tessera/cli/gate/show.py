@@ -8,6 +8,7 @@ from typing import cast
 from tessera.adapters.kube.object_parsing import parse_gate
 from tessera.api.meta import find_condition
 from tessera.api.quality_gate import AnswerShares, StratumVerdict, VerdictStatus
+from tessera.api.text import counted
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.gate.table import AskedVersion, report
@@ -83,8 +84,8 @@ def _lines(gate: ObservedGate) -> Iterator[str]:
         counts = ", ".join(f"{count} {stratum}" for stratum, count in sorted(suite.prompts.items()))
         yield f"suite {suite.digest[:_DIGEST_LENGTH]}: {counts}"
     for progress in gate.status.progress:
-        asked = f"{progress.answered} of {progress.prompts} prompts"
-        yield f"{progress.role} of {progress.service}: {asked} answered"
+        prompts = counted(progress.prompts, "prompt")
+        yield f"{progress.role} of {progress.service}: {progress.answered} of {prompts} answered"
     if not gate.status.verdicts:
         return
     yield ""
