@@ -87,7 +87,7 @@ def generation_spec(
     logprobs = _logprob_count(body, arguments.max_logprobs)
     count = body.n or 1
     samples = [
-        _sample_spec(body, config.limits, prompt, prompt_index * count + sample_index, sample_index)
+        _sample_spec(body, config, prompt, prompt_index * count + sample_index, sample_index)
         for prompt_index, prompt in enumerate(prompts)
         for sample_index in range(count)
     ]
@@ -116,14 +116,15 @@ def _prompts(body: ChatBody | CompletionBody) -> list[Prompt]:
 
 def _sample_spec(
     body: ChatBody | CompletionBody,
-    limits: EngineLimits,
+    config: EngineConfig,
     prompt: Prompt,
     index: int,
     sample_index: int,
 ) -> SampleSpec:
+    limits = config.limits
     max_tokens = _max_answer_tokens(prompt, _requested_tokens(body), limits.max_model_len)
     _check_min_tokens(body.min_tokens, max_tokens)
-    generated = GeneratedText(prompt.text, sample_index)
+    generated = GeneratedText(prompt.text, sample_index, config.answers.get(prompt.text))
     tokens, finish_reason = _natural_end(body, generated, max_tokens)
     stop_strings = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     stop = generated.first_stop(stop_strings, tokens)

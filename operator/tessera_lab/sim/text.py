@@ -90,8 +90,11 @@ class GeneratedText:
     So an engine that gets the prompt with a part of the output goes on with the rest of it.
     """
 
-    def __init__(self, prompt: str, sample_index: int = 0) -> None:
-        """Take the prompt; outputs of other samples differ."""
+    def __init__(self, prompt: str, sample_index: int = 0, answer: str | None = None) -> None:
+        """Take the prompt, and the text with which it begins and ends by itself, if one is given.
+
+        Outputs of other samples differ.
+        """
         self._state = zlib.crc32(prompt.encode(), sample_index)
         self._follows_letter = prompt[-1:].isalpha()
         self._tokens: list[str] = []
@@ -100,6 +103,9 @@ class GeneratedText:
         length = _MIN_LENGTH + zlib.crc32(before.encode(), sample_index) % _LENGTH_RANGE
         self.natural_length = max(1, length - len(begun))
         """The tokens after which it would end by itself."""
+        if answer is not None:
+            self._tokens = pieces(answer)
+            self.natural_length = len(self._tokens)
 
     def text(self, start: int, end: int) -> str:
         """Return the tokens `start` to `end` as one text."""

@@ -15,6 +15,7 @@ from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch import environment
 from tessera_lab.sim.launch.arguments import Arguments, parse_arguments
 from tessera_lab.sim.launch.engine_speed import engine_speed
+from tessera_lab.sim.launch.given_answers import given_answers
 from tessera_lab.sim.launch.kv_cache import (
     KvCacheLayout,
     engine_limits,
@@ -47,6 +48,8 @@ class EngineConfig:
     speed: StepTime
     speculation: Speculation | None
     """Drafts that the engine computes; None while no acceptance is given."""
+    answers: Mapping[str, str]
+    """What it answers to some prompts, as the chat template renders them."""
     start_seconds: float
     dev_mode: bool
     """Whether the routes of development mode are open."""
@@ -103,6 +106,7 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
         limits=limits,
         speed=engine_speed(shape, precision, hardware, arguments.terms, env),
         speculation=speculation,
+        answers=given_answers(env),
         start_seconds=environment.read_number(
             env, environment.START_SECONDS, environment.DEFAULT_START_SECONDS
         ),

@@ -16,6 +16,8 @@ SPEED = "TESSERA_SIM_SPEED"
 START_SECONDS = "TESSERA_SIM_START_SECONDS"
 # Probability that a drafted token is accepted, below 1; without it nothing is drafted.
 ACCEPTANCE = "TESSERA_SIM_ACCEPTANCE"
+# A file of prompts with their answers, and the share answered wrongly, as JSON.
+ANSWERS = "TESSERA_SIM_ANSWERS"
 # The engine's own variable for its key.
 API_KEY = "VLLM_API_KEY"
 DEV_MODE = "VLLM_SERVER_DEV_MODE"
