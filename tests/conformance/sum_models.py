@@ -1,0 +1,67 @@
+"""Llamas that add digits, trained once for each version of their script, and their suite."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from world.folders import cache, make_once
+
+_TRAIN = Path(__file__).with_name("train_sums.py")
+_QUANTIZE = Path(__file__).with_name("quantize_weights.py")
+SEED = 1
+MOST_DIGITS = 8
+
+
+def sum_model(venv: Path, size: str) -> Path:
+    """Return the folder of a trained model of `1m` or `10m`: minutes of one core the first time."""
+    parts = _TRAIN.read_bytes() + venv.name.encode()
+    folder = cache() / "models" / f"sums-{size}-{SEED}-{hashlib.sha256(parts).hexdigest()[:12]}"
+
+    def train(partial: Path) -> None:
+        _say(f"training {folder} (once)")
+        _run(venv, _TRAIN, str(partial), size, str(SEED))
+
+    return make_once(folder, train, _say)
+
+
+def quantized(venv: Path, model: Path, bits: int, folder: Path) -> Path:
+    """Write a copy of a model with weights of so many bits into a folder."""
+    _run(venv, _QUANTIZE, str(model), str(folder), str(bits))
+    return folder
+
+
+def write_suite(file: Path, a_stratum: int) -> None:
+    """Write a suite of sums; a stratum has those of one length."""
+    draw, rows = random.Random(2), list[str]()  # noqa: S311 - not a secret
+    for count in range(2, MOST_DIGITS + 1):
+        # A sum of two digits has 100 questions.
+        questions: dict[tuple[int, ...], None] = {}
+        while len(questions) < a_stratum:
+            questions[tuple(draw.randrange(10) for _ in range(count))] = None
+        rows += [_row(count, digits) for digits in questions]
+    file.write_text("\n".join(rows), encoding="utf-8")
+
+
+def _row(count: int, digits: Sequence[int]) -> str:
+    content = "+".join(map(str, digits))
+    fields = {
+        "messages": [{"role": "user", "content": content}],
+        "scorer": "number",
+        "expected": sum(digits),
+        "stratum": f"digits-{count}",
+        "maxTokens": 3 * MOST_DIGITS,
+    }
+    return json.dumps(fields)
+
+
+def _run(venv: Path, script: Path, *arguments: str) -> None:
+    command = ["nice", "-n", "19", str(venv / "bin" / "python"), str(script), *arguments]
+    subprocess.run(command, check=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
