@@ -1,0 +1,219 @@
+"""Changes of a gated service: a worse one is refused, an equal one rolled out, whatever fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scenarios.actions import ScenarioNamespace, a_budget
+from scenarios.gates import GATE, PROMPTS, STRATA, GatedNamespace, streaming
+from scenarios.kills import kill_operator
+from scenarios.lifecycle import write_fleet
+from scenarios.streams import wait_for_replicas
+from tessera.resources.api_resources import PODS
+from world import World, start
+from world.testing import eventually, is_ready
+
+_ALL = STRATA * PROMPTS
+_REPLICAS = 2
+# What engines answer: a tenth wrongly; as much as before, though to other prompts.
+_GOOD: dict[str, Any] = {}
+_WORSE: dict[str, Any] = {"wrongShare": 0.1}
+# Of a quantization that went wrong: short sums are as before, and long ones are lost.
+_BROKEN: dict[str, Any] = {"strata": {"sums-7": 0.6, "sums-8": 0.9}}
+_OTHER_OPTION = {"extraArgs": ["--max-logprobs=5"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
+        yield world
+
+
+@pytest.fixture
+async def gated(namespace: ScenarioNamespace, tmp_path: Path) -> GatedNamespace:
+    """A gated service with a stable version that answers every prompt rightly."""
+    gated = GatedNamespace(namespace, tmp_path / "suite.jsonl")
+    await gated.apply_gate()
+    await gated.apply_service(_GOOD, replicas=_REPLICAS)
+    await namespace.wait_until_ready()
+    await wait_for_replicas(namespace, _REPLICAS)
+
+    async def is_recorded() -> None:
+        assert "stableRevision" in await namespace.service_status()
+
+    await eventually(is_recorded)
+    return gated
+
+
+async def test_a_worse_version_is_refused_and_the_table_says_why(gated: GatedNamespace) -> None:
+    namespace = gated.namespace
+    before, templates = await gated.engine_pods(), await gated.templates()
+    revision = (await namespace.service_status())["stableRevision"]
+    async with streaming(namespace) as ends:
+        await gated.apply_service(_WORSE, replicas=_REPLICAS)
+        candidate = await gated.wait_for_candidate(set(before))
+        record = await gated.wait_for_record("Failed")
+        condition = await namespace.wait_for_condition("chat", "Progressing", "RolledBack")
+    assert not is_ready(candidate)
+    assert ends.broken == []
+    assert ends.finished > 0
+    status = await namespace.service_status()
+    assert status["stableRevision"] == revision
+    assert record["changes"] == ["spec.podTemplate.env"]
+    await namespace.check_condition("chat", "Ready", "CompletionSucceeded")
+    assert condition["status"] == "False"
+    (verdict,) = (await gated.gate_status())["verdicts"]
+    rows = {row["name"]: row for row in verdict["strata"]}
+    total = rows["total"]
+    assert (verdict["reason"], total["prompts"], total["isLost"]) == ("Failed", _ALL, True)
+    assert float(total["baseline"]) == 1.0
+    assert float(total["lossPoints"]) == pytest.approx(10)
+    assert rows.keys() == {"total", *(f"sums-{number}" for number in range(1, STRATA + 1))}
+    for answers in ("baselineAnswers", "candidateAnswers"):
+        assert float(verdict[answers]["ttftP95Seconds"]) > 0
+        assert float(verdict[answers]["usdPerMillionTokens"]) > 0
+    shown = await namespace.cluster.tessera("gate", "show", "-n", namespace.name, GATE)
+    namespace.cluster.say(shown)
+    assert "Failed" in shown
+
+    async def only_stable_remains() -> None:
+        assert (await gated.engine_pods()).keys() == before.keys()
+        assert await gated.templates() == templates
+
+    await eventually(only_stable_remains)
+    await _is_not_tried_again(gated)
+
+
+async def _is_not_tried_again(gated: GatedNamespace) -> None:
+    """Another edit that changes no answer leaves the refused version refused."""
+    await gated.apply_service(_WORSE, replicas=_REPLICAS + 1)
+    await wait_for_replicas(gated.namespace, _REPLICAS + 1)
+    assert len((await gated.gate_status())["verdicts"]) == 1
+    assert len(await gated.engine_pods()) == _REPLICAS + 1
+
+
+async def test_an_equal_version_is_rolled_out_without_a_lost_stream_and_keeps_its_replica(
+    gated: GatedNamespace,
+) -> None:
+    namespace = gated.namespace
+    before = await gated.engine_pods()
+    revision = (await namespace.service_status())["stableRevision"]
+    async with streaming(namespace) as ends:
+        await gated.apply_service(_GOOD, replicas=_REPLICAS, engine=_OTHER_OPTION)
+        candidate = await gated.wait_for_candidate(set(before))
+        record = await gated.wait_for_record("Passed")
+        await _wait_until_rolled_out(gated, set(before))
+    after = await gated.engine_pods()
+    assert candidate["metadata"]["uid"] in after
+    assert ends.broken == []
+    assert ends.finished > 0
+    assert record["changes"] == ["spec.engine.extraArgs"]
+    assert (await namespace.service_status())["stableRevision"] != revision
+    # What was stable a short time ago comes back without a gate.
+    await gated.apply_service(_GOOD, replicas=_REPLICAS)
+    await gated.wait_for_record("RolledBackTo")
+    await _wait_until_rolled_out(gated, set(after))
+    assert len((await gated.gate_status())["verdicts"]) == 1
+
+
+async def _wait_until_rolled_out(gated: GatedNamespace, old: set[str]) -> None:
+    async def is_rolled_out() -> None:
+        pods = await gated.engine_pods()
+        assert old & pods.keys() == set()
+        assert len(pods) == _REPLICAS
+        await gated.namespace.check_condition("chat", "Progressing", "RolloutComplete")
+
+    await eventually(is_rolled_out)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("answers", "engine", "reason"),
+    [(_GOOD, _OTHER_OPTION, "Passed"), (_WORSE, {}, "Failed")],
+    ids=["equal", "worse"],
+)
+async def test_a_change_ends_the_same_though_the_operator_is_killed_in_each_step(
+    gated: GatedNamespace, answers: dict[str, Any], engine: dict[str, Any], reason: str
+) -> None:
+    namespace = gated.namespace
+    cluster, before = namespace.cluster, await gated.engine_pods()
+    async with streaming(namespace) as ends:
+        await gated.apply_service(answers, replicas=_REPLICAS, engine=engine)
+        await kill_operator(cluster)
+        await gated.wait_for_candidate(set(before))
+        await kill_operator(cluster)
+        await gated.wait_for_job("baseline")
+        await kill_operator(cluster)
+        await gated.wait_for_job("candidate")
+        await kill_operator(cluster)
+        await gated.wait_for_record(reason)
+        await kill_operator(cluster)
+        if reason == "Passed":
+            await _wait_until_rolled_out(gated, set(before))
+        else:
+            await namespace.wait_for_condition("chat", "Progressing", "RolledBack")
+    assert ends.broken == []
+    records = (await namespace.service_status())["rollouts"]
+    assert [each["reason"] for each in records if each["reason"] in ("Passed", "Failed")] == [
+        reason
+    ]
+    assert len((await gated.gate_status())["verdicts"]) == 1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("role", ["baseline", "candidate"])
+async def test_a_job_that_is_evicted_goes_on_where_it_ended(
+    gated: GatedNamespace, role: str
+) -> None:
+    namespace = gated.namespace
+    await gated.apply_service(_WORSE, replicas=_REPLICAS)
+    pod = await gated.wait_for_job(role)
+    name = pod["metadata"]["name"]
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": namespace.name},
+    }
+    await namespace.cluster.api.create(f"{PODS.path(namespace.name, name)}/eviction", body)
+    await gated.wait_for_record("Failed")
+    (verdict,) = (await gated.gate_status())["verdicts"]
+    (total,) = (row for row in verdict["strata"] if row["name"] == "total")
+    assert total["prompts"] == _ALL
+
+
+@pytest.mark.full
+async def test_a_candidate_that_the_budget_refuses_waits_and_stable_serves(
+    gated: GatedNamespace,
+) -> None:
+    namespace = gated.namespace
+    before = await gated.engine_pods()
+    async with a_budget(namespace, "0.01"):
+        await gated.apply_service(_GOOD, replicas=_REPLICAS, engine=_OTHER_OPTION)
+        words = (f"TenantBudget/{namespace.name}",)
+        condition = await namespace.wait_for_condition(
+            "chat", "Progressing", "NoSurgeCapacity", words=words
+        )
+        namespace.cluster.say(condition["message"])
+        assert (await gated.engine_pods()).keys() == before.keys()
+        await namespace.check_condition("chat", "Ready", "CompletionSucceeded")
+    # With money again the same edit is tried and rolled out.
+    await gated.wait_for_record("Passed")
+
+
+@pytest.mark.full
+async def test_broken_quantization_is_refused_by_the_strata_that_it_breaks(
+    gated: GatedNamespace,
+) -> None:
+    namespace = gated.namespace
+    await gated.apply_service(
+        _BROKEN, replicas=_REPLICAS, precision={"variants": [{"precision": "fp8"}]}
+    )
+    record = await gated.wait_for_record("Failed")
+    assert {each.split(".")[1] for each in record["changes"]} == {"podTemplate", "precision"}
+    (verdict,) = (await gated.gate_status())["verdicts"]
+    lost = {row["name"] for row in verdict["strata"] if row["isLost"]}
+    assert lost >= {"sums-7", "sums-8"}
+    assert lost <= {"sums-7", "sums-8", "total"}
+    await namespace.check_condition("chat", "Ready", "CompletionSucceeded")
