@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tessera_lab.engine.requests import FinishReason
 from tessera_lab.sim import logprobs, text
 from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
 from tessera_lab.sim.usage import GenerationEnd, Timing, TokenUsage
@@ -129,9 +130,9 @@ class ChatEncoder:
         ended, spec = span.ending is not None, self.spec
         choice = {
             "index": span.sample.index,
-            "delta": {"content": span.text},
+            "delta": _content(span),
             "logprobs": self._logprobs(span),
-            **(span.finish if ended else {"finish_reason": None}),
+            **(_chat_finish(span) if ended else {"finish_reason": None}),
             "token_ids": span.token_ids if spec.return_token_ids else None,
         }
         last = ended and not spec.include_usage
@@ -159,12 +160,13 @@ class ChatEncoder:
         }
 
     def _choice(self, span: TokenSpan) -> dict[str, Any]:
-        message = {"role": "assistant", "content": span.text, **dict.fromkeys(_UNUSED_IN_MESSAGES)}
+        unused = dict.fromkeys(("content", *_UNUSED_IN_MESSAGES))
+        message = {"role": "assistant", **unused, **_content(span)}
         return {
             "index": span.sample.index,
             "message": message,
             "logprobs": self._logprobs(span),
-            **span.finish,
+            **_chat_finish(span),
             "token_ids": span.token_ids if self.spec.return_token_ids else None,
             "routed_experts": None,
         }
@@ -174,6 +176,23 @@ class ChatEncoder:
         if count is None or span.start == span.end:
             return None
         return logprobs.chat_logprobs(span.tokens, span.start, count)
+
+
+def _content(span: TokenSpan) -> dict[str, Any]:
+    """Return the text, or the same as the arguments of the tool that the answer calls."""
+    tool = span.sample.tool
+    if tool is None:
+        return {"content": span.text}
+    function, head = {"arguments": span.text}, dict[str, Any]()
+    if span.start == 0:
+        function = {"name": tool, **function}
+        head = {"id": f"call-{span.sample.index}", "type": "function"}
+    return {"tool_calls": [{"index": 0, **head, "function": function}]}
+
+
+def _chat_finish(span: TokenSpan) -> dict[str, Any]:
+    is_called = span.sample.tool is not None and span.finish["finish_reason"] is FinishReason.STOP
+    return span.finish | ({"finish_reason": "tool_calls"} if is_called else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class SampleSpec:
     stop: StopMatch | None
     """The stop string that ends the output."""
     generated: GeneratedText
+    tool: str | None = None
+    """The tool that the output calls; it is then the arguments."""
     shared_prefixes: tuple[int, ...]
     """Names of the prompt's prefixes, for the prefix cache."""
 
@@ -124,7 +126,9 @@ def _sample_spec(
     limits = config.limits
     max_tokens = _max_answer_tokens(prompt, _requested_tokens(body), limits.max_model_len)
     _check_min_tokens(body.min_tokens, max_tokens)
-    generated = GeneratedText(prompt.text, sample_index, config.answers.get(prompt.text))
+    given = config.answers.get(prompt.text)
+    generated = GeneratedText(prompt.text, sample_index, given and given.text)
+    calls_tool = given is not None and isinstance(body, ChatBody) and body.tools
     tokens, finish_reason = _natural_end(body, generated, max_tokens)
     stop_strings = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     stop = generated.first_stop(stop_strings, tokens)
@@ -140,6 +144,7 @@ def _sample_spec(
         finish_reason=finish_reason,
         stop=stop,
         generated=generated,
+        tool=given.tool if given is not None and calls_tool else None,
         shared_prefixes=_shared_prefixes(prompt, limits, body.cache_salt or ""),
     )
 

@@ -31,7 +31,8 @@ def write_suite(folder: Path, count: int = 20) -> Path:
 
 
 def answers_of(file: Path, **options: Any) -> dict[str, str]:
-    return dict(given_answers({"TESSERA_SIM_ANSWERS": json.dumps({"file": str(file), **options})}))
+    given = given_answers({"TESSERA_SIM_ANSWERS": json.dumps({"file": str(file), **options})})
+    return {prompt: answer.text for prompt, answer in given.items()}
 
 
 async def test_prompts_of_the_file_get_their_answers_and_others_the_usual_words(
@@ -51,6 +52,27 @@ async def test_prompts_of_the_file_get_their_answers_and_others_the_usual_words(
     pieces = [each["choices"][0]["delta"].get("content", "") for each in events[:-1]]
     assert "".join(pieces) == "word 3"
     assert other["choices"][0]["finish_reason"] == "length"
+
+
+async def test_a_tool_is_called_with_the_expected_arguments(tmp_path: Path) -> None:
+    call = {"name": "search", "arguments": {"city": "Oslo", "days": 3}}
+    row = {"messages": asked("how"), "scorer": "toolCall", "expected": call}
+    file = tmp_path / "suite.jsonl"
+    file.write_text(json.dumps(row), encoding="utf-8")
+    tools = [{"type": "function", "function": {"name": "search"}}]
+    async with running(TESSERA_SIM_ANSWERS=json.dumps({"file": str(file)})) as engine:
+        path, body = "/v1/chat/completions", {"messages": asked("how"), "tools": tools}
+        [choice] = (await engine.post(path, **body)).json()["choices"]
+        events = await engine.stream(path, **body)
+        [text] = (await engine.post(path, messages=asked("how"))).json()["choices"]
+    [whole] = choice["message"]["tool_calls"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (None, "tool_calls")
+    deltas = [each["choices"][0]["delta"] for each in events[:-1]]
+    parts = [part["function"] for delta in deltas for part in delta.get("tool_calls", ())]
+    assert [part.get("name") for part in parts] == ["search"] + [None] * (len(parts) - 1)
+    for arguments in (whole["function"]["arguments"], "".join(part["arguments"] for part in parts)):
+        assert json.loads(arguments) == call["arguments"]
+    assert text["message"]["content"] == whole["function"]["arguments"]
 
 
 def test_a_share_of_each_stratum_is_wrong_with_another_answer_of_it(tmp_path: Path) -> None:
@@ -92,10 +114,14 @@ def test_what_cannot_be_read_ends_the_start(value: str) -> None:
         ({"scorer": "exact", "expected": ["red", "blue"]}, "red"),
         ({"scorer": "regex", "expected": "^a+$"}, None),
         ({"scorer": "regex", "expected": "^a+$", "example": "aa"}, "aa"),
+        ({"scorer": "jsonSchema", "expected": {"const": {"a": 1}}}, '{"a": 1}'),
+        ({"scorer": "jsonSchema", "expected": {"type": "object"}}, None),
         ({"scorer": "toolCall", "expected": {"name": "search"}}, None),
+        ({"scorer": "judge", "expected": {"criterion": "is polite"}}, None),
     ],
 )
 def test_a_right_answer_follows_from_what_the_scorer_expects(
     fields: dict[str, Any], answer: str | None
 ) -> None:
-    assert AnsweredRow.model_validate({"messages": asked("a"), **fields}).right == answer
+    right = AnsweredRow.model_validate({"messages": asked("a"), **fields}).right
+    assert (right and right.text) == answer

@@ -15,7 +15,7 @@ from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch import environment
 from tessera_lab.sim.launch.arguments import Arguments, parse_arguments
 from tessera_lab.sim.launch.engine_speed import engine_speed
-from tessera_lab.sim.launch.given_answers import given_answers
+from tessera_lab.sim.launch.given_answers import GivenAnswer, given_answers
 from tessera_lab.sim.launch.kv_cache import (
     KvCacheLayout,
     engine_limits,
@@ -48,7 +48,7 @@ class EngineConfig:
     speed: StepTime
     speculation: Speculation | None
     """Drafts that the engine computes; None while no acceptance is given."""
-    answers: Mapping[str, str]
+    answers: Mapping[str, GivenAnswer]
     """What it answers to some prompts, as the chat template renders them."""
     start_seconds: float
     dev_mode: bool

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,16 @@ from tessera_lab.sim.launch.environment import ANSWERS
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class GivenAnswers(BaseModel):
+@dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """What the engine answers to a prompt."""
+
+    text: str
+    tool: str | None = None
+    """The tool that it calls, with the text as arguments."""
+
+
+class AnswersOption(BaseModel):
     """The environment variable: which file, and how much of it is answered wrongly."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
@@ -40,50 +50,55 @@ class AnsweredRow(ConversationBody):
     example: str | None = None
 
     @property
-    def right(self) -> str | None:
+    def right(self) -> GivenAnswer | None:
         """Return a right answer; None for a row that does not say any."""
         if self.example is not None:
-            return self.example
+            return GivenAnswer(self.example)
         expected = self.expected
+        if self.scorer == "toolCall" and isinstance(expected, dict) and "arguments" in expected:
+            return GivenAnswer(json.dumps(expected["arguments"]), str(expected.get("name")))
+        if self.scorer == "jsonSchema" and isinstance(expected, dict) and "const" in expected:
+            return GivenAnswer(json.dumps(expected["const"]))
+        if self.scorer in ("regex", "toolCall", "jsonSchema"):
+            return None
         if isinstance(expected, dict):  # a number with a tolerance, or the right choice
             expected = expected.get("value", expected.get("answer"))
-        if isinstance(expected, list) and all(isinstance(text, str) for text in expected):
-            return " ".join(expected if self.scorer == "contains" else expected[:1])
-        if isinstance(expected, int | float):
-            return json.dumps(expected)
-        return expected if isinstance(expected, str) and self.scorer != "regex" else None
+        if isinstance(expected, list):
+            texts = map(str, expected if self.scorer == "contains" else expected[:1])
+            return GivenAnswer(" ".join(texts))
+        return None if expected is None else GivenAnswer(str(expected))
 
 
-def given_answers(env: Mapping[str, str]) -> Mapping[str, str]:
+def given_answers(env: Mapping[str, str]) -> Mapping[str, GivenAnswer]:
     """Return the answers by prompt, as the chat template renders it; raise EngineExit."""
     text = env.get(ANSWERS)
     if not text:
         return {}
     try:
-        given = GivenAnswers.model_validate_json(text)
-        lines = given.file.read_text(encoding="utf-8").splitlines()
+        option = AnswersOption.model_validate_json(text)
+        lines = option.file.read_text(encoding="utf-8").splitlines()
         rows = [AnsweredRow.model_validate_json(line) for line in lines if line.strip()]
-        rights = [(row.stratum, chat_prompt(row).text, row.right) for row in rows if row.messages]
+        asked = [(row.stratum, chat_prompt(row).text, row.right) for row in rows if row.messages]
     except (ValidationError, EngineApiError, OSError, UnicodeDecodeError) as error:
         raise EngineExit(1, f"{ANSWERS}: {error}") from error
-    ordered = sorted((each for each in rights if each[2] is not None), key=lambda row: row[0])
-    answers: dict[str, str] = {}
-    for stratum, group in groupby(ordered, key=lambda row: row[0]):
-        answers |= _of_stratum(stratum, [(prompt, str(right)) for _, prompt, right in group], given)
+    answers: dict[str, GivenAnswer] = {}
+    for stratum, group in groupby(sorted(asked, key=lambda row: row[0]), key=lambda row: row[0]):
+        rights = [(prompt, right) for _, prompt, right in group if right is not None]
+        answers |= _of_stratum(stratum, rights, option)
     return answers
 
 
 def _of_stratum(
-    stratum: str, rows: Sequence[tuple[str, str]], given: GivenAnswers
-) -> Mapping[str, str]:
+    stratum: str, rights: Sequence[tuple[str, GivenAnswer]], option: AnswersOption
+) -> Mapping[str, GivenAnswer]:
     """Return its answers: a wrong one is the next different one of the same stratum."""
-    count = round(given.strata.get(stratum, given.wrong_share) * len(rows))
-    answers = dict(rows)
-    for prompt in sorted(answers, key=lambda prompt: _rank(prompt, given.seed))[:count]:
-        place = rows.index((prompt, answers[prompt]))
-        following = (right for _, right in (*rows[place:], *rows[:place]))
-        wrong = next((right for right in following if right != rows[place][1]), None)
-        answers[prompt] = "I cannot say." if wrong is None else wrong
+    count = round(option.strata.get(stratum, option.wrong_share) * len(rights))
+    answers = dict(rights)
+    for prompt in sorted(answers, key=lambda prompt: _rank(prompt, option.seed))[:count]:
+        place = [each for each, _ in rights].index(prompt)
+        following = (right for _, right in (*rights[place:], *rights[:place]))
+        wrong = (right for right in following if right != rights[place][1])
+        answers[prompt] = next(wrong, GivenAnswer("I cannot say."))
     return answers
 
 
