@@ -13,33 +13,19 @@ import httpx
 from demo.cluster import Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.streams import stream_completion
+from tessera.cli.gate.starter import starter_rows
 from tessera.resources.api_resources import DEPLOYMENTS, PODS, QUALITY_GATES
 from world.api import CONFIG_MAPS
 from world.testing import eventually
 
 GATE = "answers"
 GATE_ROLE_LABEL = "tessera.dev/gate-role"
-STRATA, PROMPTS = 8, 50
+PROMPTS_A_STRATUM = 40
 # A step of the engine: a suite takes some ten seconds, so that a scene can end a Job within it.
 _STEP_SECONDS = 0.03
 _STREAM_TOKENS = 60
 _CONFIG_MAP = "chat-suite"
 _KEY = "suite.jsonl"
-
-
-def suite() -> str:
-    """Return sums in strata of equal size, as lines of JSON."""
-    rows = [
-        {
-            "messages": [{"role": "user", "content": f"{1000 * stratum + number} + {number} ="}],
-            "scorer": "number",
-            "expected": 1000 * stratum + 2 * number,
-            "stratum": f"sums-{stratum}",
-        }
-        for stratum in range(1, STRATA + 1)
-        for number in range(PROMPTS)
-    ]
-    return "\n".join(map(json.dumps, rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +38,13 @@ class GatedNamespace:
     async def apply_gate(self, **spec: Any) -> None:
         """Write the suite, and the gate that has it."""
         api, name = self.namespace.cluster.api, self.namespace.name
-        self.answers.write_text(suite(), encoding="utf-8")
+        suite = "\n".join(starter_rows(0, PROMPTS_A_STRATUM))
+        self.answers.write_text(suite, encoding="utf-8")
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": _CONFIG_MAP, "namespace": name},
-            "data": {_KEY: suite()},
+            "data": {_KEY: suite},
         }
         await api.apply(CONFIG_MAPS.path(name, _CONFIG_MAP), body, "kubectl")
         gate = {
