@@ -1,7 +1,7 @@
 """The demos: which scenes each of them plays, and in which world."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,28 +79,25 @@ _QUALITY = Scene(
     "lose nothing are rolled out, with what they save.",
     play=quality.run,
 )
-DEMOS = ("mission", "scale", "budget", "batch", "gateway", "mig", "quality")
+_CHAINS: Mapping[str, Chain] = {
+    "scale": (_SERVE, _SCALE),
+    "budget": (_BUDGET,),
+    "batch": (_BATCH,),
+    "gateway": (_GATEWAY,),
+    "quality": (_QUALITY,),
+}
+DEMOS = ("mission", *_CHAINS, "mig")
 
 
 def find_demo(name: str, backend: mig.Backend = "Agent", vllm: Path | None = None) -> Demo:
     """Return a demo; the mission has a scene more with an environment of a real engine."""
-    match name:
-        case "scale":
-            return Demo(acts=(((_SERVE, _SCALE),),))
-        case "budget":
-            return Demo(acts=(((_BUDGET,),),))
-        case "batch":
-            return Demo(acts=(((_BATCH,),),))
-        case "gateway":
-            return Demo(acts=(((_GATEWAY,),),))
-        case "quality":
-            return Demo(acts=(((_QUALITY,),),))
-        case "mig":
-            return Demo(acts=(((_repartition(backend),),),), backend=backend, fleet=mig.WHOLE.nodes)
-        case _:
-            real = (((_real_engine(vllm),),),) if vllm is not None else ()
-            chains = ((_SERVE, _SCALE), (_BATCH,), (_BUDGET,), (_MIG,))
-            return Demo(acts=(chains, *real, ((_BILL,),)))
+    if name == "mig":
+        return Demo(acts=(((_repartition(backend),),),), backend=backend, fleet=mig.WHOLE.nodes)
+    if name in _CHAINS:
+        return Demo(acts=((_CHAINS[name],),))
+    real = (((_real_engine(vllm),),),) if vllm is not None else ()
+    chains = (_CHAINS["scale"], (_BATCH,), (_BUDGET,), (_MIG,))
+    return Demo(acts=(chains, *real, ((_BILL,),)))
 
 
 def _repartition(backend: mig.Backend) -> Scene:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ async def run(cluster: InstalledCluster) -> str:
     """Refuse 8-bit weights that lose a stratum, and roll those out that lose nothing."""
     await create_tenant(cluster, SERVICE.namespace)
     with tempfile.TemporaryDirectory(prefix="tessera-demo-") as folder:
-        suite = Path(folder) / "suite.jsonl"
-        suite.write_text(await cluster.tessera("gate", "init"), encoding="utf-8")
-        await _apply_gate(cluster, suite)
+        rows, suite = await cluster.tessera("gate", "init"), Path(folder) / "suite.jsonl"
+        suite.write_text(rows, encoding="utf-8")
+        await _apply_gate(cluster, rows.splitlines(), suite)
         await _apply(cluster, suite)
         await until(
             lambda: cluster.service(SERVICE),
@@ -54,11 +54,9 @@ async def run(cluster: InstalledCluster) -> str:
     )
 
 
-async def _apply_gate(cluster: InstalledCluster, suite: Path) -> None:
-    rows = suite.read_text(encoding="utf-8")
-    strata = {json.loads(line)["stratum"] for line in rows.splitlines()}
-    count = len(rows.splitlines())
-    cluster.say(f"tessera gate init: {count} prompts in {len(strata)} strata")
+async def _apply_gate(cluster: InstalledCluster, rows: Sequence[str], suite: Path) -> None:
+    strata = {json.loads(row)["stratum"] for row in rows}
+    cluster.say(f"tessera gate init: {len(rows)} prompts in {len(strata)} strata")
     await cluster.run(
         *("kubectl", "-n", SERVICE.namespace, "create", "configmap", _CONFIG_MAP),
         f"--from-file=suite.jsonl={suite}",

@@ -127,7 +127,8 @@ def _sample_spec(
     max_tokens = _max_answer_tokens(prompt, _requested_tokens(body), limits.max_model_len)
     _check_min_tokens(body.min_tokens, max_tokens)
     given = config.answers.get(prompt.text)
-    generated = GeneratedText(prompt.text, sample_index, given and given.text)
+    text = given.text if given is not None else None
+    generated = GeneratedText(prompt.text, sample_index, text)
     calls_tool = given is not None and isinstance(body, ChatBody) and body.tools
     tokens, finish_reason = _natural_end(body, generated, max_tokens)
     stop_strings = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
