@@ -6,10 +6,11 @@ from typing import Any
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
-from tests.builders import MEDIUM, a_budget, a_node, a_pool
+from tests.builders import MEDIUM, a_budget, a_node, a_pool, a_service, a_spec
 from tests.domain.quality.gated_fleet import (
     A_CHANGE,
     GatedVariantFleet,
+    a_first_revision,
     a_gated_fleet,
     a_gated_spec,
     an_always_open_window,
@@ -245,3 +246,31 @@ def test_a_namesake_that_was_created_again_begins_with_its_own_version() -> None
 
 def a_blank_status(fleet: GatedVariantFleet) -> Any:
     return type(fleet.service.status)()
+
+
+def test_two_services_that_try_a_change_take_one_free_device_one_after_the_other() -> None:
+    fleet = a_gated_fleet(devices=5)
+    other = a_service("other", a_gated_spec(**A_CHANGE))
+    fleet.others = [other]
+    stable = a_first_revision(other)
+    fleet.revisions[stable.ref] = stable
+    fleet.edit(**A_CHANGE)
+    for _ in range(12):
+        fleet.cycle()
+
+    plans = [fleet.plans[Ref("team-a", name)] for name in ("chat", "other")]
+    waiting = [each.gated.missing_device for each in plans if each.gated is not None]
+    assert [text is None for text in waiting] == [True, False]
+
+
+def test_a_new_replica_of_another_service_is_granted_before_one_that_is_tried() -> None:
+    fleet = a_gated_fleet(devices=8)
+    fleet.others = [a_service("other", a_spec(replicas=1))]
+    fleet.fields["budgets"] = (a_budget(gpus="3", amount="9000.00"),)
+    fleet.edit(**A_CHANGE)
+    fleet.run(30)
+
+    plans = [fleet.plans[Ref("team-a", name)] for name in ("chat", "other")]
+    assert plans[1].desired_pods == 1
+    assert plans[0].gated is not None
+    assert "TenantBudget" in (plans[0].gated.missing_device or "")

@@ -45,6 +45,16 @@ class _Device(NamedTuple):
     """The proposal of the version in force that lends it."""
 
 
+def proposals_in_force(
+    fleet: GatedFleet, proposals: Mapping[Ref, Proposal]
+) -> Mapping[Ref, Proposal]:
+    """Return the proposals without those of versions that are tried."""
+    candidates = fleet.candidates
+    if not candidates:
+        return proposals
+    return {ref: each for ref, each in proposals.items() if ref not in candidates}
+
+
 def candidate_devices(
     fleet: GatedFleet,
     proposals: Mapping[Ref, Proposal],

@@ -90,6 +90,8 @@ def _grant_members(
 def _class_rank(member: _Member) -> int:
     if not isinstance(member, Proposal):
         return len(CLASS_RANKS)
+    if member.service.ref != member.service.ref.base:
+        return len(CLASS_RANKS) + 1  # a version that is tried serves no user
     spec = member.service.spec
     return CLASS_RANKS[spec.service_class] if spec is not None else 0
 

@@ -51,6 +51,7 @@ from tessera.domain.planning.candidates import (
     candidate_device,
     candidate_devices,
     joined_plan,
+    proposals_in_force,
     wanted_devices,
     with_candidates,
 )
@@ -280,12 +281,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     allocated = Devices(unclaimed.allocated)
     forecast = _grant_forecast(snapshot, deciding, metering)
     proposals, readings = propose_all(
-        snapshot,
-        memory.scaling_history,
-        views,
-        allocated,
-        forecast,
-        gateways=config.gateways,
+        snapshot, memory.scaling_history, views, allocated, forecast, gateways=config.gateways
     )
     services = snapshot.services[: len(observed.services)]
     users = claim_users(services, snapshot.batches, snapshot.claims)
@@ -295,10 +291,12 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     grants = grant_replicas(
         proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
     )
-    shares = tenant_shares(proposals, grants, deciding)
-    shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
+    # What is tried takes what others leave: no share of devices, and no layout is made for it.
+    in_force = proposals_in_force(fleet, proposals)
+    shares = tenant_shares(in_force, grants, deciding)
+    shared = share_devices(in_force, grants, deciding, views, snapshot.pods)
     devices = candidate_devices(fleet, proposals, shared, allocated)
-    funded = FundedProposals(proposals, shares)
+    funded = FundedProposals(in_force, shares)
     layouts = repartition(config, snapshot, memory.layouts, views, funded)
     storage = StorageRoom(deciding, snapshot)
     context = _ServiceContext(
