@@ -187,6 +187,10 @@ bench-floors: .venv/made ## Measure what generated fleets lose of their floors, 
 bench-charges: .venv/made ## Measure what charges cost a gateway, and how far a limit is spent before it refuses (about 5 seconds).
 	@$(RUN) tools/bench_charges.py $(OPTIONS)
 
+.PHONY: bench-gates
+bench-gates: .venv/made ## Measure how often the verdict of a gate is wrong, which losses it finds, and how many prompts it asks for (about 4 minutes of CPU; OPTIONS='--suites 1000').
+	@$(RUN) tools/bench_gates.py $(OPTIONS)
+
 .PHONY: bench-control
 bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
 	@$(RUN) -m bench $(OPTIONS)
