@@ -19,7 +19,7 @@ from tessera.batch_runner.gate.asking import QuestionKey
 from tessera.batch_runner.gate.scorers import ModelAnswer
 from tessera.batch_runner.gate.suite import SuitePrompt
 
-# Of an answer so much is stored, and nothing more once the file is so large: scores are small.
+# So much of an answer is stored, and none of it once the file is so large: scores are small.
 _MAX_STORED_TEXT = 8192
 _MAX_TEXT_FILE = 256 * 2**20
 _MAX_LINE_BYTES = 64 * 2**10

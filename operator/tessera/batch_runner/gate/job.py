@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tessera.api.text import counted
 from tessera.batch_runner.errors import (
     BatchError,
     RefusedError,
@@ -135,7 +136,7 @@ class GateJobRunner:
             if suite.counts.get(name, 0) < least:
                 raise GateProblemError(
                     "suiteChanged",
-                    f"stratum {name} has {suite.counts.get(name, 0)} prompts, and "
+                    f"stratum {name} has {counted(suite.counts.get(name, 0), 'prompt')}, and "
                     f"spec.suite.prompts says {least}; run tessera gate pin, or restore the file",
                 )
         if suite.is_judged and not arguments.judge_url:

@@ -104,7 +104,7 @@ class _AnswerReader:
         """Return what was read of an answer, asked for at `begin` if it came as a stream."""
         return ModelAnswer(
             # A lone half of a pair is no character, and no file of UTF-8 can have it.
-            text="".join(self.texts).encode(errors="replace").decode(),
+            text="".join(self.texts)[:MAX_ANSWER_BYTES].encode(errors="replace").decode(),
             tool_calls=tuple(
                 ToolCall(name=name, arguments=arguments)
                 for _, (name, arguments) in sorted(self.calls.items())

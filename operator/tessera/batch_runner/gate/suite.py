@@ -125,7 +125,8 @@ def parse_suite(content: bytes, name: str = "suite") -> PromptSuite:
         raise SuiteError(f"{name} has more than {limit} MiB; split it into several gates")
     lines = content.split(b"\n")
     if len(lines) > MAX_ROWS + 1:
-        raise SuiteError(f"{name} has more than {MAX_ROWS} lines; split it into several gates")
+        most = counted(MAX_ROWS, "line")
+        raise SuiteError(f"{name} has more than {most}; split it into several gates")
     faults: dict[int, str] = {}
     prompts: list[SuitePrompt] = []
     for number, line in enumerate(lines, start=1):

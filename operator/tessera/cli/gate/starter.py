@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any
 
+from tessera.api.text import counted
+
 _Row = dict[str, Any]
 _Generator = Callable[[random.Random], _Row]
 _NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon", "Kim", "Lea")
@@ -174,7 +176,7 @@ def _tool_call(draw: random.Random) -> _Row:
                 {"amount": amount, "source": source, "target": target},
             ),
             (
-                f'Set a reminder with the text "{word}" in {minutes} minutes.',
+                f'Set a reminder in {counted(minutes, "minute")} with the text "{word}".',
                 "set_reminder",
                 {"text": word, "minutes": minutes},
             ),
