@@ -19,6 +19,7 @@ pytestmark = pytest.mark.vllm
 _MODEL = "sums"
 _A_STRATUM = 60
 _PROMPTS = _A_STRATUM * (MOST_DIGITS - 1)
+_ANSWER_SECONDS = 600
 _CONFIGURATION = Configuration(
     name="sums",
     argv=(
@@ -57,7 +58,15 @@ class GateRuns:
                 *options,
             ]
             process = await asyncio.create_subprocess_exec(*command)
-            assert await process.wait() == 0, report.read_text(encoding="utf-8")
+            try:
+                # The runner waits without end for an engine that is away.
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    code = await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            assert code == 0, report.read_text(encoding="utf-8")
         fields: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         print(f"\n{name}: {fields.get('message', '')}\n{fields.get('strata', '')}")
         return fields
