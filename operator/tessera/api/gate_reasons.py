@@ -58,6 +58,9 @@ class GateOutcome(StatusReason):
     """The replica of the changed version did not become ready in time."""
     TIMED_OUT = "TimedOut"
     """A version did not answer the suite within `spec.timeout`."""
+    JOB_FAILED = "JobFailed"
+    """The Job that asks a version ended without an answer three times, for example since it was
+    evicted."""
     NOT_GRANTED = "NotGranted"
     """The TenantBudget pays for no replica of the changed version."""
     NOT_JUDGED = "NotJudged"

@@ -215,6 +215,28 @@ class AnswerShares(_GateStatusBase):
     """The same divided by the score."""
 
 
+class AnswersStatus(_GateStatusBase):
+    """Answers of one version to the suite, which lie on the claim."""
+
+    digest: str
+    """Digest of the version."""
+
+    suite: str
+    """SHA-256 of the suite."""
+
+    scorer: str
+    """Version of the scorers, and digest of the judge where there is one."""
+
+    hardware: str
+    """GPU product and profile on which it answered."""
+
+    answered_at: datetime
+    """When."""
+
+    answers: AnswerShares
+    """What the answers are like."""
+
+
 class VerdictStatus(_GateStatusBase):
     """What was decided about one change."""
 
@@ -231,7 +253,7 @@ class VerdictStatus(_GateStatusBase):
     """SHA-256 of the suite."""
 
     scorer: str
-    """Version of the scorers, and digest of the judge where there is one."""
+    """Version of the scorers, digest of the judge where there is one, and that of the margins."""
 
     variant: str = ""
     """Hardware and precision that it was tried on."""
@@ -288,6 +310,9 @@ class QualityGateStatus(_GateStatusBase):
 
     progress: Annotated[tuple[GateProgress, ...], Field(max_length=16)] = ()
     """Runs of the suite that go on."""
+
+    answers: Annotated[tuple[AnswersStatus, ...], Field(max_length=MAX_VERDICTS)] = ()
+    """Versions that answered the suite, the latest first, and are not asked again as baselines."""
 
     verdicts: Annotated[tuple[VerdictStatus, ...], Field(max_length=MAX_VERDICTS)] = ()
     """Verdicts, the latest first; the same change with the same suite is not tried again."""

@@ -14,6 +14,10 @@ GATE_ROLE_LABEL = f"{GROUP}/gate-role"
 GATE_DIGEST_ANNOTATION = f"{GROUP}/gate-digest"
 # On the Deployment of a candidate: the name of its ControllerRevision.
 SERVICE_REVISION_ANNOTATION = f"{GROUP}/revision"
+# Of such Jobs the ServiceAccount, and the NetworkPolicy of what their pods reach; and the policy
+# that lets them into engines that otherwise only gateways reach.
+GATE_ACCOUNT = "tessera-gate"
+GATE_ENGINES = "tessera-gate-engines"
 # Name of the container of a Job.
 GATE_CONTAINER = "gate"
 ROLES: Mapping[str, GateRole] = {"baseline": "Baseline", "candidate": "Candidate"}

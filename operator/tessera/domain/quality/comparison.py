@@ -1,0 +1,121 @@
+"""The table of a change: quality as its Job judged it, with latency and cost of both versions."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from tessera.api.gate_reasons import GateOutcome
+from tessera.api.inference_service import Slo
+from tessera.api.quality_gate import AnswerShares, AnswersStatus, VerdictStatus
+from tessera.api.text import one_line
+from tessera.domain.observed.gate_reports import GateReport
+from tessera.domain.quality.trial import Trial, TriedVersion
+
+# Lengths of two runs of one model differ so much too; what is longer costs more.
+_LENGTH_TOLERANCE = Decimal("0.05")
+_MESSAGE_LENGTH = 1024
+NOT_COMPARABLE = "NotComparable"
+_NONE = Decimal(0)
+NO_ANSWERS = AnswerShares(truncated=_NONE, empty=_NONE, refused=_NONE, mean_tokens=_NONE)
+
+
+def with_cost(answers: AnswerShares, version: TriedVersion) -> AnswerShares:
+    """Return what answers are like with what a million tokens of them cost."""
+    price = version.per_million_tokens
+    if price is None:
+        return answers
+    return answers.model_copy(update={"usd_per_million_tokens": price.rounded(6)})
+
+
+def judged(trial: Trial, report: GateReport, baseline: AnswersStatus | None) -> VerdictStatus:
+    """Return the verdict on a change by the report of its Job.
+
+    A loss of quality decides first, then latency, then cost; these two only on the same hardware.
+    """
+    reason = GateOutcome(report.verdict or GateOutcome.INCONCLUSIVE)
+    if trial.baseline is None and reason is GateOutcome.FAILED:
+        reason = GateOutcome.BELOW_MIN_SCORE
+    total = next((each for each in report.strata if each.name == "total"), None)
+    candidate = before = None
+    if report.answers is not None:
+        shares = with_cost(report.answers, trial.candidate)
+        candidate = _adjusted(shares, total.candidate if total is not None else None)
+    if baseline is not None:
+        before = _adjusted(baseline.answers, total.baseline if total is not None else None)
+    message = report.message
+    if baseline is not None and before is not None and candidate is not None:
+        columns = _Columns(trial, before, candidate)
+        is_comparable = baseline.hardware == trial.candidate.hardware != ""
+        if not is_comparable:
+            message += f"; latency and cost: {NOT_COMPARABLE} ({baseline.hardware or 'unknown'} "
+            message += f"and {trial.candidate.hardware or 'unknown'})"
+        elif reason is not GateOutcome.FAILED and (slower := columns.slower(trial.slo)):
+            reason, message = GateOutcome.SLOWER, f"{slower}; quality: {report.message}"
+        elif reason is not GateOutcome.FAILED and (dearer := columns.dearer()):
+            reason, message = GateOutcome.DEARER, f"{dearer}; quality: {report.message}"
+    return VerdictStatus(
+        service=trial.service.name,
+        candidate=trial.candidate.digest,
+        baseline=trial.baseline.digest if trial.baseline is not None else "",
+        suite=report.suite,
+        scorer=report.scorer,
+        variant=trial.candidate.variant,
+        reason=reason,
+        message=one_line(message, _MESSAGE_LENGTH),
+        decided_at=trial.at.replace(microsecond=0),
+        strata=report.strata,
+        baseline_answers=before,
+        candidate_answers=candidate,
+        missing_prompts=report.missing_prompts,
+    )
+
+
+def _adjusted(answers: AnswerShares, score: Decimal | None) -> AnswerShares:
+    """Return them with the price of as many tokens of good answers."""
+    cost = answers.usd_per_million_tokens
+    if cost is None or not score:
+        return answers
+    adjusted = (cost / score).quantize(Decimal("0.000001"))
+    return answers.model_copy(update={"usd_per_quality_adjusted_mtok": adjusted})
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Latency and cost of both versions on the same hardware, under the same load."""
+
+    trial: Trial
+    before: AnswerShares
+    after: AnswerShares
+
+    def slower(self, slo: Slo) -> str | None:
+        """Return which target the changed version misses and the stable one keeps."""
+        pairs = (
+            ("spec.slo.ttftP95", slo.ttft_p95, "ttft_p95_seconds"),
+            ("spec.slo.itlP95", slo.itl_p95, "itl_p95_seconds"),
+        )
+        for path, target, name in pairs:
+            before, after = getattr(self.before, name), getattr(self.after, name)
+            if before is None or after is None:
+                continue
+            limit = Decimal(str(target / timedelta(seconds=1)))
+            if before <= limit < after:
+                return f"{path}: {after:f} s where {limit:f} s are allowed and were {before:f} s"
+        return None
+
+    def dearer(self) -> str | None:
+        """Return by how much a token costs more than allowed, longer answers counted."""
+        gate, before, after = self.trial.gate, self.before, self.after
+        costs = before.usd_per_million_tokens, after.usd_per_million_tokens
+        if gate is None or gate.spec is None or costs[0] is None or costs[1] is None:
+            return None
+        allowed = costs[0] * (1 + gate.spec.max_cost_increase)
+        length = Decimal(1)
+        if before.mean_tokens:
+            length = max(length, after.mean_tokens / before.mean_tokens / (1 + _LENGTH_TOLERANCE))
+        if costs[1] * length <= allowed:
+            return None
+        return (
+            f"spec.maxCostIncrease: {costs[1]:f} for a million tokens where {allowed:f} are "
+            f"allowed, answers of {after.mean_tokens:f} tokens where they had "
+            f"{before.mean_tokens:f}"
+        )

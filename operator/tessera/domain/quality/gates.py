@@ -1,0 +1,427 @@
+"""What a gate does next for the changes that are tried on it, and what it decides.
+
+One Job runs at a time, since its claim is mounted by one node: first the stable version answers the
+suite, then the changed one, whose Job judges. What counts is in statuses, on the claim and in the
+Jobs, so a lost status or Job costs a repetition and never the stable version.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from tessera.api.gate_reasons import GateAccepted, GateOutcome
+from tessera.api.quality_gate import (
+    MAX_VERDICTS,
+    AnswersStatus,
+    GateProgress,
+    QualityGateSpec,
+    QualityGateStatus,
+    SuiteStatus,
+    VerdictStatus,
+)
+from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.api.text import counted
+from tessera.domain.observed.gate_reports import GateJobState, GateReport, gate_report
+from tessera.domain.observed.gates import GateJob, GateJobRun, GateRole, ObservedGate
+from tessera.domain.quality.comparison import NO_ANSWERS, judged, with_cost
+from tessera.domain.quality.gate_jobs import (
+    GateJobRequest,
+    GateRun,
+    attempt_name,
+    attempt_of,
+    run_of,
+    scorer_of,
+    verdict_scorer,
+)
+from tessera.domain.quality.trial import GateJobs, Trial, TriedVersion
+
+# Jobs of one run: what is answered stays on the claim, so each goes on where the last one ended.
+MAX_ATTEMPTS = 3
+# A suite or judge that decides nothing is looked at again.
+RETRY = timedelta(minutes=5)
+# The pod of a Job that ended is seen before or after the Job's own condition.
+_REPORT_TIME = timedelta(seconds=30)
+# What a Job may say of suite and judge: then the gate decides nothing.
+_PROBLEMS: Mapping[GateJobState, GateAccepted] = {
+    "suiteNotFound": GateAccepted.SUITE_NOT_FOUND,
+    "suiteInvalid": GateAccepted.SUITE_INVALID,
+    "suiteChanged": GateAccepted.SUITE_CHANGED,
+    "judgeNotFound": GateAccepted.JUDGE_NOT_FOUND,
+    "judgeUnreliable": GateAccepted.JUDGE_UNRELIABLE,
+}
+_DONE: Mapping[GateRole, GateJobState] = {"Baseline": "answered", "Candidate": "judged"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialDecision:
+    """What is done for one change, and what is said of it."""
+
+    progressing: StatusVerdict[Progressing]
+    """Of the service, while nothing more urgent is."""
+    outcome: StatusVerdict[GateOutcome] | None = None
+    """How the trial ended, once it did."""
+    verdict: VerdictStatus | None = None
+    """With its numbers, if both versions answered."""
+    answers: AnswersStatus | None = None
+    """Of the version that answered in this cycle."""
+    suite: SuiteStatus | None = None
+    problem: StatusVerdict[GateAccepted] | None = None
+    """Why the gate decides nothing."""
+    create: GateJobRequest | None = None
+    lost: str = ""
+    """Digest of a version whose answers the claim has no more."""
+    retained: tuple[Ref, ...] = ()
+    """Jobs that go on, or whose end is needed."""
+    progress: GateProgress | None = None
+    needs: GateRole = "Candidate"
+    """The version that has to have a replica now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePlan:
+    """The status of one gate, and the Jobs that it creates and deletes."""
+
+    gate: ObservedGate
+    status: QualityGateStatus
+    """But for its conditions."""
+    accepted: StatusVerdict[GateAccepted]
+    decisions: Mapping[Ref, TrialDecision]
+    """By service."""
+    create: GateJobRequest | None = None
+    delete: tuple[Ref, ...] = ()
+    progress_addresses: Mapping[Ref, str] = field(default_factory=dict)
+    """Where Jobs that run say how many prompts are answered."""
+
+
+def plan_gate(gate: ObservedGate, trials: Iterable[Trial], jobs: GateJobs) -> GatePlan:
+    """Decide for all changes that are tried on a gate; the one whose Job exists goes first."""
+    busy = {job.service for job in jobs.jobs}
+    ordered = sorted(trials, key=lambda each: (each.service not in busy, each.since, each.service))
+    decisions = dict[Ref, TrialDecision]()
+    holder: Ref | None = None
+    for trial in ordered:
+        if holder is None:
+            decision = decide_trial(trial, jobs)
+            if decision.create is not None or decision.retained:
+                holder = trial.service
+        else:
+            decision = _waiting(trial, f"InferenceService/{holder.name} is tried on it now")
+        decisions[trial.service] = decision
+    retained = {ref for each in decisions.values() for ref in each.retained}
+    # Of other services, edits and gates: nothing waits for what they would say.
+    delete = tuple(sorted(job.ref for job in jobs.jobs if job.ref not in retained))
+    create = next((each.create for each in decisions.values() if each.create is not None), None)
+    return GatePlan(
+        gate=gate,
+        status=_status(gate, tuple(decisions.values())),
+        accepted=_accepted(gate, tuple(decisions.values())),
+        decisions=decisions,
+        # The claim is free once the pods before it are gone.
+        create=create if not delete else None,
+        delete=delete,
+        progress_addresses={
+            job.ref: run.address
+            for job in jobs.jobs
+            if (run := jobs.runs.get(job.uid)) is not None and run.address is not None
+        },
+    )
+
+
+def decide_trial(trial: Trial, jobs: GateJobs) -> TrialDecision:
+    """Return what is done for a change, as if it had the gate for itself."""
+    gate, spec = trial.gate, trial.gate.spec if trial.gate is not None else None
+    if gate is None or spec is None:
+        lack = "does not exist" if gate is None else f"is not valid: {gate.problem}"
+        return _hold(
+            f"spec.rollout.gateRef: QualityGate/{trial.gate_ref} {lack}. The change waits, and "
+            "users have the stable version; create or correct the gate, or take the change back."
+        )
+    if (verdict := recorded_verdict(gate, trial)) is not None:
+        return _concluded(spec, verdict)
+    if trial.overdue is not None:
+        return _ended(GateOutcome.NOT_READY, trial.overdue)
+    return _Rounds(trial, gate, spec, jobs).decide()
+
+
+def recorded_verdict(gate: ObservedGate, trial: Trial) -> VerdictStatus | None:
+    """Return the verdict on the same versions by the same suite, scorers and margins."""
+    suite, spec = gate.status.suite, gate.spec
+    if suite is None or spec is None:
+        return None
+    scorer = verdict_scorer(spec, trial.judge_digest)
+    pair = trial.candidate.digest, trial.baseline.digest if trial.baseline is not None else ""
+    return next(
+        (
+            each
+            for each in gate.status.verdicts
+            if (each.candidate, each.baseline) == pair
+            and (each.suite, each.scorer) == (spec.suite.digest or suite.digest, scorer)
+        ),
+        None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """The two runs of a suite that a change needs."""
+
+    trial: Trial
+    gate: ObservedGate
+    spec: QualityGateSpec
+    jobs: GateJobs
+
+    def decide(self) -> TrialDecision:
+        baseline = self.trial.baseline
+        if baseline is None or self._answers_of(baseline) is not None:
+            return self._round("Candidate", self.trial.candidate)
+        decision = self._round("Baseline", baseline)
+        # What the other Job said, and how many there were, is needed once these answers are known.
+        job = self._last_job(self._run("Candidate", self.trial.candidate))
+        if job is None or not self._has_ended(job, self.jobs.runs.get(job.uid)):
+            return decision
+        return replace(decision, retained=(*decision.retained, job.ref))
+
+    def _last_job(self, run: GateRun) -> GateJob | None:
+        attempts = (job for job in self.jobs.jobs if run_of(job.ref.name) == run.name)
+        return max(attempts, key=lambda each: attempt_of(each.ref.name), default=None)
+
+    def _answers_of(self, version: TriedVersion) -> AnswersStatus | None:
+        suite = self.gate.status.suite
+        digest = self.spec.suite.digest or (suite.digest if suite is not None else None)
+        key = version.digest, digest, scorer_of(self.spec, self.trial.judge_digest)
+        known = self.gate.status.answers
+        return next((a for a in known if (a.digest, a.suite, a.scorer) == key), None)
+
+    def _run(self, role: GateRole, version: TriedVersion) -> GateRun:
+        baseline = self.trial.baseline if role == "Candidate" else None
+        return GateRun(
+            gate=self.gate,
+            spec=self.spec,
+            service=self.trial.service,
+            role=role,
+            digest=version.digest,
+            baseline=baseline.digest if baseline is not None else "",
+            scorer=scorer_of(self.spec, self.trial.judge_digest),
+        )
+
+    def _round(self, role: GateRole, version: TriedVersion) -> TrialDecision:
+        run = self._run(role, version)
+        job = self._last_job(run)
+        if job is None:
+            return self._start(run, version, 1)
+        pod = self.jobs.runs.get(job.uid)
+        report = gate_report(pod.report) if pod is not None else None
+        if report is not None and not _is_of(report, run):
+            report = None
+        if report is not None and report.state in _PROBLEMS:
+            return self._undecided(job, report)
+        if report is not None and report.state == _DONE[role]:
+            # The Job stays until the status has what it said.
+            return replace(self._answered(run, version, report), retained=(job.ref,))
+        if self._has_ended(job, pod):
+            return self._again(run, version, job, report)
+        if job.refusal is not None:
+            problem = StatusVerdict(GateAccepted.FAILED_CREATE, job.refusal)
+            return replace(self._running(run, job), problem=problem)
+        return self._running(run, job)
+
+    def _start(self, run: GateRun, version: TriedVersion, attempt: int) -> TrialDecision:
+        trial = self.trial
+        if version.endpoint is None:
+            if run.role == "Candidate" and trial.waits is not None:
+                return TrialDecision(progressing=trial.waits, needs=run.role)
+            text = f"0 replicas of the {_which(run.role)} version answer"
+            return _waiting(trial, text, run.role)
+        if self.spec.judge is not None and trial.judge is None:
+            text = f"spec.judge: InferenceService/{self.spec.judge.service} does not answer"
+            problem = StatusVerdict(GateAccepted.JUDGE_NOT_FOUND, text)
+            return replace(_waiting(trial, text, run.role), problem=problem)
+        request = GateJobRequest(
+            run=run,
+            name=attempt_name(run.name, attempt),
+            endpoint=version.endpoint,
+            judge=trial.judge,
+            task=trial.task,
+            active_deadline=self.spec.timeout,
+        )
+        starting = _waiting(trial, f"its Job {request.name} starts", run.role)
+        return replace(starting, create=request)
+
+    def _running(self, run: GateRun, job: GateJob) -> TrialDecision:
+        answered, prompts = self.jobs.answered.get(job.ref, (0, 0))
+        which, after = _which(run.role), "then both are compared"
+        if run.role == "Baseline":
+            after = "then the changed version answers it"
+        count = f"answered {answered} of {counted(prompts, 'prompt')}"
+        text = f"the {which} version {count if prompts else 'is asked'}, {after}"
+        progress = GateProgress(
+            service=run.service.name, role=run.role, answered=answered, prompts=prompts
+        )
+        running = _waiting(self.trial, text, run.role)
+        return replace(running, progress=progress if prompts else None, retained=(job.ref,))
+
+    def _undecided(self, job: GateJob, report: GateReport) -> TrialDecision:
+        """Return that the gate decides nothing, until its Job has looked again."""
+        problem = StatusVerdict(_PROBLEMS[report.state], report.message)
+        hold = _hold(
+            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {report.message}. The change "
+            "waits, and users have the stable version.",
+        )
+        retained = () if self._age(job) >= RETRY else (job.ref,)
+        return replace(hold, problem=problem, retained=retained)
+
+    def _again(
+        self, run: GateRun, version: TriedVersion, job: GateJob, report: GateReport | None
+    ) -> TrialDecision:
+        """Return the next attempt after one that ended without an answer, or that none follows."""
+        is_missing = report is not None and report.state == "baselineMissing"
+        if not is_missing and self._age(job) >= self.spec.timeout:
+            ended = _ended(
+                GateOutcome.TIMED_OUT,
+                f"the {_which(run.role)} version did not answer the suite within spec.timeout of "
+                f"QualityGate/{self.gate.ref.name}",
+            )
+            return replace(ended, retained=(job.ref,))
+        if attempt_of(job.ref.name) >= MAX_ATTEMPTS:
+            said = report.message if report is not None and report.message else "no report"
+            ended = _ended(
+                GateOutcome.JOB_FAILED,
+                f"Job/{job.ref.name}: {MAX_ATTEMPTS} attempts ended without an answer: {said}",
+            )
+            return replace(ended, retained=(job.ref,))
+        answers = self._answers_of(self.trial.baseline) if self.trial.baseline else None
+        if answers is not None and is_missing and not _is_newer(answers, job):
+            # The claim lost them, so the stable version is asked again.
+            lost = _waiting(self.trial, "the answers of the stable version are lost", "Baseline")
+            return replace(lost, lost=answers.digest, retained=(job.ref,))
+        start = self._start(run, version, attempt_of(job.ref.name) + 1)
+        # The number of the last attempt is in the name of its Job alone.
+        return replace(start, retained=(job.ref,))
+
+    def _age(self, job: GateJob) -> timedelta:
+        return self.trial.at - job.created if job.created is not None else timedelta()
+
+    def _has_ended(self, job: GateJob, pod: GateJobRun | None) -> bool:
+        """Return whether nothing of a Job runs; one whose pod is gone may not say that it ended."""
+        has_exited = pod is not None and pod.exit_code is not None
+        return job.failed or has_exited or self._age(job) >= self.spec.timeout + _REPORT_TIME
+
+    def _answered(self, run: GateRun, version: TriedVersion, report: GateReport) -> TrialDecision:
+        suite = SuiteStatus(digest=report.suite, prompts=dict(report.prompts))
+        baseline = self.trial.baseline
+        if run.role == "Candidate":
+            answers = self._answers_of(baseline) if baseline is not None else None
+            scorer = verdict_scorer(self.spec, self.trial.judge_digest)
+            verdict = judged(self.trial, report, answers).model_copy(update={"scorer": scorer})
+            return replace(_concluded(self.spec, verdict), verdict=verdict, suite=suite)
+        answers = AnswersStatus(
+            digest=version.digest,
+            suite=suite.digest,
+            scorer=run.scorer,
+            hardware=version.hardware,
+            answered_at=self.trial.at,
+            answers=with_cost(report.answers or NO_ANSWERS, version),
+        )
+        text = "the stable version answered the suite, the changed one is next"
+        return replace(_waiting(self.trial, text), answers=answers, suite=suite)
+
+
+def _which(role: GateRole) -> str:
+    return "stable" if role == "Baseline" else "changed"
+
+
+def _is_of(report: GateReport, run: GateRun) -> bool:
+    """Return whether a report says that it is of what was asked; any process may write one."""
+    baseline = run.baseline if run.role == "Candidate" else report.baseline
+    is_pinned = run.spec.suite.digest in (None, report.suite)
+    return (report.version, report.baseline, report.scorer) == (
+        run.digest,
+        baseline,
+        run.scorer,
+    ) and (report.state not in _DONE.values() or (bool(report.suite) and is_pinned))
+
+
+def _is_newer(answers: AnswersStatus, job: GateJob) -> bool:
+    return job.created is not None and answers.answered_at >= job.created
+
+
+def _hold(message: str) -> TrialDecision:
+    return TrialDecision(progressing=StatusVerdict(Progressing.GATE_NOT_FOUND, message))
+
+
+def _waiting(trial: Trial, text: str, needs: GateRole = "Candidate") -> TrialDecision:
+    message = f"QualityGate/{trial.gate_ref}: {text}. Users have the stable version."
+    return TrialDecision(progressing=StatusVerdict(Progressing.GATE_RUNNING, message), needs=needs)
+
+
+def _ended(outcome: GateOutcome, message: str) -> TrialDecision:
+    return TrialDecision(
+        outcome=StatusVerdict(outcome, message),
+        progressing=StatusVerdict(Progressing.ROLLED_BACK, refusal_text(outcome, message)),
+    )
+
+
+def _concluded(spec: QualityGateSpec, verdict: VerdictStatus) -> TrialDecision:
+    """Return how a change ends by its verdict, and by what the gate requires."""
+    outcome = StatusVerdict(GateOutcome(verdict.reason), verdict.message)
+    if goes_on(outcome.reason, spec):
+        text = f"{verdict.reason}: {verdict.message}; the change is rolled out"
+        return TrialDecision(
+            outcome=outcome, progressing=StatusVerdict(Progressing.GATE_RUNNING, text)
+        )
+    text = refusal_text(outcome.reason, verdict.message)
+    is_open = outcome.reason is GateOutcome.INCONCLUSIVE
+    reason = Progressing.GATE_INCONCLUSIVE if is_open else Progressing.ROLLED_BACK
+    return TrialDecision(outcome=outcome, progressing=StatusVerdict(reason, text))
+
+
+def goes_on(outcome: GateOutcome, spec: QualityGateSpec) -> bool:
+    """Return whether a change is rolled out."""
+    if outcome is GateOutcome.INCONCLUSIVE:
+        return spec.require == "NotWorse"
+    return outcome.is_true
+
+
+def refusal_text(outcome: str, message: str) -> str:
+    """Return what a user reads of a change that was refused."""
+    return f"{outcome}: {message}. The stable version stays until the spec changes."
+
+
+def _status(gate: ObservedGate, decisions: Sequence[TrialDecision]) -> QualityGateStatus:
+    """Return the status with what is new, the latest first."""
+    status = gate.status
+    new = [each.answers for each in decisions if each.answers is not None]
+    lost = {each.lost for each in decisions} | {each.digest for each in new}
+    answers = (*new, *(each for each in status.answers if each.digest not in lost))
+    verdicts = [each.verdict for each in decisions if each.verdict is not None]
+    suites = [each.suite for each in decisions if each.suite is not None]
+    return status.model_copy(
+        update={
+            "suite": suites[-1] if suites else status.suite,
+            "progress": tuple(each.progress for each in decisions if each.progress is not None),
+            "answers": tuple(answers[:MAX_VERDICTS]),
+            "verdicts": (*verdicts, *status.verdicts)[:MAX_VERDICTS],
+        }
+    )
+
+
+def _accepted(
+    gate: ObservedGate, decisions: Sequence[TrialDecision]
+) -> StatusVerdict[GateAccepted]:
+    if gate.spec is None:
+        return StatusVerdict(GateAccepted.INVALID_SPEC, gate.problem or "")
+    for decision in decisions:
+        if decision.problem is not None:
+            return decision.problem
+    has_result = any(each.suite is not None for each in decisions)
+    last = next((each for each in gate.status.conditions if each.type == "Accepted"), None)
+    is_current = last is not None and last.observed_generation == gate.generation
+    if last is not None and is_current and not has_result:
+        # What was wrong with it may be so still, until a Job has looked again.
+        return StatusVerdict(GateAccepted(last.reason), last.message)
+    suite = next((each.suite for each in decisions if each.suite is not None), gate.status.suite)
+    if suite is None:
+        return StatusVerdict(GateAccepted.SUITE_NOT_READ, "no Job has read spec.suite yet")
+    prompts, strata = sum(suite.prompts.values()), counted(len(suite.prompts), "stratum", "strata")
+    return StatusVerdict(GateAccepted.VALID, f"{counted(prompts, 'prompt')} in {strata}")

@@ -1,0 +1,67 @@
+"""One change under a gate as it is observed: two versions, the gate, and its Jobs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tessera.api.inference_service import Slo
+from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.money import Money
+from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate
+from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedVersion:
+    """A version of a service as its gate sees it."""
+
+    digest: str
+    """Of what can change answers, and of what it was resolved to."""
+    revision: str = ""
+    """Its ControllerRevision."""
+    endpoint: GateEndpoint | None = None
+    """Where a replica answers; None while none does."""
+    hardware: str = ""
+    """GPU product and profile; empty while there is none. Latency and cost compare on the same."""
+    variant: str = ""
+    """The same with pool and precision."""
+    per_million_tokens: Money | None = None
+    """Price of a million output tokens of a full replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A change that is tried, or would be."""
+
+    at: datetime
+    service: Ref
+    slo: Slo
+    gate_ref: str
+    """Name in `spec.rollout.gateRef`."""
+    gate: ObservedGate | None
+    baseline: TriedVersion | None
+    """The stable version; None for a first one."""
+    candidate: TriedVersion
+    judge: GateEndpoint | None = None
+    """Where the judge answers; None while it does not, or without one."""
+    task: PromptTask = "chat"
+    judge_digest: str = ""
+    """Of the version that judges."""
+    waits: StatusVerdict[Progressing] | None = None
+    """Why the candidate has no replica yet."""
+    overdue: str | None = None
+    """Why its replica is given up."""
+    since: datetime
+    """When the change was seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateJobs:
+    """What the Jobs of one gate are and said."""
+
+    jobs: Sequence[GateJob] = ()
+    runs: Mapping[str, GateJobRun] = field(default_factory=dict)
+    """Of their pods, by the uid of the Job."""
+    answered: Mapping[Ref, tuple[int, int]] = field(default_factory=dict)
+    """Prompts that are answered, and all, by Job; absent while none said so."""
