@@ -17,6 +17,7 @@ from tessera.domain.names import (
     SPEND_RECORDS_NAME,
     TESSERA,
 )
+from tessera.domain.quality.names import GATE_ACCOUNT, GATE_ENGINES
 
 # Label selector of the objects that the operator manages.
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
@@ -95,12 +96,15 @@ DAEMON_SETS = _managed_kind(group="apps", kind="DaemonSet", in_prepull_namespace
 REPLICA_SETS = _managed_kind(group="apps", kind="ReplicaSet", in_prepull_namespace=True)
 SERVICES = _managed_kind(kind="Service")
 SERVICE_ACCOUNTS = _managed_kind(
-    kind="ServiceAccount", resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT)
+    kind="ServiceAccount", resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT, GATE_ACCOUNT)
 )
 NETWORK_POLICIES = _managed_kind(
     group="networking.k8s.io",
     kind="NetworkPolicy",
-    resource_names=(ENGINE_ACCOUNT, CLOSED_ENGINES, ENGINE_EGRESS, BATCH_ACCOUNT),
+    resource_names=(
+        *(ENGINE_ACCOUNT, CLOSED_ENGINES, ENGINE_EGRESS),
+        *(BATCH_ACCOUNT, GATE_ACCOUNT, GATE_ENGINES),
+    ),
 )
 DISRUPTION_BUDGETS = _managed_kind(group="policy", kind="PodDisruptionBudget")
 # Listed and written only with the chart's value hpa.enabled.

@@ -10,8 +10,14 @@ from pydantic import BaseModel
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain import names
 from tessera.domain.observed.batches import Batch
+from tessera.domain.observed.gates import ObservedGate
 from tessera.domain.observed.snapshot import ObservedService, Ref
-from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, ApiResource
+from tessera.resources.api_resources import (
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    QUALITY_GATES,
+    ApiResource,
+)
 
 
 class ObjectKey(NamedTuple):
@@ -95,10 +101,16 @@ class Owner:
     uid: str
 
 
-def owner_of(owner: ObservedService | Batch) -> Owner:
-    """Return a service or a batch as an owner."""
-    kind = INFERENCE_SERVICES if isinstance(owner, ObservedService) else BATCH_INFERENCES
-    return Owner(kind, owner.ref, owner.uid)
+_OWNER_KINDS = {
+    ObservedService: INFERENCE_SERVICES,
+    Batch: BATCH_INFERENCES,
+    ObservedGate: QUALITY_GATES,
+}
+
+
+def owner_of(owner: ObservedService | Batch | ObservedGate) -> Owner:
+    """Return a service, a batch or a gate as an owner."""
+    return Owner(_OWNER_KINDS[type(owner)], owner.ref, owner.uid)
 
 
 def owner_reference(owner: Owner, *, controller: bool) -> client.V1OwnerReference:
@@ -114,7 +126,7 @@ def owner_reference(owner: Owner, *, controller: bool) -> client.V1OwnerReferenc
 
 def owned_manifest(
     kind: ApiResource,
-    owner: ObservedService | Batch,
+    owner: ObservedService | Batch | ObservedGate,
     name: str,
     object_labels: dict[str, str],
     spec: BaseModel,

@@ -9,6 +9,7 @@ from tessera.api.engine_egress import EngineEgress
 from tessera.api.template_version import Platform
 from tessera.domain import names
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
+from tessera.domain.quality.names import GATE_ACCOUNT, GATE_ENGINES, GATE_LABEL
 from tessera.domain.vllm.metrics import PREFIX
 from tessera.resources.api_resources import (
     NETWORK_POLICIES,
@@ -58,6 +59,9 @@ _PUBLIC: _Networks = {
     "::/0": ["64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10"],
 }
 _PORTS = {"http": 80, "https": 443}
+_GATE_JOBS = client.V1LabelSelector(
+    match_expressions=[client.V1LabelSelectorRequirement(key=GATE_LABEL, operator="Exists")]
+)
 # All owners of a shared object in the namespace; never empty.
 Owners = Sequence[Owner]
 
@@ -240,6 +244,32 @@ def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectMani
     return _network_policy(_metadata(batches, BATCH_ACCOUNT), runners, peers, RUNNER_PORT)
 
 
+def gate_network_policy(gates: Owners, operator_namespace: str) -> ObjectManifest:
+    """Let Jobs of gates reach engines of their namespace and nothing else, not even names.
+
+    Only the operator reaches them, for their progress.
+    """
+    ingress = _ingress([_namespace_peer(operator_namespace)], RUNNER_PORT)
+    engines = client.V1LabelSelector(match_labels={names.COMPONENT: names.ENGINE})
+    peers = [client.V1NetworkPolicyPeer(pod_selector=engines)]
+    spec = client.V1NetworkPolicySpec(
+        pod_selector=_GATE_JOBS,
+        policy_types=["Ingress", "Egress"],
+        ingress=[ingress],
+        egress=[_egress_rule(peers, [("TCP", names.PORT)])],
+    )
+    return manifest(NETWORK_POLICIES, _metadata(gates, GATE_ACCOUNT), spec=spec)
+
+
+def gate_engines_policy(gates: Owners, closed: Sequence[str]) -> ObjectManifest:
+    """Let Jobs of gates ask engines of services that otherwise only gateways reach.
+
+    The label of such Jobs is Tessera's, which users may not set.
+    """
+    peers = [client.V1NetworkPolicyPeer(pod_selector=_GATE_JOBS)]
+    return _engine_policy(gates, GATE_ENGINES, peers, "In", closed)
+
+
 def _namespace_peer(namespace: str) -> client.V1NetworkPolicyPeer:
     namespace_selector = client.V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
     return client.V1NetworkPolicyPeer(namespace_selector=namespace_selector)
@@ -252,11 +282,17 @@ def _network_policy(
     port: int,
 ) -> ObjectManifest:
     """Allow traffic to a port of the pods only from the peers."""
-    ports = [client.V1NetworkPolicyPort(port=port, protocol="TCP")]
-    # Built from wire names: the model silently drops its own name for `from`.
-    rule = client.V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
+    rule = _ingress(peers, port)
     spec = client.V1NetworkPolicySpec(pod_selector=pods, policy_types=["Ingress"], ingress=[rule])
     return manifest(NETWORK_POLICIES, metadata, spec=spec)
+
+
+def _ingress(
+    peers: Sequence[client.V1NetworkPolicyPeer], port: int
+) -> client.V1NetworkPolicyIngressRule:
+    ports = [client.V1NetworkPolicyPort(port=port, protocol="TCP")]
+    # Built from wire names: the model silently drops its own name for `from`.
+    return client.V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
 
 
 def _metadata(owners: Owners, name: str) -> client.V1ObjectMeta:

@@ -1,0 +1,147 @@
+"""Objects of gates: the Job that asks a version, the claim of its answers, what its pods reach.
+
+The pods have no rights, no token, and no way but to the engines of their namespace.
+"""
+
+from collections.abc import Sequence
+
+from kubernetes import client
+
+from tessera.api.quality_gate import Suite
+from tessera.api.template_version import Platform
+from tessera.domain import names
+from tessera.domain.batch.names import RUNNER_PORT
+from tessera.domain.observed.gates import ObservedGate
+from tessera.domain.quality import names as gate_names
+from tessera.domain.quality.gate_jobs import GateEndpoint, GateJobRequest
+from tessera.resources import engine, namespace_objects
+from tessera.resources.api_resources import CLAIMS, JOBS
+from tessera.resources.manifest import ObjectManifest, labels, owned_manifest, owner_of
+from tessera.resources.runner import (
+    REPORT_PATH,
+    RunnerImage,
+    runner_container,
+    runner_job,
+    runner_pod,
+)
+
+# Value of `COMPONENT`: it is no engine, whose policies would open more to it.
+_COMPONENT = "gate"
+_SUITE, _ANSWERS, _SUITE_FILE = "/suite", "/answers", "suite.jsonl"
+_REQUESTS = {"cpu": "500m", "memory": "256Mi"}
+# 400 prompts are scored in 2 CPU s; a suite of 1 MiB and its answers fit many times.
+_MEMORY_LIMIT = "2Gi"
+
+
+def gate_job_manifest(
+    request: GateJobRequest, image: RunnerImage, platform: Platform
+) -> ObjectManifest:
+    """Return the manifest of the Job to create."""
+    run = request.run
+    gate, role = run.gate, run.role.lower()
+    job_labels = labels(names.RUNNER_APP, gate.ref.name, component=_COMPONENT) | {
+        gate_names.GATE_LABEL: gate.ref.name,
+        gate_names.GATE_SERVICE_LABEL: run.service.name,
+        gate_names.GATE_ROLE_LABEL: role,
+    }
+    container = runner_container(
+        gate_names.GATE_CONTAINER, image, _arguments(request), _REQUESTS, _MEMORY_LIMIT
+    )
+    container.ports = [client.V1ContainerPort(name="progress", container_port=RUNNER_PORT)]
+    container.volume_mounts = [
+        client.V1VolumeMount(name="suite", mount_path=_SUITE, read_only=True),
+        client.V1VolumeMount(name="answers", mount_path=_ANSWERS),
+        client.V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
+    ]
+    volumes = [
+        _suite_volume(run.spec.suite),
+        engine.claim_volume("answers", gate_names.answers_claim_name(gate.ref.name)),
+        engine.empty_volume("scratch"),
+    ]
+    pod = runner_pod(gate_names.GATE_ACCOUNT, image, platform, container, volumes)
+    # Whatever serves users may take its place: what is answered stays on the claim.
+    pod.priority_class_name = "tessera-batch" if platform.priority_classes else None
+    job = runner_job(pod, job_labels, int(request.active_deadline.total_seconds()))
+    annotations = {gate_names.GATE_DIGEST_ANNOTATION: run.digest}
+    return owned_manifest(JOBS, gate, request.name, job_labels, job, annotations=annotations)
+
+
+def _arguments(request: GateJobRequest) -> list[str]:
+    run, spec, suite = request.run, request.run.spec, request.run.spec.suite
+    path = suite.claim.path if suite.claim is not None else _SUITE_FILE
+    optional = {
+        "suite-digest": suite.digest,
+        "baseline": run.baseline or None,
+        "min-score": spec.min_score if not run.baseline else None,
+    }
+    judge = request.judge
+    return [
+        "gate",
+        f"--gate={run.gate.ref}",
+        f"--role={run.role.lower()}",
+        f"--version={run.digest}",
+        *_endpoint("", request.endpoint),
+        *(_endpoint("judge-", judge) if judge is not None else ()),
+        f"--suite={_SUITE}/{path}",
+        *(f"--{name}={value}" for name, value in optional.items() if value is not None),
+        *(f"--prompts={name}={count}" for name, count in sorted(suite.prompts.items())),
+        f"--scorer={run.scorer}",
+        f"--task={request.task}",
+        f"--answers={_ANSWERS}",
+        f"--max-drop-points={spec.max_drop_points}",
+        f"--max-relative-drop={spec.max_relative_drop}",
+        f"--min-prompts={spec.min_prompts}",
+        f"--repeats={spec.repeats}",
+        f"--report={REPORT_PATH}",
+        "--host=$(POD_IP)",
+        f"--port={RUNNER_PORT}",
+    ]
+
+
+def _endpoint(prefix: str, endpoint: GateEndpoint) -> list[str]:
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return [f"--{prefix}url=http://{host}:{names.PORT}", f"--{prefix}model={endpoint.model}"]
+
+
+def _suite_volume(suite: Suite) -> client.V1Volume:
+    if suite.claim is not None:
+        return engine.claim_volume("suite", suite.claim.claim_name, read_only=True)
+    source = suite.config_map
+    if source is None:
+        raise ValueError("spec.suite names no file")
+    # A missing ConfigMap would leave the pod without a word; the runner says that the file is.
+    items = [client.V1KeyToPath(key=source.key, path=_SUITE_FILE)]
+    volume = client.V1ConfigMapVolumeSource(name=source.name, items=items, optional=True)
+    return client.V1Volume(name="suite", config_map=volume)
+
+
+def answers_claim_manifest(gate: ObservedGate) -> ObjectManifest | None:
+    """Return the claim of the answers, which is deleted with the gate; None without a spec."""
+    if gate.spec is None:
+        return None
+    answers = gate.spec.answers
+    spec = client.V1PersistentVolumeClaimSpec(
+        access_modes=["ReadWriteOnce"],
+        storage_class_name=answers.storage_class_name,
+        resources=client.V1VolumeResourceRequirements(requests={"storage": answers.size}),
+    )
+    name = gate_names.answers_claim_name(gate.ref.name)
+    claim_labels = labels(names.RUNNER_APP, gate.ref.name, component=_COMPONENT)
+    return owned_manifest(CLAIMS, gate, name, claim_labels, spec)
+
+
+def shared_manifests(
+    gates: Sequence[ObservedGate], closed: Sequence[str], operator_namespace: str
+) -> tuple[ObjectManifest, ...]:
+    """Return what the Jobs of all gates of a namespace share.
+
+    `closed` are the services that are tried or judge, and that only gateways reach otherwise.
+    """
+    owners = [owner_of(gate) for gate in gates]
+    shared = [
+        namespace_objects.service_account(owners, gate_names.GATE_ACCOUNT),
+        namespace_objects.gate_network_policy(owners, operator_namespace),
+    ]
+    if closed:
+        shared.append(namespace_objects.gate_engines_policy(owners, closed))
+    return tuple(shared)

@@ -1,0 +1,36 @@
+"""The ControllerRevision of a version of a service."""
+
+from kubernetes import client
+
+from tessera.domain.names import SERVICE_LABEL, VLLM
+from tessera.domain.observed.gates import ServiceRevision
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, INFERENCE_SERVICES
+from tessera.resources.manifest import (
+    ObjectManifest,
+    Owner,
+    labels,
+    manifest,
+    owner_reference,
+    wire_format,
+)
+
+
+def revision_manifest(revision: ServiceRevision) -> ObjectManifest:
+    """Return the revision: all of its fields but the number never change."""
+    owner = Owner(INFERENCE_SERVICES, revision.service, revision.service_uid)
+    metadata = client.V1ObjectMeta(
+        name=revision.ref.name,
+        namespace=revision.ref.namespace,
+        labels=labels(VLLM, revision.service.name) | {SERVICE_LABEL: revision.service.name},
+        owner_references=[owner_reference(owner, controller=True)],
+    )
+    data = {
+        # As the user wrote it: a default that changes with Tessera is not part of a version.
+        "spec": revision.spec.model_dump(by_alias=True, exclude_unset=True, mode="json"),
+        "update": revision.update,
+        "model": wire_format(revision.model) if revision.model is not None else None,
+        "precisions": [wire_format(each) for each in revision.precisions],
+        "builderVersion": revision.builder_version,
+    }
+    data = {name: value for name, value in data.items() if value not in (None, [])}
+    return manifest(CONTROLLER_REVISIONS, metadata, data=data, revision=revision.number)
