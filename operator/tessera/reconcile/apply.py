@@ -12,6 +12,7 @@ from tessera.ports import Cluster, ClusterObject
 from tessera.reconcile.store import Store, forget_all_but
 from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier, budget_key
+from tessera.reconcile.writing.gates import GateApplier
 from tessera.reconcile.writing.layouts import LayoutApplier
 from tessera.reconcile.writing.service_work import Prerequisites
 from tessera.reconcile.writing.services import ServiceApplier
@@ -65,6 +66,7 @@ class Applier:
         self._budgets = BudgetApplier(writer)
         self._shared = SharedObjectApplier(writer, installation)
         self._pulls = PrePullApplier(writer, config, installation)
+        self.gates = GateApplier(writer, config, installation)
         self.batches = BatchApplier(config, cluster, image, writer, self.queue.defects)
         self.layouts = LayoutApplier(writer, store, namespace=installation.mig_namespace)
         self.spend_records = SpendRecordStore(cluster, installation.namespace, writer)
@@ -98,6 +100,7 @@ class Applier:
                 *self._shared.work(plan, existing.get(None, ()), monitored=monitored),
                 *self.services.work(snapshot, plan, existing, find),
                 *self.batches.work(snapshot, plan, find),
+                *self.gates.work(snapshot, plan),
                 Work(
                     work_key(DAEMON_SETS, Ref(self._pulls.namespace, ""), Stage.STATUS),
                     partial(self._pull_and_prune, plan, existing),

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -91,6 +91,8 @@ class Prober:
                 self._start_once(f"pod {suspect.pod.uid}", suspect.pod.ref.namespace, check)
         for batch_plan in plan.batches.values():
             self._start_batch_probes(batch_plan)
+        for ref, address in _gate_job_addresses(plan).items():
+            self._start_fetch_probe(ref, _host_port(address, RUNNER_PORT))
         self._start_event_reads(snapshot, plan)
         self._forget(plan)
 
@@ -131,10 +133,14 @@ class Prober:
             key = f"model {query} of {ref.namespace}"
             self._start_once(key, ref.namespace, partial(self._resolve, self._hub, query))
         fetching = service_plan.preparation and service_plan.preparation.progress_address
-        if fetching and self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
-            fetch = partial(self._fetch_status, ref, _host_port(fetching, PORT))
-            self._start_once(f"fetch {ref}", ref.namespace, fetch)
+        if fetching:
+            self._start_fetch_probe(ref, _host_port(fetching, PORT))
         self._start_drain_probes(service_plan.pods, service_plan.drain)
+
+    def _start_fetch_probe(self, ref: Ref, address: str) -> None:
+        if self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
+            fetch = partial(self._fetch_status, ref, address)
+            self._start_once(f"fetch {ref}", ref.namespace, fetch)
 
     def _start_drain_probes(self, pods: Iterable[Pod], drain: DrainPlan) -> None:
         if not (draining := drain.draining):
@@ -266,12 +272,19 @@ class Prober:
                 for service_plan in service_plans
                 if service_plan.preparation and service_plan.preparation.progress_address
             }
+            fetching |= _gate_job_addresses(plan).keys()
             forget_all_but(fetching, answers.fetch_progress, self._fetch_times)
         if self._event_times:
             pods_to_explain = {pod.uid for view in plan.pools for pod in view.pods_to_explain}
             forget_all_but(pods_to_explain, answers.pod_events, self._event_times)
         batches = {batch_plan.batch.uid for batch_plan in plan.batches.values()}
         forget_all_but(batches, answers.runner_answers, answers.silent_runners)
+
+
+def _gate_job_addresses(plan: Plan) -> Mapping[Ref, str]:
+    """Return where the Jobs of gates say how far they are, by the name of the Job."""
+    addresses = (each.progress_addresses for each in plan.gates.values())
+    return {ref: address for each in addresses for ref, address in each.items()}
 
 
 def _served_model_name(service: ObservedService) -> str:

@@ -67,12 +67,14 @@ from tessera.domain.planning.service_decision import (
 )
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.planning.storage import StorageRoom, within_storage
+from tessera.domain.planning.trials import plan_gates
 from tessera.domain.quality.candidates import (
     aimed,
     split_candidates,
     split_service,
     tried_jobs,
 )
+from tessera.domain.quality.gates import GatePlan
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -122,6 +124,8 @@ class Plan:
     budgets_by_namespace: Mapping[str, BudgetView] = field(default_factory=dict)
     """The budget that decides in each namespace."""
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
+    gates: Mapping[Ref, GatePlan] = field(default_factory=dict)
+    """What QualityGates do and say."""
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
     outdated_batches: tuple[Batch, ...] = ()
     """Batches that ended longer ago than their `spec.ttlAfterFinished`; they are deleted."""
@@ -317,13 +321,15 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         claim_users=users,
     )
     all_plans, inspection = _plan_services(context, devices.proposals)
-    service_plans = _service_plans(with_candidates(fleet, devices, all_plans))
+    gates = plan_gates(observed, with_candidates(fleet, devices, all_plans))
+    service_plans = _service_plans(gates.service_plans)
     return Plan(
         pools=views,
         budgets=budgets,
         closed=closed,
         budgets_by_namespace=by_namespace((*closed, *budgets)),
         service_plans=service_plans,
+        gates=gates.gates,
         outdated_batches=batches.outdated_batches(snapshot),
         orphaned_jobs=batches.orphaned_jobs(snapshot),
         removed_workloads=drain_removed(snapshot),

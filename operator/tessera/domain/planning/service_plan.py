@@ -18,6 +18,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
+from tessera.domain.quality.gates import TrialDecision
 from tessera.domain.quality.rollout_state import VersionState
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
@@ -94,6 +95,8 @@ class GatedPlan:
     """What its device waits for; None where it has one."""
     is_overdue: bool = False
     """The replica did not get ready in time."""
+    trial: TrialDecision | None = None
+    """What its gate does about it; None while nothing is tried."""
 
     @property
     def address(self) -> str | None:

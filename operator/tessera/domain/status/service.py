@@ -28,6 +28,7 @@ from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.starts import next_start_status
 from tessera.domain.status.conditions import conditions, with_accepted
+from tessera.domain.status.rollouts import gated_verdict, rollout_fields
 from tessera.domain.status.scaling import scaling_status
 from tessera.domain.status.service_conditions import (
     placed_verdict,
@@ -62,7 +63,9 @@ def _service_status(
     of_conditions = {
         "Accepted": service_plan.accepted,
         "Placed": placed_verdict(snapshot, service_plan),
-        "Progressing": progressing_verdict(service_plan, problem, snapshot.at),
+        "Progressing": gated_verdict(
+            service_plan, progressing_verdict(service_plan, problem, snapshot.at)
+        ),
         "Ready": ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
         **verdicts(placed, service_plan.reported),
@@ -97,7 +100,14 @@ def _service_status(
         # It is written before the pod is deleted.
         replacement=service_plan.stall.replacement or previous.replacement,
         start=next_start_status(service_plan.pods, previous.start, snapshot.at),
+        **rollout_fields(service_plan, _tried_status(snapshot, service_plan), snapshot.at),
     )
+
+
+def _tried_status(snapshot: Snapshot, service_plan: ServicePlan) -> InferenceServiceStatus | None:
+    """Return the status of the version that is tried beside a service, as if it were one."""
+    tried = service_plan.candidate
+    return _service_status(snapshot, tried, None, None) if tried is not None else None
 
 
 def _templates(service_plan: ServicePlan) -> tuple[VariantTemplates, ...]:

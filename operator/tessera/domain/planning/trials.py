@@ -1,0 +1,235 @@
+"""The changes that gates try, out of what was planned for each version, and what they decide."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.api.service_status import CandidateStatus
+from tessera.domain.health.startup_failure import startup_failure
+from tessera.domain.money import per_million_tokens
+from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
+from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.checks import pooling_task
+from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
+from tessera.domain.quality.change import gated_digest, version_digest
+from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
+from tessera.domain.quality.gates import GatePlan, TrialDecision, decide_trial, plan_gate
+from tessera.domain.quality.rollout_state import digest_of
+from tessera.domain.quality.trial import GateJobs, Trial, TriedVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedGates:
+    """What gates decide, and the plans of services with it."""
+
+    service_plans: Mapping[Ref, ServicePlan]
+    gates: Mapping[Ref, GatePlan] = field(default_factory=dict)
+
+
+def plan_gates(snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]) -> PlannedGates:
+    """Decide for all gates, and say it in the plans of the services whose changes they try."""
+    gates = {gate.ref: gate for gate in snapshot.gates}
+    if not gates and not any(each.gated is not None for each in service_plans.values()):
+        return PlannedGates(service_plans=service_plans)
+    trials = defaultdict[Ref, list[Trial]](list)
+    for service_plan in service_plans.values():
+        if (trial := _trial(snapshot, service_plan, gates, service_plans)) is not None:
+            trials[Ref(trial.service.namespace, trial.gate_ref)].append(trial)
+    jobs = _jobs_by_gate(snapshot)
+    plans = {
+        ref: plan_gate(gate, trials.get(ref, ()), jobs.get(ref, GateJobs()))
+        for ref, gate in gates.items()
+    }
+    decisions = {ref: each for plan in plans.values() for ref, each in plan.decisions.items()}
+    for ref, waiting in trials.items():
+        if ref not in gates:
+            decisions |= {trial.service: decide_trial(trial, GateJobs()) for trial in waiting}
+    return PlannedGates(
+        service_plans={
+            ref: _with_trial(each, decisions[ref]) if ref in decisions else each
+            for ref, each in service_plans.items()
+        },
+        gates=plans,
+    )
+
+
+def _with_trial(service_plan: ServicePlan, decision: TrialDecision) -> ServicePlan:
+    gated = service_plan.gated
+    return (
+        service_plan
+        if gated is None
+        else replace(service_plan, gated=replace(gated, trial=decision))
+    )
+
+
+def _jobs_by_gate(snapshot: Snapshot) -> Mapping[Ref, GateJobs]:
+    by_gate = defaultdict[Ref, list[GateJob]](list)
+    for job in snapshot.gate_jobs:
+        by_gate[job.gate].append(job)
+    if not by_gate:
+        return {}
+    runs: dict[str, GateJobRun] = {
+        run.job_uid: run for pod in snapshot.pods if (run := pod.gate_job_run) is not None
+    }
+    progress = snapshot.fetch_progress
+    return {
+        ref: GateJobs(
+            jobs=tuple(jobs),
+            runs={job.uid: runs[job.uid] for job in jobs if job.uid in runs},
+            answered={
+                job.ref: (said.done, said.total or 0)
+                for job in jobs
+                if (said := progress.get(job.ref)) is not None
+            },
+        )
+        for ref, jobs in by_gate.items()
+    }
+
+
+def _trial(
+    snapshot: Snapshot,
+    service_plan: ServicePlan,
+    gates: Mapping[Ref, ObservedGate],
+    service_plans: Mapping[Ref, ServicePlan],
+) -> Trial | None:
+    """Return the change of a service that waits for its verdict; None without one."""
+    gated, ref = service_plan.gated, service_plan.service.ref
+    if gated is None or gated.state.phase != "Candidate" or gated.state.stable is None:
+        return None
+    spec, edited, tried = gated.state.spec, gated.state.candidate, service_plan.candidate
+    gate = gates.get(Ref(ref.namespace, spec.rollout.gate_ref or ""))
+    judge, judge_digest = _judge(snapshot, ref, gate, service_plans)
+    last = service_plan.service.status.candidate
+    since = last.since if last is not None and last.digest == gated.state.digest else snapshot.at
+    task = pooling_task(spec)
+    return Trial(
+        at=snapshot.at,
+        service=ref,
+        slo=spec.slo,
+        gate_ref=spec.rollout.gate_ref or "",
+        gate=gate,
+        baseline=_version(service_plan, gated.state.stable, _serving_pod(service_plan)),
+        candidate=_version(
+            tried or service_plan,
+            edited,
+            gated.pod if gated.address is not None else None,
+        ),
+        judge=judge,
+        judge_digest=judge_digest,
+        task=_TASKS.get(task or "", "chat"),
+        waits=_waits(gated, tried, last),
+        overdue=_overdue(service_plan, gated),
+        since=since,
+    )
+
+
+# What a pooling model is asked for; rerankers rank documents, others compare their vectors.
+_TASKS: Mapping[str, PromptTask] = {
+    "Embed": "embed",
+    "Tokens": "embed",
+    "Classify": "rerank",
+    "Score": "rerank",
+}
+
+
+def _version(
+    service_plan: ServicePlan, revision: ServiceRevision | None, pod: Pod | None
+) -> TriedVersion:
+    """Return a version as its gate sees it; one that is not recorded yet is not asked."""
+    choice = _choice_of(service_plan, pod)
+    spec, endpoint = service_plan.service.spec, None
+    if pod is not None and pod.address is not None and spec is not None and revision is not None:
+        model = spec.model.served_name or service_plan.service.ref.name
+        endpoint = GateEndpoint(address=pod.address, model=model)
+    if choice is None:
+        digest = digest_of(revision) if revision is not None else ""
+        return TriedVersion(digest=digest, endpoint=endpoint)
+    rate = choice.fit.limits.tokens_per_second
+    return TriedVersion(
+        digest=digest_of(revision) if revision is not None else "",
+        revision=revision.ref.name if revision is not None else "",
+        endpoint=endpoint,
+        hardware=f"{choice.fit.hardware.product} {choice.fit.hardware.name}",
+        variant=choice.variant,
+        # Both as predicted: only one of them can have been measured under load.
+        per_million_tokens=per_million_tokens(choice.hourly, rate) if rate > 0 else None,
+    )
+
+
+def _choice_of(service_plan: ServicePlan, pod: Pod | None) -> HardwareChoice | None:
+    for variant in service_plan.variants:
+        if pod is not None and variant.choice.variant == pod.variant:
+            return variant.choice
+    return service_plan.choice
+
+
+def _serving_pod(service_plan: ServicePlan) -> Pod | None:
+    """Return a replica of the version in force, where possible on the hardware of the other."""
+    tried = service_plan.candidate
+    variant = tried.choice.variant if tried is not None and tried.choice is not None else ""
+    pods = [
+        pod
+        for pod in service_plan.pods
+        if pod.takes_requests and pod.address is not None and pod.draining_since is None
+    ]
+    return min(pods, key=lambda pod: (pod.variant != variant, pod.ref), default=None)
+
+
+def _judge(
+    snapshot: Snapshot,
+    service: Ref,
+    gate: ObservedGate | None,
+    service_plans: Mapping[Ref, ServicePlan],
+) -> tuple[GateEndpoint | None, str]:
+    """Return where the judge of a gate answers, and the digest of its version."""
+    spec = gate.spec if gate is not None else None
+    if spec is None or spec.judge is None:
+        return None, ""
+    ref = Ref(service.namespace, spec.judge.service)
+    judge, address = service_plans.get(ref), snapshot.addresses.get(ref)
+    if judge is None or judge.service.spec is None or ref == service:
+        return None, ""
+    if judge.gated is not None and judge.gated.state.stable is not None:
+        digest = digest_of(judge.gated.state.stable)
+    else:
+        status, written = judge.service.status, gated_digest(judge.service.spec)
+        digest = version_digest(written, status.model, status.precisions, 0)
+    if address is None or not any(pod.takes_requests for pod in judge.pods):
+        return None, digest
+    model = judge.service.spec.model.served_name or ref.name
+    return GateEndpoint(address=address, model=model), digest
+
+
+def _waits(
+    gated: GatedPlan, tried: ServicePlan | None, last: CandidateStatus | None
+) -> StatusVerdict[Progressing] | None:
+    """Return why no replica of the changed version answers."""
+    if gated.address is not None or tried is None:
+        return None
+    if tried.choice is None:
+        accepted = tried.accepted
+        verdict = accepted if not accepted.reason.is_true else tried.placement.verdict
+        text = f"the changed version is not placed: {verdict.message}"
+        return StatusVerdict(Progressing.NO_SURGE_CAPACITY, text)
+    if gated.missing_device is not None:
+        known = last is not None and last.digest == gated.state.digest
+        since = last.missing_device_since if last is not None and known else None
+        text = f", since {since:%Y-%m-%dT%H:%M:%SZ}" if since is not None else ""
+        message = f"the changed version waits for a device: {gated.missing_device}{text}"
+        return StatusVerdict(Progressing.NO_SURGE_CAPACITY, message)
+    failure = startup_failure(tried.service.spec, tried.pods, tried.current_workloads)
+    if failure is None:
+        return None
+    return StatusVerdict(failure.reason, f"the changed version: {failure.message}")
+
+
+def _overdue(service_plan: ServicePlan, gated: GatedPlan) -> str | None:
+    tried = service_plan.candidate
+    if not gated.is_overdue or tried is None:
+        return None
+    failure = startup_failure(tried.service.spec, tried.pods, tried.current_workloads)
+    text = "the replica of the changed version was not ready 10 minutes after its expected start"
+    return f"{text}: {failure.message}" if failure is not None else text

@@ -1,0 +1,196 @@
+"""What statuses say of changes under a gate: of the service, and of the gate that tries them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from tessera.api.gate_reasons import GateOutcome
+from tessera.api.quality_gate import QualityGateStatus, VerdictStatus
+from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.api.rollout import MAX_RECORDS, BeforeAndAfter, RolloutRecord
+from tessera.api.service_status import CandidateStatus, InferenceServiceStatus
+from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
+from tessera.domain.quality.gates import GatePlan, refusal_text
+from tessera.domain.status.conditions import conditions
+
+# Those that skipped a gate stay so long, however many follow.
+SKIPPED_RECORD_AGE = timedelta(days=30)
+_MOST_OTHERS = 10
+_TAKEN_BACK = frozenset({GateOutcome.WITHDRAWN, GateOutcome.REPLACED})
+
+
+def gate_status(gate_plan: GatePlan, at: datetime) -> QualityGateStatus:
+    """Return the status of a gate."""
+    gate = gate_plan.gate
+    accepted = conditions({"Accepted": gate_plan.accepted}, gate, at)
+    update = {"observed_generation": gate.generation, "conditions": accepted}
+    return gate_plan.status.model_copy(update=update)
+
+
+def gated_verdict(
+    service_plan: ServicePlan, verdict: StatusVerdict[Progressing]
+) -> StatusVerdict[Progressing]:
+    """Return what is said of a change that waits or was refused, unless the service has trouble."""
+    gated = service_plan.gated
+    if gated is None or not verdict.reason.is_true:
+        return verdict
+    state = gated.state
+    if state.phase == "Refused":
+        record = next((r for r in _refusals(service_plan) if r.digest == state.digest), None)
+        reason, message = GateOutcome.FAILED.value, ""
+        if state.verdict is not None:
+            reason, message = state.verdict.reason, state.verdict.message
+        elif record is not None:
+            reason, message = record.reason, record.message
+        is_open = reason == GateOutcome.INCONCLUSIVE
+        word = Progressing.GATE_INCONCLUSIVE if is_open else Progressing.ROLLED_BACK
+        return StatusVerdict(word, refusal_text(reason, message))
+    if state.phase != "Candidate":
+        return verdict
+    if gated.trial is not None:
+        return gated.trial.progressing
+    return StatusVerdict(Progressing.GATE_RUNNING, "the changed version is being read")
+
+
+def _refusals(service_plan: ServicePlan) -> Sequence[RolloutRecord]:
+    return [each for each in service_plan.service.status.rollouts if each.is_refused]
+
+
+def rollout_fields(
+    service_plan: ServicePlan, tried: InferenceServiceStatus | None, at: datetime
+) -> Mapping[str, Any]:
+    """Return the fields of a service's status about its versions.
+
+    `tried` is the status of the version that is tried, as if it were a service.
+    """
+    gated, status = service_plan.gated, service_plan.service.status
+    if gated is None:
+        return {"rollouts": _retained(status.rollouts, None, at)}
+    state = gated.state
+    stable = state.stable.ref.name if state.stable is not None else None
+    records = (*_new_records(gated, status, at), *status.rollouts)
+    waits = state.phase not in ("First", "Stable", "Refused")
+    return {
+        "stable_revision": stable,
+        "candidate_revision": state.revision_name if waits else None,
+        "candidate": _candidate(gated, tried, status.candidate, at) if tried is not None else None,
+        "rollouts": _retained(records, state.digest, at),
+    }
+
+
+def _candidate(
+    gated: GatedPlan, tried: InferenceServiceStatus, last: CandidateStatus | None, at: datetime
+) -> CandidateStatus:
+    state, now = gated.state, at.replace(microsecond=0)
+    if last is not None and last.digest != state.digest:
+        last = None
+    missing_since = last.missing_device_since if last is not None else None
+    missing = gated.missing_device
+    return CandidateStatus(
+        revision=state.revision_name,
+        digest=state.digest,
+        since=last.since if last is not None else now,
+        model=tried.model,
+        precisions=tried.precisions,
+        variant=tried.variant,
+        pod_template_version=tried.pod_template_version,
+        templates=tried.templates,
+        start=tried.start,
+        missing_device=missing[:1024] if missing is not None else None,
+        missing_device_since=(missing_since or now) if missing is not None else None,
+    )
+
+
+def _new_records(
+    gated: GatedPlan, status: InferenceServiceStatus, at: datetime
+) -> Sequence[RolloutRecord]:
+    """Return how the change ended that did so now; the latest record says it once."""
+    ended, state = _ending(gated, status), gated.state
+    if ended is None:
+        return ()
+    reason, message, verdict = ended
+    revision, digest = state.revision_name, state.digest
+    if reason in _TAKEN_BACK and status.candidate is not None:
+        revision, digest = status.candidate.revision, status.candidate.digest
+    latest = next(iter(status.rollouts), None)
+    if latest is not None and (latest.digest, latest.reason) == (digest, reason):
+        return ()
+    skip = state.spec.rollout.skip_gate if reason is GateOutcome.SKIPPED else None
+    record = RolloutRecord(
+        revision=revision,
+        digest=digest,
+        baseline=state.stable.ref.name if state.stable is not None else "",
+        changes=() if reason in _TAKEN_BACK else tuple(state.changes[:16]),
+        by=skip.by if skip is not None else "",
+        reason=reason,
+        message=message,
+        ended_at=at.replace(microsecond=0),
+        skipped=skip is not None,
+        is_refused=_is_refused(gated),
+        **_columns(verdict),
+    )
+    return (record,)
+
+
+def _ending(
+    gated: GatedPlan, status: InferenceServiceStatus
+) -> tuple[GateOutcome, str, VerdictStatus | None] | None:
+    """Return reason, numbers and verdict of the change that ended; None while none did."""
+    state, last, trial = gated.state, status.candidate, gated.trial
+    skip = state.spec.rollout.skip_gate
+    if state.phase in ("Passed", "Refused") and state.verdict is not None:
+        return GateOutcome(state.verdict.reason), state.verdict.message, state.verdict
+    if state.phase == "Skipped" and skip is not None:
+        return GateOutcome.SKIPPED, skip.reason, None
+    if state.phase == "RolledBack":
+        return GateOutcome.ROLLED_BACK_TO, "it was in force before", None
+    if state.phase == "Candidate" and trial is not None and trial.outcome is not None:
+        return trial.outcome.reason, trial.outcome.message, trial.verdict
+    reason, message = GateOutcome.REPLACED, "a newer edit took its place"
+    if state.phase == "Stable":
+        reason, message = GateOutcome.WITHDRAWN, "the spec is again that of the stable version"
+    is_other = last is not None and last.digest != state.digest
+    return (reason, message, None) if is_other else None
+
+
+def _is_refused(gated: GatedPlan) -> bool:
+    if gated.state.phase == "Refused":
+        return True
+    trial = gated.trial
+    return (
+        trial is not None
+        and trial.outcome is not None
+        and trial.progressing.reason is not Progressing.GATE_RUNNING
+    )
+
+
+def _columns(verdict: VerdictStatus | None) -> Mapping[str, BeforeAndAfter]:
+    """Return quality, latency and cost before and after, as far as both are known."""
+    if verdict is None:
+        return {}
+    columns = dict[str, BeforeAndAfter]()
+    if (total := next((each for each in verdict.strata if each.name == "total"), None)) is not None:
+        columns["quality"] = BeforeAndAfter(before=total.baseline, after=total.candidate)
+    for name in ("ttft_p95_seconds", "usd_per_million_tokens", "usd_per_quality_adjusted_mtok"):
+        before: Decimal | None = getattr(verdict.baseline_answers, name, None)
+        after: Decimal | None = getattr(verdict.candidate_answers, name, None)
+        if before is not None and after is not None:
+            columns[name] = BeforeAndAfter(before=before, after=after)
+    return columns
+
+
+def _retained(
+    records: Sequence[RolloutRecord], digest: str | None, at: datetime
+) -> tuple[RolloutRecord, ...]:
+    """Return the latest records, and those of skipped gates; `digest` is what the spec has."""
+    skipped = [each for each in records if each.skipped and at - each.ended_at < SKIPPED_RECORD_AGE]
+    others = [each for each in records if not each.skipped][:_MOST_OTHERS]
+    latest = sorted((*skipped, *others), key=lambda each: each.ended_at, reverse=True)
+    # A refusal ends once the spec changes, so that whoever writes the version again tries it again.
+    return tuple(
+        each.model_copy(update={"is_refused": False})
+        if each.is_refused and each.digest != digest
+        else each
+        for each in latest[:MAX_RECORDS]
+    )
