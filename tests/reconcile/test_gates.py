@@ -1,0 +1,52 @@
+"""Whole cycles of a change under a gate, against an in-memory cluster."""
+
+import pytest
+
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS
+from tests.reconcile.gated_operator import FAILED, GatedOperator
+
+
+@pytest.fixture
+async def operator() -> GatedOperator:
+    """Return an operator whose service has its first version in force, and serves."""
+    operator = GatedOperator()
+    await operator.settle()
+    assert list(operator.revisions().values()) == [1]
+    assert operator.condition("Progressing")["reason"] == "RolloutComplete"
+    return operator
+
+
+async def test_a_change_that_passes_is_recorded_as_the_next_version_and_rolled_out(
+    operator: GatedOperator,
+) -> None:
+    operator.edit(7)
+    job = await operator.ask("candidate")
+    print(operator.arguments(job))
+    assert operator.condition("Progressing")["reason"] == "GateRunning"
+    operator.report(job)
+    await operator.settle(12)
+    assert sorted(operator.revisions().values()) == [1, 2]
+    (record,) = operator.status["rollouts"]
+    assert (record["reason"], record["isRefused"]) == ("Passed", False)
+    assert record["changes"] == ["spec.engine.extraArgs"]
+    assert operator.condition("Progressing")["reason"] == "RolloutComplete"
+    assert not operator.keys(JOBS.plural)
+    assert operator.gate_status["verdicts"][0]["reason"] == "Passed"
+
+
+async def test_a_change_that_fails_goes_and_the_service_stays_ready(
+    operator: GatedOperator,
+) -> None:
+    stable = operator.status["stableRevision"]
+    operator.edit(7)
+    operator.report(await operator.ask("candidate"), **FAILED)
+    await operator.settle(12)
+    progressing = operator.condition("Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("False", "RolledBack")
+    assert "Failed: a loss of 12 points" in progressing["message"]
+    assert operator.status["stableRevision"] == stable
+    assert "candidate" not in operator.status
+    assert operator.status["rollouts"][0]["isRefused"]
+    assert len(operator.keys("deployments")) == 1
+    assert operator.revisions()[stable] == 1
+    assert operator.keys(CONTROLLER_REVISIONS.plural)
