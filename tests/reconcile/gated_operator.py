@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.quality import names as gate_names
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.resources.api_resources import (
@@ -28,10 +29,11 @@ FAILED, PASSED = {"verdict": "Failed", "message": "a loss of 12 points"}, {"verd
 class GatedOperator(MemoryOperator):
     """An operator with one gated service on seven slices."""
 
-    def __init__(self) -> None:
+    def __init__(self, scaling: Mapping[str, Any] | None = None) -> None:
+        self.fields = {"rollout": ROLLOUT, "scaling": scaling or {"minReplicas": 1}}
         super().__init__()
         add_pool_and_node(self)
-        self.serve(rollout=ROLLOUT, scaling={"minReplicas": 1})
+        self.serve(**self.fields)
         self.put_gate()
 
     def put_gate(self, **spec: Any) -> None:
@@ -44,12 +46,17 @@ class GatedOperator(MemoryOperator):
         """Write the service with a flag of its engine that is in no other version."""
         engine = {"engine": {"extraArgs": [f"--seed={change}"]}} if change else {}
         body = self.body(CHAT)
-        fields = {"model": {"uri": SMALL}, "rollout": ROLLOUT, "scaling": {"minReplicas": 1}}
-        self.cluster.put(INFERENCE_SERVICES, {**body, "spec": {**fields, **engine, **spec}})
+        fields = {"model": {"uri": SMALL}, **self.fields, **engine, **spec}
+        self.cluster.put(INFERENCE_SERVICES, {**body, "spec": fields})
 
     async def step(self, seconds: float = 5) -> ReconcileOutcome:
         """Run the controllers of the cluster, then a cycle."""
         self.at += timedelta(seconds=seconds)
+        # No user asks anything.
+        idle = PodReading(waiting=0, running=0, activity=0)
+        pods = {Ref(pod.namespace, pod.name): idle for pod in self.keys(PODS.plural)}
+        finished = {Ref(CHAT.namespace, CHAT.name): 0.0}
+        self.observations.readings = Readings(at=self.at, pods=pods, finished=finished)
         self._run_deployments()
         return await self.reconcile()
 

@@ -21,7 +21,6 @@ async def test_a_change_that_passes_is_recorded_as_the_next_version_and_rolled_o
 ) -> None:
     operator.edit(7)
     job = await operator.ask("candidate")
-    print(operator.arguments(job))
     assert operator.condition("Progressing")["reason"] == "GateRunning"
     operator.report(job)
     await operator.settle(12)
@@ -50,3 +49,18 @@ async def test_a_change_that_fails_goes_and_the_service_stays_ready(
     assert len(operator.keys("deployments")) == 1
     assert operator.revisions()[stable] == 1
     assert operator.keys(CONTROLLER_REVISIONS.plural)
+
+
+async def test_a_sleeping_service_is_woken_for_its_answers_and_tried_after_that() -> None:
+    operator = GatedOperator({"minReplicas": 0, "idle": {"after": "10m"}})
+    for _ in range(20):
+        await operator.step(60)
+    (first,) = operator.keys("deployments")
+    assert operator.body(first)["spec"]["replicas"] == 0
+    operator.edit(7)
+    job = await operator.ask("baseline")
+    assert operator.keys("deployments") == [first]
+    assert operator.body(first)["spec"]["replicas"] == 1
+    operator.report(job)
+    await operator.ask("candidate")
+    assert len(operator.keys("deployments")) == 2

@@ -22,7 +22,12 @@ from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRev
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.change import in_force
-from tessera.domain.quality.rollout_state import VersionState, is_gated, rollout_state
+from tessera.domain.quality.rollout_state import (
+    VersionState,
+    digest_of,
+    is_gated,
+    rollout_state,
+)
 from tessera.domain.schedules import in_window
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.preparation.precisions import shape_job_names
@@ -175,6 +180,11 @@ def _split(
         version = GatedVersion(state.digest, max(builders, default=builder_version))
         return SplitService(observed=service, state=state, service=replace(service, gated=version))
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
+    if state.wants_candidate and spec.scaling.may_sleep and not _has_answered(gate, stable):
+        # It is woken to answer first, so that one device is enough for both.
+        state = replace(state, wants_candidate=False)
+        scaling = in_force_spec.scaling.model_copy(update={"min_replicas": 1})
+        in_force_spec = in_force_spec.model_copy(update={"scaling": scaling})
     numbered = {each.digest for each in revisions if each.number}
     tried = {each for each, version in versions.items() if version == state.digest}
     tried = tried if state.wants_candidate else set()
@@ -216,6 +226,15 @@ def _split(
             if each.ref in tried or each.ref in former
         ),
     )
+
+
+def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
+    """Return whether the answers of the version in force are known, or no gate asks for them."""
+    if gate is None or gate.spec is None:
+        return True
+    suite = gate.status.suite
+    key = digest_of(stable), gate.spec.suite.digest or (suite.digest if suite is not None else "")
+    return any((each.digest, each.suite) == key for each in gate.status.answers)
 
 
 def _version_of(workload: Workload) -> str | None:

@@ -175,7 +175,8 @@ class _Rounds:
         baseline = self.trial.baseline
         if baseline is None or self._answers_of(baseline) is not None:
             return self._round("Candidate", self.trial.candidate)
-        decision = self._round("Baseline", baseline)
+        # Answers to another suite or of another judge are none, which whoever wakes it has to know.
+        decision = replace(self._round("Baseline", baseline), lost=baseline.digest)
         # What the other Job said, and how many there were, is needed once these answers are known.
         job = self._last_job(self._run("Candidate", self.trial.candidate))
         if job is None or not self._has_ended(job, self.jobs.runs.get(job.uid)):
@@ -392,7 +393,7 @@ def _status(gate: ObservedGate, decisions: Sequence[TrialDecision]) -> QualityGa
     """Return the status with what is new, the latest first."""
     status = gate.status
     new = [each.answers for each in decisions if each.answers is not None]
-    lost = {each.lost for each in decisions} | {each.digest for each in new}
+    lost = {each.lost for each in decisions}
     answers = (*new, *(each for each in status.answers if each.digest not in lost))
     verdicts = [each.verdict for each in decisions if each.verdict is not None]
     suites = [each.suite for each in decisions if each.suite is not None]
