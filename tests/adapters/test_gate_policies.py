@@ -364,8 +364,12 @@ async def test_where_the_platform_demands_a_gate_a_service_has_one(gates: Gates)
     await exist(gates.admin, older)
     await gates.only_with_bypass(older, {"spec": {"replicas": 2}}, words, kind)
     await gates.expect(EVAN, "", older, {"metadata": {"labels": {"a": "b"}}}, kind)
-    adopted = {"spec": STABLE}
-    await gates.expect(EVAN, "", older, adopted, kind)
+    await gates.expect(EVAN, "", older, {"spec": STABLE}, kind)
+    gated = a_service(STABLE, "gated", DEMANDED)
+    await exist(gates.admin, gated)
+    lax: Json = {"spec": {"model": {"uri": "hf://org/next"}, "rollout": {"gateRef": "lax"}}}
+    await gates.only_with_bypass(gated, lax, "Another one than before needs", kind)
+    await gates.expect(EVAN, "", gated, {"spec": {"model": {"uri": "hf://org/next"}}}, kind)
 
 
 async def test_the_api_server_finds_nothing_wrong_with_these_policies(gates: Gates) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from environments import ROOT
 from tessera.api.quality_gate import (
     AnswerShares,
     GateProgress,
@@ -19,6 +20,7 @@ from tessera.api.quality_gate import (
     SuiteStatus,
     VerdictStatus,
 )
+from tessera.batch_runner.gate.suite import parse_suite
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
 from tessera.cli.gate.pin import pin_gate, pinned_manifest, read_pin, run
@@ -204,3 +206,11 @@ async def test_a_gate_that_compared_nothing_says_why() -> None:
     assert "chat: TimedOut: no answers" in text
     empty = (await show(Reader(MemoryApi(MemoryCluster()), "team-a"), None, "text")).text
     assert empty.startswith("no QualityGate")
+
+
+def test_the_gate_of_the_examples_is_pinned_to_its_suite() -> None:
+    text = (ROOT / "examples/35-quality-gate.yaml").read_text(encoding="utf-8")
+    config_map, gate = yaml.safe_load_all(text)
+    suite = parse_suite(config_map["data"]["suite.jsonl"].encode())
+    pin = {"digest": suite.digest, "prompts": suite.counts}
+    assert {**gate["spec"]["suite"], **pin} == gate["spec"]["suite"]

@@ -89,17 +89,19 @@ def pinned_manifest(text: str, pin: dict[str, Any]) -> str:
         begin, end = suite.start_mark.index, suite.end_mark.index
         value = yaml.load(text[begin:end], yaml.CSafeLoader) | pin
         return text[:begin] + _flow(value) + text[end:]
-    lines, first = text.splitlines(keepends=True), suite.start_mark.line
     replaced = {
         line
         for key, value in suite.value
         if key.value in pin
         for line in range(key.start_mark.line, _last_line(value) + 1)
     }
+    place = min(replaced, default=suite.start_mark.line)
     indent = " " * suite.start_mark.column
     entries = [f"{indent}{name}: {_flow(value)}\n" for name, value in pin.items()]
-    rest = [line for number, line in enumerate(lines) if number >= first and number not in replaced]
-    return "".join([*lines[:first], *entries, *rest])
+    lines = [*enumerate(text.splitlines(keepends=True))]
+    before = [line for number, line in lines if number < place]
+    after = [line for number, line in lines if number >= place and number not in replaced]
+    return "".join([*before, *entries, *after])
 
 
 def _flow(value: Any) -> str:
