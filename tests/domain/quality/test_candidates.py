@@ -274,3 +274,24 @@ def test_a_new_replica_of_another_service_is_granted_before_one_that_is_tried() 
     assert plans[1].desired_pods == 1
     assert plans[0].gated is not None
     assert "TenantBudget" in (plans[0].gated.missing_device or "")
+
+
+def test_without_another_device_a_change_is_tried_on_spot_nodes_and_never_serves_there() -> None:
+    fleet = a_gated_fleet(devices=2)
+    fleet.pools = [*fleet.pools, a_pool("cheap", "0.10", tier="Spot")]
+    fleet.nodes = [*fleet.nodes, a_node("cheap", whole=1)]
+    fleet.edit(**A_CHANGE)
+    expect_floor(fleet, 60, 2)
+    (tried,) = fleet.tried_pods()
+    assert (tried.variant, tried.containers_ready) == ("cheap-1gpu", True)
+
+    fleet.decide_on_candidate("Passed")
+    for _ in range(48):
+        fleet.cycle()
+        assert fleet.counts()["cheap"] == 0
+        # No device is free in the other pool, so replicas are replaced in place.
+        assert sum(fleet.serving().values()) >= 1
+
+    assert fleet.serving() == {fleet.state.digest: 2}
+    assert fleet.counts() == {"a100": 2, "cheap": 0}
+    assert len(fleet.workloads) == 1

@@ -14,13 +14,14 @@ from typing import TypeVar
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus, PrecisionStatus
+from tessera.domain.hardware.pools import admits
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRevision
 from tessera.domain.observed.model_jobs import ObservedModelJob
-from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot, Workload
+from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.change import in_force
 from tessera.domain.quality.rollout_state import (
     VersionState,
@@ -344,32 +345,72 @@ def _moved(objects: tuple[MovedT, ...], targets: Mapping[_Identity, Ref]) -> tup
 def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> ObservedService:
     """Return the version that is tried on the pool where most replicas run, if it has a device.
 
-    There speed and price compare. Otherwise, and once it has a Deployment, placement decides.
+    There speed and price compare. Otherwise placement decides, also among the nodes of tier Spot
+    where no other has a device, whatever the class is: no user waits for the answers.
     """
     candidate = split.candidate
     assert candidate is not None  # noqa: S101 - it is tried
-    spec = candidate.spec
+    spec, last = candidate.spec, split.observed.status.candidate
+    assert spec is not None  # noqa: S101 - same
+    named = spec.placement.pools
+    pools = {
+        pool.name: pool.spec
+        for pool in observed.pools
+        if pool.spec is not None
+        and admits(pool.spec, candidate.ref.namespace)
+        and (not named or pool.name in named)
+    }
+    if split.tried:
+        pool = pools.get(last.variant.pool) if last is not None and last.variant else None
+        return _on_spot(candidate) if pool is not None and pool.tier == "Spot" else candidate
+    free = {
+        name: _free_devices(pool.node_selector, observed.nodes, pods)
+        for name, pool in pools.items()
+    }
     replicas = [pod for pod in pods if pod.service == split.service.ref and pod.takes_requests]
-    if split.tried or spec is None or not replicas:
-        return candidate
-    variant, _ = min(Counter(pod.variant for pod in replicas).items(), key=lambda it: (-it[1], it))
-    name = next((v.pool for v in split.observed.status.all_variants if v.name == variant), None)
-    pool = next((each for each in observed.pools if each.name == name), None)
-    if pool is None or pool.spec is None:
-        return candidate
-    devices = next(pod.devices for pod in replicas if pod.variant == variant)
+    if replicas:
+        counts = Counter(pod.variant for pod in replicas)
+        variant = min(counts, key=lambda name: (-counts[name], name))
+        variants = split.observed.status.all_variants
+        name = next((each.pool for each in variants if each.name == variant), "")
+        devices = Counter(next(pod.devices for pod in replicas if pod.variant == variant))
+        if any(devices <= left for left in free.get(name, ())):
+            return _with_placement(candidate, pools=(name,))
+    tiers = {pools[name].tier for name, nodes in free.items() if any(map(Counter.total, nodes))}
+    if "Spot" in tiers and not tiers & {*spec.placement.tiers}:
+        return _on_spot(candidate)
+    return candidate
+
+
+def _free_devices(
+    selector: Mapping[str, str], nodes: Sequence[Node], pods: Sequence[Pod]
+) -> Sequence[Counter[str]]:
+    """Return the devices that no pod holds, of each node of a pool, by resource."""
     free = {
         node.name: Counter(node.allocatable)
-        for node in observed.nodes
-        if node.schedulable and pool.spec.node_selector.items() <= node.labels.items()
+        for node in nodes
+        if node.schedulable and selector.items() <= node.labels.items()
     }
     for pod in pods:
         if pod.node in free and pod.ended is None:
             free[pod.node].subtract(pod.devices)
-    if not any(Counter(devices) <= left for left in free.values()):
+    return list(free.values())
+
+
+def _with_placement(candidate: ObservedService, **placement: object) -> ObservedService:
+    spec = candidate.spec
+    assert spec is not None  # noqa: S101 - it is tried
+    update = {"placement": spec.placement.model_copy(update=placement)}
+    return replace(candidate, spec=spec.model_copy(update=update))
+
+
+def _on_spot(candidate: ObservedService) -> ObservedService:
+    """Return the version in a class that may run there, on nodes of tier Spot alone."""
+    candidate, spec = _with_placement(candidate, tiers=("Spot",)), candidate.spec
+    if spec is None or candidate.spec is None or spec.service_class != "Interactive":
         return candidate
-    placement = spec.placement.model_copy(update={"pools": (pool.name,)})
-    return replace(candidate, spec=spec.model_copy(update={"placement": placement}))
+    update = {"service_class": "Standard"}
+    return replace(candidate, spec=candidate.spec.model_copy(update=update))
 
 
 aimed = Step(_aimed, lambda _error, split, *_: split.candidate or split.service)
