@@ -295,3 +295,18 @@ def test_without_another_device_a_change_is_tried_on_spot_nodes_and_never_serves
     assert fleet.serving() == {fleet.state.digest: 2}
     assert fleet.counts() == {"a100": 2, "cheap": 0}
     assert len(fleet.workloads) == 1
+
+
+def test_a_change_is_tried_in_the_precision_that_most_replicas_have() -> None:
+    fleet = a_gated_fleet()
+    listed = {"precision": {"variants": [{"precision": "fp8"}]}}
+    fleet.edit(**listed)
+    fleet.run(60)
+    assert [pod.variant for pod in fleet.tried_pods()] == ["a100-1gpu-fp8"], "it is what is new"
+    fleet.decide_on_candidate("Passed")
+    fleet.run(120)
+    assert {pod.variant for pod in fleet.pods.values()} == {"a100-1gpu"}, "the price is the same"
+
+    fleet.edit(**listed, **A_CHANGE)
+    fleet.run(60)
+    assert [pod.variant for pod in fleet.tried_pods()] == ["a100-1gpu"]

@@ -372,11 +372,16 @@ def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> Obse
         counts = Counter(pod.variant for pod in replicas)
         variant = min(counts, key=lambda name: (-counts[name], name))
         variants = split.observed.status.all_variants
-        name = next((each.pool for each in variants if each.name == variant), "")
+        most = next((each for each in variants if each.name == variant), None)
+        name = most.pool if most is not None else ""
+        if most is not None and not any("spec.precision" in path for path in split.state.changes):
+            candidate = _with_precision(candidate, most.precision)
         devices = Counter(next(pod.devices for pod in replicas if pod.variant == variant))
         if any(devices <= left for left in free.get(name, ())):
             return _with_placement(candidate, pools=(name,))
-    tiers = {pools[name].tier for name, nodes in free.items() if any(map(Counter.total, nodes))}
+    tiers = {
+        pools[name].tier for name, nodes in free.items() if any(left.total() > 0 for left in nodes)
+    }
     if "Spot" in tiers and not tiers & {*spec.placement.tiers}:
         return _on_spot(candidate)
     return candidate
@@ -401,6 +406,15 @@ def _with_placement(candidate: ObservedService, **placement: object) -> Observed
     spec = candidate.spec
     assert spec is not None  # noqa: S101 - it is tried
     update = {"placement": spec.placement.model_copy(update=placement)}
+    return replace(candidate, spec=spec.model_copy(update=update))
+
+
+def _with_precision(candidate: ObservedService, precision: str) -> ObservedService:
+    """Return the version in one precision alone, besides that of the model's files."""
+    spec = candidate.spec
+    assert spec is not None  # noqa: S101 - it is tried
+    listed = tuple(each for each in spec.precision.variants if each.precision == precision)
+    update = {"precision": spec.precision.model_copy(update={"variants": listed})}
     return replace(candidate, spec=spec.model_copy(update=update))
 
 
