@@ -177,8 +177,9 @@ def test_the_source_root_never_becomes_a_package() -> None:
         ("tessera.gateway.requests.app", 115),
         # The parser of objects knows those of gates, as in a runner.
         ("tessera.node_agent.main", 89),
-        # A runner takes money for rows, by prices that a gateway tells it.
-        ("tessera.batch_runner.main", 124),
+        # A runner takes money for rows, by prices that a gateway tells it; that of a gate scores
+        # answers and judges them.
+        ("tessera.batch_runner.main", 135),
     ],
 )
 def test_a_process_loads_few_modules_of_the_product(entry: str, bar: int) -> None:

@@ -1,6 +1,6 @@
 """`tessera-batch check` and `run` process a batch (see docs/batch-files.md); `tessera-batch shape`
 and `fetch` prepare the model of a service (see docs/tasks/serve.md); `tessera-batch gate` asks it
-the suite of a gate (see docs/tasks/gates.md)."""
+the suite of a gate (see docs/tasks/gate-changes.md)."""
 
 import argparse
 import asyncio
