@@ -10,6 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
 from tessera.api.budget_reasons import LimitAction
 from tessera.api.pool_reasons import LayoutReady
+from tessera.api.quality_gate import QualityGateStatus
 from tessera.api.reasons import (
     NAME_WARNINGS,
     EventReason,
@@ -55,6 +56,8 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
                 yield from _limit_notes(recorded.get(limit.name), limit)
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
+        case QualityGateStatus(), QualityGateStatus():
+            yield from transitions(old.conditions, new.conditions, "Accepted")
         case _:
             return
 
@@ -69,8 +72,24 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _scaled(old, new)
     yield from _variants(old, new)
     yield from _progress(old, new)
+    yield from begun("Progressing", Progressing.GATE_RUNNING, before, after)
+    yield from _rollouts(old, new)
     yield from begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
     yield from aspect_events(old, new)
+
+
+def _rollouts(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    """Yield an Event for each change under a gate that ended, and for one that skipped it."""
+    known = {(record.digest, record.reason, record.ended_at) for record in old.rollouts}
+    for record in new.rollouts:
+        if (record.digest, record.reason, record.ended_at) not in known:
+            who = f" by {record.by}" if record.by else ""
+            yield EventNote(
+                action="Rollout",
+                reason=record.reason,
+                message=f"ControllerRevision/{record.revision}{who}: {record.message}",
+                is_warning=record.is_refused or record.skipped,
+            )
 
 
 def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Iterator[EventNote]:
