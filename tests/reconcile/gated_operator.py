@@ -57,6 +57,11 @@ class GatedOperator(MemoryOperator):
         pods = {Ref(pod.namespace, pod.name): idle for pod in self.keys(PODS.plural)}
         finished = {Ref(CHAT.namespace, CHAT.name): 0.0}
         self.observations.readings = Readings(at=self.at, pods=pods, finished=finished)
+        for job in self.keys(JOBS.plural):
+            meta = self.body(job)["metadata"]
+            if "creationTimestamp" not in meta:
+                meta["creationTimestamp"] = f"{self.at:%Y-%m-%dT%H:%M:%SZ}"
+                self.cluster.touch(job)
         self._run_deployments()
         return await self.reconcile()
 
