@@ -12,8 +12,10 @@ import pytest
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
 from tessera.api.schema import KINDS, crd
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.billing.cost_prices import DAY, ServiceDay, next_status
 from tessera.domain.observed.price_lists import ObservedPriceList
+from tessera.domain.observed.snapshot import ObservedService
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
@@ -757,6 +759,31 @@ async def test_the_longest_status_of_prices_by_cost_is_accepted_and_read_again(
     listing = await cluster.list(PRICED_LISTS)
     assert listing is not None
     assert price_list in [each.plan_input for each in listing.items]
+
+
+async def test_the_status_of_what_is_tried_is_read_again_and_goes(cluster: KubeCluster) -> None:
+    status, answer = await create(cluster, INFERENCE_SERVICES, a_service_spec(), "tried")
+    assert status == 201, answer
+    model = {"uri": URI, "revision": "c0ffee", "shape": SHAPE, "source": "config.json"}
+    candidate = {
+        "revision": "tried-1",
+        "digest": "d" * 64,
+        "since": "2026-11-20T12:00:00Z",
+        "model": model,
+        "precisions": [{"precision": "fp8", "uri": "hf://a/fp8", "reason": "FilesMatch"}],
+        "templates": [{"variant": "a100-1gpu", "complete": "d1"}],
+        "missingDevice": "no device of the pool a100 is free",
+    }
+    before = InferenceServiceStatus.model_validate(
+        {"candidateRevision": "tried-1", "candidate": candidate, "model": model}
+    )
+    after = before.model_copy(update={"candidate": None, "candidate_revision": None})
+    meta = {"name": "tried", "namespace": "default", "uid": answer["metadata"]["uid"]}
+    for written in (before, after):
+        body = partial_manifest(INFERENCE_SERVICES, meta, status=wire_format(written))
+        applied = await cluster.apply(body, subresource="status")
+        assert isinstance(applied.plan_input, ObservedService)
+        assert applied.plan_input.status == written
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:
