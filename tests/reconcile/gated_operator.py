@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+from zlib import crc32
 
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.quality import names as gate_names
@@ -30,7 +31,7 @@ class GatedOperator(MemoryOperator):
     """An operator with one gated service on seven slices."""
 
     def __init__(self, scaling: Mapping[str, Any] | None = None) -> None:
-        self.fields = {"rollout": ROLLOUT, "scaling": scaling or {"minReplicas": 1}}
+        self.fields: dict[str, Any] = {"rollout": ROLLOUT, "scaling": scaling or {"minReplicas": 1}}
         super().__init__()
         add_pool_and_node(self)
         self.serve(**self.fields)
@@ -201,7 +202,7 @@ class GatedOperator(MemoryOperator):
                 {"type": "PodScheduled", "status": "True", "lastTransitionTime": at},
                 {"type": "ContainersReady", "status": "True", "lastTransitionTime": at},
             ]
-            address = f"10.0.{abs(hash(deployment.name)) % 250}.{index + 1}"
+            address = f"10.0.{crc32(deployment.name.encode()) % 250}.{index + 1}"
             running = [{"name": "engine", "ready": True, "state": {"running": {"startedAt": at}}}]
             body["status"] = {
                 "phase": "Running",
@@ -211,12 +212,12 @@ class GatedOperator(MemoryOperator):
             }
             self.cluster.put(PODS, body)
             return
-        conditions = {each["type"]: each for each in body["status"]["conditions"]}
-        serving = conditions.get("tessera.dev/serving", {}).get("status") == "True"
+        present = {each["type"]: each for each in body["status"]["conditions"]}
+        serving = present.get("tessera.dev/serving", {}).get("status") == "True"
         ready = {"type": "Ready", "status": str(serving), "lastTransitionTime": at}
-        if conditions.get("Ready", {}).get("status") != str(serving):
+        if present.get("Ready", {}).get("status") != str(serving):
             body["status"]["conditions"] = [
-                *(c for n, c in conditions.items() if n != "Ready"),
+                *(each for name, each in present.items() if name != "Ready"),
                 ready,
             ]
             self.cluster.touch(key)
