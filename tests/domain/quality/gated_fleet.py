@@ -38,7 +38,7 @@ def an_always_open_window() -> dict[str, Any]:
 
 def a_gated_spec(floor: int = 2, **fields: Any) -> Any:
     rollout = {"strategy": "Gated", "gateRef": GATE.name, **fields.pop("rollout", {})}
-    scaling = {"minReplicas": floor, "maxReplicas": max(floor, 8)}
+    scaling = {"minReplicas": floor, "maxReplicas": max(floor, 8), "idle": {"after": "10m"}}
     return a_spec(rollout=rollout, scaling=scaling, **fields)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
-from tests.builders import MEDIUM, a_budget, a_node, a_pool, a_service, a_spec
+from tessera.domain.quality.candidates import split_candidates
+from tests.builders import MEDIUM, a_budget, a_node, a_pool, a_service, a_snapshot, a_spec
 from tests.domain.quality.gated_fleet import (
     A_CHANGE,
     GatedVariantFleet,
@@ -155,11 +156,16 @@ def test_a_version_that_was_in_force_a_short_time_ago_needs_no_gate() -> None:
 
 
 def test_a_skipped_gate_lets_the_change_go_on() -> None:
+    skip = {"skipGate": {"by": "ann", "reason": "a fix"}}
     fleet = a_gated_fleet()
-    fleet.edit(**A_CHANGE, rollout={"skipGate": {"by": "ann", "reason": "a fix"}})
+    fleet.edit(**A_CHANGE, rollout=skip)
     expect_floor(fleet, 120, 2)
-
     assert fleet.serving() == {fleet.state.digest: 2}
+
+    asleep = a_gated_fleet(floor=0)
+    asleep.edit(floor=0, **A_CHANGE, rollout=skip)
+    asleep.run(30)
+    assert (asleep.state.phase, asleep.state.stable and asleep.state.stable.number) == ("Stable", 2)
 
 
 def test_a_candidate_that_never_gets_ready_is_given_up() -> None:
@@ -310,3 +316,9 @@ def test_a_change_is_tried_in_the_precision_that_most_replicas_have() -> None:
     fleet.edit(**listed, **A_CHANGE)
     fleet.run(60)
     assert [pod.variant for pod in fleet.tried_pods()] == ["a100-1gpu"]
+
+
+def test_a_fleet_without_gates_is_planned_as_it_was_observed() -> None:
+    snapshot = a_snapshot(a_service(), pools=(a_pool(),), nodes=(a_node(whole=2),))
+
+    assert split_candidates(snapshot, 1).snapshot is snapshot

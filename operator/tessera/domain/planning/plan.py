@@ -145,7 +145,8 @@ class Plan:
     @property
     def versions(self) -> Sequence[ServicePlan]:
         """The plans of all services, and of the versions that are tried beside them."""
-        return [each for service in self.service_plans.values() for each in service.versions]
+        plans = self.service_plans.values()
+        return [*plans, *(each.candidate for each in plans if each.candidate is not None)]
 
     @property
     def scaling_history(self) -> Mapping[Ref, ScalingHistory]:

@@ -181,7 +181,8 @@ def _split(
         version = GatedVersion(state.digest, max(builders, default=builder_version))
         return SplitService(observed=service, state=state, service=replace(service, gated=version))
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
-    if state.wants_candidate and spec.scaling.may_sleep and not _has_answered(gate, stable):
+    is_undecided = state.phase == "Candidate" and state.wants_candidate
+    if is_undecided and spec.scaling.may_sleep and not _has_answered(gate, stable):
         # It is woken to answer first, so that one device is enough for both.
         state = replace(state, wants_candidate=False)
         scaling = in_force_spec.scaling.model_copy(update={"min_replicas": 1})
