@@ -264,6 +264,7 @@ class GatedVariantFleet(VariantFleet):
                 model=status.model,
                 precisions=status.precisions,
                 variant=status.variant,
+                pod_template_version=status.pod_template_version,
                 templates=status.templates,
             )
         self.service = replace(

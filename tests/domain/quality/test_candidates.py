@@ -322,3 +322,18 @@ def test_a_fleet_without_gates_is_planned_as_it_was_observed() -> None:
     snapshot = a_snapshot(a_service(), pools=(a_pool(),), nodes=(a_node(whole=2),))
 
     assert split_candidates(snapshot, 1).snapshot is snapshot
+
+
+def test_who_edits_the_record_of_its_deployment_opens_no_replica_to_users() -> None:
+    fleet = a_gated_fleet()
+    stable = fleet.state.digest
+    fleet.edit(**A_CHANGE)
+    fleet.run(60)
+    (tried,) = fleet.tried_pods()
+    for ref, workload in list(fleet.workloads.items()):
+        if workload.template_digest == tried.template_digest and workload.record is not None:
+            for record in (None, workload.record.model_copy(update={"gated": stable})):
+                fleet.workloads[ref] = replace(workload, record=record)
+                fleet.cycle()
+                assert not fleet.pods[tried.ref].takes_requests
+                assert fleet.pods[tried.ref].serving is False

@@ -13,7 +13,12 @@ from typing import TypeVar
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
-from tessera.api.service_status import InferenceServiceStatus, ModelStatus, PrecisionStatus
+from tessera.api.service_status import (
+    CandidateStatus,
+    InferenceServiceStatus,
+    ModelStatus,
+    PrecisionStatus,
+)
 from tessera.domain.hardware.pools import admits
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.fetched import fetched_files
@@ -171,7 +176,7 @@ def _split(
     workloads: tuple[Workload, ...],
     builder_version: int,
 ) -> SplitService:
-    versions = {each.ref: _version_of(each) for each in workloads}
+    versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
     running = frozenset(filter(None, versions.values()))
     state = rollout_state(service, revisions, gate, running)
     spec, stable, edited = service.spec, state.stable, state.candidate
@@ -239,12 +244,19 @@ def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
     return any((each.digest, each.suite) == key for each in gate.status.answers)
 
 
-def _version_of(workload: Workload) -> str | None:
-    """Return the digest of the version of a Deployment, if its selector proves its record."""
-    record = workload.record
-    if record is None or template_digest(record) != workload.template_digest:
-        return None
-    return record.gated
+def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:
+    """Return the digest of the version of a Deployment, if its selector proves it.
+
+    By its record, or by that of the version that was tried last: the operator alone writes the
+    status, so who edits the annotation opens no replica to users.
+    """
+    records = (workload.record, last.pod_template_version if last is not None else None)
+    proven = (
+        record.gated
+        for record in records
+        if record is not None and template_digest(record) == workload.template_digest
+    )
+    return next(proven, None)
 
 
 def _candidate_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
