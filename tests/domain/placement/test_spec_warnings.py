@@ -7,6 +7,11 @@ import pytest
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tests.builders import a_spec
 
+FP8: dict[str, Any] = {"variants": [{"precision": "fp8"}]}
+AWQ = {"precision": "awq-int4", "uri": "hf://org/model-awq"}
+PRECISIONS = ("awq-int4", "gptq-int4", "int8", "fp8", "nvfp4", "mxfp4")
+GATED = {"strategy": "Gated", "gateRef": "answers"}
+
 
 @pytest.mark.parametrize(
     ("spec", "words"),
@@ -46,6 +51,12 @@ from tests.builders import a_spec
             ("spec.slo.itlP95: 100ms are 10 tok/s", "15 tok/s", "spec.class: Standard"),
         ),
         ({"engine": {"image": "vllm/vllm-openai:latest"}}, ("vllm-openai:latest", "digest")),
+        ({"precision": FP8}, ("spec.precision.variants:", "losses of fp8 are below 1 %", "Gated")),
+        (
+            {"precision": {"variants": [*FP8["variants"], AWQ]}},
+            ("losses of awq-int4, fp8 are below 2 %",),
+        ),
+        ({"engine": {"kvCacheDtype": "fp8"}}, ("spec.engine.kvCacheDtype: fp8 may", "Gated")),
     ],
 )
 def test_an_unwise_field_gets_a_warning_with_its_numbers(
@@ -70,6 +81,8 @@ def test_an_unwise_field_gets_a_warning_with_its_numbers(
         {"slo": {"itlP95": "200ms"}, "class": "Standard"},
         {"context": {"maxModelLen": 16 * 1450}},
         {"engine": {"image": "mirror:5000/vllm:v0.32.0"}},
+        {"engine": {"kvCacheDtype": "Auto"}},
+        {"precision": FP8, "engine": {"kvCacheDtype": "fp8"}, "rollout": GATED},
         {"engine": {"image": "mirror/vllm@sha256:0123"}},
     ],
 )
@@ -100,10 +113,11 @@ def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
             "typicalOutputTokens": 1_000_000,
         },
         slo={"itlP95": "59999ms"},
-        engine={"image": "m" * 500},
+        engine={"image": "m" * 500, "kvCacheDtype": "fp8_e4m3"},
+        precision={"variants": [{"precision": each, "uri": "hf://a/b"} for each in PRECISIONS]},
     )
     warnings = spec_warnings(spec)
-    assert len(warnings) == 6
+    assert len(warnings) == 8
     # The API server may truncate a longer warning.
     assert max(map(len, warnings)) <= 256
 

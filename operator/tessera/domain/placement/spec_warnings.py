@@ -1,10 +1,11 @@
 """Warnings for valid but unwise specs, shown by `kubectl apply`."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 from tessera.api.inference_service import SLOW_ITL, Context, InferenceServiceSpec
+from tessera.api.precision import PrecisionName
 from tessera.api.text import counted
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import pooling_task, shape_of
@@ -15,6 +16,15 @@ _LONG_CONTEXT_RATIO = 16
 _DRAIN_FACTOR = 2
 # Between these a draft is cheap and still accepted.
 _MIN_DRAFT_RATIO, _MAX_DRAFT_RATIO = 5, 10
+# Percent of the score that sources give as a bound, near nothing for 8 bits.
+_PUBLISHED_LOSS: Mapping[PrecisionName, int] = {
+    "int8": 1,
+    "fp8": 1,
+    "awq-int4": 2,
+    "gptq-int4": 2,
+    "nvfp4": 2,
+    "mxfp4": 2,
+}
 
 
 def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
@@ -153,6 +163,24 @@ def _warn_draft_size(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
+def _warn_untried_levers(spec: InferenceServiceSpec) -> Iterator[str]:
+    if spec.rollout.strategy == "Gated":
+        return
+    untried = "nothing tries it on your prompts; set spec.rollout.strategy: Gated with a gateRef"
+    names = sorted({variant.precision for variant in spec.precision.variants})
+    if names:
+        share = max(_PUBLISHED_LOSS[name] for name in names)
+        yield (
+            f"spec.precision.variants: published losses of {', '.join(names)} are below {share} % "
+            f"of the score, and {untried}"
+        )
+    if spec.engine.kv_cache_dtype not in (None, "Auto"):
+        yield (
+            f"spec.engine.kvCacheDtype: {spec.engine.kv_cache_dtype} may change answers, and "
+            f"{untried}"
+        )
+
+
 def _format_span(span: timedelta) -> str:
     """Return `33ms`, `8.2s` or `90s`."""
     seconds = span.total_seconds()
@@ -170,4 +198,5 @@ _WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
     _warn_long_context,
     _warn_mutable_image,
     _warn_draft_size,
+    _warn_untried_levers,
 )
