@@ -115,7 +115,7 @@ async def test_its_replica_is_closed_and_no_disruption_budget_counts_it(
     await operator.reconcile()
 
     body = operator.body(ObjectKey(PODS.plural, "team-a", "tried-0"))
-    assert body["metadata"]["labels"]["tessera.dev/leaving"] == "true"
+    assert body["metadata"]["labels"]["tessera.dev/leaving"] == "tried", "no monitor counts it"
     (gate,) = body["status"]["conditions"]
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "False")
     status = operator.body(ObjectKey(INFERENCE_SERVICES.plural, "team-a", "chat"))["status"]

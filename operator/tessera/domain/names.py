@@ -60,6 +60,8 @@ RECOMMENDED_REPLICAS = "tessera_service_recommended_replicas"
 
 # Label of a displaced replica: the PodDisruptionBudget of its service no longer selects it.
 LEAVING_LABEL = f"{GROUP}/leaving"
+# Its value on the replica of a version that a gate tries.
+TRIED = "tried"
 # Reason of a gate that was closed; one that never opened is `NotNeeded`.
 DRAINING = "Draining"
 FIELD_MANAGER = "tessera-operator"

@@ -213,7 +213,10 @@ def pod_monitor(owners: Owners, monitor_labels: Mapping[str, str]) -> ObjectMani
         # A label that the pod lacks would come from the page.
         "selector": {
             "matchLabels": {names.COMPONENT: names.ENGINE},
-            "matchExpressions": [{"key": label, "operator": "Exists"} for label in identity],
+            "matchExpressions": [
+                *({"key": label, "operator": "Exists"} for label in identity),
+                {"key": names.LEAVING_LABEL, "operator": "NotIn", "values": [names.TRIED]},
+            ],
         },
         "podTargetLabels": list(identity),
         "podMetricsEndpoints": [endpoint],

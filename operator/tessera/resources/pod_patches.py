@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from tessera.domain.names import COST_ANNOTATION, DRAINING, LEAVING_LABEL, SERVING_GATE
+from tessera.domain.names import COST_ANNOTATION, DRAINING, LEAVING_LABEL, SERVING_GATE, TRIED
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.rollout.drain import DRAINED_DELETION_COST
 from tessera.resources.api_resources import PODS
@@ -27,7 +27,9 @@ def leaving_marks(pod: Pod, *, leaving: bool, drained: bool) -> ObjectManifest:
 
     Applying them without one removes it.
     """
-    labels = {"labels": {LEAVING_LABEL: "true"}} if leaving else {}
+    # What a gate asks is no load of the service, so monitors leave those that are tried out.
+    value = TRIED if pod.service != pod.service.base else "true"
+    labels = {"labels": {LEAVING_LABEL: value}} if leaving else {}
     annotations = {COST_ANNOTATION: str(DRAINED_DELETION_COST)} if drained else {}
     return partial_manifest(PODS, {**_metadata(pod), **labels, "annotations": annotations})
 
