@@ -14,9 +14,13 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.resources.api_resources import (
     CONTROLLER_REVISIONS,
     INFERENCE_SERVICES,
+    JOBS,
+    NETWORK_POLICIES,
     QUALITY_GATES,
+    SERVICE_ACCOUNTS,
     ApiResource,
 )
+from tests.conftest import GOLDEN
 from world import World, binaries
 from world.api import Api, ApiError, session
 from world.testing import eventually
@@ -27,6 +31,11 @@ Json = dict[str, Any]
 EVAN, PAULA = "evan", "paula"
 OPERATOR = "system:serviceaccount:tessera-system:tessera-operator"
 FREE, DEMANDED = "gates-free", "gates-demanded"
+CHILDREN = {
+    "apiGroups": ["batch", "", "networking.k8s.io"],
+    "resources": ["jobs", "serviceaccounts", "networkpolicies"],
+    "verbs": ["create"],
+}
 POLICIES = "/apis/admissionregistration.k8s.io/v1"
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 STABLE: Json = {
@@ -161,7 +170,7 @@ async def gates(cluster: KubeCluster, world: World) -> AsyncIterator[Gates]:
         await exist(admin, *namespaces, *rendered())
         await grant(admin, EVAN, writes)
         await grant(admin, PAULA, writes, bypass)
-        await grant(admin, OPERATOR, writes)
+        await grant(admin, OPERATOR, writes, CHILDREN)
         known = Gates(admin, users)
 
         async def policies_hold() -> None:
@@ -346,6 +355,21 @@ async def test_the_operator_writes_versions_of_objects_of_tessera_alone(gates: G
     await gates.expect(OPERATOR, words, bodies["orphan-1"], {"revision": 2}, kind)
     stolen: Json = {"metadata": {"ownerReferences": [other]}}
     await gates.expect(OPERATOR, words, bodies["own-1"], stolen, kind)
+
+
+async def test_the_operator_creates_what_gates_need_and_no_other_pod(gates: Gates) -> None:
+    kinds = {kind.kind: kind for kind in (JOBS, SERVICE_ACCOUNTS, NETWORK_POLICIES)}
+    reviewed = (GOLDEN / "gate.yaml").read_text(encoding="utf-8")
+    bodies = [body for body in yaml.safe_load_all(reviewed) if body["kind"] in kinds]
+    assert {body["kind"] for body in bodies} == {*kinds}
+    for body in bodies:
+        body["metadata"]["namespace"] = FREE
+        await gates.expect(OPERATOR, "", body, None, kinds[body["kind"]])
+    job = next(body for body in bodies if body["kind"] == "Job")
+    job["spec"]["template"]["spec"]["serviceAccountName"] = "default"
+    await gates.expect(OPERATOR, "may run pods only with the accounts", job, None, JOBS)
+    account = named(SERVICE_ACCOUNTS, "tessera-other")
+    await gates.expect(OPERATOR, "may write only the names", account, None, SERVICE_ACCOUNTS)
 
 
 async def test_where_the_platform_demands_a_gate_a_service_has_one(gates: Gates) -> None:
