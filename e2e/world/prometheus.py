@@ -10,7 +10,10 @@ from world.folders import SCRAPE_TOKEN
 from world.slots import Slot, free_port
 
 OPERATOR = "app.kubernetes.io/name=tessera-operator"
-ENGINE = "app.kubernetes.io/component=engine,tessera.dev/service,tessera.dev/variant"
+ENGINE = (
+    "app.kubernetes.io/component=engine,tessera.dev/service,tessera.dev/variant,"
+    "tessera.dev/leaving!=tried"
+)
 GATEWAY = "app.kubernetes.io/name=tessera-gateway"
 EXPORTER = "app.kubernetes.io/name=dcgm-exporter"
 META = "__meta_kubernetes_pod"
