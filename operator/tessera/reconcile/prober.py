@@ -164,14 +164,14 @@ class Prober:
     def _start_once(
         self, key: str, namespace: str, probe: Callable[[], Coroutine[None, None, None]]
     ) -> None:
+        async def run() -> None:
+            async with self._free_probes[namespace]:
+                await probe()
+
         if key not in self._tasks:
-            task = asyncio.create_task(self._run(namespace, probe), name=key)
+            task = asyncio.create_task(run(), name=key)
             self._tasks[key] = task
             task.add_done_callback(lambda _: self._tasks.pop(key, None))
-
-    async def _run(self, namespace: str, probe: Callable[[], Coroutine[None, None, None]]) -> None:
-        async with self._free_probes[namespace]:
-            await probe()
 
     async def _probe_completion(self, service: ObservedService, address: str) -> None:
         problem = await self._engines.probe(

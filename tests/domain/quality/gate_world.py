@@ -14,7 +14,7 @@ from tessera.domain.money import money
 from tessera.domain.observed.gates import GateJob, GateJobRun, GateRole, ObservedGate
 from tessera.domain.quality.gate_jobs import GateEndpoint, GateJobRequest
 from tessera.domain.quality.gates import GatePlan, TrialDecision, plan_gate
-from tessera.domain.quality.trial import GateJobs, Trial, TriedVersion
+from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 from tests.builders import NOW
 
 CHAT, GATE = Ref("team-a", "chat"), Ref("team-a", "answers")
@@ -54,8 +54,8 @@ def a_version(
     )
 
 
-def a_trial(**fields: Any) -> Trial:
-    return Trial(
+def a_trial(**fields: Any) -> ChangeTrial:
+    return ChangeTrial(
         **{
             "at": NOW,
             "service": CHAT,
@@ -103,7 +103,7 @@ def a_report(request: GateJobRequest, **fields: Any) -> dict[str, Any]:
 class GateWorld:
     """What lasts beside the plan of a gate: its status, Jobs and pods."""
 
-    trial: Trial = field(default_factory=a_trial)
+    trial: ChangeTrial = field(default_factory=a_trial)
     jobs: dict[str, GateJob] = field(default_factory=dict)
     runs: dict[str, GateJobRun] = field(default_factory=dict)
     requests: dict[str, GateJobRequest] = field(default_factory=dict)

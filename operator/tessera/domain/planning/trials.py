@@ -18,7 +18,7 @@ from tessera.domain.quality.change import gated_digest, version_digest
 from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
 from tessera.domain.quality.gates import GatePlan, TrialDecision, decide_trial, plan_gate
 from tessera.domain.quality.rollout_state import digest_of
-from tessera.domain.quality.trial import GateJobs, Trial, TriedVersion
+from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ def plan_gates(snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]) -> 
     gates = {gate.ref: gate for gate in snapshot.gates}
     if not gates and not any(each.gated is not None for each in service_plans.values()):
         return PlannedGates(service_plans=service_plans)
-    trials = defaultdict[Ref, list[Trial]](list)
+    trials = defaultdict[Ref, list[ChangeTrial]](list)
     for service_plan in service_plans.values():
         if (trial := _trial(snapshot, service_plan, gates, service_plans)) is not None:
             trials[Ref(trial.service.namespace, trial.gate_ref)].append(trial)
@@ -94,7 +94,7 @@ def _trial(
     service_plan: ServicePlan,
     gates: Mapping[Ref, ObservedGate],
     service_plans: Mapping[Ref, ServicePlan],
-) -> Trial | None:
+) -> ChangeTrial | None:
     """Return the change of a service that waits for its verdict; None without one."""
     gated, ref = service_plan.gated, service_plan.service.ref
     if gated is None or gated.state.phase != "Candidate" or gated.state.stable is None:
@@ -105,7 +105,7 @@ def _trial(
     last = service_plan.service.status.candidate
     since = last.since if last is not None and last.digest == gated.state.digest else snapshot.at
     task = pooling_task(spec)
-    return Trial(
+    return ChangeTrial(
         at=snapshot.at,
         service=ref,
         slo=spec.slo,

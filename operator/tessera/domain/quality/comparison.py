@@ -9,7 +9,7 @@ from tessera.api.inference_service import Slo
 from tessera.api.quality_gate import AnswerShares, AnswersStatus, VerdictStatus
 from tessera.api.text import one_line
 from tessera.domain.observed.gate_reports import GateReport
-from tessera.domain.quality.trial import Trial, TriedVersion
+from tessera.domain.quality.trial import ChangeTrial, TriedVersion
 
 # Lengths of two runs of one model differ so much too; what is longer costs more.
 _LENGTH_TOLERANCE = Decimal("0.05")
@@ -27,7 +27,7 @@ def with_cost(answers: AnswerShares, version: TriedVersion) -> AnswerShares:
     return answers.model_copy(update={"usd_per_million_tokens": price.rounded(6)})
 
 
-def judged(trial: Trial, report: GateReport, baseline: AnswersStatus | None) -> VerdictStatus:
+def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | None) -> VerdictStatus:
     """Return the verdict on a change by the report of its Job.
 
     A loss of quality decides first, then latency, then cost; these two only on the same hardware.
@@ -83,7 +83,7 @@ def _adjusted(answers: AnswerShares, score: Decimal | None) -> AnswerShares:
 class _Columns:
     """Latency and cost of both versions on the same hardware, under the same load."""
 
-    trial: Trial
+    trial: ChangeTrial
     before: AnswerShares
     after: AnswerShares
 
@@ -116,6 +116,6 @@ class _Columns:
             return None
         return (
             f"spec.maxCostIncrease: {costs[1]:f} for a million tokens where {allowed:f} are "
-            f"allowed, answers of {after.mean_tokens:f} tokens where they had "
+            f"allowed, with answers of a mean length of {after.mean_tokens:f} after "
             f"{before.mean_tokens:f}"
         )

@@ -34,7 +34,7 @@ from tessera.domain.quality.gate_jobs import (
     scorer_of,
     verdict_scorer,
 )
-from tessera.domain.quality.trial import GateJobs, Trial, TriedVersion
+from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 
 # Jobs of one run: what is answered stays on the claim, so each goes on where the last one ended.
 MAX_ATTEMPTS = 3
@@ -94,7 +94,7 @@ class GatePlan:
     """Where Jobs that run say how many prompts are answered."""
 
 
-def plan_gate(gate: ObservedGate, trials: Iterable[Trial], jobs: GateJobs) -> GatePlan:
+def plan_gate(gate: ObservedGate, trials: Iterable[ChangeTrial], jobs: GateJobs) -> GatePlan:
     """Decide for all changes that are tried on a gate; the one whose Job exists goes first."""
     busy = {job.service for job in jobs.jobs}
     ordered = sorted(trials, key=lambda each: (each.service not in busy, each.since, each.service))
@@ -128,7 +128,7 @@ def plan_gate(gate: ObservedGate, trials: Iterable[Trial], jobs: GateJobs) -> Ga
     )
 
 
-def decide_trial(trial: Trial, jobs: GateJobs) -> TrialDecision:
+def decide_trial(trial: ChangeTrial, jobs: GateJobs) -> TrialDecision:
     """Return what is done for a change, as if it had the gate for itself."""
     gate, spec = trial.gate, trial.gate.spec if trial.gate is not None else None
     if gate is None or spec is None:
@@ -144,7 +144,7 @@ def decide_trial(trial: Trial, jobs: GateJobs) -> TrialDecision:
     return _Rounds(trial, gate, spec, jobs).decide()
 
 
-def recorded_verdict(gate: ObservedGate, trial: Trial) -> VerdictStatus | None:
+def recorded_verdict(gate: ObservedGate, trial: ChangeTrial) -> VerdictStatus | None:
     """Return the verdict on the same versions by the same suite, scorers and margins."""
     suite, spec = gate.status.suite, gate.spec
     if suite is None or spec is None:
@@ -166,7 +166,7 @@ def recorded_verdict(gate: ObservedGate, trial: Trial) -> VerdictStatus | None:
 class _Rounds:
     """The two runs of a suite that a change needs."""
 
-    trial: Trial
+    trial: ChangeTrial
     gate: ObservedGate
     spec: QualityGateSpec
     jobs: GateJobs
@@ -288,7 +288,7 @@ class _Rounds:
             said = report.message if report is not None and report.message else "no report"
             ended = _ended(
                 GateOutcome.JOB_FAILED,
-                f"Job/{job.ref.name}: {MAX_ATTEMPTS} attempts ended without an answer: {said}",
+                f"Job/{job.ref.name}, the last of {MAX_ATTEMPTS}, ended without an answer: {said}",
             )
             return replace(ended, retained=(job.ref,))
         answers = self._answers_of(self.trial.baseline) if self.trial.baseline else None
@@ -351,7 +351,7 @@ def _hold(message: str) -> TrialDecision:
     return TrialDecision(progressing=StatusVerdict(Progressing.GATE_NOT_FOUND, message))
 
 
-def _waiting(trial: Trial, text: str, needs: GateRole = "Candidate") -> TrialDecision:
+def _waiting(trial: ChangeTrial, text: str, needs: GateRole = "Candidate") -> TrialDecision:
     message = f"QualityGate/{trial.gate_ref}: {text}. Users have the stable version."
     return TrialDecision(progressing=StatusVerdict(Progressing.GATE_RUNNING, message), needs=needs)
 

@@ -31,7 +31,7 @@ class TriedVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class ChangeTrial:
     """A change that is tried, or would be."""
 
     at: datetime
