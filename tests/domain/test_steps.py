@@ -36,6 +36,7 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.planning.plan import STEPS, Plan, PlanMemory, plan_one_service
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.quality.candidates import SplitService
+from tessera.domain.quality.trial import ChangeTrial
 from tessera.domain.repartition.cycle import pool_actions, repartition
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.steps import Step
@@ -148,6 +149,8 @@ _OWNERS: dict[type, Callable[[Any], str]] = {
     BudgetView: attrgetter("budget.name"),
     MigNode: lambda node: str(node.name.removesuffix("-0")),
     Node: lambda node: str(node.name.removesuffix("-0")),
+    ChangeTrial: attrgetter("service.namespace"),
+    ObservedGate: attrgetter("ref.namespace"),
     ObservedService: attrgetter("ref.namespace"),
     Pod: attrgetter("ref.namespace"),
     Pool: attrgetter("name"),

@@ -67,7 +67,12 @@ from tessera.domain.planning.service_decision import (
 )
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.planning.storage import StorageRoom, within_storage
-from tessera.domain.planning.trials import plan_gates
+from tessera.domain.planning.trials import (
+    change_trial,
+    plan_gates,
+    planned_gate,
+    with_trial,
+)
 from tessera.domain.quality.candidates import (
     aimed,
     split_candidates,
@@ -585,6 +590,9 @@ STEPS: tuple[Step[..., Any], ...] = (
     pool_actions,
     plan_one_service,
     joined_plan,
+    change_trial,
+    planned_gate,
+    with_trial,
     is_probe_due,
     removed_workload,
     batches.final_plan,

@@ -19,6 +19,7 @@ from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
 from tessera.domain.quality.gates import GatePlan, TrialDecision, decide_trial, plan_gate
 from tessera.domain.quality.rollout_state import digest_of
 from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
+from tessera.domain.steps import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,33 +37,43 @@ def plan_gates(snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]) -> 
         return PlannedGates(service_plans=service_plans)
     trials = defaultdict[Ref, list[ChangeTrial]](list)
     for service_plan in service_plans.values():
-        if (trial := _trial(snapshot, service_plan, gates, service_plans)) is not None:
+        if (trial := change_trial(service_plan, snapshot, gates, service_plans)) is not None:
             trials[Ref(trial.service.namespace, trial.gate_ref)].append(trial)
     jobs = _jobs_by_gate(snapshot)
     plans = {
-        ref: plan_gate(gate, trials.get(ref, ()), jobs.get(ref, GateJobs()))
+        ref: gate_plan
         for ref, gate in gates.items()
+        if (gate_plan := planned_gate(gate, trials.get(ref, ()), jobs.get(ref, GateJobs())))
     }
     decisions = {ref: each for plan in plans.values() for ref, each in plan.decisions.items()}
-    for ref, waiting in trials.items():
-        if ref not in gates:
-            decisions |= {trial.service: decide_trial(trial, GateJobs()) for trial in waiting}
+    by_service = {each.service: each for waiting in trials.values() for each in waiting}
     return PlannedGates(
         service_plans={
-            ref: _with_trial(each, decisions[ref]) if ref in decisions else each
+            ref: with_trial(each, by_service[ref], decisions.get(ref))
+            if ref in by_service
+            else each
             for ref, each in service_plans.items()
         },
         gates=plans,
     )
 
 
-def _with_trial(service_plan: ServicePlan, decision: TrialDecision) -> ServicePlan:
+# A gate whose planning raises is left as it is, and so is a change.
+planned_gate = Step[..., GatePlan | None](plan_gate, lambda *_: None)
+
+
+def _with_trial(
+    service_plan: ServicePlan, trial: ChangeTrial, decision: TrialDecision | None
+) -> ServicePlan:
+    """Return the plan of a service with what its gate decides, if it has one."""
     gated = service_plan.gated
-    return (
-        service_plan
-        if gated is None
-        else replace(service_plan, gated=replace(gated, trial=decision))
-    )
+    if gated is None:
+        return service_plan
+    decision = decision or decide_trial(trial, GateJobs())
+    return replace(service_plan, gated=replace(gated, trial=decision))
+
+
+with_trial = Step(_with_trial, lambda _error, service_plan, *_: service_plan)
 
 
 def _jobs_by_gate(snapshot: Snapshot) -> Mapping[Ref, GateJobs]:
@@ -90,8 +101,8 @@ def _jobs_by_gate(snapshot: Snapshot) -> Mapping[Ref, GateJobs]:
 
 
 def _trial(
-    snapshot: Snapshot,
     service_plan: ServicePlan,
+    snapshot: Snapshot,
     gates: Mapping[Ref, ObservedGate],
     service_plans: Mapping[Ref, ServicePlan],
 ) -> ChangeTrial | None:
@@ -126,6 +137,7 @@ def _trial(
     )
 
 
+change_trial = Step(_trial, lambda *_: None)
 # What a pooling model is asked for; rerankers rank documents, others compare their vectors.
 _TASKS: Mapping[str, PromptTask] = {
     "Embed": "embed",
