@@ -64,6 +64,11 @@ class Rollout(Wire):
     skip_gate: SkipGate | None = None
     """Lets the present change go on without a gate."""
 
+    vectors_of: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """Of an embedding service with a gate: the new model, as `spec.model.uri`, and behind `@` its
+    revision if there is one. Another model waits until it stands here, since vectors that are
+    stored do not compare with its own."""
+
     model_config = rules_config(
         rule(
             "!has(self.strategy) || self.strategy != 'Gated' || has(self.gateRef)",

@@ -131,6 +131,7 @@ def _trial(
         judge=judge,
         judge_digest=judge_digest,
         task=_TASKS.get(task or "", "chat"),
+        vectors_of=gated.state.vectors_of,
         waits=_waits(gated, tried, last),
         overdue=_overdue(service_plan, gated),
         since=since,

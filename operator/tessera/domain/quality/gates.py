@@ -137,6 +137,13 @@ def decide_trial(trial: ChangeTrial, jobs: GateJobs) -> TrialDecision:
             f"spec.rollout.gateRef: QualityGate/{trial.gate_ref} {lack}. The change waits, and "
             "users have the stable version; create or correct the gate, or take the change back."
         )
+    if trial.vectors_of is not None:
+        message = (
+            f"spec.model: vectors of {trial.vectors_of} do not compare with those that are stored. "
+            "The change waits, and users have the stable version; to try it, set "
+            f"spec.rollout.vectorsOf: {trial.vectors_of}"
+        )
+        return TrialDecision(progressing=StatusVerdict(Progressing.VECTORS_CHANGE, message))
     if (verdict := recorded_verdict(gate, trial)) is not None:
         return _concluded(spec, verdict)
     if trial.overdue is not None:

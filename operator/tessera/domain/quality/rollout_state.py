@@ -15,6 +15,7 @@ from tessera.api.ref import Ref
 from tessera.api.rollout import Rollout
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.placement.checks import pooling_task
 from tessera.domain.quality.change import changed_fields, gated_digest, version_digest
 
 # First: no version is recorded yet, so the edited one is in force. Stable: nothing waits.
@@ -22,6 +23,7 @@ from tessera.domain.quality.change import changed_fields, gated_digest, version_
 # number. Refused: it waits for another edit.
 RolloutPhase = Literal["First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"]
 _PROMOTED = frozenset({"Passed", "Skipped", "RolledBack"})
+_WITH_VECTORS = ("Embed", "Tokens")
 NUMBERED_PHASES = _PROMOTED | {"First"}
 _DECIDING = frozenset({"Passed", "Failed", "Slower", "Dearer", "Inconclusive"})
 
@@ -51,6 +53,8 @@ class VersionState:
     obsolete: tuple[Ref, ...] = ()
     """Revisions that are neither in use nor may be gone back to; they are deleted."""
     next_number: int = 1
+    vectors_of: str | None = None
+    """The new model of an embedding service, as long as its vectors are not expected."""
 
     @property
     def edited(self) -> ServiceRevision | None:
@@ -103,6 +107,8 @@ def rollout_state(
     verdict = _verdict(service.ref.name, gate, edited, stable)
     phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
     has_gate = gate is not None and gate.spec is not None and gate.ref.name == spec.rollout.gate_ref
+    vectors_of = _unexpected_vectors(stable, spec) if stable and phase == "Candidate" else None
+    may_try = phase == "Candidate" and has_gate and vectors_of is None
     return VersionState(
         service=service.ref,
         phase=phase,
@@ -111,14 +117,29 @@ def rollout_state(
         update=update,
         stable=stable,
         candidate=None if phase == "Stable" else edited,
-        wants_candidate=(phase == "Candidate" and has_gate and spec.fixed_replicas != 0)
+        wants_candidate=(may_try and spec.fixed_replicas != 0)
         # What it loads is resolved first, and what runs of it stays.
         or (phase in _PROMOTED and (digest in running or edited is None)),
         changes=changed_fields(stable.spec, spec) if stable is not None else (),
         verdict=verdict,
         obsolete=tuple(sorted(each.ref for each in own if each.digest not in in_use)),
         next_number=stable.number + 1 if stable is not None else 1,
+        vectors_of=vectors_of,
     )
+
+
+def _unexpected_vectors(stable: ServiceRevision, edited: InferenceServiceSpec) -> str | None:
+    """Return the other model of an embedding service, unless the edit expects its vectors."""
+    spec, known = stable.spec, stable.model.shape if stable.model is not None else None
+    if spec.model.shape is None and known is not None:
+        model = spec.model.model_copy(update={"shape": known})
+        spec = spec.model_copy(update={"model": model})
+    before, after = (
+        f"{model.uri}@{model.revision}" if model.revision else model.uri
+        for model in (spec.model, edited.model)
+    )
+    is_expected = after in (before, edited.rollout.vectors_of)
+    return after if not is_expected and pooling_task(spec) in _WITH_VECTORS else None
 
 
 def _requested_update(service: ObservedService, stable: ServiceRevision | None) -> str | None:

@@ -48,6 +48,8 @@ class ChangeTrial:
     task: PromptTask = "chat"
     judge_digest: str = ""
     """Of the version that judges."""
+    vectors_of: str | None = None
+    """Another model of an embedding service, whose vectors are not expected yet."""
     waits: StatusVerdict[Progressing] | None = None
     """Why the candidate has no replica yet."""
     overdue: str | None = None
