@@ -18,6 +18,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "embeddings": SERVED,
     "energy": SERVED,
     "forecast": (),
+    "gate-changes": SERVED,
     "gateway": (),
     "keys": SERVED,
     "levers": (),
