@@ -9,8 +9,9 @@ from tessera.api.model_files import ModelShape
 from tessera.api.reasons import Progressing
 from tessera.api.service_status import ModelStatus
 from tessera.domain.observed.gates import ObservedGate
-from tessera.domain.quality.gates import GateJobs, decide_trial
+from tessera.domain.quality.gates import decide_trial
 from tessera.domain.quality.rollout_state import VersionState, rollout_state
+from tessera.domain.quality.trial import GateJobs
 from tests.builders import a_service, a_spec
 from tests.domain.quality.gate_world import a_trial
 from tests.domain.quality.gated_fleet import GATE, a_first_revision, a_gate_spec
@@ -38,8 +39,12 @@ def state_after(
 def test_another_embedding_model_waits_until_it_is_expected(
     model: dict[str, Any], expected: str
 ) -> None:
-    held = state_after(BGE, model)
-    assert (held.phase, held.vectors_of, held.wants_candidate) == ("Candidate", expected, False)
+    waiting = state_after(BGE, model)
+    assert (waiting.phase, waiting.vectors_of, waiting.wants_candidate) == (
+        "Candidate",
+        expected,
+        False,
+    )
     assert state_after(BGE, model, vectorsOf=f"{expected}-2").vectors_of == expected
     tried = state_after(BGE, model, vectorsOf=expected)
     assert (tried.vectors_of, tried.wants_candidate) == (None, True)
