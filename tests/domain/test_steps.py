@@ -89,11 +89,12 @@ def _fleet() -> Snapshot:
                 pods.append(
                     replace(pod, uid=f"uid-{pod.ref}", service=ref, devices=devices, **on_node)
                 )
-        ref = Ref(namespace, "tried")
-        spec = a_gated_spec(placement={"pools": [namespace]}, engine={"extraArgs": ["--seed=7"]})
-        services.append(a_service(ref=ref, uid=f"uid-{ref}", spec=spec))
         removed = Ref(namespace, "removed")
         workloads.append(replace(a_workload(1, owner_uid=None), ref=removed, service=removed))
+    # What it tries is the tenant's own, so the other one needs none to be compared.
+    ref = Ref(EVIL, "tried")
+    spec = a_gated_spec(placement={"pools": [EVIL]}, engine={"extraArgs": ["--seed=7"]})
+    services.append(tried := a_service(ref=ref, uid=f"uid-{ref}", spec=spec))
     return a_snapshot(
         *services,
         pools=tuple(a_planned_pool(name, nodeTemplate=TEMPLATE) for name in (EVIL, GOOD)),
@@ -105,23 +106,13 @@ def _fleet() -> Snapshot:
             a_batch(ref=Ref(namespace, "night"), uid=f"uid-night-{namespace}")
             for namespace in (EVIL, GOOD)
         ),
-        model_jobs=tuple(
+        model_jobs=(
             ObservedModelJob(
-                ref=Ref(namespace, "read"),
-                uid=f"uid-read-{namespace}",
-                service=Ref(namespace, "tried"),
-                task="shape",
-                created=NOW,
-            )
-            for namespace in (EVIL, GOOD)
+                ref=Ref(EVIL, "read"), uid="uid-read", service=ref, task="shape", created=NOW
+            ),
         ),
-        revisions=tuple(
-            a_first_revision(service) for service in services if service.ref.name == "tried"
-        ),
-        gates=tuple(
-            ObservedGate(ref=Ref(namespace, GATE.name), uid="", generation=1, spec=a_gate_spec())
-            for namespace in (EVIL, GOOD)
-        ),
+        revisions=(a_first_revision(tried),),
+        gates=(ObservedGate(ref=Ref(EVIL, GATE.name), uid="", generation=1, spec=a_gate_spec()),),
         claims={
             Ref(namespace, "results"): VolumeClaim(
                 access_modes=("ReadWriteMany",), storage_class="nfs"
