@@ -6,7 +6,8 @@ baseline in 5, 10, 15 or 20 % of the prompts, as many lost as gained but for its
 scores are quarters, and weights 1 to 3. `needed` is the least suite of such strata that an equal
 candidate passes in 8 of 10 cases, by trial; `said` is the median of what verdicts on 400 prompts
 say. `bound_size` is the largest probability, summed over all counts, that the bound alone is below
-a true loss of 2 or 5 points, of 50 to 2,000 prompts. The last line is `BENCH {json}`.
+a true loss of 2 or 5 points, of 50 to 2,000 prompts. `score_400_cpu_seconds` is what a Job takes to
+ask and score a starter suite (`tools/gate_scores.py`). The last line is `BENCH {json}`.
 """
 
 import math
@@ -20,6 +21,7 @@ from functools import cache
 from itertools import accumulate
 
 from figures import benchmark
+from gate_scores import score_cpu_seconds
 from tessera.domain.quality.paired_loss import POWER, binomial_tail, loss_bound
 from tessera.domain.quality.verdict import (
     GateTerms,
@@ -277,6 +279,7 @@ def measure(suites: int = 10_000, graded: int = 1_000, seed: int = 1) -> dict[st
         "prompts_said_vs_needed": max(
             _values(figures, "prompts_said_vs_needed_"), key=lambda ratio: abs(ratio - 1)
         ),
+        "score_400_cpu_seconds": round(score_cpu_seconds(), 2),
     }
     return {**figures, "suites": suites, "cpu_seconds": round(time.process_time() - begun)}
 

@@ -1,5 +1,6 @@
 """An engine of OpenAI's API over a real socket, whose answers a function says."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ class ScriptedEngine:
 
     script: Script
     url: str = ""
+    gap_seconds: float = 0.0
+    """Time between two tokens; without any, many arrive at once."""
     bodies: list[Mapping[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -33,6 +36,8 @@ class ScriptedEngine:
         await response.prepare(request)
         for event in events(said):
             await response.write(event)
+            if self.gap_seconds:
+                await asyncio.sleep(self.gap_seconds)
         return response
 
 
@@ -57,8 +62,8 @@ def last_text(body: Mapping[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def serve_engine(script: Script) -> AsyncIterator[ScriptedEngine]:
-    engine = ScriptedEngine(script)
+async def serve_engine(script: Script, gap_seconds: float = 0.0) -> AsyncIterator[ScriptedEngine]:
+    engine = ScriptedEngine(script, gap_seconds=gap_seconds)
     app = web.Application()
     for path in ("/v1/chat/completions", "/v1/rerank", "/v1/embeddings"):
         app.router.add_post(path, engine.answer)

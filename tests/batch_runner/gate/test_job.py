@@ -192,6 +192,7 @@ async def test_progress_is_served_while_prompts_are_asked(tmp_path: Path) -> Non
         (("--suite-digest", "e" * 64), "suiteChanged", "tessera gate pin"),
         (("--prompts", "odd=21"), "suiteChanged", "stratum odd has 20 prompts"),
         ((), "baselineMissing", "lacks 80 of 80"),
+        (("--task", "embed"), "suiteInvalid", "has messages, and the model ranks"),
     ],
 )
 async def test_what_cannot_be_judged_is_said_in_the_report(

@@ -8,7 +8,7 @@ from tessera.batch_runner.gate.answers import AnswersFile, mean_scores, score_an
 from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey, ask_all
 from tessera.batch_runner.gate.judging import REPLY_FORM, judge_answers, pairs_of
 from tessera.batch_runner.gate.scorers import ModelAnswer
-from tessera.batch_runner.gate.suite import PromptSuite, SuitePrompt
+from tessera.batch_runner.gate.suite import PromptSuite, SuiteError, SuitePrompt
 from tessera.domain.quality.verdict import ScoredPrompt
 
 # The stable version answers every prompt so often: two runs of one model differ too.
@@ -37,7 +37,16 @@ async def answer_suite(
     runs: int,
     show_progress: Callable[[int, int], None],
 ) -> None:
-    """Ask what has no answer yet; `show_progress` gets the answers so far and all questions."""
+    """Ask what has no answer yet; `show_progress` gets the answers so far and all questions.
+
+    Raises SuiteError for a suite that is for another kind of model.
+    """
+    if suite.is_ranked != (options.task != "chat"):
+        raise SuiteError(
+            "the suite has documents to rank, and the model answers: use a suite with messages"
+            if suite.is_ranked
+            else "the suite has messages, and the model ranks: use a suite with documents"
+        )
     questions = list(questions_of(suite, runs, options.repeats))
     pending = [each for each in questions if each[1] not in answers.answers]
     done = len(questions) - len(pending)

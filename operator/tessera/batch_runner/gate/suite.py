@@ -95,6 +95,11 @@ class PromptSuite:
         return dict(sorted(Counter(prompt.row.stratum for prompt in self.prompts).items()))
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether it is for models that rank documents."""
+        return self.prompts[0].row.query is not None
+
+    @property
     def is_judged(self) -> bool:
         return any(prompt.scorer is None for prompt in self.prompts)
 
