@@ -74,6 +74,7 @@ def test_a_ranking_is_scored_by_its_gain_and_a_repeated_document_counts_once() -
         ("regex", "(", "no regular expression"),
         ("regex", r"(a)\1", "no regular expression"),
         ("regex", "(((a{100}){100}){100})", "no regular expression"),
+        ("regex", "(x?){1000}y", "too large"),
         ("regex", "a^b", "no text was found"),
         ("regex", "$.", "no text was found"),
         ("jsonSchema", {"type": "strin"}, "no schema"),

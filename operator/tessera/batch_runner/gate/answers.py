@@ -23,6 +23,7 @@ from tessera.batch_runner.gate.suite import SuitePrompt
 _MAX_STORED_TEXT = 8192
 _MAX_TEXT_FILE = 256 * 2**20
 _MAX_LINE_BYTES = 64 * 2**10
+_MAX_WORD = 16
 # Gaps between tokens are counted by their logarithm: to 5 %, from 1 us to 20 minutes.
 _GAP_BASE = math.log(1.05)
 _Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -110,7 +111,7 @@ class AnswersFile:
             answer = ScoredAnswer.model_validate_json(line)
         except ValidationError:
             return
-        self.answers.setdefault(answer.key, answer)
+        self.answers.setdefault(answer.key, _without_text(answer))
 
     def append(self, answer: ScoredAnswer, *, needs_text: bool = True) -> None:
         """Write an answer that was not known; what nothing needs is left out of a large file."""
@@ -126,7 +127,7 @@ class AnswersFile:
             line = answer.model_dump_json(by_alias=True, exclude_defaults=True).encode() + b"\n"
             write_all(self._descriptor, line)
         self._bytes += len(line)
-        self.answers[answer.key] = answer
+        self.answers[answer.key] = _without_text(answer)
 
     def close(self) -> None:
         """Close the file; answers are in it as they came."""
@@ -136,6 +137,14 @@ class AnswersFile:
 
     def of_run(self, run: int) -> Iterator[ScoredAnswer]:
         return (answer for answer in self.answers.values() if answer.run == run)
+
+
+def _without_text(answer: ScoredAnswer) -> ScoredAnswer:
+    """Return an answer as it is held in memory: the text is for a judge, and for people."""
+    # What a judge said is a word.
+    if answer.is_judged or len(answer.text) <= _MAX_WORD:
+        return answer
+    return answer.model_copy(update={"text": ""})
 
 
 def mean_scores(answers: Iterable[ScoredAnswer]) -> dict[str, float]:

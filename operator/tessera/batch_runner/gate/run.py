@@ -13,6 +13,8 @@ from tessera.domain.quality.verdict import ScoredPrompt
 
 # The stable version answers every prompt so often: two runs of one model differ too.
 BASELINE_RUNS = 2
+# Repeats of all runs together, since each answer's numbers are held in memory.
+MAX_QUESTIONS = 200_000
 _JUDGE_SECONDS = 120.0
 
 
@@ -48,6 +50,11 @@ async def answer_suite(
             else "the suite has messages, and the model ranks: use a suite with documents"
         )
     questions = list(questions_of(suite, runs, options.repeats))
+    if len(questions) > MAX_QUESTIONS:
+        raise SuiteError(
+            f"a run asks {len(questions)} times, and the limit is {MAX_QUESTIONS}: use a smaller "
+            "suite, or fewer repeats"
+        )
     pending = [each for each in questions if each[1] not in answers.answers]
     done = len(questions) - len(pending)
     show_progress(done, len(questions))

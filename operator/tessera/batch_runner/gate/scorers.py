@@ -12,10 +12,12 @@ import re2
 from jsonschema_rs.canonical import Satisfiability
 
 # More of an answer is not read.
-MAX_ANSWER_BYTES = 2**20
+MAX_ANSWER_BYTES = 256 * 2**10
 MAX_CHOICES = 20
 _RANKED = 10
 _MAX_DEPTH = 64
+# Time is at most this times the length of the answer: some 5 s for the longest one.
+_MAX_PROGRAM = 4000
 _MAX_NUMBER_LENGTH = 64
 _PATTERNS = jsonschema_rs.RegexOptions()
 
@@ -121,9 +123,12 @@ def _compile_pattern(expected: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     try:
-        return re2.compile(expected, options)
+        pattern = re2.compile(expected, options)
     except (re2.error, UnicodeEncodeError) as error:
         raise ValueError(f"expected: no regular expression of RE2: {error}; correct it") from None
+    if pattern._regexp.ProgramSize() > _MAX_PROGRAM:
+        raise ValueError("expected: too large a regular expression; use smaller repetitions")
+    return pattern
 
 
 def _least_and_greatest(pattern: Any) -> tuple[str, ...]:
