@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tessera.api.text import counted
+from tessera.api.text import counted, plain_text
 from tessera.batch_runner.errors import (
     BatchError,
     RefusedError,
@@ -33,7 +33,7 @@ from tessera.batch_runner.heartbeat import STOP_MESSAGE
 from tessera.batch_runner.model.download import DownloadProgress
 from tessera.batch_runner.model.jobs import progress_app
 from tessera.batch_runner.progress import serve
-from tessera.domain.observed.gate_reports import GateJobState, GateReport
+from tessera.domain.observed.gate_reports import MAX_MESSAGE_LENGTH, GateJobState, GateReport
 from tessera.domain.quality.names import ROLES
 from tessera.domain.quality.verdict import GateTerms, Verdict, judge
 
@@ -220,7 +220,9 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 
 def wire_report(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report as JSON has it."""
-    report = GateReport.model_validate(fields)
+    # Words of a suite are among those of its faults.
+    message = plain_text(str(fields.get("message", "")), MAX_MESSAGE_LENGTH)
+    report = GateReport.model_validate({**fields, "message": message})
     return report.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 

@@ -24,6 +24,7 @@ MAX_ROW_BYTES = 512 * 2**10
 MIN_LABELLED = 20
 # Broken lines that a message names; the rest is counted.
 _MAX_SHOWN = 5
+_MAX_SHOWN_FIELD = 80
 # Names that a verdict has for strata of its own.
 _RESERVED = ("small", "total")
 
@@ -196,7 +197,7 @@ def _read_prompt(number: int, line: bytes) -> SuitePrompt:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(map(str, fault["loc"]))
+    field = ".".join(map(str, fault["loc"]))[:_MAX_SHOWN_FIELD]
     return f"{field}: {fault['msg']}; correct it"
 
 

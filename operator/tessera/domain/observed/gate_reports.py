@@ -31,6 +31,7 @@ GateJobState: TypeAlias = Literal[
     # Another attempt goes on.
     "failed",
 ]
+MAX_MESSAGE_LENGTH = 1000
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -120,7 +121,7 @@ class GateReport(Wire):
     missing_prompts: _Count = 0
     answers: ReportedShares | None = None
     baseline_answers: ReportedShares | None = None
-    message: Annotated[str, Field(max_length=1024)] = ""
+    message: Annotated[str, Field(max_length=MAX_MESSAGE_LENGTH)] = ""
 
     model_config = ConfigDict(extra="ignore")
 
