@@ -13,9 +13,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.gate import asking
 from tessera.batch_runner.gate.answers import AnswersFile
+from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey
 from tessera.batch_runner.gate.job import GateJobRunner, add_gate_command, wire_report
+from tessera.batch_runner.gate.suite import SuiteRow
 from tessera.batch_runner.progress import encode_report
 from tessera.domain.observed.gate_reports import GateReport, gate_report
 from tests.batch_runner.gate.scripted_engine import Script, last_text, serve_engine
@@ -278,6 +281,17 @@ async def test_a_busy_engine_is_waited_for_and_a_prompt_that_ends_it_has_a_score
     (path,) = volumes.files()
     scores = {each.prompt: each.score for each in AnswersFile.read(path).of_run(0)}
     assert [name for name, score in scores.items() if score == 0] == ["sum-3"]
+
+
+async def test_an_engine_that_is_away_too_long_ends_the_job_for_another_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "_WAIT_SECONDS", 0.01)
+    url = f"http://127.0.0.1:{free_port()}"
+    row = SuiteRow(messages=[{"role": "user", "content": "Hi"}], scorer="exact", expected="Hi")
+    async with PromptAsker(AskOptions(url=url, model="tiny", away_seconds=0.05)) as asker:
+        with pytest.raises(TransientError, match=r"did not answer for 0\.05 s: "):
+            await asker.ask(row, QuestionKey("line-1", 0, 0))
 
 
 async def test_sampling_is_off_or_each_repeat_has_a_seed_of_its_own(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import aiohttp
 
 from tessera.api.text import counted
 from tessera.batch_runner import retry
-from tessera.batch_runner.engine import outcome_of
-from tessera.batch_runner.errors import RefusedError
+from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, outcome_of
+from tessera.batch_runner.errors import RefusedError, TransientError
 from tessera.batch_runner.gate.responses import (
     TOP_LOGPROBS,
     PromptOutcome,
@@ -63,6 +63,8 @@ class AskOptions:
     concurrency: int = 8
     retries: int = 3
     prompt_seconds: float = 300.0
+    away_seconds: float = ENGINE_TIMEOUT_SECONDS
+    """Time in which an engine that is away has to come back."""
     token: str = ""
     """Bearer token, for a server that asks for it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -115,8 +117,8 @@ class PromptAsker:
     ) -> ModelAnswer | None:
         """Return the answer; None where the prompt is to be asked again with no other in flight.
 
-        Waits without end for an engine that is away: the caller has a limit. Raises RefusedError
-        when the first prompts are all refused.
+        Raises RefusedError when the first prompts are all refused, and TransientError for an engine
+        that is away too long.
         """
         trial, body = retry.Trial(), self._options.body(row, key)
         while True:
@@ -130,7 +132,7 @@ class PromptAsker:
                 case RetryVerdict.SET_ASIDE:
                     return None
                 case RetryVerdict.WAIT:
-                    await self._wait_healthy(reply.pause_seconds)
+                    await self._wait_healthy(reply)
                 case RetryVerdict.RETRY:
                     await asyncio.sleep(retry.delay_seconds(trial.failures, self._jitter.random()))
 
@@ -164,17 +166,26 @@ class PromptAsker:
             problem = f"{type(error).__name__}: {error}"
             return PromptOutcome(RequestOutcome.LOST, problem=problem)
 
-    async def _wait_healthy(self, pause: float) -> None:
+    async def _wait_healthy(self, reply: PromptOutcome) -> None:
         """Wait until something answers at the address."""
-        await asyncio.sleep(max(pause, _WAIT_SECONDS))
-        while True:
-            with suppress(aiohttp.ClientError, TimeoutError, OSError):
-                async with self._session.get(
-                    f"{self._options.url}/health", timeout=_HEALTH_TIMEOUT
-                ) as response:
-                    if response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        await asyncio.sleep(max(reply.pause_seconds, _WAIT_SECONDS))
+        try:
+            async with asyncio.timeout(self._options.away_seconds):
+                while True:
+                    if await self._is_healthy():
                         return
-            await asyncio.sleep(_WAIT_SECONDS)
+                    await asyncio.sleep(_WAIT_SECONDS)
+        except TimeoutError as error:
+            away = f"{self._options.url} did not answer for {self._options.away_seconds:g} s"
+            raise TransientError(f"{away}: {reply.problem}") from error
+
+    async def _is_healthy(self) -> bool:
+        with suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with self._session.get(
+                f"{self._options.url}/health", timeout=_HEALTH_TIMEOUT
+            ) as response:
+                return response.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        return False
 
 
 async def _read_refusal(response: aiohttp.ClientResponse) -> PromptOutcome:

@@ -71,8 +71,16 @@ GATE_RUN = Command(
     ),
     option("--api-key-file", "file with the API key", **FILE),
     option("--answers", "folder in which answers are kept", **FILE),
-    option("--repeats", "answers to each prompt, sampled with seeds", **INTEGER, default=1),
-    option("--concurrency", "prompts in flight", **INTEGER, default=8),
+    option(
+        "--repeats",
+        "answers to each prompt, sampled with seeds",
+        metavar="N",
+        type=click.IntRange(1, 8),
+        default=1,
+    ),
+    option(
+        "--concurrency", "prompts in flight", metavar="N", type=click.IntRange(1, 256), default=8
+    ),
     *_PRICES,
     option("--hourly", "USD for an hour of the hardware of the model", **AMOUNT),
     option("--against-hourly", "the same of what it is compared with", **AMOUNT),

@@ -26,6 +26,8 @@ from tessera.cli.gate.table import AskedVersion, report
 from tessera.cli.output import Output
 
 _SECONDS_PER_HOUR = 3600
+# That somebody waits at a terminal for a server that does not answer.
+_AWAY_SECONDS = 30.0
 
 
 def run(arguments: SimpleNamespace) -> Output:
@@ -59,6 +61,7 @@ async def _ask(arguments: SimpleNamespace, suite: PromptSuite, folder: Path) -> 
         task=arguments.task,
         repeats=arguments.repeats,
         concurrency=arguments.concurrency,
+        away_seconds=_AWAY_SECONDS,
         token=read_text("--api-key-file", key_file).strip() if key_file else "",
     )
     after, after_speed = await _answer("candidate", suite, folder, options)
