@@ -195,7 +195,6 @@ async def test_progress_is_served_while_prompts_are_asked(tmp_path: Path) -> Non
         (("--suite-digest", "e" * 64), "suiteChanged", "tessera gate pin"),
         (("--prompts", "odd=21"), "suiteChanged", "stratum odd has 20 prompts"),
         ((), "baselineMissing", "lacks 80 of 80"),
-        (("--task", "embed"), "suiteInvalid", "has messages, and the model ranks"),
     ],
 )
 async def test_what_cannot_be_judged_is_said_in_the_report(
@@ -206,6 +205,15 @@ async def test_what_cannot_be_judged_is_said_in_the_report(
         code, report = await volumes.run("candidate", engine.url, *more)
     assert (code, report.state) == (3, state)
     assert part in report.message
+
+
+async def test_a_suite_for_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    volumes = GateVolumes(tmp_path, a_suite())
+    async with serve_engine(adds) as engine:
+        code, report = await volumes.run("baseline", engine.url, "--task", "embed")
+        assert engine.bodies == []
+    assert (code, report.state) == (3, "suiteInvalid")
+    assert "has messages, and the model ranks" in report.message
 
 
 async def test_broken_lines_are_in_the_report_by_number(tmp_path: Path) -> None:
@@ -424,6 +432,19 @@ async def test_an_answer_stands_in_quotes_and_cannot_speak_to_the_judge(tmp_path
     _, report = await judged_by(volumes, prefers(reads), speaks_to_the_judge)
     assert report.verdict == "Failed"
     assert speaks_to_the_judge(None) in seen
+
+
+async def test_rows_for_a_judge_are_left_out_of_a_first_version(tmp_path: Path) -> None:
+    number = {"scorer": "number", "expected": 1, "stratum": "sums"}
+    more = "--baseline", "", "--min-score", "0.5", "--judge-url", "http://127.0.0.1:1"
+    for suite, state, prompts in (
+        (a_judged_suite() + a_suite(1, id="one", **number), "judged", [1]),
+        (a_judged_suite(), "suiteInvalid", []),
+    ):
+        volumes = GateVolumes(tmp_path, suite)
+        async with serve_engine(adds) as engine:
+            _, report = await volumes.run("candidate", engine.url, *more)
+        assert (report.state, [row.prompts for row in report.strata]) == (state, prompts)
 
 
 async def test_a_model_does_not_judge_itself(tmp_path: Path) -> None:

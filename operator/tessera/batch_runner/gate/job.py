@@ -92,6 +92,11 @@ class GateJobRunner:
     async def _work(self) -> GateJobState:
         suite = await asyncio.to_thread(self._read_suite)
         is_baseline = ROLES[self.arguments.role] == "Baseline"
+        baseline = None if is_baseline else await self._baseline(suite)
+        if baseline is not None:
+            self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
+        elif not is_baseline and self.arguments.min_score is None:
+            raise RefusedError("neither a baseline nor a least score is given")
         path = self._path(suite, self.arguments.version)
         answers = await asyncio.to_thread(AnswersFile.read, path)
         runs = BASELINE_RUNS if is_baseline else 1
@@ -107,15 +112,16 @@ class GateJobRunner:
         self.report |= {"answers": shares, "answered": len(answers.answers)}
         if is_baseline:
             return "answered"
-        baseline = await self._baseline(suite)
-        if baseline is not None:
-            self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
-        elif self.arguments.min_score is None:
-            raise RefusedError("neither a baseline nor a least score is given")
-        judged_scores = await self._judge(suite, baseline, answers) if suite.is_judged else {}
+        # A judge compares two versions, and a first one has no other.
+        judged_scores: Mapping[str, float] = {}
+        if suite.is_judged and baseline is not None:
+            judged_scores = await self._judge(suite, baseline, answers)
         prompts = compared_prompts(baseline, answers, judged_scores)
-        # A large suite takes seconds, in which `/progress` is asked.
-        verdict = await asyncio.to_thread(judge, prompts, self._terms())
+        try:
+            # A large suite takes seconds, in which `/progress` is asked.
+            verdict = await asyncio.to_thread(judge, prompts, self._terms())
+        except ValueError as error:
+            raise GateProblemError("suiteInvalid", f"nothing can be judged: {error}") from error
         self.report |= verdict_fields(verdict)
         return "judged"
 
@@ -169,13 +175,9 @@ class GateJobRunner:
         return baseline
 
     async def _judge(
-        self, suite: PromptSuite, baseline: AnswersFile | None, answers: AnswersFile
+        self, suite: PromptSuite, baseline: AnswersFile, answers: AnswersFile
     ) -> Mapping[str, float]:
         arguments = self.arguments
-        if baseline is None:
-            raise GateProblemError(
-                "judgeUnreliable", "a judge compares two versions, and a first one has no other"
-            )
         if (arguments.judge_url, arguments.judge_model) == (arguments.url, arguments.model):
             raise GateProblemError("judgeNotFound", "the judge is the model that is tried")
         path = self._path(suite, arguments.version[:20], arguments.baseline[:20], "judged")
