@@ -1,7 +1,6 @@
 """Changes of a gated service: a worse one is refused, an equal one rolled out, whatever fails."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,9 +35,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-async def gated(namespace: ScenarioNamespace, tmp_path: Path) -> GatedNamespace:
+async def gated(namespace: ScenarioNamespace) -> GatedNamespace:
     """A gated service with a stable version that answers every prompt rightly."""
-    gated = GatedNamespace(namespace, tmp_path / "suite.jsonl")
+    # Engines have a /tmp of their own.
+    answers = namespace.cluster.world.folder / f"{namespace.name}.jsonl"
+    gated = GatedNamespace(namespace, answers)
     await gated.apply_gate()
     await gated.apply_service(_GOOD, replicas=_REPLICAS)
     await namespace.wait_until_ready()

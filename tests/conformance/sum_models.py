@@ -13,17 +13,20 @@ from world.folders import cache, make_once
 _TRAIN = Path(__file__).with_name("train_sums.py")
 _QUANTIZE = Path(__file__).with_name("quantize_weights.py")
 SEED = 1
+# By size: so that the large model has learned more.
+STEPS = {"1m": 200, "10m": 300}
 MOST_DIGITS = 8
 
 
 def sum_model(venv: Path, size: str) -> Path:
     """Return the folder of a trained model of `1m` or `10m`: minutes of one core the first time."""
-    parts = _TRAIN.read_bytes() + venv.name.encode()
-    folder = cache() / "models" / f"sums-{size}-{SEED}-{hashlib.sha256(parts).hexdigest()[:12]}"
+    digest = hashlib.sha256(_TRAIN.read_bytes() + venv.name.encode()).hexdigest()[:12]
+    steps = str(STEPS[size])
+    folder = cache() / "models" / f"sums-{size}-{steps}-{SEED}-{digest}"
 
     def train(partial: Path) -> None:
         _say(f"training {folder} (once)")
-        _run(venv, _TRAIN, str(partial), size, str(SEED))
+        _run(venv, _TRAIN, str(partial), size, steps, str(SEED))
 
     return make_once(folder, train, _say)
 

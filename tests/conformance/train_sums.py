@@ -1,7 +1,7 @@
 """Trains a small Llama to add digits, and writes it as a folder that engines load.
 
-Arguments: FOLDER SIZE SEED. An answer is all sums on the way, so the more digits there are, the
-more steps can go wrong. Runs in the engine's environment, on one core.
+Arguments: FOLDER SIZE STEPS SEED. An answer is all sums on the way, so the more digits there are,
+the more can go wrong. Runs in the engine's environment, on one core.
 """
 
 import json
@@ -30,22 +30,19 @@ _WARM_UP_STEPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Sizes of a model, and how long it learns."""
+    """Sizes of a model, and how fast it learns."""
 
     hidden_size: int
     intermediate_size: int
     layers: int
     heads: int
-    steps: int
     learning_rate: float
 
 
 SIZES = {
-    "1m": Training(
-        hidden_size=128, intermediate_size=512, layers=4, heads=4, steps=400, learning_rate=3e-3
-    ),
+    "1m": Training(hidden_size=128, intermediate_size=512, layers=4, heads=4, learning_rate=3e-3),
     "10m": Training(
-        hidden_size=320, intermediate_size=864, layers=8, heads=5, steps=300, learning_rate=1.5e-3
+        hidden_size=320, intermediate_size=864, layers=8, heads=5, learning_rate=1.5e-3
     ),
 }
 
@@ -89,12 +86,12 @@ def new_model(training: Training) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def train(training: Training, seed: int) -> LlamaForCausalLM:
+def train(training: Training, steps: int, seed: int) -> LlamaForCausalLM:
     """Return the trained model; equal seeds give equal weights on one machine."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     draw = random.Random(seed)  # noqa: S311 - not a secret
-    model, steps, rate = new_model(training), training.steps, training.learning_rate
+    model, rate = new_model(training), training.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps, pct_start=_WARM_UP_STEPS / steps
@@ -133,8 +130,8 @@ def write_tokenizer(folder: Path) -> None:
 
 def main() -> None:
     """Train, and write the model's files into a folder."""
-    folder, size, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    train(SIZES[size], seed).to(torch.bfloat16).save_pretrained(folder)
+    folder, size, steps, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    train(SIZES[size], steps, seed).to(torch.bfloat16).save_pretrained(folder)
     write_tokenizer(folder)
 
 
