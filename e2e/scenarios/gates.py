@@ -22,7 +22,7 @@ GATE = "answers"
 GATE_ROLE_LABEL = "tessera.dev/gate-role"
 PROMPTS_A_STRATUM = 40
 # A step of the engine: a suite takes some ten seconds, so that a scene can end a Job within it.
-_STEP_SECONDS = 0.03
+_STEP_SECONDS = 0.02
 _STREAM_TOKENS = 60
 _CONFIG_MAP = "chat-suite"
 _KEY = "suite.jsonl"

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conformance import engines
 from tests.conformance.configurations import Configuration
+from tests.conformance.engines import EngineProcess
 from tests.conformance.sum_models import MOST_DIGITS, quantized, sum_model, write_suite
 from world.slots import free_port
 
@@ -48,6 +49,7 @@ class GateRuns:
         """Start an engine, let the runner of a gate ask it, and return the report."""
         program = engines.real(self.venv)
         async with engines.running(program, str(model), _CONFIGURATION, self.folder) as engine:
+            await _ask_for_tiles(engine)
             report = self.folder / f"{name}-{role}.json"
             command = [
                 *(sys.executable, "-m", "tessera.batch_runner.main", "gate"),
@@ -73,6 +75,17 @@ class GateRuns:
 
     async def compare(self, name: str, model: Path, baseline: str) -> dict[str, Any]:
         return await self.answer(name, model, "candidate", "--baseline", baseline)
+
+
+async def _ask_for_tiles(engine: EngineProcess) -> None:
+    """Send a prompt of 16 tokens first.
+
+    Attention uses the tiles of a CPU with AMX without asking the kernel for them, and ends by an
+    illegal instruction. Matrix products ask, though not for few tokens, and no warm-up runs here.
+    """
+    body = {"model": _MODEL, "prompt": "+".join("1" * MOST_DIGITS) + "=", "max_tokens": 1}
+    response = await engine.http.post("/v1/completions", json=body)
+    assert response.status_code == 200, response.text
 
 
 @pytest.fixture(scope="module")
