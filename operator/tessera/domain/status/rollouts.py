@@ -102,6 +102,14 @@ def _candidate(
     )
 
 
+def is_recorded(gated: GatedPlan, status: InferenceServiceStatus, at: datetime) -> bool:
+    """Return whether a status as it was written says how the change ended.
+
+    A version that is in force by then has no record, so it waits for this.
+    """
+    return gated.state.phase == "First" or not _new_records(gated, status, at)
+
+
 def _new_records(
     gated: GatedPlan, status: InferenceServiceStatus, at: datetime
 ) -> Sequence[RolloutRecord]:

@@ -13,7 +13,7 @@ from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
 from tessera.domain.quality.gates import GatePlan
 from tessera.domain.quality.rollout_state import NUMBERED_PHASES
-from tessera.domain.status.rollouts import gate_status
+from tessera.domain.status.rollouts import gate_status, is_recorded
 from tessera.domain.status.service import service_status
 from tessera.reconcile.store import forget_all_but
 from tessera.reconcile.writing.shared_objects import Installation
@@ -49,7 +49,7 @@ class GateApplier:
                 yield Work(work_key(QUALITY_GATES, ref, stage), apply)
         for ref, service_plan in plan.service_plans.items():
             gated = service_plan.gated
-            if gated is not None and _has_changes(gated):
+            if gated is not None and _has_changes(snapshot, service_plan, gated):
                 record = partial(self._record, snapshot, service_plan, gated)
                 yield Work(work_key(CONTROLLER_REVISIONS, ref, Stage.CHILDREN), record)
 
@@ -99,7 +99,7 @@ class GateApplier:
             if gated.is_resolved:
                 revision = _new_revision(snapshot, service_plan, gated)
                 problems += await attempt(self._writer.apply(revision_manifest(revision)))
-        elif state.promoted is not None:
+        elif state.promoted is not None and _is_due(snapshot, service_plan, gated):
             revision = replace(state.edited, number=state.next_number)
             problems += await attempt(self._writer.apply(revision_manifest(revision)))
         for ref in state.obsolete:
@@ -108,11 +108,17 @@ class GateApplier:
         return problems
 
 
-def _has_changes(gated: GatedPlan) -> bool:
+def _is_due(snapshot: Snapshot, service_plan: ServicePlan, gated: GatedPlan) -> bool:
+    """Return whether the edited version gets a number now."""
+    status = service_plan.service.status
+    return gated.state.phase in NUMBERED_PHASES and is_recorded(gated, status, snapshot.at)
+
+
+def _has_changes(snapshot: Snapshot, service_plan: ServicePlan, gated: GatedPlan) -> bool:
     state = gated.state
     return (
         (state.edited is None and gated.is_resolved)
-        or state.promoted is not None
+        or (state.promoted is not None and _is_due(snapshot, service_plan, gated))
         or bool(state.obsolete)
     )
 
@@ -128,7 +134,7 @@ def _new_revision(
         ref=Ref(service.ref.namespace, state.revision_name),
         service=service.ref,
         service_uid=service.uid,
-        number=state.next_number if state.phase in NUMBERED_PHASES else 0,
+        number=state.next_number if _is_due(snapshot, service_plan, gated) else 0,
         digest=state.digest,
         spec=state.spec,
         update=state.update,
