@@ -3,6 +3,7 @@
 import pytest
 
 from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS
+from tests.memory_operator import CHAT
 from tests.reconcile.gated_operator import FAILED, GatedOperator
 
 
@@ -31,6 +32,22 @@ async def test_a_change_that_passes_is_recorded_as_the_next_version_and_rolled_o
     assert operator.condition("Progressing")["reason"] == "RolloutComplete"
     assert not operator.keys(JOBS.plural)
     assert operator.gate_status["verdicts"][0]["reason"] == "Passed"
+
+
+async def test_no_version_is_in_force_before_the_status_says_how_it_got_there(
+    operator: GatedOperator,
+) -> None:
+    operator.edit(7)
+    operator.report(await operator.ask("candidate"))
+    for _ in range(4):
+        await operator.step()
+        # As if the status was not written yet.
+        operator.body(CHAT)["status"].pop("rollouts", None)
+        operator.cluster.touch(CHAT)
+        assert sorted(operator.revisions().values()) == [0, 1]
+    await operator.settle()
+    assert sorted(operator.revisions().values()) == [1, 2]
+    assert [each["reason"] for each in operator.status["rollouts"]] == ["Passed"]
 
 
 async def test_a_change_that_fails_goes_and_the_service_stays_ready(
