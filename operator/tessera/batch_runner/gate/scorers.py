@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import jsonschema_rs
@@ -118,7 +117,6 @@ def _regex(expected: Any, example: str | None) -> Scorer:
     return lambda answer: float(pattern.search(answer.text) is not None)
 
 
-@lru_cache(maxsize=1024)
 def _compile_pattern(expected: str) -> Any:
     options = re2.Options()
     options.log_errors = False
@@ -145,7 +143,6 @@ def _json_schema(expected: Any, _: str | None) -> Scorer:
     return score
 
 
-@lru_cache(maxsize=1024)
 def _validator(schema: str) -> Callable[[Any], bool]:
     fields = json.loads(schema)
     if not isinstance(fields, dict):
