@@ -23,6 +23,8 @@ GATE_ROLE_LABEL = "tessera.dev/gate-role"
 PROMPTS_A_STRATUM = 40
 # A step of the engine: a suite takes some ten seconds, so that a scene can end a Job within it.
 _STEP_SECONDS = 0.02
+# A busy machine makes any version slow, which no scene is about.
+_SLO = {"ttftP95": "60s", "itlP95": "10s"}
 _STREAM_TOKENS = 60
 _CONFIG_MAP = "chat-suite"
 _KEY = "suite.jsonl"
@@ -64,6 +66,7 @@ class GatedNamespace:
         }
         await self.namespace.apply_service(
             rollout={"strategy": "Gated", "gateRef": GATE},
+            slo=_SLO,
             podTemplate={"env": [{"name": name, "value": value} for name, value in env.items()]},
             **spec,
         )

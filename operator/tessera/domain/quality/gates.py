@@ -393,7 +393,9 @@ def goes_on(outcome: GateOutcome, spec: QualityGateSpec) -> bool:
 
 def refusal_text(outcome: str, message: str) -> str:
     """Return what a user reads of a change that was refused."""
-    return f"{outcome}: {message}. The stable version stays until the spec changes."
+    return (
+        f"{outcome}: {message.removesuffix('.')}. The stable version stays until the spec changes."
+    )
 
 
 def _status(gate: ObservedGate, decisions: Sequence[TrialDecision]) -> QualityGateStatus:
