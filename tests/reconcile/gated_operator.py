@@ -32,6 +32,8 @@ class GatedOperator(MemoryOperator):
 
     def __init__(self, scaling: Mapping[str, Any] | None = None) -> None:
         self.fields: dict[str, Any] = {"rollout": ROLLOUT, "scaling": scaling or {"minReplicas": 1}}
+        self.hanging = False
+        """Engines of new replicas never get ready."""
         super().__init__()
         add_pool_and_node(self)
         self.serve(**self.fields)
@@ -200,7 +202,11 @@ class GatedOperator(MemoryOperator):
             body["spec"] = {**template["spec"], "nodeName": "a100-0"}
             conditions = [
                 {"type": "PodScheduled", "status": "True", "lastTransitionTime": at},
-                {"type": "ContainersReady", "status": "True", "lastTransitionTime": at},
+                {
+                    "type": "ContainersReady",
+                    "status": str(not self.hanging),
+                    "lastTransitionTime": at,
+                },
             ]
             address = f"10.0.{crc32(deployment.name.encode()) % 250}.{index + 1}"
             running = [{"name": "engine", "ready": True, "state": {"running": {"startedAt": at}}}]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, TENANT_BUDGETS
 from tests.memory_operator import CHAT
-from tests.reconcile.gated_operator import FAILED, GatedOperator
+from tests.reconcile.gated_operator import FAILED, GATE, ROLLOUT, GatedOperator
 
 
 @pytest.fixture
@@ -81,3 +81,106 @@ async def test_a_sleeping_service_is_woken_for_its_answers_and_tried_after_that(
     operator.report(job)
     await operator.ask("candidate")
     assert len(operator.keys("deployments")) == 2
+
+
+async def test_a_skipped_gate_stands_in_the_status_for_30_days_with_who_did_it(
+    operator: GatedOperator,
+) -> None:
+    skip = {"skipGate": {"by": "ann", "reason": "an outage"}}
+    operator.edit(7, rollout={**ROLLOUT, **skip})
+    await operator.settle(12)
+    assert not operator.keys(JOBS.plural)
+    assert sorted(operator.revisions().values()) == [1, 2]
+    (record,) = operator.status["rollouts"]
+    assert (record["reason"], record["by"], record["skipped"]) == ("Skipped", "ann", True)
+    messages = [
+        note["note"] for note in operator.cluster.events.values() if note["reason"] == "Skipped"
+    ]
+    assert messages == [f"ControllerRevision/{record['revision']} by ann: an outage"]
+    for change in range(8, 22):
+        operator.edit(change)
+        await operator.settle(2)
+    assert "Skipped" in [each["reason"] for each in operator.status["rollouts"]]
+    await operator.step(31 * 86_400)
+    assert "Skipped" not in [each["reason"] for each in operator.status["rollouts"]]
+
+
+async def test_a_gate_that_is_deleted_meanwhile_lets_the_change_wait(
+    operator: GatedOperator,
+) -> None:
+    operator.edit(7)
+    await operator.ask("candidate")
+    # The garbage collector takes with it what it owns.
+    for key in (GATE, *operator.keys(JOBS.plural)):
+        operator.cluster.discard(key)
+    await operator.settle(4)
+    progressing = operator.condition("Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("False", "GateNotFound")
+    assert "QualityGate/answers does not exist" in progressing["message"]
+    assert operator.status["readyReplicas"] == 1
+    operator.put_gate()
+    operator.report(await operator.ask("candidate"))
+    await operator.settle(12)
+    assert operator.status["rollouts"][0]["reason"] == "Passed"
+
+
+async def test_a_budget_that_pays_for_no_candidate_lets_the_change_wait_and_says_so(
+    operator: GatedOperator,
+) -> None:
+    budget = {
+        "owner": "ann@example.org",
+        "tenant": {"namespaces": ["team-a"]},
+        "limits": [{"window": "Hour", "amount": "0.30"}],
+    }
+    operator.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": budget})
+    operator.edit(7)
+    operator.report(await operator.ask("baseline"))
+    await operator.settle(8)
+    progressing = operator.condition("Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("False", "NoSurgeCapacity")
+    assert len(operator.keys("deployments")) == 1
+    assert operator.condition("Ready")["reason"] != "BudgetExhausted"
+
+
+async def test_a_candidate_that_never_gets_ready_is_refused_until_the_spec_changes(
+    operator: GatedOperator,
+) -> None:
+    operator.hanging = True
+    operator.edit(7)
+    operator.report(await operator.ask("baseline"))
+    await operator.settle(4)
+    await operator.step(1500)
+    await operator.settle(4)
+    assert operator.condition("Progressing")["reason"] == "RolledBack"
+    (record, *_) = operator.status["rollouts"]
+    assert (record["reason"], record["isRefused"]) == ("NotReady", True)
+    assert len(operator.keys("deployments")) == 1
+    operator.hanging = False
+    operator.edit()
+    await operator.settle(2)
+    operator.edit(7)
+    operator.report(await operator.ask("candidate"))
+    await operator.settle(12)
+    assert operator.status["rollouts"][0]["reason"] == "Passed"
+
+
+async def test_the_way_back_needs_no_gate_and_is_recorded(operator: GatedOperator) -> None:
+    operator.edit(7)
+    operator.report(await operator.ask("candidate"))
+    await operator.settle(12)
+    operator.edit()
+    await operator.settle(12)
+    assert sorted(operator.revisions().values()) == [2, 3]
+    assert [each["reason"] for each in operator.status["rollouts"]] == ["RolledBackTo", "Passed"]
+    assert operator.condition("Progressing")["reason"] == "RolloutComplete"
+
+
+async def test_a_change_that_is_taken_back_or_replaced_says_so(operator: GatedOperator) -> None:
+    operator.edit(7)
+    await operator.ask("candidate")
+    operator.edit(8)
+    await operator.settle(3)
+    operator.edit()
+    await operator.settle(4)
+    assert [each["reason"] for each in operator.status["rollouts"]] == ["Withdrawn", "Replaced"]
+    assert not operator.keys(JOBS.plural)
