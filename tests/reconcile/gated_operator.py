@@ -12,7 +12,6 @@ from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.resources.api_resources import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
-    INFERENCE_SERVICES,
     JOBS,
     PODS,
     QUALITY_GATES,
@@ -43,14 +42,16 @@ class GatedOperator(MemoryOperator):
         suite = {"suite": {"configMap": {"name": "suite"}}, **spec}
         existing = self.cluster.objects.get(GATE, {})
         meta = existing.get("metadata", {"name": GATE.name, "namespace": GATE.namespace})
-        self.cluster.put(QUALITY_GATES, {**existing, "metadata": meta, "spec": suite})
+        self.cluster.put(QUALITY_GATES, {"metadata": meta, "spec": suite})
 
     def edit(self, change: int = 0, **spec: Any) -> None:
         """Write the service with a flag of its engine that is in no other version."""
         engine = {"engine": {"extraArgs": [f"--seed={change}"]}} if change else {}
         body = self.body(CHAT)
-        fields = {"model": {"uri": SMALL}, **self.fields, **engine, **spec}
-        self.cluster.put(INFERENCE_SERVICES, {**body, "spec": fields})
+        # Not by `put`, whose manager would own the status as well.
+        body["spec"] = {"model": {"uri": SMALL}, **self.fields, **engine, **spec}
+        body["metadata"]["generation"] = body["metadata"].get("generation", 1) + 1
+        self.cluster.touch(CHAT)
 
     async def step(self, seconds: float = 5) -> ReconcileOutcome:
         """Run the controllers of the cluster, then a cycle."""

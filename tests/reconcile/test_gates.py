@@ -184,3 +184,16 @@ async def test_a_change_that_is_taken_back_or_replaced_says_so(operator: GatedOp
     await operator.settle(4)
     assert [each["reason"] for each in operator.status["rollouts"]] == ["Withdrawn", "Replaced"]
     assert not operator.keys(JOBS.plural)
+
+
+async def test_a_change_goes_on_without_its_gate_and_the_status_remembers_it(
+    operator: GatedOperator,
+) -> None:
+    operator.edit(7)
+    await operator.ask("candidate")
+    operator.edit(7, rollout={})
+    await operator.settle(12)
+    (record,) = operator.status["rollouts"]
+    assert (record["reason"], record["skipped"]) == ("NotGated", True)
+    assert not operator.keys(JOBS.plural)
+    assert operator.condition("Progressing")["reason"] == "RolloutComplete"

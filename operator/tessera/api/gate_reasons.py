@@ -43,8 +43,6 @@ class GateOutcome(StatusReason):
     """A token of the changed version costs more than `spec.maxCostIncrease` allows."""
     INCONCLUSIVE = "Inconclusive", None
     """The suite proves neither a loss nor its absence; `spec.require` decides what follows."""
-    NO_BASELINE = "NoBaseline", True
-    """The first version, with nothing to compare it with and without `spec.minScore`."""
     BELOW_MIN_SCORE = "BelowMinScore"
     """The first version did not reach `spec.minScore`."""
     ROLLED_BACK_TO = "RolledBackTo", True
@@ -61,10 +59,6 @@ class GateOutcome(StatusReason):
     JOB_FAILED = "JobFailed"
     """The Job that asks a version ended without an answer three times, for example since it was
     evicted."""
-    NOT_GRANTED = "NotGranted"
-    """The TenantBudget pays for no replica of the changed version."""
-    NOT_JUDGED = "NotJudged"
-    """The suite or its judge can decide nothing; the condition Accepted of the gate says why."""
     WITHDRAWN = "Withdrawn"
     """The spec is again that of the stable version."""
     REPLACED = "Replaced"

@@ -163,7 +163,6 @@ def _version(
     rate = choice.fit.limits.tokens_per_second
     return TriedVersion(
         digest=digest_of(revision) if revision is not None else "",
-        revision=revision.ref.name if revision is not None else "",
         endpoint=endpoint,
         hardware=f"{choice.fit.hardware.product} {choice.fit.hardware.name}",
         variant=choice.variant,

@@ -74,8 +74,6 @@ class TrialDecision:
     retained: tuple[Ref, ...] = ()
     """Jobs that go on, or whose end is needed."""
     progress: GateProgress | None = None
-    needs: GateRole = "Candidate"
-    """The version that has to have a replica now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,13 +236,13 @@ class _Rounds:
         trial = self.trial
         if version.endpoint is None:
             if run.role == "Candidate" and trial.waits is not None:
-                return TrialDecision(progressing=trial.waits, needs=run.role)
+                return TrialDecision(progressing=trial.waits)
             text = f"0 replicas of the {_which(run.role)} version answer"
-            return _waiting(trial, text, run.role)
+            return _waiting(trial, text)
         if self.spec.judge is not None and trial.judge is None:
             text = f"spec.judge: InferenceService/{self.spec.judge.service} does not answer"
             problem = StatusVerdict(GateAccepted.JUDGE_NOT_FOUND, text)
-            return replace(_waiting(trial, text, run.role), problem=problem)
+            return replace(_waiting(trial, text), problem=problem)
         request = GateJobRequest(
             run=run,
             name=attempt_name(run.name, attempt),
@@ -253,7 +251,7 @@ class _Rounds:
             task=trial.task,
             active_deadline=self.spec.timeout,
         )
-        starting = _waiting(trial, f"its Job {request.name} starts", run.role)
+        starting = _waiting(trial, f"its Job {request.name} starts")
         return replace(starting, create=request)
 
     def _running(self, run: GateRun, job: GateJob) -> TrialDecision:
@@ -266,7 +264,7 @@ class _Rounds:
         progress = GateProgress(
             service=run.service.name, role=run.role, answered=answered, prompts=prompts
         )
-        running = _waiting(self.trial, text, run.role)
+        running = _waiting(self.trial, text)
         return replace(running, progress=progress if prompts else None, retained=(job.ref,))
 
     def _undecided(self, job: GateJob, report: GateReport) -> TrialDecision:
@@ -301,7 +299,7 @@ class _Rounds:
         answers = self._answers_of(self.trial.baseline) if self.trial.baseline else None
         if answers is not None and is_missing and not _is_newer(answers, job):
             # The claim lost them, so the stable version is asked again.
-            lost = _waiting(self.trial, "the answers of the stable version are lost", "Baseline")
+            lost = _waiting(self.trial, "the answers of the stable version are lost")
             return replace(lost, lost=answers.digest, retained=(job.ref,))
         start = self._start(run, version, attempt_of(job.ref.name) + 1)
         # The number of the last attempt is in the name of its Job alone.
@@ -358,9 +356,9 @@ def _hold(message: str) -> TrialDecision:
     return TrialDecision(progressing=StatusVerdict(Progressing.GATE_NOT_FOUND, message))
 
 
-def _waiting(trial: ChangeTrial, text: str, needs: GateRole = "Candidate") -> TrialDecision:
+def _waiting(trial: ChangeTrial, text: str) -> TrialDecision:
     message = f"QualityGate/{trial.gate_ref}: {text}. Users have the stable version."
-    return TrialDecision(progressing=StatusVerdict(Progressing.GATE_RUNNING, message), needs=needs)
+    return TrialDecision(progressing=StatusVerdict(Progressing.GATE_RUNNING, message))
 
 
 def _ended(outcome: GateOutcome, message: str) -> TrialDecision:

@@ -18,8 +18,6 @@ class TriedVersion:
 
     digest: str
     """Of what can change answers, and of what it was resolved to."""
-    revision: str = ""
-    """Its ControllerRevision."""
     endpoint: GateEndpoint | None = None
     """Where a replica answers; None while none does."""
     hardware: str = ""

@@ -66,7 +66,8 @@ def rollout_fields(
     """
     gated, status = service_plan.gated, service_plan.service.status
     if gated is None:
-        return {"rollouts": _retained(status.rollouts, None, at)}
+        records = (*_ungated_records(status, at), *status.rollouts)
+        return {"rollouts": _retained(records, None, at)}
     state = gated.state
     stable = state.stable.ref.name if state.stable is not None else None
     records = (*_new_records(gated, status, at), *status.rollouts)
@@ -77,6 +78,23 @@ def rollout_fields(
         "candidate": _candidate(gated, tried, status.candidate, at) if tried is not None else None,
         "rollouts": _retained(records, state.digest, at),
     }
+
+
+def _ungated_records(status: InferenceServiceStatus, at: datetime) -> Sequence[RolloutRecord]:
+    """Return that a change went on since its service has no gate any more."""
+    if status.candidate is None:
+        return ()
+    return (
+        RolloutRecord(
+            revision=status.candidate.revision,
+            digest=status.candidate.digest,
+            baseline=status.stable_revision or "",
+            reason=GateOutcome.NOT_GATED,
+            message="spec.rollout.strategy was Gated while the change was tried",
+            ended_at=at.replace(microsecond=0),
+            skipped=True,
+        ),
+    )
 
 
 def _candidate(
