@@ -1,6 +1,8 @@
 """Changes of a gated service: a worse one is refused, an equal one rolled out, whatever fails."""
 
 from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from scenarios.gates import GATE, PROMPTS_A_STRATUM, GatedNamespace, streaming
 from scenarios.kills import kill_operator
 from scenarios.lifecycle import write_fleet
 from scenarios.streams import wait_for_replicas
+from tessera.adapters.clock import now
 from tessera.resources.api_resources import PODS
 from world import World, start
 from world.testing import eventually, is_ready
@@ -194,7 +197,8 @@ async def test_a_candidate_that_the_budget_refuses_waits_and_stable_serves(
 ) -> None:
     namespace = gated.namespace
     before = await gated.engine_pods()
-    async with a_budget(namespace, "0.01"):
+    per_hour = Decimal((await namespace.service_status())["cost"]["perHour"])
+    async with a_budget(namespace, _half_a_replica_more(per_hour)):
         await gated.apply_service(_GOOD, replicas=_REPLICAS, engine=_OTHER_OPTION)
         words = (f"TenantBudget/{namespace.name}",)
         condition = await namespace.wait_for_condition(
@@ -205,6 +209,14 @@ async def test_a_candidate_that_the_budget_refuses_waits_and_stable_serves(
         await namespace.check_condition("chat", "Ready", "CompletionSucceeded")
     # With money again the same edit is tried and rolled out.
     await gated.wait_for_record("Passed")
+
+
+def _half_a_replica_more(per_hour: Decimal) -> str:
+    """Return what the replicas cost until the end of the month, and half of one more."""
+    at = now()
+    end = (at.replace(day=1, hour=0, minute=0, second=0) + timedelta(days=32)).replace(day=1)
+    hours = Decimal((end - at).total_seconds()) / 3600
+    return f"{hours * per_hour * (_REPLICAS * 2 + 1) / (_REPLICAS * 2):.4f}"
 
 
 @pytest.mark.full
