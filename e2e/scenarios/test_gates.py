@@ -198,7 +198,13 @@ async def test_a_candidate_that_the_budget_refuses_waits_and_stable_serves(
     namespace = gated.namespace
     before = await gated.engine_pods()
     per_hour = Decimal((await namespace.service_status())["cost"]["perHour"])
-    async with a_budget(namespace, _half_a_replica_more(per_hour)):
+
+    async def is_budgeted() -> None:
+        tenant = (await namespace.service_status()).get("tenant", {})
+        assert tenant.get("budget") == namespace.name, tenant
+
+    async with a_budget(namespace, _until_the_end_of_the_month(per_hour)):
+        await eventually(is_budgeted)
         await gated.apply_service(_GOOD, replicas=_REPLICAS, engine=_OTHER_OPTION)
         words = (f"TenantBudget/{namespace.name}",)
         condition = await namespace.wait_for_condition(
@@ -211,12 +217,12 @@ async def test_a_candidate_that_the_budget_refuses_waits_and_stable_serves(
     await gated.wait_for_record("Passed")
 
 
-def _half_a_replica_more(per_hour: Decimal) -> str:
-    """Return what the replicas cost until the end of the month, and half of one more."""
+def _until_the_end_of_the_month(per_hour: Decimal) -> str:
+    """Return what the replicas cost, and next to nothing more."""
     at = now()
     end = (at.replace(day=1, hour=0, minute=0, second=0) + timedelta(days=32)).replace(day=1)
     hours = Decimal((end - at).total_seconds()) / 3600
-    return f"{hours * per_hour * (_REPLICAS * 2 + 1) / (_REPLICAS * 2):.4f}"
+    return f"{hours * per_hour + Decimal('0.001'):.4f}"
 
 
 @pytest.mark.full
