@@ -18,6 +18,11 @@ _MAX_DEPTH = 64
 # Time is at most this times the length of the answer: some 5 s for the longest one.
 _MAX_PROGRAM = 4000
 _MAX_NUMBER_LENGTH = 64
+# The last number of an answer is looked for in so much of its end.
+_MAX_TAIL = 64 * 2**10
+# Alternatives of a schema multiply, and so does what two references each refer to.
+_MAX_BRANCHES = 32
+_BRANCHING = frozenset({"$ref", "$dynamicRef", "not", "if", "allOf", "anyOf", "oneOf"})
 _PATTERNS = jsonschema_rs.RegexOptions()
 
 
@@ -147,6 +152,8 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     fields = json.loads(schema)
     if not isinstance(fields, dict):
         raise ValueError("expected: write a JSON schema, which is an object")
+    if _branches(fields) > _MAX_BRANCHES:
+        raise ValueError(f"expected: more than {_MAX_BRANCHES} references and alternatives; cut it")
     try:
         validator = jsonschema_rs.validator_for(fields, pattern_options=_PATTERNS, offline=True)
         canonical = jsonschema_rs.canonicalize(fields, pattern_options=_PATTERNS, offline=True)
@@ -157,6 +164,20 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     if canonical.satisfiability() is Satisfiability.NO:
         raise ValueError("expected: no value is valid by this schema; correct it")
     return validator.is_valid
+
+
+def _branches(schema: object) -> int:
+    """Return the references and alternatives of a schema."""
+    if isinstance(schema, list):
+        return sum(map(_branches, schema))
+    if not isinstance(schema, dict):
+        return 0
+    own = (
+        len(part) if isinstance(part, list) else 1
+        for name, part in schema.items()
+        if name in _BRANCHING
+    )
+    return sum(own) + sum(map(_branches, schema.values()))
 
 
 def _is_valid_text(is_valid: Callable[[Any], bool], text: str) -> bool:
@@ -190,7 +211,7 @@ def _finite_number(value: Any) -> float:
 
 def _last_number(text: str) -> float | None:
     """Return the last number, by which most answers end, with or without thousands."""
-    matches = _NUMBER.findall(text)
+    matches = _NUMBER.findall(text[-_MAX_TAIL:])
     digits = matches[-1].replace(",", "") if matches else ""
     if not 0 < len(digits) <= _MAX_NUMBER_LENGTH or not math.isfinite(number := float(digits)):
         return None
