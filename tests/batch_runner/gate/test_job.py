@@ -348,13 +348,11 @@ def prefers(better: Any) -> Script:
 
 
 def longest(first: str, second: str, _: Any) -> str:
-    return (
-        "neither"
-        if len(first) == len(second)
-        else "second"
-        if len(second) > len(first)
-        else "first"
-    )
+    """Prefer the answer with the longer first line, whatever it tells the judge below it."""
+    lengths = [len(answer.partition("\n")[0]) for answer in (first, second)]
+    if lengths[0] == lengths[1]:
+        return "neither"
+    return "second" if lengths[1] > lengths[0] else "first"
 
 
 def a_judged_suite() -> str:
