@@ -100,8 +100,8 @@ class _AnswerReader:
         if has_token:
             self.times.append(at)
 
-    def answer(self, begin: float | None) -> ModelAnswer:
-        """Return what was read of an answer, asked for at `begin` if it came as a stream."""
+    def answer(self, begin: float) -> ModelAnswer:
+        """Return what was read of an answer, asked for at `begin`."""
         return ModelAnswer(
             # A lone half of a pair is no character, and no file of UTF-8 can have it.
             text="".join(self.texts)[:MAX_ANSWER_BYTES].encode(errors="replace").decode(),
@@ -112,8 +112,9 @@ class _AnswerReader:
             logprobs=self.logprobs,
             finish_reason="length" if self.is_full else self.finish_reason,
             is_refused=self.refusal or self.finish_reason == "content_filter",
-            output_tokens=self.tokens or len(self.times),
-            ttft_seconds=self.times[0] - begin if self.times and begin is not None else None,
+            # Each event has a token or more, whatever the engine says of its usage.
+            output_tokens=max(self.tokens, len(self.times)),
+            ttft_seconds=self.times[0] - begin if self.times else None,
             gaps=tuple(after - at for at, after in zip(self.times, self.times[1:], strict=False)),
         )
 
@@ -201,8 +202,9 @@ async def read_response(
         problem = "the response is no JSON object"
         return PromptOutcome(RequestOutcome.FAILED, problem=problem)
     if task == "chat":
+        # Who gets an answer in one piece waits for its first token as long as for all.
         reader.read(fields, time.monotonic())
-        return _outcome(reader, None)
+        return _outcome(reader, begin)
     seconds = time.monotonic() - begin
     rank = _rank_results if task == "rerank" else _rank_embeddings
     ranking = await asyncio.to_thread(rank, fields)
@@ -210,7 +212,7 @@ async def read_response(
     return PromptOutcome(RequestOutcome.ANSWERED, answer)
 
 
-def _outcome(reader: _AnswerReader, begin: float | None) -> PromptOutcome:
+def _outcome(reader: _AnswerReader, begin: float) -> PromptOutcome:
     if reader.error:
         return PromptOutcome(RequestOutcome.FAILED, problem=reader.error)
     # On SIGTERM an engine aborts its requests, which looks like a short answer.
