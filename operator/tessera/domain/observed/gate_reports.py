@@ -1,7 +1,7 @@
 """Reports of the Jobs of gates, validated: any process of the pod can write one."""
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import (
     BeforeValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     TypeAdapter,
+    model_validator,
 )
 
 from tessera.api.meta import Wire
@@ -124,6 +125,16 @@ class GateReport(Wire):
     message: Annotated[str, Field(max_length=MAX_MESSAGE_LENGTH)] = ""
 
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="after")
+    def _passes_as_a_whole(self) -> Self:
+        total = next((row for row in self.strata if row.name == "total"), None)
+        has_lost = total is None or any(row.is_lost for row in self.strata)
+        if self.verdict == "Passed" and has_lost:
+            raise ValueError("what passed has a total, and lost in no stratum")
+        if total is not None and total.prompts > sum(self.prompts.values()):
+            raise ValueError("the total has more prompts than the suite")
+        return self
 
 
 def gate_report(text: str) -> GateReport | None:
