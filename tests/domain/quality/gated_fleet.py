@@ -22,6 +22,7 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.planning.plan import plan
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
 from tessera.domain.quality.change import gated_digest
+from tessera.domain.quality.gate_jobs import verdict_scorer
 from tessera.domain.quality.rollout_state import VersionState, digest_of
 from tessera.domain.status.service import service_status
 from tests.builders import NOW, a_node, a_pool, a_service, a_spec, a_template_workload
@@ -121,7 +122,7 @@ class GatedVariantFleet(VariantFleet):
             candidate=digest_of(candidate),
             baseline=digest_of(stable),
             suite=SUITE,
-            scorer="1",
+            scorer=verdict_scorer(a_gate_spec(require=self.require), ""),
             reason=reason,
             message="",
             decided_at=NOW,

@@ -79,6 +79,12 @@ def verdict_scorer(spec: QualityGateSpec, judge_digest: str) -> str:
     return f"{scorer_of(spec, judge_digest)}/{_terms_digest(spec)}"
 
 
+def is_by_terms(scorer: str, spec: QualityGateSpec) -> bool:
+    """Return whether a verdict is by the repeats and margins of a gate, whoever was the judge."""
+    scores, _, terms = scorer.partition("/")
+    return scores.startswith(scorer_of(spec, "")) and terms == _terms_digest(spec)
+
+
 def _terms_digest(spec: QualityGateSpec) -> str:
     terms = {"max_drop_points", "max_relative_drop", "min_prompts", "max_cost_increase"}
     return _short_digest(spec.model_dump_json(include={*terms, "min_score"}))

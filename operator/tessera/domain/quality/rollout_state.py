@@ -17,6 +17,7 @@ from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.quality.change import changed_fields, gated_digest, version_digest
+from tessera.domain.quality.gate_jobs import is_by_terms
 
 # First: no version is recorded yet, so the edited one is in force. Stable: nothing waits.
 # Candidate: a change waits for its verdict. Passed, Skipped and RolledBack: it gets the next
@@ -176,8 +177,9 @@ def _verdict(
     edited: ServiceRevision | None,
     stable: ServiceRevision | None,
 ) -> VerdictStatus | None:
-    """Return the verdict on the edited version beside the one in force, by the present suite."""
-    if gate is None or gate.status.suite is None or edited is None or stable is None:
+    """Return the verdict on the edited version beside the one in force, by the gate of today."""
+    spec, suite = (gate.spec, gate.status.suite) if gate is not None else (None, None)
+    if gate is None or spec is None or suite is None or edited is None or stable is None:
         return None
     pair = digest_of(edited), digest_of(stable)
     verdicts = (
@@ -185,7 +187,8 @@ def _verdict(
         for each in gate.status.verdicts
         if each.service == service
         and (each.candidate, each.baseline) == pair
-        and each.suite == gate.status.suite.digest
+        and each.suite == (spec.suite.digest or suite.digest)
+        and is_by_terms(each.scorer, spec)
         and each.reason in _DECIDING
     )
     return next(verdicts, None)
