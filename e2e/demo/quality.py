@@ -1,7 +1,6 @@
 """A cheaper version of a model is tried before a user meets it: refused if it is worse."""
 
 import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,37 +14,35 @@ GATE = "answers"
 _CONFIG_MAP = "answers-suite"
 _PATIENCE = 240.0
 # Weights of 8 bits read half of the memory; in the first version of them one stratum is broken.
-_EIGHT_BITS = {"policy": "Auto", "variants": [{"precision": "fp8"}]}
+_EIGHT_BITS = {"variants": [{"precision": "fp8"}]}
 _BROKEN: Mapping[str, Any] = {"strata": {"arithmetic": 0.6, "multi-step": 0.5}}
 
 
 async def run(cluster: InstalledCluster) -> str:
     """Refuse 8-bit weights that lose a stratum, and roll those out that lose nothing."""
     await create_tenant(cluster, SERVICE.namespace)
-    with tempfile.TemporaryDirectory(prefix="tessera-demo-") as folder:
-        rows, suite = await cluster.tessera("gate", "init"), Path(folder) / "suite.jsonl"
-        suite.write_text(rows, encoding="utf-8")
-        await _apply_gate(cluster, rows.splitlines(), suite)
-        await _apply(cluster, suite)
-        await until(
-            lambda: cluster.service(SERVICE),
-            lambda body: (
-                condition(body, "Ready").get("status") == "True"
-                and "stableRevision" in body["status"]
-            ),
-            f"{SERVICE} is Ready, and its stable version is recorded",
-            _PATIENCE,
-        )
-        stable = (await cluster.service(SERVICE))["status"]["stableRevision"]
-        await _apply(cluster, suite, _BROKEN, precision=_EIGHT_BITS)
-        refused = await _record(cluster, "Failed")
-        after = (await cluster.service(SERVICE))["status"]
-        if after["stableRevision"] != stable:
-            raise StepError(f"{SERVICE} left {stable} for {after['stableRevision']}")
-        await _show(cluster, refused)
-        await _apply(cluster, suite, precision=_EIGHT_BITS)
-        passed = await _record(cluster, "Passed", "Inconclusive")
-        await _show(cluster, passed)
+    rows, suite = await cluster.tessera("gate", "init"), cluster.world.folder / "suite.jsonl"
+    suite.write_text(rows, encoding="utf-8")
+    await _apply_gate(cluster, rows.splitlines(), suite)
+    await _apply(cluster, suite)
+    await until(
+        lambda: cluster.service(SERVICE),
+        lambda body: (
+            condition(body, "Ready").get("status") == "True" and "stableRevision" in body["status"]
+        ),
+        f"{SERVICE} is Ready, and its stable version is recorded",
+        _PATIENCE,
+    )
+    stable = (await cluster.service(SERVICE))["status"]["stableRevision"]
+    await _apply(cluster, suite, _BROKEN, precision=_EIGHT_BITS)
+    refused = await _record(cluster, "Failed")
+    after = (await cluster.service(SERVICE))["status"]
+    if after["stableRevision"] != stable:
+        raise StepError(f"{SERVICE} left {stable} for {after['stableRevision']}")
+    await _show(cluster, refused)
+    await _apply(cluster, suite, precision=_EIGHT_BITS)
+    passed = await _record(cluster, "Passed", "Inconclusive")
+    await _show(cluster, passed)
     before, now = (passed["usdPerMillionTokens"][name] for name in ("before", "after"))
     return (
         f"8-bit weights that lost a stratum were refused ({refused['message']}) and "

@@ -14,7 +14,7 @@ import aiohttp
 
 from tessera.api.text import counted
 from tessera.batch_runner import retry
-from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, outcome_of
+from tessera.batch_runner.engine import outcome_of
 from tessera.batch_runner.errors import RefusedError, TransientError
 from tessera.batch_runner.gate.responses import (
     TOP_LOGPROBS,
@@ -63,8 +63,9 @@ class AskOptions:
     concurrency: int = 8
     retries: int = 3
     prompt_seconds: float = 300.0
-    away_seconds: float = ENGINE_TIMEOUT_SECONDS
-    """Time in which an engine that is away has to come back."""
+    away_seconds: float = 180.0
+    """Time in which an engine that is away has to come back: one that was scaled away does not, and
+    the next Job asks another replica."""
     token: str = ""
     """Bearer token, for a server that asks for it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
