@@ -71,6 +71,8 @@ async def _apply(
     body: Json = {
         "model": {"uri": MODEL},
         "replicas": 1,
+        # Machines that play demos are busy, and this one is about answers.
+        "slo": {"ttftP95": "10s", "itlP95": "500ms"},
         "rollout": {"strategy": "Gated", "gateRef": GATE},
         "podTemplate": {"env": [{"name": "TESSERA_SIM_ANSWERS", "value": given}]},
         **spec,
