@@ -121,7 +121,12 @@ def test_the_answer_to_an_edit_says_nothing_of_the_next_one() -> None:
 
 def test_a_suite_that_changes_between_both_jobs_is_asked_of_both_again() -> None:
     world = GateWorld()
-    missing: dict[str, Any] = {"state": "baselineMissing", "suite": "6" * 64, "verdict": None, "strata": []}
+    missing: dict[str, Any] = {
+        "state": "baselineMissing",
+        "suite": "6" * 64,
+        "verdict": None,
+        "strata": [],
+    }
     world.end(a_report(world.ask("Candidate"), **missing), code=3)
     decisions = [world.cycle() for _ in range(3)]
     assert all(outcome(each) is None for each in decisions)
