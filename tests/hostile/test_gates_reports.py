@@ -55,9 +55,9 @@ def outcome(decision: TrialDecision) -> GateOutcome | None:
 
 def expect_not_passed(world: GateWorld, cycles: int = 3) -> None:
     for _ in range(cycles):
-        found = outcome(world.cycle())
-        SCORE.add(int(found is GateOutcome.PASSED))
-        assert found is not GateOutcome.PASSED
+        reason = outcome(world.cycle())
+        SCORE.add(int(reason is GateOutcome.PASSED))
+        assert reason is not GateOutcome.PASSED
         assert not world.status.verdicts
 
 
