@@ -229,8 +229,8 @@ def _waits(
     if gated.missing_device is not None:
         known = last is not None and last.digest == gated.state.digest
         since = last.missing_device_since if last is not None and known else None
-        text = f", since {since:%Y-%m-%dT%H:%M:%SZ}" if since is not None else ""
-        message = f"the changed version waits for a device: {gated.missing_device}{text}"
+        text = f" since {since:%Y-%m-%dT%H:%M:%SZ}" if since is not None else ""
+        message = f"the changed version waits for a device{text}: {gated.missing_device}"
         return StatusVerdict(Progressing.NO_SURGE_CAPACITY, message)
     failure = startup_failure(tried.service.spec, tried.pods, tried.current_workloads)
     if failure is None:
