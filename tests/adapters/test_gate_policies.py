@@ -48,7 +48,6 @@ GATE: Json = {
     "judge": {"service": "judge"},
     "require": "Proven",
     "repeats": 2,
-    "minScore": "0.5",
 }
 
 
@@ -256,8 +255,6 @@ LOOSER: tuple[tuple[str, Json], ...] = (
     ("maxRelativeDrop", {"maxRelativeDrop": "0.06"}),
     ("maxCostIncrease", {"maxCostIncrease": "0.01"}),
     ("minPrompts", {"minPrompts": 31}),
-    ("minScore", {"minScore": "0.49"}),
-    ("minScore", {"minScore": None}),
     ("repeats", {"repeats": 1}),
     ("repeats", {"repeats": None}),
     ("require", {"require": "NotWorse"}),
@@ -284,7 +281,7 @@ async def test_whoever_writes_a_gate_makes_it_stricter(gates: Gates) -> None:
     gate = named(QUALITY_GATES, "answers", spec=GATE)
     await exist(gates.admin, gate)
     for change in (
-        {"maxDropPoints": "1.9", "maxRelativeDrop": "0", "minPrompts": 2, "minScore": "0.6"},
+        {"maxDropPoints": "1.9", "maxRelativeDrop": "0", "minPrompts": 2},
         {"repeats": 4, "timeout": "1h"},
         {"suite": {"prompts": {"sums": 41, "tools": 5}}},
         {"suite": {"configMap": None, "claim": {"claimName": "suites", "path": "a.jsonl"}}},

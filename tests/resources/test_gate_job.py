@@ -95,12 +95,9 @@ def test_the_runner_is_told_what_the_gate_says(spec: dict[str, Any], expected: s
     assert expected in arguments(a_request(**spec))
 
 
-def test_a_baseline_and_a_first_version_have_no_other_version() -> None:
+def test_a_baseline_has_no_other_version() -> None:
     assert f"--baseline={STABLE}" in arguments(a_request())
     assert not any(each.startswith("--baseline") for each in arguments(a_request("Baseline")))
-    first = a_request(minScore="0.5")
-    first = replace(first, run=replace(first.run, baseline=""))
-    assert "--min-score=0.5" in arguments(first)
 
 
 def test_an_address_of_ipv6_stands_in_brackets_and_a_judge_has_its_own() -> None:

@@ -43,8 +43,6 @@ class GateOutcome(StatusReason):
     """A token of the changed version costs more than `spec.maxCostIncrease` allows."""
     INCONCLUSIVE = "Inconclusive", None
     """The suite proves neither a loss nor its absence; `spec.require` decides what follows."""
-    BELOW_MIN_SCORE = "BelowMinScore"
-    """The first version did not reach `spec.minScore`."""
     ROLLED_BACK_TO = "RolledBackTo", True
     """The version was stable before, within `spec.rollout.rollbackWindow`, so it passes without a
     gate."""

@@ -128,9 +128,6 @@ class QualityGateSpec(Wire):
     max_cost_increase: Share = text_default("0")
     """Share by which a token may cost more than before, on the same hardware."""
 
-    min_score: Share | None = None
-    """Score that a first version has to reach, which has no baseline; omitted, it is not tried."""
-
     repeats: Annotated[int, Field(ge=1, le=8)] = 1
     """Answers to each prompt: with more than one, sampling is on, each with a seed of its own."""
 
@@ -247,7 +244,7 @@ class VerdictStatus(_GateStatusBase):
     """Digest of what was tried."""
 
     baseline: str = ""
-    """Digest of what it was compared with; empty for a first version."""
+    """Digest of what it was compared with."""
 
     suite: str
     """SHA-256 of the suite."""

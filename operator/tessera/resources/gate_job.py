@@ -69,11 +69,7 @@ def gate_job_manifest(
 def _arguments(request: GateJobRequest) -> list[str]:
     run, spec, suite = request.run, request.run.spec, request.run.spec.suite
     path = suite.claim.path if suite.claim is not None else _SUITE_FILE
-    optional = {
-        "suite-digest": suite.digest,
-        "baseline": run.baseline or None,
-        "min-score": spec.min_score if not run.baseline else None,
-    }
+    optional = {"suite-digest": suite.digest, "baseline": run.baseline or None}
     judge = request.judge
     return [
         "gate",

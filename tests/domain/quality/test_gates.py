@@ -305,14 +305,6 @@ def test_a_sleeping_service_is_woken_for_its_own_answers_alone() -> None:
     assert world.ask("Candidate").run.baseline == STABLE
 
 
-def test_a_first_version_has_to_reach_the_least_score() -> None:
-    gate = a_gate(a_gate_spec(minScore="0.7"))
-    world = GateWorld(a_trial(gate=gate, baseline=None))
-    assert world.ask("Candidate").run.baseline == ""
-    world.end(a_report(world.requests[world.job], verdict="Failed"))
-    assert outcome(world.cycle()) is GateOutcome.BELOW_MIN_SCORE
-
-
 def test_the_reason_why_a_candidate_has_no_replica_is_passed_on() -> None:
     waits = StatusVerdict(Progressing.NO_SURGE_CAPACITY, "0 free devices since 12:00")
     world = GateWorld(a_trial(candidate=a_version(CHANGED, None), waits=waits))

@@ -95,8 +95,6 @@ class GateJobRunner:
         baseline = None if is_baseline else await self._baseline(suite)
         if baseline is not None:
             self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
-        elif not is_baseline and self.arguments.min_score is None:
-            raise RefusedError("neither a baseline nor a least score is given")
         path = self._path(suite, self.arguments.version)
         answers = await asyncio.to_thread(AnswersFile.read, path)
         runs = BASELINE_RUNS if is_baseline else 1
@@ -110,14 +108,13 @@ class GateJobRunner:
         await answer_suite(suite, answers, options, runs, self._show_progress)
         shares = answer_shares(each for each in answers.answers.values() if each.run < runs)
         self.report |= {"answers": shares, "answered": len(answers.answers)}
-        if is_baseline:
+        if baseline is None:
             return "answered"
-        # A judge compares two versions, and a first one has no other.
         judged_scores: Mapping[str, float] = {}
-        if suite.is_judged and baseline is not None:
+        if suite.is_judged:
             judged_scores = await self._judge(suite, baseline, answers)
-        prompts = compared_prompts(baseline, answers, judged_scores)
         try:
+            prompts = compared_prompts(baseline, answers, judged_scores)
             # A large suite takes seconds, in which `/progress` is asked.
             verdict = await asyncio.to_thread(judge, prompts, self._terms())
         except ValueError as error:
@@ -160,9 +157,9 @@ class GateJobRunner:
     def _show_progress(self, done: int, total: int) -> None:
         self.progress.done, self.progress.total = done, total
 
-    async def _baseline(self, suite: PromptSuite) -> AnswersFile | None:
+    async def _baseline(self, suite: PromptSuite) -> AnswersFile:
         if not self.arguments.baseline:
-            return None
+            raise RefusedError("--baseline is not given")
         path = self._path(suite, self.arguments.baseline)
         baseline = await asyncio.to_thread(AnswersFile.read, path)
         questions = list(questions_of(suite, BASELINE_RUNS, self.arguments.repeats))
@@ -198,7 +195,6 @@ class GateJobRunner:
             max_drop_points=arguments.max_drop_points,
             max_relative_drop=arguments.max_relative_drop,
             min_prompts=arguments.min_prompts,
-            min_score=arguments.min_score,
         )
 
 
@@ -209,7 +205,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.outcome,
         "strata": [
             (
-                *(row.name, row.prompts, row.baseline or 0.0, row.candidate, row.loss_points),
+                *(row.name, row.prompts, row.baseline, row.candidate, row.loss_points),
                 verdict.largest_loss_points if row is verdict.total else None,
                 *(row.unseen_loss_points, row.is_lost),
             )
@@ -256,7 +252,6 @@ def add_gate_command(command: ArgumentParser) -> None:
     command.add_argument("--max-drop-points", type=float, default=2.0)
     command.add_argument("--max-relative-drop", type=float, default=0.05)
     command.add_argument("--min-prompts", type=int, default=30)
-    command.add_argument("--min-score", type=float)
     command.add_argument("--report", type=Path, required=True, help="termination message")
     command.add_argument("--host", default="0.0.0.0", help="address of /progress")
     command.add_argument("--port", type=int, default=8000)

@@ -99,24 +99,26 @@ async def judge_suite(
 
 
 def compared_prompts(
-    baseline: AnswersFile | None,
+    baseline: AnswersFile,
     candidate: AnswersFile,
     judged_scores: Mapping[str, float],
 ) -> list[ScoredPrompt]:
     """Return the scores of both versions for what the candidate answered.
 
     `judged_scores` are the scores of judged prompts, of which those without one are left out.
+    Raises ValueError for a prompt that the baseline did not answer.
     """
     answers = {answer.prompt: answer for answer in candidate.of_run(0)}
     after = mean_scores(candidate.of_run(0))
-    before = mean_scores(baseline.of_run(0)) if baseline is not None else {}
-    again = mean_scores(baseline.of_run(1)) if baseline is not None else {}
+    before, again = mean_scores(baseline.of_run(0)), mean_scores(baseline.of_run(1))
+    if after.keys() - before.keys():
+        raise ValueError("some prompts have no score of the baseline")
     return [
         ScoredPrompt(
             id=name,
             stratum=answer.stratum,
             weight=answer.weight,
-            baseline=1 - judged_scores[name] if answer.is_judged else before.get(name),
+            baseline=1 - judged_scores[name] if answer.is_judged else before[name],
             # Two runs of one version are not judged.
             second_baseline=None if answer.is_judged else again.get(name),
             candidate=judged_scores[name] if answer.is_judged else after[name],

@@ -44,7 +44,7 @@ def compare_answers(
         verdict = judge(compared_prompts(before, after, judged_scores), terms)
     except ValueError as error:
         raise CommandError(f"nothing to compare: {error}") from error
-    scores = verdict.total.baseline or 0.0, verdict.total.candidate
+    scores = verdict.total.baseline, verdict.total.candidate
     baseline, candidate = (
         AskedVersion(name=name, score=score, shares=shares, price=price)
         for name, score, answers, price in zip(

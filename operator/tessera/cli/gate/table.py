@@ -94,7 +94,7 @@ def _lines(versions: list[AskedVersion], verdict: Verdict | None) -> Iterator[st
         (
             row.name,
             str(row.prompts),
-            cell(row.baseline, "{:.4f}"),
+            f"{row.baseline:.4f}",
             f"{row.candidate:.4f}",
             f"{row.loss_points:.2f}",
             f"{row.unseen_loss_points:.2f}",

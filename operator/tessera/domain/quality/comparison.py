@@ -33,8 +33,6 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
     A loss of quality decides first, then latency, then cost; these two only on the same hardware.
     """
     reason = GateOutcome(report.verdict or GateOutcome.INCONCLUSIVE)
-    if trial.baseline is None and reason is GateOutcome.FAILED:
-        reason = GateOutcome.BELOW_MIN_SCORE
     total = next((each for each in report.strata if each.name == "total"), None)
     candidate = before = None
     if report.answers is not None:
@@ -56,7 +54,7 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
     return VerdictStatus(
         service=trial.service.name,
         candidate=trial.candidate.digest,
-        baseline=trial.baseline.digest if trial.baseline is not None else "",
+        baseline=trial.baseline.digest,
         suite=report.suite,
         scorer=report.scorer,
         variant=trial.candidate.variant,

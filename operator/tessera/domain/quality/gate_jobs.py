@@ -41,7 +41,7 @@ class GateRun:
     digest: str
     """Of the version that is asked."""
     baseline: str = ""
-    """Of the version whose answers are the baseline; empty without one."""
+    """Of the version whose answers are the baseline; empty where it is asked itself."""
     scorer: str
     """Version of scorers and judge."""
 
@@ -87,7 +87,7 @@ def is_by_terms(scorer: str, spec: QualityGateSpec) -> bool:
 
 def _terms_digest(spec: QualityGateSpec) -> str:
     terms = {"max_drop_points", "max_relative_drop", "min_prompts", "max_cost_increase"}
-    return _short_digest(spec.model_dump_json(include={*terms, "min_score"}))
+    return _short_digest(spec.model_dump_json(include=terms))
 
 
 def _short_digest(*parts: str) -> str:

@@ -155,7 +155,7 @@ def recorded_verdict(gate: ObservedGate, trial: ChangeTrial) -> VerdictStatus | 
     if suite is None or spec is None:
         return None
     scorer = verdict_scorer(spec, trial.judge_digest)
-    pair = trial.candidate.digest, trial.baseline.digest if trial.baseline is not None else ""
+    pair = trial.candidate.digest, trial.baseline.digest
     return next(
         (
             each
@@ -178,7 +178,7 @@ class _Rounds:
 
     def decide(self) -> TrialDecision:
         baseline = self.trial.baseline
-        if baseline is None or self._answers_of(baseline) is not None:
+        if self._answers_of(baseline) is not None:
             return self._round("Candidate", self.trial.candidate)
         # Answers to another suite or of another judge are none, which whoever wakes it has to know.
         decision = replace(self._round("Baseline", baseline), lost=baseline.digest)
@@ -200,14 +200,13 @@ class _Rounds:
         return next((a for a in known if (a.digest, a.suite, a.scorer) == key), None)
 
     def _run(self, role: GateRole, version: TriedVersion) -> GateRun:
-        baseline = self.trial.baseline if role == "Candidate" else None
         return GateRun(
             gate=self.gate,
             spec=self.spec,
             service=self.trial.service,
             role=role,
             digest=version.digest,
-            baseline=baseline.digest if baseline is not None else "",
+            baseline=self.trial.baseline.digest if role == "Candidate" else "",
             scorer=scorer_of(self.spec, self.trial.judge_digest),
         )
 
@@ -296,7 +295,7 @@ class _Rounds:
                 f"Job/{job.ref.name}, the last of {MAX_ATTEMPTS}, ended without an answer: {said}",
             )
             return replace(ended, retained=(job.ref,))
-        answers = self._answers_of(self.trial.baseline) if self.trial.baseline else None
+        answers = self._answers_of(self.trial.baseline)
         if answers is not None and is_missing and not _is_newer(answers, job):
             # The claim lost them, so the stable version is asked again.
             lost = _waiting(self.trial, "the answers of the stable version are lost")
@@ -315,9 +314,8 @@ class _Rounds:
 
     def _answered(self, run: GateRun, version: TriedVersion, report: GateReport) -> TrialDecision:
         suite = SuiteStatus(digest=report.suite, prompts=dict(report.prompts))
-        baseline = self.trial.baseline
         if run.role == "Candidate":
-            answers = self._answers_of(baseline) if baseline is not None else None
+            answers = self._answers_of(self.trial.baseline)
             scorer = verdict_scorer(self.spec, self.trial.judge_digest)
             verdict = judged(self.trial, report, answers).model_copy(update={"scorer": scorer})
             return replace(_concluded(self.spec, verdict), verdict=verdict, suite=suite)

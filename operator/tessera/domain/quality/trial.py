@@ -38,8 +38,8 @@ class ChangeTrial:
     gate_ref: str
     """Name in `spec.rollout.gateRef`."""
     gate: ObservedGate | None
-    baseline: TriedVersion | None
-    """The stable version; None for a first one."""
+    baseline: TriedVersion
+    """The stable version."""
     candidate: TriedVersion
     judge: GateEndpoint | None = None
     """Where the judge answers; None while it does not, or without one."""

@@ -39,8 +39,7 @@ class ScoredPrompt:
     id: str
     stratum: str
     weight: float = 1.0
-    baseline: float | None
-    """None in all prompts of a first version."""
+    baseline: float
     second_baseline: float | None = None
     """That of the second run of the same version, which says how far runs differ."""
     candidate: float
@@ -54,7 +53,6 @@ class GateTerms:
     max_relative_drop: float = 0.05
     min_prompts: int = 30
     require: GateRequirement = "NotWorse"
-    min_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,7 @@ class StratumLoss:
 
     name: str
     prompts: int
-    baseline: float | None
+    baseline: float
     candidate: float
     loss_points: float = 0.0
     margin_points: float = 0.0
@@ -108,16 +106,11 @@ def judge(prompts: Iterable[ScoredPrompt], terms: GateTerms) -> Verdict:
     """Compare the candidate's scores with the baseline's, prompt by prompt.
 
     `Failed`: a loss is proven at 5 % together, and its estimate reaches the margin. `Passed`: the
-    total's loss is proven to be below its margin, and no stratum's estimate reaches its own. A
-    first version, which has no baseline, passes with `min_score`. Raises ValueError for no prompts,
-    an id twice, values out of range, and strata that are too many or named as rows of a verdict.
+    total's loss is proven to be below its margin, and no stratum's estimate reaches its own. Raises
+    ValueError for no prompts, an id twice, values out of range, and strata that are too many or
+    named as rows of a verdict.
     """
     rows = _checked(prompts)
-    baseline = [row.baseline for row in rows if row.baseline is not None]
-    if not baseline:
-        return _judge_first(rows, terms)
-    if len(baseline) < len(rows):
-        raise ValueError("some prompts have no score of the baseline")
     groups: defaultdict[str, list[ScoredPrompt]] = defaultdict(list)
     for row in rows:
         groups[row.stratum].append(row)
@@ -155,7 +148,7 @@ def decide(
     proven = rejected_by_holm({row.name: row.p_value for row in strata}, STRATA_LEVEL)
     total = _with_margin(total, terms.max_drop_points, total.p_value <= TOTAL_LEVEL)
     strata = tuple(
-        _with_margin(row, 100 * terms.max_relative_drop * (row.baseline or 0), row.name in proven)
+        _with_margin(row, 100 * terms.max_relative_drop * row.baseline, row.name in proven)
         for row in strata
     )
     outcome: LossOutcome = "Inconclusive"
@@ -187,20 +180,6 @@ def decide(
     return replace(verdict, message=_message(verdict))
 
 
-def _judge_first(rows: Sequence[ScoredPrompt], terms: GateTerms) -> Verdict:
-    if terms.min_score is None:
-        raise ValueError("a first version has no baseline, and spec.minScore is not set")
-    weight = math.fsum(row.weight for row in rows)
-    score = math.fsum(row.weight * row.candidate for row in rows) / weight
-    passed = score >= terms.min_score - _ROUNDING
-    return Verdict(
-        outcome="Passed" if passed else "Failed",
-        rolls_out=passed,
-        total=StratumLoss(name=TOTAL, prompts=len(rows), baseline=None, candidate=score),
-        message=f"{counted(len(rows), 'prompt')}: score {score:.4f}, minScore {terms.min_score:g}.",
-    )
-
-
 def _checked(prompts: Iterable[ScoredPrompt]) -> list[ScoredPrompt]:
     rows = sorted(prompts, key=attrgetter("id"))
     if not rows:
@@ -224,9 +203,9 @@ def _checked(prompts: Iterable[ScoredPrompt]) -> list[ScoredPrompt]:
     return rows
 
 
-def _difference(score: float | None, other: float | None) -> float:
+def _difference(score: float, other: float) -> float:
     # Means of equal scores differ by rounding alone.
-    return round((score or 0.0) - (other or 0.0), 9)
+    return round(score - other, 9)
 
 
 def _measure(name: str, rows: Sequence[ScoredPrompt], level: float) -> StratumLoss:
@@ -245,7 +224,7 @@ def _measure(name: str, rows: Sequence[ScoredPrompt], level: float) -> StratumLo
     return StratumLoss(
         name=name,
         prompts=prompts,
-        baseline=math.fsum(row.weight * (row.baseline or 0.0) for row in rows) / weight,
+        baseline=math.fsum(row.weight * row.baseline for row in rows) / weight,
         candidate=math.fsum(row.weight * row.candidate for row in rows) / weight,
         loss_points=100 * math.fsum(steps) / prompts,
         discordance=sum(step != 0 for step in steps) / prompts,
