@@ -93,7 +93,7 @@ def a_report(request: GateJobRequest, **fields: Any) -> dict[str, Any]:
         "answered": 400,
         "prompts": {"all": 400},
         "answers": shares(),
-        "message": "a loss of 0 points, at most 1.9",
+        "message": "a loss of 0 points, at most 1.9.",
         **judged,
         **fields,
     }

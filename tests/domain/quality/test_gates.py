@@ -120,7 +120,9 @@ def test_on_another_device_neither_latency_nor_cost_decides() -> None:
     decision = tried(GateWorld(a_trial(candidate=candidate)), answers=shares(itl=2))
     assert outcome(decision) is GateOutcome.PASSED
     assert decision.verdict is not None
-    assert "NotComparable (A100 1g.10gb and H100)" in decision.verdict.message
+    words = "at most 1.9; latency and cost: NotComparable (A100 1g.10gb and H100)"
+    assert decision.verdict.message.endswith(words)
+    assert decision.progressing.message.endswith(f"{words}; the change is rolled out")
 
 
 def test_the_table_has_quality_latency_and_cost_before_and_after() -> None:

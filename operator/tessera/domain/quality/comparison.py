@@ -45,8 +45,10 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
         columns = _Columns(trial, before, candidate)
         is_comparable = baseline.hardware == trial.candidate.hardware != ""
         if not is_comparable:
-            message += f"; latency and cost: {NOT_COMPARABLE} ({baseline.hardware or 'unknown'} "
-            message += f"and {trial.candidate.hardware or 'unknown'})"
+            message = (
+                f"{message.removesuffix('.')}; latency and cost: {NOT_COMPARABLE} "
+                f"({baseline.hardware or 'unknown'} and {trial.candidate.hardware or 'unknown'})"
+            )
         elif reason is not GateOutcome.FAILED and (slower := columns.slower(trial.slo)):
             reason, message = GateOutcome.SLOWER, f"{slower}; quality: {report.message}"
         elif reason is not GateOutcome.FAILED and (dearer := columns.dearer()):

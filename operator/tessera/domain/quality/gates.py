@@ -269,8 +269,9 @@ class _Rounds:
     def _undecided(self, job: GateJob, report: GateReport) -> TrialDecision:
         """Return that the gate decides nothing, until its Job has looked again."""
         problem = StatusVerdict(_PROBLEMS[report.state], report.message)
+        text = report.message.removesuffix(".")
         hold = _hold(
-            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {report.message}. The change "
+            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. The change "
             "waits, and users have the stable version.",
         )
         retained = () if self._age(job) >= RETRY else (job.ref,)
@@ -370,7 +371,7 @@ def _concluded(spec: QualityGateSpec, verdict: VerdictStatus) -> TrialDecision:
     """Return how a change ends by its verdict, and by what the gate requires."""
     outcome = StatusVerdict(GateOutcome(verdict.reason), verdict.message)
     if goes_on(outcome.reason, spec):
-        text = f"{verdict.reason}: {verdict.message}; the change is rolled out"
+        text = f"{verdict.reason}: {verdict.message.removesuffix('.')}; the change is rolled out"
         return TrialDecision(
             outcome=outcome, progressing=StatusVerdict(Progressing.GATE_RUNNING, text)
         )
