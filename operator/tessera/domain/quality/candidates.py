@@ -159,6 +159,12 @@ def _split_service(
 ) -> SplitService:
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
+    known, stable = {each.ref.name for each in revisions}, service.status.stable_revision
+    if stable is not None and stable not in known:
+        # Without it the edited version would pass as a first one.
+        raise ValueError(
+            f"ControllerRevision/{stable}, which is in force, is not there or not read"
+        )
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
     split = _split(service.ref, service, revisions, gates.get(gate), workloads, builder_version)
     return replace(split, is_window_open=window is not None and in_window(window, at))
