@@ -43,6 +43,7 @@ STABLE: Json = {
     "rollout": {"strategy": "Gated", "gateRef": "answers"},
 }
 DIGEST = "a" * 64
+STATUSES = ("inferenceservices/status", "qualitygates/status")
 GATE: Json = {
     "suite": {"configMap": {"name": "suite"}, "digest": DIGEST, "prompts": {"sums": 40, "code": 9}},
     "judge": {"service": "judge"},
@@ -147,7 +148,7 @@ async def gates(cluster: KubeCluster, world: World) -> AsyncIterator[Gates]:
     del cluster  # it has the CRDs installed
     writes = {
         "apiGroups": ["tessera.dev", "apps"],
-        "resources": ["inferenceservices", "qualitygates", "controllerrevisions"],
+        "resources": ["inferenceservices", "qualitygates", "controllerrevisions", *STATUSES],
         "verbs": ["get", "create", "patch", "delete"],
     }
     bypass = {"apiGroups": ["tessera.dev"], "resources": ["qualitygates"], "verbs": ["bypass"]}
@@ -275,6 +276,65 @@ async def test_a_gate_is_loosened_only_by_who_may_bypass_it(gates: Gates) -> Non
     for field, change in LOOSER:
         words = f"spec.{field}: a looser margin, or another suite, of QualityGate/answers needs"
         await gates.only_with_bypass(gate, {"spec": change}, words, QUALITY_GATES)
+
+
+MIXED: tuple[tuple[str, Json], ...] = (
+    ("maxRelativeDrop", {"maxDropPoints": "0.1", "maxRelativeDrop": "0.9"}),
+    ("suite.prompts", {"suite": {"prompts": {"sums": 400, "code": 1}}}),
+    ("suite.prompts", {"suite": {"prompts": {"sums": None, "small": 49}}}),
+    ("repeats", {"minScore": "1", "minPrompts": 2, "repeats": 1}),
+    (
+        "suite.digest",
+        {
+            "suite": {
+                "digest": "A" * 64,
+                "configMap": None,
+                "claim": {"claimName": "x", "path": "y"},
+            }
+        },
+    ),
+)
+
+
+async def test_what_an_edit_makes_stricter_hides_nothing_that_it_loosens(gates: Gates) -> None:
+    gate = named(QUALITY_GATES, "answers", spec=GATE)
+    await exist(gates.admin, gate)
+    for field, change in MIXED[:-1]:
+        await gates.only_with_bypass(gate, {"spec": change}, f"spec.{field}:", QUALITY_GATES)
+    field, change = MIXED[-1]
+    refusal = await gates.users[EVAN].refusal(gate, {"spec": change}, QUALITY_GATES)
+    assert refusal, "a digest of another case is no digest"
+
+
+async def test_a_verdict_is_forged_in_no_status_without_the_verb(gates: Gates) -> None:
+    chat, gate = a_service(STABLE, "forged"), named(QUALITY_GATES, "forged", spec=GATE)
+    await exist(gates.admin, chat, gate)
+    verdict = {"service": "forged", "candidate": "c", "suite": DIGEST, "scorer": "v1-r1/0"}
+    verdict |= {"reason": "Passed", "message": "", "decidedAt": "2026-11-20T12:00:00Z"}
+    forgeries = (
+        (INFERENCE_SERVICES, {"candidateRevision": "", "conditions": []}),
+        (INFERENCE_SERVICES, {"stableRevision": "forged-2"}),
+        (QUALITY_GATES, {"verdicts": [verdict]}),
+    )
+    for kind, status in forgeries:
+        for user, words in ((EVAN, "Only Tessera writes"), (PAULA, ""), (OPERATOR, "")):
+            refusal = await forgery_refusal(gates.users[user], kind, status)
+            assert words in refusal if words else not refusal, (user, status, refusal)
+
+
+async def forgery_refusal(writer: Writer, kind: ApiResource, status: Json) -> str:
+    try:
+        await writer.api.patch(f"{kind.path(FREE, 'forged')}/status?dryRun=All", {"status": status})
+    except ApiError as error:
+        return str(error)
+    return ""
+
+
+async def test_a_name_that_looks_like_the_own_one_skips_no_gate(gates: Gates) -> None:
+    chat = a_service(STABLE, "alike")
+    await exist(gates.admin, chat)
+    for name in ("Paula", "paula ", "p\u0430ula", "system:masters", EVAN):
+        await gates.expect(PAULA, "must be the name", chat, skipping(name), INFERENCE_SERVICES)
 
 
 async def test_whoever_writes_a_gate_makes_it_stricter(gates: Gates) -> None:
