@@ -12,6 +12,7 @@ from tessera.api.rollout import MAX_RECORDS, BeforeAndAfter, RolloutRecord
 from tessera.api.service_status import CandidateStatus, InferenceServiceStatus
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
 from tessera.domain.quality.gates import GatePlan, refusal_text
+from tessera.domain.quality.rollout_state import is_gated
 from tessera.domain.status.conditions import conditions
 
 # Those that skipped a gate stay so long, however many follow.
@@ -65,6 +66,10 @@ def rollout_fields(
     `tried` is the status of the version that is tried, as if it were a service.
     """
     gated, status = service_plan.gated, service_plan.service.status
+    if gated is None and is_gated(service_plan.service):
+        # It was set aside: its versions stay what they are.
+        names = ("stable_revision", "candidate_revision", "candidate", "rollouts")
+        return {name: getattr(status, name) for name in names}
     if gated is None:
         records = (*_ungated_records(status, at), *status.rollouts)
         return {"rollouts": _retained(records, None, at)}
