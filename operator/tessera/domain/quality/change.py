@@ -19,7 +19,11 @@ _UNGATED_ENGINE = frozenset(
 )
 # What can change answers. Of the model neither its names nor how its files are reached.
 _GATED: Mapping[str, Any] = {
-    "model": {"uri": True, "revision": True, "adapters": True, "store": {"endpoint"}},
+    "model": {
+        **{"uri": True, "revision": True, "adapters": True, "store": {"endpoint"}},
+        # What dimensions say of the context and of the task; the others are for sizing alone.
+        "shape": {"max_position_embeddings", "derived_positions", "pooling"},
+    },
     "precision": True,
     "engine": True,
     # A shorter context cuts answers.
