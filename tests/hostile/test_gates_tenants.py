@@ -20,7 +20,7 @@ from tessera.resources.api_resources import (
     JOBS,
 )
 from tessera.resources.manifest import ObjectKey
-from tests.builders import a_budget, a_service, a_spec
+from tests.builders import SMALL, a_budget, a_service, a_spec
 from tests.domain.quality.gate_world import a_gate, a_gate_spec
 from tests.domain.quality.gated_fleet import (
     A_CHANGE,
@@ -122,6 +122,37 @@ async def test_two_edits_while_one_is_tried_pass_by_no_answer_to_the_first(
     await operator.settle(3)
     expect_stable(operator)
     assert operator.gate_status.get("verdicts", []) == []
+
+
+SHAPE = {
+    **{"parameters": 1_235_814_400, "layers": 16, "attentionHeads": 32, "kvHeads": 8},
+    **{"headDim": 64, "hiddenSize": 2048, "maxPositionEmbeddings": 131_072, "bitsPerWeight": 16},
+}
+
+
+@pytest.mark.parametrize("dimension", [{"maxPositionEmbeddings": 4096}, {"pooling": "Embed"}])
+async def test_no_dimension_of_the_model_changes_its_answers_past_the_gate(
+    dimension: dict[str, Any],
+) -> None:
+    operator = GatedOperator()
+    operator.fields["model"] = {"uri": SMALL, "shape": SHAPE}
+    operator.edit()
+    await operator.settle(5)
+    first = {key: operator.body(key)["spec"] for key in operator.keys(DEPLOYMENTS.plural)}
+    operator.edit(model={"uri": SMALL, "shape": SHAPE | dimension})
+    await operator.settle(3)
+    now = {key: operator.body(key)["spec"] for key in first}
+    SCORE.add(int(now != first))
+    assert now == first
+    expect_stable(operator)
+
+
+@pytest.mark.xfail(strict=True, reason="spec.minScore is read by nothing: a first version serves")
+async def test_a_first_version_below_the_least_score_serves_no_user() -> None:
+    operator = GatedOperator()
+    operator.put_gate(minScore="0.9")
+    await operator.settle(6)
+    assert operator.status.get("readyReplicas", 0) == 0
 
 
 def set_strategy(operator: GatedOperator, strategy: str) -> None:
