@@ -193,9 +193,12 @@ def _split(
         return SplitService(observed=service, state=state, service=replace(service, gated=version))
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     is_undecided = state.phase == "Candidate" and state.wants_candidate
-    if is_undecided and spec.scaling.may_sleep and not _has_answered(gate, stable):
-        # It is woken to answer first, so that one device is enough for both.
+    is_unanswered = is_undecided and not _has_answered(gate, stable)
+    if is_unanswered and (spec.scaling.may_sleep or _is_refused(gate)):
+        # Nothing asks it, so it would be paid for until somebody corrects the suite.
         state = replace(state, wants_candidate=False)
+    if is_unanswered and spec.scaling.may_sleep:
+        # It is woken to answer first, so that one device is enough for both.
         scaling = in_force_spec.scaling.model_copy(update={"min_replicas": 1})
         in_force_spec = in_force_spec.model_copy(update={"scaling": scaling})
     numbered = {each.digest for each in revisions if each.number}
@@ -248,6 +251,14 @@ def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
     suite = gate.status.suite
     key = digest_of(stable), gate.spec.suite.digest or (suite.digest if suite is not None else "")
     return any((each.digest, each.suite) == key for each in gate.status.answers)
+
+
+def _is_refused(gate: ObservedGate | None) -> bool:
+    """Return whether a gate decides nothing as it is, by what its Jobs read last."""
+    return gate is not None and any(
+        (each.type, each.status, each.observed_generation) == ("Accepted", "False", gate.generation)
+        for each in gate.status.conditions
+    )
 
 
 def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:
