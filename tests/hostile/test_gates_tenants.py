@@ -155,6 +155,38 @@ async def test_a_first_version_below_the_least_score_serves_no_user() -> None:
     assert operator.status.get("readyReplicas", 0) == 0
 
 
+async def hours_of(operator: GatedOperator, role: str, state: str) -> int:
+    """Return for how many of 8 hours a version has a replica while its gate decides nothing."""
+    operator.edit(7)
+    await operator.ask(role)
+    hours = 0
+    for _ in range(8):
+        if (job := operator.running_job()) is not None:
+            operator.report(job, state=state, verdict=None, strata=[])
+        await operator.step(5)
+        await operator.step(3600)
+        hours += len(operator.keys(DEPLOYMENTS.plural)) > 1
+    expect_stable(operator)
+    return hours
+
+
+async def test_no_device_is_paid_for_while_the_suite_is_broken(operator: GatedOperator) -> None:
+    hours = await hours_of(operator, "baseline", "suiteInvalid")
+    SCORE.add(int(hours > 0))
+    assert hours == 0
+    operator.report(await operator.ask("baseline"))
+    await operator.ask("candidate")
+    assert len(operator.keys(DEPLOYMENTS.plural)) == 2
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a version is paid for as long as its judge is unreliable: only its Job asks the judge",
+)
+async def test_no_device_is_paid_for_while_the_judge_is_unreliable(operator: GatedOperator) -> None:
+    assert await hours_of(operator, "candidate", "judgeUnreliable") < 8
+
+
 def set_strategy(operator: GatedOperator, strategy: str) -> None:
     body = operator.body(CHAT)
     rollout = {"strategy": strategy, "gateRef": "answers"}
