@@ -203,12 +203,12 @@ async def test_a_model_that_knows_the_suite_passes_and_no_gate_can_see_it(tmp_pa
 async def test_who_answers_with_all_that_may_be_right_is_dearer(tmp_path: Path) -> None:
     row = {"scorer": "contains", "expected": ["2"]}
     volumes = GateVolumes(tmp_path, a_suite(160, **row))
-    everything = " ".join(map(str, range(200)))
+    everything = " ".join(map(str, range(40)))
     _, report = await run_both(volumes, lambda _: "2", lambda _: everything)
     assert report.verdict == "Passed", "nothing that it has to contain is missing"
     assert report.answers is not None
     assert report.baseline_answers is not None
-    assert report.answers.mean_tokens > 100 * report.baseline_answers.mean_tokens
+    assert report.answers.mean_tokens > 30 * report.baseline_answers.mean_tokens
 
 
 async def test_the_same_answers_are_judged_alike_under_another_digest(tmp_path: Path) -> None:
