@@ -598,12 +598,14 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     cluster = objects["ClusterRole", name]["rules"]
     assert plurals(cluster) == {
         *("acceleratorpools", "pricelists", "tenantbudgets"),
-        *("inferenceservices", "pods", "tokenreviews"),
+        *("controllerrevisions", "inferenceservices", "pods", "tokenreviews"),
     }
     assert plurals(named["ClusterRole", name]["rules"]) == {
         *("acceleratorpools", "pricelists", "tenantbudgets", "tokenreviews"),
     }
-    assert plurals(named["Role", f"a/{name}"]["rules"]) == {"inferenceservices", "pods"}
+    assert plurals(named["Role", f"a/{name}"]["rules"]) == {
+        *("controllerrevisions", "inferenceservices", "pods"),
+    }
     own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
     keys = objects["Role", "tessera-system-keys/tessera-gateway-keys"]["rules"]
     assert (plurals(own), plurals(keys)) == ({"pods"}, {"secrets"})
