@@ -282,7 +282,7 @@ MIXED: tuple[tuple[str, Json], ...] = (
     ("maxRelativeDrop", {"maxDropPoints": "0.1", "maxRelativeDrop": "0.9"}),
     ("suite.prompts", {"suite": {"prompts": {"sums": 400, "code": 1}}}),
     ("suite.prompts", {"suite": {"prompts": {"sums": None, "small": 49}}}),
-    ("repeats", {"minScore": "1", "minPrompts": 2, "repeats": 1}),
+    ("repeats", {"maxDropPoints": "0.1", "minPrompts": 2, "repeats": 1}),
     (
         "suite.digest",
         {

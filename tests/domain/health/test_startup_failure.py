@@ -182,6 +182,11 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.DISRUPTION_NOT_ALLOWED,
         Progressing.BUDGET_EXHAUSTED,
         Progressing.STORAGE_QUOTA_EXCEEDED,
+        Progressing.NO_SURGE_CAPACITY,
+        Progressing.GATE_NOT_FOUND,
+        Progressing.GATE_INCONCLUSIVE,
+        Progressing.ROLLED_BACK,
+        Progressing.VECTORS_CHANGE,
     }
     assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised
 
