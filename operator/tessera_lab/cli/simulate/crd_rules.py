@@ -81,6 +81,9 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "!self.model.adapters.exists(a, a.name in self.access.aliases)": lambda spec: (
         not any(adapter.name in spec.access.aliases for adapter in spec.model.adapters)
     ),
+    "!has(self.strategy) || self.strategy != 'Gated' || has(self.gateRef)": lambda rollout: (
+        rollout.strategy != "Gated" or rollout.gate_ref is not None
+    ),
     "!has(self.size) || quantity(self.size).compareTo(quantity('16Ti')) <= 0": lambda cache: (
         cache.size is None or gibibytes(cache.size) <= _MAX_CACHE_GIB
     ),
