@@ -171,12 +171,18 @@ async def test_no_device_is_paid_for_while_the_suite_is_broken(operator: GatedOp
     assert len(operator.keys(DEPLOYMENTS.plural)) == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a version is paid for as long as its judge is unreliable: only its Job asks the judge",
-)
-async def test_no_device_is_paid_for_while_the_judge_is_unreliable(operator: GatedOperator) -> None:
-    assert await hours_of(operator, "candidate", "judgeUnreliable") < 8
+async def test_few_hours_are_paid_for_while_the_judge_is_unreliable(
+    operator: GatedOperator,
+) -> None:
+    hours = await hours_of(operator, "candidate", "judgeUnreliable")
+    SCORE.add(int(hours > 2))
+    assert hours <= 2
+    # It is asked again, and may be reliable by then.
+    for _ in range(7):
+        await operator.step(3600)
+    operator.report(await operator.ask("candidate"))
+    await operator.settle(4)
+    assert max(operator.revisions().values()) == 2
 
 
 def set_strategy(operator: GatedOperator, strategy: str) -> None:

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from tessera.api.gate_reasons import GateAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.service_status import ModelStatus, PrecisionStatus
 
@@ -22,6 +24,15 @@ class ObservedGate:
     spec: QualityGateSpec | None
     problem: str | None = None
     status: QualityGateStatus = field(default_factory=QualityGateStatus)
+
+    @property
+    def refusal(self) -> StatusVerdict[GateAccepted] | None:
+        """Return why it decides nothing as it is, by what its Jobs read last."""
+        for each in self.status.conditions:
+            key = each.type, each.status, each.observed_generation
+            if key == ("Accepted", "False", self.generation):
+                return StatusVerdict(GateAccepted(each.reason), each.message)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

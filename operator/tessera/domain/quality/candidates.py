@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
+from tessera.api.gate_reasons import GateAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.api.service_status import (
@@ -194,8 +195,10 @@ def _split(
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     is_undecided = state.phase == "Candidate" and state.wants_candidate
     is_unanswered = is_undecided and not _has_answered(gate, stable)
-    if is_unanswered and (spec.scaling.may_sleep or _is_refused(gate)):
-        # Nothing asks it, so it would be paid for until somebody corrects the suite.
+    refusal = gate.refusal if gate is not None and is_undecided else None
+    is_misjudged = refusal is not None and refusal.reason is GateAccepted.JUDGE_UNRELIABLE
+    if is_misjudged or (is_unanswered and (spec.scaling.may_sleep or refusal is not None)):
+        # Nothing asks it, so it would be paid for until somebody corrects suite or judge.
         state = replace(state, wants_candidate=False)
     if is_unanswered and spec.scaling.may_sleep:
         # It is woken to answer first, so that one device is enough for both.
@@ -251,14 +254,6 @@ def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
     suite = gate.status.suite
     key = digest_of(stable), gate.spec.suite.digest or (suite.digest if suite is not None else "")
     return any((each.digest, each.suite) == key for each in gate.status.answers)
-
-
-def _is_refused(gate: ObservedGate | None) -> bool:
-    """Return whether a gate decides nothing as it is, by what its Jobs read last."""
-    return gate is not None and any(
-        (each.type, each.status, each.observed_generation) == ("Accepted", "False", gate.generation)
-        for each in gate.status.conditions
-    )
 
 
 def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:

@@ -7,7 +7,7 @@ Jobs, so a lost status or Job costs a repetition and never the stable version.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tessera.api.gate_reasons import GateAccepted, GateOutcome
 from tessera.api.quality_gate import (
@@ -40,6 +40,8 @@ from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 MAX_ATTEMPTS = 3
 # A suite or judge that decides nothing is looked at again.
 RETRY = timedelta(minutes=5)
+# The changed version needs a device to be judged again, and has none until then.
+JUDGE_RETRY = timedelta(hours=6)
 # The pod of a Job that ended is seen before or after the Job's own condition.
 _REPORT_TIME = timedelta(seconds=30)
 # What a Job may say of suite and judge: then the gate decides nothing.
@@ -113,7 +115,7 @@ def plan_gate(gate: ObservedGate, trials: Iterable[ChangeTrial], jobs: GateJobs)
     return GatePlan(
         gate=gate,
         status=_status(gate, tuple(decisions.values())),
-        accepted=_accepted(gate, tuple(decisions.values())),
+        accepted=_accepted(gate, tuple(decisions.values()), [each.at for each in ordered]),
         decisions=decisions,
         # The claim is free once the pods before it are gone.
         create=create if not delete else None,
@@ -234,6 +236,9 @@ class _Rounds:
     def _start(self, run: GateRun, version: TriedVersion, attempt: int) -> TrialDecision:
         trial = self.trial
         if version.endpoint is None:
+            refusal = self.gate.refusal
+            if refusal is not None and refusal.reason is GateAccepted.JUDGE_UNRELIABLE:
+                return self._refused(refusal)
             if run.role == "Candidate" and trial.waits is not None:
                 return TrialDecision(progressing=trial.waits)
             text = f"0 replicas of the {_which(run.role)} version answer"
@@ -269,13 +274,18 @@ class _Rounds:
     def _undecided(self, job: GateJob, report: GateReport) -> TrialDecision:
         """Return that the gate decides nothing, until its Job has looked again."""
         problem = StatusVerdict(_PROBLEMS[report.state], report.message)
-        text = report.message.removesuffix(".")
-        hold = _hold(
-            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. The change "
-            "waits, and users have the stable version.",
-        )
         retained = () if self._age(job) >= RETRY else (job.ref,)
-        return replace(hold, problem=problem, retained=retained)
+        return replace(self._refused(problem), problem=problem, retained=retained)
+
+    def _refused(self, problem: StatusVerdict[GateAccepted]) -> TrialDecision:
+        text, again = problem.message.removesuffix("."), ""
+        if problem.reason is GateAccepted.JUDGE_UNRELIABLE:
+            hours = JUDGE_RETRY // timedelta(hours=1)
+            again = f"; the judge is asked again after {hours} h, or once spec changes"
+        return _hold(
+            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. The change "
+            f"waits, and users have the stable version{again}.",
+        )
 
     def _again(
         self, run: GateRun, version: TriedVersion, job: GateJob, report: GateReport | None
@@ -414,7 +424,7 @@ def _status(gate: ObservedGate, decisions: Sequence[TrialDecision]) -> QualityGa
 
 
 def _accepted(
-    gate: ObservedGate, decisions: Sequence[TrialDecision]
+    gate: ObservedGate, decisions: Sequence[TrialDecision], now: Sequence[datetime]
 ) -> StatusVerdict[GateAccepted]:
     if gate.spec is None:
         return StatusVerdict(GateAccepted.INVALID_SPEC, gate.problem or "")
@@ -424,6 +434,9 @@ def _accepted(
     has_result = any(each.suite is not None for each in decisions)
     last = next((each for each in gate.status.conditions if each.type == "Accepted"), None)
     is_current = last is not None and last.observed_generation == gate.generation
+    is_due = last is not None and any(at - last.last_transition_time >= JUDGE_RETRY for at in now)
+    if is_due and gate.refusal is not None:
+        is_current = gate.refusal.reason is not GateAccepted.JUDGE_UNRELIABLE
     if last is not None and is_current and not has_result:
         # What was wrong with it may be so still, until a Job has looked again.
         return StatusVerdict(GateAccepted(last.reason), last.message)
