@@ -7,6 +7,7 @@ requests, streams, scores, answers on disk, and the verdict on a candidate.
 
 import argparse
 import asyncio
+import hashlib
 import json
 import multiprocessing
 import time
@@ -86,7 +87,11 @@ def _run(folder: str, url: str, role: str) -> None:
         "report": f"{folder}/report",
         "host": "127.0.0.1",
         "port": str(free_port()),
-    } | ({"baseline": "b"} if role == "candidate" else {})
+    }
+    if role == "candidate":
+        (baseline,) = Path(folder).glob("b-*.jsonl")
+        digest = hashlib.sha256(baseline.read_bytes()).hexdigest()
+        words |= {"baseline": "b", "baseline-digest": digest}
     arguments = parser.parse_args([f"--{name}={value}" for name, value in words.items()])
     code, report = asyncio.run(GateJobRunner(arguments).run(asyncio.Event()))
     runs = BASELINE_RUNS if role == "baseline" else 1

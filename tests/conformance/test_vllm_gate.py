@@ -74,7 +74,9 @@ class GateRuns:
         return fields
 
     async def compare(self, name: str, model: Path, baseline: str) -> dict[str, Any]:
-        return await self.answer(name, model, "candidate", "--baseline", baseline)
+        report = json.loads((self.folder / f"{baseline}-baseline.json").read_text(encoding="utf-8"))
+        digest = "--baseline-digest", report["answersDigest"]
+        return await self.answer(name, model, "candidate", "--baseline", baseline, *digest)
 
 
 async def _ask_for_tiles(engine: EngineProcess) -> None:

@@ -18,6 +18,8 @@ from tessera.batch_runner.gate.scorers import MAX_ANSWER_BYTES, ModelAnswer
 from tessera.batch_runner.gate.suite import SuiteRow
 from tests.batch_runner.gate.scripted_engine import Script, last_text, serve_engine
 from tests.batch_runner.gate.test_job import (
+    BASELINE,
+    CANDIDATE,
     GateVolumes,
     a_judged_suite,
     a_suite,
@@ -232,20 +234,25 @@ async def test_a_suite_that_is_swapped_between_both_jobs_compares_nothing(tmp_pa
     assert (code, report.state, report.verdict) == (3, "baselineMissing", None)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="who may run pods in the namespace may mount the claim of the answers and write to it",
-)
-async def test_answers_that_others_wrote_to_the_claim_do_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [CANDIDATE, BASELINE])
+async def test_answers_that_others_wrote_to_the_claim_do_not_count(
+    tmp_path: Path, version: str
+) -> None:
+    """Who may run pods in the namespace may mount the claim, and write to it."""
     volumes = GateVolumes(tmp_path, a_suite(160))
     async with serve_engine(adds) as engine:
         await volumes.run("baseline", engine.url)
     (baseline,) = volumes.files()
-    forged = baseline.name.replace("b" * 40, "c" * 40)
-    baseline.with_name(forged).write_bytes(baseline.read_bytes())
+    forged = baseline.read_bytes().replace(b'"score":1.0', b'"score":0.0')
+    content = baseline.read_bytes() if version == CANDIDATE else forged
+    assert version == CANDIDATE or forged != baseline.read_bytes()
+    name = baseline.name.replace(BASELINE[:40], version[:40])
+    baseline.with_name(name).write_bytes(content)
     async with serve_engine(adds_badly) as engine:
         _, report = await volumes.run("candidate", engine.url)
-    assert report.verdict != "Passed"
+    SCORE.add(int(report.verdict == "Passed"))
+    expected = ("judged", "Failed") if version == CANDIDATE else ("baselineMissing", None)
+    assert (report.state, report.verdict) == expected
 
 
 def gullible(better: Any) -> Script:

@@ -100,6 +100,13 @@ def test_a_baseline_has_no_other_version() -> None:
     assert not any(each.startswith("--baseline") for each in arguments(a_request("Baseline")))
 
 
+def test_only_files_of_named_digests_are_read() -> None:
+    named = replace(a_request(), answers_digest="a" * 64, baseline_digest="b" * 64)
+    digests = {f"--answers-digest={'a' * 64}", f"--baseline-digest={'b' * 64}"}
+    assert digests <= {*arguments(named)}
+    assert not any("-digest=" in each for each in arguments(a_request()))
+
+
 def test_an_address_of_ipv6_stands_in_brackets_and_a_judge_has_its_own() -> None:
     request = replace(
         a_request(),

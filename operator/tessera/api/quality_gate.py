@@ -224,6 +224,9 @@ class AnswersStatus(_GateStatusBase):
     scorer: str
     """Version of the scorers, and digest of the judge where there is one."""
 
+    file_digest: str = ""
+    """SHA-256 of their file: no change is compared with another."""
+
     hardware: str
     """GPU product and profile on which it answered."""
 

@@ -69,7 +69,12 @@ def gate_job_manifest(
 def _arguments(request: GateJobRequest) -> list[str]:
     run, spec, suite = request.run, request.run.spec, request.run.spec.suite
     path = suite.claim.path if suite.claim is not None else _SUITE_FILE
-    optional = {"suite-digest": suite.digest, "baseline": run.baseline or None}
+    optional = {
+        "suite-digest": suite.digest,
+        "baseline": run.baseline,
+        "baseline-digest": request.baseline_digest,
+        "answers-digest": request.answers_digest,
+    }
     judge = request.judge
     return [
         "gate",
@@ -79,7 +84,7 @@ def _arguments(request: GateJobRequest) -> list[str]:
         *_endpoint("", request.endpoint),
         *(_endpoint("judge-", judge) if judge is not None else ()),
         f"--suite={_SUITE}/{path}",
-        *(f"--{name}={value}" for name, value in optional.items() if value is not None),
+        *(f"--{name}={value}" for name, value in optional.items() if value),
         *(f"--prompts={name}={count}" for name, count in sorted(suite.prompts.items())),
         f"--scorer={run.scorer}",
         f"--task={request.task}",

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class GateVolumes:
     def __init__(self, folder: Path, suite: str) -> None:
         self.folder, self.suite = folder, folder / "suite.jsonl"
         self.suite.write_text(suite)
+        self.digests = dict[str, str]()
+        """Of files of answers by version, as their last reports say."""
 
     def arguments(self, role: str, url: str, *more: str) -> argparse.Namespace:
         parser = argparse.ArgumentParser()
@@ -69,7 +72,9 @@ class GateVolumes:
             *("--model", "tiny", "--suite", str(self.suite), "--scorer", "v1"),
             *("--answers", str(self.folder / "answers"), "--report", str(self.folder / "report")),
             *("--host", "127.0.0.1", "--port", str(free_port())),
+            *("--answers-digest", self.digests.get(version, "")),
             *(("--baseline", BASELINE) if role == "candidate" else ()),
+            *("--baseline-digest", self.digests.get(BASELINE, "")),
         ]
         return parser.parse_args([*words, *more])
 
@@ -80,6 +85,7 @@ class GateVolumes:
     def read(self, fields: Mapping[str, Any]) -> GateReport:
         report = gate_report(encode_report(wire_report(fields)).decode())
         assert report is not None
+        self.digests[report.version] = report.answers_digest
         return report
 
     def files(self) -> list[Path]:
@@ -122,7 +128,7 @@ async def test_an_equal_version_passes_and_one_without_a_baseline_is_not_asked(
     assert (code, report.message) == (3, "--baseline is not given")
 
 
-async def test_a_stopped_job_goes_on_where_it_was_and_a_torn_line_is_asked_again(
+async def test_a_stopped_job_goes_on_where_it_was_unless_others_wrote_its_answers(
     tmp_path: Path,
 ) -> None:
     volumes = GateVolumes(tmp_path, a_suite())
@@ -142,15 +148,19 @@ async def test_a_stopped_job_goes_on_where_it_was_and_a_torn_line_is_asked_again
         (path,) = volumes.files()
         answered = len(AnswersFile.read(path).answers)
         assert 20 <= answered < 80
-        path.write_bytes(path.read_bytes()[:-9])
         engine.bodies.clear()
         code, report = await volumes.run("baseline", engine.url)
         assert (code, report.state, report.answered) == (0, "answered", 80)
-        assert len(engine.bodies) == 80 - answered + 1
+        assert len(engine.bodies) == 80 - answered
         # What is known is not asked again, whoever asks.
         engine.bodies.clear()
         await volumes.run("baseline", engine.url)
         assert engine.bodies == []
+        assert sha256(path.read_bytes()).hexdigest() == report.answers_digest
+        path.write_bytes(path.read_bytes()[:-9])
+        await volumes.run("baseline", engine.url)
+        assert len(engine.bodies) == 80
+        assert len(AnswersFile.read(path, volumes.digests[BASELINE]).answers) == 80
 
 
 async def test_progress_is_served_while_prompts_are_asked(tmp_path: Path) -> None:

@@ -365,6 +365,17 @@ def test_a_refused_pod_is_said_by_the_gate() -> None:
     assert outcome(world.cycle(7300)) is GateOutcome.TIMED_OUT
 
 
+def test_a_job_goes_on_with_and_compares_with_files_that_reports_named() -> None:
+    world = GateWorld()
+    first = world.ask("Baseline")
+    world.end(a_report(first, state="failed", answersDigest="a" * 64), code=1)
+    world.cycle()
+    assert world.requests[world.job].answers_digest == "a" * 64
+    world.end(a_report(world.requests[world.job], answersDigest="b" * 64))
+    request = world.ask("Candidate")
+    assert (request.answers_digest, request.baseline_digest) == ("", "b" * 64)
+
+
 def test_a_lost_status_costs_one_more_look_at_the_answers() -> None:
     world = GateWorld()
     request = world.ask("Candidate")

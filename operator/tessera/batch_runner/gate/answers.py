@@ -1,5 +1,6 @@
 """The file of answers of one version: a line for each, appended, so that a killed Job resumes."""
 
+import hashlib
 import math
 import os
 from collections import Counter
@@ -91,10 +92,15 @@ class AnswersFile:
     answers: dict[QuestionKey, ScoredAnswer] = field(default_factory=dict)
     _descriptor: int = -1
     _bytes: int = 0
+    _hash: Any = field(default_factory=hashlib.sha256)
+    _is_foreign: bool = False
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Return the answers so far; lines that are torn or of another form do not count."""
+    def read(cls, path: Path, digest: str | None = None) -> Self:
+        """Return the answers so far; lines that are torn or of another form do not count.
+
+        With a `digest`, nothing counts in a file of another SHA-256, and it is written over.
+        """
         file = cls(path)
         with storage_errors(path, "read"):
             try:
@@ -103,10 +109,19 @@ class AnswersFile:
                         file._take(line)
             except FileNotFoundError:
                 pass
+        if digest not in (None, file.digest):
+            return cls(path, _is_foreign=True)
         return file
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of what was read and written, whatever others wrote meanwhile."""
+        digest: str = self._hash.hexdigest()
+        return digest
 
     def _take(self, line: bytes) -> None:
         self._bytes += len(line)
+        self._hash.update(line)
         try:
             answer = ScoredAnswer.model_validate_json(line)
         except ValidationError:
@@ -119,15 +134,21 @@ class AnswersFile:
             if self._descriptor < 0:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                flags |= os.O_TRUNC if self._is_foreign else 0
                 self._descriptor = os.open(self.path, flags, 0o644)
+                self._is_foreign = False
                 # What a killed Job wrote last may have no end.
-                write_all(self._descriptor, b"\n")
+                self._write(b"\n")
             if self._bytes > _MAX_TEXT_FILE and not needs_text:
                 answer = answer.model_copy(update={"text": ""})
             line = answer.model_dump_json(by_alias=True, exclude_defaults=True).encode() + b"\n"
-            write_all(self._descriptor, line)
+            self._write(line)
         self._bytes += len(line)
         self.answers[answer.key] = _without_text(answer)
+
+    def _write(self, line: bytes) -> None:
+        write_all(self._descriptor, line)
+        self._hash.update(line)
 
     def close(self) -> None:
         """Close the file; answers are in it as they came."""

@@ -53,6 +53,7 @@ class GateJobRunner:
     arguments: Namespace
     progress: DownloadProgress = field(default_factory=DownloadProgress)
     report: dict[str, Any] = field(init=False)
+    answers: AnswersFile | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.report = {
@@ -88,6 +89,8 @@ class GateJobRunner:
             for task in (work, stopped):
                 task.cancel()
             await asyncio.gather(work, stopped, return_exceptions=True)
+            if self.answers is not None:
+                self.report["answersDigest"] = self.answers.digest
 
     async def _work(self) -> GateJobState:
         suite = await asyncio.to_thread(self._read_suite)
@@ -96,7 +99,8 @@ class GateJobRunner:
         if baseline is not None:
             self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
         path = self._path(suite, self.arguments.version)
-        answers = await asyncio.to_thread(AnswersFile.read, path)
+        answers = await asyncio.to_thread(AnswersFile.read, path, self.arguments.answers_digest)
+        self.answers = answers
         runs = BASELINE_RUNS if is_baseline else 1
         options = AskOptions(
             url=self.arguments.url,
@@ -161,7 +165,7 @@ class GateJobRunner:
         if not self.arguments.baseline:
             raise RefusedError("--baseline is not given")
         path = self._path(suite, self.arguments.baseline)
-        baseline = await asyncio.to_thread(AnswersFile.read, path)
+        baseline = await asyncio.to_thread(AnswersFile.read, path, self.arguments.baseline_digest)
         questions = list(questions_of(suite, BASELINE_RUNS, self.arguments.repeats))
         lacking = sum(key not in baseline.answers for _, key in questions)
         if lacking:
@@ -178,7 +182,8 @@ class GateJobRunner:
         if (arguments.judge_url, arguments.judge_model) == (arguments.url, arguments.model):
             raise GateProblemError("judgeNotFound", "the judge is the model that is tried")
         path = self._path(suite, arguments.version[:20], arguments.baseline[:20], "judged")
-        judged = await asyncio.to_thread(AnswersFile.read, path)
+        # Others may write to the claim, and no report has the digest of this file.
+        judged = await asyncio.to_thread(AnswersFile.read, path, "")
         options = AskOptions(
             url=arguments.judge_url,
             model=arguments.judge_model,
@@ -247,6 +252,8 @@ def add_gate_command(command: ArgumentParser) -> None:
     )
     command.add_argument("--scorer", required=True, help="version of scorers and judge")
     command.add_argument("--answers", type=Path, required=True, help="folder of the answers")
+    command.add_argument("--answers-digest", default="", help="SHA-256 of answers to go on with")
+    command.add_argument("--baseline-digest", default="", help="SHA-256 of those to compare with")
     command.add_argument("--repeats", type=int, default=1, help="answers to each prompt")
     command.add_argument("--concurrency", type=int, default=8, help="prompts in flight")
     command.add_argument("--max-drop-points", type=float, default=2.0)

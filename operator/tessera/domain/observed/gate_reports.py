@@ -117,6 +117,8 @@ class GateReport(Wire):
     """Prompts of each stratum."""
     answered: _Count = 0
     """Answers that the claim has."""
+    answers_digest: _Digest = ""
+    """SHA-256 of their file."""
     verdict: Literal["Passed", "Failed", "Inconclusive"] | None = None
     strata: Annotated[tuple[ReportedStratum, ...], Field(max_length=MAX_STRATA + 2)] = ()
     missing_prompts: _Count = 0

@@ -65,6 +65,11 @@ class GateJobRequest:
     endpoint: GateEndpoint
     judge: GateEndpoint | None = None
     task: PromptTask = "chat"
+    answers_digest: str = ""
+    """SHA-256 of the file that the last attempt left, if it said so; nothing else is gone on with,
+    since others may write to the claim."""
+    baseline_digest: str = ""
+    """SHA-256 of the file of the baseline."""
     active_deadline: timedelta
 
 

@@ -233,7 +233,9 @@ class _Rounds:
             return replace(self._running(run, job), problem=problem)
         return self._running(run, job)
 
-    def _start(self, run: GateRun, version: TriedVersion, attempt: int) -> TrialDecision:
+    def _start(
+        self, run: GateRun, version: TriedVersion, attempt: int, answers_digest: str = ""
+    ) -> TrialDecision:
         trial = self.trial
         if version.endpoint is None:
             refusal = self.gate.refusal
@@ -247,12 +249,15 @@ class _Rounds:
             text = f"spec.judge: InferenceService/{self.spec.judge.service} does not answer"
             problem = StatusVerdict(GateAccepted.JUDGE_NOT_FOUND, text)
             return replace(_waiting(trial, text), problem=problem)
+        baseline = self._answers_of(trial.baseline) if run.role == "Candidate" else None
         request = GateJobRequest(
             run=run,
             name=attempt_name(run.name, attempt),
             endpoint=version.endpoint,
             judge=trial.judge,
             task=trial.task,
+            answers_digest=answers_digest,
+            baseline_digest=baseline.file_digest if baseline is not None else "",
             active_deadline=self.spec.timeout,
         )
         starting = _waiting(trial, f"its Job {request.name} starts")
@@ -311,7 +316,8 @@ class _Rounds:
             # The claim lost them, so the stable version is asked again.
             lost = _waiting(self.trial, "the answers of the stable version are lost")
             return replace(lost, lost=answers.digest, retained=(job.ref,))
-        start = self._start(run, version, attempt_of(job.ref.name) + 1)
+        digest = report.answers_digest if report is not None else ""
+        start = self._start(run, version, attempt_of(job.ref.name) + 1, digest)
         # The number of the last attempt is in the name of its Job alone.
         return replace(start, retained=(job.ref,))
 
@@ -334,6 +340,7 @@ class _Rounds:
             digest=version.digest,
             suite=suite.digest,
             scorer=run.scorer,
+            file_digest=report.answers_digest,
             hardware=version.hardware,
             answered_at=self.trial.at,
             answers=with_cost(report.answers or NO_ANSWERS, version),
