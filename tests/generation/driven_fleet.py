@@ -25,10 +25,13 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
 }
-# Of price lists the operator writes the prices of tomorrow, and no cycle reads them.
+# No cycle reads price lists, and gates are played with their services in tests of their own.
 DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
-_PRICES: Body = {
-    "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
+_OTHER_SPECS: Mapping[str, Body] = {
+    "PriceList": {
+        "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
+    },
+    "QualityGate": {"suite": {"configMap": {"name": "suite"}}},
 }
 _NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment"}
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the
@@ -84,6 +87,11 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
         }
         for field in ("factor", "atLeast", "atMost")
     },
+    **{
+        f"spec.suite.claim.{field}": {"suite": {"claim": {"claimName": "data", "path": "s"}}}
+        for field in ("claimName", "path")
+    },
+    "spec.rollout.strategy": {"rollout": {"gateRef": "gate"}},
     "spec.mig.layout{}": {"mig": {"mode": "Static", "layout": {}}},
     "spec.service": {"model": None},
     "spec.publishing[].namespaces[]": {
@@ -121,8 +129,8 @@ def build(fleet: Fleet, *tenants: str) -> None:
 
 def base_spec(kind: CustomResourceType, tenant: str) -> Body:
     """Return the spec of an object of a tenant before any of its leaves is driven."""
-    if kind.name == "PriceList":
-        return deepcopy(_PRICES)
+    if kind.name in _OTHER_SPECS:
+        return deepcopy(_OTHER_SPECS[kind.name])
     fleet = Fleet()
     build(fleet, tenant)
     key = DRIVEN[kind.name]
