@@ -44,6 +44,8 @@ from tessera.domain.steps import Step
 
 # Variant and template digest of the Deployment that replicas belong to.
 _Identity = tuple[Ref, str, str]
+# Those of a service, and which of them serve users.
+_Deployments = tuple[tuple[Workload, ...], frozenset[Ref]]
 MovedT = TypeVar("MovedT", Pod, Workload)
 
 
@@ -99,14 +101,21 @@ def split_candidates(observed: Snapshot, builder_version: int) -> GatedFleet:
     revisions = _by_service(each for each in observed.revisions if each.service in refs)
     workloads = _by_service(each for each in observed.workloads if each.service in refs)
     gates = {gate.ref: gate for gate in observed.gates}
+    serving = {
+        (pod.service, pod.variant, pod.template_digest)
+        for pod in observed.pods
+        if pod.service in refs and pod.takes_requests
+    }
     services, errors = dict[Ref, SplitService](), dict[Ref, Exception]()
     for service in gated:
-        ref = service.ref
+        ref, own = service.ref, workloads.get(service.ref, ())
+        identities = {each.ref: (ref, each.variant, each.template_digest) for each in own}
+        serves = frozenset(each for each, identity in identities.items() if identity in serving)
         split = split_service(
             service,
             revisions.get(ref, ()),
             gates,
-            workloads.get(ref, ()),
+            (own, serves),
             builder_version,
             at=observed.at,
         )
@@ -153,7 +162,7 @@ def _split_service(
     service: ObservedService,
     revisions: tuple[ServiceRevision, ...],
     gates: Mapping[Ref, ObservedGate],
-    workloads: tuple[Workload, ...],
+    deployments: _Deployments,
     builder_version: int,
     *,
     at: datetime,
@@ -167,7 +176,7 @@ def _split_service(
             f"ControllerRevision/{stable}, which is in force, is not there or not read"
         )
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
-    split = _split(service.ref, service, revisions, gates.get(gate), workloads, builder_version)
+    split = _split(service.ref, service, revisions, gates.get(gate), deployments, builder_version)
     return replace(split, is_window_open=window is not None and in_window(window, at))
 
 
@@ -180,9 +189,10 @@ def _split(
     service: ObservedService,
     revisions: tuple[ServiceRevision, ...],
     gate: ObservedGate | None,
-    workloads: tuple[Workload, ...],
+    deployments: _Deployments,
     builder_version: int,
 ) -> SplitService:
+    workloads, serving = deployments
     versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
     running = frozenset(filter(None, versions.values()))
     state = rollout_state(service, revisions, gate, running)
@@ -204,13 +214,16 @@ def _split(
         # It is woken to answer first, so that one device is enough for both.
         scaling = in_force_spec.scaling.model_copy(update={"min_replicas": 1})
         in_force_spec = in_force_spec.model_copy(update={"scaling": scaling})
+    if state.phase == "Candidate" and state.digest in map(versions.get, serving):
+        # Rolled out while gates were off, it serves until the version in force does.
+        state = replace(state, wants_candidate=False)
     numbered = {each.digest for each in revisions if each.number}
     tried = {each for each, version in versions.items() if version == state.digest}
     tried = tried if state.wants_candidate else set()
     former = [
         each
         for each, version in versions.items()
-        if version is not None and version not in numbered and each not in tried
+        if version is not None and version not in numbered and each not in tried | serving
     ]
     builder = edited.builder_version if edited is not None else builder_version
     candidate = ObservedService(
@@ -530,4 +543,4 @@ def services_in_force(
 def _in_force(
     _uid: str, service: ObservedService, revisions: tuple[ServiceRevision, ...]
 ) -> ObservedService:
-    return _split(service.ref, service, revisions, None, (), 1).service
+    return _split(service.ref, service, revisions, None, ((), frozenset()), 1).service
