@@ -29,6 +29,7 @@ from tessera.resources.api_resources import (
     CLAIMS,
     INFERENCE_SERVICES,
     NODE_LAYOUTS,
+    QUALITY_GATES,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
@@ -105,6 +106,10 @@ def _build(fleet: Fleet) -> None:
         fleet.serve("auto", tenant, placement={**placement, "mig": "Auto"}, replicas=1)
         fleet.serve("gone", tenant, placement=placement, replicas=1)
         fleet.running[Ref(tenant, "chat")] = 1.0
+        _put_gated(fleet, tenant, SMALL)
+        suite = {"suite": {"configMap": {"name": "suite"}}}
+        gate = {"metadata": {"name": "answers", "namespace": tenant}, "spec": suite}
+        fleet.cluster.put(QUALITY_GATES, gate)
         meta = {"namespace": tenant, "creationTimestamp": "2026-11-20T11:59:00Z"}
         fleet.cluster.put(
             CLAIMS,
@@ -124,10 +129,19 @@ def _build(fleet: Fleet) -> None:
             fleet.cluster.put(BATCH_INFERENCES, {"metadata": {**meta, "name": name}, "spec": spec})
 
 
+def _put_gated(fleet: Fleet, tenant: str, uri: str) -> None:
+    rollout = {"strategy": "Gated", "gateRef": "answers"}
+    placement = {"pools": [tenant]}
+    model = {"uri": uri}
+    fleet.serve("gated", tenant, model=model, rollout=rollout, placement=placement, replicas=1)
+
+
 def _disturb(fleet: Fleet) -> None:
     """Change what everything depends on, so that nothing is taken from a cache."""
     fleet.waiting[Ref(GOOD, "chat")] = 100.0
     for tenant in (GOOD, HOSTILE):
+        # The files of a changed version are read first.
+        _put_gated(fleet, tenant, "hf://nobody/own")
         night = fleet.cluster.objects[ObjectKey("batchinferences", tenant, "night")]
         attempt = {"finishedAt": "2026-01-01T12:00:00Z", **ATTEMPT}
         ended = {**night["metadata"], "name": "ended", "uid": f"uid-ended-{tenant}"}

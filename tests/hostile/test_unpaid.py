@@ -21,7 +21,7 @@ from tests.builders import SMALL
 from tests.hostile.score import SCORE
 from tests.hostile.twin import A100, HOSTILE, Fleet
 
-# Kinds that cost nothing by themselves: names, rules of the network, rights, and alarms.
+# Kinds that cost nothing by themselves: names, rules of the network, rights, alarms, and records.
 FREE = frozenset(
     {
         "Service",
@@ -31,6 +31,7 @@ FREE = frozenset(
         "RoleBinding",
         "PodMonitor",
         "HorizontalPodAutoscaler",
+        "ControllerRevision",
     }
 )
 # Kinds that take nodes, devices, volumes or processors, and so ask the budget first.
