@@ -337,7 +337,7 @@ async def test_a_name_that_looks_like_the_own_one_skips_no_gate(gates: Gates) ->
         await gates.expect(PAULA, "must be the name", chat, skipping(name), INFERENCE_SERVICES)
 
 
-async def test_whoever_writes_a_gate_makes_it_stricter(gates: Gates) -> None:
+async def test_who_writes_a_gate_makes_it_stricter(gates: Gates) -> None:
     gate = named(QUALITY_GATES, "answers", spec=GATE)
     await exist(gates.admin, gate)
     for change in (

@@ -152,7 +152,7 @@ async def test_a_stopped_job_goes_on_where_it_was_unless_others_wrote_its_answer
         code, report = await volumes.run("baseline", engine.url)
         assert (code, report.state, report.answered) == (0, "answered", 80)
         assert len(engine.bodies) == 80 - answered
-        # What is known is not asked again, whoever asks.
+        # What is known is not asked again.
         engine.bodies.clear()
         await volumes.run("baseline", engine.url)
         assert engine.bodies == []

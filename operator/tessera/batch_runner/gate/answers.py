@@ -1,4 +1,4 @@
-"""The file of answers of one version: a line for each, appended, so that a killed Job resumes."""
+"""The file of answers of one version: a line for each, appended, so that the next Job goes on."""
 
 import hashlib
 import math

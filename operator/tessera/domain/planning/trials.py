@@ -114,7 +114,8 @@ def _trial(
     gate = gates.get(Ref(ref.namespace, spec.rollout.gate_ref or ""))
     judge, judge_digest = _judge(snapshot, ref, gate, service_plans)
     last = service_plan.service.status.candidate
-    since = last.since if last is not None and last.digest == gated.state.digest else snapshot.at
+    if last is not None and last.digest != gated.state.digest:
+        last = None
     task = pooling_task(spec)
     return ChangeTrial(
         at=snapshot.at,
@@ -134,7 +135,7 @@ def _trial(
         vectors_of=gated.state.vectors_of,
         waits=_waits(gated, tried, last),
         overdue=_overdue(service_plan, gated),
-        since=since,
+        since=last.since if last is not None else snapshot.at,
     )
 
 
@@ -153,16 +154,16 @@ def _version(
 ) -> TriedVersion:
     """Return a version as its gate sees it; one that is not recorded yet is not asked."""
     choice = _choice_of(service_plan, pod)
+    digest = digest_of(revision) if revision is not None else ""
     spec, endpoint = service_plan.service.spec, None
     if pod is not None and pod.address is not None and spec is not None and revision is not None:
         model = spec.model.served_name or service_plan.service.ref.name
         endpoint = GateEndpoint(address=pod.address, model=model)
     if choice is None:
-        digest = digest_of(revision) if revision is not None else ""
         return TriedVersion(digest=digest, endpoint=endpoint)
     rate = choice.fit.limits.tokens_per_second
     return TriedVersion(
-        digest=digest_of(revision) if revision is not None else "",
+        digest=digest,
         endpoint=endpoint,
         hardware=f"{choice.fit.hardware.product} {choice.fit.hardware.name}",
         variant=choice.variant,
@@ -227,8 +228,7 @@ def _waits(
         text = f"the changed version is not placed: {verdict.message}"
         return StatusVerdict(Progressing.NO_SURGE_CAPACITY, text)
     if gated.missing_device is not None:
-        known = last is not None and last.digest == gated.state.digest
-        since = last.missing_device_since if last is not None and known else None
+        since = last.missing_device_since if last is not None else None
         text = f" since {since:%Y-%m-%dT%H:%M:%SZ}" if since is not None else ""
         message = f"the changed version waits for a device{text}: {gated.missing_device}"
         return StatusVerdict(Progressing.NO_SURGE_CAPACITY, message)

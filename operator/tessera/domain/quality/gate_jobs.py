@@ -85,7 +85,7 @@ def verdict_scorer(spec: QualityGateSpec, judge_digest: str) -> str:
 
 
 def is_by_terms(scorer: str, spec: QualityGateSpec) -> bool:
-    """Return whether a verdict is by the repeats and margins of a gate, whoever was the judge."""
+    """Return whether a verdict is by the repeats and margins of a gate, by any judge."""
     scores, _, terms = scorer.partition("/")
     return scores.startswith(scorer_of(spec, "")) and terms == _terms_digest(spec)
 

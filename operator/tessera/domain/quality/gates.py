@@ -36,7 +36,7 @@ from tessera.domain.quality.gate_jobs import (
 )
 from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 
-# Jobs of one run: what is answered stays on the claim, so each goes on where the last one ended.
+# Jobs of one run: each goes on where the last one ended, if that one said what it had answered.
 MAX_ATTEMPTS = 3
 # A suite or judge that decides nothing is looked at again.
 RETRY = timedelta(minutes=5)
@@ -182,7 +182,7 @@ class _Rounds:
         baseline = self.trial.baseline
         if self._answers_of(baseline) is not None:
             return self._round("Candidate", self.trial.candidate)
-        # Answers to another suite or of another judge are none, which whoever wakes it has to know.
+        # Answers to another suite or of another judge are none: a service that sleeps is woken.
         decision = replace(self._round("Baseline", baseline), lost=baseline.digest)
         # What the other Job said, and how many there were, is needed once these answers are known.
         job = self._last_job(self._run("Candidate", self.trial.candidate))

@@ -218,7 +218,7 @@ def _retained(
     skipped = [each for each in records if each.skipped and at - each.ended_at < SKIPPED_RECORD_AGE]
     others = [each for each in records if not each.skipped][:_MOST_OTHERS]
     latest = sorted((*skipped, *others), key=lambda each: each.ended_at, reverse=True)
-    # A refusal ends once the spec changes, so that whoever writes the version again tries it again.
+    # A refusal ends once the spec changes, and the version is tried again if it is written again.
     return tuple(
         each.model_copy(update={"is_refused": False})
         if each.is_refused and each.digest != digest
