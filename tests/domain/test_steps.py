@@ -35,7 +35,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.planning.plan import STEPS, Plan, PlanMemory, plan_one_service
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.quality.candidates import SplitService
+from tessera.domain.quality.split_service import SplitService
 from tessera.domain.quality.trial import ChangeTrial
 from tessera.domain.repartition.cycle import pool_actions, repartition
 from tessera.domain.service.proposal import Proposal

@@ -54,7 +54,7 @@ from tessera.domain.perf.sources import (
 )
 from tessera.domain.perf.step import StepTime
 from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.quality.candidates import services_in_force
+from tessera.domain.quality.split_service import services_in_force
 from tessera.domain.service.preparation.shape import with_known_files
 
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))

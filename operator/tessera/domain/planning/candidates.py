@@ -14,7 +14,8 @@ from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan, VariantPlan
-from tessera.domain.quality.candidates import GatedFleet, SplitService
+from tessera.domain.quality.candidates import GatedFleet
+from tessera.domain.quality.split_service import SplitService
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.proposal import Proposal

@@ -73,13 +73,9 @@ from tessera.domain.planning.trials import (
     planned_gate,
     with_trial,
 )
-from tessera.domain.quality.candidates import (
-    aimed,
-    split_candidates,
-    split_service,
-    tried_jobs,
-)
+from tessera.domain.quality.candidates import aimed, split_candidates, tried_jobs
 from tessera.domain.quality.gates import GatePlan
+from tessera.domain.quality.split_service import split_service
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,

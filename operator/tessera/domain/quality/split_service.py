@@ -1,0 +1,294 @@
+"""One gated service as it is planned: its version in force, and the one that is tried."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar
+
+from tessera.api.gate_reasons import GateAccepted
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.ref import Ref
+from tessera.api.service_status import (
+    CandidateStatus,
+    InferenceServiceStatus,
+    ModelStatus,
+    PrecisionStatus,
+)
+from tessera.domain.incremental import reused_per_object
+from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRevision
+from tessera.domain.observed.snapshot import ObservedService, Workload
+from tessera.domain.quality.change import in_force
+from tessera.domain.quality.rollout_state import (
+    VersionState,
+    digest_of,
+    is_gated,
+    rollout_state,
+)
+from tessera.domain.schedules import in_window
+from tessera.domain.service.template_version import template_digest
+from tessera.domain.steps import Step
+
+# Variant and template digest of the Deployment that replicas belong to.
+Identity = tuple[Ref, str, str]
+# Those of a service, and which of them serve users.
+_Deployments = tuple[tuple[Workload, ...], frozenset[Ref]]
+OwnedT = TypeVar("OwnedT", ServiceRevision, Workload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitService:
+    """A gated service: its version in force, and the one that is tried."""
+
+    observed: ObservedService
+    """As it was read."""
+    state: VersionState
+    service: ObservedService
+    """The version in force."""
+    candidate: ObservedService | None = None
+    """The version that is tried, under a name of its own."""
+    tried: frozenset[Ref] = frozenset()
+    """Deployments of the version that is tried."""
+    former: tuple[Ref, ...] = ()
+    """Deployments of versions that were tried and are not wanted any more; they serve no user."""
+    moved: tuple[tuple[Identity, Ref], ...] = ()
+    """Under which name the replicas of both are planned."""
+    is_window_open: bool = False
+    """A replica of the version in force may lend its device."""
+
+
+def by_service(objects: Iterable[OwnedT]) -> Mapping[Ref, tuple[OwnedT, ...]]:
+    """Return what belongs to each service, sorted by its own name."""
+    owned = defaultdict[Ref, list[OwnedT]](list)
+    for each in objects:
+        owned[each.service].append(each)
+    return {ref: tuple(sorted(own, key=lambda each: each.ref)) for ref, own in owned.items()}
+
+
+def _split_service(
+    service: ObservedService,
+    revisions: tuple[ServiceRevision, ...],
+    gates: Mapping[Ref, ObservedGate],
+    deployments: _Deployments,
+    builder_version: int,
+    *,
+    at: datetime,
+) -> SplitService:
+    spec = service.spec
+    assert spec is not None  # noqa: S101 - it is gated
+    known, stable = {each.ref.name for each in revisions}, service.status.stable_revision
+    if stable is not None and stable not in known:
+        # Without it the edited version would pass as a first one.
+        raise ValueError(
+            f"ControllerRevision/{stable}, which is in force, is not there or not read"
+        )
+    gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
+    split = _split(service.ref, service, revisions, gates.get(gate), deployments, builder_version)
+    return replace(split, is_window_open=window is not None and in_window(window, at))
+
+
+split_service = Step[..., SplitService | Exception](_split_service, lambda error, *_, **_n: error)
+
+
+@reused_per_object
+def _split(
+    ref: Ref,
+    service: ObservedService,
+    revisions: tuple[ServiceRevision, ...],
+    gate: ObservedGate | None,
+    deployments: _Deployments,
+    builder_version: int,
+) -> SplitService:
+    workloads, serving = deployments
+    versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
+    running = frozenset(filter(None, versions.values()))
+    state = rollout_state(service, revisions, gate, running)
+    spec, stable, edited = service.spec, state.stable, state.candidate
+    assert spec is not None  # noqa: S101 - it is gated
+    if stable is None:
+        builders = [each.record.builder_version for each in workloads if each.record is not None]
+        version = GatedVersion(state.digest, max(builders, default=builder_version))
+        return SplitService(observed=service, state=state, service=replace(service, gated=version))
+    in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
+    is_undecided = state.phase == "Candidate" and state.wants_candidate
+    is_unanswered = is_undecided and not _has_answered(gate, stable)
+    refusal = gate.refusal if gate is not None and is_undecided else None
+    is_misjudged = refusal is not None and refusal.reason is GateAccepted.JUDGE_UNRELIABLE
+    if is_misjudged or (is_unanswered and (spec.scaling.may_sleep or refusal is not None)):
+        # Nothing asks it, so it would be paid for until somebody corrects suite or judge.
+        state = replace(state, wants_candidate=False)
+    if is_unanswered and spec.scaling.may_sleep:
+        # It is woken to answer first, so that one device is enough for both.
+        scaling = in_force_spec.scaling.model_copy(update={"min_replicas": 1})
+        in_force_spec = in_force_spec.model_copy(update={"scaling": scaling})
+    if state.phase == "Candidate" and state.digest in map(versions.get, serving):
+        # Rolled out while gates were off, it serves until the version in force does.
+        state = replace(state, wants_candidate=False)
+    numbered = {each.digest for each in revisions if each.number}
+    tried = {each for each, version in versions.items() if version == state.digest}
+    tried = tried if state.wants_candidate else set()
+    former = [
+        each
+        for each, version in versions.items()
+        if version is not None and version not in numbered and each not in tried | serving
+    ]
+    builder = edited.builder_version if edited is not None else builder_version
+    candidate = ObservedService(
+        ref=ref.candidate,
+        uid=service.uid,
+        created=service.created,
+        generation=service.generation,
+        spec=_candidate_spec(spec),
+        update=state.update,
+        gated=GatedVersion(state.digest, builder),
+        status=_candidate_status(service.status, spec, state),
+    )
+    return SplitService(
+        observed=service,
+        state=state,
+        service=replace(
+            service,
+            spec=in_force_spec,
+            update=stable.update if state.phase != "Stable" else state.update,
+            gated=GatedVersion(stable.digest, stable.builder_version),
+            status=_with_pins(service.status, in_force_spec, stable),
+        ),
+        candidate=candidate if state.wants_candidate else None,
+        tried=frozenset(tried),
+        former=tuple(sorted(former)),
+        moved=tuple(
+            (
+                (ref, each.variant, each.template_digest),
+                ref.candidate if each.ref in tried else Ref(ref.namespace, f"former/{ref.name}"),
+            )
+            for each in workloads
+            if each.ref in tried or each.ref in former
+        ),
+    )
+
+
+def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
+    """Return whether the answers of the version in force are known, or no gate asks for them."""
+    if gate is None or gate.spec is None:
+        return True
+    suite = gate.status.suite
+    key = digest_of(stable), gate.spec.suite.digest or (suite.digest if suite is not None else "")
+    return any((each.digest, each.suite) == key for each in gate.status.answers)
+
+
+def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:
+    """Return the digest of the version of a Deployment, if its selector proves it.
+
+    By its record, or by that of the version that was tried last: the operator alone writes the
+    status, so who edits the annotation opens no replica to users.
+    """
+    records = (workload.record, last.pod_template_version if last is not None else None)
+    proven = (
+        record.gated
+        for record in records
+        if record is not None and template_digest(record) == workload.template_digest
+    )
+    return next(proven, None)
+
+
+def _candidate_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
+    """Return the spec with one replica, for which no budget is bound to pay, and no new slices."""
+    bounds = {
+        "mode": "Native",
+        "min_replicas": 0,
+        "max_replicas": 1,
+        "schedules": (),
+        "paused": None,
+    }
+    return spec.model_copy(
+        update={
+            "replicas": 1,
+            "scaling": spec.scaling.model_copy(update=bounds),
+            "placement": spec.placement.model_copy(update={"mig": "Existing"}),
+        }
+    )
+
+
+def _candidate_status(
+    status: InferenceServiceStatus, spec: InferenceServiceSpec, state: VersionState
+) -> InferenceServiceStatus:
+    """Return what is known of the version that is tried: what it shares is resolved already."""
+    last, edited = status.candidate, state.candidate
+    if last is not None and last.digest != state.digest:
+        last = None
+    models = [
+        *((last.model,) if last is not None else ()),
+        *((edited.model,) if edited is not None else ()),
+        status.model,
+    ]
+    model = next(filter(None, (_of_spec(each, spec) for each in models)), None)
+    if model is not None and model.draft is None and status.model is not None:
+        model = model.model_copy(update={"draft": status.model.draft})
+    precisions = [
+        *(last.precisions if last is not None else ()),
+        *(edited.precisions if edited is not None else ()),
+        *status.precisions,
+    ]
+    return InferenceServiceStatus(
+        model=model,
+        precisions=_distinct(precisions),
+        variant=last.variant if last is not None else None,
+        templates=last.templates if last is not None else (),
+        start=status.start,
+    )
+
+
+def _with_pins(
+    status: InferenceServiceStatus, spec: InferenceServiceSpec, stable: ServiceRevision
+) -> InferenceServiceStatus:
+    """Return the status with what the version in force was resolved to, so that it stays.
+
+    What was found out while it was tried is handed over.
+    """
+    last = status.candidate
+    commit = stable.model.revision if stable.model is not None else None
+    models = (status.model, last.model if last is not None else None, stable.model)
+    known = (each for each in models if each is not None and _of_spec(each, spec) is not None)
+    model = next((each for each in known if commit in (None, each.revision)), status.model)
+    precisions = _distinct(
+        [*status.precisions, *(last.precisions if last is not None else ()), *stable.precisions]
+    )
+    if model is status.model and precisions == status.precisions:
+        return status
+    return status.model_copy(update={"model": model, "precisions": precisions})
+
+
+def _of_spec(model: ModelStatus | None, spec: InferenceServiceSpec) -> ModelStatus | None:
+    """Return what is known of a model if it is that of the spec."""
+    written = spec.model.uri, spec.model.revision
+    same = model is not None and (model.uri, model.requested_revision) == written
+    return model if same else None
+
+
+def _distinct(precisions: Sequence[PrecisionStatus]) -> tuple[PrecisionStatus, ...]:
+    by_files = dict[tuple[str, str, str | None], PrecisionStatus]()
+    for each in precisions:
+        by_files.setdefault((each.precision, each.uri, each.requested_revision), each)
+    return tuple(by_files.values())
+
+
+def services_in_force(
+    services: Sequence[ObservedService], revisions: Sequence[ServiceRevision]
+) -> Sequence[ObservedService]:
+    """Return the services with the version in force of those whose changes wait for a gate."""
+    if not revisions:
+        return services
+    own = by_service(revisions)
+    return [
+        _in_force(service.uid, service, own[service.ref])
+        if service.ref in own and is_gated(service)
+        else service
+        for service in services
+    ]
+
+
+@reused_per_object
+def _in_force(
+    _uid: str, service: ObservedService, revisions: tuple[ServiceRevision, ...]
+) -> ObservedService:
+    return _split(service.ref, service, revisions, None, ((), frozenset()), 1).service
