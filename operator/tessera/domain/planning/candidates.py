@@ -1,7 +1,8 @@
 """The device of a version that is tried, and its plan beside that of the version in force.
 
-A free one is taken, wherever the service may run and as long as nothing else wants it. Within
-`spec.rollout.gateWindow` the version in force lends one, as for a rollout in place.
+A free one is taken, wherever the service may run and as long as nothing else wants it. Else the
+version in force lends that of a replica which neither its floor nor the load of the last half hour
+needs, and within `spec.rollout.gateWindow` one of the floor, as for a rollout in place.
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,16 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.placement.candidates import free_replicas
+from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan, VariantPlan
 from tessera.domain.quality.candidates import GatedFleet
 from tessera.domain.quality.split_service import SplitService
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
+from tessera.domain.scaling.decisions import needed_lately
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.service.variant_counts import VariantCount
@@ -77,7 +81,12 @@ def candidate_devices(
     for ref in sorted(candidates, key=lambda ref: (not proposals[ref].objects.pods, ref)):
         split, stable = candidates[ref], proposals[ref.base]
         device = candidate_device(
-            split, stable, proposals[ref], grants.get(ref.base), grants.get(ref), used
+            split,
+            stable,
+            proposals[ref],
+            (grants.get(ref.base), grants.get(ref)),
+            used,
+            at=fleet.snapshot.at,
         )
         if device.missing is not None:
             missing[ref] = device.missing
@@ -105,10 +114,13 @@ def _candidate_device(
     split: SplitService,
     stable: Proposal,
     tried: Proposal,
-    stable_grant: Grant | Exception | None,
-    grant: Grant | Exception | None,
+    granted: tuple[Grant | Exception | None, Grant | Exception | None],
     used: Mapping[tuple[str, str], int],
+    *,
+    at: datetime,
 ) -> _Device:
+    """Return the device; `granted` is what the version in force and the one that is tried got."""
+    stable_grant, grant = granted
     if not tried.counts or isinstance(grant, Exception):
         verdict = tried.placement.verdict
         is_valid = tried.accepted.reason.is_true
@@ -123,21 +135,23 @@ def _candidate_device(
     is_short = isinstance(stable_grant, Exception) or (
         stable_grant is not None and stable_grant.shortage is not None
     )
-    lent = None if is_short else _lent(split, stable, tried)
+    lent = None if is_short else _lent(split, stable, tried, at)
     if lent is None:
-        return _Device(missing=_no_device(split, stable, tried.counts[0]))
+        return _Device(missing=_no_device(split, stable, tried.counts[0], at))
     return _Device(key, 0, lent=lent)
 
 
 candidate_device = Step(
-    _candidate_device, lambda error, *_: _Device(missing=f"planning raised {error_text(error)}")
+    _candidate_device,
+    lambda error, *_, **_n: _Device(missing=f"planning raised {error_text(error)}"),
 )
 
 
-def _lent(split: SplitService, stable: Proposal, tried: Proposal) -> Proposal | None:
+def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) -> Proposal | None:
     """Return the proposal of the version in force with one replica less, if it may lend a device.
 
-    One replica is away then, as in a rollout in place, and never the last one that is ready.
+    One that its load does not need leaves the floor as it is. Within a window one of the floor may
+    be away, as in a rollout in place, and never the last one that is ready.
     """
     offer = tried.counts[0].choice.offer
     index = next(
@@ -150,7 +164,7 @@ def _lent(split: SplitService, stable: Proposal, tried: Proposal) -> Proposal | 
         ),
         None,
     )
-    if index is None or not _may_lend(split, stable, tried):
+    if index is None or not _may_lend(split, stable, tried, stable.counts[index], at):
         return None
     count, floor = stable.counts[index], stable.disruptions.floor
     counts = list(stable.counts)
@@ -167,37 +181,62 @@ def stable_pods(stable: Proposal) -> int:
     return sum(count.replicas for count in stable.counts)
 
 
-def _may_lend(split: SplitService, stable: Proposal, tried: Proposal) -> bool:
+def _may_lend(
+    split: SplitService, stable: Proposal, tried: Proposal, lender: VariantCount, at: datetime
+) -> bool:
     objects, desired = stable.objects, stable_pods(stable)
     healthy, floor = len(stable.disruptions.healthy), stable.disruptions.floor
     is_rolling = any(objects.replaces_template(each.choice.variant) for each in stable.counts)
-    if desired < 2 or is_rolling or not split.is_window_open:
-        return False
-    if any(pod.node is not None for pod in tried.objects.pods):
-        # It runs: the device goes back where another replica is away.
-        return healthy >= max(1, floor - 1)
+    runs = any(pod.node is not None for pod in tried.objects.pods)
     is_leaving = any(pod.draining_since is not None for pod in objects.pods)
     is_lowered = sum(workload.replicas for workload in objects.workloads) < desired
-    if is_leaving or is_lowered:
+    is_away = runs or is_leaving or is_lowered
+    if desired < 2 or is_rolling:
+        return False
+    if not split.is_window_open:
+        lent = 0 if is_away and healthy < desired else capacity_of(lender.choice)
+        if not _is_needless(stable, lent, at):
+            return False
+        # None of the floor lends its device, so that is as if it were one less.
+        floor, desired = floor + 1, desired + 1
+    if runs:
+        # It runs: the device goes back where another replica is away.
+        return healthy >= max(1, floor - 1)
+    if is_away:
         return healthy >= max(1, min(floor, desired) - 1)
     starts = any(pod.node is None or not pod.takes_requests for pod in objects.pods)
     return healthy >= max(2, floor) and not starts
 
 
-def _no_device(split: SplitService, stable: Proposal, count: VariantCount) -> str:
-    """Return which of the ways to a device is closed."""
+def _is_needless(stable: Proposal, lent: int, at: datetime) -> bool:
+    """Return whether healthy replicas serve the load of the last half hour without what is lent."""
+    history, healthy = stable.scale.history, stable.disruptions.healthy
+    needed = needed_lately(history, at)
+    if needed is None or history.unit is None:
+        return False
+    capacities = {each.choice.variant: capacity_of(each.choice) for each in stable.counts}
+    pods = (pod for pod in stable.objects.pods if pod.ref in healthy)
+    served = sum(capacities.get(pod.variant, 0) for pod in pods)
+    return needed * history.unit.capacity <= served - lent
+
+
+def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: datetime) -> str:
+    """Return why each of the ways to a device is closed."""
     spec, offer = split.service.spec, count.choice.offer
     window = spec.rollout.gate_window if spec is not None else None
+    healthy, pods = len(stable.disruptions.healthy), stable_pods(stable)
     free = f"no {offer.hardware.resource} of AcceleratorPool/{offer.pool} is free"
+    needless = f"the load of the last 30 minutes needs the {counted(pods, 'replica')}"
+    if not stable.disruptions.allowed:
+        needless = f"{stable.disruptions.desired_healthy} of {healthy} ready replicas stay anyway"
+    elif _is_needless(stable, capacity_of(count.choice), at):
+        needless = "the replica that the load does not need may not go now"
     if window is None:
-        return f"{free}, and spec.rollout.gateWindow is not set: add a node, or set it"
+        return f"{free}, {needless}, and spec.rollout.gateWindow is not set: add a node, or set it"
     if not split.is_window_open:
-        return f"{free}, and spec.rollout.gateWindow ({window.cron} {window.time_zone}) is closed"
-    healthy = len(stable.disruptions.healthy)
-    return (
-        f"{free}, and none of the {healthy} ready replicas of {stable_pods(stable)} may lend its "
-        "device now"
-    )
+        closed = f"spec.rollout.gateWindow ({window.cron} {window.time_zone}) is closed"
+        return f"{free}, {needless}, and {closed}"
+    return f"{free}, and none of the {healthy} ready replicas of {pods} may lend its device now"
 
 
 def with_candidates(

@@ -8,6 +8,7 @@ nothing of it.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TypeVar
 
 from tessera.api.ref import Ref
@@ -161,7 +162,9 @@ def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> Obse
         if most is not None and not any("spec.precision" in path for path in split.state.changes):
             candidate = _with_precision(candidate, most.precision)
         devices = Counter(next(pod.devices for pod in replicas if pod.variant == variant))
-        if any(devices <= left for left in free.get(name, ())):
+        is_full = name in pools and not any(left.total() > 0 for left in chain(*free.values()))
+        # Where no device is free anywhere, the version in force may lend one.
+        if is_full or any(devices <= left for left in free.get(name, ())):
             return _with_placement(candidate, pools=(name,))
     tiers = {
         pools[name].tier for name, nodes in free.items() if any(left.total() > 0 for left in nodes)

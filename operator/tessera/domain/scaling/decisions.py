@@ -10,6 +10,7 @@ from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.scaling.state import (
+    MAX_READING_GAP,
     Decided,
     ScaleDecision,
     ScalingChange,
@@ -20,6 +21,8 @@ from tessera.domain.scaling.state import (
 from tessera.domain.scaling.target import ScaleTarget
 
 _RECENT_SPAN = timedelta(seconds=60)
+# A replica that the load did not need for so long may lend its device to a version that is tried.
+NEED_SPAN = timedelta(minutes=30)
 
 
 def desired_replicas(total: float, target_average: float) -> int:
@@ -117,6 +120,34 @@ def push(
         if new.at - old.at < span and sign * old.replicas < sign * new.replicas
     )
     return (*remaining, new)
+
+
+def with_need(
+    needs: tuple[TimestampedReplicas, ...], decision: ScaleDecision, at: datetime
+) -> tuple[TimestampedReplicas, ...]:
+    """Return the needs of the last half hour with that of now.
+
+    What is not known counts as the number in effect, as before the first decision and where no
+    policy reads the load.
+    """
+    window, current = decision.history.down_window, TimestampedReplicas(at, decision.replicas)
+    decisions = decision.history.decisions or (current,)
+    needed = decision.replicas
+    if window and at - window[-1].at < MAX_READING_GAP:
+        needed = window[-1].replicas
+    if decisions[-1].at == at and decisions[-1].replicas > decisions[-2:][0].replicas:
+        # It was added for the load, be that known in part only.
+        needed = max(needed, decision.replicas)
+    start = TimestampedReplicas(at, max(each.replicas for each in decisions))
+    new = TimestampedReplicas(at, needed)
+    return push(needs, start, new, NEED_SPAN, lowest=False)
+
+
+def needed_lately(history: ScalingHistory, at: datetime) -> int | None:
+    """Return the replicas of the unit that the last half hour needed; None if not known."""
+    needs = history.needs
+    recent_needs = (each for each in needs[:-1] if at - each.at < NEED_SPAN)
+    return max((each.replicas for each in (*recent_needs, *needs[-1:])), default=None)
 
 
 def fewer_enough(

@@ -158,6 +158,9 @@ class ScalingHistory:
     """Only of a service that may sleep and has replicas."""
     lengths: RequestTokens | None = None
     """The tokens of requests as last measured; None before any were."""
+    needs: tuple[TimestampedReplicas, ...] = ()
+    """Recommendations of the last half hour that no later one exceeds, oldest first; the last one
+    stands. Only of a service with a gate."""
     memory: object = None
     """What its policy alone needs of earlier readings."""
     refused: TimestampedReplicas | None = None

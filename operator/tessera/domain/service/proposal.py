@@ -37,6 +37,7 @@ from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions, disruptions_of
+from tessera.domain.scaling.decisions import with_need
 from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import (
@@ -239,6 +240,7 @@ def _scaled(  # noqa: PLR0913, PLR0917 - what is read of the service, and what w
     next_history = replace(
         with_counts(scale.history, counts),
         unit=unit,
+        needs=with_need(history.needs, scale, at) if service.gated is not None else (),
         variants=split.memory,
         changes=last_changes(history.changes, split),
     )
