@@ -55,8 +55,8 @@ class Rollout(Wire):
     """QualityGate of the namespace."""
 
     gate_window: GateWindow | None = None
-    """Times at which the candidate may take the place of a replica that serves, if no device is
-    free otherwise; omitted, it never does."""
+    """Times at which the candidate may take the place of a replica that `minReplicas` or the load
+    needs, if no device is free otherwise; omitted, it never does."""
 
     rollback_window: Annotated[int, Field(ge=0, le=20)] = 3
     """Earlier versions that the service may go back to without a gate."""

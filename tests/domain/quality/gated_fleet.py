@@ -25,7 +25,15 @@ from tessera.domain.quality.change import gated_digest
 from tessera.domain.quality.gate_jobs import verdict_scorer
 from tessera.domain.quality.rollout_state import VersionState, digest_of
 from tessera.domain.status.service import service_status
-from tests.builders import NOW, a_node, a_pool, a_service, a_spec, a_template_workload
+from tests.builders import (
+    NOW,
+    a_node,
+    a_pool,
+    a_service,
+    a_spec,
+    a_template_workload,
+    readings_of,
+)
 from tests.domain.variant_fleet import CHAT, VariantFleet
 
 GATE = Ref("team-a", "answers")
@@ -39,7 +47,8 @@ def an_always_open_window() -> dict[str, Any]:
 
 def a_gated_spec(floor: int = 2, **fields: Any) -> Any:
     rollout = {"strategy": "Gated", "gateRef": GATE.name, **fields.pop("rollout", {})}
-    scaling = {"minReplicas": floor, "maxReplicas": max(floor, 8), "idle": {"after": "10m"}}
+    bounds = {"minReplicas": floor, "maxReplicas": max(floor, 8), "idle": {"after": "10m"}}
+    scaling = {**bounds, **fields.pop("scaling", {})}
     return a_spec(rollout=rollout, scaling=scaling, **fields)
 
 
@@ -75,6 +84,8 @@ class GatedVariantFleet(VariantFleet):
     records: tuple[RolloutRecord, ...] = ()
     promoted: set[str] = field(default_factory=set)
     """Digests of the versions that were in force."""
+    waiting: float | None = None
+    """Requests that wait at each replica; None while no metrics are read."""
 
     @property
     def gated(self) -> GatedPlan:
@@ -93,8 +104,12 @@ class GatedVariantFleet(VariantFleet):
             suite=SuiteStatus(digest=SUITE, prompts={"all": 40}), verdicts=self.verdicts
         )
         gate = ObservedGate(ref=GATE, uid="uid-gate", generation=1, spec=spec, status=status)
+        snapshot = super().snapshot()
+        if self.waiting is not None:
+            readings = readings_of(snapshot.pods, at=snapshot.at, waiting=self.waiting)
+            snapshot = replace(snapshot, readings=readings)
         return replace(
-            super().snapshot(),
+            snapshot,
             gates=(gate,) if self.has_gate else (),
             revisions=tuple(self.revisions.values()),
         )

@@ -83,8 +83,8 @@ def test_without_a_free_device_nothing_is_created_and_the_plan_says_why() -> Non
 
     assert fleet.workloads == before
     assert fleet.gated.missing_device == (
-        "no nvidia.com/gpu of AcceleratorPool/a100 is free, and spec.rollout.gateWindow is not "
-        "set: add a node, or set it"
+        "no nvidia.com/gpu of AcceleratorPool/a100 is free, 2 of 2 ready replicas stay anyway, and "
+        "spec.rollout.gateWindow is not set: add a node, or set it"
     )
 
 

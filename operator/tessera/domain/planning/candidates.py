@@ -194,8 +194,8 @@ def _may_lend(
     if desired < 2 or is_rolling:
         return False
     if not split.is_window_open:
-        lent = 0 if is_away and healthy < desired else capacity_of(lender.choice)
-        if not _is_needless(stable, lent, at):
+        is_lent = is_away and any(workload.replicas for workload in tried.objects.workloads)
+        if not _is_needless(stable, lender, at, is_lent=is_lent):
             return False
         # None of the floor lends its device, so that is as if it were one less.
         floor, desired = floor + 1, desired + 1
@@ -208,16 +208,26 @@ def _may_lend(
     return healthy >= max(2, floor) and not starts
 
 
-def _is_needless(stable: Proposal, lent: int, at: datetime) -> bool:
-    """Return whether healthy replicas serve the load of the last half hour without what is lent."""
+def _is_needless(
+    stable: Proposal, lender: VariantCount, at: datetime, *, is_lent: bool = False
+) -> bool:
+    """Return whether the load of the last half hour needs no replica as the one that would lend.
+
+    Once it `is_lent`, the load of now decides, and one that is not known asks for nothing: so a
+    restart of the operator ends no gate.
+    """
     history, healthy = stable.scale.history, stable.disruptions.healthy
     needed = needed_lately(history, at)
     if needed is None or history.unit is None:
-        return False
+        return is_lent
     capacities = {each.choice.variant: capacity_of(each.choice) for each in stable.counts}
     pods = (pod for pod in stable.objects.pods if pod.ref in healthy)
     served = sum(capacities.get(pod.variant, 0) for pod in pods)
-    return needed * history.unit.capacity <= served - lent
+    if not is_lent or len(healthy) >= stable_pods(stable):
+        served -= capacity_of(lender.choice)
+    if is_lent:
+        needed = history.needs[-1].replicas
+    return needed * history.unit.capacity <= served
 
 
 def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: datetime) -> str:
@@ -229,7 +239,9 @@ def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: d
     needless = f"the load of the last 30 minutes needs the {counted(pods, 'replica')}"
     if not stable.disruptions.allowed:
         needless = f"{stable.disruptions.desired_healthy} of {healthy} ready replicas stay anyway"
-    elif _is_needless(stable, capacity_of(count.choice), at):
+    elif not stable.scale.history.needs:
+        needless = "the load of the last 30 minutes is not known"
+    elif _is_needless(stable, count, at):
         needless = "the replica that the load does not need may not go now"
     if window is None:
         return f"{free}, {needless}, and spec.rollout.gateWindow is not set: add a node, or set it"

@@ -125,12 +125,13 @@ def push(
 def with_need(
     needs: tuple[TimestampedReplicas, ...], decision: ScaleDecision, at: datetime
 ) -> tuple[TimestampedReplicas, ...]:
-    """Return the needs of the last half hour with that of now.
+    """Return the needs of the last half hour with that of now; none before the load is known.
 
-    What is not known counts as the number in effect, as before the first decision and where no
-    policy reads the load.
+    Later on, what is not known counts as the number in effect, and so does the time before.
     """
     window, current = decision.history.down_window, TimestampedReplicas(at, decision.replicas)
+    if not window and not needs:
+        return ()
     decisions = decision.history.decisions or (current,)
     needed = decision.replicas
     if window and at - window[-1].at < MAX_READING_GAP:

@@ -1,0 +1,172 @@
+"""A replica that neither its floor nor half an hour of load needs lends its device to a change."""
+
+import random
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tessera.api.reasons import ScalingReason
+from tessera.domain.scaling.decisions import NEED_SPAN, needed_lately, with_need
+from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
+from tests.builders import NOW
+from tests.domain.quality.gated_fleet import A_CHANGE, GatedVariantFleet, a_gated_fleet
+from tests.properties import examples
+
+_FLOOR = 2
+_REPLICAS = 3
+# Somebody else sets the number, so that it stays whatever the load is.
+_SET: dict[str, Any] = {
+    "replicas": _REPLICAS,
+    "scaling": {"mode": "External", "policy": "QueueAndActivity"},
+}
+_BUSY = 500.0
+
+
+def a_full_fleet() -> GatedVariantFleet:
+    """Return a service with one replica beyond its floor, a change, and no free device."""
+    fleet = a_gated_fleet(devices=_REPLICAS, **_SET)
+    fleet.waiting = 0.0
+    fleet.edit(**A_CHANGE, **_SET)
+    return fleet
+
+
+def let_pass(fleet: GatedVariantFleet, minutes: int) -> None:
+    """Run for so long; fail as soon as the floor is not there, or a change serves users."""
+    for _ in range(minutes * 2):
+        fleet.cycle(30)
+        assert sum(fleet.serving().values()) >= _FLOOR, fleet.describe()
+        assert fleet.serving().keys() <= fleet.promoted, fleet.describe()
+        assert not fleet.lost
+
+
+def test_after_half_an_hour_a_replica_without_load_lends_its_device() -> None:
+    fleet = a_full_fleet()
+    let_pass(fleet, 25)
+    assert fleet.tried_pods() == []
+    assert fleet.gated.missing_device == (
+        "no nvidia.com/gpu of AcceleratorPool/a100 is free, the load of the last 30 minutes needs "
+        "the 3 replicas, and spec.rollout.gateWindow is not set: add a node, or set it"
+    )
+
+    let_pass(fleet, 10)
+    (tried,) = fleet.tried_pods()
+    assert tried.containers_ready
+    assert sum(fleet.serving().values()) == _FLOOR
+
+    fleet.decide_on_candidate("Failed")
+    let_pass(fleet, 3)
+    assert sum(fleet.serving().values()) == _REPLICAS
+
+
+def test_its_device_goes_back_when_load_asks_and_the_gate_goes_on_later() -> None:
+    fleet = a_full_fleet()
+    let_pass(fleet, 35)
+    assert len(fleet.tried_pods()) == 1
+
+    fleet.waiting = _BUSY
+    let_pass(fleet, 3)
+    assert (fleet.tried_pods(), sum(fleet.serving().values())) == ([], _REPLICAS)
+
+    fleet.waiting = 0.0
+    let_pass(fleet, 25)
+    assert fleet.tried_pods() == []
+    let_pass(fleet, 10)
+    assert len(fleet.tried_pods()) == 1
+    assert fleet.state.phase == "Candidate"
+
+
+def test_a_load_that_is_not_known_lends_nothing() -> None:
+    fleet = a_full_fleet()
+    fleet.waiting = None
+    let_pass(fleet, 45)
+    assert fleet.tried_pods() == []
+    assert "the load of the last 30 minutes is not known" in (fleet.gated.missing_device or "")
+
+
+def test_a_restart_of_the_operator_ends_no_gate_that_runs_on_a_lent_device() -> None:
+    fleet = a_full_fleet()
+    let_pass(fleet, 35)
+    (tried,) = fleet.tried_pods()
+    for waiting in (None, 0.0):
+        fleet.restart_operator()
+        fleet.waiting = waiting
+        let_pass(fleet, 3)
+        assert [pod.ref for pod in fleet.tried_pods()] == [tried.ref]
+
+    fleet.waiting = _BUSY
+    let_pass(fleet, 3)
+    assert fleet.tried_pods() == []
+
+
+def test_another_autoscaler_that_asks_for_more_gets_the_device_back() -> None:
+    fleet = a_full_fleet()
+    let_pass(fleet, 35)
+    assert len(fleet.tried_pods()) == 1
+
+    fleet.edit(**A_CHANGE, **{**_SET, "replicas": _REPLICAS + 1})
+    let_pass(fleet, 3)
+    assert (fleet.tried_pods(), sum(fleet.serving().values())) == ([], _REPLICAS)
+
+
+@pytest.mark.parametrize("seed", range(examples(12)))
+def test_whatever_the_load_was_half_an_hour_of_it_needs_no_more_than_what_serves(
+    seed: int,
+) -> None:
+    rng = random.Random(seed)  # noqa: S311 - a test
+    fleet = a_full_fleet()
+    asked: timedelta | None = fleet.now
+    for _ in range(8):
+        fleet.waiting = rng.choice((0.0, 0.0, _BUSY))
+        for _ in range(rng.choice((2, 20, 40))):
+            if fleet.waiting:
+                asked = fleet.now
+            let_pass(fleet, 1)
+            is_quiet = asked is None or fleet.now - asked > NEED_SPAN + timedelta(minutes=3)
+            is_asked = asked is not None and fleet.now - asked < NEED_SPAN
+            tried = [pod for pod in fleet.tried_pods() if not pod.terminating]
+            assert not (is_asked and tried), (fleet.waiting, asked, fleet.describe())
+            assert tried or not is_quiet, (asked, fleet.describe())
+        if not fleet.tried_pods() and rng.random() < 0.5:  # noqa: PLR2004 - every other time
+            # What is not remembered counts as needed, unless the device is lent already.
+            fleet.restart_operator()
+            asked = fleet.now
+
+
+@pytest.mark.parametrize("seed", range(examples(40)))
+def test_what_half_an_hour_needed_is_the_most_that_stood_in_it(seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311 - a test
+    at, needs = NOW, tuple[TimestampedReplicas, ...]()
+    stood = list[tuple[datetime, int]]()
+    current = rng.randrange(1, 6)
+    for _ in range(60):
+        needed = rng.randrange(1, 6)
+        history = ScalingHistory(
+            decisions=(TimestampedReplicas(NOW - timedelta(hours=1), current),),
+            down_window=(TimestampedReplicas(at, needed),),
+        )
+        decision = ScaleDecision(
+            replicas=current, reason=ScalingReason.STEADY, message="", history=history
+        )
+        if not stood:
+            stood.append((at, current))
+        else:
+            stood[-1] = at, stood[-1][1]
+        stood.append((at, needed))
+        needs = with_need(needs, decision, at)
+        at += timedelta(minutes=rng.choice((1, 4, 11, 29)))
+        expected = max(
+            replicas
+            for index, (end, replicas) in enumerate(stood)
+            if index == len(stood) - 1 or at - end < NEED_SPAN
+        )
+        assert needed_lately(ScalingHistory(needs=needs), at) == expected
+
+
+def test_once_readings_are_lost_what_is_in_effect_counts_as_needed() -> None:
+    history = ScalingHistory(decisions=(TimestampedReplicas(NOW, 4),))
+    decision = ScaleDecision(replicas=4, reason=ScalingReason.STEADY, message="", history=history)
+    assert with_need((), decision, NOW) == ()
+
+    needs = with_need((TimestampedReplicas(NOW, 2),), decision, NOW)
+    assert needed_lately(ScalingHistory(needs=needs), NOW) == 4
