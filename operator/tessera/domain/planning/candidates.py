@@ -5,6 +5,7 @@ version in force lends that of a replica which neither its floor nor the load of
 needs, and within `spec.rollout.gateWindow` one of the floor, as for a rollout in place.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,7 +16,8 @@ from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.placement.candidates import free_replicas
-from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.placement.cover import Need
+from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan, VariantPlan
 from tessera.domain.quality.candidates import GatedFleet
 from tessera.domain.quality.split_service import SplitService
@@ -153,26 +155,27 @@ def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) 
     One that its load does not need leaves the floor as it is. Within a window one of the floor may
     be away, as in a rollout in place, and never the last one that is ready.
     """
-    offer = tried.counts[0].choice.offer
-    index = next(
-        (
-            index
-            for index, count in enumerate(stable.counts)
-            if (count.choice.offer.pool, count.choice.offer.hardware)
-            == (offer.pool, offer.hardware)
-            and count.replicas
-        ),
-        None,
-    )
-    if index is None or not _may_lend(split, stable, tried, stable.counts[index], at):
+    lender, floor = _lender(stable, tried.counts[0]), stable.disruptions.floor
+    if lender is None or not _may_lend(split, stable, tried, lender, at):
         return None
-    count, floor = stable.counts[index], stable.disruptions.floor
-    counts = list(stable.counts)
-    counts[index] = count._replace(replicas=count.replicas - 1)
+    fewer = lender._replace(replicas=lender.replicas - 1)
     return replace(
         stable,
-        counts=tuple(counts),
+        counts=tuple(fewer if each is lender else each for each in stable.counts),
         disruptions=stable.disruptions._replace(floor=max(1, min(floor, stable_pods(stable) - 1))),
+    )
+
+
+def _lender(stable: Proposal, tried: VariantCount) -> VariantCount | None:
+    """Return the replicas of the version in force on the hardware of the one that is tried."""
+    hardware = tried.choice.offer.pool, tried.choice.offer.hardware
+    return next(
+        (
+            each
+            for each in stable.counts
+            if (each.choice.offer.pool, each.choice.offer.hardware) == hardware and each.replicas
+        ),
+        None,
     )
 
 
@@ -197,8 +200,6 @@ def _may_lend(
         is_lent = is_away and any(workload.replicas for workload in tried.objects.workloads)
         if not _is_needless(stable, lender, at, is_lent=is_lent):
             return False
-        # None of the floor lends its device, so that is as if it were one less.
-        floor, desired = floor + 1, desired + 1
     if runs:
         # It runs: the device goes back where another replica is away.
         return healthy >= max(1, floor - 1)
@@ -211,23 +212,24 @@ def _may_lend(
 def _is_needless(
     stable: Proposal, lender: VariantCount, at: datetime, *, is_lent: bool = False
 ) -> bool:
-    """Return whether the load of the last half hour needs no replica as the one that would lend.
+    """Return whether neither floor nor the load of the last half hour need the one that would lend.
 
     Once it `is_lent`, the load of now decides, and one that is not known asks for nothing: so a
     restart of the operator ends no gate.
     """
     history, healthy = stable.scale.history, stable.disruptions.healthy
     needed = needed_lately(history, at)
-    if needed is None or history.unit is None:
-        return is_lent
-    capacities = {each.choice.variant: capacity_of(each.choice) for each in stable.counts}
-    pods = (pod for pod in stable.objects.pods if pod.ref in healthy)
-    served = sum(capacities.get(pod.variant, 0) for pod in pods)
-    if not is_lent or len(healthy) >= stable_pods(stable):
-        served -= capacity_of(lender.choice)
     if is_lent:
-        needed = history.needs[-1].replicas
-    return needed * history.unit.capacity <= served
+        needed = history.needs[-1].replicas if history.needs else 0
+    if needed is None or history.unit is None:
+        return False
+    left = Counter(pod.variant for pod in stable.objects.pods if pod.ref in healthy)
+    if not is_lent or len(healthy) >= stable_pods(stable):
+        left[lender.choice.variant] -= 1
+    served = served_by((each.choice, left[each.choice.variant]) for each in stable.counts)
+    capacity = needed * history.unit.capacity
+    need = Need(capacity, stable.disruptions.floor, stable.need.firm_pods)
+    return need.beside(served).is_met
 
 
 def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: datetime) -> str:
@@ -235,13 +237,16 @@ def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: d
     spec, offer = split.service.spec, count.choice.offer
     window = spec.rollout.gate_window if spec is not None else None
     healthy, pods = len(stable.disruptions.healthy), stable_pods(stable)
+    lender = _lender(stable, count)
     free = f"no {offer.hardware.resource} of AcceleratorPool/{offer.pool} is free"
     needless = f"the load of the last 30 minutes needs the {counted(pods, 'replica')}"
-    if not stable.disruptions.allowed:
+    if lender is None:
+        needless = "no replica of the service has one"
+    elif not stable.disruptions.allowed:
         needless = f"{stable.disruptions.desired_healthy} of {healthy} ready replicas stay anyway"
     elif not stable.scale.history.needs:
         needless = "the load of the last 30 minutes is not known"
-    elif _is_needless(stable, count, at):
+    elif _is_needless(stable, lender, at):
         needless = "the replica that the load does not need may not go now"
     if window is None:
         return f"{free}, {needless}, and spec.rollout.gateWindow is not set: add a node, or set it"
