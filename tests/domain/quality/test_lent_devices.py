@@ -140,7 +140,7 @@ def test_whatever_the_load_was_half_an_hour_of_it_needs_no_more_than_what_serves
             tried = [pod for pod in fleet.tried_pods() if not pod.terminating]
             assert not (is_asked and tried), (fleet.waiting, asked, fleet.describe())
             assert tried or not is_quiet, (asked, fleet.describe())
-        if not fleet.tried_pods() and rng.random() < 0.5:  # noqa: PLR2004 - every other time
+        if not fleet.tried_pods() and rng.random() < 0.5:
             # What is not remembered counts as needed, unless the device is lent already.
             fleet.restart_operator()
             asked = fleet.now
