@@ -95,6 +95,13 @@ def test_the_runner_is_told_what_the_gate_says(spec: dict[str, Any], expected: s
     assert expected in arguments(a_request(**spec))
 
 
+def test_a_version_is_asked_for_answers_as_long_as_those_that_users_get() -> None:
+    request = a_request()
+    capped = replace(request, endpoint=replace(request.endpoint, max_output_tokens=64))
+    assert "--max-output-tokens=64" in arguments(capped)
+    assert not any("--max-output-tokens" in each for each in arguments(request))
+
+
 def test_a_baseline_has_no_other_version() -> None:
     assert f"--baseline={STABLE}" in arguments(a_request())
     assert not any(each.startswith("--baseline") for each in arguments(a_request("Baseline")))

@@ -248,8 +248,10 @@ class Progressing(StatusReason):
     """The changed version waits for a device to be tried on; the message says what is missing,
     and since when."""
     GATE_NOT_FOUND = "GateNotFound"
-    """The changed version waits, since the QualityGate in `spec.rollout.gateRef` does not exist, or
-    its condition Accepted is False."""
+    """The changed version waits, since the QualityGate in `spec.rollout.gateRef` does not exist."""
+    GATE_NOT_ACCEPTED = "GateNotAccepted"
+    """The changed version waits, since the QualityGate cannot judge; the message has the reason of
+    its condition Accepted, for example `SuiteNotFound`."""
     GATE_INCONCLUSIVE = "GateInconclusive"
     """The suite did not prove what its `require: Proven` asks for, so the stable version stays
     until the spec changes."""

@@ -74,6 +74,7 @@ def _arguments(request: GateJobRequest) -> list[str]:
         "baseline": run.baseline,
         "baseline-digest": request.baseline_digest,
         "answers-digest": request.answers_digest,
+        "max-output-tokens": request.endpoint.max_output_tokens,
     }
     judge = request.judge
     return [

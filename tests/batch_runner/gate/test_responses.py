@@ -38,6 +38,15 @@ def a_delta(content: Any, reason: str | None = None, **more: Any) -> bytes:
     return an_event(choices=[{"delta": {"content": content, **more}, "finish_reason": reason}])
 
 
+def test_a_cap_of_output_reduces_the_longest_answer_as_gateways_do() -> None:
+    key, row = QuestionKey("line-1", 0, 0), ROW.model_copy(update={"max_tokens": 100})
+    lengths = [
+        json.loads(AskOptions(url="", model="tiny", max_output_tokens=most).body(row, key))
+        for most in (None, 64, 200)
+    ]
+    assert [each["max_tokens"] for each in lengths] == [100, 64, 100]
+
+
 async def test_tokens_and_times_of_a_stream_are_counted() -> None:
     answer = await answer_to(lambda _: "one two three")
     assert (answer.text, answer.output_tokens, answer.finish_reason) == ("one two three", 3, "stop")

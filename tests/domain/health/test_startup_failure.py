@@ -184,6 +184,7 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.STORAGE_QUOTA_EXCEEDED,
         Progressing.NO_SURGE_CAPACITY,
         Progressing.GATE_NOT_FOUND,
+        Progressing.GATE_NOT_ACCEPTED,
         Progressing.GATE_INCONCLUSIVE,
         Progressing.ROLLED_BACK,
         Progressing.VECTORS_CHANGE,

@@ -22,6 +22,7 @@ _GATED: dict[str, tuple[Any, ...]] = {
     "engine.chatTemplate": ({"configMapKeyRef": {"name": "chat", "key": "template"}},),
     "context.maxModelLen": (2048, 4096),
     "podTemplate.env": ([{"name": "A", "value": "1"}],),
+    "access.rateLimits.maxOutputTokens": (100, 200),
 }
 _UNGATED: dict[str, tuple[Any, ...]] = {
     "engine.tensorParallelSize": (1, 2),
@@ -34,6 +35,7 @@ _UNGATED: dict[str, tuple[Any, ...]] = {
     "context.typicalInputTokens": (100, 200),
     "placement.pools": (["one"], ["two"]),
     "access.aliases": (["other"],),
+    "access.rateLimits.concurrentRequests": (8,),
     "drain.timeout": ("90s",),
     "podTemplate.labels": ({"team": "a"},),
     "rollout.rollbackWindow": (1, 2),
@@ -104,6 +106,19 @@ def test_the_spec_in_force_has_the_answers_of_the_stable_one_and_all_else_of_the
     wanted = as_written(spec_of(stable, after))
     assert {name: part for name, part in as_written(spec).items() if part} == wanted
     assert InferenceServiceSpec.model_validate(as_written(spec)) == spec
+
+
+def test_what_the_api_server_fills_in_beside_other_fields_is_no_change() -> None:
+    written = spec_of({"engine.prefixCaching": True})
+    filled = {"engine.version": a_spec().engine.version, "engine.extraArgs": []}
+    empty: dict[str, Any] = {"precision.variants": [], "podTemplate.env": [], "model.adapters": []}
+    limits = {"access.rateLimits.requests.perMinute": 5}
+
+    for fields in (filled, empty, limits, filled | empty | limits):
+        assert gated_digest(spec_of(fields)) == gated_digest(written)
+        assert changed_fields(written, spec_of(fields)) == ()
+    option = spec_of(filled, {"engine.kvCacheDtype": "fp8"})
+    assert changed_fields(spec_of(), option) == ("spec.engine.kvCacheDtype",)
 
 
 def test_a_request_for_the_newest_commit_and_another_builder_are_changes() -> None:

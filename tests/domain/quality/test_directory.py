@@ -42,6 +42,16 @@ def test_names_of_the_model_and_adapters_are_those_in_force_and_aliases_those_of
     assert (model.names, model.adapters) == (("small", "best"), ("sql",))
 
 
+def test_the_longest_answer_is_that_in_force_and_other_limits_are_those_of_the_edit() -> None:
+    limits = {"maxOutputTokens": 8, "concurrentRequests": 2}
+    edited = a_gated_spec(access={"rateLimits": limits})
+
+    model = offered(a_service(spec=edited), a_revision())
+
+    assert model.limits is not None
+    assert (model.limits.max_output_tokens, model.limits.concurrent_requests) == (None, 2)
+
+
 def test_once_the_change_has_passed_the_names_are_those_of_the_edit() -> None:
     passed = a_revision(
         ref=Ref("team-a", "chat-2"), number=2, digest=gated_digest(EDITED), spec=EDITED

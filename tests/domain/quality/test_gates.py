@@ -223,7 +223,7 @@ def test_a_suite_that_judges_nothing_lets_the_change_wait_and_is_read_again(
     world.end(a_report(world.requests[world.job], state=state, message="line 3"))
     decision = world.cycle()
     assert decision.problem == StatusVerdict(reason, "line 3")
-    assert (decision.outcome, decision.progressing.reason) == (None, Progressing.GATE_NOT_FOUND)
+    assert (decision.outcome, decision.progressing.reason) == (None, Progressing.GATE_NOT_ACCEPTED)
     world.cycle(60)
     assert world.created == 1
     world.cycle(300)

@@ -61,6 +61,8 @@ class AskOptions:
     repeats: int = 1
     """With more than one, sampling is on, each with a seed of its own."""
     concurrency: int = 8
+    max_output_tokens: int | None = None
+    """A larger maximum of a row is reduced to it, as gateways do."""
     retries: int = 3
     prompt_seconds: float = 300.0
     away_seconds: float = 180.0
@@ -79,7 +81,8 @@ class AskOptions:
         elif self.task == "embed":
             fields |= {"input": [row.query, *(row.documents or ())]}
         else:
-            fields |= {"messages": row.messages, "max_tokens": row.max_tokens, "stream": True}
+            most = min(row.max_tokens, self.max_output_tokens or row.max_tokens)
+            fields |= {"messages": row.messages, "max_tokens": most, "stream": True}
             fields |= {"stream_options": {"include_usage": True}}
             # A run that repeats has the sampling that users meet.
             sampling = {"seed": 1000 * key.run + key.repeat} if self.repeats > 1 else _GREEDY

@@ -108,6 +108,7 @@ class GateJobRunner:
             task=self.arguments.task,
             repeats=self.arguments.repeats,
             concurrency=self.arguments.concurrency,
+            max_output_tokens=self.arguments.max_output_tokens,
         )
         await answer_suite(suite, answers, options, runs, self._show_progress)
         shares = answer_shares(each for each in answers.answers.values() if each.run < runs)
@@ -255,6 +256,7 @@ def add_gate_command(command: ArgumentParser) -> None:
     command.add_argument("--answers-digest", default="", help="SHA-256 of answers to go on with")
     command.add_argument("--baseline-digest", default="", help="SHA-256 of those to compare with")
     command.add_argument("--repeats", type=int, default=1, help="answers to each prompt")
+    command.add_argument("--max-output-tokens", type=int, help="those of the longest answer")
     command.add_argument("--concurrency", type=int, default=8, help="prompts in flight")
     command.add_argument("--max-drop-points", type=float, default=2.0)
     command.add_argument("--max-relative-drop", type=float, default=0.05)

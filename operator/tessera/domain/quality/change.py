@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import Access, InferenceServiceSpec
 from tessera.api.service_status import ModelStatus, PrecisionStatus
 
 # Of `spec.engine`: the same weights on more GPUs, what changes latency alone, and a right.
@@ -29,6 +29,8 @@ _GATED: Mapping[str, Any] = {
     # A shorter context cuts answers.
     "context": {"max_model_len"},
     "pod_template": {"env"},
+    # A shorter answer may lack its end.
+    "access": {"rate_limits": {"max_output_tokens"}},
 }
 BaseModelT = TypeVar("BaseModelT", bound=BaseModel)
 
@@ -69,19 +71,32 @@ def in_force(stable: InferenceServiceSpec, edited: InferenceServiceSpec) -> Infe
     """
     context = _taken(edited.context, stable.context, {"max_model_len"})
     pod_template = _taken(edited.pod_template, stable.pod_template, {"env"})
-    parts = {
+    parts: dict[str, BaseModel] = {
         "model": stable.model,
         "precision": stable.precision,
         "engine": _taken(stable.engine, edited.engine, _UNGATED_ENGINE),
         "context": context,
         "pod_template": pod_template,
+        "access": _access(stable.access, edited.access),
     }
     fields = {
         *(edited.model_fields_set - parts.keys()),
         *(stable.model_fields_set & {"model", "precision"}),
-        *(name for name in ("engine", "context", "pod_template") if parts[name].model_fields_set),
+        *(
+            name
+            for name in ("engine", "context", "pod_template", "access")
+            if parts[name].model_fields_set
+        ),
     }
     return InferenceServiceSpec.model_construct(fields, **{**dict(edited), **parts})
+
+
+def _access(stable: Access, edited: Access) -> Access:
+    """Return who may ask, with the longest answer of the stable version."""
+    limits = _taken(edited.rate_limits, stable.rate_limits, {"max_output_tokens"})
+    fields = edited.model_fields_set - {"rate_limits"}
+    fields |= {"rate_limits"} if limits.model_fields_set else set()
+    return Access.model_construct(fields, **{**dict(edited), "rate_limits": limits})
 
 
 def _taken(base: BaseModelT, source: BaseModelT, names: Iterable[str]) -> BaseModelT:
@@ -101,7 +116,17 @@ def _gated_fields(spec: InferenceServiceSpec) -> Mapping[str, Any]:
         include=dict(_GATED),
         exclude={"engine": set(_UNGATED_ENGINE)},
     )
-    return {name: part for name, part in fields.items() if part}
+    # The API server fills in defaults of a part once anything stands in it.
+    fields["engine"] = {"version": spec.engine.version} | fields.get("engine", {})
+    return {name: part for name, part in _without_empty(fields).items() if part}
+
+
+def _without_empty(part: Any) -> Any:
+    """Return a part without lists and objects that are empty, at any depth."""
+    if not isinstance(part, dict):
+        return part
+    fields = {name: _without_empty(value) for name, value in part.items()}
+    return {name: value for name, value in fields.items() if value not in ([], {})}
 
 
 def _paths(path: str, value: Any) -> Iterator[tuple[str, Any]]:

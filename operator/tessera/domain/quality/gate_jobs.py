@@ -28,6 +28,8 @@ class GateEndpoint:
     """Host or IP address, without port."""
     model: str
     """Name in requests."""
+    max_output_tokens: int | None = None
+    """Those of the longest answer that users get."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,8 +134,9 @@ def decide_trial(trial: ChangeTrial, jobs: GateJobs) -> TrialDecision:
     if gate is None or spec is None:
         lack = "does not exist" if gate is None else f"is not valid: {gate.problem}"
         return _hold(
+            Progressing.GATE_NOT_FOUND if gate is None else Progressing.GATE_NOT_ACCEPTED,
             f"spec.rollout.gateRef: QualityGate/{trial.gate_ref} {lack}. The change waits, and "
-            "users have the stable version; create or correct the gate, or take the change back."
+            "users have the stable version; create or correct the gate, or take the change back.",
         )
     if trial.vectors_of is not None:
         message = (
@@ -288,6 +289,7 @@ class _Rounds:
             hours = JUDGE_RETRY // timedelta(hours=1)
             again = f"; the judge is asked again after {hours} h, or once spec changes"
         return _hold(
+            Progressing.GATE_NOT_ACCEPTED,
             f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. The change "
             f"waits, and users have the stable version{again}.",
         )
@@ -368,8 +370,8 @@ def _is_newer(answers: AnswersStatus, job: GateJob) -> bool:
     return job.created is not None and answers.answered_at >= job.created
 
 
-def _hold(message: str) -> TrialDecision:
-    return TrialDecision(progressing=StatusVerdict(Progressing.GATE_NOT_FOUND, message))
+def _hold(reason: Progressing, message: str) -> TrialDecision:
+    return TrialDecision(progressing=StatusVerdict(reason, message))
 
 
 def _waiting(trial: ChangeTrial, text: str) -> TrialDecision:
