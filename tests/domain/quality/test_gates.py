@@ -1,6 +1,7 @@
 """What a gate does next for a change, and what it decides."""
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,13 @@ from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.money import money
 from tessera.domain.quality.gate_jobs import GateEndpoint
-from tessera.domain.quality.gates import MAX_ATTEMPTS, TrialDecision, plan_gate
+from tessera.domain.quality.gates import (
+    MAX_ATTEMPTS,
+    MAX_RETURNS,
+    GatePlan,
+    TrialDecision,
+    plan_gate,
+)
 from tessera.domain.quality.trial import GateJobs
 from tests.domain.quality.gate_world import (
     CHANGED,
@@ -153,6 +160,68 @@ def test_an_evicted_job_is_tried_again_and_then_given_up() -> None:
         world.cycle()
     assert outcome(decision) is GateOutcome.JOB_FAILED
     assert world.created == MAX_ATTEMPTS
+
+
+NO_DEVICE = StatusVerdict(Progressing.NO_SURGE_CAPACITY, "no device")
+
+
+def test_a_device_that_goes_back_to_users_is_no_attempt_and_answers_count_hours_later() -> None:
+    world = GateWorld()
+    world.ask("Candidate")
+    for returned in range(1, MAX_RETURNS + 1):
+        request = world.requests[world.job]
+        away = a_report(request, state="engineAway", verdict=None, answersDigest=f"{returned:064x}")
+        world.end(away, code=1)
+        endpoint = world.trial.candidate.endpoint
+        gone = replace(world.trial.candidate, endpoint=None)
+        world.trial = replace(world.trial, candidate=gone, waits=NO_DEVICE)
+        assert world.cycle(7 * 3600).progressing == NO_DEVICE
+        back = replace(gone, endpoint=endpoint)
+        world.trial = replace(world.trial, candidate=back, waits=None)
+        assert world.cycle().outcome is None
+        world.cycle()
+        assert world.requests[world.job].answers_digest == f"{returned:064x}"
+    world.end(a_report(world.requests[world.job], state="engineAway", verdict=None), code=1)
+    assert outcome(world.cycle()) is GateOutcome.JOB_FAILED
+
+
+def test_a_change_that_waits_for_its_device_leaves_the_gate_to_another() -> None:
+    world = GateWorld()
+    world.end(
+        a_report(world.ask("Candidate"), state="engineAway", verdict=None, answersDigest="e" * 64)
+    )
+    first = world.job
+    gone = replace(world.trial.candidate, endpoint=None)
+    world.trial = replace(world.trial, candidate=gone, waits=NO_DEVICE)
+    other = replace(
+        a_trial(), service=Ref("team-a", "other"), baseline=a_version("c" * 32, "10.0.0.7")
+    )
+
+    def plan() -> GatePlan:
+        at = world.at + timedelta(hours=1)
+        world.trial, gate = replace(world.trial, at=at), world.trial.gate
+        assert gate is not None
+        jobs = GateJobs(jobs=tuple(world.jobs.values()), runs=world.runs)
+        planned = plan_gate(gate, [world.trial, replace(other, at=at, gate=gate)], jobs)
+        world.edit_gate(status=planned.status)
+        for ref in planned.delete:
+            world.delete(ref.name)
+        if planned.create is not None:
+            world.create(planned.create)
+        return planned
+
+    assert (plan().delete, world.requests[world.job].run.service) == ((), other.service)
+    world.trial = replace(world.trial, candidate=a_version(CHANGED, "10.0.0.2"), waits=None)
+    # The claim is mounted by one Job.
+    waiting = plan()
+    assert (waiting.create, waiting.delete) == (None, ())
+    assert "InferenceService/other is tried" in waiting.decisions[CHAT].progressing.message
+    assert first in world.jobs
+    world.end()
+    plan()
+    plan()
+    assert world.requests[world.job].run.service == CHAT
+    assert world.requests[world.job].answers_digest == "e" * 64
 
 
 @pytest.mark.parametrize(

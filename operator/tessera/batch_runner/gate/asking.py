@@ -42,6 +42,10 @@ _MAX_FIRST_REFUSALS = 20
 _GREEDY: dict[str, Any] = {"temperature": 0, "seed": 0}
 
 
+class EngineAwayError(TransientError):
+    """Nothing answered at an address for too long."""
+
+
 class QuestionKey(NamedTuple):
     """One question of a run: the prompt, which run of the suite, and which repeat."""
 
@@ -121,8 +125,7 @@ class PromptAsker:
     ) -> ModelAnswer | None:
         """Return the answer; None where the prompt is to be asked again with no other in flight.
 
-        Raises RefusedError when the first prompts are all refused, and TransientError for an engine
-        that is away too long.
+        Raises RefusedError when the first prompts are all refused, and EngineAwayError.
         """
         trial, body = retry.Trial(), self._options.body(row, key)
         while True:
@@ -181,7 +184,7 @@ class PromptAsker:
                     await asyncio.sleep(_WAIT_SECONDS)
         except TimeoutError as error:
             away = f"{self._options.url} did not answer for {self._options.away_seconds:g} s"
-            raise TransientError(f"{away}: {reply.problem}") from error
+            raise EngineAwayError(f"{away}: {reply.problem}") from error
 
     async def _is_healthy(self) -> bool:
         with suppress(aiohttp.ClientError, TimeoutError, OSError):

@@ -19,7 +19,7 @@ from tessera.batch_runner.errors import (
     TransientError,
 )
 from tessera.batch_runner.gate.answers import AnswersFile, answer_shares
-from tessera.batch_runner.gate.asking import AskOptions
+from tessera.batch_runner.gate.asking import AskOptions, EngineAwayError
 from tessera.batch_runner.gate.run import (
     BASELINE_RUNS,
     JudgeUnreliableError,
@@ -74,6 +74,8 @@ class GateJobRunner:
             return error.code, self.report | {"state": "suiteInvalid", "message": str(error)}
         except GateProblemError as error:
             return error.code, self.report | {"state": error.gate_state, "message": str(error)}
+        except EngineAwayError as error:
+            return error.code, self.report | {"state": "engineAway", "message": str(error)}
         except BatchError as error:
             return error.code, self.report | {"message": str(error)}
         return 0, self.report | {"state": state}

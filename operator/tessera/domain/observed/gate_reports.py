@@ -29,8 +29,9 @@ GateJobState: TypeAlias = Literal[
     "judgeUnreliable",
     # The claim lacks answers of the stable version.
     "baselineMissing",
-    # Another attempt goes on.
+    # Another attempt goes on; what was asked went away, as where its device was given back.
     "failed",
+    "engineAway",
 ]
 MAX_MESSAGE_LENGTH = 1000
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

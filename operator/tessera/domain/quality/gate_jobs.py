@@ -102,7 +102,10 @@ def _short_digest(*parts: str) -> str:
 
 
 def attempt_name(run: str, attempt: int) -> str:
-    """Return the name of the Job of one attempt, from 1 on."""
+    """Return the name of the Job of one attempt.
+
+    The last digit counts attempts from 1 on, and the one before it how often a device went back.
+    """
     return f"{run}-{attempt}"
 
 

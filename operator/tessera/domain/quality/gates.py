@@ -23,7 +23,7 @@ from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.observed.gate_reports import GateJobState, GateReport, gate_report
-from tessera.domain.observed.gates import GateJob, GateJobRun, GateRole, ObservedGate
+from tessera.domain.observed.gates import GateJob, GateRole, ObservedGate
 from tessera.domain.quality.comparison import NO_ANSWERS, judged, with_cost
 from tessera.domain.quality.gate_jobs import (
     GateJobRequest,
@@ -38,6 +38,8 @@ from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 
 # Jobs of one run: each goes on where the last one ended, if that one said what it had answered.
 MAX_ATTEMPTS = 3
+# So often the device of the changed version may go back to users meanwhile.
+MAX_RETURNS = 9
 # A suite or judge that decides nothing is looked at again.
 RETRY = timedelta(minutes=5)
 # The changed version needs a device to be judged again, and has none until then.
@@ -95,19 +97,32 @@ class GatePlan:
 
 
 def plan_gate(gate: ObservedGate, trials: Iterable[ChangeTrial], jobs: GateJobs) -> GatePlan:
-    """Decide for all changes that are tried on a gate; the one whose Job exists goes first."""
+    """Decide for all changes that are tried on a gate; the one whose Job runs goes first.
+
+    One that waits for a device leaves the gate to others meanwhile.
+    """
     busy = {job.service for job in jobs.jobs}
-    ordered = sorted(trials, key=lambda each: (each.service not in busy, each.since, each.service))
+    running = {job.ref for job in jobs.jobs if not jobs.has_ended(job)}
+    decided = [(each, decide_trial(each, jobs)) for each in trials]
+    runs = {trial.service: not running.isdisjoint(each.retained) for trial, each in decided}
+
+    def order(trial: ChangeTrial) -> tuple[object, ...]:
+        service = trial.service
+        return not runs[service], service not in busy, trial.since, service
+
+    decided.sort(key=lambda each: order(each[0]))
     decisions = dict[Ref, TrialDecision]()
     holder: Ref | None = None
-    for trial in ordered:
-        if holder is None:
-            decision = decide_trial(trial, jobs)
-            if decision.create is not None or decision.retained:
-                holder = trial.service
-        else:
-            decision = _waiting(trial, f"InferenceService/{holder.name} is tried on it now")
+    for trial, decision in decided:
         decisions[trial.service] = decision
+        if decision.create is None and not runs[trial.service]:
+            continue
+        if holder is not None:
+            waiting = _waiting(trial, f"InferenceService/{holder.name} is tried on it now")
+            # What its Jobs said is needed once it is its turn.
+            ended = tuple(ref for ref in decision.retained if ref not in running)
+            decisions[trial.service] = replace(waiting, retained=ended)
+        holder = holder or trial.service
     retained = {ref for each in decisions.values() for ref in each.retained}
     # Of other services, edits and gates: nothing waits for what they would say.
     delete = tuple(sorted(job.ref for job in jobs.jobs if job.ref not in retained))
@@ -115,7 +130,7 @@ def plan_gate(gate: ObservedGate, trials: Iterable[ChangeTrial], jobs: GateJobs)
     return GatePlan(
         gate=gate,
         status=_status(gate, tuple(decisions.values())),
-        accepted=_accepted(gate, tuple(decisions.values()), [each.at for each in ordered]),
+        accepted=_accepted(gate, tuple(decisions.values()), [each.at for each, _ in decided]),
         decisions=decisions,
         # The claim is free once the pods before it are gone.
         create=create if not delete else None,
@@ -187,7 +202,7 @@ class _Rounds:
         decision = replace(self._round("Baseline", baseline), lost=baseline.digest)
         # What the other Job said, and how many there were, is needed once these answers are known.
         job = self._last_job(self._run("Candidate", self.trial.candidate))
-        if job is None or not self._has_ended(job, self.jobs.runs.get(job.uid)):
+        if job is None or not self._has_ended(job):
             return decision
         return replace(decision, retained=(*decision.retained, job.ref))
 
@@ -227,7 +242,7 @@ class _Rounds:
         if report is not None and report.state == _DONE[role]:
             # The Job stays until the status has what it said.
             return replace(self._answered(run, version, report), retained=(job.ref,))
-        if self._has_ended(job, pod):
+        if self._has_ended(job):
             return self._again(run, version, job, report)
         if job.refusal is not None:
             problem = StatusVerdict(GateAccepted.FAILED_CREATE, job.refusal)
@@ -298,19 +313,21 @@ class _Rounds:
         self, run: GateRun, version: TriedVersion, job: GateJob, report: GateReport | None
     ) -> TrialDecision:
         """Return the next attempt after one that ended without an answer, or that none follows."""
-        is_missing = report is not None and report.state == "baselineMissing"
-        if not is_missing and self._age(job) >= self.spec.timeout:
+        state = report.state if report is not None else None
+        is_missing, is_away = state == "baselineMissing", state == "engineAway"
+        attempt = attempt_of(job.ref.name) + (10 if is_away else 1)
+        if not (is_missing or is_away) and self._age(job) >= self.spec.timeout:
             ended = _ended(
                 GateOutcome.TIMED_OUT,
                 f"the {_which(run.role)} version did not answer the suite within spec.timeout of "
                 f"QualityGate/{self.gate.ref.name}",
             )
             return replace(ended, retained=(job.ref,))
-        if attempt_of(job.ref.name) >= MAX_ATTEMPTS:
+        if attempt % 10 > MAX_ATTEMPTS or attempt // 10 > MAX_RETURNS:
             said = report.message if report is not None and report.message else "no report"
             ended = _ended(
                 GateOutcome.JOB_FAILED,
-                f"Job/{job.ref.name}, the last of {MAX_ATTEMPTS}, ended without an answer: {said}",
+                f"Job/{job.ref.name}, the last attempt, ended without an answer: {said}",
             )
             return replace(ended, retained=(job.ref,))
         answers = self._answers_of(self.trial.baseline)
@@ -319,17 +336,17 @@ class _Rounds:
             lost = _waiting(self.trial, "the answers of the stable version are lost")
             return replace(lost, lost=answers.digest, retained=(job.ref,))
         digest = report.answers_digest if report is not None else ""
-        start = self._start(run, version, attempt_of(job.ref.name) + 1, digest)
+        start = self._start(run, version, attempt, digest)
         # The number of the last attempt is in the name of its Job alone.
         return replace(start, retained=(job.ref,))
 
     def _age(self, job: GateJob) -> timedelta:
         return self.trial.at - job.created if job.created is not None else timedelta()
 
-    def _has_ended(self, job: GateJob, pod: GateJobRun | None) -> bool:
+    def _has_ended(self, job: GateJob) -> bool:
         """Return whether nothing of a Job runs; one whose pod is gone may not say that it ended."""
-        has_exited = pod is not None and pod.exit_code is not None
-        return job.failed or has_exited or self._age(job) >= self.spec.timeout + _REPORT_TIME
+        is_over = self._age(job) >= self.spec.timeout + _REPORT_TIME
+        return self.jobs.has_ended(job) or is_over
 
     def _answered(self, run: GateRun, version: TriedVersion, report: GateReport) -> TrialDecision:
         suite = SuiteStatus(digest=report.suite, prompts=dict(report.prompts))

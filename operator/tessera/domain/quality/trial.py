@@ -65,3 +65,8 @@ class GateJobs:
     """Of their pods, by the uid of the Job."""
     answered: Mapping[Ref, tuple[int, int]] = field(default_factory=dict)
     """Prompts that are answered, and all, by Job; absent while none said so."""
+
+    def has_ended(self, job: GateJob) -> bool:
+        """Return whether nothing of a Job runs, as it or its pod says."""
+        run = self.runs.get(job.uid)
+        return job.failed or (run is not None and run.exit_code is not None)
