@@ -1,6 +1,7 @@
 """A gated service in a cluster in memory, whose pods start and whose Jobs report as a test says."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,8 @@ class GatedOperator(MemoryOperator):
 
     def __init__(self, scaling: Mapping[str, Any] | None = None) -> None:
         self.fields: dict[str, Any] = {"rollout": ROLLOUT, "scaling": scaling or {"minReplicas": 1}}
+        self.waiting = 0.0
+        """Requests that wait at each replica."""
         self.hanging = False
         """Engines of new replicas never get ready."""
         super().__init__()
@@ -56,9 +59,9 @@ class GatedOperator(MemoryOperator):
     async def step(self, seconds: float = 5) -> ReconcileOutcome:
         """Run the controllers of the cluster, then a cycle."""
         self.at += timedelta(seconds=seconds)
-        # No user asks anything.
-        idle = PodReading(waiting=0, running=0, activity=0)
-        pods = {Ref(pod.namespace, pod.name): idle for pod in self.keys(PODS.plural)}
+        busy = float(self.waiting > 0)
+        reading = PodReading(waiting=self.waiting, running=8 * busy, activity=busy)
+        pods = {Ref(pod.namespace, pod.name): reading for pod in self.keys(PODS.plural)}
         finished = {Ref(CHAT.namespace, CHAT.name): 0.0}
         self.observations.readings = Readings(at=self.at, pods=pods, finished=finished)
         for job in self.keys(JOBS.plural):
@@ -172,25 +175,37 @@ class GatedOperator(MemoryOperator):
             key = ObjectKey(JOBS.plural, pod.namespace, owner["name"])
             if owner["kind"] == "Job" and key not in self.cluster.objects:
                 self.cluster.discard(pod)
-        replicas = dict[ObjectKey, int]()
-        for key in self.keys(DEPLOYMENTS.plural):
-            replicas[key] = self.body(key)["spec"]["replicas"]
+        pods = defaultdict[ObjectKey, list[ObjectKey]](list)
         for pod in self.keys(PODS.plural):
-            owner = self.body(pod)["metadata"]["ownerReferences"][0]
-            key = ObjectKey(DEPLOYMENTS.plural, pod.namespace, pod.name.rpartition(".")[0])
-            if owner["kind"] == "ReplicaSet" and int(pod.name.rpartition(".")[2]) >= replicas.get(
-                key, 0
-            ):
-                self.cluster.discard(pod)
+            if self.body(pod)["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet":
+                name = pod.name.rpartition(".")[0]
+                pods[ObjectKey(DEPLOYMENTS.plural, pod.namespace, name)].append(pod)
+        replicas = {key: 0 for key in pods} | {
+            key: self.body(key)["spec"]["replicas"] for key in self.keys(DEPLOYMENTS.plural)
+        }
         for key, count in replicas.items():
+            for pod in sorted(pods[key], key=self._deletion_order)[: max(0, len(pods[key]) - count)]:
+                self.cluster.discard(pod)
+                pods[key].remove(pod)
+            if key not in self.cluster.objects:
+                continue
             generation = self.body(key)["metadata"].get("generation", 0)
             counts = {"replicas": count, "updatedReplicas": count}
             status = {"observedGeneration": generation, **counts}
             if self.body(key).get("status") != status:
                 self.body(key)["status"] = status
                 self.cluster.touch(key)
-            for index in range(count):
-                self._run_replica(key, f"{key.name}.{index}", index)
+            names = [f"{key.name}.{index}" for index in range(len(pods[key]) + count)]
+            present = {pod.name for pod in pods[key]}
+            # The lowest free names are those of new replicas.
+            names.sort(key=lambda name: name not in present)
+            for name in names[:count]:
+                self._run_replica(key, name, int(name.rpartition(".")[2]))
+
+    def _deletion_order(self, pod: ObjectKey) -> tuple[int, int]:
+        annotations = self.body(pod)["metadata"].get("annotations") or {}
+        cost = int(annotations.get("controller.kubernetes.io/pod-deletion-cost", 0))
+        return cost, -int(pod.name.rpartition(".")[2])
 
     def _run_replica(self, deployment: ObjectKey, name: str, index: int) -> None:
         key = ObjectKey(PODS.plural, deployment.namespace, name)

@@ -1,8 +1,10 @@
 """Whole cycles of a change under a gate, against an in-memory cluster."""
 
+from datetime import timedelta
+
 import pytest
 
-from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, TENANT_BUDGETS
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, NODES, TENANT_BUDGETS
 from tests.memory_operator import CHAT
 from tests.reconcile.gated_operator import FAILED, GATE, ROLLOUT, GatedOperator
 
@@ -140,6 +142,53 @@ async def test_a_budget_that_pays_for_no_candidate_lets_the_change_wait_and_says
     assert (progressing["status"], progressing["reason"]) == ("False", "NoSurgeCapacity")
     assert len(operator.keys("deployments")) == 1
     assert operator.condition("Ready")["reason"] != "BudgetExhausted"
+
+
+async def test_load_takes_a_lent_device_back_and_no_answered_prompt_is_asked_again_later() -> None:
+    operator = GatedOperator(
+        {
+            "policy": "QueueAndActivity",
+            "minReplicas": 2,
+            "maxReplicas": 3,
+            "scaleDown": {"stabilizationWindow": "1h"},
+        }
+    )
+    node = next(operator.body(key) for key in operator.keys(NODES.plural))
+    node["status"]["allocatable"] = {"nvidia.com/mig-1g.10gb": "3"}
+    operator.waiting = 500.0
+    await operator.settle(40)
+    assert operator.status["readyReplicas"] == 3
+    operator.waiting = 0.0
+    operator.edit(7)
+    operator.report(await operator.ask("baseline"))
+
+    async def let_pass(minutes: int) -> None:
+        for _ in range(minutes):
+            await operator.step(60)
+            assert operator.status["readyReplicas"] >= 2
+
+    await let_pass(20)
+    since = f"{operator.at - timedelta(minutes=20):%H:%M}"
+    progressing = operator.condition("Progressing")
+    assert progressing["reason"] == "NoSurgeCapacity"
+    assert f"waits for a device since 2026-11-20T{since}" in progressing["message"]
+    await let_pass(12)
+    job = await operator.ask("candidate")
+    operator.waiting = 500.0
+    await let_pass(3)
+    operator.report(job, state="engineAway", verdict=None, answersDigest="d" * 64, message="away")
+    await let_pass(3)
+    assert operator.status["readyReplicas"] == 3
+    progressing = operator.condition("Progressing")
+    assert "since 2026" in progressing["message"]
+    operator.waiting = 0.0
+    await let_pass(35)
+    again = await operator.ask("candidate")
+    assert operator.arguments(again)["answers-digest"] == "d" * 64
+    operator.report(again)
+    await let_pass(20)
+    assert operator.status["rollouts"][0]["reason"] == "Passed"
+    assert operator.status["readyReplicas"] == 3
 
 
 async def test_a_candidate_that_never_gets_ready_is_refused_until_the_spec_changes(
