@@ -184,7 +184,9 @@ class GatedOperator(MemoryOperator):
             key: self.body(key)["spec"]["replicas"] for key in self.keys(DEPLOYMENTS.plural)
         }
         for key, count in replicas.items():
-            for pod in sorted(pods[key], key=self._deletion_order)[: max(0, len(pods[key]) - count)]:
+            for pod in sorted(pods[key], key=self._deletion_order)[
+                : max(0, len(pods[key]) - count)
+            ]:
                 self.cluster.discard(pod)
                 pods[key].remove(pod)
             if key not in self.cluster.objects:

@@ -139,7 +139,7 @@ def _candidate_device(
     )
     lent = None if is_short else _lent(split, stable, tried, at)
     if lent is None:
-        return _Device(missing=_no_device(split, stable, tried.counts[0], at))
+        return _Device(missing=_no_device(split, stable, tried, at))
     return _Device(key, 0, lent=lent)
 
 
@@ -155,7 +155,7 @@ def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) 
     One that its load does not need leaves the floor as it is. Within a window one of the floor may
     be away, as in a rollout in place, and never the last one that is ready.
     """
-    lender, floor = _lender(stable, tried.counts[0]), stable.disruptions.floor
+    lender, floor = _lender(stable, tried), stable.disruptions.floor
     if lender is None or not _may_lend(split, stable, tried, lender, at):
         return None
     fewer = lender._replace(replicas=lender.replicas - 1)
@@ -166,17 +166,23 @@ def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) 
     )
 
 
-def _lender(stable: Proposal, tried: VariantCount) -> VariantCount | None:
-    """Return the replicas of the version in force on the hardware of the one that is tried."""
-    hardware = tried.choice.offer.pool, tried.choice.offer.hardware
-    return next(
-        (
-            each
-            for each in stable.counts
-            if (each.choice.offer.pool, each.choice.offer.hardware) == hardware and each.replicas
-        ),
-        None,
-    )
+def _lender(stable: Proposal, tried: Proposal) -> VariantCount | None:
+    """Return the replicas of the version in force on the hardware of the one that is tried.
+
+    Once one of them is away, it is wanted wherever there may be room.
+    """
+    offer = tried.counts[0].choice.offer
+    lenders = [each for each in stable.counts if each.replicas]
+    same = [
+        each
+        for each in lenders
+        if (each.choice.offer.pool, each.choice.offer.hardware) == (offer.pool, offer.hardware)
+    ]
+    if any(workload.replicas for workload in tried.objects.workloads):
+        there = Counter(pod.variant for pod in stable.objects.pods if pod.takes_requests)
+        same += [each for each in lenders if each.replicas > there[each.choice.variant]]
+        same.sort(key=lambda each: each.replicas <= there[each.choice.variant])
+    return same[0] if same else None
 
 
 def stable_pods(stable: Proposal) -> int:
@@ -232,12 +238,12 @@ def _is_needless(
     return need.beside(served).is_met
 
 
-def _no_device(split: SplitService, stable: Proposal, count: VariantCount, at: datetime) -> str:
+def _no_device(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) -> str:
     """Return why each of the ways to a device is closed."""
-    spec, offer = split.service.spec, count.choice.offer
+    spec, offer = split.service.spec, tried.counts[0].choice.offer
     window = spec.rollout.gate_window if spec is not None else None
     healthy, pods = len(stable.disruptions.healthy), stable_pods(stable)
-    lender = _lender(stable, count)
+    lender = _lender(stable, tried)
     free = f"no {offer.hardware.resource} of AcceleratorPool/{offer.pool} is free"
     needless = f"the load of the last 30 minutes needs the {counted(pods, 'replica')}"
     if lender is None:

@@ -155,16 +155,27 @@ def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> Obse
     replicas = [pod for pod in pods if pod.service == split.service.ref and pod.takes_requests]
     if replicas:
         counts = Counter(pod.variant for pod in replicas)
-        variant = min(counts, key=lambda name: (-counts[name], name))
-        variants = split.observed.status.all_variants
-        most = next((each for each in variants if each.name == variant), None)
+        variants = {each.name: each for each in split.observed.status.all_variants}
+        is_full = not any(left.total() > 0 for left in chain(*free.values()))
+        spot = {
+            each.name
+            for each in variants.values()
+            if each.pool in pools and pools[each.pool].tier == "Spot"
+        }
+        firm = sum(count for name, count in counts.items() if name not in spot)
+        # Those of the floor that no spot node may have lend no device.
+        stable = split.service.spec
+        lends_spot = is_full and stable is not None and firm <= stable.scaling.floor
+        variant = min(
+            counts, key=lambda name: (lends_spot and name not in spot, -counts[name], name)
+        )
+        most = variants.get(variant)
         name = most.pool if most is not None else ""
         if most is not None and not any("spec.precision" in path for path in split.state.changes):
             candidate = _with_precision(candidate, most.precision)
         devices = Counter(next(pod.devices for pod in replicas if pod.variant == variant))
-        is_full = name in pools and not any(left.total() > 0 for left in chain(*free.values()))
         # Where no device is free anywhere, the version in force may lend one.
-        if is_full or any(devices <= left for left in free.get(name, ())):
+        if (is_full and name in pools) or any(devices <= left for left in free.get(name, ())):
             return _with_placement(candidate, pools=(name,))
     tiers = {
         pools[name].tier for name, nodes in free.items() if any(left.total() > 0 for left in nodes)

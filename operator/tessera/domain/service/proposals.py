@@ -34,7 +34,8 @@ def propose_all(
     """Propose for all services, in the order in which they choose hardware, by what was read.
 
     `allocated` is increased by the devices of replicas that exist or would be granted. What
-    services hold is counted from the start, so that none takes it before their turn.
+    services hold is counted from the start, so that none takes it before their turn; but for
+    versions that are tried, which have what all others leave.
     """
     objects_by_ref = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
@@ -51,12 +52,15 @@ def propose_all(
         ref: held_devices(ref, objects.pods, pools_by_name)
         for ref, objects in objects_by_ref.items()
     }
-    for devices in devices_by_ref.values():
-        allocated.update(devices)
+    for ref, devices in devices_by_ref.items():
+        if ref == ref.base:
+            allocated.update(devices)
     free = _free_devices({view.pool.name: free_in_pool(view, allocated) for view in views})
-    for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
+    turns = chain(order.running, _in_turns(order.new, gpus, forecast), order.tried)
+    for service in turns:
         ref, objects = service.ref, objects_by_ref[service.ref]
-        allocated.subtract(devices_by_ref[ref])
+        if ref == ref.base:
+            allocated.subtract(devices_by_ref[ref])
         proposal = propose(
             ref,
             ProposalInputs(
@@ -166,6 +170,8 @@ class _ChoiceOrder(NamedTuple):
     running: Sequence[ObservedService]
     new: Sequence[ObservedService]
     """The classes of a tenant's services decide among them."""
+    tried: Sequence[ObservedService]
+    """Versions that are tried, which serve no user."""
 
 
 @reused
@@ -173,11 +179,14 @@ def _in_choice_order(
     services: Sequence[ObservedService], objects_by_ref: Mapping[Ref, CurrentObjects]
 ) -> _ChoiceOrder:
     """Sort the services that run, and new ones, which choose hardware after them."""
-    running = [service for service in services if objects_by_ref[service.ref].workloads]
-    new = [service for service in services if not objects_by_ref[service.ref].workloads]
+    tried = [service for service in services if service.ref != service.ref.base]
+    serving = [service for service in services if service.ref == service.ref.base]
+    running = [service for service in serving if objects_by_ref[service.ref].workloads]
+    new = [service for service in serving if not objects_by_ref[service.ref].workloads]
     return _ChoiceOrder(
         running=sorted(running, key=lambda service: service.ref),
         new=sorted(new, key=lambda service: (_class_rank(service), service.ref)),
+        tried=sorted(tried, key=lambda service: service.ref),
     )
 
 
