@@ -17,7 +17,7 @@ BOUNDS = {
     "README": 900,
     "docs without the reference": 114_500,
     "claims": 5_000,
-    "tasks": 48_800,
+    "tasks": 48_820,
     "benchmarks and ladders": 6_000,
 }
 _BENCHMARKS = ("benchmarks.md", "ladders.md", "ladders-history.md")

@@ -173,10 +173,10 @@ def test_a_device_that_goes_back_to_users_is_no_attempt_and_answers_count_hours_
         away = a_report(request, state="engineAway", verdict=None, answersDigest=f"{returned:064x}")
         world.end(away, code=1)
         endpoint = world.trial.candidate.endpoint
-        gone = replace(world.trial.candidate, endpoint=None)
-        world.trial = replace(world.trial, candidate=gone, waits=NO_DEVICE)
+        silent = replace(world.trial.candidate, endpoint=None)
+        world.trial = replace(world.trial, candidate=silent, waits=NO_DEVICE)
         assert world.cycle(7 * 3600).progressing == NO_DEVICE
-        back = replace(gone, endpoint=endpoint)
+        back = replace(silent, endpoint=endpoint)
         world.trial = replace(world.trial, candidate=back, waits=None)
         assert world.cycle().outcome is None
         world.cycle()
@@ -191,8 +191,8 @@ def test_a_change_that_waits_for_its_device_leaves_the_gate_to_another() -> None
         a_report(world.ask("Candidate"), state="engineAway", verdict=None, answersDigest="e" * 64)
     )
     first = world.job
-    gone = replace(world.trial.candidate, endpoint=None)
-    world.trial = replace(world.trial, candidate=gone, waits=NO_DEVICE)
+    silent = replace(world.trial.candidate, endpoint=None)
+    world.trial = replace(world.trial, candidate=silent, waits=NO_DEVICE)
     other = replace(
         a_trial(), service=Ref("team-a", "other"), baseline=a_version("c" * 32, "10.0.0.7")
     )

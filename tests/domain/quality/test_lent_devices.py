@@ -21,8 +21,8 @@ _REPLICAS = 3
 _SLOW = {"maxReplicas": _REPLICAS, "scaleDown": {"stabilizationWindow": "1h"}}
 _BUSY = 500.0
 _ALL_THREE = re.compile(
-    r"no nvidia\.com/gpu of AcceleratorPool/\w+ is free, (the load of the last 30 minutes (needs|is "
-    r"not known)|\d of \d ready replicas stay anyway|the replica that the load does not need|no "
+    r"no nvidia\.com/gpu of AcceleratorPool/\w+ is free, (the load of the last 30 minutes (needs|"
+    r"is not known)|\d of \d ready replicas stay anyway|the replica that the load does not need|no "
     r"replica of the service).*, and spec\.rollout\.gateWindow is not set: "
 )
 _POLICIES = ("QueueAndActivity", "Capacity")

@@ -179,9 +179,9 @@ def _lender(stable: Proposal, tried: Proposal) -> VariantCount | None:
         if (each.choice.offer.pool, each.choice.offer.hardware) == (offer.pool, offer.hardware)
     ]
     if any(workload.replicas for workload in tried.objects.workloads):
-        there = Counter(pod.variant for pod in stable.objects.pods if pod.takes_requests)
-        same += [each for each in lenders if each.replicas > there[each.choice.variant]]
-        same.sort(key=lambda each: each.replicas <= there[each.choice.variant])
+        ready = Counter(pod.variant for pod in stable.objects.pods if pod.takes_requests)
+        same += [each for each in lenders if each.replicas > ready[each.choice.variant]]
+        same.sort(key=lambda each: each.replicas <= ready[each.choice.variant])
     return same[0] if same else None
 
 
