@@ -9,6 +9,8 @@ from tessera.api.model_files import ModelUri, Revision
 
 # Precisions that files of their own can have, beside those that the engine makes while loading.
 PrecisionName = Literal["awq-int4", "gptq-int4", "int8", "fp8", "nvfp4", "mxfp4"]
+# The precision of the model's own files, by name.
+CHECKPOINT = "checkpoint"
 
 
 class PrecisionVariant(Wire):

@@ -255,6 +255,9 @@ class VerdictStatus(_GateStatusBase):
     scorer: str
     """Version of the scorers, digest of the judge where there is one, and that of the margins."""
 
+    precision: str = ""
+    """Precision of the candidate: `checkpoint`, or one of `spec.precision.variants`."""
+
     variant: str = ""
     """Hardware and precision that it was tried on."""
 

@@ -84,7 +84,8 @@ class PodTemplateVersionStatus(PodTemplateVersion):
     """Value of the annotation `tessera.dev/update` that was applied last."""
 
     gated: str | None = None
-    """Digest of what can change answers, of a service whose changes wait for a gate."""
+    """Digest of what can change answers and behind `/` the precision, of a service whose changes
+    wait for a gate."""
 
     downgraded_from: int | None = None
     """Builder version of a newer Tessera that created the replicas, if this Tessera does not know

@@ -4,6 +4,7 @@ from kubernetes import client
 
 from tessera.domain.names import SERVICE_LABEL, VLLM
 from tessera.domain.observed.gates import ServiceRevision
+from tessera.domain.quality.names import PRECISIONS_ANNOTATION
 from tessera.resources.api_resources import CONTROLLER_REVISIONS, INFERENCE_SERVICES
 from tessera.resources.manifest import (
     ObjectManifest,
@@ -16,12 +17,15 @@ from tessera.resources.manifest import (
 
 
 def revision_manifest(revision: ServiceRevision) -> ObjectManifest:
-    """Return the revision: all of its fields but the number never change."""
+    """Return the revision: all but its number and the precisions that may serve never changes."""
     owner = Owner(INFERENCE_SERVICES, revision.service, revision.service_uid)
     metadata = client.V1ObjectMeta(
         name=revision.ref.name,
         namespace=revision.ref.namespace,
         labels=labels(VLLM, revision.service.name) | {SERVICE_LABEL: revision.service.name},
+        annotations={PRECISIONS_ANNOTATION: ",".join(sorted(revision.tried))}
+        if revision.tried is not None
+        else None,
         owner_references=[owner_reference(owner, controller=True)],
     )
     data = {

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from typing_extensions import override
 
+from tessera.api.precision import CHECKPOINT, PrecisionName
 from tessera.api.quality_gate import (
     QualityGateSpec,
     QualityGateStatus,
@@ -16,6 +17,7 @@ from tessera.api.quality_gate import (
 from tessera.api.ref import Ref
 from tessera.api.rollout import RolloutRecord
 from tessera.api.service_status import CandidateStatus
+from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
@@ -23,7 +25,7 @@ from tessera.domain.planning.plan import plan
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
 from tessera.domain.quality.change import gated_digest
 from tessera.domain.quality.gate_jobs import verdict_scorer
-from tessera.domain.quality.rollout_state import VersionState, digest_of
+from tessera.domain.quality.rollout_state import VersionState, digest_of, tried_precisions
 from tessera.domain.status.service import service_status
 from tests.builders import (
     NOW,
@@ -43,6 +45,16 @@ A_CHANGE: dict[str, Any] = {"engine": {"extraArgs": ["--seed=7"]}}
 
 def an_always_open_window() -> dict[str, Any]:
     return {"gateWindow": {"cron": "0 * * * *", "duration": "1h"}}
+
+
+def precision_of(variant: str) -> str:
+    return next(
+        (name for name in get_args(PrecisionName) if variant.endswith(f"-{name}")), CHECKPOINT
+    )
+
+
+def version_of(record: PodTemplateVersionStatus | None) -> str:
+    return ((record.gated if record is not None else None) or "").split("/")[0]
 
 
 def a_gated_spec(floor: int = 2, **fields: Any) -> Any:
@@ -86,6 +98,10 @@ class GatedVariantFleet(VariantFleet):
     """Digests of the versions that were in force."""
     waiting: float | None = None
     """Requests that wait at each replica; None while no metrics are read."""
+    allowed: set[str] = field(default_factory=set)
+    """The same with the precisions that may serve."""
+    served: set[str] = field(default_factory=set)
+    """The same with the precisions that served."""
 
     @property
     def gated(self) -> GatedPlan:
@@ -118,6 +134,8 @@ class GatedVariantFleet(VariantFleet):
     def cycle(self, seconds: float = 5) -> ServicePlan:
         service_plan = super().cycle(seconds)
         self._record(service_plan)
+        self.serving()
+        assert self.served <= self.allowed or not self.allowed, self.describe()
         return service_plan
 
     def edit(self, **fields: Any) -> None:
@@ -127,6 +145,10 @@ class GatedVariantFleet(VariantFleet):
             spec=a_gated_spec(**fields),
         )
 
+    def tried_precision(self) -> str:
+        """Return the precision of the replica that is tried."""
+        return next((precision_of(pod.variant) for pod in self.tried_pods()), CHECKPOINT)
+
     def decide_on_candidate(self, reason: str) -> None:
         """Let the gate decide on the version that waits."""
         candidate, stable = self.state.candidate, self.state.stable
@@ -134,8 +156,8 @@ class GatedVariantFleet(VariantFleet):
         assert stable is not None
         verdict = VerdictStatus(
             service=CHAT.name,
-            candidate=digest_of(candidate),
-            baseline=digest_of(stable),
+            candidate=digest_of(candidate, self.tried_precision()),
+            baseline=digest_of(stable, min(tried_precisions(stable))),
             suite=SUITE,
             scorer=verdict_scorer(a_gate_spec(require=self.require), ""),
             reason=reason,
@@ -173,7 +195,9 @@ class GatedVariantFleet(VariantFleet):
         for pod in self.pods.values():
             if pod.takes_requests and pod.draining_since is None:
                 record = by_template.get((pod.variant, pod.template_digest))
-                version = (record.gated if record is not None else None) or ""
+                version = version_of(record)
+                if pod.service == CHAT:
+                    self.served.add(f"{version}/{precision_of(pod.variant)}")
                 counts[version] = counts.get(version, 0) + 1
         return counts
 
@@ -255,10 +279,17 @@ class GatedVariantFleet(VariantFleet):
                 model=status.model,
                 precisions=status.precisions,
                 builder_version=gated.builder_version,
+                tried=service_plan.served_precisions if state.phase == "First" else None,
             )
         if (promoted := state.promoted) is not None:
-            self.revisions[promoted] = replace(self.revisions[promoted], number=state.next_number)
+            self.revisions[promoted.ref] = promoted
         self.promoted |= {each.digest for each in self.revisions.values() if each.number}
+        self.allowed |= {
+            f"{each.digest}/{name}"
+            for each in self.revisions.values()
+            if each.number
+            for name in tried_precisions(each)
+        }
         for ref in state.obsolete:
             self.revisions.pop(ref, None)
         if gated.is_overdue and not any(each.digest == state.digest for each in self.records):

@@ -15,6 +15,7 @@ from tests.domain.quality.gated_fleet import (
     a_gated_fleet,
     a_gated_spec,
     an_always_open_window,
+    version_of,
 )
 
 ANOTHER = {"engine": {"extraArgs": ["--seed=8"]}}
@@ -171,7 +172,7 @@ def test_a_skipped_gate_lets_the_change_go_on() -> None:
 def test_a_candidate_that_never_gets_ready_is_given_up() -> None:
     fleet = a_gated_fleet()
     tried = fleet.state.digest
-    fleet.is_broken = lambda record: record is not None and record.gated != tried
+    fleet.is_broken = lambda record: record is not None and version_of(record) != tried
     fleet.edit(**A_CHANGE)
     expect_floor(fleet, 30, 2)
     for _ in range(16):

@@ -9,6 +9,7 @@ from tests.builders import a_pod
 from tests.domain.quality.gated_fleet import (
     a_gated_fleet,
     an_always_open_window,
+    version_of,
 )
 from tests.domain.variant_fleet import CHAT
 from tests.properties import examples
@@ -105,7 +106,7 @@ class GatePlayer:
     def break_candidate(self) -> None:
         broken = self.rng.choice((True, False))
         self.fleet.is_broken = lambda record: (
-            broken and record is not None and record.gated not in self.fleet.promoted
+            broken and record is not None and version_of(record) not in self.fleet.promoted
         )
 
     def lose_gate(self) -> None:
@@ -127,11 +128,11 @@ class GatePlayer:
         assert serving >= _FLOOR - 1 - self.excused
         assert fleet.serving().keys() <= fleet.promoted
         tried = {
-            workload.record.gated
+            version_of(workload.record)
             for workload in fleet.workloads.values()
             if workload.replicas
             and workload.record is not None
-            and workload.record.gated not in fleet.promoted
+            and version_of(workload.record) not in fleet.promoted
         }
         assert len(tried) <= 1
         assert not fleet.lost
@@ -163,10 +164,14 @@ class GatePlayer:
         assert stable is not None
         if fleet.state.phase == "Candidate":
             assert fleet.gated.missing_device is not None
-        assert fleet.serving() == {stable.digest: _FLOOR}
-        assert len(fleet.pods) == _FLOOR
-        assert len(fleet.workloads) == 1
+        assert fleet.serving().keys() == {stable.digest}
         assert len(fleet.revisions) <= _WINDOW + 2
+        self.expect_size()
+
+    def expect_size(self) -> None:
+        """Fail unless the service has its replicas and nothing else."""
+        assert sum(self.fleet.serving().values()) == len(self.fleet.pods) == _FLOOR
+        assert len(self.fleet.workloads) == 1
 
     def _is_quiet(self) -> bool:
         is_whole = sum(self.fleet.serving().values()) == len(self.fleet.pods) == _FLOOR

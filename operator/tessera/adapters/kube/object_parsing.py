@@ -247,6 +247,7 @@ def parse_revision(
     number, update, model = body.get("revision", 0), data.get("update"), data.get("model")
     if not isinstance(number, int) or number < 0 or not isinstance(update, str | None):
         raise ValueError("revision is no number of versions, or data.update no text")
+    tried = meta.get("annotations", {}).get(gate_names.PRECISIONS_ANNOTATION)
     return ServiceRevision(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -260,6 +261,7 @@ def parse_revision(
         model=ModelStatus.model_validate(model, extra="ignore") if model else None,
         precisions=_PRECISIONS.validate_python(data.get("precisions", ()), extra="ignore"),
         builder_version=int(data.get("builderVersion", 1)),
+        tried=frozenset(tried.split(",")) if tried is not None else None,
         created=_creation_time(meta),
     )
 

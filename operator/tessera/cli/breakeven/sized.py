@@ -3,6 +3,7 @@
 from datetime import date
 from types import SimpleNamespace
 
+from tessera.api.precision import CHECKPOINT
 from tessera.api.text import counted
 from tessera.cli.breakeven.inputs import OwnReplica
 from tessera.cli.errors import CommandError
@@ -12,7 +13,6 @@ from tessera.cli.size.report import SizeReport
 from tessera.cli.size.request import size_request
 from tessera.domain.economics.api_prices import TokenUse
 from tessera.domain.money import Money
-from tessera.domain.sizing.precision import CHECKPOINT
 from tessera.domain.sizing.prices import ASSUMED
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.sizing.table import SizeRow

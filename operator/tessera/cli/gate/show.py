@@ -20,7 +20,16 @@ from tessera.resources.api_resources import QUALITY_GATES
 from tessera.resources.manifest import wire_format
 
 _GATES_HEAD = ("GATE", "ACCEPTED", "PROMPTS", "PINNED", "SERVICE", "VERDICT", "DECIDED")
-_VERDICTS_HEAD = ("SERVICE", "VERDICT", "DECIDED", "CANDIDATE", "BASELINE", "SUITE", "VARIANT")
+_VERDICTS_HEAD = (
+    "SERVICE",
+    "VERDICT",
+    "DECIDED",
+    "CANDIDATE",
+    "BASELINE",
+    "SUITE",
+    "PRECISION",
+    "VARIANT",
+)
 _DIGEST_LENGTH = 12
 
 
@@ -97,7 +106,7 @@ def _lines(gate: ObservedGate) -> Iterator[str]:
 def _verdict_row(verdict: VerdictStatus) -> tuple[str, ...]:
     digests = (verdict.candidate, verdict.baseline, verdict.suite)
     short = (digest[:_DIGEST_LENGTH] or "-" for digest in digests)
-    return *_decided(verdict), *short, verdict.variant or "-"
+    return *_decided(verdict), *short, verdict.precision or "-", verdict.variant or "-"
 
 
 def _verdict_lines(verdict: VerdictStatus) -> Iterator[str]:

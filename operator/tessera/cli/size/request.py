@@ -16,6 +16,7 @@ from tessera.adapters.catalog_file import read_catalog
 from tessera.api.engine_options import DraftModel, EngineOptions, SpeculationOptions
 from tessera.api.inference_service import Context, InferenceServiceSpec, Model
 from tessera.api.model_files import ModelShape
+from tessera.api.precision import CHECKPOINT
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.cli.files import read_text
@@ -267,7 +268,7 @@ def _parse_precisions(text: str | None, shape: ModelShape) -> tuple[str | None, 
     """Return the precisions to size; None stands for that of the files, by either of its names."""
     if text is None:
         return _PRECISIONS if shape.quantization is None else (None,)
-    checkpoint_names = (precision.CHECKPOINT, precision.label(shape, None))
+    checkpoint_names = (CHECKPOINT, precision.label(shape, None))
     return tuple(
         None if name in checkpoint_names else _checked_precision(name, shape)
         for name in text.split(",")
@@ -278,7 +279,7 @@ def _checked_precision(name: str, shape: ModelShape) -> str:
     if name in UNSUPPORTED_METHODS:
         raise CommandError(f"--precision {name} is not supported: {UNSUPPORTED_METHODS[name]}")
     if name not in precision.ALTERNATIVES:
-        known = ", ".join((precision.CHECKPOINT, *precision.ALTERNATIVES))
+        known = ", ".join((CHECKPOINT, *precision.ALTERNATIVES))
         raise CommandError(f"--precision {name} is unknown; write one or more of {known}")
     if (problem := precision.mismatch_reason(shape, name)) is not None:
         raise CommandError(f"--precision {name}: {problem}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import ServiceInFleet, misfit_message
+from tessera.domain.model.precision_files import closed_precision, with_closed
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
@@ -74,11 +75,12 @@ def explain_precision(
 def _as_listed(
     spec: InferenceServiceSpec, checks: Sequence[PrecisionCheck]
 ) -> InferenceServiceSpec:
-    """Return the spec with the precisions too whose files are not used, sized by the model."""
+    """Return the spec with the precisions too that no gate has tried, or whose files are not used,
+    which are sized by the model."""
     unused = (check.variant for check in checks if not check.is_usable)
     variants = (*spec.precision.variants, *unused)
     precision = spec.precision.model_copy(update={"variants": variants})
-    return spec.model_copy(update={"precision": precision})
+    return with_closed(spec.model_copy(update={"precision": precision}), ())
 
 
 def _row(
@@ -100,6 +102,9 @@ def _row(
         )
     if unusable is not None:
         return f"{price}; not used: {unusable.message}"
+    closed = closed_precision(spec.precision, candidates[0].demand.precision)
+    if closed is not None:
+        return f"{price}; not used: {closed}"
     if choices and chosen is not None:
         return f"{price}; {_comparison(choices[0], chosen)}"
     return price

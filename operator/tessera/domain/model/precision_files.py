@@ -1,8 +1,10 @@
 """The files that engines load, by the precision that was chosen."""
 
+from collections.abc import Iterable
+
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Cache, ModelShape
-from tessera.api.precision import Precision, PrecisionVariant
+from tessera.api.precision import CHECKPOINT, Precision, PrecisionVariant
 
 
 class CheckedVariant(PrecisionVariant):
@@ -12,10 +14,56 @@ class CheckedVariant(PrecisionVariant):
     """Dimensions of the files."""
 
 
+class GatedPrecision(Precision):
+    """Precisions of a version under a gate, some of which its replicas may not have."""
+
+    untried: frozenset[str] = frozenset()
+    """Names of those that no gate has tried yet; `checkpoint` is that of the model's own files."""
+
+    refused: frozenset[str] = frozenset()
+    """Names of those that are not tried either."""
+
+
+def open_precisions(precision: Precision) -> tuple[str | None, ...]:
+    """Return the precisions that replicas may have, that of the model's files (None) first."""
+    listed = (None, *(variant.precision for variant in precision.variants))
+    if not isinstance(precision, GatedPrecision):
+        return listed
+    closed = precision.untried | precision.refused
+    return tuple(each for each in listed if (each or CHECKPOINT) not in closed)
+
+
+def closed_precision(precision: Precision, name: str | None) -> str | None:
+    """Return why replicas may not have a precision; None if they may."""
+    if name in open_precisions(precision) or not isinstance(precision, GatedPrecision):
+        return None
+    is_refused = (name or CHECKPOINT) in precision.refused
+    return "the gate refused it" if is_refused else "the gate has not tried it"
+
+
+def with_closed(
+    spec: InferenceServiceSpec, untried: Iterable[str], refused: Iterable[str] = ()
+) -> InferenceServiceSpec:
+    """Return the spec with precisions, by name, that its replicas may not have."""
+    names = {"untried": frozenset(untried), "refused": frozenset(refused)}
+    if not any(names.values()) and not isinstance(spec.precision, GatedPrecision):
+        return spec
+    precision = spec.precision
+    gated = GatedPrecision.model_construct(
+        precision.model_fields_set, **{**dict(precision), **names}
+    )
+    return spec.model_copy(update={"precision": gated})
+
+
 def as_listed(precision: Precision) -> Precision:
-    """Return the precisions without what was read of their files, but with the commit."""
-    listed = PrecisionVariant.model_fields
-    variants = (variant.model_dump(include=set(listed)) for variant in precision.variants)
+    """Return the precisions without what was read of their files, but with the commit, and
+    without those that no gate has tried."""
+    listed, usable = PrecisionVariant.model_fields, open_precisions(precision)
+    variants = (
+        variant.model_dump(include=set(listed))
+        for variant in precision.variants
+        if variant.precision in usable
+    )
     return Precision(variants=tuple(PrecisionVariant(**fields) for fields in variants))
 
 

@@ -65,6 +65,8 @@ class ServiceRevision:
     precisions: tuple[PrecisionStatus, ...] = ()
     """Of files of listed precisions."""
     builder_version: int = 1
+    tried: frozenset[str] | None = None
+    """Names of the precisions that may serve users; None: all that it lists."""
     created: datetime | None = None
 
 

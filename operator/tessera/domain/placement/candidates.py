@@ -11,7 +11,7 @@ from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.hardware.power import replica_watts
 from tessera.domain.incremental import tabulated
-from tessera.domain.model.precision_files import shape_in
+from tessera.domain.model.precision_files import open_precisions, shape_in
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, pooling_task
@@ -124,7 +124,7 @@ def hardware_candidates(
             adapters_mib=adapters_mib,
             engine=engine,
         )
-        for precision in (None, *(variant.precision for variant in spec.precision.variants))
+        for precision in open_precisions(spec.precision)
     ]
     return [
         HardwareCandidate(offer=offer, demand=demand, fit=sized(demand, offer.hardware))

@@ -85,6 +85,8 @@ class PlacementDecision:
     """Replicas by variant, where layout plans assign slices to them."""
     unshared: str | None = None
     """Why hardware of another pool does not serve beside the chosen one."""
+    untried: HardwareChoice | None = None
+    """What would be chosen if a gate had tried its precision."""
     keeps_slices: bool = False
     """The model fits on the chosen slices alone, which the layout of their pool does not have."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
+from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
@@ -76,7 +77,10 @@ def candidate_devices(
     if not fleet.services and not fleet.errors:
         return CandidateDevices(proposals=proposals, grants=grants)
     lending, missing, used = dict(proposals), dict[Ref, str](), dict(allocated)
-    candidates = fleet.candidates
+    candidates = {
+        ref: split for ref, split in fleet.candidates.items() if is_wanted(split, proposals[ref])
+    }
+    missing.update(dict.fromkeys(fleet.candidates.keys() - candidates.keys(), ""))
     for ref in candidates:
         wanted = wanted_devices(proposals[ref], grants.get(ref))
         used[wanted.key] = used.get(wanted.key, 0) - wanted.devices
@@ -97,6 +101,15 @@ def candidate_devices(
         if device.lent is not None:
             lending[ref.base] = device.lent
     return CandidateDevices(proposals=lending, grants={**grants, **fleet.errors}, missing=missing)
+
+
+def _is_wanted(split: SplitService, proposal: Proposal) -> bool:
+    """Return whether a replica is wanted; of a precision only if it would be chosen."""
+    spec = proposal.service.spec
+    return split.state.phase != "Stable" or spec is None or spec.fixed_replicas != 0
+
+
+is_wanted = Step(_is_wanted, lambda *_: False)
 
 
 def _wanted_devices(proposal: Proposal, grant: Grant | Exception | None) -> _Device:
@@ -270,10 +283,11 @@ def with_candidates(
         return service_plans
     joined = {ref: each for ref, each in service_plans.items() if ref == ref.base}
     for ref, split in fleet.services.items():
-        tried = service_plans.get(ref.candidate)
-        joined[ref] = joined_plan(
-            split, joined[ref], tried, devices.missing.get(ref.candidate), fleet.snapshot.at
-        )
+        tried, missing = service_plans.get(ref.candidate), devices.missing.get(ref.candidate)
+        if split.state.phase == "Stable" and missing is not None:
+            # No edit waits for it, so nothing is said of the device that it has not.
+            tried = None
+        joined[ref] = joined_plan(split, joined[ref], tried, missing, fleet.snapshot.at)
     return joined
 
 
@@ -301,17 +315,19 @@ def _joined(
     is_overdue: bool,
 ) -> ServicePlan:
     candidate = _as_written(split, service_plan, tried, missing) if tried is not None else None
-    edited = candidate or service_plan
+    edited, state = candidate or service_plan, split.state
+    if state.phase == "Stable" and tried is not None and tried.choice is not None:
+        state = state.trying(tried.choice.fit.precision or CHECKPOINT)
     pods = (
         sorted(candidate.pods, key=lambda pod: (not pod.containers_ready, pod.ref))
         if (candidate is not None)
         else []
     )
     gated = GatedPlan(
-        state=split.state,
+        state=state,
         builder_version=edited.service.gated.builder_version if edited.service.gated else 1,
         is_resolved=_is_resolved(edited)
-        and (candidate is not None or split.state.phase in {"First", "Stable"}),
+        and (candidate is not None or state.phase in {"First", "Stable"}),
         pod=next((pod for pod in pods if not pod.terminating), None),
         missing_device=missing if candidate is not None else None,
         is_overdue=is_overdue,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.precision import CHECKPOINT
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.aspects.aspect import NOT_MEASURED, PlacedService, Reported
@@ -214,6 +215,14 @@ class ServicePlan:
         pinned = pinned_spec(effective, self.pinned_revision)
         pinned = spec_in(pinned, shape_of(spec), variant.choice.fit.precision)
         return located(pinned, own_claim(self.service, pinned))
+
+    @property
+    def served_precisions(self) -> frozenset[str]:
+        """Return the precisions that serve users, else that in which the service is placed."""
+        serving = {pod.variant for pod in self.pods if pod.takes_requests}
+        choices = [each.choice for each in self.variants]
+        running = [each for each in choices if each.variant in serving] or choices[:1]
+        return frozenset(each.fit.precision or CHECKPOINT for each in running)
 
     @property
     def choice(self) -> HardwareChoice | None:

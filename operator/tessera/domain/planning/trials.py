@@ -1,9 +1,10 @@
 """The changes that gates try, out of what was planned for each version, and what they decide."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from tessera.api.precision import CHECKPOINT
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.service_status import CandidateStatus
@@ -154,7 +155,8 @@ def _version(
 ) -> TriedVersion:
     """Return a version as its gate sees it; one that is not recorded yet is not asked."""
     choice = _choice_of(service_plan, pod)
-    digest = digest_of(revision) if revision is not None else ""
+    precision = (choice.fit.precision if choice is not None else None) or CHECKPOINT
+    digest = digest_of(revision, precision) if revision is not None else ""
     spec, endpoint = service_plan.service.spec, None
     if pod is not None and pod.address is not None and spec is not None and revision is not None:
         model = spec.model.served_name or service_plan.service.ref.name
@@ -167,6 +169,7 @@ def _version(
         digest=digest,
         endpoint=endpoint,
         hardware=f"{choice.fit.hardware.product} {choice.fit.hardware.name}",
+        precision=precision,
         variant=choice.variant,
         # Both as predicted: only one of them can have been measured under load.
         per_million_tokens=per_million_tokens(choice.hourly, rate) if rate > 0 else None,
@@ -181,14 +184,25 @@ def _choice_of(service_plan: ServicePlan, pod: Pod | None) -> HardwareChoice | N
 
 
 def _serving_pod(service_plan: ServicePlan) -> Pod | None:
-    """Return a replica of the version in force, where possible on the hardware of the other."""
-    tried = service_plan.candidate
-    variant = tried.choice.variant if tried is not None and tried.choice is not None else ""
+    """Return a replica of the version in force in the precision of the other, else in that of
+    most; where possible on the same hardware."""
+    tried = service_plan.candidate.choice if service_plan.candidate is not None else None
+    precisions = {each.choice.variant: each.choice.fit.precision for each in service_plan.variants}
+    pods = [pod for pod in service_plan.pods if pod.variant in precisions and not pod.terminating]
+    counts = Counter(precisions[pod.variant] for pod in pods)
+    if tried is not None and counts[tried.fit.precision]:
+        precision: str | None = tried.fit.precision
+    else:
+        precision = min(counts, key=lambda each: (-counts[each], each or ""), default=None)
     pods = [
         pod
-        for pod in service_plan.pods
-        if pod.takes_requests and pod.address is not None and pod.draining_since is None
+        for pod in pods
+        if precisions[pod.variant] == precision
+        and pod.takes_requests
+        and pod.address is not None
+        and pod.draining_since is None
     ]
+    variant = tried.variant if tried is not None else ""
     return min(pods, key=lambda pod: (pod.variant != variant, pod.ref), default=None)
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
 
+from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import admits
 from tessera.domain.incremental import reused
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import model_job_name
-from tessera.domain.model.precision_files import spec_in
+from tessera.domain.model.precision_files import open_precisions, spec_in, with_closed
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.rollout_state import is_gated
@@ -145,6 +146,8 @@ def _aimed(split: SplitService, observed: Snapshot, pods: Sequence[Pod]) -> Obse
         and admits(pool.spec, candidate.ref.namespace)
         and (not named or pool.name in named)
     }
+    if split.state.phase == "Stable":
+        return candidate
     if split.tried:
         pool = pools.get(last.variant.pool) if last is not None and last.variant else None
         return _on_spot(candidate) if pool is not None and pool.tier == "Spot" else candidate
@@ -208,12 +211,11 @@ def _with_placement(candidate: ObservedService, **placement: object) -> Observed
 
 
 def _with_precision(candidate: ObservedService, precision: str) -> ObservedService:
-    """Return the version in one precision alone, besides that of the model's files."""
+    """Return the version in one precision alone."""
     spec = candidate.spec
     assert spec is not None  # noqa: S101 - it is tried
-    listed = tuple(each for each in spec.precision.variants if each.precision == precision)
-    update = {"precision": spec.precision.model_copy(update={"variants": listed})}
-    return replace(candidate, spec=spec.model_copy(update=update))
+    names = {CHECKPOINT, *(each.precision for each in spec.precision.variants)}
+    return replace(candidate, spec=with_closed(spec, names - {precision}))
 
 
 def _on_spot(candidate: ObservedService) -> ObservedService:
@@ -237,7 +239,7 @@ def _with_jobs(snapshot: Snapshot, candidates: Mapping[Ref, SplitService]) -> Sn
     if not by_service:
         return snapshot
     tried = frozenset[str]().union(
-        *(tried_jobs(candidates[ref.candidate].service, jobs) for ref, jobs in by_service.items())
+        *(tried_jobs(candidates[ref.candidate], jobs) for ref, jobs in by_service.items())
     )
     jobs = tuple(
         replace(job, service=job.service.candidate) if job.uid in tried else job
@@ -252,13 +254,17 @@ def _with_jobs(snapshot: Snapshot, candidates: Mapping[Ref, SplitService]) -> Sn
     return replace(snapshot, model_jobs=jobs, pods=pods)
 
 
-def _tried_jobs(service: ObservedService, jobs: Sequence[ObservedModelJob]) -> frozenset[str]:
+def _tried_jobs(split: SplitService, jobs: Sequence[ObservedModelJob]) -> frozenset[str]:
     """Return the UIDs of the Jobs that are not for files of the version in force.
 
     Speculation acts at once, so the draft model is that of the version in force.
     """
-    names = _job_names(service)
-    return frozenset(job.uid for job in jobs if job.task != "draft" and job.ref.name not in names)
+    names = _job_names(split.service)
+    tried = {job.ref.name for job in jobs if job.task != "draft"} - names
+    if split.state.phase == "Stable" and split.candidate is not None:
+        # Those of former versions are not of a precision that may be tried next.
+        tried &= _job_names(split.candidate)
+    return frozenset(job.uid for job in jobs if job.ref.name in tried)
 
 
 tried_jobs = Step(_tried_jobs, lambda *_: frozenset[str]())
@@ -270,7 +276,7 @@ def _job_names(service: ObservedService) -> frozenset[str]:
     spec = known.spec
     assert spec is not None  # noqa: S101 - it is gated
     pinned = pinned_spec(spec, PinnedRevision(service.status.model))
-    precisions = (None, *(variant.precision for variant in spec.precision.variants))
+    precisions = open_precisions(spec.precision)
     return frozenset(
         {
             *shape_job_names(service, spec),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from tessera.api.inference_service import Access, InferenceServiceSpec
+from tessera.api.precision import CHECKPOINT, Precision
 from tessera.api.service_status import ModelStatus, PrecisionStatus
 
 # Of `spec.engine`: the same weights on more GPUs, what changes latency alone, and a right.
@@ -43,16 +44,27 @@ def gated_digest(spec: InferenceServiceSpec, update: str | None = None) -> str:
     return _digest([_gated_fields(spec), update])
 
 
+def digest_in(spec: InferenceServiceSpec, update: str | None, precision: str) -> str:
+    """Return the same of a version in one precision, by its name, whatever else it lists."""
+    listed = tuple(each for each in spec.precision.variants if each.precision == precision)
+    chosen = Precision(variants=listed) if listed else Precision()
+    return gated_digest(spec.model_copy(update={"precision": chosen}), update)
+
+
 def version_digest(
     digest: str,
     model: ModelStatus | None,
     precisions: Iterable[PrecisionStatus],
     builder_version: int,
+    precision: str = CHECKPOINT,
 ) -> str:
-    """Return the digest by which verdicts go: of what was written, and what it was resolved to."""
+    """Return the digest by which verdicts go: of what was written, what it was resolved to, and
+    the precision that answers."""
     commits = sorted((each.precision, each.uri, each.revision) for each in precisions)
+    # Digests of the model's own files are as they were before others were tried by themselves.
+    chosen = () if precision == CHECKPOINT else (precision,)
     return _digest(
-        [digest, model.revision if model is not None else None, commits, builder_version]
+        [digest, model.revision if model is not None else None, commits, builder_version, *chosen]
     )
 
 

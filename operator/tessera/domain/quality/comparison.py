@@ -59,6 +59,7 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
         baseline=trial.baseline.digest,
         suite=report.suite,
         scorer=report.scorer,
+        precision=trial.candidate.precision,
         variant=trial.candidate.variant,
         reason=reason,
         message=one_line(message, _MESSAGE_LENGTH),

@@ -14,6 +14,8 @@ GATE_ROLE_LABEL = f"{GROUP}/gate-role"
 GATE_DIGEST_ANNOTATION = f"{GROUP}/gate-digest"
 # On the Deployment of a candidate: the name of its ControllerRevision.
 SERVICE_REVISION_ANNOTATION = f"{GROUP}/revision"
+# On the ControllerRevision of a version that is or was in force: its precisions that may serve.
+PRECISIONS_ANNOTATION = f"{GROUP}/precisions"
 # Of such Jobs the ServiceAccount, and the NetworkPolicy of what their pods reach; and the policy
 # that lets them into engines that otherwise only gateways reach.
 GATE_ACCOUNT = "tessera-gate"

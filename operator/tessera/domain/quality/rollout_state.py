@@ -6,17 +6,23 @@ in force a short time ago. So no decision depends on a status that may be lost.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.precision import CHECKPOINT
 from tessera.api.quality_gate import VerdictStatus
 from tessera.api.ref import Ref
 from tessera.api.rollout import Rollout
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
-from tessera.domain.quality.change import changed_fields, gated_digest, version_digest
+from tessera.domain.quality.change import (
+    changed_fields,
+    digest_in,
+    gated_digest,
+    version_digest,
+)
 from tessera.domain.quality.gate_jobs import is_by_terms
 
 # First: no version is recorded yet, so the edited one is in force. Stable: nothing waits.
@@ -36,7 +42,8 @@ class VersionState:
     service: Ref
     phase: RolloutPhase
     digest: str
-    """Of the edited version: of what can change answers, as written."""
+    """Of the edited version: of what can change answers, as written. Of a precision of the version
+    in force that is tried, with the precision behind `/`."""
     spec: InferenceServiceSpec
     """That of the edited version."""
     update: str | None
@@ -51,11 +58,28 @@ class VersionState:
     """Full paths of the fields in which the edited version differs from the one in force."""
     verdict: VerdictStatus | None = None
     """That on the edited version, if there is one."""
+    precision: str = CHECKPOINT
+    """That on which the verdict is."""
+    untried: frozenset[str] = frozenset()
+    """Precisions of the version in force that no user may get yet."""
+    refused: frozenset[str] = frozenset()
+    """Those of them that are not tried again."""
     obsolete: tuple[Ref, ...] = ()
     """Revisions that are neither in use nor may be gone back to; they are deleted."""
     next_number: int = 1
     vectors_of: str | None = None
     """The new model of an embedding service, as long as its vectors are not expected."""
+
+    def trying(self, precision: str) -> "VersionState":
+        """Return the state while a precision of the version in force is tried."""
+        return replace(
+            self,
+            phase="Candidate",
+            digest=f"{self.digest}/{precision}",
+            candidate=self.stable,
+            precision=precision,
+            changes=(f"spec.precision: {precision}",),
+        )
 
     @property
     def edited(self) -> ServiceRevision | None:
@@ -68,11 +92,22 @@ class VersionState:
         return revision_name(self.service.name, self.digest)
 
     @property
-    def promoted(self) -> Ref | None:
-        """Return the recorded revision that gets `next_number` now."""
-        if self.candidate is None or self.phase not in NUMBERED_PHASES:
+    def is_of_precision(self) -> bool:
+        """Return whether the spec is as it was, and a precision that it lists is tried."""
+        return self.candidate is not None and self.candidate is self.stable
+
+    @property
+    def promoted(self) -> ServiceRevision | None:
+        """Return the recorded revision as it is once the edited version is in force."""
+        edited, stable = self.candidate, self.stable
+        if edited is None or self.phase not in NUMBERED_PHASES:
             return None
-        return self.candidate.ref
+        if stable is not None and self.is_of_precision:
+            return replace(stable, tried=tried_precisions(stable) | {self.precision})
+        tried = edited.tried
+        if stable is not None and self.phase == "Passed":
+            tried = _unchanged(stable, edited) | {self.precision}
+        return replace(edited, number=self.next_number, tried=tried)
 
 
 def revision_name(service: str, digest: str) -> str:
@@ -93,7 +128,8 @@ def rollout_state(
 ) -> VersionState:
     """Return the state of a gated service, from its revisions and its gate.
 
-    `running` are the digests of versions that have a Deployment, whose revisions stay.
+    `running` are the versions that have a Deployment, whose revisions stay: their digests, and
+    behind `/` the precision.
     """
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
@@ -104,13 +140,14 @@ def rollout_state(
     digest = gated_digest(spec, update)
     edited = next((each for each in own if each.digest == digest), None)
     recent = ranked[1 : 1 + spec.rollout.rollback_window]
-    in_use = {digest, *running, *(each.digest for each in (*ranked[:1], *recent))}
-    verdict = _verdict(service.ref.name, gate, edited, stable)
+    deployed = {each.partition("/")[0] for each in running}
+    in_use = {digest, *deployed, *(each.digest for each in (*ranked[:1], *recent))}
+    verdict, precision = _verdict(service.ref.name, gate, edited, stable)
     phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
     has_gate = gate is not None and gate.spec is not None and gate.ref.name == spec.rollout.gate_ref
     vectors_of = _unexpected_vectors(stable, spec) if stable and phase == "Candidate" else None
-    may_try = phase == "Candidate" and has_gate and vectors_of is None
-    return VersionState(
+    may_try = has_gate and vectors_of is None and spec.fixed_replicas != 0
+    state = VersionState(
         service=service.ref,
         phase=phase,
         digest=digest,
@@ -118,14 +155,56 @@ def rollout_state(
         update=update,
         stable=stable,
         candidate=None if phase == "Stable" else edited,
-        wants_candidate=(may_try and spec.fixed_replicas != 0)
+        wants_candidate=(may_try and phase == "Candidate")
         # What it loads is resolved first, and what runs of it stays.
-        or (phase in _PROMOTED and (digest in running or edited is None)),
+        or (phase in _PROMOTED and (digest in deployed or edited is None)),
         changes=changed_fields(stable.spec, spec) if stable is not None else (),
         verdict=verdict,
+        precision=precision,
+        untried=_untried(stable) if stable is not None else frozenset(),
         obsolete=tuple(sorted(each.ref for each in own if each.digest not in in_use)),
         next_number=stable.number + 1 if stable is not None else 1,
         vectors_of=vectors_of,
+    )
+    return _of_precisions(state, service, gate, running, may_try=may_try)
+
+
+def _of_precisions(
+    state: VersionState,
+    service: ObservedService,
+    gate: ObservedGate | None,
+    running: Collection[str],
+    *,
+    may_try: bool,
+) -> VersionState:
+    """Return the state with what becomes of untried precisions, which are tried by themselves
+    where no edit waits. One that has a Deployment is tried, else the one that would be chosen."""
+    stable, verdicts = state.stable, dict[str, VerdictStatus]()
+    if stable is None or not state.untried:
+        return state
+    records = {each.digest for each in service.status.rollouts if each.is_refused}
+    refused = {each for each in state.untried if f"{stable.digest}/{each}" in records}
+    for each in state.untried:
+        verdict, _ = _verdict(service.ref.name, gate, stable, stable, each)
+        if verdict is not None:
+            verdicts[each] = verdict
+        if _outcome(gate, verdict) == "Refused":
+            refused.add(each)
+    state = replace(state, refused=frozenset(refused))
+    if state.phase != "Stable":
+        return state
+    tried = sorted(each for each in state.untried if f"{stable.digest}/{each}" in running)
+    if not tried:
+        return replace(state, wants_candidate=may_try and bool(state.untried - refused))
+    # More than one has a Deployment only if somebody else wrote it.
+    precision = next((each for each in tried if each not in refused), tried[0])
+    outcome = _outcome(gate, verdicts.get(precision))
+    phase: RolloutPhase = "Refused" if precision in refused else outcome or "Candidate"
+    return replace(
+        state.trying(precision),
+        phase=phase,
+        verdict=verdicts.get(precision),
+        wants_candidate=phase == "Passed" or (may_try and phase == "Candidate"),
     )
 
 
@@ -176,29 +255,67 @@ def _verdict(
     gate: ObservedGate | None,
     edited: ServiceRevision | None,
     stable: ServiceRevision | None,
-) -> VerdictStatus | None:
-    """Return the verdict on the edited version beside the one in force, by the gate of today."""
+    *precisions: str,
+) -> tuple[VerdictStatus | None, str]:
+    """Return the verdict on the edited version beside the one in force, by the gate of today, and
+    on which of these precisions it is; without any, on any that the version lists."""
     spec, suite = (gate.spec, gate.status.suite) if gate is not None else (None, None)
     if gate is None or spec is None or suite is None or edited is None or stable is None:
-        return None
-    pair = digest_of(edited), digest_of(stable)
+        return None, CHECKPOINT
+    candidates = {digest_of(edited, each): each for each in precisions or _listed(edited)}
+    baselines = {digest_of(stable, each) for each in tried_precisions(stable)}
     verdicts = (
         each
         for each in gate.status.verdicts
         if each.service == service
-        and (each.candidate, each.baseline) == pair
+        and each.candidate in candidates
+        and each.baseline in baselines
         and each.suite == (spec.suite.digest or suite.digest)
         and is_by_terms(each.scorer, spec)
         and each.reason in _DECIDING
     )
-    return next(verdicts, None)
+    verdict = next(verdicts, None)
+    return verdict, candidates[verdict.candidate] if verdict is not None else CHECKPOINT
 
 
-def digest_of(revision: ServiceRevision) -> str:
-    """Return the digest by which verdicts on a version go."""
+def digest_of(revision: ServiceRevision, precision: str = CHECKPOINT) -> str:
+    """Return the digest by which verdicts on a version in one precision go."""
     return version_digest(
-        revision.digest, revision.model, revision.precisions, revision.builder_version
+        revision.digest, revision.model, revision.precisions, revision.builder_version, precision
     )
+
+
+def _listed(revision: ServiceRevision) -> tuple[str, ...]:
+    """Return the precisions of a version, by name, that of the model's own files first."""
+    return (CHECKPOINT, *(variant.precision for variant in revision.spec.precision.variants))
+
+
+def _untried(revision: ServiceRevision) -> frozenset[str]:
+    """Return the precisions that may not serve; none if that is not recorded, or names no other."""
+    untried = frozenset(_listed(revision)) - (revision.tried or frozenset())
+    is_known = revision.tried is not None and len(untried) < len(_listed(revision))
+    return untried if is_known else frozenset()
+
+
+def tried_precisions(revision: ServiceRevision) -> frozenset[str]:
+    """Return the precisions of a version that may serve users."""
+    return frozenset(_listed(revision)) - _untried(revision)
+
+
+def _unchanged(stable: ServiceRevision, edited: ServiceRevision) -> frozenset[str]:
+    """Return the precisions in which an edited version is the one in force, where they serve."""
+    before, after = (
+        {each: _content(revision, each) for each in _listed(revision)}
+        for revision in (stable, edited)
+    )
+    return frozenset(each for each in tried_precisions(stable) if before[each] == after.get(each))
+
+
+def _content(revision: ServiceRevision, precision: str) -> str:
+    """Return a digest of all that makes the answers of a version in one precision."""
+    written = digest_in(revision.spec, revision.update, precision)
+    files = [each for each in revision.precisions if each.precision == precision]
+    return version_digest(written, revision.model, files, revision.builder_version)
 
 
 def _outcome(

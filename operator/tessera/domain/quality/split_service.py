@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tessera.api.gate_reasons import GateAccepted
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.api.service_status import (
     CandidateStatus,
@@ -16,14 +17,16 @@ from tessera.api.service_status import (
     PrecisionStatus,
 )
 from tessera.domain.incremental import reused_per_object
+from tessera.domain.model.precision_files import with_closed
 from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService, Workload
-from tessera.domain.quality.change import in_force
+from tessera.domain.quality.change import digest_in, in_force
 from tessera.domain.quality.rollout_state import (
     VersionState,
     digest_of,
     is_gated,
     rollout_state,
+    tried_precisions,
 )
 from tessera.domain.schedules import in_window
 from tessera.domain.service.template_version import template_digest
@@ -103,34 +106,41 @@ def _split(
     versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
     running = frozenset(filter(None, versions.values()))
     state = rollout_state(service, revisions, gate, running)
-    spec, stable, edited = service.spec, state.stable, state.candidate
+    spec, stable, edited = service.spec, state.stable, state.edited
     assert spec is not None  # noqa: S101 - it is gated
     if stable is None:
         builders = [each.record.builder_version for each in workloads if each.record is not None]
         version = GatedVersion(state.digest, max(builders, default=builder_version))
         return SplitService(observed=service, state=state, service=replace(service, gated=version))
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
-    is_undecided = state.phase == "Candidate" and state.wants_candidate
+    in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
+    is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
     is_unanswered = is_undecided and not _has_answered(gate, stable)
     refusal = gate.refusal if gate is not None and is_undecided else None
     is_misjudged = refusal is not None and refusal.reason is GateAccepted.JUDGE_UNRELIABLE
-    if is_misjudged or (is_unanswered and (spec.scaling.may_sleep or refusal is not None)):
+    sleeps = spec.scaling.may_sleep and not state.is_of_precision and state.phase != "Stable"
+    if is_misjudged or (is_unanswered and (sleeps or refusal is not None)):
         # Nothing asks it, so it would be paid for until somebody corrects suite or judge.
         state = replace(state, wants_candidate=False)
-    if is_unanswered and spec.scaling.may_sleep:
+    if is_unanswered and spec.scaling.may_sleep and state.phase == "Candidate":
         # It is woken to answer first, so that one device is enough for both.
         scaling = in_force_spec.scaling.model_copy(update={"min_replicas": 1})
         in_force_spec = in_force_spec.model_copy(update={"scaling": scaling})
-    if state.phase == "Candidate" and state.digest in map(versions.get, serving):
+    edits = {each for each, version in versions.items() if _is_version(version, state.digest)}
+    if state.phase == "Candidate" and edits & serving:
         # Rolled out while gates were off, it serves until the version in force does.
         state = replace(state, wants_candidate=False)
-    numbered = {each.digest for each in revisions if each.number}
-    tried = {each for each, version in versions.items() if version == state.digest}
-    tried = tried if state.wants_candidate else set()
+    may_serve = {
+        version
+        for each in revisions
+        if each.number
+        for version in (each.digest, *(f"{each.digest}/{name}" for name in tried_precisions(each)))
+    }
+    tried = edits if state.wants_candidate and state.phase != "Stable" else set[Ref]()
     former = [
         each
         for each, version in versions.items()
-        if version is not None and version not in numbered and each not in tried | serving
+        if version is not None and version not in may_serve and each not in tried | serving
     ]
     builder = edited.builder_version if edited is not None else builder_version
     candidate = ObservedService(
@@ -138,9 +148,9 @@ def _split(
         uid=service.uid,
         created=service.created,
         generation=service.generation,
-        spec=_candidate_spec(spec),
+        spec=_candidate_spec(spec, state, stable, filter(None, map(versions.get, tried))),
         update=state.update,
-        gated=GatedVersion(state.digest, builder),
+        gated=GatedVersion(state.digest.partition("/")[0], builder),
         status=_candidate_status(service.status, spec, state),
     )
     return SplitService(
@@ -172,12 +182,13 @@ def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
     if gate is None or gate.spec is None:
         return True
     suite = gate.status.suite
-    key = digest_of(stable), gate.spec.suite.digest or (suite.digest if suite is not None else "")
-    return any((each.digest, each.suite) == key for each in gate.status.answers)
+    digests = {digest_of(stable, each) for each in tried_precisions(stable)}
+    digest = gate.spec.suite.digest or (suite.digest if suite is not None else "")
+    return any(each.digest in digests and each.suite == digest for each in gate.status.answers)
 
 
 def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:
-    """Return the digest of the version of a Deployment, if its selector proves it.
+    """Return the version of a Deployment, with its precision, if its selector proves it.
 
     By its record, or by that of the version that was tried last: the operator alone writes the
     status, so who edits the annotation opens no replica to users.
@@ -191,8 +202,37 @@ def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:
     return next(proven, None)
 
 
-def _candidate_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
-    """Return the spec with one replica, for which no budget is bound to pay, and no new slices."""
+def _is_version(version: str | None, digest: str) -> bool:
+    """Return whether a Deployment is of a version, in any precision if the digest names none."""
+    return version is not None and digest in {version, version.partition("/")[0]}
+
+
+def _candidate_spec(
+    spec: InferenceServiceSpec,
+    state: VersionState,
+    stable: ServiceRevision,
+    running: Iterable[str],
+) -> InferenceServiceSpec:
+    """Return the spec with one replica, for which no budget is bound to pay, and no new slices.
+
+    It stays in the precision that is `running`. No replica of an untried precision of the version
+    in force is wanted before one would be chosen.
+    """
+    names = {CHECKPOINT, *(variant.precision for variant in spec.precision.variants)}
+    present = {precision for each in running if (precision := each.partition("/")[2])}
+    if present:
+        closed = names - {min(present)}
+    elif state.phase == "Stable":
+        closed = names - state.untried | state.refused
+    else:
+        # The edit changes nothing in these, so it is not judged by them.
+        closed = {
+            each
+            for each in names & state.untried
+            if digest_in(spec, state.update, each) == digest_in(stable.spec, stable.update, each)
+        }
+    if closed < names:
+        spec = with_closed(spec, closed)
     bounds = {
         "mode": "Native",
         "min_replicas": 0,
@@ -202,7 +242,7 @@ def _candidate_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
     }
     return spec.model_copy(
         update={
-            "replicas": 1,
+            "replicas": 0 if state.phase == "Stable" else 1,
             "scaling": spec.scaling.model_copy(update=bounds),
             "placement": spec.placement.model_copy(update={"mig": "Existing"}),
         }

@@ -22,6 +22,8 @@ class TriedVersion:
     """Where a replica answers; None while none does."""
     hardware: str = ""
     """GPU product and profile; empty while there is none. Latency and cost compare on the same."""
+    precision: str = ""
+    """By name; empty while there is none."""
     variant: str = ""
     """The same with pool and precision."""
     per_million_tokens: Money | None = None

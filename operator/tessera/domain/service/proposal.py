@@ -1,6 +1,6 @@
 """Proposals: hardware and replica count of each service before budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
+from tessera.api.precision import CHECKPOINT
 from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
 from tessera.domain.incremental import FOREVER, Until, reused_until
+from tessera.domain.model.precision_files import GatedPrecision, with_closed
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import ObservedService, Ref, Workload
@@ -154,17 +156,17 @@ def _propose(
     if preparation.pending:
         until = at
     running = None if is_awaited(preparation.precisions or ()) else _running(service, objects, room)
-    placement = _place(
+    place_in = partial(
+        _place,
         service,
-        spec,
-        objects,
-        views,
-        room.used,
-        slice_assignments(service.ref, [view.pool for view in views]),
+        objects=objects,
+        views=views,
+        used=room.used,
+        assignments=slice_assignments(service.ref, [view.pool for view in views]),
         running=running,
         gateways=inputs.gateways,
     )
-    placement = with_measured_limits(placement, service, spec)
+    placement = with_measured_limits(_with_untried(place_in, spec), service, spec)
     accepted = _accepted(spec, preparation, tolerated)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
@@ -318,6 +320,24 @@ def assigned_units(placement: PlacementDecision) -> int:
         for choice in placement.choices
     )
     return capacity // unit_of(placement.choices).capacity
+
+
+def _with_untried(
+    place_in: Callable[[InferenceServiceSpec], PlacementDecision], spec: InferenceServiceSpec
+) -> PlacementDecision:
+    """Place a service, with what would be chosen if a gate had tried all of its precisions."""
+    placement, precision = place_in(spec), spec.precision
+    if not isinstance(precision, GatedPrecision) or not precision.untried - precision.refused:
+        return placement
+    choice = place_in(with_closed(spec, (), precision.refused)).choice
+    if choice is None or (choice.fit.precision or CHECKPOINT) not in precision.untried:
+        return placement
+    message = (
+        f"{placement.verdict.message}; {choice.variant} would be chosen, and serves no user before "
+        "the gate has tried it"
+    )
+    verdict = StatusVerdict(placement.verdict.reason, message)
+    return replace(placement, verdict=verdict, untried=choice)
 
 
 def _accepted(

@@ -2,17 +2,20 @@
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from heapq import heapify, heappop, heapreplace
 from itertools import chain
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.precision import CHECKPOINT
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.hardware.pools import PoolView, device_capacities
 from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.model.precision_files import with_closed
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
-from tessera.domain.placement.candidates import free_replicas
+from tessera.domain.placement.candidates import HardwareChoice, free_replicas
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import ServiceReadings, service_readings, usable_readings
 from tessera.domain.scaling.state import ScalingHistory
@@ -45,7 +48,7 @@ def propose_all(
         ref: readings_of(snapshot.readings, usable, ref, objects.pods)
         for ref, objects in objects_by_ref.items()
     }
-    proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
+    proposals, gpus = dict[Ref, Proposal](), defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
     pools_by_name = _pools_of_usable_nodes(views, snapshot.nodes)
     devices_by_ref = {
@@ -57,10 +60,12 @@ def propose_all(
             allocated.update(devices)
     free = _free_devices({view.pool.name: free_in_pool(view, allocated) for view in views})
     turns = chain(order.running, _in_turns(order.new, gpus, forecast), order.tried)
-    for service in turns:
-        ref, objects = service.ref, objects_by_ref[service.ref]
+    for each in turns:
+        service, ref, objects = each, each.ref, objects_by_ref[each.ref]
         if ref == ref.base:
             allocated.subtract(devices_by_ref[ref])
+        else:
+            service = in_untried(ref, each, proposals[ref.base].placement.untried)
         proposal = propose(
             ref,
             ProposalInputs(
@@ -80,6 +85,27 @@ def propose_all(
         tenant, _ = forecast.tenant(ref.namespace)
         gpus[tenant] += allocate(allocated, proposal, forecast, devices_by_ref[ref])
     return proposals, readings
+
+
+@reused_per_object
+def _in_untried(
+    _ref: Ref, service: ObservedService, choice: HardwareChoice | None
+) -> ObservedService:
+    """Return the version in force as it is tried in another precision, if that would be chosen.
+
+    Its replica runs where it is then the first of those that serve.
+    """
+    spec = service.spec
+    if spec is None or spec.fixed_replicas != 0 or choice is None:
+        return service
+    names = {CHECKPOINT, *(each.precision for each in spec.precision.variants)}
+    spec = with_closed(spec, names - {choice.fit.precision or CHECKPOINT})
+    placement = spec.placement.model_copy(update={"pools": (choice.offer.pool,)})
+    update = {"replicas": 1, "placement": placement}
+    return replace(service, spec=spec.model_copy(update=update))
+
+
+in_untried = Step(_in_untried, lambda _error, _ref, service, _choice: service)
 
 
 @reused

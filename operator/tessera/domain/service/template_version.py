@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Wire
+from tessera.api.precision import CHECKPOINT
 from tessera.api.reasons import StatusVerdict, UpdateAvailable
 from tessera.api.template_version import (
     EffectiveValues,
@@ -175,7 +176,7 @@ def _newest_template(
             weights_mib=fit.memory.weights_mib,
         ),
         observed_update=service.update,
-        gated=gated.digest if gated else None,
+        gated=f"{gated.digest}/{fit.precision or CHECKPOINT}" if gated else None,
     )
 
 

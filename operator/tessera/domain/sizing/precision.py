@@ -7,8 +7,6 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.model.quantization import PRECISION_FORMATS, UNSUPPORTED_METHODS
 
-# The precision of the model's files.
-CHECKPOINT = "checkpoint"
 # Precisions of a 16-bit model: fp8 by online quantization, the others by quantized files.
 ALTERNATIVES = ("fp8", "int8", "awq-int4", "gptq-int4", "nvfp4")
 # The engine quantizes 16-bit files to this precision while loading them.

@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from tessera.api.precision import CHECKPOINT
 from tessera.api.service_status import SpeedStatus
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf.sources import MeasurementKey, SpeedMeasurement, plausible_ratio
@@ -93,7 +94,7 @@ def _measurement_key(service: ObservedService) -> MeasurementKey | None:
         return None
     return MeasurementKey(
         shape=shape,
-        precision=None if variant.precision == "checkpoint" else variant.precision,
+        precision=None if variant.precision == CHECKPOINT else variant.precision,
         product=variant.product,
         profile=variant.profile,
         devices=variant.gpus,

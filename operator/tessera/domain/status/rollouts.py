@@ -37,6 +37,9 @@ def gated_verdict(
     if gated is None or not verdict.reason.is_true:
         return verdict
     state = gated.state
+    if state.is_of_precision and (gated.trial is None or gated.trial.outcome is not None):
+        # No edit waits, so nothing of the service is rolled back.
+        return verdict
     if state.phase == "Refused":
         record = next((r for r in _refusals(service_plan) if r.digest == state.digest), None)
         reason, message = GateOutcome.FAILED.value, ""
@@ -181,6 +184,11 @@ def _ending(
     reason, message = GateOutcome.REPLACED, "a newer edit took its place"
     if state.phase == "Stable":
         reason, message = GateOutcome.WITHDRAWN, "the spec is again that of the stable version"
+        version, _, precision = last.digest.partition("/") if last is not None else ("", "", "")
+        if precision and version == state.digest:
+            message = "the precision would not be chosen any more"
+            if precision not in state.untried:
+                return None
     is_other = last is not None and last.digest != state.digest
     return (reason, message, None) if is_other else None
 
@@ -215,13 +223,14 @@ def _retained(
     records: Sequence[RolloutRecord], digest: str | None, at: datetime
 ) -> tuple[RolloutRecord, ...]:
     """Return the latest records, and those of skipped gates; `digest` is what the spec has."""
+    version = digest.partition("/")[0] if digest is not None else None
     skipped = [each for each in records if each.skipped and at - each.ended_at < SKIPPED_RECORD_AGE]
     others = [each for each in records if not each.skipped][:_MOST_OTHERS]
     latest = sorted((*skipped, *others), key=lambda each: each.ended_at, reverse=True)
     # A refusal ends once the spec changes, and the version is tried again if it is written again.
     return tuple(
         each.model_copy(update={"is_refused": False})
-        if each.is_refused and each.digest != digest
+        if each.is_refused and each.digest.partition("/")[0] != version
         else each
         for each in latest[:MAX_RECORDS]
     )

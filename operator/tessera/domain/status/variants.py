@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tessera.api.precision import CHECKPOINT
 from tessera.api.reasons import VariantReason
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.text import counted
@@ -31,7 +32,7 @@ def variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> Variant
         product=fit.hardware.product,
         profile=fit.hardware.profile,
         gpus=fit.hardware.devices,
-        precision=fit.precision or "checkpoint",
+        precision=fit.precision or CHECKPOINT,
         max_model_len=fit.max_model_len,
         max_num_seqs=fit.limits.max_num_seqs,
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from tessera.api.ref import Ref
@@ -100,8 +99,7 @@ class GateApplier:
                 revision = _new_revision(snapshot, service_plan, gated)
                 problems += await attempt(self._writer.apply(revision_manifest(revision)))
         elif state.promoted is not None and _is_due(snapshot, service_plan, gated):
-            revision = replace(state.edited, number=state.next_number)
-            problems += await attempt(self._writer.apply(revision_manifest(revision)))
+            problems += await attempt(self._writer.apply(revision_manifest(state.promoted)))
         for ref in state.obsolete:
             key = ObjectKey(CONTROLLER_REVISIONS.plural, ref.namespace, ref.name)
             problems += await attempt(self._writer.delete(CONTROLLER_REVISIONS, key))
@@ -141,6 +139,7 @@ def _new_revision(
         model=resolved.model,
         precisions=resolved.precisions,
         builder_version=gated.builder_version,
+        tried=service_plan.served_precisions if state.phase == "First" else None,
     )
 
 

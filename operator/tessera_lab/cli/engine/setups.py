@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 from tessera.api.model_files import ModelShape
+from tessera.api.precision import CHECKPOINT
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import (
     Hardware,
@@ -15,7 +16,6 @@ from tessera.domain.hardware.device import (
     whole_gpu_hardware,
 )
 from tessera.domain.hardware.gpu_catalog import models, nearest_products, products
-from tessera.domain.sizing.precision import CHECKPOINT
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera_lab.engine.setup import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
