@@ -20,6 +20,8 @@ _STRATA = {
 }
 _ALL = PROMPTS_A_STRATUM * len(_STRATA)
 _REPLICAS = 2
+# Of the fleet.
+_DEVICES = 8
 # What engines answer: a tenth wrongly; as much as before, though to other prompts.
 _GOOD: dict[str, Any] = {}
 _WORSE: dict[str, Any] = {"wrongShare": 0.1}
@@ -182,6 +184,29 @@ async def test_a_job_that_is_evicted_goes_on_where_it_ended(
         "metadata": {"name": name, "namespace": namespace.name},
     }
     await namespace.cluster.api.create(f"{PODS.path(namespace.name, name)}/eviction", body)
+    await gated.wait_for_record("Failed")
+    (verdict,) = (await gated.gate_status())["verdicts"]
+    (total,) = (row for row in verdict["strata"] if row["name"] == "total")
+    assert total["prompts"] == _ALL
+
+
+@pytest.mark.full
+async def test_a_device_that_goes_back_to_users_delays_the_trial_that_had_it(
+    gated: GatedNamespace,
+) -> None:
+    namespace = gated.namespace
+    await gated.apply_service(_WORSE, replicas=_REPLICAS)
+    await gated.wait_for_job("candidate")
+    await gated.apply_service(_WORSE, replicas=_DEVICES)
+    await wait_for_replicas(namespace, _DEVICES)
+    condition = await namespace.wait_for_condition(
+        "chat", "Progressing", "NoSurgeCapacity", words=("is free", "since")
+    )
+    namespace.cluster.say(condition["message"])
+    await gated.apply_service(_WORSE, replicas=_REPLICAS)
+    pod = await gated.wait_for_job("candidate")
+    digests = [arg for arg in pod["spec"]["containers"][0]["args"] if "--answers-digest=" in arg]
+    assert [len(each.partition("=")[2]) for each in digests] == [64]
     await gated.wait_for_record("Failed")
     (verdict,) = (await gated.gate_status())["verdicts"]
     (total,) = (row for row in verdict["strata"] if row["name"] == "total")
