@@ -8,6 +8,7 @@ from typing_extensions import override
 from tessera.domain.quality.change import gated_digest
 from tests.builders import H100, a_node, a_pool
 from tests.domain.quality.gated_fleet import A_CHANGE, GatedVariantFleet, a_gated_fleet
+from tests.domain.quality.test_candidates import expect_floor
 from tests.domain.quality.test_sequences import GatePlayer
 from tests.properties import examples
 
@@ -49,9 +50,11 @@ def test_a_cheaper_precision_is_tried_by_itself_and_used_once_it_passed() -> Non
     assert (fleet.state.phase, fleet.state.changes) == ("Candidate", ("spec.precision: fp8",))
     assert [pod.variant for pod in fleet.tried_pods()] == ["h100-1gpu-fp8"]
 
+    (tried,) = fleet.tried_pods()
     fleet.decide_on_candidate("Passed")
-    fleet.run(300)
+    expect_floor(fleet, 300, 2)
     assert variants(fleet) == {"h100-1gpu-fp8"}
+    assert tried.ref in fleet.pods, "it is the first of those that follow"
     assert fleet.state.stable is not None
     assert fleet.state.stable.number == stable.number
     assert fleet.state.stable.tried == frozenset({"checkpoint", "fp8"})

@@ -1,6 +1,6 @@
 """The changes that gates try, out of what was planned for each version, and what they decide."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -184,25 +184,21 @@ def _choice_of(service_plan: ServicePlan, pod: Pod | None) -> HardwareChoice | N
 
 
 def _serving_pod(service_plan: ServicePlan) -> Pod | None:
-    """Return a replica of the version in force in the precision of the other, else in that of
-    most; where possible on the same hardware."""
-    tried = service_plan.candidate.choice if service_plan.candidate is not None else None
-    precisions = {each.choice.variant: each.choice.fit.precision for each in service_plan.variants}
-    pods = [pod for pod in service_plan.pods if pod.variant in precisions and not pod.terminating]
-    counts = Counter(precisions[pod.variant] for pod in pods)
-    if tried is not None and counts[tried.fit.precision]:
-        precision: str | None = tried.fit.precision
-    else:
-        precision = min(counts, key=lambda each: (-counts[each], each or ""), default=None)
+    """Return a replica of the version in force, where possible on the hardware of the other.
+
+    One of a precision that is being left is not asked: its answers would count for the next one.
+    """
+    tried = service_plan.candidate
+    variant = tried.choice.variant if tried is not None and tried.choice is not None else ""
+    current = {each.choice.variant for each in service_plan.variants}
     pods = [
         pod
-        for pod in pods
-        if precisions[pod.variant] == precision
+        for pod in service_plan.pods
+        if pod.variant in current
         and pod.takes_requests
         and pod.address is not None
         and pod.draining_since is None
     ]
-    variant = tried.variant if tried is not None else ""
     return min(pods, key=lambda pod: (pod.variant != variant, pod.ref), default=None)
 
 
