@@ -180,7 +180,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         parts = {"usage": recording.run, "log": output.run, "gateway": gateway.run}
         if watch is not None:
             parts["watch"] = watch.run
-        await serve(server, listen("127.0.0.1", port), parts, stop)
+        await serve({server: listen("127.0.0.1", port)}, parts, stop)
 
 
 def _watch(

@@ -91,6 +91,9 @@ class Settings(PrometheusSettings, _ProcessSettings):
     batch_charges_url: str | None = None
     """Base URL at which gateways take what rows of batches used; None without a gateway."""
 
+    gate_url: str | None = None
+    """Base URL at which Jobs of gates ask gateways; None without a gateway."""
+
     batch_pull_secrets: tuple[str, ...] = ()
     """Pull secrets for that image; they have to exist in the namespaces of the batches."""
 
@@ -255,6 +258,9 @@ class GatewaySettings(_ProcessSettings):
 
     batches_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port at which runners of batches tell what their rows used; None disables it."""
+
+    gates_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port of the API for Jobs of gates, without TLS; None disables it."""
 
     tls_directory: Path | None = None
     """Folder with the certificate that clients see: `tls.crt` and `tls.key`."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tessera.adapters.kube.object_parsing import parse_pod
 from tessera.domain.names import FIELD_MANAGER, MANAGED_BY, TESSERA
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.resources.api_resources import (
@@ -116,6 +117,9 @@ async def test_its_replica_is_closed_and_no_disruption_budget_counts_it(
 
     body = operator.body(ObjectKey(PODS.plural, "team-a", "tried-0"))
     assert body["metadata"]["labels"]["tessera.dev/leaving"] == "tried", "no monitor counts it"
+    parsed = parse_pod(body)
+    assert parsed is not None
+    assert parsed.tried, "gateways offer it to gates alone"
     (gate,) = body["status"]["conditions"]
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "False")
     status = operator.body(ObjectKey(INFERENCE_SERVICES.plural, "team-a", "chat"))["status"]

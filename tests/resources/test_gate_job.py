@@ -163,3 +163,51 @@ def test_a_version_is_recorded_as_it_was_written() -> None:
         "uid-chat",
         True,
     )
+
+
+def by_gateway(request: GateJobRequest) -> dict[str, Any]:
+    image = replace(IMAGE, gate_url="http://tessera-gateway-batches.tessera-system.svc:8082")
+    body = gate_job_manifest(request, image, Platform()).body
+    pod: dict[str, Any] = body["spec"]["template"]["spec"]
+    return pod
+
+
+@pytest.mark.parametrize("role", ["Baseline", "Candidate"])
+def test_where_gateways_know_its_tenant_a_job_asks_them_with_a_token_for_nothing_else(
+    role: GateRole,
+) -> None:
+    judged = {"judge": {"service": "judge"}}
+    request = replace(
+        a_request(role, **judged),
+        has_tenant=True,
+        judge=GateEndpoint(address="10.1.0.1", model="judge"),
+    )
+    pod = by_gateway(request)
+    url = "http://tessera-gateway-batches.tessera-system.svc:8082"
+    version = "stable" if role == "Baseline" else "candidate"
+    assert {
+        f"--url={url}",
+        f"--model=chat@{version}",
+        f"--judge-url={url}",
+        "--judge-model=judge@stable",
+        "--token-file=/token/token",
+    } <= {*pod["containers"][0]["args"]}
+    [source] = [each["projected"]["sources"] for each in pod["volumes"] if "projected" in each]
+    assert [each["serviceAccountToken"]["audience"] for each in source] == ["tessera-gate"]
+
+
+def test_without_a_tenant_a_job_asks_the_engine_as_without_a_gateway() -> None:
+    assert by_gateway(a_request()) == pod_of(a_request())
+
+
+def test_pods_of_gates_that_ask_gateways_reach_these_and_names_alone() -> None:
+    url = "http://tessera-gateway-batches.tessera-system.svc:8082"
+    manifests = shared_manifests([a_gate()], ["chat"], "tessera-system", gateway=url)
+    [policy] = [each.body["spec"] for each in manifests if each.kind.kind == "NetworkPolicy"]
+    names, gateways = policy["egress"]
+    assert "to" not in names
+    assert {port["port"] for port in names["ports"]} == {53}
+    [peer] = gateways["to"]
+    assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "tessera-gateway"}
+    assert "tessera-system" in str(peer["namespaceSelector"])
+    assert [port["port"] for port in gateways["ports"]] == [8082]

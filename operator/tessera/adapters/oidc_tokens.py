@@ -42,15 +42,25 @@ def unverified_subject(token: str) -> str | None:
     return _unverified(token, "sub")
 
 
+def claims_audience(token: str, audience: str) -> bool:
+    """Return whether a token claims to be for an audience; False for anything that is no JWT."""
+    named = _unverified_claims(token).get("aud")
+    return audience in named if isinstance(named, list) else audience == named
+
+
 def _unverified(token: str, claim: str) -> str | None:
+    text = _unverified_claims(token).get(claim)
+    return text if isinstance(text, str) else None
+
+
+def _unverified_claims(token: str) -> Mapping[str, Any]:
     # It costs a tenth of what a whole decoding does, since strangers send what they like.
     try:
         _, payload, _ = token.split(".")
         claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     except (ValueError, RecursionError):
-        return None
-    text = claims.get(claim) if isinstance(claims, dict) else None
-    return text if isinstance(text, str) else None
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 class OidcTokens:

@@ -83,6 +83,7 @@ def _installation(settings: Settings) -> Installation:
             settings.batch_pull_policy,
             settings.batch_pull_secrets,
             charges_url=settings.batch_charges_url,
+            gate_url=settings.gate_url,
             allow_pickles=settings.allow_pickles,
         ),
         egress=settings.engine_egress,

@@ -135,6 +135,9 @@ class Gateway:
         queued, running = self._queued(), self.admission.demand
         demand = {}
         for service in {**queued, **running, **arrived}:
+            if service != service.base:
+                # Gates alone ask a changed version, which has one replica.
+                continue
             waiting, work_seconds = queued.get(service, (0, 0.0))
             count = running.get(service, _NOTHING)
             arrivals = arrived.get(service, _NO_ARRIVALS)

@@ -30,6 +30,7 @@ from tessera.adapters.run_forever import run_forever
 from tessera.domain.charges.reports import merged_limits, reported_charges
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import BATCH_CHARGES, USAGE_READER, keys_namespace
+from tessera.domain.quality.names import GATE_AUDIENCE
 from tessera.gateway.batch_api import BatchApi
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.gateway.fleet.other_gateways import OtherGateways
@@ -62,6 +63,8 @@ Parts: TypeAlias = Mapping[str, Part]
 # An engine that sends nothing for so long has stalled: its replica is replaced after 120 s.
 ENGINE_IDLE_SECONDS = 300.0
 _AUDIT_SECONDS = 1.0
+# Of Jobs of gates, which have a few prompts in flight each.
+GATE_CONNECTIONS = 512
 # Objects between two collections of the youngest (Python's default is 700), and how many of those
 # are between two of the next generation, and of those between two full ones. A request leaves few
 # cycles, and looking for them often took 5 % of the time. Edits replace objects of the fleet: until
@@ -170,7 +173,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             reporter = _reporter(settings, settings.operator_host, own, gateway, batches)
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
-        await serve(server, listen(host, settings.port), parts, stop)
+        await serve(_listeners(settings, host, gateway, server), parts, stop)
 
 
 def stop_event() -> asyncio.Event:
@@ -182,21 +185,26 @@ def stop_event() -> asyncio.Event:
 
 
 async def serve(
-    server: GatewayServer, listener: socket.socket, parts: Parts, stop: asyncio.Event
+    servers: Mapping[GatewayServer, socket.socket], parts: Parts, stop: asyncio.Event
 ) -> None:
     """Run the parts, and serve until `stop`; then drain."""
     gc.set_threshold(*_GC_THRESHOLDS)
     # The objects of a cluster stay long, and neither they nor connections leave cycles.
     parts = {**parts, "garbage": partial(freeze_survivors, None)}
     tasks = [asyncio.create_task(run_forever(name, part)) for name, part in parts.items()]
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = [
+        asyncio.create_task(server.serve(sockets=[listener]))
+        for server, listener in servers.items()
+    ]
     stopping = asyncio.create_task(stop.wait())
     # A server that ends by itself ends the process, which is started again.
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((*serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if not serving.done():
-        await server.drain()
-    await serving
+    if not any(each.done() for each in serving):
+        await asyncio.gather(*(server.drain() for server in servers))
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*serving)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -246,6 +254,22 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
     return server
 
 
+def _listeners(
+    settings: GatewaySettings, host: str, gateway: Gateway, server: GatewayServer
+) -> Mapping[GatewayServer, socket.socket]:
+    """Return the socket of the server, and that of Jobs of gates: without TLS, as for batches."""
+    listeners = {server: listen(host, settings.port)}
+    if settings.gates_port is not None:
+        for_gates = GatewayServer(
+            gateway.app,
+            announce_seconds=settings.announce_seconds,
+            drain_seconds=settings.drain_seconds,
+            clients=Connections(GATE_CONNECTIONS),
+        )
+        listeners[for_gates] = listen(host, settings.gates_port)
+    return listeners
+
+
 async def _serve_internal(
     application: web.Application, host: str, port: int, stack: contextlib.AsyncExitStack
 ) -> None:
@@ -262,7 +286,12 @@ def _verifier(
     if settings.token_audience is not None:
         review = partial(token_user, cluster, audience=settings.token_audience)
         reviews = TokenReviews(review, connection.token)
-    return TokenVerifier(reviews, {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc})
+    gates = None
+    if settings.gates_port is not None:
+        review = partial(token_user, cluster, audience=GATE_AUDIENCE)
+        gates = TokenReviews(review, connection.token)
+    issuers = {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc}
+    return TokenVerifier(reviews, issuers, gates)
 
 
 async def _audit(audit: KeyAudit, gateway: Gateway, metrics: GatewayMetrics) -> None:

@@ -155,8 +155,7 @@ def _egress_rules(
         *(_namespace_peer(name) for name in egress.namespaces),
     ]
     rules = [
-        # A cache of names may be on the node, at an address of its own.
-        _egress_rule(ports=[("UDP", 53), ("TCP", 53)]),
+        _names_rule(),
         _egress_rule([*_address_peers(_PUBLIC), *others]),
     ]
     urls = (platform.hub_endpoint, platform.https_proxy)
@@ -165,6 +164,11 @@ def _egress_rules(
         peers = [every_pod, *_address_peers(_METADATA)]
         rules.append(_egress_rule(peers, [("TCP", port) for port in sorted(ports)]))
     return rules
+
+
+def _names_rule() -> client.V1NetworkPolicyEgressRule:
+    # A cache of names may be on the node, at an address of its own.
+    return _egress_rule(ports=[("UDP", 53), ("TCP", 53)])
 
 
 def _egress_rule(
@@ -247,19 +251,31 @@ def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectMani
     return _network_policy(_metadata(batches, BATCH_ACCOUNT), runners, peers, RUNNER_PORT)
 
 
-def gate_network_policy(gates: Owners, operator_namespace: str) -> ObjectManifest:
+def gate_network_policy(
+    gates: Owners, operator_namespace: str, gateway: str | None = None
+) -> ObjectManifest:
     """Let Jobs of gates reach engines of their namespace and nothing else, not even names.
+
+    With the URL of a `gateway` its pods and names are all that they reach.
 
     Only the operator reaches them, for their progress.
     """
     ingress = _ingress([_namespace_peer(operator_namespace)], RUNNER_PORT)
     engines = client.V1LabelSelector(match_labels={names.COMPONENT: names.ENGINE})
-    peers = [client.V1NetworkPolicyPeer(pod_selector=engines)]
+    rules = [
+        _egress_rule([client.V1NetworkPolicyPeer(pod_selector=engines)], [("TCP", names.PORT)])
+    ]
+    if gateway is not None:
+        gateways = client.V1NetworkPolicyPeer(
+            namespace_selector=_namespace_peer(operator_namespace).namespace_selector,
+            pod_selector=client.V1LabelSelector(match_labels={names.APP_NAME: "tessera-gateway"}),
+        )
+        rules = [_names_rule(), _egress_rule([gateways], [("TCP", _port_of(gateway))])]
     spec = client.V1NetworkPolicySpec(
         pod_selector=_GATE_JOBS,
         policy_types=["Ingress", "Egress"],
         ingress=[ingress],
-        egress=[_egress_rule(peers, [("TCP", names.PORT)])],
+        egress=rules,
     )
     return manifest(NETWORK_POLICIES, _metadata(gates, GATE_ACCOUNT), spec=spec)
 

@@ -42,6 +42,8 @@ class RunnerImage:
     """Secrets in the namespace of the batch; missing ones are ignored."""
     charges_url: str | None = None
     """Base URL at which gateways take what rows used; None without a gateway."""
+    gate_url: str | None = None
+    """Base URL at which gateways answer Jobs of gates; None without a gateway."""
     allow_pickles: bool = False
     """Whether it may download weights that can run code when they are loaded."""
 

@@ -23,10 +23,13 @@ class ScriptedEngine:
     gap_seconds: float = 0.0
     """Time between two tokens; without any, many arrive at once."""
     bodies: list[Mapping[str, Any]] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    """`Authorization` of each request; empty without any."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         self.bodies.append(body)
+        self.tokens.append(request.headers.get("Authorization", ""))
         said = self.script(body)
         if isinstance(said, web.StreamResponse):
             return said

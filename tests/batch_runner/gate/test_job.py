@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tessera.batch_runner.errors import TransientError
+from tessera.batch_runner.errors import RefusedError, TransientError
 from tessera.batch_runner.gate import asking
 from tessera.batch_runner.gate.answers import AnswersFile
 from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey
@@ -27,6 +27,7 @@ from world.slots import free_port
 from world.testing import eventually
 
 BASELINE, CANDIDATE = "b" * 64, "c" * 64
+HI = SuiteRow(messages=[{"role": "user", "content": "Hi"}], scorer="exact", expected="Hi")
 
 
 def a_suite(prompts: int = 40, **fields: Any) -> str:
@@ -306,10 +307,9 @@ async def test_an_engine_that_is_away_too_long_ends_the_job_for_another_attempt(
 ) -> None:
     monkeypatch.setattr(asking, "_WAIT_SECONDS", 0.01)
     url = f"http://127.0.0.1:{free_port()}"
-    row = SuiteRow(messages=[{"role": "user", "content": "Hi"}], scorer="exact", expected="Hi")
     async with PromptAsker(AskOptions(url=url, model="tiny", away_seconds=0.05)) as asker:
         with pytest.raises(TransientError, match=r"did not answer for 0\.05 s: "):
-            await asker.ask(row, QuestionKey("line-1", 0, 0))
+            await asker.ask(HI, QuestionKey("line-1", 0, 0))
 
 
 async def test_sampling_is_off_or_each_repeat_has_a_seed_of_its_own(tmp_path: Path) -> None:
@@ -486,3 +486,29 @@ async def test_a_job_that_gets_sigterm_says_so_and_is_tried_again(tmp_path: Path
     assert "killed without notice" in before.message
     assert (report.state, report.version) == ("failed", BASELINE)
     assert "SIGTERM" in report.message
+
+
+async def test_a_token_is_read_again_for_each_prompt(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+
+    def renews(_: Mapping[str, Any]) -> str:
+        token.write_text("second\n")
+        return "Hi"
+
+    token.write_text("first\n")
+    async with serve_engine(renews) as engine:
+        options = AskOptions(url=engine.url, model="chat@candidate", token_file=token)
+        async with PromptAsker(options) as asker:
+            for number in range(2):
+                await asker.ask(HI, QuestionKey(f"line-{number}", 0, 0))
+    assert engine.tokens == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_job_that_a_gateway_does_not_know_scores_nothing(status: int) -> None:
+    async with (
+        serve_engine(lambda _: web.Response(status=status, text="no tenant")) as engine,
+        PromptAsker(AskOptions(url=engine.url, model="chat@candidate")) as asker,
+    ):
+        with pytest.raises(RefusedError, match=f"{status}: no tenant"):
+            await asker.ask(HI, QuestionKey("line-1", 0, 0))

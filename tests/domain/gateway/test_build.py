@@ -449,3 +449,33 @@ def test_the_context_of_a_model_is_the_longest_that_a_ready_replica_takes() -> N
     # While none is ready, it is that of those that the service will have.
     assert longest(replace(large, ready_since=None)) == longest() == 8192
     assert longest(a_pod(**SLICE)) == 8192
+
+
+def test_a_changed_version_is_a_model_without_names_of_its_own_replicas() -> None:
+    serving = a_pod("chat-1", **SLICE)
+    tried = a_pod("chat-2", **SLICE, ready_since=None, leaving=True, tried=True)
+    service = a_service(spec=a_spec(access={"tenants": ["team-b"]}), status=a_status())
+    model, changed = directory(service, pods=(serving, tried)).models
+    assert model == only_model(service, pods=(serving,))
+    assert (changed.service, changed.all_names) == (service.ref.candidate, ())
+    assert changed.names == model.names
+    assert changed.uid != model.uid
+    [replica] = changed.replicas
+    assert replica.pod == tried.ref
+    assert (replica.ready_since, replica.leaving) == (tried.started or tried.created, False)
+
+
+def test_the_replica_of_a_changed_version_answers_once_its_engine_does() -> None:
+    away: dict[str, Any] = {"ready_since": None, "containers_ready": False}
+    tried = a_pod("chat-2", leaving=True, tried=True, **SLICE, **away)
+    [_, changed] = directory(a_service(), pods=(tried,)).models
+    assert [each.ready_since for each in changed.replicas] == [None]
+
+
+def test_gates_never_ask_the_replica_of_a_version_that_was_given_up() -> None:
+    tried: dict[str, Any] = {"ready_since": None, "leaving": True, "tried": True, **SLICE}
+    former = a_pod("chat-1", created=NOW - timedelta(minutes=9), template_digest="a" * 16, **tried)
+    newest = a_pod("chat-2", created=NOW - timedelta(minutes=1), template_digest="b" * 16, **tried)
+    [model, changed] = directory(a_service(), pods=(former, newest)).models
+    assert [each.pod for each in changed.replicas] == [newest.ref]
+    assert model.replicas == ()

@@ -102,3 +102,40 @@ async def test_a_silent_api_server_is_not_a_refusal() -> None:
 
     verifier = TokenVerifier(TokenReviews(review, ApiServer().token), {})
     assert await verifier.verify(TOKEN, DIRECTORY, ADDRESS) is RequestReason.TOKENS_NOT_VERIFIED
+
+
+def an_evaluation_token() -> str:
+    claims = {"iss": ISSUER, "sub": "gate", "aud": ["tessera-gate"]}
+    return jwt.encode(claims, "x" * 32, algorithm="HS256")
+
+
+@pytest.mark.parametrize(
+    ("user", "verdict"),
+    [
+        (
+            "system:serviceaccount:team-a:tessera-gate",
+            Identity(
+                tenant="team-a",
+                user="system:serviceaccount:team-a:tessera-gate",
+                evaluates="team-a",
+            ),
+        ),
+        ("system:serviceaccount:team-a:ci", RequestReason.INVALID_TOKEN),
+        ("system:serviceaccount:team-z:tessera-gate", RequestReason.UNKNOWN_TENANT),
+        (None, RequestReason.INVALID_TOKEN),
+    ],
+)
+async def test_the_token_of_a_gate_is_no_other_account_s(user: str | None, verdict: object) -> None:
+    server, gates = ApiServer(), ApiServer(user)
+    reviews = TokenReviews(gates.review, gates.token)
+    verifier = TokenVerifier(TokenReviews(server.review, server.token), {}, reviews)
+    assert await verifier.verify(an_evaluation_token(), DIRECTORY, ADDRESS) == verdict
+    assert (gates.asked, server.asked) == (1, 0)
+
+
+async def test_a_token_for_another_audience_asks_for_no_version() -> None:
+    server = ApiServer("system:serviceaccount:team-a:tessera-gate")
+    reviews = TokenReviews(server.review, server.token)
+    verdict = await TokenVerifier(reviews, {}, reviews).verify(TOKEN, DIRECTORY, ADDRESS)
+    assert isinstance(verdict, Identity)
+    assert verdict.evaluates is None

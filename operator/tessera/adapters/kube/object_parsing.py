@@ -496,6 +496,7 @@ def _with_state(pod: Pod, body: JsonObject) -> Pod:
         terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
         deletion_cost=_parse_int32(meta.get("annotations", {}).get(names.COST_ANNOTATION, "")),
         leaving=names.LEAVING_LABEL in labels,
+        tried=labels.get(names.LEAVING_LABEL) == names.TRIED,
         max_num_seqs=_engine_limit(spec, "--max-num-seqs="),
         max_num_batched_tokens=_engine_limit(spec, "--max-num-batched-tokens="),
         max_model_len=_engine_limit(spec, "--max-model-len="),

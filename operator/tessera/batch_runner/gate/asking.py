@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import aiohttp
@@ -37,6 +38,8 @@ _WAIT_SECONDS = 0.5
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
 # With these an engine refuses every request for some time.
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+# With these a gateway refuses the Job itself, whatever it asks.
+_FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 # After so many prompts that were refused, and none that was answered, no other is asked.
 _MAX_FIRST_REFUSALS = 20
 _GREEDY: dict[str, Any] = {"temperature": 0, "seed": 0}
@@ -74,8 +77,16 @@ class AskOptions:
     the next Job asks another replica."""
     token: str = ""
     """Bearer token, for a server that asks for it."""
+    token_file: Path | None = None
+    """The same, where it is renewed."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """More fields of each request."""
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers of each request, with the token as it is now."""
+        token = self.token if self.token_file is None else self.token_file.read_text().strip()
+        authorization = {"Authorization": f"Bearer {token}"} if token else {}
+        return {"Content-Type": "application/json", **authorization}
 
     def body(self, row: SuiteRow, key: QuestionKey) -> bytes:
         """Return the request of a row."""
@@ -104,8 +115,6 @@ class PromptAsker:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json"}
-            | ({"Authorization": f"Bearer {options.token}"} if options.token else {}),
             timeout=aiohttp.ClientTimeout(
                 total=options.prompt_seconds, sock_connect=_CONNECT_SECONDS
             ),
@@ -159,6 +168,7 @@ class PromptAsker:
             async with self._session.post(
                 f"{self._options.url}{_PATHS[self._options.task]}",
                 data=body,
+                headers=self._options.headers(),
                 allow_redirects=False,
             ) as response:
                 if response.status == HTTPStatus.OK:
@@ -197,10 +207,14 @@ class PromptAsker:
 
 async def _read_refusal(response: aiohttp.ClientResponse) -> PromptOutcome:
     content = await response.content.read(4096)
+    problem = f"{response.status}: {problem_text(content.decode(errors='replace'))}"
+    if response.status in _FORBIDDEN:
+        # It is no answer of the model.
+        raise RefusedError(problem)
     wait = response.headers.get("Retry-After", "")
     return PromptOutcome(
         RequestOutcome.UNAVAILABLE if response.status in _BUSY else outcome_of(response.status),
-        problem=f"{response.status}: {problem_text(content.decode(errors='replace'))}",
+        problem=problem,
         pause_seconds=float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 4 else 0.0,
     )
 

@@ -111,6 +111,7 @@ class GateJobRunner:
             repeats=self.arguments.repeats,
             concurrency=self.arguments.concurrency,
             max_output_tokens=self.arguments.max_output_tokens,
+            token_file=self.arguments.token_file,
         )
         await answer_suite(suite, answers, options, runs, self._show_progress)
         shares = answer_shares(each for each in answers.answers.values() if each.run < runs)
@@ -191,6 +192,7 @@ class GateJobRunner:
             url=arguments.judge_url,
             model=arguments.judge_model,
             concurrency=arguments.concurrency,
+            token_file=arguments.token_file,
         )
         try:
             return await judge_suite(suite, baseline, answers, judged, options)
@@ -242,6 +244,7 @@ def add_gate_command(command: ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="name of the model there")
     command.add_argument("--judge-url", help="base URL of the judge")
     command.add_argument("--judge-model", help="name of the judge there")
+    command.add_argument("--token-file", type=Path, help="bearer token for both URLs")
     command.add_argument("--task", choices=("chat", "rerank", "embed"), default="chat")
     command.add_argument("--suite", type=Path, required=True, help="JSONL file of prompts")
     command.add_argument("--suite-digest", help="SHA-256 that it has to have")

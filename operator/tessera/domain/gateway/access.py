@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 
+from tessera.api.ref import Ref
 from tessera.domain.budget.name_grants import EVERY_TENANT
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity, OfferedModel
 from tessera.domain.gateway.name_rights import NameRights
@@ -24,6 +25,8 @@ _MAX_COMPARED_NAMES = 20
 _SALT_LENGTH = 32
 # Of the pairs of letters of the shorter name.
 _LEAST_SIMILARITY = 0.5
+# By what a gate asks for a version of a service of its namespace.
+_VERSIONS = {"Baseline": "@stable", "Candidate": "@candidate"}
 
 
 def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
@@ -180,6 +183,20 @@ def cache_salt(model: OfferedModel, tenant: str) -> str | None:
     if model.shared_prefix_cache or not model.is_shared:
         return None
     return hashlib.sha256(f"{model.uid}/{tenant}".encode()).hexdigest()[:_SALT_LENGTH]
+
+
+def version_name(service: str, role: str) -> str:
+    """Return by which name gates of its namespace ask for a version of a service."""
+    return f"{service}{_VERSIONS[role]}"
+
+
+def version_of(namespace: str, name: str) -> Ref | None:
+    """Return what such a name means in a namespace; None for any other name."""
+    for role, suffix in _VERSIONS.items():
+        if name.endswith(suffix):
+            service = Ref(namespace, name.removesuffix(suffix))
+            return service if role == "Baseline" else service.candidate
+    return None
 
 
 def similar_names(name: str, names: Sequence[str]) -> Sequence[str]:

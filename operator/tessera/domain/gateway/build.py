@@ -266,8 +266,46 @@ def _models(
 ) -> tuple[OfferedModel, ...]:
     """Return the models of neighbours by age, so that an edit looks at these alone."""
     return tuple(
-        _model(service.uid, service, pods, tenant, pools) for service, pods, tenant in rows
+        model for service, pods, tenant in rows for model in _versions(service, pods, tenant, pools)
     )
+
+
+def _versions(
+    service: ObservedService,
+    pods: tuple[Pod, ...],
+    tenant: str | None,
+    pools: tuple[_PoolTerms, ...],
+) -> tuple[OfferedModel, ...]:
+    """Return the model of a service, and the changed version of it that gates may ask."""
+    tried = [pod for pod in pods if pod.tried]
+    if not tried:
+        return (_model(service.uid, service, pods, tenant, pools),)
+    serving = tuple(pod for pod in pods if not pod.tried)
+    model = _model(service.uid, service, serving, tenant, pools)
+    # Those of a version that was given up may be there until the garbage collector comes.
+    newest = max(tried, key=lambda pod: (pod.created, pod.ref)).template_digest
+    replicas = tuple(
+        _tried_replica(service, pod, _variant(pod, pools))
+        for pod in tried
+        if pod.template_digest == newest
+    )
+    # Its files and its context may be others, so what is known of those of the model is not said.
+    changed = replace(
+        model,
+        service=service.ref.candidate,
+        uid=f"{service.uid}/candidate",
+        replicas=replicas,
+        max_model_len=_longest_context(replicas),
+        image=None,
+        embedding_width=None,
+        paths=(),
+        moves_streams=False,
+        stopped=False,
+        may_sleep=False,
+        is_asleep=False,
+        unfunded_by=None,
+    )
+    return model, changed
 
 
 @reused_per_object
@@ -347,6 +385,17 @@ def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> Engi
         max_num_batched_tokens=pod.max_num_batched_tokens,
         max_model_len=pod.max_model_len,
         step_time=_step_time(service, pod, variant),
+    )
+
+
+def _tried_replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> EngineReplica:
+    """Return a replica that answers gates while its readiness gate keeps users away."""
+    return replace(
+        _replica(service, pod, variant),
+        ready_since=(pod.started or pod.created) if pod.containers_ready else None,
+        leaving=pod.terminating,
+        # Of the version in force.
+        step_time=None,
     )
 
 

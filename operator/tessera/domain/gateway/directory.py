@@ -109,9 +109,14 @@ class OfferedModel:
         return self.wake == "All" or self.tenant == tenant
 
     @property
+    def is_tried(self) -> bool:
+        """Return whether it is a changed version, which gates alone ask."""
+        return self.service != self.service.base
+
+    @property
     def all_names(self) -> tuple[str, ...]:
-        """Return all that requests may name it by, with its adapters."""
-        return (*self.names, *self.adapters)
+        """Return all that requests may name it by, with its adapters: nothing while it is tried."""
+        return () if self.is_tried else (*self.names, *self.adapters)
 
     @property
     def is_shared(self) -> bool:
@@ -158,6 +163,9 @@ class Identity:
     """Of the key."""
     sheddable: bool = False
     """Of the key."""
+    evaluates: str | None = None
+    """Namespace of whose services its gates ask versions, by names that nobody else may use, and
+    nothing else; None for anybody but a Job of gates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +189,7 @@ class TenantLimits:
     def is_charged(self, model: OfferedModel) -> bool:
         """Say whether a limit of basis Charge holds for requests for a model, or for some."""
         members = {
-            MemberKind.SERVICE: {str(model.service)},
+            MemberKind.SERVICE: {str(model.service.base)},
             MemberKind.MODEL: {name.lower() for name in (*model.names[:1], *model.adapters)},
         }
         return any(

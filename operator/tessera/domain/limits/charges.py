@@ -9,6 +9,8 @@ from tessera.domain.money import to_nanos
 
 # No limit of a budget has a name with a space.
 KEY_BUDGET = "key budget"
+# Of what gates ask, whatever the class of the service.
+EVALUATION_CLASS = "Evaluation"
 
 
 def charged_name(model: OfferedModel, name: str) -> str:
@@ -49,7 +51,7 @@ def charge_scopes(
         MemberKind.TEAM: identity.team,
         MemberKind.KEY: identity.key,
         MemberKind.USER: identity.user if identity.key is None else None,
-        MemberKind.SERVICE: None if model is None else str(model.service),
+        MemberKind.SERVICE: None if model is None else str(model.service.base),
         MemberKind.MODEL: None if model is None else charged_name(model, name),
     }
     scopes = []

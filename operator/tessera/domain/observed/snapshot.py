@@ -213,6 +213,8 @@ class Pod:
     deletion_cost: int = 0
     leaving: bool = False
     """It has the label by which its PodDisruptionBudget selects it no more."""
+    tried: bool = False
+    """The same, since it is of a changed version, which serves no user yet."""
     max_num_seqs: int | None = None
     """Of its engine, by the command line, as are the next two."""
     max_num_batched_tokens: int | None = None

@@ -117,7 +117,7 @@ def _trial(
     last = service_plan.service.status.candidate
     if last is not None and last.digest != gated.state.digest:
         last = None
-    task = pooling_task(spec)
+    task, tenant = pooling_task(spec), service_plan.service.status.tenant
     return ChangeTrial(
         at=snapshot.at,
         service=ref,
@@ -132,6 +132,7 @@ def _trial(
         ),
         judge=judge,
         judge_digest=judge_digest,
+        has_tenant=tenant is not None and tenant.budget is not None,
         task=_TASKS.get(task or "", "chat"),
         vectors_of=gated.state.vectors_of,
         waits=_waits(gated, tried, last),

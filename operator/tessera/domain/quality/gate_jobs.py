@@ -67,6 +67,8 @@ class GateJobRequest:
     endpoint: GateEndpoint
     judge: GateEndpoint | None = None
     task: PromptTask = "chat"
+    has_tenant: bool = False
+    """Gateways know who pays for what it asks."""
     answers_digest: str = ""
     """SHA-256 of the file that the last attempt left, if it said so; nothing else is gone on with,
     since others may write to the claim."""

@@ -272,6 +272,7 @@ class _Rounds:
             endpoint=version.endpoint,
             judge=trial.judge,
             task=trial.task,
+            has_tenant=trial.has_tenant,
             answers_digest=answers_digest,
             baseline_digest=baseline.file_digest if baseline is not None else "",
             active_deadline=self.spec.timeout,

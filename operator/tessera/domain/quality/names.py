@@ -20,6 +20,8 @@ PRECISIONS_ANNOTATION = f"{GROUP}/precisions"
 # that lets them into engines that otherwise only gateways reach.
 GATE_ACCOUNT = "tessera-gate"
 GATE_ENGINES = "tessera-gate-engines"
+# Audience of the tokens by which gateways know such Jobs.
+GATE_AUDIENCE = "tessera-gate"
 # Name of the container of a Job.
 GATE_CONTAINER = "gate"
 ROLES: Mapping[str, GateRole] = {"baseline": "Baseline", "candidate": "Candidate"}

@@ -48,6 +48,8 @@ class ChangeTrial:
     task: PromptTask = "chat"
     judge_digest: str = ""
     """Of the version that judges."""
+    has_tenant: bool = False
+    """A TenantBudget covers the namespace."""
     vectors_of: str | None = None
     """Another model of an embedding service, whose vectors are not expected yet."""
     waits: StatusVerdict[Progressing] | None = None

@@ -45,10 +45,11 @@ class Received:
 
     @property
     def priority(self) -> RequestPriority:
-        """Return what it lets others of its model do, as its client says."""
+        """Return what it lets others of its model do, as its client says; gates yield."""
         if self.identified.sheddable or self.identified.identity.sheddable:
             return RequestPriority.SHEDDABLE
-        return RequestPriority.BATCH if self.fields.yields else RequestPriority.DEFAULT
+        yields = self.fields.yields or self.identified.identity.evaluates is not None
+        return RequestPriority.BATCH if yields else RequestPriority.DEFAULT
 
     def drop_body(self) -> None:
         """Keep nothing of the body, which no other engine will get."""

@@ -29,7 +29,7 @@ from tessera.domain.gateway.directory import (
 )
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.account import BorrowRequest
-from tessera.domain.limits.charges import charge_scopes, price_for
+from tessera.domain.limits.charges import EVALUATION_CLASS, charge_scopes, price_for
 from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts, paid_tokens
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
@@ -286,11 +286,13 @@ class Charges:
             is_unbounded = not most_output and chosen.summary.output_tokens is None
             most_output = LARGEST_CONTEXT * choices if is_unbounded else max(most_output, choices)
         means = self._replicas.means(model)
+        identity = chosen.received.identified.identity
+        is_evaluation = identity.evaluates is not None
         charge = RequestCharge(
             price=terms.price,
-            service_class=model.service_class,
+            service_class=EVALUATION_CLASS if is_evaluation else model.service_class,
             owner=model.tenant,
-            believes_engine=model.tenant == chosen.received.identified.identity.tenant,
+            believes_engine=model.tenant == identity.tenant,
             prompt_bound=prompt_bound,
             prompt_tokens=likely_tokens(shape.input_tokens, chosen.size, means),
             max_output=most_output,

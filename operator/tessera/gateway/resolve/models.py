@@ -15,6 +15,7 @@ from tessera.domain.gateway.access import (
     scoped_names,
     similar_names,
     tenant_models,
+    version_of,
     visible_models,
 )
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
@@ -119,10 +120,12 @@ class Models:
         self._of_user: Callable[[str], Sequence[OfferedModel]] | None = None
         self._tenants: dict[str, _TenantModels] = {}
         self._listers = _Listers()
+        self._by_service: dict[Ref, OfferedModel] | None = None
+        """For gates, once one asks."""
 
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all names where more than models differs in it."""
-        self._directory, self._of_user = directory, None
+        self._directory, self._of_user, self._by_service = directory, None, None
         self._listers.update(directory, changes)
         if forget:
             self._tenants = {}
@@ -164,6 +167,8 @@ class Models:
 
         Raises RequestError with similar names that the sender may use.
         """
+        if identity.evaluates is not None:
+            return self._version(identity.evaluates, name)
         model = resolve_model(self._of_tenant(identity.tenant).by_name, identity, name)
         if model is None:
             names = self._known_names(identity)
@@ -186,11 +191,26 @@ class Models:
         if model.uid == admitted.uid:
             return
         # The name stands for another service now.
+        if identity.evaluates is not None:
+            raise RequestError(RequestReason.NO_READY_REPLICA, model.service)
         if all(each.uid != admitted.uid for each in self.visible(identity).values()):
             raise unknown_model(name, (), self._known_names(identity))
         # A tenant may give a name to another service of its own, also while requests wait.
         if model.tenant is None or model.tenant != admitted.tenant:
             raise RequestError(RequestReason.NO_READY_REPLICA, model.service)
+
+    def _version(self, namespace: str, name: str) -> OfferedModel:
+        """Return the version of a service that gates of its namespace ask by this name."""
+        service = version_of(namespace, name)
+        if service is None:
+            raise unknown_model(name, (), ())
+        if self._by_service is None:
+            self._by_service = {model.service: model for model in self._directory.models}
+        model = self._by_service.get(service)
+        if model is None:
+            # Not unknown: who gates a change would take that for an answer of it.
+            raise RequestError(RequestReason.NO_READY_REPLICA, service)
+        return model
 
     def _of_tenant(self, name: str) -> _TenantModels:
         tenant = self._tenants.get(name)

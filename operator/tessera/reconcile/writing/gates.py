@@ -19,7 +19,12 @@ from tessera.reconcile.writing.shared_objects import Installation
 from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, QUALITY_GATES
-from tessera.resources.gate_job import answers_claim_manifest, gate_job_manifest, shared_manifests
+from tessera.resources.gate_job import (
+    answers_claim_manifest,
+    gate_job_manifest,
+    gateway_of,
+    shared_manifests,
+)
 from tessera.resources.manifest import ObjectKey
 from tessera.resources.revisions import revision_manifest
 
@@ -73,13 +78,15 @@ class GateApplier:
         if problems or gate_plan.create is None:
             return problems
         closed = _closed_services(plan, gate.ref.namespace)
-        shared = shared_manifests(gates, closed, self._installation.namespace)
+        image = self._installation.batch_image
+        gateway = gateway_of(gate_plan.create, image)
+        shared = shared_manifests(gates, closed, self._installation.namespace, gateway=gateway)
         claim, platform = answers_claim_manifest(gate), self._installation.platform
         manifests = (*shared, *((claim,) if claim is not None else ()))
         refusals, _ = await self._writer.apply_changed(manifests)
         if refusals:
             return refusals
-        job = gate_job_manifest(gate_plan.create, self._installation.batch_image, platform)
+        job = gate_job_manifest(gate_plan.create, image, platform)
         return await attempt(self._writer.apply(job))
 
     async def _record(
