@@ -706,18 +706,36 @@ def test_clients_come_by_tls_or_through_an_ingress_or_a_route() -> None:
     assert "the name that clients use" in render_error("--set", "gateway.ingress.enabled=true")
 
 
+def test_jobs_of_gates_are_sent_to_the_port_at_which_gateways_answer_them() -> None:
+    def variables(objects: Objects, name: str) -> dict[str, Any]:
+        (container,) = objects["Deployment", name]["spec"]["template"]["spec"]["containers"]
+        return {each["name"]: each.get("value") for each in container["env"]}
+
+    objects, url = render(), "http://tessera-gateway-batches.tessera-system.svc:8082"
+    assert variables(objects, "tessera-operator")["TESSERA_GATE_URL"] == url
+    service = objects["Service", "tessera-gateway-batches"]["spec"]
+    (port,) = (each for each in service["ports"] if each["port"] == 8082)
+    (gateway,) = gateway_pod(objects)["containers"]
+    (listens,) = (each for each in gateway["ports"] if each["name"] == port["targetPort"])
+    assert variables(objects, "tessera-gateway")["TESSERA_GATES_PORT"] == "8082"
+    # The policy of the Jobs' pods has one port, of the Service and of the pods behind it.
+    assert listens["containerPort"] == port["port"]
+    assert "TESSERA_GATE_URL" not in variables(render(*WITHOUT_GATEWAY), "tessera-operator")
+
+
 def test_a_gateway_needs_the_certificate_of_the_operator() -> None:
     assert "webhook.enabled" in render_error("--set", "webhook.enabled=false")
 
 
 def test_a_gateway_shows_its_metrics_to_prometheus_alone() -> None:
-    api, batches, metrics = render()["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
+    rules = render()["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
+    api, *inside, metrics = rules
     assert api == {"ports": [{"port": "api", "protocol": "TCP"}]}
-    assert batches["ports"] == [{"port": "batches", "protocol": "TCP"}]
-    (runners,) = batches["from"]
-    assert [each["key"] for each in runners["podSelector"]["matchExpressions"]] == [
-        "tessera.dev/batch"
-    ]
+    for rule, port, label in zip(inside, ("batches", "gates"), ("batch", "gate"), strict=True):
+        assert rule["ports"] == [{"port": port, "protocol": "TCP"}]
+        (pods,) = rule["from"]
+        (selected,) = pods["podSelector"]["matchExpressions"]
+        assert selected == {"key": f"tessera.dev/{label}", "operator": "Exists"}
     assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
     (peer,) = metrics["from"]
     (names,) = peer["namespaceSelector"]["matchExpressions"]
