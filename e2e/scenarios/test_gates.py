@@ -10,7 +10,9 @@ from scenarios.gates import GATE, PROMPTS_A_STRATUM, GatedNamespace, streaming
 from scenarios.kills import kill_operator
 from scenarios.lifecycle import write_fleet
 from scenarios.streams import wait_for_replicas
-from tessera.resources.api_resources import PODS
+from tessera.domain.names import VARIANT_LABEL
+from tessera.domain.quality.names import PRECISIONS_ANNOTATION
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, PODS
 from world import World, start
 from world.testing import eventually, is_ready
 
@@ -39,11 +41,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture
 async def gated(namespace: ScenarioNamespace) -> GatedNamespace:
     """A gated service with a stable version that answers every prompt rightly."""
+    return await _gated(namespace)
+
+
+async def _gated(namespace: ScenarioNamespace, **spec: Any) -> GatedNamespace:
     # Engines have a /tmp of their own.
     answers = namespace.cluster.world.folder / f"{namespace.name}.jsonl"
     gated = GatedNamespace(namespace, answers)
     await gated.apply_gate()
-    await gated.apply_service(_GOOD, replicas=_REPLICAS)
+    await gated.apply_service(_GOOD, replicas=_REPLICAS, **spec)
     await namespace.wait_until_ready()
     await wait_for_replicas(namespace, _REPLICAS)
 
@@ -211,6 +217,48 @@ async def test_a_device_that_goes_back_to_users_delays_the_trial_that_had_it(
     (verdict,) = (await gated.gate_status())["verdicts"]
     (total,) = (row for row in verdict["strata"] if row["name"] == "total")
     assert total["prompts"] == _ALL
+
+
+@pytest.mark.full
+async def test_a_precision_that_would_be_chosen_is_tried_before_it_serves(
+    namespace: ScenarioNamespace,
+) -> None:
+    gated = await _gated(namespace, precision={"variants": [{"precision": "fp8"}]})
+    revision = (await namespace.service_status())["stableRevision"]
+    path = CONTROLLER_REVISIONS.path(namespace.name, revision)
+
+    async def precisions() -> str:
+        meta = (await namespace.cluster.api.get(path))["metadata"]
+        return str(meta["annotations"][PRECISIONS_ANNOTATION])
+
+    assert await precisions() == "fp8"
+    before = await gated.engine_pods()
+    async with streaming(namespace) as ends:
+        # As after an edit that was tried in the precision of the model's own files.
+        body = {"metadata": {"annotations": {PRECISIONS_ANNOTATION: "checkpoint"}}}
+        await namespace.cluster.api.patch(path, body)
+        await gated.wait_for_job("candidate")
+        tried = [pod for pod in (await gated.engine_pods()).values() if _is_in_fp8(pod)]
+        assert [is_ready(pod) for pod in tried if pod["metadata"]["uid"] not in before] == [False]
+        record = await gated.wait_for_record("Passed")
+
+    assert record["changes"] == ["spec.precision: fp8"]
+    assert ends.broken == []
+    assert ends.finished > 0
+
+    async def may_serve() -> None:
+        assert await precisions() == "checkpoint,fp8"
+
+    await eventually(may_serve)
+    status = await namespace.service_status()
+    assert status["stableRevision"] == revision
+    shown = await namespace.cluster.tessera("gate", "show", "-n", namespace.name, GATE)
+    namespace.cluster.say(shown)
+    assert "PRECISION" in shown
+
+
+def _is_in_fp8(pod: dict[str, Any]) -> bool:
+    return str(pod["metadata"]["labels"][VARIANT_LABEL]).endswith("-fp8")
 
 
 @pytest.mark.full

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from typing_extensions import override
 
+from tessera.domain.explain.precisions import explain_precision
 from tessera.domain.quality.change import gated_digest
 from tests.builders import H100, a_node, a_pool
 from tests.domain.quality.gated_fleet import A_CHANGE, GatedVariantFleet, a_gated_fleet
 from tests.domain.quality.test_candidates import expect_floor
 from tests.domain.quality.test_sequences import GatePlayer
+from tests.domain.variant_fleet import CHAT
 from tests.properties import examples
 
 LISTED = {"precision": {"variants": [{"precision": "fp8"}]}}
@@ -121,6 +123,16 @@ def test_the_own_files_are_tried_as_well_where_another_precision_serves() -> Non
     fleet.decide_on_candidate("Passed")
     fleet.run(120)
     assert (variants(fleet), fleet.state.untried) == ({"a100-1gpu-fp8"}, frozenset({"checkpoint"}))
+
+
+def test_the_explanation_says_which_precision_was_not_tried() -> None:
+    fleet = a_fleet_with_untried_fp8()
+    snapshot = fleet.snapshot()
+    plan = fleet.decide(fleet.config, snapshot, fleet.memory)
+    (decision,) = explain_precision(snapshot, plan, plan.service_plans[CHAT])
+    rows = dict(decision.numbers)
+    assert str(rows["fp8"]).endswith("not used: the gate has not tried it")
+    assert str(rows["bf16"]).endswith("chosen")
 
 
 class PrecisionPlayer(GatePlayer):

@@ -337,7 +337,9 @@ def _with_untried(
         "the gate has tried it"
     )
     verdict = StatusVerdict(placement.verdict.reason, message)
-    return replace(placement, verdict=verdict, untried=choice)
+    # Without a place for what was tried, it would be compared with nothing.
+    untried = choice if placement.choice is not None else None
+    return replace(placement, verdict=verdict, untried=untried)
 
 
 def _accepted(
