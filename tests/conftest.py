@@ -18,6 +18,7 @@ from world.testing import eventually
 
 GOLDEN = Path(__file__).parent / "golden"
 FLEET = Path(__file__).parent / "fleet.yaml"
+_worlds_with_crds = set[int]()
 
 
 @pytest.fixture
@@ -55,6 +56,16 @@ async def cluster(
     """Connect to the real API server with the CRDs, as its administrator; it may answer slowly."""
     monkeypatch.setattr(kube, "_TIMEOUT_SECONDS", 60)
     kube_cluster = KubeCluster(await connect(str(world.kubeconfig)))
+    if world.pid not in _worlds_with_crds:
+        await _install_crds(kube_cluster)
+        _worlds_with_crds.add(world.pid)
+    try:
+        yield kube_cluster
+    finally:
+        await kube_cluster.close()
+
+
+async def _install_crds(kube_cluster: KubeCluster) -> None:
     for kind in KINDS:
         body = crd(kind)
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{body['metadata']['name']}"
@@ -69,10 +80,6 @@ async def cluster(
             assert await kube_cluster.list(known) is not None, known.plural
 
         await eventually(is_served)
-    try:
-        yield kube_cluster
-    finally:
-        await kube_cluster.close()
 
 
 @pytest.fixture
