@@ -125,6 +125,27 @@ def test_the_own_files_are_tried_as_well_where_another_precision_serves() -> Non
     assert (variants(fleet), fleet.state.untried) == ({"a100-1gpu-fp8"}, frozenset({"checkpoint"}))
 
 
+def test_no_baseline_answers_while_replicas_of_two_precisions_serve() -> None:
+    fleet = a_fleet_with_untried_fp8()
+    lower_price(fleet)
+    fleet.run(60)
+    fleet.decide_on_candidate("Passed")
+    roles = dict[int, set[str]]()
+    for _ in range(60):
+        fleet.pods = {
+            ref: replace(pod, address=f"10.0.0.{ref.name[5:]}") for ref, pod in fleet.pods.items()
+        }
+        serving = {pod.variant for pod in fleet.pods.values() if pod.takes_requests}
+        service_plan = fleet.cycle()
+        trial = service_plan.gated.trial if service_plan.gated is not None else None
+        if len(serving) > 1 and fleet.state.phase == "Stable":
+            fleet.edit(**LISTED, engine={"extraArgs": ["--seed=8"]})
+        elif trial is not None:
+            asked = {trial.create.run.role} if trial.create is not None else set[str]()
+            roles.setdefault(len(serving), set()).update(asked)
+    assert roles == {1: {"Baseline"}, 2: set()}
+
+
 def test_the_explanation_says_which_precision_was_not_tried() -> None:
     fleet = a_fleet_with_untried_fp8()
     snapshot = fleet.snapshot()

@@ -187,19 +187,18 @@ def _choice_of(service_plan: ServicePlan, pod: Pod | None) -> HardwareChoice | N
 def _serving_pod(service_plan: ServicePlan) -> Pod | None:
     """Return a replica of the version in force, where possible on the hardware of the other.
 
-    One of a precision that is being left is not asked: its answers would count for the next one.
+    None while another precision is being left, of which gateways would ask replicas as well.
     """
-    tried = service_plan.candidate
+    tried, spec = service_plan.candidate, service_plan.service.spec
     variant = tried.choice.variant if tried is not None and tried.choice is not None else ""
     current = {each.choice.variant for each in service_plan.variants}
     pods = [
         pod
         for pod in service_plan.pods
-        if pod.variant in current
-        and pod.takes_requests
-        and pod.address is not None
-        and pod.draining_since is None
+        if pod.takes_requests and pod.address is not None and pod.draining_since is None
     ]
+    if spec is not None and spec.precision.variants and {pod.variant for pod in pods} - current:
+        return None
     return min(pods, key=lambda pod: (pod.variant != variant, pod.ref), default=None)
 
 
