@@ -211,10 +211,12 @@ def _with_placement(candidate: ObservedService, **placement: object) -> Observed
 
 
 def _with_precision(candidate: ObservedService, precision: str) -> ObservedService:
-    """Return the version in one precision alone."""
+    """Return the version in one precision alone, if it has that."""
     spec = candidate.spec
     assert spec is not None  # noqa: S101 - it is tried
     names = {CHECKPOINT, *(each.precision for each in spec.precision.variants)}
+    if precision not in names:
+        return candidate
     return replace(candidate, spec=with_closed(spec, names - {precision}))
 
 
