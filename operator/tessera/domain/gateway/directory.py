@@ -16,6 +16,8 @@ from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.perf.step import StepTime
 
 NO_LIMITS = RateLimitsSpec()
+# Header with which gates say of which variant a replica answers them.
+VARIANT_HEADER = "x-tessera-variant"
 _NO_GRANTS = NameRights()
 _NO_PRICES = PriceListBook()
 

@@ -55,6 +55,8 @@ class RequestShape:
     prompt: PromptBlocks | None = None
     """None where no engine keeps anything of a prompt."""
     priority: RequestPriority = RequestPriority.DEFAULT
+    variant: str | None = None
+    """Of the replicas that may answer it; None of any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -456,6 +456,8 @@ def _fitting(
     states: Sequence[ReplicaState], shape: RequestShape, mixture: _Mixture | None
 ) -> Sequence[ReplicaState]:
     """Return the replicas whose context a request fits, or the longest if it fits none."""
+    if shape.variant is not None:
+        states = [state for state in states if state.replica.variant == shape.variant]
     if mixture is None:
         return states
     context_tokens = mixture.context_tokens(shape)

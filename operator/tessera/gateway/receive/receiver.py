@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from tessera.api.text import counted
+from tessera.domain.gateway.directory import VARIANT_HEADER
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestPriority
 from tessera.gateway.bodies.memory import Holding
@@ -24,6 +25,7 @@ class BodyBounds:
     """Between two comments in a stream that waits for its first token."""
 
 
+_VARIANT = VARIANT_HEADER.encode()
 # Stands for those of a body that was dropped.
 _NO_FIELDS = RequestFields(model="")
 
@@ -50,6 +52,13 @@ class Received:
             return RequestPriority.SHEDDABLE
         yields = self.fields.yields or self.identified.identity.evaluates is not None
         return RequestPriority.BATCH if yields else RequestPriority.DEFAULT
+
+    @property
+    def variant(self) -> str | None:
+        """Return the variant whose replicas a gate asks; None of any."""
+        if self.identified.identity.evaluates is None:
+            return None
+        return self.identified.headers.get(_VARIANT, b"").decode("latin-1") or None
 
     def drop_body(self) -> None:
         """Keep nothing of the body, which no other engine will get."""

@@ -1,6 +1,6 @@
 """What a service needs to know of a request before it answers: sizes, prefix, what it may hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
@@ -88,11 +88,14 @@ class Chooser:
             prompt = await take(
                 len(body), lambda: with_turns(blocks, fields, headers, model, media, secret)
             )
+        shape = request_shape(fields, size, model, means, prompt, received.priority)
+        if (variant := received.variant) is not None:
+            shape = replace(shape, variant=variant)
         return Chosen(
             received=received,
             model=model,
             summary=fields.summary(),
             size=size,
-            shape=request_shape(fields, size, model, means, prompt, received.priority),
+            shape=shape,
             schema=schema,
         )

@@ -20,6 +20,7 @@ from tessera.domain.gateway.access import (
 )
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.limits.charges import EVALUATION_CLASS
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import RequestError, unknown_model
@@ -75,7 +76,10 @@ class Resolved:
 def resolved_fields(received: Received, model: OfferedModel) -> RecordFields:
     """Return what is recorded of a request whose model is known."""
     fields = received.record_fields()
-    fields["service"] = str(model.service)
+    fields["service"] = str(model.service.base)
+    if received.identified.identity.evaluates is not None:
+        # Also without a price, so that what gates asked is told apart.
+        fields["service_class"] = EVALUATION_CLASS
     return fields
 
 
