@@ -171,10 +171,11 @@ async def test_no_device_is_paid_for_while_the_suite_is_broken(operator: GatedOp
     assert len(operator.keys(DEPLOYMENTS.plural)) == 2
 
 
-async def test_few_hours_are_paid_for_while_the_judge_is_unreliable(
-    operator: GatedOperator,
+@pytest.mark.parametrize("state", ["judgeUnreliable", "requestsRefused"])
+async def test_few_hours_are_paid_for_while_judge_or_gateway_refuse(
+    operator: GatedOperator, state: str
 ) -> None:
-    hours = await hours_of(operator, "candidate", "judgeUnreliable")
+    hours = await hours_of(operator, "candidate", state)
     SCORE.add(int(hours > 2))
     assert hours <= 2
     # It is asked again, and may be reliable by then.

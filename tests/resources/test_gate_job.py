@@ -180,6 +180,7 @@ def test_where_gateways_know_its_tenant_a_job_asks_them_with_a_token_for_nothing
     request = replace(
         a_request(role, **judged),
         has_tenant=True,
+        endpoint=GateEndpoint(address="10.0.0.2", model="chat", variant="a100-1gpu"),
         judge=GateEndpoint(address="10.1.0.1", model="judge"),
     )
     pod = by_gateway(request)
@@ -188,6 +189,7 @@ def test_where_gateways_know_its_tenant_a_job_asks_them_with_a_token_for_nothing
     assert {
         f"--url={url}",
         f"--model=chat@{version}",
+        "--variant=a100-1gpu",
         f"--judge-url={url}",
         "--judge-model=judge@stable",
         "--token-file=/token/token",

@@ -26,8 +26,15 @@ class GateAccepted(StatusReason):
     JUDGE_UNRELIABLE = "JudgeUnreliable"
     """The judge agrees with itself, or with the labelled rows, in fewer than 8 of 10 cases, so its
     rows decide nothing."""
+    REQUESTS_REFUSED = "RequestsRefused"
+    """What the Job asks is refused, for example since the tenant has no money left, or a limit of
+    its charges and no price of the model; the message has the words of the gateway."""
     FAILED_CREATE = "FailedCreate"
     """The API server refuses the pod of the Job or its claim; the message has its words."""
+
+
+# What may refuse the changed version after the stable one has answered.
+LATE_REFUSALS = frozenset({GateAccepted.JUDGE_UNRELIABLE, GateAccepted.REQUESTS_REFUSED})
 
 
 class GateOutcome(StatusReason):

@@ -127,7 +127,8 @@ def _judge_endpoint(spec: QualityGateSpec, judge: GateEndpoint, gateway: str | N
 def _endpoint(prefix: str, endpoint: GateEndpoint, gateway: str | None, name: str) -> list[str]:
     """Return where a version is asked: at a gateway by a name for gates, or itself by its own."""
     if gateway is not None:
-        return [f"--{prefix}url={gateway}", f"--{prefix}model={name}"]
+        variant = [f"--{prefix}variant={endpoint.variant}"] if endpoint.variant else []
+        return [f"--{prefix}url={gateway}", f"--{prefix}model={name}", *variant]
     host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     return [f"--{prefix}url=http://{host}:{names.PORT}", f"--{prefix}model={endpoint.model}"]
 

@@ -5,6 +5,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +15,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tessera.batch_runner.errors import RefusedError, TransientError
+from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.gate import asking
 from tessera.batch_runner.gate.answers import AnswersFile
-from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey
+from tessera.batch_runner.gate.asking import (
+    AskOptions,
+    EngineAwayError,
+    PromptAsker,
+    QuestionKey,
+    RequestsRefusedError,
+)
 from tessera.batch_runner.gate.job import GateJobRunner, add_gate_command, wire_report
 from tessera.batch_runner.gate.suite import SuiteRow
 from tessera.batch_runner.progress import encode_report
@@ -312,6 +319,67 @@ async def test_an_engine_that_is_away_too_long_ends_the_job_for_another_attempt(
             await asker.ask(HI, QuestionKey("line-1", 0, 0))
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "error"),
+    [
+        (503, {}, EngineAwayError),
+        (429, {}, RequestsRefusedError),
+        # Of a budget: no Job waits until the month ends.
+        (429, {"Retry-After": "1296000"}, RequestsRefusedError),
+    ],
+)
+async def test_a_server_that_refuses_every_request_ends_the_job_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, status: int, headers: dict[str, str], error: type[Exception]
+) -> None:
+    monkeypatch.setattr(asking, "_WAIT_SECONDS", 0.01)
+
+    def refuses(_: Mapping[str, Any]) -> web.Response:
+        return web.Response(status=status, text="TenantBudget/team-a limit spend", headers=headers)
+
+    async with serve_engine(refuses) as engine:
+        options = AskOptions(url=engine.url, model="chat@candidate", away_seconds=0.2)
+        async with PromptAsker(options) as asker:
+            with pytest.raises(error, match=f"{status}: TenantBudget/team-a limit spend"):
+                await asker.ask(HI, QuestionKey("line-1", 0, 0))
+    assert (len(engine.bodies) == 1) == bool(headers)
+
+
+async def test_a_refused_job_waits_as_long_as_it_is_asked_to_and_goes_on() -> None:
+    times: list[float] = []
+
+    def limits(_: Mapping[str, Any]) -> Any:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            return web.Response(status=429, headers={"Retry-After": "1"})
+        return "Hi"
+
+    async with (
+        serve_engine(limits) as engine,
+        PromptAsker(AskOptions(url=engine.url, model="chat@stable")) as asker,
+    ):
+        answer = await asker.ask(HI, QuestionKey("line-1", 0, 0))
+    assert answer is not None
+    assert answer.text == "Hi"
+    assert times[1] - times[0] >= 1
+
+
+@pytest.mark.parametrize("role", ["baseline", "candidate"])
+async def test_what_nobody_pays_for_is_no_answer_and_the_report_says_so(
+    tmp_path: Path, role: str
+) -> None:
+    volumes = GateVolumes(tmp_path, a_suite(6))
+    if role == "candidate":
+        async with serve_engine(adds) as engine:
+            await volumes.run("baseline", engine.url)
+
+    def refuses(_: Mapping[str, Any]) -> web.Response:
+        return web.Response(status=403, text="no price")
+
+    async with serve_engine(refuses) as engine:
+        code, report = await volumes.run(role, engine.url)
+    assert (code, report.state, report.message) == (3, "requestsRefused", "403: no price")
+
+
 async def test_sampling_is_off_or_each_repeat_has_a_seed_of_its_own(tmp_path: Path) -> None:
     volumes = GateVolumes(tmp_path, a_suite(1))
     async with serve_engine(adds) as engine:
@@ -510,5 +578,5 @@ async def test_a_job_that_a_gateway_does_not_know_scores_nothing(status: int) ->
         serve_engine(lambda _: web.Response(status=status, text="no tenant")) as engine,
         PromptAsker(AskOptions(url=engine.url, model="chat@candidate")) as asker,
     ):
-        with pytest.raises(RefusedError, match=f"{status}: no tenant"):
+        with pytest.raises(RequestsRefusedError, match=f"{status}: no tenant"):
             await asker.ask(HI, QuestionKey("line-1", 0, 0))

@@ -282,6 +282,7 @@ def test_a_gate_that_never_ends_times_out() -> None:
         ("suiteInvalid", GateAccepted.SUITE_INVALID),
         ("suiteChanged", GateAccepted.SUITE_CHANGED),
         ("judgeUnreliable", GateAccepted.JUDGE_UNRELIABLE),
+        ("requestsRefused", GateAccepted.REQUESTS_REFUSED),
     ],
 )
 def test_a_suite_that_judges_nothing_lets_the_change_wait_and_is_read_again(

@@ -27,6 +27,7 @@ from tessera.batch_runner.gate.responses import (
 from tessera.batch_runner.gate.scorers import ModelAnswer
 from tessera.batch_runner.gate.suite import SuitePrompt, SuiteRow
 from tessera.batch_runner.retry import RequestOutcome, RetryVerdict
+from tessera.domain.gateway.directory import VARIANT_HEADER
 
 _PATHS: Mapping[PromptTask, str] = {
     "chat": "/v1/chat/completions",
@@ -38,7 +39,7 @@ _WAIT_SECONDS = 0.5
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
 # With these an engine refuses every request for some time.
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-# With these a gateway refuses the Job itself, whatever it asks.
+# With these it refuses the Job itself, whatever that asks.
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 # After so many prompts that were refused, and none that was answered, no other is asked.
 _MAX_FIRST_REFUSALS = 20
@@ -47,6 +48,10 @@ _GREEDY: dict[str, Any] = {"temperature": 0, "seed": 0}
 
 class EngineAwayError(TransientError):
     """Nothing answered at an address for too long."""
+
+
+class RequestsRefusedError(RefusedError):
+    """A server refuses whatever it is asked, for example since no money is left for it."""
 
 
 class QuestionKey(NamedTuple):
@@ -75,6 +80,8 @@ class AskOptions:
     away_seconds: float = 180.0
     """Time in which an engine that is away has to come back: one that was scaled away does not, and
     the next Job asks another replica."""
+    variant: str = ""
+    """Where gateways answer, that of the replica that they ask; of any without it."""
     token: str = ""
     """Bearer token, for a server that asks for it."""
     token_file: Path | None = None
@@ -85,8 +92,10 @@ class AskOptions:
     def headers(self) -> Mapping[str, str]:
         """Return the headers of each request, with the token as it is now."""
         token = self.token if self.token_file is None else self.token_file.read_text().strip()
-        authorization = {"Authorization": f"Bearer {token}"} if token else {}
-        return {"Content-Type": "application/json", **authorization}
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        return headers | ({VARIANT_HEADER: self.variant} if self.variant else {})
 
     def body(self, row: SuiteRow, key: QuestionKey) -> bytes:
         """Return the request of a row."""
@@ -122,6 +131,7 @@ class PromptAsker:
         self._jitter = random.Random(0)  # noqa: S311 - not a secret
         self._refusals = 0
         self._has_answer = False
+        self._busy_since: float | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,11 +144,13 @@ class PromptAsker:
     ) -> ModelAnswer | None:
         """Return the answer; None where the prompt is to be asked again with no other in flight.
 
-        Raises RefusedError when the first prompts are all refused, and EngineAwayError.
+        Raises RefusedError when the first prompts are all refused, RequestsRefusedError, and
+        EngineAwayError.
         """
         trial, body = retry.Trial(), self._options.body(row, key)
         while True:
             reply = await self._post(body)
+            self._check_busy(reply)
             retries = self._options.retries
             trial, verdict = retry.judge(trial, reply.outcome, retries=retries, alone=alone)
             match verdict:
@@ -161,6 +173,20 @@ class PromptAsker:
                 f"{self._options.model} answered none of the first "
                 f"{counted(self._refusals, 'prompt')}: {reply.problem}"
             )
+
+    def _check_busy(self, reply: PromptOutcome) -> None:
+        """Raise an error where it was too busy for all requests for too long, or will be."""
+        if reply.outcome is not RequestOutcome.UNAVAILABLE:
+            self._busy_since = None
+            return
+        now, most = time.monotonic(), self._options.away_seconds
+        self._busy_since = self._busy_since or now
+        waited = now - self._busy_since
+        if max(waited, reply.pause_seconds) <= most:
+            return
+        if reply.is_over_limit or reply.pause_seconds > most:
+            raise RequestsRefusedError(f"{self._options.model} is refused: {reply.problem}")
+        raise EngineAwayError(f"every request was refused for {most:g} s: {reply.problem}")
 
     async def _post(self, body: bytes) -> PromptOutcome:
         begin = time.monotonic()
@@ -210,12 +236,13 @@ async def _read_refusal(response: aiohttp.ClientResponse) -> PromptOutcome:
     problem = f"{response.status}: {problem_text(content.decode(errors='replace'))}"
     if response.status in _FORBIDDEN:
         # It is no answer of the model.
-        raise RefusedError(problem)
+        raise RequestsRefusedError(problem)
     wait = response.headers.get("Retry-After", "")
     return PromptOutcome(
         RequestOutcome.UNAVAILABLE if response.status in _BUSY else outcome_of(response.status),
         problem=problem,
-        pause_seconds=float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 4 else 0.0,
+        pause_seconds=float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 9 else 0.0,
+        is_over_limit=response.status == HTTPStatus.TOO_MANY_REQUESTS,
     )
 
 

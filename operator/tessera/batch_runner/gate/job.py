@@ -19,7 +19,7 @@ from tessera.batch_runner.errors import (
     TransientError,
 )
 from tessera.batch_runner.gate.answers import AnswersFile, answer_shares
-from tessera.batch_runner.gate.asking import AskOptions, EngineAwayError
+from tessera.batch_runner.gate.asking import AskOptions, EngineAwayError, RequestsRefusedError
 from tessera.batch_runner.gate.run import (
     BASELINE_RUNS,
     JudgeUnreliableError,
@@ -74,6 +74,8 @@ class GateJobRunner:
             return error.code, self.report | {"state": "suiteInvalid", "message": str(error)}
         except GateProblemError as error:
             return error.code, self.report | {"state": error.gate_state, "message": str(error)}
+        except RequestsRefusedError as error:
+            return error.code, self.report | {"state": "requestsRefused", "message": str(error)}
         except EngineAwayError as error:
             return error.code, self.report | {"state": "engineAway", "message": str(error)}
         except BatchError as error:
@@ -111,6 +113,7 @@ class GateJobRunner:
             repeats=self.arguments.repeats,
             concurrency=self.arguments.concurrency,
             max_output_tokens=self.arguments.max_output_tokens,
+            variant=self.arguments.variant,
             token_file=self.arguments.token_file,
         )
         await answer_suite(suite, answers, options, runs, self._show_progress)
@@ -242,6 +245,7 @@ def add_gate_command(command: ArgumentParser) -> None:
     command.add_argument("--baseline", help="digest of what it is compared with")
     command.add_argument("--url", required=True, help="base URL of the engine")
     command.add_argument("--model", required=True, help="name of the model there")
+    command.add_argument("--variant", default="", help="of the replica that gateways ask")
     command.add_argument("--judge-url", help="base URL of the judge")
     command.add_argument("--judge-model", help="name of the judge there")
     command.add_argument("--token-file", type=Path, help="bearer token for both URLs")

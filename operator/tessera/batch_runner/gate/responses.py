@@ -34,6 +34,8 @@ class PromptOutcome(NamedTuple):
     problem: str = ""
     pause_seconds: float = 0.0
     """Time that the engine asks to wait."""
+    is_over_limit: bool = False
+    """Who asks is refused, and others may be answered."""
 
 
 @dataclass(slots=True)

@@ -5,7 +5,13 @@ from dataclasses import replace
 
 from tessera.batch_runner.errors import RefusedError
 from tessera.batch_runner.gate.answers import AnswersFile, mean_scores, score_answer
-from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey, ask_all
+from tessera.batch_runner.gate.asking import (
+    AskOptions,
+    PromptAsker,
+    QuestionKey,
+    RequestsRefusedError,
+    ask_all,
+)
 from tessera.batch_runner.gate.judging import REPLY_FORM, judge_answers, pairs_of
 from tessera.batch_runner.gate.scorers import ModelAnswer
 from tessera.batch_runner.gate.suite import PromptSuite, SuiteError, SuitePrompt
@@ -82,13 +88,15 @@ async def judge_suite(
 ) -> Mapping[str, float]:
     """Return the candidate's score of each prompt that a judge scores; the baseline's is the rest.
 
-    Raises JudgeUnreliableError.
+    Raises JudgeUnreliableError and RequestsRefusedError.
     """
     options = replace(options, extra=REPLY_FORM, prompt_seconds=_JUDGE_SECONDS)
     pairs = dict(pairs_of(suite, baseline, candidate))
     try:
         async with PromptAsker(options) as asker:
             reliability = await judge_answers(asker, suite, pairs, judged, options.concurrency)
+    except RequestsRefusedError:
+        raise
     except RefusedError as error:
         raise JudgeUnreliableError(f"the judge: {error}") from error
     finally:

@@ -27,6 +27,7 @@ GateJobState: TypeAlias = Literal[
     "suiteChanged",
     "judgeNotFound",
     "judgeUnreliable",
+    "requestsRefused",
     # The claim lacks answers of the stable version.
     "baselineMissing",
     # Another attempt goes on; what was asked went away, as where its device was given back.

@@ -162,7 +162,9 @@ def _version(
     if pod is not None and pod.address is not None and spec is not None and revision is not None:
         model = spec.model.served_name or service_plan.service.ref.name
         most = spec.access.rate_limits.max_output_tokens
-        endpoint = GateEndpoint(address=pod.address, model=model, max_output_tokens=most)
+        endpoint = GateEndpoint(
+            address=pod.address, model=model, max_output_tokens=most, variant=pod.variant
+        )
     if choice is None:
         return TriedVersion(digest=digest, endpoint=endpoint)
     rate = choice.fit.limits.tokens_per_second

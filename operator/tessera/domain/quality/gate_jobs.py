@@ -30,6 +30,8 @@ class GateEndpoint:
     """Name in requests."""
     max_output_tokens: int | None = None
     """Those of the longest answer that users get."""
+    variant: str = ""
+    """Of the replica there; empty where any answers the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tessera.api.gate_reasons import GateAccepted, GateOutcome
+from tessera.api.gate_reasons import LATE_REFUSALS, GateAccepted, GateOutcome
 from tessera.api.quality_gate import (
     MAX_VERDICTS,
     AnswersStatus,
@@ -53,6 +53,7 @@ _PROBLEMS: Mapping[GateJobState, GateAccepted] = {
     "suiteChanged": GateAccepted.SUITE_CHANGED,
     "judgeNotFound": GateAccepted.JUDGE_NOT_FOUND,
     "judgeUnreliable": GateAccepted.JUDGE_UNRELIABLE,
+    "requestsRefused": GateAccepted.REQUESTS_REFUSED,
 }
 _DONE: Mapping[GateRole, GateJobState] = {"Baseline": "answered", "Candidate": "judged"}
 
@@ -255,7 +256,7 @@ class _Rounds:
         trial = self.trial
         if version.endpoint is None:
             refusal = self.gate.refusal
-            if refusal is not None and refusal.reason is GateAccepted.JUDGE_UNRELIABLE:
+            if refusal is not None and refusal.reason in LATE_REFUSALS:
                 return self._refused(refusal)
             if run.role == "Candidate" and trial.waits is not None:
                 return TrialDecision(progressing=trial.waits)
@@ -301,9 +302,9 @@ class _Rounds:
 
     def _refused(self, problem: StatusVerdict[GateAccepted]) -> TrialDecision:
         text, again = problem.message.removesuffix("."), ""
-        if problem.reason is GateAccepted.JUDGE_UNRELIABLE:
+        if problem.reason in LATE_REFUSALS:
             hours = JUDGE_RETRY // timedelta(hours=1)
-            again = f"; the judge is asked again after {hours} h, or once spec changes"
+            again = f"; it is asked again after {hours} h, or once spec changes"
         return _hold(
             Progressing.GATE_NOT_ACCEPTED,
             f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. The change "
@@ -463,7 +464,7 @@ def _accepted(
     is_current = last is not None and last.observed_generation == gate.generation
     is_due = last is not None and any(at - last.last_transition_time >= JUDGE_RETRY for at in now)
     if is_due and gate.refusal is not None:
-        is_current = gate.refusal.reason is not GateAccepted.JUDGE_UNRELIABLE
+        is_current = gate.refusal.reason not in LATE_REFUSALS
     if last is not None and is_current and not has_result:
         # What was wrong with it may be so still, until a Job has looked again.
         return StatusVerdict(GateAccepted(last.reason), last.message)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from tessera.api.gate_reasons import GateAccepted
+from tessera.api.gate_reasons import LATE_REFUSALS
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
@@ -117,10 +117,10 @@ def _split(
     is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
     is_unanswered = is_undecided and not _has_answered(gate, stable)
     refusal = gate.refusal if gate is not None and is_undecided else None
-    is_misjudged = refusal is not None and refusal.reason is GateAccepted.JUDGE_UNRELIABLE
+    is_refused_late = refusal is not None and refusal.reason in LATE_REFUSALS
     sleeps = spec.scaling.may_sleep and not state.is_of_precision and state.phase != "Stable"
-    if is_misjudged or (is_unanswered and (sleeps or refusal is not None)):
-        # Nothing asks it, so it would be paid for until somebody corrects suite or judge.
+    if is_refused_late or (is_unanswered and (sleeps or refusal is not None)):
+        # Nothing asks it, so it would be paid for until somebody corrects what is wrong.
         state = replace(state, wants_candidate=False)
     if is_unanswered and spec.scaling.may_sleep and state.phase == "Candidate":
         # It is woken to answer first, so that one device is enough for both.
