@@ -1,16 +1,23 @@
 """A precision that the price chooses later is tried before it serves, as an edit is."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from typing_extensions import override
 
 from tessera.domain.explain.precisions import explain_precision
 from tessera.domain.quality.change import gated_digest
-from tests.builders import H100, a_node, a_pool
-from tests.domain.quality.gated_fleet import A_CHANGE, GatedVariantFleet, a_gated_fleet
+from tests.builders import H100, MEDIUM, a_node, a_pool
+from tests.domain.quality.gated_fleet import (
+    A_CHANGE,
+    GatedVariantFleet,
+    a_gated_fleet,
+    a_gated_spec,
+)
 from tests.domain.quality.test_candidates import expect_floor
 from tests.domain.quality.test_sequences import GatePlayer
+from tests.domain.service.test_precision_change import AWQ, awq_files
 from tests.domain.variant_fleet import CHAT
 from tests.properties import examples
 
@@ -144,6 +151,32 @@ def test_no_baseline_answers_while_replicas_of_two_precisions_serve() -> None:
             asked = {trial.create.run.role} if trial.create is not None else set[str]()
             roles.setdefault(len(serving), set()).update(asked)
     assert roles == {1: {"Baseline"}, 2: set()}
+
+
+def test_each_precision_is_tried_by_itself_with_files_of_its_own_as_well() -> None:
+    listed: dict[str, Any] = {"precision": {"variants": [{"precision": "fp8"}, AWQ]}}
+    fleet = a_gated_fleet(uri=MEDIUM)
+    spec = a_gated_spec(uri=MEDIUM, **listed)
+    files = tuple(awq_files({"precision": "fp8"}, AWQ))
+    digest, (revision,) = gated_digest(spec), fleet.revisions.values()
+    tried = frozenset({"checkpoint"})
+    fleet.allowed.add(f"{digest}/checkpoint")
+    fleet.revisions[revision.ref] = replace(
+        revision, spec=spec, digest=digest, precisions=files, tried=tried
+    )
+    status = fleet.service.status.model_copy(update={"precisions": files})
+    fleet.service = replace(fleet.service, spec=spec, status=status)
+    lower_price(fleet)
+
+    order = []
+    for reason in ("Failed", "Passed"):
+        fleet.run(60)
+        order.append(fleet.tried_precision())
+        fleet.decide_on_candidate(reason)
+    fleet.run(300)
+    assert sorted(order) == ["awq-int4", "fp8"]
+    assert variants(fleet) == {f"h100-1gpu-{order[1]}"}
+    assert fleet.state.untried == fleet.state.refused == frozenset(order[:1])
 
 
 def test_the_explanation_says_which_precision_was_not_tried() -> None:
