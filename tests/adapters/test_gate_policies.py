@@ -50,6 +50,7 @@ GATE: Json = {
     "judge": {"service": "judge"},
     "require": "Proven",
     "repeats": 2,
+    "minScore": "0.8",
 }
 
 
@@ -263,6 +264,8 @@ LOOSER: tuple[tuple[str, Json], ...] = (
     ("minPrompts", {"minPrompts": 31}),
     ("repeats", {"repeats": 1}),
     ("repeats", {"repeats": None}),
+    ("minScore", {"minScore": "0.79"}),
+    ("minScore", {"minScore": None}),
     ("require", {"require": "NotWorse"}),
     ("require", {"require": None}),
     ("judge", {"judge": {"service": "friend"}}),
@@ -347,7 +350,7 @@ async def test_who_writes_a_gate_makes_it_stricter(gates: Gates) -> None:
     await exist(gates.admin, gate)
     for change in (
         {"maxDropPoints": "1.9", "maxRelativeDrop": "0", "minPrompts": 2},
-        {"repeats": 4, "timeout": "1h"},
+        {"repeats": 4, "timeout": "1h", "minScore": "0.85"},
         {"suite": {"prompts": {"sums": 41, "tools": 5}}},
         {"suite": {"configMap": None, "claim": {"claimName": "suites", "path": "a.jsonl"}}},
     ):
@@ -381,6 +384,7 @@ async def test_a_gate_in_use_and_the_versions_of_services_are_deleted_only_with_
         gates.admin,
         named(gate, "pinned", spec=GATE),
         named(gate, "running", spec=suite, status={"progress": [running]}),
+        named(gate, "scored", spec=suite | {"minScore": "0.8"}),
         named(gate, "unused", spec=suite),
         revision,
         foreign,
@@ -388,6 +392,7 @@ async def test_a_gate_in_use_and_the_versions_of_services_are_deleted_only_with_
     for resource, name, by_all in (
         (gate, "pinned", False),
         (gate, "running", False),
+        (gate, "scored", False),
         (gate, "unused", True),
         (kind, "chat-1", False),
         (kind, "logs-1", True),

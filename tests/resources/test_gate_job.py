@@ -107,6 +107,15 @@ def test_a_baseline_has_no_other_version() -> None:
     assert not any(each.startswith("--baseline") for each in arguments(a_request("Baseline")))
 
 
+def test_only_a_first_version_needs_a_score_of_its_own() -> None:
+    first = a_request(minScore="0.8")
+    first = replace(first, run=replace(first.run, baseline=""))
+    assert "--min-score=0.8" in arguments(first)
+    assert not any(each.startswith("--baseline") for each in arguments(first))
+    for role in ("Baseline", "Candidate"):
+        assert not any("--min-score" in each for each in arguments(a_request(role, minScore="0")))
+
+
 def test_only_files_of_named_digests_are_read() -> None:
     named = replace(a_request(), answers_digest="a" * 64, baseline_digest="b" * 64)
     digests = {f"--answers-digest={'a' * 64}", f"--baseline-digest={'b' * 64}"}

@@ -125,6 +125,11 @@ class QualityGateSpec(Wire):
     """`NotWorse`: a change goes on unless a loss is proven. `Proven`: it goes on only if the suite
     proves that the loss is below the margins."""
 
+    min_score: Share | None = None
+    """Score of all prompts together, from 0 to 1, that the first version of a service needs: it has
+    no stable version to be compared with, and serves no users before. Omitted, it serves at
+    once."""
+
     max_cost_increase: Share = text_default("0")
     """Share by which a token may cost more than before, on the same hardware."""
 
@@ -166,7 +171,7 @@ class StratumVerdict(_GateStatusBase):
     """Prompts that both models answered."""
 
     baseline: Amount
-    """Score of the stable version, from 0 to 1."""
+    """Score of the stable version, from 0 to 1; for a first version `minScore`."""
 
     candidate: Amount
     """Score of the changed one."""
@@ -178,7 +183,8 @@ class StratumVerdict(_GateStatusBase):
     """One-sided bound of 95 % of the loss; of the total alone."""
 
     unseen_loss_points: Amount
-    """Loss that prompts of this number and discordance do not show in 8 of 10 cases."""
+    """Loss that prompts of this number and discordance do not show in 8 of 10 cases; for a first
+    version, how far below its score the one-sided bound of 95 % is."""
 
     is_lost: bool = False
     """A loss is proven, and its estimate reaches the margin."""
@@ -247,7 +253,7 @@ class VerdictStatus(_GateStatusBase):
     """Digest of what was tried."""
 
     baseline: str = ""
-    """Digest of what it was compared with."""
+    """Digest of what it was compared with; empty for a first version."""
 
     suite: str
     """SHA-256 of the suite."""

@@ -285,6 +285,12 @@ class Ready(StatusReason):
     """The service of a pooling model answered a request of one text."""
     PROBE_FAILED = "ProbeFailed"
     """The service of a pooling model did not answer a request of one text."""
+    GATE_RUNNING = "GateRunning"
+    """The first version is tried on the suite of its QualityGate, which has `minScore`, and serves
+    no users before."""
+    GATE_NOT_PASSED = "GateNotPassed"
+    """The first version was refused, or its QualityGate cannot judge it, so nothing serves until
+    the spec or the gate changes."""
 
 
 class UpdateAvailable(StatusReason):

@@ -92,6 +92,7 @@ def _arguments(request: GateJobRequest, gateway: str | None) -> list[str]:
         "baseline": run.baseline,
         "baseline-digest": request.baseline_digest,
         "answers-digest": request.answers_digest,
+        "min-score": spec.min_score if run.is_first else None,
         "max-output-tokens": request.endpoint.max_output_tokens,
     }
     judge = request.judge
@@ -104,7 +105,7 @@ def _arguments(request: GateJobRequest, gateway: str | None) -> list[str]:
         *(_judge_endpoint(spec, judge, gateway) if judge is not None else ()),
         *([f"--token-file={_TOKEN}/token"] if gateway is not None else []),
         f"--suite={_SUITE}/{path}",
-        *(f"--{name}={value}" for name, value in optional.items() if value),
+        *(f"--{name}={value}" for name, value in optional.items() if value not in (None, "")),
         *(f"--prompts={name}={count}" for name, count in sorted(suite.prompts.items())),
         f"--scorer={run.scorer}",
         f"--task={request.task}",

@@ -136,6 +136,22 @@ async def test_an_equal_version_passes_and_one_without_a_baseline_is_not_asked(
     assert (code, report.message) == (3, "--baseline is not given")
 
 
+@pytest.mark.parametrize(
+    ("script", "verdict", "score"), [(adds, "Passed", 1.0), (adds_badly, "Failed", 0.5)]
+)
+async def test_a_first_version_is_judged_by_its_own_score(
+    tmp_path: Path, script: Script, verdict: str, score: float
+) -> None:
+    volumes = GateVolumes(tmp_path, a_suite(80))
+    async with serve_engine(script) as engine:
+        words = ("--baseline", "", "--min-score", "0.9")
+        code, report = await volumes.run("candidate", engine.url, *words)
+    assert (code, report.state, report.verdict) == (0, "judged", verdict)
+    total = next(row for row in report.strata if row.name == "total")
+    assert (float(total.baseline), float(total.candidate)) == (0.9, score)
+    assert report.answered == 80
+
+
 async def test_a_stopped_job_goes_on_where_it_was_unless_others_wrote_its_answers(
     tmp_path: Path,
 ) -> None:

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.quality.verdict import GateTerms, ScoredPrompt, Verdict, judge
+from tessera.domain.quality.verdict import (
+    GateTerms,
+    ScoredPrompt,
+    Verdict,
+    judge,
+    judge_first,
+)
 
 TERMS = GateTerms()
 scores = st.sampled_from((0.0, 0.25, 0.5, 1.0))
@@ -244,3 +250,54 @@ def test_one_more_lost_prompt_never_looks_better(suite: list[ScoredPrompt], numb
         ("Failed", "Passed"),
         ("Inconclusive", "Passed"),
     }
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "outcome"),
+    [
+        # Clopper and Pearson: of 400 prompts 337 right ones prove 0.8 at 95 %, and 335 do not.
+        (337, 63, "Passed"),
+        (330, 70, "Inconclusive"),
+        (320, 80, "Inconclusive"),
+        (319, 81, "Failed"),
+        (0, 9, "Failed"),
+    ],
+)
+def test_a_first_version_needs_its_score_whatever_others_have(
+    right: int, wrong: int, outcome: str
+) -> None:
+    verdict = judge_first(answered("code", right=right, wrong=wrong), 0.8, 30)
+    assert verdict.outcome == outcome
+    assert verdict.total.candidate == pytest.approx(right / (right + wrong))
+    assert verdict.total.is_lost is (outcome == "Failed")
+    assert f"score {right / (right + wrong):.4f}" in verdict.message
+
+
+@few
+@given(suites, st.floats(0, 1))
+def test_a_first_version_that_passes_is_above_its_score_in_estimate_and_bound(
+    suite: list[ScoredPrompt], least: float
+) -> None:
+    verdict = judge_first(suite, least, 30)
+    total = verdict.total
+    weight = sum(row.weight for row in suite)
+    assert total.candidate == pytest.approx(
+        sum(row.weight * row.candidate for row in suite) / weight
+    )
+    assert verdict.largest_loss_points is not None
+    assert verdict.largest_loss_points >= total.loss_points
+    if verdict.outcome == "Passed":
+        assert total.candidate >= least - 1e-9
+    if total.candidate < least - 1e-9:
+        assert verdict.outcome == "Failed"
+    assert sum(row.prompts for row in verdict.strata) == total.prompts == len(suite)
+
+
+def test_some_score_passes_by_chance_in_at_most_one_of_twenty_suites() -> None:
+    draw, least, prompts = random.Random(5), 0.8, 200  # noqa: S311 - not a secret
+    passed = 0
+    for _ in range(400):
+        right = sum(draw.random() < least for _ in range(prompts))
+        verdict = judge_first(answered("code", right=right, wrong=prompts - right), least, 30)
+        passed += verdict.outcome == "Passed"
+    assert passed <= 0.05 * 400 + 9

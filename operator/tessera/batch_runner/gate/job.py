@@ -6,7 +6,7 @@ version then compares its answers with those, which are on the claim.
 
 import asyncio
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from tessera.batch_runner.model.jobs import progress_app
 from tessera.batch_runner.progress import serve
 from tessera.domain.observed.gate_reports import MAX_MESSAGE_LENGTH, GateJobState, GateReport
 from tessera.domain.quality.names import ROLES
-from tessera.domain.quality.verdict import GateTerms, Verdict, judge
+from tessera.domain.quality.verdict import GateTerms, ScoredPrompt, Verdict, judge, judge_first
 
 
 class GateProblemError(RefusedError):
@@ -99,7 +99,8 @@ class GateJobRunner:
     async def _work(self) -> GateJobState:
         suite = await asyncio.to_thread(self._read_suite)
         is_baseline = ROLES[self.arguments.role] == "Baseline"
-        baseline = None if is_baseline else await self._baseline(suite)
+        is_first = self.arguments.min_score is not None
+        baseline = None if is_baseline or is_first else await self._baseline(suite)
         if baseline is not None:
             self.report["baselineAnswers"] = answer_shares(baseline.answers.values())
         path = self._path(suite, self.arguments.version)
@@ -119,15 +120,15 @@ class GateJobRunner:
         await answer_suite(suite, answers, options, runs, self._show_progress)
         shares = answer_shares(each for each in answers.answers.values() if each.run < runs)
         self.report |= {"answers": shares, "answered": len(answers.answers)}
-        if baseline is None:
+        if is_baseline:
             return "answered"
         judged_scores: Mapping[str, float] = {}
-        if suite.is_judged:
+        if suite.is_judged and baseline is not None:
             judged_scores = await self._judge(suite, baseline, answers)
         try:
             prompts = compared_prompts(baseline, answers, judged_scores)
             # A large suite takes seconds, in which `/progress` is asked.
-            verdict = await asyncio.to_thread(judge, prompts, self._terms())
+            verdict = await asyncio.to_thread(self._verdict, prompts)
         except ValueError as error:
             raise GateProblemError("suiteInvalid", f"nothing can be judged: {error}") from error
         self.report |= verdict_fields(verdict)
@@ -202,13 +203,16 @@ class GateJobRunner:
         except JudgeUnreliableError as error:
             raise GateProblemError("judgeUnreliable", str(error)) from error
 
-    def _terms(self) -> GateTerms:
+    def _verdict(self, prompts: Sequence[ScoredPrompt]) -> Verdict:
         arguments = self.arguments
-        return GateTerms(
+        if arguments.min_score is not None:
+            return judge_first(prompts, arguments.min_score, arguments.min_prompts)
+        terms = GateTerms(
             max_drop_points=arguments.max_drop_points,
             max_relative_drop=arguments.max_relative_drop,
             min_prompts=arguments.min_prompts,
         )
+        return judge(prompts, terms)
 
 
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:
@@ -270,6 +274,7 @@ def add_gate_command(command: ArgumentParser) -> None:
     command.add_argument("--max-drop-points", type=float, default=2.0)
     command.add_argument("--max-relative-drop", type=float, default=0.05)
     command.add_argument("--min-prompts", type=int, default=30)
+    command.add_argument("--min-score", type=float, help="that of a first version, from 0 to 1")
     command.add_argument("--report", type=Path, required=True, help="termination message")
     command.add_argument("--host", default="0.0.0.0", help="address of /progress")
     command.add_argument("--port", type=int, default=8000)

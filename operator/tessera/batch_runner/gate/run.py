@@ -107,18 +107,20 @@ async def judge_suite(
 
 
 def compared_prompts(
-    baseline: AnswersFile,
+    baseline: AnswersFile | None,
     candidate: AnswersFile,
     judged_scores: Mapping[str, float],
 ) -> list[ScoredPrompt]:
     """Return the scores of both versions for what the candidate answered.
 
-    `judged_scores` are the scores of judged prompts, of which those without one are left out.
+    A first version has no baseline, and its own scores stand there. `judged_scores` are the scores of judged prompts, of which those without one are left out.
     Raises ValueError for a prompt that the baseline did not answer.
     """
     answers = {answer.prompt: answer for answer in candidate.of_run(0)}
     after = mean_scores(candidate.of_run(0))
-    before, again = mean_scores(baseline.of_run(0)), mean_scores(baseline.of_run(1))
+    before, again = after, dict[str, float]()
+    if baseline is not None:
+        before, again = mean_scores(baseline.of_run(0)), mean_scores(baseline.of_run(1))
     if after.keys() - before.keys():
         raise ValueError("some prompts have no score of the baseline")
     return [

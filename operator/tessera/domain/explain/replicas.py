@@ -26,6 +26,8 @@ _READY_CHANGES: dict[str, str] = {
     Ready.NO_REPLICA_READY: "a replica that passes its probes: see rollout",
     Ready.PROBE_PENDING: "the response to the running probe",
     Ready.PROBE_FAILED: "a successful probe; the next one follows within seconds",
+    Ready.GATE_RUNNING: "the verdict of the QualityGate on the first version: see rollout",
+    Ready.GATE_NOT_PASSED: "another spec, a QualityGate that can judge, or spec.rollout.skipGate",
     Ready.COMPLETION_FAILED: "a successful completion; the next probe follows within seconds",
 }
 
@@ -33,7 +35,8 @@ _READY_CHANGES: dict[str, str] = {
 def explain_drain(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
     """Yield the decision about draining replicas; nothing when there are none."""
     spec, draining = service_plan.service.spec, service_plan.drain.draining
-    if spec is None or not draining:
+    is_closed = service_plan.gated is not None and service_plan.gated.state.is_closed
+    if spec is None or not draining or is_closed:
         return
     pods = {pod.ref: pod for pod in service_plan.pods}
     timeout_text = format_duration(spec.drain.timeout)

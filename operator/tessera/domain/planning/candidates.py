@@ -318,17 +318,18 @@ def _joined(
     edited, state = candidate or service_plan, split.state
     if state.phase == "Stable" and tried is not None and tried.choice is not None:
         state = state.trying(tried.choice.fit.precision or CHECKPOINT)
-    pods = (
-        sorted(candidate.pods, key=lambda pod: (not pod.containers_ready, pod.ref))
-        if (candidate is not None)
-        else []
-    )
+    is_tried = candidate is not None or state.is_closed
+    pods = sorted(edited.pods, key=lambda pod: (not pod.containers_ready, pod.ref))
+    if state.is_closed:
+        # No replica is open to users until the gate lets a first version pass.
+        drain = replace(service_plan.drain, draining=tuple(pod.ref for pod in service_plan.pods))
+        service_plan = replace(service_plan, drain=drain)
     gated = GatedPlan(
         state=state,
         builder_version=edited.service.gated.builder_version if edited.service.gated else 1,
         is_resolved=_is_resolved(edited)
-        and (candidate is not None or state.phase in {"First", "Stable"}),
-        pod=next((pod for pod in pods if not pod.terminating), None),
+        and (candidate is not None or state.stable is None or state.phase == "Stable"),
+        pod=next((pod for pod in pods if is_tried and not pod.terminating), None),
         missing_device=missing if candidate is not None else None,
         is_overdue=is_overdue,
     )

@@ -107,16 +107,18 @@ def _trial(
     gates: Mapping[Ref, ObservedGate],
     service_plans: Mapping[Ref, ServicePlan],
 ) -> ChangeTrial | None:
-    """Return the change of a service that waits for its verdict; None without one."""
+    """Return the change of a service, or its first version, that waits for its verdict."""
     gated, ref = service_plan.gated, service_plan.service.ref
-    if gated is None or gated.state.phase != "Candidate" or gated.state.stable is None:
+    if gated is None or gated.state.phase != "Candidate":
         return None
+    stable = gated.state.stable
     spec, edited, tried = gated.state.spec, gated.state.candidate, service_plan.candidate
     gate = gates.get(Ref(ref.namespace, spec.rollout.gate_ref or ""))
     judge, judge_digest = _judge(snapshot, ref, gate, service_plans)
     last = service_plan.service.status.candidate
     if last is not None and last.digest != gated.state.digest:
         last = None
+    first_seen = snapshot.at if stable is not None else service_plan.service.created
     task, tenant = pooling_task(spec), service_plan.service.status.tenant
     return ChangeTrial(
         at=snapshot.at,
@@ -124,7 +126,9 @@ def _trial(
         slo=spec.slo,
         gate_ref=spec.rollout.gate_ref or "",
         gate=gate,
-        baseline=_version(service_plan, gated.state.stable, _serving_pod(service_plan)),
+        baseline=_version(service_plan, stable, _serving_pod(service_plan))
+        if stable is not None
+        else TriedVersion(digest=""),
         candidate=_version(
             tried or service_plan,
             edited,
@@ -137,7 +141,7 @@ def _trial(
         vectors_of=gated.state.vectors_of,
         waits=_waits(gated, tried, last),
         overdue=_overdue(service_plan, gated),
-        since=last.since if last is not None else snapshot.at,
+        since=last.since if last is not None else first_seen,
     )
 
 

@@ -50,6 +50,11 @@ class GateRun:
     """Version of scorers and judge."""
 
     @property
+    def is_first(self) -> bool:
+        """Whether it is a first version, which is judged without answers of another one."""
+        return self.role == "Candidate" and not self.baseline
+
+    @property
     def name(self) -> str:
         """Return what the names of its Jobs have in common: edits of the gate make another run."""
         spec = self.spec
@@ -98,7 +103,8 @@ def is_by_terms(scorer: str, spec: QualityGateSpec) -> bool:
 
 def _terms_digest(spec: QualityGateSpec) -> str:
     terms = {"max_drop_points", "max_relative_drop", "min_prompts", "max_cost_increase"}
-    return _short_digest(spec.model_dump_json(include=terms))
+    terms |= {"min_score"}
+    return _short_digest(spec.model_dump_json(include=terms, exclude_none=True))
 
 
 def _short_digest(*parts: str) -> str:

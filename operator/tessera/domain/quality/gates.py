@@ -151,20 +151,20 @@ def decide_trial(trial: ChangeTrial, jobs: GateJobs) -> TrialDecision:
         lack = "does not exist" if gate is None else f"is not valid: {gate.problem}"
         return _hold(
             Progressing.GATE_NOT_FOUND if gate is None else Progressing.GATE_NOT_ACCEPTED,
-            f"spec.rollout.gateRef: QualityGate/{trial.gate_ref} {lack}. The change waits, and "
-            "users have the stable version; create or correct the gate, or take the change back.",
+            f"spec.rollout.gateRef: QualityGate/{trial.gate_ref} {lack}. {trial.waits_text}; "
+            "create or correct the gate, or take the change back.",
         )
     if trial.vectors_of is not None:
         message = (
             f"spec.model: vectors of {trial.vectors_of} do not compare with those that are stored. "
-            "The change waits, and users have the stable version; to try it, set "
+            f"{trial.waits_text}; to try it, set "
             f"spec.rollout.vectorsOf: {trial.vectors_of}"
         )
         return TrialDecision(progressing=StatusVerdict(Progressing.VECTORS_CHANGE, message))
     if (verdict := recorded_verdict(gate, trial)) is not None:
-        return _concluded(spec, verdict)
+        return _concluded(trial, spec, verdict)
     if trial.overdue is not None:
-        return _ended(GateOutcome.NOT_READY, trial.overdue)
+        return _ended(trial, GateOutcome.NOT_READY, trial.overdue)
     return _Rounds(trial, gate, spec, jobs).decide()
 
 
@@ -197,7 +197,7 @@ class _Rounds:
 
     def decide(self) -> TrialDecision:
         baseline = self.trial.baseline
-        if self._answers_of(baseline) is not None:
+        if self.trial.is_first or self._answers_of(baseline) is not None:
             return self._round("Candidate", self.trial.candidate)
         # Answers to another suite or of another judge are none: a service that sleeps is woken.
         decision = replace(self._round("Baseline", baseline), lost=baseline.digest)
@@ -260,9 +260,9 @@ class _Rounds:
                 return self._refused(refusal)
             if run.role == "Candidate" and trial.waits is not None:
                 return TrialDecision(progressing=trial.waits)
-            text = f"0 replicas of the {_which(run.role)} version answer"
+            text = f"0 replicas of the {_which(run)} version answer"
             return _waiting(trial, text)
-        if self.spec.judge is not None and trial.judge is None:
+        if self.spec.judge is not None and trial.judge is None and not trial.is_first:
             text = f"spec.judge: InferenceService/{self.spec.judge.service} does not answer"
             problem = StatusVerdict(GateAccepted.JUDGE_NOT_FOUND, text)
             return replace(_waiting(trial, text), problem=problem)
@@ -283,7 +283,9 @@ class _Rounds:
 
     def _running(self, run: GateRun, job: GateJob) -> TrialDecision:
         answered, prompts = self.jobs.answered.get(job.ref, (0, 0))
-        which, after = _which(run.role), "then both are compared"
+        which, after = _which(run), "then both are compared"
+        if run.is_first:
+            after = f"which needs spec.minScore {self.spec.min_score}"
         if run.role == "Baseline":
             after = "then the changed version answers it"
         count = f"answered {answered} of {counted(prompts, 'prompt')}"
@@ -307,8 +309,8 @@ class _Rounds:
             again = f"; it is asked again after {hours} h, or once spec changes"
         return _hold(
             Progressing.GATE_NOT_ACCEPTED,
-            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. The change "
-            f"waits, and users have the stable version{again}.",
+            f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. "
+            f"{self.trial.waits_text}{again}.",
         )
 
     def _again(
@@ -320,14 +322,16 @@ class _Rounds:
         attempt = attempt_of(job.ref.name) + (10 if is_away else 1)
         if not (is_missing or is_away) and self._age(job) >= self.spec.timeout:
             ended = _ended(
+                self.trial,
                 GateOutcome.TIMED_OUT,
-                f"the {_which(run.role)} version did not answer the suite within spec.timeout of "
+                f"the {_which(run)} version did not answer the suite within spec.timeout of "
                 f"QualityGate/{self.gate.ref.name}",
             )
             return replace(ended, retained=(job.ref,))
         if attempt % 10 > MAX_ATTEMPTS or attempt // 10 > MAX_RETURNS:
             said = report.message if report is not None and report.message else "no report"
             ended = _ended(
+                self.trial,
                 GateOutcome.JOB_FAILED,
                 f"Job/{job.ref.name}, the last attempt, ended without an answer: {said}",
             )
@@ -356,7 +360,7 @@ class _Rounds:
             answers = self._answers_of(self.trial.baseline)
             scorer = verdict_scorer(self.spec, self.trial.judge_digest)
             verdict = judged(self.trial, report, answers).model_copy(update={"scorer": scorer})
-            return replace(_concluded(self.spec, verdict), verdict=verdict, suite=suite)
+            return replace(_concluded(self.trial, self.spec, verdict), verdict=verdict, suite=suite)
         answers = AnswersStatus(
             digest=version.digest,
             suite=suite.digest,
@@ -370,8 +374,10 @@ class _Rounds:
         return replace(_waiting(self.trial, text), answers=answers, suite=suite)
 
 
-def _which(role: GateRole) -> str:
-    return "stable" if role == "Baseline" else "changed"
+def _which(run: GateRun) -> str:
+    if run.is_first:
+        return "first"
+    return "stable" if run.role == "Baseline" else "changed"
 
 
 def _is_of(report: GateReport, run: GateRun) -> bool:
@@ -394,18 +400,20 @@ def _hold(reason: Progressing, message: str) -> TrialDecision:
 
 
 def _waiting(trial: ChangeTrial, text: str) -> TrialDecision:
-    message = f"QualityGate/{trial.gate_ref}: {text}. Users have the stable version."
+    users = "Users have none yet." if trial.is_first else "Users have the stable version."
+    message = f"QualityGate/{trial.gate_ref}: {text}. {users}"
     return TrialDecision(progressing=StatusVerdict(Progressing.GATE_RUNNING, message))
 
 
-def _ended(outcome: GateOutcome, message: str) -> TrialDecision:
+def _ended(trial: ChangeTrial, outcome: GateOutcome, message: str) -> TrialDecision:
+    text = refusal_text(outcome, message, is_first=trial.is_first)
     return TrialDecision(
         outcome=StatusVerdict(outcome, message),
-        progressing=StatusVerdict(Progressing.ROLLED_BACK, refusal_text(outcome, message)),
+        progressing=StatusVerdict(Progressing.ROLLED_BACK, text),
     )
 
 
-def _concluded(spec: QualityGateSpec, verdict: VerdictStatus) -> TrialDecision:
+def _concluded(trial: ChangeTrial, spec: QualityGateSpec, verdict: VerdictStatus) -> TrialDecision:
     """Return how a change ends by its verdict, and by what the gate requires."""
     outcome = StatusVerdict(GateOutcome(verdict.reason), verdict.message)
     if goes_on(outcome.reason, spec):
@@ -413,7 +421,7 @@ def _concluded(spec: QualityGateSpec, verdict: VerdictStatus) -> TrialDecision:
         return TrialDecision(
             outcome=outcome, progressing=StatusVerdict(Progressing.GATE_RUNNING, text)
         )
-    text = refusal_text(outcome.reason, verdict.message)
+    text = refusal_text(outcome.reason, verdict.message, is_first=trial.is_first)
     is_open = outcome.reason is GateOutcome.INCONCLUSIVE
     reason = Progressing.GATE_INCONCLUSIVE if is_open else Progressing.ROLLED_BACK
     return TrialDecision(outcome=outcome, progressing=StatusVerdict(reason, text))
@@ -426,11 +434,10 @@ def goes_on(outcome: GateOutcome, spec: QualityGateSpec) -> bool:
     return outcome.is_true
 
 
-def refusal_text(outcome: str, message: str) -> str:
-    """Return what a user reads of a change that was refused."""
-    return (
-        f"{outcome}: {message.removesuffix('.')}. The stable version stays until the spec changes."
-    )
+def refusal_text(outcome: str, message: str, *, is_first: bool) -> str:
+    """Return what a user reads of a change, or of a first version, that was refused."""
+    after = "Nothing serves" if is_first else "The stable version stays"
+    return f"{outcome}: {message.removesuffix('.')}. {after} until the spec changes."
 
 
 def _status(gate: ObservedGate, decisions: Sequence[TrialDecision]) -> QualityGateStatus:

@@ -14,6 +14,7 @@ from tessera.api.precision import CHECKPOINT
 from tessera.api.quality_gate import VerdictStatus
 from tessera.api.ref import Ref
 from tessera.api.rollout import Rollout
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
@@ -26,8 +27,8 @@ from tessera.domain.quality.change import (
 from tessera.domain.quality.gate_jobs import is_by_terms
 
 # First: no version is recorded yet, so the edited one is in force. Stable: nothing waits.
-# Candidate: a change waits for its verdict. Passed, Skipped and RolledBack: it gets the next
-# number. Refused: it waits for another edit.
+# Candidate: a change waits for its verdict, or a first version whose gate has a `minScore`. Passed,
+# Skipped and RolledBack: it gets the next number. Refused: it waits for another edit.
 RolloutPhase = Literal["First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"]
 _PROMOTED = frozenset({"Passed", "Skipped", "RolledBack"})
 _WITH_VECTORS = ("Embed", "Tokens")
@@ -53,7 +54,7 @@ class VersionState:
     candidate: ServiceRevision | None = None
     """The edited version, where it waits and is recorded."""
     wants_candidate: bool = False
-    """A replica of the edited version runs, or would."""
+    """A replica of the edited version is tried, or would be."""
     changes: tuple[str, ...] = ()
     """Full paths of the fields in which the edited version differs from the one in force."""
     verdict: VerdictStatus | None = None
@@ -82,6 +83,11 @@ class VersionState:
         )
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it is a first version that serves no users: its gate did not let it pass."""
+        return self.stable is None and self.phase in {"Candidate", "Refused"}
+
+    @property
     def edited(self) -> ServiceRevision | None:
         """Return the revision of the edited version, if it is recorded."""
         return self.stable if self.phase == "Stable" else self.candidate
@@ -105,8 +111,9 @@ class VersionState:
         if stable is not None and self.is_of_precision:
             return replace(stable, tried=tried_precisions(stable) | {self.precision})
         tried = edited.tried
-        if stable is not None and self.phase == "Passed":
-            tried = _unchanged(stable, edited) | {self.precision}
+        if self.phase == "Passed":
+            unchanged = _unchanged(stable, edited) if stable is not None else frozenset[str]()
+            tried = unchanged | {self.precision}
         return replace(edited, number=self.next_number, tried=tried)
 
 
@@ -143,7 +150,9 @@ def rollout_state(
     deployed = {each.partition("/")[0] for each in running}
     in_use = {digest, *deployed, *(each.digest for each in (*ranked[:1], *recent))}
     verdict, precision = _verdict(service.ref.name, gate, edited, stable)
-    phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
+    phase: RolloutPhase = "First"
+    if stable is not None or _needs_score(service.status, gate):
+        phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
     has_gate = gate is not None and gate.spec is not None and gate.ref.name == spec.rollout.gate_ref
     vectors_of = _unexpected_vectors(stable, spec) if stable and phase == "Candidate" else None
     may_try = has_gate and vectors_of is None and spec.fixed_replicas != 0
@@ -208,6 +217,17 @@ def _of_precisions(
     )
 
 
+def _needs_score(status: InferenceServiceStatus, gate: ObservedGate | None) -> bool:
+    """Return whether a version without a stable one is tried by its score before it serves.
+
+    A gate that is not there, or cannot be read, may ask for a score. What served before the gate
+    did serves on.
+    """
+    served = status.pod_template_version is not None and status.candidate_revision is None
+    is_new = status.stable_revision is None and not served
+    return is_new and (gate is None or gate.spec is None or gate.spec.min_score is not None)
+
+
 def _unexpected_vectors(stable: ServiceRevision, edited: InferenceServiceSpec) -> str | None:
     """Return the other model of an embedding service, unless the edit expects its vectors."""
     spec, known = stable.spec, stable.model.shape if stable.model is not None else None
@@ -237,9 +257,7 @@ def _phase(
     recent: Sequence[ServiceRevision],
     outcome: Literal["Passed", "Refused"] | None,
 ) -> RolloutPhase:
-    if stable is None:
-        return "First"
-    if stable.digest == digest:
+    if stable is not None and stable.digest == digest:
         return "Stable"
     if any(each.digest == digest for each in recent):
         return "RolledBack"
@@ -260,10 +278,12 @@ def _verdict(
     """Return the verdict on the edited version beside the one in force, by the gate of today, and
     on which of these precisions it is; without any, on any that the version lists."""
     spec, suite = (gate.spec, gate.status.suite) if gate is not None else (None, None)
-    if gate is None or spec is None or suite is None or edited is None or stable is None:
+    if gate is None or spec is None or suite is None or edited is None:
         return None, CHECKPOINT
     candidates = {digest_of(edited, each): each for each in precisions or _listed(edited)}
-    baselines = {digest_of(stable, each) for each in tried_precisions(stable)}
+    baselines = {""}
+    if stable is not None:
+        baselines = {digest_of(stable, each) for each in tried_precisions(stable)}
     verdicts = (
         each
         for each in gate.status.verdicts

@@ -111,7 +111,12 @@ def _split(
     if stable is None:
         builders = [each.record.builder_version for each in workloads if each.record is not None]
         version = GatedVersion(state.digest, max(builders, default=builder_version))
-        return SplitService(observed=service, state=state, service=replace(service, gated=version))
+        first = _with_replicas(spec, int(state.wants_candidate)) if state.is_closed else spec
+        if state.phase == "Passed":
+            names = {CHECKPOINT, *(variant.precision for variant in spec.precision.variants)}
+            first = with_closed(first, names - {state.precision})
+        planned = replace(service, spec=first, gated=version)
+        return SplitService(observed=service, state=state, service=planned)
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
     is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
@@ -213,7 +218,7 @@ def _candidate_spec(
     stable: ServiceRevision,
     running: Iterable[str],
 ) -> InferenceServiceSpec:
-    """Return the spec with one replica, for which no budget is bound to pay, and no new slices.
+    """Return the spec with one replica, and no new slices for it.
 
     It stays in the precision that is `running`. No replica of an untried precision of the version
     in force is wanted before one would be chosen.
@@ -233,6 +238,13 @@ def _candidate_spec(
         }
     if closed < names:
         spec = with_closed(spec, closed)
+    placement = spec.placement.model_copy(update={"mig": "Existing"})
+    replicas = 0 if state.phase == "Stable" else 1
+    return _with_replicas(spec, replicas).model_copy(update={"placement": placement})
+
+
+def _with_replicas(spec: InferenceServiceSpec, replicas: int) -> InferenceServiceSpec:
+    """Return the spec with at most one replica, for which no budget is bound to pay."""
     bounds = {
         "mode": "Native",
         "min_replicas": 0,
@@ -240,13 +252,8 @@ def _candidate_spec(
         "schedules": (),
         "paused": None,
     }
-    return spec.model_copy(
-        update={
-            "replicas": 0 if state.phase == "Stable" else 1,
-            "scaling": spec.scaling.model_copy(update=bounds),
-            "placement": spec.placement.model_copy(update={"mig": "Existing"}),
-        }
-    )
+    scaling = spec.scaling.model_copy(update=bounds)
+    return spec.model_copy(update={"replicas": replicas, "scaling": scaling})
 
 
 def _candidate_status(
@@ -331,4 +338,5 @@ def services_in_force(
 def _in_force(
     _uid: str, service: ObservedService, revisions: tuple[ServiceRevision, ...]
 ) -> ObservedService:
-    return _split(service.ref, service, revisions, None, ((), frozenset()), 1).service
+    split = _split(service.ref, service, revisions, None, ((), frozenset()), 1)
+    return split.service if split.state.stable is not None else service

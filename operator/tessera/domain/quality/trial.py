@@ -41,7 +41,7 @@ class ChangeTrial:
     """Name in `spec.rollout.gateRef`."""
     gate: ObservedGate | None
     baseline: TriedVersion
-    """The stable version."""
+    """The stable version; without a digest beside a first one."""
     candidate: TriedVersion
     judge: GateEndpoint | None = None
     """Where the judge answers; None while it does not, or without one."""
@@ -58,6 +58,18 @@ class ChangeTrial:
     """Why its replica is given up."""
     since: datetime
     """When the change was seen."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there is no stable version, so that a score decides."""
+        return not self.baseline.digest
+
+    @property
+    def waits_text(self) -> str:
+        """Return what becomes of the change, and of its users, until the gate decides."""
+        if self.is_first:
+            return "The first version waits, and users have none"
+        return "The change waits, and users have the stable version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

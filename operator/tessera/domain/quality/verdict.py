@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import attrgetter
@@ -111,13 +111,7 @@ def judge(prompts: Iterable[ScoredPrompt], terms: GateTerms) -> Verdict:
     named as rows of a verdict.
     """
     rows = _checked(prompts)
-    groups: defaultdict[str, list[ScoredPrompt]] = defaultdict(list)
-    for row in rows:
-        groups[row.stratum].append(row)
-    few = {name for name, group in groups.items() if len(group) < terms.min_prompts}
-    judged = {name: group for name, group in sorted(groups.items()) if name not in few}
-    if few:
-        judged[SMALL] = [row for row in rows if row.stratum in few]
+    judged = _judged_strata(rows, terms.min_prompts)
     level = STRATA_LEVEL / len(judged)
     runs_differ = [
         _difference(row.baseline, row.second_baseline) != 0
@@ -133,6 +127,44 @@ def judge(prompts: Iterable[ScoredPrompt], terms: GateTerms) -> Verdict:
         ),
         terms,
         baseline_discordance=fmean(runs_differ) if runs_differ else None,
+    )
+
+
+def judge_first(prompts: Iterable[ScoredPrompt], min_score: float, min_prompts: int) -> Verdict:
+    """Compare the scores of a first version with the one that it needs, whatever the baseline's.
+
+    `Failed`: its score is below it. `Passed`: it is proven not to be, at 95 %. Strata are shown,
+    and decide nothing. Raises ValueError as `judge` does.
+    """
+    rows = _checked(replace(row, baseline=min_score, second_baseline=None) for row in prompts)
+    total = _first_score(TOTAL, rows)
+    largest = total.loss_points + total.unseen_loss_points
+    outcome: LossOutcome = "Passed" if largest <= _ROUNDING else "Inconclusive"
+    if total.loss_points > _ROUNDING:
+        outcome, total = "Failed", replace(total, is_lost=True)
+    strata = _judged_strata(rows, min_prompts)
+    return Verdict(
+        outcome=outcome,
+        rolls_out=outcome == "Passed",
+        total=total,
+        strata=tuple(_first_score(name, group) for name, group in strata.items()),
+        largest_loss_points=largest,
+        message=f"{counted(total.prompts, 'prompt')}: score {total.candidate:.4f}, at least "
+        f"{min_score - largest / 100:.4f} at 95 %, minScore {min_score:g}.",
+    )
+
+
+def _first_score(name: str, rows: Sequence[ScoredPrompt]) -> StratumLoss:
+    weight = math.fsum(row.weight for row in rows)
+    score = math.fsum(row.weight * row.candidate for row in rows) / weight
+    missing = Counter((_difference(1.0, row.candidate), row.weight) for row in rows)
+    return StratumLoss(
+        name=name,
+        prompts=len(rows),
+        baseline=rows[0].baseline,
+        candidate=score,
+        loss_points=100 * (rows[0].baseline - score),
+        unseen_loss_points=max(0.0, 100 * (loss_bound(missing) - (1 - score))),
     )
 
 
@@ -178,6 +210,20 @@ def decide(
         message="",
     )
     return replace(verdict, message=_message(verdict))
+
+
+def _judged_strata(
+    rows: Sequence[ScoredPrompt], min_prompts: int
+) -> Mapping[str, list[ScoredPrompt]]:
+    """Return the prompts of the strata that are judged, by name; of small ones together."""
+    groups: defaultdict[str, list[ScoredPrompt]] = defaultdict(list)
+    for row in rows:
+        groups[row.stratum].append(row)
+    few = {name for name, group in groups.items() if len(group) < min_prompts}
+    judged = {name: group for name, group in sorted(groups.items()) if name not in few}
+    if few:
+        judged[SMALL] = [row for row in rows if row.stratum in few]
+    return judged
 
 
 def _checked(prompts: Iterable[ScoredPrompt]) -> list[ScoredPrompt]:

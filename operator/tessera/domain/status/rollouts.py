@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.api.gate_reasons import GateOutcome
 from tessera.api.quality_gate import QualityGateStatus, VerdictStatus
-from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.api.reasons import Progressing, Ready, StatusVerdict
 from tessera.api.rollout import MAX_RECORDS, BeforeAndAfter, RolloutRecord
 from tessera.api.service_status import CandidateStatus, InferenceServiceStatus
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
@@ -49,12 +49,30 @@ def gated_verdict(
             reason, message = record.reason, record.message
         is_open = reason == GateOutcome.INCONCLUSIVE
         word = Progressing.GATE_INCONCLUSIVE if is_open else Progressing.ROLLED_BACK
-        return StatusVerdict(word, refusal_text(reason, message))
+        is_first = state.stable is None
+        return StatusVerdict(word, refusal_text(reason, message, is_first=is_first))
     if state.phase != "Candidate":
         return verdict
     if gated.trial is not None:
         return gated.trial.progressing
     return StatusVerdict(Progressing.GATE_RUNNING, "the changed version is being read")
+
+
+def first_version_verdict(
+    service_plan: ServicePlan, verdict: StatusVerdict[Ready]
+) -> StatusVerdict[Ready]:
+    """Return what is said of a first version that serves no users yet, unless it has no place."""
+    gated = service_plan.gated
+    if gated is None or not gated.state.is_closed or verdict.reason in _WITHOUT_PLACE:
+        return verdict
+    idle = StatusVerdict(Progressing.GATE_RUNNING, "")
+    progressing = gated_verdict(service_plan, idle)
+    is_running = progressing.reason is Progressing.GATE_RUNNING
+    reason = Ready.GATE_RUNNING if is_running else Ready.GATE_NOT_PASSED
+    return StatusVerdict(reason, progressing.message)
+
+
+_WITHOUT_PLACE = (Ready.NOT_PLACED, Ready.BUDGET_EXHAUSTED)
 
 
 def _refusals(service_plan: ServicePlan) -> Sequence[RolloutRecord]:
@@ -79,7 +97,7 @@ def rollout_fields(
     state = gated.state
     stable = state.stable.ref.name if state.stable is not None else None
     records = (*_new_records(gated, status, at), *status.rollouts)
-    waits = state.phase not in ("First", "Stable", "Refused")
+    waits = state.is_closed or state.phase not in ("First", "Stable", "Refused")
     return {
         "stable_revision": stable,
         "candidate_revision": state.revision_name if waits else None,
@@ -206,7 +224,7 @@ def _is_refused(gated: GatedPlan) -> bool:
 
 def _columns(verdict: VerdictStatus | None) -> Mapping[str, BeforeAndAfter]:
     """Return quality, latency and cost before and after, as far as both are known."""
-    if verdict is None:
+    if verdict is None or not verdict.baseline:
         return {}
     columns = dict[str, BeforeAndAfter]()
     if (total := next((each for each in verdict.strata if each.name == "total"), None)) is not None:

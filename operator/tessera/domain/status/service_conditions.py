@@ -18,6 +18,7 @@ from tessera.domain.rollout.strategy import (
     strategy_message,
 )
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
+from tessera.domain.status.rollouts import first_version_verdict
 
 
 def placed_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
@@ -281,6 +282,11 @@ def _stalled_verdict(
 
 
 def ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
+    """Return whether a service answers; a first version may wait for its gate."""
+    return first_version_verdict(service_plan, _ready_verdict(snapshot, service_plan))
+
+
+def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
     accepted, placed = service_plan.accepted, service_plan.placement.verdict
     if service_plan.choice is None and not service_plan.pods:
         blocking = placed if accepted.reason.is_true else accepted
