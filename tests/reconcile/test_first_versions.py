@@ -1,12 +1,14 @@
 """A first version whose gate has `minScore` serves no users before it has that score."""
 
+from typing import Any
+
 import pytest
 
 from tessera.resources.api_resources import JOBS, PODS
 from tests.reconcile.gated_operator import GatedOperator
 
 TOTAL = ["total", 400, 0.8, 0.9, -10, -7, 3, False]
-FAILED = {
+FAILED: dict[str, Any] = {
     "verdict": "Failed",
     "strata": [["total", 400, 0.8, 0.7, 10, 14, 4, True]],
     "message": "400 prompts: score 0.7000, at least 0.6600 at 95 %, minScore 0.8.",

@@ -113,7 +113,8 @@ def compared_prompts(
 ) -> list[ScoredPrompt]:
     """Return the scores of both versions for what the candidate answered.
 
-    A first version has no baseline, and its own scores stand there. `judged_scores` are the scores of judged prompts, of which those without one are left out.
+    A first version has no baseline, and its own scores stand there. `judged_scores` are those of
+    judged prompts, of which the ones without a score are left out.
     Raises ValueError for a prompt that the baseline did not answer.
     """
     answers = {answer.prompt: answer for answer in candidate.of_run(0)}
