@@ -111,11 +111,7 @@ def _split(
     if stable is None:
         builders = [each.record.builder_version for each in workloads if each.record is not None]
         version = GatedVersion(state.digest, max(builders, default=builder_version))
-        first = _with_replicas(spec, int(state.wants_candidate)) if state.is_closed else spec
-        if state.phase == "Passed":
-            names = {CHECKPOINT, *(variant.precision for variant in spec.precision.variants)}
-            first = with_closed(first, names - {state.precision})
-        planned = replace(service, spec=first, gated=version)
+        planned = replace(service, spec=_first_spec(spec, state), gated=version)
         return SplitService(observed=service, state=state, service=planned)
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
@@ -180,6 +176,16 @@ def _split(
             if each.ref in tried or each.ref in former
         ),
     )
+
+
+def _first_spec(spec: InferenceServiceSpec, state: VersionState) -> InferenceServiceSpec:
+    """Return the spec of a first version: with one replica until its gate let it pass."""
+    if state.is_closed:
+        return _with_replicas(spec, int(state.wants_candidate))
+    if state.phase != "Passed":
+        return spec
+    names = {CHECKPOINT, *(variant.precision for variant in spec.precision.variants)}
+    return with_closed(spec, names - {state.precision})
 
 
 def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
