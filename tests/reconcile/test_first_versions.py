@@ -47,6 +47,9 @@ async def test_one_replica_is_tried_before_any_serves_users(operator: GatedOpera
     await operator.settle(4)
 
     assert (replicas(operator), serving(operator)) == (1, 0)
+    # Gateways offer it to gates alone.
+    (pod,) = (each for each in operator.keys(PODS.plural) if "chat" in each.name)
+    assert operator.body(pod)["metadata"]["labels"]["tessera.dev/leaving"] == "tried"
     ready = operator.condition("Ready")
     assert (ready["status"], ready["reason"]) == ("False", "GateRunning")
     assert "the first version is asked" in ready["message"]
@@ -62,6 +65,7 @@ async def test_once_it_has_the_score_all_replicas_serve(operator: GatedOperator)
 
     assert (replicas(operator), serving(operator)) == (2, 2)
     assert tried in operator.keys(PODS.plural), "the replica that was tried is the first"
+    assert "tessera.dev/leaving" not in operator.body(tried)["metadata"]["labels"]
     assert list(operator.revisions().values()) == [1]
     assert operator.status["stableRevision"] in operator.revisions()
     (record,) = operator.status["rollouts"]

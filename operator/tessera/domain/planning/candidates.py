@@ -307,7 +307,7 @@ joined_plan = Step(_joined_plan, lambda _error, _split, service_plan, *_: servic
 
 @reused_per_object
 def _joined(
-    _ref: Ref,
+    ref: Ref,
     split: SplitService,
     service_plan: ServicePlan,
     tried: ServicePlan | None,
@@ -321,9 +321,10 @@ def _joined(
     is_tried = candidate is not None or state.is_closed
     pods = sorted(edited.pods, key=lambda pod: (not pod.containers_ready, pod.ref))
     if state.is_closed:
-        # No replica is open to users until the gate lets a first version pass.
-        drain = replace(service_plan.drain, draining=tuple(pod.ref for pod in service_plan.pods))
-        service_plan = replace(service_plan, drain=drain)
+        # No replica is open to users until the gate lets a first version pass; gates may ask it.
+        closed = tuple(replace(pod, service=ref.candidate) for pod in service_plan.pods)
+        drain = replace(service_plan.drain, draining=tuple(pod.ref for pod in closed))
+        service_plan = replace(service_plan, drain=drain, pods=closed)
     gated = GatedPlan(
         state=state,
         builder_version=edited.service.gated.builder_version if edited.service.gated else 1,
