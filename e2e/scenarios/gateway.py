@@ -3,6 +3,7 @@
 import ssl
 from dataclasses import dataclass
 
+import httpx
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
@@ -130,6 +131,25 @@ async def answered(gateway: Gateway, model: str = "chat", within: float = PATIEN
             return replica
 
         return await eventually(is_answered, within=within)
+
+
+async def is_charged(gateway: Gateway) -> None:
+    """Assert that an answer has its charge: a price counts a minute after it was seen."""
+    body = {"model": "chat", "prompt": "hello", "max_tokens": 2}
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {gateway.key}"}) as http:
+        response = await http.post(f"{gateway.base}/completions", json=body)
+    assert response.status_code == 200, response.text
+    assert "x-tessera-charge" in response.headers, response.text
+
+
+async def send_gates(cluster: InstalledCluster) -> None:
+    """Let Jobs of gates ask the gateway by its address, since there is no DNS in a world."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/services/tessera-gateway-batches"
+    address = (await cluster.api.get(path))["spec"]["clusterIP"]
+    command = ("kubectl", "--namespace", NAMESPACE)
+    deployment, url = "deployment/tessera-operator", f"http://{address}:8082"
+    await cluster.run(*command, "set", "env", deployment, f"TESSERA_GATE_URL={url}")
+    await cluster.run(*command, "rollout", "status", deployment, "--timeout=180s")
 
 
 async def is_refused(gateway: Gateway) -> bool:

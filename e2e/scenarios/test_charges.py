@@ -25,6 +25,7 @@ from scenarios.gateway import (
     answered,
     create_key,
     install_with_database,
+    is_charged,
     ready_pods,
     service_address,
 )
@@ -172,7 +173,7 @@ async def test_no_more_than_a_limit_is_charged_whatever_dies(
     await _set_money(namespace)
     pods = [pod["status"]["podIP"] for pod in await ready_pods(cluster, _PODS)]
     spenders = Spenders(gateway=gateway, pods=pods)
-    await eventually(partial(_is_charged, gateway), within=180)
+    await eventually(partial(is_charged, gateway), within=180)
     watched = Watched(namespace=namespace)
     watching = asyncio.create_task(watched.run())
     async with asyncio.timeout(300), asyncio.TaskGroup() as tasks:
@@ -269,15 +270,6 @@ async def _set_money(namespace: ScenarioNamespace) -> None:
     await namespace.cluster.api.patch(path, {"spec": {"limits": limits, "actions": actions}})
 
 
-async def _is_charged(gateway: Gateway) -> None:
-    """Assert that an answer has its charge: a price counts a minute after it was seen."""
-    body = {"model": "chat", "prompt": "hello", "max_tokens": 2}
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {gateway.key}"}) as http:
-        response = await http.post(f"{gateway.base}/completions", json=body)
-    assert response.status_code == 200, response.text
-    assert "x-tessera-charge" in response.headers, response.text
-
-
 async def _raise_limit(gateway: Gateway) -> None:
     """Raise the limit, and see how long requests are refused after that."""
     end = f"{now() + timedelta(minutes=10):%Y-%m-%dT%H:%M:%SZ}"
@@ -287,7 +279,7 @@ async def _raise_limit(gateway: Gateway) -> None:
     )
     assert result.code == 0, result.errors
     raised = time.monotonic()
-    await eventually(partial(_is_charged, gateway))
+    await eventually(partial(is_charged, gateway))
     seconds = time.monotonic() - raised
     gateway.namespace.cluster.say(f"answered {seconds:.2f} s after the limit was raised")
     assert seconds < 5 * _RESUMED_SECONDS

@@ -1,12 +1,16 @@
 """Changes of a gated service: a worse one is refused, an equal one rolled out, whatever fails."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from demo.charges import set_price
 from scenarios.actions import ScenarioNamespace, a_budget
+from scenarios.commands import run_tessera
 from scenarios.gates import GATE, PROMPTS_A_STRATUM, GatedNamespace, streaming
+from scenarios.gateway import Gateway, is_charged, send_gates
 from scenarios.kills import kill_operator
 from scenarios.lifecycle import write_fleet
 from scenarios.streams import wait_for_replicas
@@ -36,6 +40,15 @@ _OTHER_OPTION = {"extraArgs": ["--max-logprobs=5"]}
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
         yield world
+
+
+@pytest.fixture
+async def priced(gateway: Gateway) -> Gateway:
+    """The gateway, which Jobs of gates ask, and a tenant with a price of its model."""
+    namespace = gateway.namespace
+    await set_price(namespace.cluster, namespace.name, "chat")
+    await send_gates(namespace.cluster)
+    return gateway
 
 
 @pytest.fixture
@@ -108,9 +121,10 @@ async def _is_not_tried_again(gated: GatedNamespace) -> None:
 
 
 async def test_an_equal_version_is_rolled_out_without_a_lost_stream_and_keeps_its_replica(
-    gated: GatedNamespace,
+    priced: Gateway, gated: GatedNamespace
 ) -> None:
     namespace = gated.namespace
+    await eventually(partial(is_charged, priced), within=180)
     before = await gated.engine_pods()
     revision = (await namespace.service_status())["stableRevision"]
     async with streaming(namespace) as ends:
@@ -123,12 +137,26 @@ async def test_an_equal_version_is_rolled_out_without_a_lost_stream_and_keeps_it
     assert ends.broken == []
     assert ends.finished > 0
     assert "spec.engine.extraArgs" in record["changes"]
+    await _is_paid_for(priced)
     assert (await namespace.service_status())["stableRevision"] != revision
     # What was stable a short time ago comes back without a gate.
     await gated.apply_service(_GOOD, replicas=_REPLICAS)
     await gated.wait_for_record("RolledBackTo")
     await _wait_until_rolled_out(gated, set(after))
     assert len((await gated.gate_status())["verdicts"]) == 1
+
+
+async def _is_paid_for(gateway: Gateway) -> None:
+    """Assert that the tenant paid for each prompt of both versions, as an evaluation."""
+    address = f"http://{gateway.pod_address}:8080"
+    command = ("cost", "--by", "class", "--gateway", address, "--since", "1h", "-o", "json")
+    result = await run_tessera(gateway.namespace.cluster, *command)
+    assert result.code == 0, result.errors
+    gateway.namespace.cluster.say(result.output)
+    (row,) = (each for each in result.json["rows"] if each["class"] == "Evaluation")
+    # The stable version answers the suite twice.
+    assert row["requests"] == 3 * _ALL
+    assert float(row["charge"]) > 0
 
 
 async def _wait_until_rolled_out(gated: GatedNamespace, old: set[str]) -> None:
