@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tessera.resources.api_resources import JOBS, PODS
+from tests.memory_operator import CHAT
 from tests.reconcile.gated_operator import GatedOperator
 
 TOTAL = ["total", 400, 0.8, 0.9, -10, -7, 3, False]
@@ -131,3 +132,23 @@ async def test_what_serves_goes_on_once_a_gate_asks_for_a_score() -> None:
         await operator.step()
         assert serving(operator) == 1
     assert list(operator.revisions().values()) == [1]
+
+
+async def test_a_service_that_is_deleted_and_created_again_is_tried_again(
+    operator: GatedOperator,
+) -> None:
+    operator.report(await operator.ask("candidate"), strata=[TOTAL])
+    await operator.settle(12)
+    assert serving(operator) == 2
+
+    operator.body(CHAT).pop("status")
+    operator.body(CHAT)["metadata"]["uid"] = "uid-of-another"
+    operator.edit(7)
+    for plural in ("controllerrevisions", "deployments", "pods"):
+        for key in operator.keys(plural):
+            operator.cluster.discard(key)
+    for _ in range(8):
+        await operator.step()
+        assert serving(operator) == 0
+    assert operator.condition("Ready")["reason"] == "GateRunning"
+    assert list(operator.revisions().values()) == [0]
