@@ -304,6 +304,9 @@ class GateProgress(_GateStatusBase):
     prompts: int
     """Prompts of the suite."""
 
+    answers_digest: str = ""
+    """SHA-256 of the answers on the claim, with which the next Job goes on if it is killed."""
+
 
 class QualityGateStatus(_GateStatusBase):
     """What the gate knows and decided; written by the operator only."""

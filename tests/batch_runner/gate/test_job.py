@@ -187,6 +187,42 @@ async def test_a_stopped_job_goes_on_where_it_was_unless_others_wrote_its_answer
         assert len(AnswersFile.read(path, volumes.digests[BASELINE]).answers) == 80
 
 
+async def test_a_killed_job_goes_on_with_the_answers_of_which_its_progress_had_the_digest(
+    tmp_path: Path,
+) -> None:
+    volumes = GateVolumes(tmp_path, a_suite())
+    stop = asyncio.Event()
+    runner: GateJobRunner
+    said = list[tuple[int, str]]()
+
+    def stops(body: Mapping[str, Any]) -> str:
+        said.append((runner.progress.done, runner.progress.digest))
+        if len(said) == 60:
+            stop.set()
+        return adds(body)
+
+    async with serve_engine(stops) as engine:
+        runner = GateJobRunner(volumes.arguments("baseline", engine.url))
+        await runner.run(stop)
+        # The last time that it was asked; what it wrote since has no digest, as what others write.
+        answered, digest = said[40]
+        assert answered > 20
+        (path,) = volumes.files()
+        forged = path.read_bytes().replace(b'"score":1.0', b'"score":0.0')
+        path.write_bytes(path.read_bytes() + forged)
+        engine.bodies.clear()
+        said.clear()
+        runner = GateJobRunner(
+            volumes.arguments("baseline", engine.url, "--answers-digest", digest)
+        )
+        code, fields = await runner.run(asyncio.Event())
+        report = volumes.read(fields)
+    assert (code, report.answered) == (0, 80)
+    assert len(engine.bodies) == 80 - answered
+    assert sha256(path.read_bytes()).hexdigest() == report.answers_digest
+    assert all(answer.score == 1 for answer in AnswersFile.read(path).answers.values())
+
+
 async def test_progress_is_served_while_prompts_are_asked(tmp_path: Path) -> None:
     volumes, release = GateVolumes(tmp_path, a_suite(20)), asyncio.Event()
     seen: list[Mapping[str, int]] = []
@@ -218,7 +254,7 @@ async def test_progress_is_served_while_prompts_are_asked(tmp_path: Path) -> Non
     release.set()
     code, fields = await job
     await runner.cleanup()
-    assert seen[-1] == {"done": 0, "total": 40}
+    assert seen[-1] == {"done": 0, "total": 40, "digest": sha256().hexdigest()}
     assert (code, volumes.read(fields).answered) == (0, 40)
 
 

@@ -12,6 +12,7 @@ from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
 from tessera.api.ref import Ref
 from tessera.domain.money import money
 from tessera.domain.observed.gates import GateJob, GateJobRun, GateRole, ObservedGate
+from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.quality.gate_jobs import GateEndpoint, GateJobRequest
 from tessera.domain.quality.gates import GatePlan, TrialDecision, plan_gate
 from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
@@ -108,6 +109,8 @@ class GateWorld:
     runs: dict[str, GateJobRun] = field(default_factory=dict)
     requests: dict[str, GateJobRequest] = field(default_factory=dict)
     created: int = 0
+    answered: Mapping[Ref, FetchProgress] = field(default_factory=dict)
+    """What Jobs that run say of their progress."""
 
     @property
     def at(self) -> datetime:
@@ -122,7 +125,7 @@ class GateWorld:
     def plan(self) -> GatePlan:
         gate = self.trial.gate
         assert gate is not None
-        jobs = GateJobs(jobs=tuple(self.jobs.values()), runs=self.runs)
+        jobs = GateJobs(jobs=tuple(self.jobs.values()), runs=self.runs, answered=self.answered)
         return plan_gate(gate, [self.trial], jobs)
 
     def cycle(self, seconds: float = 5) -> TrialDecision:

@@ -12,6 +12,7 @@ from tessera.api.quality_gate import QualityGateStatus
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.money import money
+from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.quality.gate_jobs import GateEndpoint
 from tessera.domain.quality.gates import (
     MAX_ATTEMPTS,
@@ -415,9 +416,8 @@ def test_progress_says_how_many_prompts_are_answered_and_what_is_next() -> None:
     world = GateWorld()
     world.cycle()
     job = world.jobs[world.job]
-    jobs = GateJobs(jobs=(job,), runs=world.runs, answered={job.ref: (12, 400)})
-    assert world.trial.gate is not None
-    plan = plan_gate(world.trial.gate, [world.trial], jobs)
+    world.answered = {job.ref: FetchProgress(done=12, total=400)}
+    plan = world.plan()
     assert plan.decisions[CHAT].progressing.message == (
         "QualityGate/answers: the stable version answered 12 of 400 prompts, then the changed "
         "version answers it. Users have the stable version."
@@ -444,6 +444,29 @@ def test_a_job_goes_on_with_and_compares_with_files_that_reports_named() -> None
     world.end(a_report(world.requests[world.job], answersDigest="b" * 64))
     request = world.ask("Candidate")
     assert (request.answers_digest, request.baseline_digest) == ("", "b" * 64)
+
+
+def test_a_killed_job_is_gone_on_with_by_what_its_progress_said_last() -> None:
+    world = GateWorld()
+    world.ask("Candidate")
+    job = world.jobs[world.job]
+    world.answered = {job.ref: FetchProgress(done=12, total=400, digest="c" * 64)}
+    world.cycle()
+    world.answered = {}
+    world.evict()
+    endpoint = world.trial.candidate.endpoint
+    silent = replace(world.trial.candidate, endpoint=None)
+    world.trial = replace(world.trial, candidate=silent, waits=NO_DEVICE)
+    for _ in range(3):
+        world.cycle(60)
+    world.trial = replace(world.trial, candidate=replace(silent, endpoint=endpoint), waits=None)
+    for attempt in (2, 3):
+        # The last one was killed before it said anything.
+        world.cycle()
+        world.cycle()
+        request = world.requests[world.job]
+        assert (request.name[-1], request.answers_digest) == (str(attempt), "c" * 64)
+        world.evict()
 
 
 def test_a_lost_status_costs_one_more_look_at_the_answers() -> None:

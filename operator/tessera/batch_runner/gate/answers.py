@@ -93,13 +93,15 @@ class AnswersFile:
     _descriptor: int = -1
     _bytes: int = 0
     _hash: Any = field(default_factory=hashlib.sha256)
-    _is_foreign: bool = False
+    _valid_bytes: int | None = None
+    """The first of them count, and what follows is written over; None where all do."""
 
     @classmethod
     def read(cls, path: Path, digest: str | None = None) -> Self:
         """Return the answers so far; lines that are torn or of another form do not count.
 
-        With a `digest`, nothing counts in a file of another SHA-256, and it is written over.
+        With a `digest`, only those lines count that have this SHA-256 together, and what comes
+        after them is written over: all of a file in which no lines have it.
         """
         file = cls(path)
         with storage_errors(path, "read"):
@@ -107,11 +109,12 @@ class AnswersFile:
                 with path.open("rb") as lines:
                     for line in iter(lambda: lines.readline(_MAX_LINE_BYTES), b""):
                         file._take(line)
+                        if digest is not None and file.digest == digest:
+                            file._valid_bytes = file._bytes
+                            return file
             except FileNotFoundError:
                 pass
-        if digest not in (None, file.digest):
-            return cls(path, _is_foreign=True)
-        return file
+        return file if digest is None else cls(path, _valid_bytes=0)
 
     @property
     def digest(self) -> str:
@@ -134,9 +137,10 @@ class AnswersFile:
             if self._descriptor < 0:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-                flags |= os.O_TRUNC if self._is_foreign else 0
                 self._descriptor = os.open(self.path, flags, 0o644)
-                self._is_foreign = False
+                if self._valid_bytes is not None:
+                    os.ftruncate(self._descriptor, self._valid_bytes)
+                    self._valid_bytes = None
                 # What a killed Job wrote last may have no end.
                 self._write(b"\n")
             if self._bytes > _MAX_TEXT_FILE and not needs_text:

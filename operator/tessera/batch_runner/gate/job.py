@@ -47,11 +47,19 @@ class GateProblemError(RefusedError):
 
 
 @dataclass(slots=True)
+class AnswersProgress(DownloadProgress):
+    """Questions that are answered, and all."""
+
+    digest: str = ""
+    """SHA-256 of the answers in the file."""
+
+
+@dataclass(slots=True)
 class GateJobRunner:
     """One run of the Job; `report` is what it knows so far."""
 
     arguments: Namespace
-    progress: DownloadProgress = field(default_factory=DownloadProgress)
+    progress: AnswersProgress = field(default_factory=AnswersProgress)
     report: dict[str, Any] = field(init=False)
     answers: AnswersFile | None = field(init=False, default=None)
 
@@ -168,6 +176,8 @@ class GateJobRunner:
 
     def _show_progress(self, done: int, total: int) -> None:
         self.progress.done, self.progress.total = done, total
+        if self.answers is not None:
+            self.progress.digest = self.answers.digest
 
     async def _baseline(self, suite: PromptSuite) -> AnswersFile:
         if not self.arguments.baseline:

@@ -42,6 +42,8 @@ class FetchProgress(_ModelReport):
 
     done: _Count
     total: _Count | None = None
+    digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the answers of a gate's Job."""
 
 
 def parse_report(model: type[ModelReportT], text: str | bytes) -> ModelReportT | None:

@@ -91,11 +91,7 @@ def _jobs_by_gate(snapshot: Snapshot) -> Mapping[Ref, GateJobs]:
         ref: GateJobs(
             jobs=tuple(jobs),
             runs={job.uid: runs[job.uid] for job in jobs if job.uid in runs},
-            answered={
-                job.ref: (said.done, said.total or 0)
-                for job in jobs
-                if (said := progress.get(job.ref)) is not None
-            },
+            answered={job.ref: said for job in jobs if (said := progress.get(job.ref)) is not None},
         )
         for ref, jobs in by_gate.items()
     }

@@ -24,6 +24,7 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.observed.gate_reports import GateJobState, GateReport, gate_report
 from tessera.domain.observed.gates import GateJob, GateRole, ObservedGate
+from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.quality.comparison import NO_ANSWERS, judged, with_cost
 from tessera.domain.quality.gate_jobs import (
     GateJobRequest,
@@ -282,7 +283,8 @@ class _Rounds:
         return replace(starting, create=request)
 
     def _running(self, run: GateRun, job: GateJob) -> TrialDecision:
-        answered, prompts = self.jobs.answered.get(job.ref, (0, 0))
+        said = self.jobs.answered.get(job.ref, FetchProgress(done=0))
+        answered, prompts = said.done, said.total or 0
         which, after = _which(run), "then both are compared"
         if run.is_first:
             after = f"which needs spec.minScore {self.spec.min_score}"
@@ -291,10 +293,21 @@ class _Rounds:
         count = f"answered {answered} of {counted(prompts, 'prompt')}"
         text = f"the {which} version {count if prompts else 'is asked'}, {after}"
         progress = GateProgress(
-            service=run.service.name, role=run.role, answered=answered, prompts=prompts
+            service=run.service.name,
+            role=run.role,
+            answered=answered,
+            prompts=prompts,
+            answers_digest=said.digest,
         )
+        last = self._last_progress(run) if attempt_of(job.ref.name) > 1 else None
         running = _waiting(self.trial, text)
-        return replace(running, progress=progress if prompts else None, retained=(job.ref,))
+        return replace(running, progress=progress if prompts else last, retained=(job.ref,))
+
+    def _last_progress(self, run: GateRun) -> GateProgress | None:
+        """Return what a Job said before this cycle, which is what a killed one said last."""
+        key = run.service.name, run.role
+        progress = self.gate.status.progress
+        return next((each for each in progress if (each.service, each.role) == key), None)
 
     def _undecided(self, job: GateJob, report: GateReport) -> TrialDecision:
         """Return that the gate decides nothing, until its Job has looked again."""
@@ -341,10 +354,13 @@ class _Rounds:
             # The claim lost them, so the stable version is asked again.
             lost = _waiting(self.trial, "the answers of the stable version are lost")
             return replace(lost, lost=answers.digest, retained=(job.ref,))
-        digest = report.answers_digest if report is not None else ""
+        last = self._last_progress(run)
+        digest = last.answers_digest if last is not None else ""
+        if report is not None:
+            digest = report.answers_digest
         start = self._start(run, version, attempt, digest)
         # The number of the last attempt is in the name of its Job alone.
-        return replace(start, retained=(job.ref,))
+        return replace(start, retained=(job.ref,), progress=last)
 
     def _age(self, job: GateJob) -> timedelta:
         return self.trial.at - job.created if job.created is not None else timedelta()

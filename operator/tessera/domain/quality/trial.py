@@ -9,6 +9,7 @@ from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.money import Money
 from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate
+from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
 
 
@@ -79,7 +80,7 @@ class GateJobs:
     jobs: Sequence[GateJob] = ()
     runs: Mapping[str, GateJobRun] = field(default_factory=dict)
     """Of their pods, by the uid of the Job."""
-    answered: Mapping[Ref, tuple[int, int]] = field(default_factory=dict)
+    answered: Mapping[Ref, FetchProgress] = field(default_factory=dict)
     """Prompts that are answered, and all, by Job; absent while none said so."""
 
     def has_ended(self, job: GateJob) -> bool:
