@@ -1,6 +1,7 @@
 """The process of a gateway beside a real API server and an engine that answers the same."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import yaml
 from aiohttp import web
 
 from tessera.adapters.clock import now
@@ -92,18 +94,50 @@ async def add_replica(cluster: KubeCluster, address: str) -> None:
     assert status == 200, body
 
 
-class RunningGateway:
-    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
-        self.process, self.log = process, log
-        self._url = f"http://127.0.0.1:{port}"
+async def new_token(cluster: KubeCluster, account: str, *audiences: str) -> str:
+    """Create a ServiceAccount; return a token of it for these audiences, or the API server."""
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    status, body = await cluster.request("POST", accounts, body={"metadata": {"name": account}})
+    assert status == 201, body
+    spec = {"spec": {"audiences": list(audiences)}}
+    status, body = await cluster.request("POST", f"{accounts}/{account}/token", body=spec)
+    assert status == 201, body
+    return str(body["status"]["token"])
 
-    async def ask(self, key: str) -> int:
+
+async def account_kubeconfig(cluster: KubeCluster, world: World, folder: Path) -> Path:
+    """Write a kubeconfig of a ServiceAccount with all rights, as tokens need one to be reviewed."""
+    token = await new_token(cluster, "gateway")
+    body = {
+        "metadata": {"name": NAMESPACE},
+        "roleRef": {"kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "gateway", "namespace": NAMESPACE}],
+    }
+    path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+    status, answer = await cluster.request("POST", path, body=body)
+    assert status == 201, answer
+    config = yaml.safe_load(world.kubeconfig.read_text(encoding="utf-8"))
+    config["users"][0]["user"] = {"token": token}
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(json.dumps(config), encoding="utf-8")
+    return kubeconfig
+
+
+class RunningGateway:
+    def __init__(
+        self, process: asyncio.subprocess.Process, port: int, gates_port: int, log: Path
+    ) -> None:
+        self.process, self.log = process, log
+        self.port, self.gates_port = port, gates_port
+
+    async def ask(self, key: str, model: str = "default", port: int = 0) -> int:
         """Return the status of a chat completion."""
-        body = {"model": "default", "messages": [{"role": "user", "content": "2 + 2?"}]}
+        body = {"model": model, "messages": [{"role": "user", "content": "2 + 2?"}]}
         headers = {"Authorization": f"Bearer {key}"}
+        url = f"http://127.0.0.1:{port or self.port}/v1/chat/completions"
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"{self._url}/v1/chat/completions", json=body, headers=headers) as reply,
+            session.post(url, json=body, headers=headers) as reply,
         ):
             await reply.read()
             return reply.status
@@ -118,14 +152,15 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def a_gateway(world: World, folder: Path) -> AsyncIterator[RunningGateway]:
-    port, log = free_port(), folder / "log"
+async def a_gateway(kubeconfig: Path, folder: Path) -> AsyncIterator[RunningGateway]:
+    port, gates_port, log = free_port(), free_port(), folder / "log"
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "operator"),
-        "KUBECONFIG": str(world.kubeconfig),
+        "KUBECONFIG": str(kubeconfig),
         "TESSERA_KEYS_NAMESPACES": f'["{NAMESPACE}"]',
         "TESSERA_PORT": str(port),
+        "TESSERA_GATES_PORT": str(gates_port),
         "TESSERA_METRICS_PORT": str(free_port()),
         "TESSERA_STATE_DIRECTORY": str(folder),
         "TESSERA_ANNOUNCE_SECONDS": "0",
@@ -136,7 +171,7 @@ async def a_gateway(world: World, folder: Path) -> AsyncIterator[RunningGateway]
             *command, env=environment, stdout=output, stderr=output
         )
     try:
-        yield RunningGateway(process, port, log)
+        yield RunningGateway(process, port, gates_port, log)
     finally:
         if process.returncode is None:
             process.terminate()
@@ -155,7 +190,8 @@ async def test_a_gateway_serves_with_keys_and_ends_in_order(
         output = await create(Reader(cluster), KEY_CREATE.parse([name, *options]), now())
         return output.text.split('"key": "')[1].split('"')[0]
 
-    async with an_engine(address), a_gateway(world, tmp_path) as gateway:
+    kubeconfig = await account_kubeconfig(cluster, world, tmp_path)
+    async with an_engine(address), a_gateway(kubeconfig, tmp_path) as gateway:
         key = await new_key("ci")
         await gateway.until_it_answers(key, 200)
         assert await gateway.ask("tsk-unknown") == 401
@@ -163,9 +199,18 @@ async def test_a_gateway_serves_with_keys_and_ends_in_order(
         await gateway.until_it_answers(other, 200)
         await revoke(Reader(cluster), KEY_REVOKE.parse(["ci", *options]))
         await gateway.until_it_answers(key, 401)
+        gate = await new_token(cluster, "tessera-gate", "tessera-gate")
+        ci = await new_token(cluster, "ci", "tessera-gate")
+        gates = gateway.gates_port
+        assert await gateway.ask(gate, "chat@stable", gates) == 200
+        # No replica of another version is there yet; nobody else learns even that.
+        assert await gateway.ask(gate, "chat@candidate", gates) == 503
+        assert await gateway.ask(gate, "default", gates) == 404
+        assert await gateway.ask(other, "chat@candidate", gates) == 404
+        assert await gateway.ask(ci, "chat@stable", gates) == 401
 
         gateway.process.terminate()
         assert await gateway.process.wait() == 0
         log = gateway.log.read_text(encoding="utf-8")
         assert '"status":200' in log
-        assert not any(secret in log for secret in (key, other, "2 + 2", "four"))
+        assert not any(secret in log for secret in (key, other, gate, "2 + 2", "four"))
