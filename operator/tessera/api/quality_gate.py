@@ -144,6 +144,10 @@ class QualityGateSpec(Wire):
     answers: AnswerStorage = Field(default_factory=AnswerStorage)
     """Claim with the answers and their scores."""
 
+    def lets_pass(self, reason: str) -> bool:
+        """Return whether a change with such a verdict is rolled out."""
+        return reason == "Passed" or (reason, self.require) == ("Inconclusive", "NotWorse")
+
 
 class _GateStatusBase(Wire):
     """Base of the parts of the status, which ignores fields that a newer operator added."""

@@ -40,7 +40,7 @@ def test_a_suite_has_a_digest_and_its_prompts_by_stratum(tmp_path: Path) -> None
     [
         ("{", "not JSON"),
         ("[1]", "one object a line"),
-        ('{"a": NaN}', "NaN is no JSON number"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
         ("[" * 100_000, "nested too deeply"),
         (a_row(scorer="guess"), "scorer: "),
         (a_row(scorrer="exact"), "scorrer: "),

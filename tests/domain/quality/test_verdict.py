@@ -57,7 +57,7 @@ def test_a_proven_loss_of_the_total_fails() -> None:
     verdict = judge(answered("code", right=350, wrong=30, lost=15, gained=5), TERMS)
     # McNemar by hand: 1 + 20 + 190 + 1,140 + 4,845 + 15,504 of 2^20 have at most 5 gains.
     assert verdict.total.p_value == pytest.approx(21_700 / 2**20)
-    assert (verdict.outcome, verdict.rolls_out) == ("Failed", False)
+    assert verdict.outcome == "Failed"
     assert verdict.total.loss_points == pytest.approx(2.5)
     assert [row.is_lost for row in (verdict.total, *verdict.strata)] == [True, False]
     assert (
@@ -87,7 +87,7 @@ def test_a_stratum_fails_though_the_total_does_not() -> None:
 
 def test_a_loss_that_is_proven_to_be_below_the_margin_passes() -> None:
     verdict = judge(answered("code", right=1_900, wrong=300, lost=10, gained=12), TERMS)
-    assert (verdict.outcome, verdict.rolls_out, verdict.missing_prompts) == ("Passed", True, 0)
+    assert (verdict.outcome, verdict.missing_prompts) == ("Passed", 0)
     assert verdict.largest_loss_points is not None
     assert verdict.largest_loss_points < 0.5
     assert verdict.message == "2222 prompts: loss -0.09 points, at most 0.31 at 95 %, margin 2.00."
@@ -106,7 +106,7 @@ def test_a_stratum_at_its_margin_does_not_pass() -> None:
 def test_an_inconclusive_verdict_says_what_the_suite_cannot_see() -> None:
     suite = answered("code", right=300, wrong=60, lost=20, gained=20)
     verdict = judge(suite, TERMS)
-    assert (verdict.outcome, verdict.rolls_out) == ("Inconclusive", True)
+    assert verdict.outcome == "Inconclusive"
     assert verdict.total.unseen_loss_points == pytest.approx(5.2, abs=0.1)
     assert verdict.missing_prompts == verdict.needed_prompts - 400 > 1_000
     assert verdict.message == (
@@ -114,7 +114,6 @@ def test_an_inconclusive_verdict_says_what_the_suite_cannot_see() -> None:
         f"is not seen at a discordance of 10.0 %; prompts with which an equal one "
         f"passes: {verdict.needed_prompts:,}."
     )
-    assert not judge(suite, replace(TERMS, require="Proven")).rolls_out
 
 
 def test_strata_with_few_prompts_are_judged_together() -> None:

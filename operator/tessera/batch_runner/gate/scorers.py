@@ -10,6 +10,8 @@ import jsonschema_rs
 import re2
 from jsonschema_rs.canonical import Satisfiability
 
+from tessera.batch_runner.input.rows import STRICT_DECODER
+
 # More of an answer is not read.
 MAX_ANSWER_BYTES = 256 * 2**10
 MAX_CHOICES = 20
@@ -288,7 +290,8 @@ def _discount(rank: int) -> float:
 def parse_json(content: bytes | str) -> Any:
     """Return the JSON value; ValueError for anything else, NaN and deep nesting among it."""
     try:
-        value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = STRICT_DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply; flatten it") from None
     except UnicodeDecodeError:
@@ -312,16 +315,6 @@ def _depth_exceeds(value: object, limit: int) -> bool:
         if not level:
             return False
     return True
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number; write a finite one")
-
-
-def _finite(text: str) -> float:
-    if math.isfinite(value := float(text)):
-        return value
-    raise ValueError(f"{text[:40]} exceeds the range of numbers; write a finite one")
 
 
 _NUMBER = re2.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")

@@ -117,7 +117,7 @@ def probe_body(url: str, model: str) -> bytes:
 
 def read_row(content: bytes) -> BatchRow | RowFault:
     """Return the row of a line, or its first fault."""
-    fields = _parse_object(content, _STRICT_DECODER)
+    fields = _parse_object(content, STRICT_DECODER)
     if isinstance(fields, RowFault):
         return fields
     if (fault := next(_faults(fields), None)) is not None:
@@ -250,5 +250,5 @@ def _parse_finite(text: str) -> float:
 
 # Numbers of a reply are not written again, and an embedding has thousands.
 _REPLY_DECODER = JSONDecoder(parse_constant=_refuse_constant)
-_STRICT_DECODER = JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)
+STRICT_DECODER = JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)
 _TOO_DEEP = RowFault(code="invalid_json", message="the line is nested too deeply")

@@ -119,7 +119,6 @@ def _verdict_lines(verdict: VerdictStatus) -> Iterator[str]:
     largest = total.largest_loss_points
     compared = Verdict(
         outcome=cast(LossOutcome, verdict.reason),
-        rolls_out=verdict.reason == "Passed",
         total=_loss(total),
         strata=tuple(_loss(row) for row in verdict.strata if row is not total),
         largest_loss_points=None if largest is None else float(largest),

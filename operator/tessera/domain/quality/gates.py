@@ -432,7 +432,7 @@ def _ended(trial: ChangeTrial, outcome: GateOutcome, message: str) -> TrialDecis
 def _concluded(trial: ChangeTrial, spec: QualityGateSpec, verdict: VerdictStatus) -> TrialDecision:
     """Return how a change ends by its verdict, and by what the gate requires."""
     outcome = StatusVerdict(GateOutcome(verdict.reason), verdict.message)
-    if goes_on(outcome.reason, spec):
+    if spec.lets_pass(outcome.reason):
         text = f"{verdict.reason}: {verdict.message.removesuffix('.')}; the change is rolled out"
         return TrialDecision(
             outcome=outcome, progressing=StatusVerdict(Progressing.GATE_RUNNING, text)
@@ -441,13 +441,6 @@ def _concluded(trial: ChangeTrial, spec: QualityGateSpec, verdict: VerdictStatus
     is_open = outcome.reason is GateOutcome.INCONCLUSIVE
     reason = Progressing.GATE_INCONCLUSIVE if is_open else Progressing.ROLLED_BACK
     return TrialDecision(outcome=outcome, progressing=StatusVerdict(reason, text))
-
-
-def goes_on(outcome: GateOutcome, spec: QualityGateSpec) -> bool:
-    """Return whether a change is rolled out."""
-    if outcome is GateOutcome.INCONCLUSIVE:
-        return spec.require == "NotWorse"
-    return outcome.is_true
 
 
 def refusal_text(outcome: str, message: str, *, is_first: bool) -> str:

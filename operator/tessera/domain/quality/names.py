@@ -12,8 +12,6 @@ GATE_SERVICE_LABEL = f"{GROUP}/gate-for"
 GATE_ROLE_LABEL = f"{GROUP}/gate-role"
 # On a Job: the digest of the version that it asks, which is longer than a label value may be.
 GATE_DIGEST_ANNOTATION = f"{GROUP}/gate-digest"
-# On the Deployment of a candidate: the name of its ControllerRevision.
-SERVICE_REVISION_ANNOTATION = f"{GROUP}/revision"
 # On the ControllerRevision of a version that is or was in force: its precisions that may serve.
 PRECISIONS_ANNOTATION = f"{GROUP}/precisions"
 # Of such Jobs the ServiceAccount, and the NetworkPolicy of what their pods reach; and the policy

@@ -343,5 +343,4 @@ def _outcome(
 ) -> Literal["Passed", "Refused"] | None:
     if verdict is None or gate is None or gate.spec is None:
         return None
-    is_open = verdict.reason == "Inconclusive" and gate.spec.require == "NotWorse"
-    return "Passed" if verdict.reason == "Passed" or is_open else "Refused"
+    return "Passed" if gate.spec.lets_pass(verdict.reason) else "Refused"

@@ -9,7 +9,7 @@ from operator import attrgetter
 from statistics import fmean
 from typing import Literal
 
-from tessera.api.quality_gate import MAX_STRATA, GateRequirement
+from tessera.api.quality_gate import MAX_STRATA
 from tessera.api.text import counted
 from tessera.domain.quality.paired_loss import (
     MAX_NEEDED_PROMPTS,
@@ -52,7 +52,6 @@ class GateTerms:
     max_drop_points: float = 2.0
     max_relative_drop: float = 0.05
     min_prompts: int = 30
-    require: GateRequirement = "NotWorse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +86,6 @@ class Verdict:
     """What a suite says about a candidate, and the numbers that decided."""
 
     outcome: LossOutcome
-    rolls_out: bool
     total: StratumLoss
     strata: tuple[StratumLoss, ...] = ()
     """The judged ones by name; those with few prompts together as `small`."""
@@ -145,7 +143,6 @@ def judge_first(prompts: Iterable[ScoredPrompt], min_score: float, min_prompts: 
     strata = _judged_strata(rows, min_prompts)
     return Verdict(
         outcome=outcome,
-        rolls_out=outcome == "Passed",
         total=total,
         strata=tuple(_first_score(name, group) for name, group in strata.items()),
         largest_loss_points=largest,
@@ -200,7 +197,6 @@ def decide(
     )
     verdict = Verdict(
         outcome=outcome,
-        rolls_out=outcome == "Passed" or (outcome, terms.require) == ("Inconclusive", "NotWorse"),
         total=total,
         strata=strata,
         largest_loss_points=largest_loss_points,

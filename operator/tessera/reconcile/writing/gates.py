@@ -19,6 +19,7 @@ from tessera.reconcile.writing.shared_objects import Installation
 from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, QUALITY_GATES
+from tessera.resources.children import namespace_owners
 from tessera.resources.gate_job import (
     answers_claim_manifest,
     gate_job_manifest,
@@ -77,7 +78,9 @@ class GateApplier:
             problems += await attempt(self._writer.delete(JOBS, key))
         if problems or gate_plan.create is None:
             return problems
-        closed = _closed_services(plan, gate.ref.namespace)
+        shared_by = namespace_owners(plan.service_plans, {})
+        namespace = gate.ref.namespace
+        closed = next((each.closed for each in shared_by if each.namespace == namespace), ())
         image = self._installation.batch_image
         gateway = gateway_of(gate_plan.create, image)
         shared = shared_manifests(gates, closed, self._installation.namespace, gateway=gateway)
@@ -147,15 +150,4 @@ def _new_revision(
         precisions=resolved.precisions,
         builder_version=gated.builder_version,
         tried=service_plan.served_precisions if state.phase == "First" else None,
-    )
-
-
-def _closed_services(plan: Plan, namespace: str) -> tuple[str, ...]:
-    """Return the services of a namespace that only gateways reach."""
-    return tuple(
-        ref.name
-        for ref, service_plan in sorted(plan.service_plans.items())
-        if ref.namespace == namespace
-        and service_plan.service.spec is not None
-        and not service_plan.service.spec.access.direct
     )
