@@ -300,6 +300,7 @@ RULES += [
             ({"maxDropPoints": "0"}, "must be a number from 0.1 to 50"),
             ({"maxRelativeDrop": "1.1"}, "must be a number from 0 to 1"),
             ({"maxCostIncrease": "1.1"}, "must be a number from 0 to 1"),
+            ({"minScore": "1.1"}, "must be a number from 0 to 1"),
             ({"timeout": "30s"}, "must be a duration of at least 60s and at most 24h"),
         )
     ),
