@@ -22,7 +22,7 @@ def a_workload(name: str, *ports: str) -> dict[str, Any]:
 
 CHART = (
     a_workload("tessera-operator", "metrics", "probes", "webhook", "demand"),
-    a_workload("tessera-gateway", "api", "metrics", "batches"),
+    a_workload("tessera-gateway", "api", "metrics", "batches", "gates"),
     a_workload("tessera-node", "probes"),
     {"metadata": {"name": "a Secret"}},
 )
