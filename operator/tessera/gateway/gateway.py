@@ -119,6 +119,8 @@ class Gateway:
         queued, running = self._queued(), self.admission.demand
         loads = {}
         for service in {**queued, **running, **self._awaited}:
+            if service != service.base:
+                continue
             awaited = self._awaited.get(service, AwaitedStreams())
             loads[str(service)] = ServiceRequests(
                 in_flight=running.get(service, _NOTHING).in_flight,

@@ -61,7 +61,8 @@ class EnginePoller:
             for replica in model.replicas:
                 if replica.ready_since is not None:
                     target = former.get(replica.uid) or _Target(replica, model.service)
-                    target.replica = replica
+                    # A version that was tried is the service's own once it passed.
+                    target.replica, target.service = replica, model.service
                     self._targets[replica.uid] = target
 
     def saw_traffic(self, services: Iterable[Ref]) -> None:

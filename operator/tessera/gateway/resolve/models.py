@@ -29,6 +29,9 @@ from tessera.gateway.refusals import RequestError, unknown_model
 # many bytes or the last one alone.
 MAX_LISTINGS, MAX_LISTING_BYTES = 64, 2**20
 
+# Of a gate, which asks versions and nothing else.
+_NO_MODELS = b'{"object":"list","data":[]}'
+
 
 class _ListedModel(msgspec.Struct, gc=False):
     """A model as OpenAI shows it."""
@@ -145,6 +148,8 @@ class Models:
 
     def listing(self, identity: Identity) -> bytes:
         """Return the list of the models that the sender may use, as clients get it."""
+        if identity.evaluates is not None:
+            return _NO_MODELS
         tenant = self._of_tenant(identity.tenant)
         listing = tenant.listings.get((identity.models, identity.services))
         if listing is None:
