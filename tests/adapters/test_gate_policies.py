@@ -212,6 +212,7 @@ LATER: tuple[Json, ...] = (
     {"spec": {"precision": {"variants": [{"precision": "fp8"}]}}},
     {"spec": {"engine": {"version": "0.31.0"}}},
     {"spec": {"context": {"maxModelLen": 4096}}},
+    {"spec": {"access": {"rateLimits": {"maxOutputTokens": 100}}}},
     {"spec": {"podTemplate": {"env": [{"name": "A", "value": "b"}]}}},
     {"metadata": {"annotations": {"tessera.dev/update": "2"}}},
 )
@@ -401,6 +402,12 @@ async def test_a_gate_in_use_and_the_versions_of_services_are_deleted_only_with_
         assert allowed == [by_all, True], name
     await gates.only_with_bypass(revision, {"revision": 9}, "Only Tessera writes", kind)
     await gates.expect(EVAN, "", foreign, {"revision": 2}, kind)
+    forged = named(kind, "chat-9", data={"spec": STABLE}, revision=9)
+    await gates.expect(EVAN, "", forged, None, kind)
+    forged["metadata"]["labels"] = revision["metadata"]["labels"]
+    await gates.only_with_bypass(forged, None, "Only Tessera writes", kind)
+    labelled = {"metadata": {"labels": revision["metadata"]["labels"]}}
+    await gates.only_with_bypass(foreign, labelled, "Only Tessera writes", kind)
 
 
 async def test_the_operator_writes_versions_of_objects_of_tessera_alone(gates: Gates) -> None:
