@@ -232,15 +232,17 @@ class _Rounds:
 
     def _round(self, role: GateRole, version: TriedVersion) -> TrialDecision:
         run = self._run(role, version)
-        job = self._last_job(run)
+        job, last = self._last_job(run), self._last_progress(run)
         if job is None:
-            return self._start(run, version, 1)
+            # What was answered before requests were refused is not paid for again.
+            digest = last.answers_digest if last is not None else ""
+            return replace(self._start(run, version, 1, digest), progress=last)
         pod = self.jobs.runs.get(job.uid)
         report = gate_report(pod.report) if pod is not None else None
         if report is not None and not _is_of(report, run):
             report = None
         if report is not None and report.state in _PROBLEMS:
-            return self._undecided(job, report)
+            return self._undecided(run, job, report)
         if report is not None and report.state == _DONE[role]:
             # The Job stays until the status has what it said.
             return replace(self._answered(run, version, report), retained=(job.ref,))
@@ -254,11 +256,10 @@ class _Rounds:
     def _start(
         self, run: GateRun, version: TriedVersion, attempt: int, answers_digest: str = ""
     ) -> TrialDecision:
-        trial = self.trial
+        trial, refusal = self.trial, self.gate.refusal
+        if refusal is not None and refusal.reason in LATE_REFUSALS:
+            return self._refused(refusal)
         if version.endpoint is None:
-            refusal = self.gate.refusal
-            if refusal is not None and refusal.reason in LATE_REFUSALS:
-                return self._refused(refusal)
             if run.role == "Candidate" and trial.waits is not None:
                 return TrialDecision(progressing=trial.waits)
             text = f"0 replicas of the {_which(run)} version answer"
@@ -309,11 +310,19 @@ class _Rounds:
         progress = self.gate.status.progress
         return next((each for each in progress if (each.service, each.role) == key), None)
 
-    def _undecided(self, job: GateJob, report: GateReport) -> TrialDecision:
+    def _undecided(self, run: GateRun, job: GateJob, report: GateReport) -> TrialDecision:
         """Return that the gate decides nothing, until its Job has looked again."""
         problem = StatusVerdict(_PROBLEMS[report.state], report.message)
         retained = () if self._age(job) >= RETRY else (job.ref,)
-        return replace(self._refused(problem), problem=problem, retained=retained)
+        progress = GateProgress(
+            service=run.service.name,
+            role=run.role,
+            answered=report.answered,
+            prompts=sum(report.prompts.values()),
+            answers_digest=report.answers_digest,
+        )
+        refused = self._refused(problem)
+        return replace(refused, problem=problem, retained=retained, progress=progress)
 
     def _refused(self, problem: StatusVerdict[GateAccepted]) -> TrialDecision:
         text, again = problem.message.removesuffix("."), ""

@@ -79,11 +79,12 @@ def _split_service(
 ) -> SplitService:
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
-    known, stable = {each.ref.name for each in revisions}, service.status.stable_revision
+    known = {each.ref.name for each in revisions if each.number}
+    stable = service.status.stable_revision
     if stable is not None and stable not in known:
         # Without it the edited version would pass as a first one.
         raise ValueError(
-            f"ControllerRevision/{stable}, which is in force, is not there or not read"
+            f"ControllerRevision/{stable}, which is in force, is not there, not read or unnumbered"
         )
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
     split = _split(service.ref, service, revisions, gates.get(gate), deployments, builder_version)
@@ -108,6 +109,11 @@ def _split(
     state = rollout_state(service, revisions, gate, running)
     spec, stable, edited = service.spec, state.stable, state.edited
     assert spec is not None  # noqa: S101 - it is gated
+    is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
+    refusal = gate.refusal if gate is not None and is_undecided else None
+    if refusal is not None and refusal.reason in LATE_REFUSALS:
+        # Nothing asks it, so it would be paid for until somebody corrects what is wrong.
+        state = replace(state, wants_candidate=False)
     if stable is None:
         builders = [each.record.builder_version for each in workloads if each.record is not None]
         version = GatedVersion(state.digest, max(builders, default=builder_version))
@@ -115,13 +121,9 @@ def _split(
         return SplitService(observed=service, state=state, service=planned)
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
-    is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
     is_unanswered = is_undecided and not _has_answered(gate, stable)
-    refusal = gate.refusal if gate is not None and is_undecided else None
-    is_refused_late = refusal is not None and refusal.reason in LATE_REFUSALS
     sleeps = spec.scaling.may_sleep and not state.is_of_precision and state.phase != "Stable"
-    if is_refused_late or (is_unanswered and (sleeps or refusal is not None)):
-        # Nothing asks it, so it would be paid for until somebody corrects what is wrong.
+    if is_unanswered and (sleeps or refusal is not None):
         state = replace(state, wants_candidate=False)
     if is_unanswered and spec.scaling.may_sleep and state.phase == "Candidate":
         # It is woken to answer first, so that one device is enough for both.
