@@ -95,6 +95,26 @@ async def test_a_first_version_that_passes_opens_no_replica_of_one_that_did_not(
     assert seeds_of_users(operator) == {"3"}
 
 
+@pytest.mark.parametrize("how", ["skipped", "passed before", "score dropped"])
+async def test_what_lets_one_first_version_through_opens_no_replica_of_another(
+    operator: GatedOperator, how: str
+) -> None:
+    if how == "passed before":
+        operator.report(await ask_edited(operator, 2), strata=[TOTAL])
+        await operator.step()
+    await ask_edited(operator, 1)
+    expect_users(operator)
+    assert address_of(operator, 1)
+    skip = {"skipGate": {"by": "anna", "reason": "an outage"}}
+    operator.edit(2, **({"rollout": {**ROLLOUT, **skip}} if how == "skipped" else {}))
+    if how == "score dropped":
+        operator.put_gate()
+    for _ in range(14):
+        await operator.step()
+        expect_users(operator, "2")
+    assert seeds_of_users(operator) == {"2"}
+
+
 async def test_an_edit_between_verdict_and_opening_serves_nobody(operator: GatedOperator) -> None:
     operator.report(await ask_edited(operator, 1), strata=[TOTAL])
     await operator.step()

@@ -321,17 +321,12 @@ def _joined(
     is_tried = candidate is not None or state.is_closed
     pods = sorted(edited.pods, key=lambda pod: (not pod.containers_ready, pod.ref))
     if state.is_closed:
-        # Those of the version before an edit run until a replica of the new one does.
-        newest = {
-            (each.choice.variant, each.workload.template_digest)
-            for each in service_plan.variants
-            if each.workload is not None
-        }
-        pods = [pod for pod in pods if (pod.variant, pod.template_digest) in newest]
         # No replica is open to users until the gate lets a first version pass; gates may ask it.
         closed = tuple(replace(pod, service=ref.candidate) for pod in service_plan.pods)
         drain = replace(service_plan.drain, draining=tuple(pod.ref for pod in closed))
-        service_plan = replace(service_plan, drain=drain, pods=closed)
+        # The names of its Deployments say which version they are of.
+        variants = tuple(replace(each, is_first=False) for each in service_plan.variants)
+        service_plan = replace(service_plan, drain=drain, pods=closed, variants=variants)
     gated = GatedPlan(
         state=state,
         builder_version=edited.service.gated.builder_version if edited.service.gated else 1,

@@ -1,7 +1,7 @@
 """One gated service as it is planned: its version in force, and the one that is tried."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -105,8 +105,7 @@ def _split(
 ) -> SplitService:
     workloads, serving = deployments
     versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
-    running = frozenset(filter(None, versions.values()))
-    state = rollout_state(service, revisions, gate, running)
+    state = rollout_state(service, revisions, gate, frozenset(filter(None, versions.values())))
     spec, stable, edited = service.spec, state.stable, state.edited
     assert spec is not None  # noqa: S101 - it is gated
     is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
@@ -118,7 +117,15 @@ def _split(
         builders = [each.record.builder_version for each in workloads if each.record is not None]
         version = GatedVersion(state.digest, max(builders, default=builder_version))
         planned = replace(service, spec=_first_spec(spec, state), gated=version)
-        return SplitService(observed=service, state=state, service=planned)
+        # Those of an edit before that were tried are opened by no verdict on this one.
+        others = _other_versions(versions, state.digest) - serving
+        return SplitService(
+            observed=service,
+            state=state,
+            service=planned,
+            former=tuple(sorted(others)),
+            moved=_moved(ref, workloads, others),
+        )
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
     is_unanswered = is_undecided and not _has_answered(gate, stable)
@@ -169,14 +176,30 @@ def _split(
         candidate=candidate if state.wants_candidate else None,
         tried=frozenset(tried),
         former=tuple(sorted(former)),
-        moved=tuple(
-            (
-                (ref, each.variant, each.template_digest),
-                ref.candidate if each.ref in tried else Ref(ref.namespace, f"former/{ref.name}"),
-            )
-            for each in workloads
-            if each.ref in tried or each.ref in former
-        ),
+        moved=_moved(ref, workloads, former, tried),
+    )
+
+
+def _other_versions(versions: Mapping[Ref, str | None], digest: str) -> frozenset[Ref]:
+    """Return the Deployments of gated versions other than this one."""
+    return frozenset(
+        each
+        for each, version in versions.items()
+        if version is not None and not _is_version(version, digest)
+    )
+
+
+def _moved(
+    ref: Ref, workloads: Iterable[Workload], former: Collection[Ref], tried: Collection[Ref] = ()
+) -> tuple[tuple[Identity, Ref], ...]:
+    """Return under which name the replicas of a service's Deployments are planned."""
+    return tuple(
+        (
+            (ref, each.variant, each.template_digest),
+            ref.candidate if each.ref in tried else Ref(ref.namespace, f"former/{ref.name}"),
+        )
+        for each in workloads
+        if each.ref in tried or each.ref in former
     )
 
 
