@@ -59,8 +59,7 @@ async def gated(namespace: ScenarioNamespace) -> GatedNamespace:
 
 async def _gated(namespace: ScenarioNamespace, **spec: Any) -> GatedNamespace:
     # Engines have a /tmp of their own.
-    answers = namespace.cluster.world.folder / f"{namespace.name}.jsonl"
-    gated = GatedNamespace(namespace, answers)
+    gated = GatedNamespace(namespace, namespace.cluster.world.folder / f"{namespace.name}.jsonl")
     await gated.apply_gate()
     await gated.apply_service(_GOOD, replicas=_REPLICAS, **spec)
     await namespace.wait_until_ready()
@@ -330,4 +329,33 @@ async def test_broken_quantization_is_refused_by_the_strata_that_it_breaks(
     (verdict,) = (await gated.gate_status())["verdicts"]
     lost = {row["name"] for row in verdict["strata"] if row["isLost"]}
     assert lost == {"multi-step", "long-input", "total"}
+    await namespace.check_condition("chat", "Ready", "CompletionSucceeded")
+
+
+@pytest.mark.full
+async def test_a_first_version_serves_once_it_has_its_score_and_by_no_answer_of_another(
+    namespace: ScenarioNamespace,
+) -> None:
+    gated = GatedNamespace(namespace, namespace.cluster.world.folder / f"{namespace.name}.jsonl")
+    await gated.apply_gate(minScore="0.95")
+    await gated.apply_service(_GOOD, replicas=_REPLICAS)
+    assert not is_ready(await gated.wait_for_candidate(set()))
+    await gated.wait_for_job("candidate")
+    await gated.apply_service(_WORSE, replicas=_REPLICAS)
+    await gated.wait_for_record("Failed")
+    condition = await namespace.wait_for_condition("chat", "Ready", "GateNotPassed")
+    namespace.cluster.say(condition["message"])
+    (verdict,) = (await gated.gate_status())["verdicts"]
+    (total,) = (row for row in verdict["strata"] if row["name"] == "total")
+    assert (float(total["baseline"]), float(total["candidate"])) == (0.95, 0.9)
+
+    async def none_remains() -> None:
+        assert await gated.engine_pods() == {}
+
+    await eventually(none_remains)
+    await gated.apply_service(_GOOD, replicas=_REPLICAS)
+    tried = await gated.wait_for_candidate(set())
+    await gated.wait_for_record("Passed")
+    await wait_for_replicas(namespace, _REPLICAS)
+    assert tried["metadata"]["uid"] in await gated.engine_pods()
     await namespace.check_condition("chat", "Ready", "CompletionSucceeded")
