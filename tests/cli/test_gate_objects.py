@@ -199,6 +199,16 @@ async def test_a_gate_shows_its_suite_what_runs_and_the_table_of_its_latest_verd
         await show(reader, "other", "text")
 
 
+async def test_a_change_that_changes_no_answers_has_a_table_that_says_so() -> None:
+    verdict = a_verdict(reason="Slower", strata=(), message="spec.slo.itlP95: missed")
+    api = a_cluster({"suite": SUITE}, QualityGateStatus(verdicts=(verdict,)))
+    lines = (await show(Reader(api, "team-a"), "answers", "text")).text.splitlines()
+    table = [line.split() for line in lines if line.startswith(("baseline", "candidate", "change"))]
+    assert [row[1:3] for row in table[:2]] == [["not", "asked"]] * 2
+    assert table[2][:4] == ["change", "-", "TTFT", "+0%,"]
+    assert "chat: Slower: spec.slo.itlP95: missed" in lines
+
+
 async def test_a_gate_that_compared_nothing_says_why() -> None:
     nothing = a_verdict(reason="TimedOut", strata=(), candidate_answers=None, message="no answers")
     api = a_cluster({"suite": SUITE}, QualityGateStatus(verdicts=(nothing,)))

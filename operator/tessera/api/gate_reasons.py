@@ -41,7 +41,8 @@ class GateOutcome(StatusReason):
     """How did a change under a gate end?"""
 
     PASSED = "Passed", True
-    """The loss is proven to be below the margins."""
+    """The loss is proven to be below the margins; a change of speculation or prefix caching, which
+    changes no answers, is as fast and as cheap as it has to be."""
     FAILED = "Failed"
     """A loss is proven, and its estimate reaches a margin."""
     SLOWER = "Slower"

@@ -281,7 +281,7 @@ class VerdictStatus(_GateStatusBase):
     """When."""
 
     strata: Annotated[tuple[StratumVerdict, ...], Field(max_length=MAX_STRATA + 2)] = ()
-    """Quality, by stratum and in total."""
+    """Quality, by stratum and in total; empty for a change that changes no answers."""
 
     baseline_answers: AnswerShares | None = None
     """Latency and cost of the stable version."""

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.quality.change import changed_fields, gated_digest, in_force, version_digest
+from tessera.domain.quality.change import (
+    answers_digest,
+    changed_fields,
+    gated_digest,
+    in_force,
+    version_digest,
+)
 from tests.builders import SMALL, a_spec
 
 # Fields by path, each with values that it may have.
@@ -24,10 +30,13 @@ _GATED: dict[str, tuple[Any, ...]] = {
     "podTemplate.env": ([{"name": "A", "value": "1"}],),
     "access.rateLimits.maxOutputTokens": (100, 200),
 }
+# What changes latency alone.
+_LATENCY: dict[str, tuple[Any, ...]] = {
+    "engine.prefixCaching": (False, True),
+    "engine.speculation": ({"method": "NGram"}, {"method": "NGram", "tokens": 3}),
+}
 _UNGATED: dict[str, tuple[Any, ...]] = {
     "engine.tensorParallelSize": (1, 2),
-    "engine.prefixCaching": (False, True),
-    "engine.speculation": ({"method": "NGram"},),
     "replicas": (1, 5),
     "scaling.minReplicas": (1, 4),
     "class": ("Batch", "Standard"),
@@ -108,8 +117,20 @@ def test_the_spec_in_force_has_the_answers_of_the_stable_one_and_all_else_of_the
     assert InferenceServiceSpec.model_validate(as_written(spec)) == spec
 
 
+@given(fields(_GATED), fields(_LATENCY), fields(_GATED), fields(_LATENCY))
+def test_what_changes_latency_alone_waits_and_is_known_to_change_no_answers(
+    gated: dict[str, Any], before: dict[str, Any], edited: dict[str, Any], after: dict[str, Any]
+) -> None:
+    old, new = spec_of(gated, before), spec_of(edited, after)
+
+    assert (gated_digest(old) == gated_digest(new)) is ((gated, before) == (edited, after))
+    assert (answers_digest(old) == answers_digest(new)) is (gated == edited)
+    assert bool(changed_fields(old, new)) is ((gated, before) != (edited, after))
+    assert in_force(old, new).engine == old.engine
+
+
 def test_what_the_api_server_fills_in_beside_other_fields_is_no_change() -> None:
-    written = spec_of({"engine.prefixCaching": True})
+    written = spec_of({"engine.tensorParallelSize": 2})
     filled = {"engine.version": a_spec().engine.version, "engine.extraArgs": []}
     empty: dict[str, Any] = {"precision.variants": [], "podTemplate.env": [], "model.adapters": []}
     limits = {"access.rateLimits.requests.perMinute": 5}

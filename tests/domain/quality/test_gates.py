@@ -133,6 +133,32 @@ def test_on_another_device_neither_latency_nor_cost_decides() -> None:
     assert decision.progressing.message.endswith(f"{words}; the change is rolled out")
 
 
+@pytest.mark.parametrize(
+    ("report", "candidate", "reason", "words"),
+    [
+        ({}, {}, GateOutcome.PASSED, "TTFT p95 0.3 s after 0.3 s, ITL p95 0.03 s after 0.03 s; "),
+        ({"verdict": "Failed"}, {}, GateOutcome.PASSED, "TTFT p95 0.3 s after 0.3 s"),
+        ({"answers": shares(itl=0.051)}, {}, GateOutcome.SLOWER, "spec.slo.itlP95: 0.051 s"),
+        ({"answers": shares(120)}, {}, GateOutcome.DEARER, "spec.maxCostIncrease: "),
+        ({"answers": None}, {}, GateOutcome.INCONCLUSIVE, ""),
+        ({"answers": [0, 0, 0, 100, None, None]}, {}, GateOutcome.INCONCLUSIVE, "latency: not "),
+        ({}, {"hardware": "H100"}, GateOutcome.INCONCLUSIVE, ""),
+    ],
+)
+def test_of_a_change_that_changes_no_answers_latency_and_cost_alone_decide(
+    report: dict[str, Any], candidate: dict[str, Any], reason: GateOutcome, words: str
+) -> None:
+    changed = a_version(CHANGED, "10.0.0.2", answers="alike", **candidate)
+    world = GateWorld(a_trial(baseline=a_version(answers="alike"), candidate=changed))
+    decision = tried(world, **{"missingPrompts": 200, **report})
+    assert outcome(decision) is reason
+    verdict = decision.verdict
+    assert verdict is not None
+    assert (verdict.strata, verdict.missing_prompts) == ((), 0)
+    assert verdict.message.startswith(words)
+    assert "quality: not asked, since speculation and prefix caching" in verdict.message
+
+
 def test_the_table_has_quality_latency_and_cost_before_and_after() -> None:
     cheap = money(Decimal("0.30"), "USD")
     candidate = a_version(CHANGED, "10.0.0.2", per_million_tokens=cheap)

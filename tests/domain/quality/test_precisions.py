@@ -219,9 +219,8 @@ class PrecisionPlayer(GatePlayer):
 
     @override
     def _write(self, **metadata: dict[str, str]) -> None:
-        engine = {"extraArgs": [f"--seed={self.change}"]} if self.change else {}
         listed = LISTED if self.listed else {}
-        self.fleet.edit(engine=engine, rollout=self.rollout, podTemplate=metadata, **listed)
+        self.fleet.edit(engine=self.engine(), rollout=self.rollout, podTemplate=metadata, **listed)
         self._note()
 
     @override

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -28,12 +29,15 @@ class GatePlayer:
         self.excused = 0
         """Replicas that somebody else took, until the floor is there again."""
         self.change = 0
+        self.caching: bool | None = None
+        """The edit that changes latency alone."""
         self.log: list[str] = []
 
     def play(self) -> None:
         events: list[Callable[[], None]] = [
             self.edit,
             self.edit,
+            self.edit_latency,
             self.scale,
             self.pass_candidate,
             self.pass_candidate,
@@ -58,12 +62,19 @@ class GatePlayer:
         self.change = self.rng.randrange(4)
         self._write()
 
+    def edit_latency(self) -> None:
+        self.caching = self.rng.choice((None, True, False))
+        self._write()
+
+    def engine(self) -> dict[str, Any]:
+        options = {"extraArgs": [f"--seed={self.change}"]} if self.change else {}
+        return options if self.caching is None else {**options, "prefixCaching": self.caching}
+
     def scale(self) -> None:
         self._write(labels={"edit": str(self.rng.randrange(9))})
 
     def _write(self, **metadata: dict[str, str]) -> None:
-        engine = {"extraArgs": [f"--seed={self.change}"]} if self.change else {}
-        self.fleet.edit(engine=engine, rollout=self.rollout, podTemplate=metadata)
+        self.fleet.edit(engine=self.engine(), rollout=self.rollout, podTemplate=metadata)
 
     def pass_candidate(self) -> None:
         self._decide("Passed")
@@ -140,11 +151,7 @@ class GatePlayer:
         spec = fleet.plans[CHAT].service.spec
         assert spec is not None
         stable = fleet.state.stable
-        assert (
-            not is_waiting
-            or stable is None
-            or (spec.engine.extra_args == stable.spec.engine.extra_args)
-        )
+        assert not is_waiting or stable is None or (spec.engine == stable.spec.engine)
 
     def settle(self) -> None:
         """End what goes on: with a gate, without foreign pods, by a verdict."""

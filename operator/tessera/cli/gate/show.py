@@ -114,6 +114,10 @@ def _verdict_lines(verdict: VerdictStatus) -> Iterator[str]:
     total = next((row for row in verdict.strata if row.name == TOTAL), None)
     before, after = verdict.baseline_answers, verdict.candidate_answers
     if total is None or after is None:
+        if before is not None and after is not None:
+            # A change that changes no answers: quality is not asked.
+            versions = (_asked("candidate", None, after), _asked("baseline", None, before))
+            yield from (*report("text", *versions, None).text.splitlines(), "")
         yield f"{verdict.service}: {verdict.reason}: {verdict.message}"
         return
     largest = total.largest_loss_points
@@ -142,7 +146,8 @@ def _loss(row: StratumVerdict) -> StratumLoss:
     )
 
 
-def _asked(name: str, score: Decimal, shares: AnswerShares) -> AskedVersion:
+def _asked(name: str, score: Decimal | None, shares: AnswerShares) -> AskedVersion:
     price = shares.usd_per_million_tokens
     per_million = None if price is None else float(price)
-    return AskedVersion(name=name, score=float(score), shares=shares, price=per_million)
+    points = None if score is None else float(score)
+    return AskedVersion(name=name, score=points, shares=shares, price=per_million)

@@ -21,7 +21,8 @@ class AskedVersion:
     """What is known of one version."""
 
     name: str
-    score: float
+    score: float | None
+    """None where quality is not asked, since it cannot change."""
     shares: AnswerShares
     price: float | None = None
     """USD for a million output tokens; None if it is not known."""
@@ -40,11 +41,12 @@ class AskedVersion:
         """Return its row."""
         ttft, itl = self.shares.ttft_p95_seconds, self.shares.itl_p95_seconds
         latency = f"TTFT {cell(ttft, '{:.3f} s')}, ITL {cell(itl, '{:.4f} s')}"
+        quality = "not asked" if self.score is None else f"{100 * self.score:.2f} of 100"
         dollars = "-"
         if self.price is not None:
             adjusted = cell(self.adjusted_price, "{:.4f}")
             dollars = f"{self.price:.4f} per Mtok, {adjusted} by quality"
-        return self.name, f"{100 * self.score:.2f} of 100", latency, dollars
+        return self.name, quality, latency, dollars
 
     def fields(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -82,7 +84,7 @@ def report(
 
 def _lines(versions: list[AskedVersion], verdict: Verdict | None) -> Iterator[str]:
     rows = [version.cells() for version in versions]
-    if verdict is not None:
+    if len(versions) > 1:
         rows.append(("change", *_change(versions[0], versions[1], verdict)))
     yield from table(_HEAD, rows)
     yield ""
@@ -114,9 +116,12 @@ def _shares(version: AskedVersion) -> tuple[str, ...]:
 
 
 def _change(
-    baseline: AskedVersion, candidate: AskedVersion, verdict: Verdict
+    baseline: AskedVersion, candidate: AskedVersion, verdict: Verdict | None
 ) -> tuple[str, str, str]:
-    bound = cell(verdict.largest_loss_points, ", loss at most {:.2f}")
+    quality = "-"
+    if verdict is not None:
+        bound = cell(verdict.largest_loss_points, ", loss at most {:.2f}")
+        quality = f"{-verdict.total.loss_points:+.2f} points{bound}"
     pairs = [
         (name, getattr(baseline.shares, field), getattr(candidate.shares, field))
         for name, field in (("TTFT", "ttft_p95_seconds"), ("ITL", "itl_p95_seconds"))
@@ -130,7 +135,7 @@ def _change(
         per_point = _per_point(saved, verdict)
         dollars = f"{saved:.4f} saved per 1,000 answers"
         dollars += "" if per_point is None else f", {per_point:.4f} per point lost"
-    return f"{-verdict.total.loss_points:+.2f} points{bound}", latency, dollars
+    return quality, latency, dollars
 
 
 def _saved(candidate: AskedVersion, baseline: AskedVersion | None) -> float | None:
@@ -140,7 +145,7 @@ def _saved(candidate: AskedVersion, baseline: AskedVersion | None) -> float | No
     return None if before is None or after is None else before - after
 
 
-def _per_point(saved: float | None, verdict: Verdict) -> float | None:
+def _per_point(saved: float | None, verdict: Verdict | None) -> float | None:
     """Return it for a point of quality, where both fell."""
-    points = verdict.total.loss_points
+    points = 0.0 if verdict is None else verdict.total.loss_points
     return saved / points if saved is not None and saved > 0 and points > 0 else None

@@ -15,10 +15,10 @@ from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
-from tessera.domain.quality.change import gated_digest, version_digest
+from tessera.domain.quality.change import answers_digest, version_digest
 from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
 from tessera.domain.quality.gates import GatePlan, TrialDecision, decide_trial, plan_gate
-from tessera.domain.quality.rollout_state import digest_of
+from tessera.domain.quality.rollout_state import answers_of, digest_of
 from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 from tessera.domain.steps import Step
 
@@ -157,7 +157,9 @@ def _version(
     """Return a version as its gate sees it; one that is not recorded yet is not asked."""
     choice = _choice_of(service_plan, pod)
     precision = (choice.fit.precision if choice is not None else None) or CHECKPOINT
-    digest = digest_of(revision, precision) if revision is not None else ""
+    digest = answers = ""
+    if revision is not None:
+        digest, answers = digest_of(revision, precision), answers_of(revision, precision)
     spec, endpoint = service_plan.service.spec, None
     if pod is not None and pod.address is not None and spec is not None and revision is not None:
         model = spec.model.served_name or service_plan.service.ref.name
@@ -166,10 +168,11 @@ def _version(
             address=pod.address, model=model, max_output_tokens=most, variant=pod.variant
         )
     if choice is None:
-        return TriedVersion(digest=digest, endpoint=endpoint)
+        return TriedVersion(digest=digest, answers=answers, endpoint=endpoint)
     rate = choice.fit.limits.tokens_per_second
     return TriedVersion(
         digest=digest,
+        answers=answers,
         endpoint=endpoint,
         hardware=f"{choice.fit.hardware.product} {choice.fit.hardware.name}",
         precision=precision,
@@ -219,9 +222,9 @@ def _judge(
     if judge is None or judge.service.spec is None or ref == service:
         return None, ""
     if judge.gated is not None and judge.gated.state.stable is not None:
-        digest = digest_of(judge.gated.state.stable)
+        digest = answers_of(judge.gated.state.stable)
     else:
-        status, written = judge.service.status, gated_digest(judge.service.spec)
+        status, written = judge.service.status, answers_digest(judge.service.spec)
         digest = version_digest(written, status.model, status.precisions, 0)
     if address is None or not any(pod.takes_requests for pod in judge.pods):
         return None, digest

@@ -29,7 +29,7 @@ from tessera.domain.quality.split_service import (
 )
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.preparation.precisions import shape_job_names
-from tessera.domain.service.preparation.shape import with_known_files
+from tessera.domain.service.preparation.shape import draft_as_model, with_known_files
 from tessera.domain.steps import Step
 
 MovedT = TypeVar("MovedT", Pod, Workload)
@@ -257,12 +257,9 @@ def _with_jobs(snapshot: Snapshot, candidates: Mapping[Ref, SplitService]) -> Sn
 
 
 def _tried_jobs(split: SplitService, jobs: Sequence[ObservedModelJob]) -> frozenset[str]:
-    """Return the UIDs of the Jobs that are not for files of the version in force.
-
-    Speculation acts at once, so the draft model is that of the version in force.
-    """
+    """Return the UIDs of the Jobs that are not for files of the version in force."""
     names = _job_names(split.service)
-    tried = {job.ref.name for job in jobs if job.task != "draft"} - names
+    tried = {job.ref.name for job in jobs} - names
     if split.state.phase == "Stable" and split.candidate is not None:
         # Those of former versions are not of a precision that may be tried next.
         tried &= _job_names(split.candidate)
@@ -278,11 +275,14 @@ def _job_names(service: ObservedService) -> frozenset[str]:
     spec = known.spec
     assert spec is not None  # noqa: S101 - it is gated
     pinned = pinned_spec(spec, PinnedRevision(service.status.model))
-    precisions = open_precisions(spec.precision)
+    precisions, draft = open_precisions(spec.precision), spec.engine.draft
+    drafts = () if draft is None else (draft_as_model(spec, draft),)
+    name, uid = service.ref.name, service.uid
     return frozenset(
         {
+            *(model_job_name(name, uid, "draft", each) for each in drafts),
             *shape_job_names(service, spec),
-            model_job_name(service.ref.name, service.uid, "shape", pinned.model),
+            model_job_name(name, uid, "shape", pinned.model),
             *(
                 files.job_name
                 for precision in precisions

@@ -14,10 +14,10 @@ from tessera.api.inference_service import Access, InferenceServiceSpec
 from tessera.api.precision import CHECKPOINT, Precision
 from tessera.api.service_status import ModelStatus, PrecisionStatus
 
-# Of `spec.engine`: the same weights on more GPUs, what changes latency alone, and a right.
-_UNGATED_ENGINE = frozenset(
-    {"tensor_parallel_size", "speculation", "prefix_caching", "allowed_media_domains"}
-)
+# Of `spec.engine`: the same weights on more GPUs, and a right.
+_UNGATED_ENGINE = frozenset({"tensor_parallel_size", "allowed_media_domains"})
+# The model verifies each drafted token, and a reused KV cache is that of the same tokens.
+_LATENCY_ENGINE = frozenset({"speculation", "prefix_caching"})
 # What can change answers. Of the model neither its names nor how its files are reached.
 _GATED: Mapping[str, Any] = {
     "model": {
@@ -37,18 +37,23 @@ BaseModelT = TypeVar("BaseModelT", bound=BaseModel)
 
 
 def gated_digest(spec: InferenceServiceSpec, update: str | None = None) -> str:
-    """Return a digest of what can change answers, as written.
+    """Return a digest of what waits for a gate, as written.
 
     `update` is the annotation by which the service got its commit and its pod template.
     """
     return _digest([_gated_fields(spec), update])
 
 
+def answers_digest(spec: InferenceServiceSpec, update: str | None = None) -> str:
+    """Return the same of what can change answers, without what changes latency alone."""
+    return _digest([_gated_fields(spec, _UNGATED_ENGINE | _LATENCY_ENGINE), update])
+
+
 def digest_in(spec: InferenceServiceSpec, update: str | None, precision: str) -> str:
-    """Return the same of a version in one precision, by its name, whatever else it lists."""
+    """Return `answers_digest` of one precision, by its name, whatever else the version lists."""
     listed = tuple(each for each in spec.precision.variants if each.precision == precision)
     chosen = Precision(variants=listed) if listed else Precision()
-    return gated_digest(spec.model_copy(update={"precision": chosen}), update)
+    return answers_digest(spec.model_copy(update={"precision": chosen}), update)
 
 
 def version_digest(
@@ -69,7 +74,7 @@ def version_digest(
 
 
 def changed_fields(old: InferenceServiceSpec, new: InferenceServiceSpec) -> tuple[str, ...]:
-    """Return the full paths of the fields that differ and can change answers, sorted."""
+    """Return the full paths of the fields that differ and wait for a gate, sorted."""
     before, after = (dict(_paths("spec", _gated_fields(spec))) for spec in (old, new))
     return tuple(
         sorted(path for path in before.keys() | after if before.get(path) != after.get(path))
@@ -119,14 +124,16 @@ def _taken(base: BaseModelT, source: BaseModelT, names: Iterable[str]) -> BaseMo
     return type(base).model_construct(fields, **values)
 
 
-def _gated_fields(spec: InferenceServiceSpec) -> Mapping[str, Any]:
+def _gated_fields(
+    spec: InferenceServiceSpec, ungated_engine: frozenset[str] = _UNGATED_ENGINE
+) -> Mapping[str, Any]:
     fields = spec.model_dump(
         mode="json",
         by_alias=True,
         exclude_unset=True,
         exclude_none=True,
         include=dict(_GATED),
-        exclude={"engine": set(_UNGATED_ENGINE)},
+        exclude={"engine": set(ungated_engine)},
     )
     # The API server fills in defaults of a part once anything stands in it.
     fields["engine"] = {"version": spec.engine.version} | fields.get("engine", {})

@@ -15,6 +15,7 @@ from tessera.domain.quality.trial import ChangeTrial, TriedVersion
 _LENGTH_TOLERANCE = Decimal("0.05")
 _MESSAGE_LENGTH = 1024
 NOT_COMPARABLE = "NotComparable"
+_NOT_ASKED = "quality: not asked, since speculation and prefix caching change no answers"
 _NONE = Decimal(0)
 NO_ANSWERS = AnswerShares(truncated=_NONE, empty=_NONE, refused=_NONE, mean_tokens=_NONE)
 
@@ -31,28 +32,35 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
     """Return the verdict on a change by the report of its Job.
 
     A loss of quality decides first, then latency, then cost; these two only on the same hardware.
+    They alone decide on a change that changes no answers.
     """
     reason = GateOutcome(report.verdict or GateOutcome.INCONCLUSIVE)
-    total = next((each for each in report.strata if each.name == "total"), None)
+    message, strata, quality = report.message, report.strata, f"quality: {report.message}"
+    if trial.is_of_latency:
+        reason, strata, message, quality = GateOutcome.INCONCLUSIVE, (), _NOT_ASKED, _NOT_ASKED
+    total = next((each for each in strata if each.name == "total"), None)
     candidate = before = None
     if report.answers is not None:
         shares = with_cost(report.answers, trial.candidate)
         candidate = _adjusted(shares, total.candidate if total is not None else None)
     if baseline is not None:
         before = _adjusted(baseline.answers, total.baseline if total is not None else None)
-    message = report.message
     if baseline is not None and before is not None and candidate is not None:
         columns = _Columns(trial, before, candidate)
         is_comparable = baseline.hardware == trial.candidate.hardware != ""
+        if is_comparable and trial.is_of_latency:
+            timings = columns.timings()
+            reason = GateOutcome.PASSED if timings else reason
+            message = f"{timings or 'latency: not measured'}; {quality}"
         if not is_comparable:
             message = (
                 f"{message.removesuffix('.')}; latency and cost: {NOT_COMPARABLE} "
                 f"({baseline.hardware or 'unknown'} and {trial.candidate.hardware or 'unknown'})"
             )
         elif reason is not GateOutcome.FAILED and (slower := columns.slower(trial.slo)):
-            reason, message = GateOutcome.SLOWER, f"{slower}; quality: {report.message}"
+            reason, message = GateOutcome.SLOWER, f"{slower}; {quality}"
         elif reason is not GateOutcome.FAILED and (dearer := columns.dearer()):
-            reason, message = GateOutcome.DEARER, f"{dearer}; quality: {report.message}"
+            reason, message = GateOutcome.DEARER, f"{dearer}; {quality}"
     return VerdictStatus(
         service=trial.service.name,
         candidate=trial.candidate.digest,
@@ -64,10 +72,10 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
         reason=reason,
         message=one_line(message, _MESSAGE_LENGTH),
         decided_at=trial.at.replace(microsecond=0),
-        strata=report.strata,
+        strata=strata,
         baseline_answers=before,
         candidate_answers=candidate,
-        missing_prompts=report.missing_prompts,
+        missing_prompts=0 if trial.is_of_latency else report.missing_prompts,
     )
 
 
@@ -87,6 +95,18 @@ class _Columns:
     trial: ChangeTrial
     before: AnswerShares
     after: AnswerShares
+
+    def timings(self) -> str:
+        """Return what is known of both versions; empty if nothing is."""
+        pairs = [
+            (name, getattr(self.before, field), getattr(self.after, field))
+            for name, field in (("TTFT", "ttft_p95_seconds"), ("ITL", "itl_p95_seconds"))
+        ]
+        return ", ".join(
+            f"{name} p95 {after:f} s after {before:f} s"
+            for name, before, after in pairs
+            if None not in (before, after)
+        )
 
     def slower(self, slo: Slo) -> str | None:
         """Return which target the changed version misses and the stable one keeps."""

@@ -19,6 +19,7 @@ from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.quality.change import (
+    answers_digest,
     changed_fields,
     digest_in,
     gated_digest,
@@ -43,7 +44,7 @@ class VersionState:
     service: Ref
     phase: RolloutPhase
     digest: str
-    """Of the edited version: of what can change answers, as written. Of a precision of the version
+    """Of the edited version: of what waits for a gate, as written. Of a precision of the version
     in force that is tried, with the precision behind `/`."""
     spec: InferenceServiceSpec
     """That of the edited version."""
@@ -303,6 +304,13 @@ def digest_of(revision: ServiceRevision, precision: str = CHECKPOINT) -> str:
     return version_digest(
         revision.digest, revision.model, revision.precisions, revision.builder_version, precision
     )
+
+
+def answers_of(revision: ServiceRevision, precision: str = CHECKPOINT) -> str:
+    """Return the same of what makes its answers: those of versions that have it are alike."""
+    written = answers_digest(revision.spec, revision.update)
+    files, builder = revision.precisions, revision.builder_version
+    return version_digest(written, revision.model, files, builder, precision)
 
 
 def _listed(revision: ServiceRevision) -> tuple[str, ...]:

@@ -300,8 +300,7 @@ def _candidate_status(
         status.model,
     ]
     model = next(filter(None, (_of_spec(each, spec) for each in models)), None)
-    if model is not None and model.draft is None and status.model is not None:
-        model = model.model_copy(update={"draft": status.model.draft})
+    model = _with_draft(model, models, spec)
     precisions = [
         *(last.precisions if last is not None else ()),
         *(edited.precisions if edited is not None else ()),
@@ -328,12 +327,28 @@ def _with_pins(
     models = (status.model, last.model if last is not None else None, stable.model)
     known = (each for each in models if each is not None and _of_spec(each, spec) is not None)
     model = next((each for each in known if commit in (None, each.revision)), status.model)
+    model = _with_draft(model, models, spec)
     precisions = _distinct(
         [*status.precisions, *(last.precisions if last is not None else ()), *stable.precisions]
     )
     if model is status.model and precisions == status.precisions:
         return status
     return status.model_copy(update={"model": model, "precisions": precisions})
+
+
+def _with_draft(
+    model: ModelStatus | None, known: Iterable[ModelStatus | None], spec: InferenceServiceSpec
+) -> ModelStatus | None:
+    """Return a model with what is known of the draft that the spec names, if that is more."""
+    draft = spec.engine.draft
+    drafts = (each.draft for each in known if each is not None and each.draft is not None)
+    if model is None or draft is None:
+        return model
+    wanted = draft.uri, draft.revision
+    read = next((each for each in drafts if (each.uri, each.requested_revision) == wanted), None)
+    if read is None or read == model.draft:
+        return model
+    return model.model_copy(update={"draft": read})
 
 
 def _of_spec(model: ModelStatus | None, spec: InferenceServiceSpec) -> ModelStatus | None:

@@ -18,7 +18,9 @@ class TriedVersion:
     """A version of a service as its gate sees it."""
 
     digest: str
-    """Of what can change answers, and of what it was resolved to."""
+    """Of what waits for a gate, and of what it was resolved to."""
+    answers: str = ""
+    """The same of what makes its answers; empty while it is not known."""
     endpoint: GateEndpoint | None = None
     """Where a replica answers; None while none does."""
     hardware: str = ""
@@ -64,6 +66,11 @@ class ChangeTrial:
     def is_first(self) -> bool:
         """Whether there is no stable version, so that a score decides."""
         return not self.baseline.digest
+
+    @property
+    def is_of_latency(self) -> bool:
+        """Whether both versions answer alike, so that latency and cost alone decide."""
+        return self.candidate.answers == self.baseline.answers != ""
 
     @property
     def waits_text(self) -> str:

@@ -105,13 +105,7 @@ def _with_draft(
         jobs = [job for job in model_jobs.jobs if job.service == service.ref]
         obsolete_jobs = tuple(sorted(job.ref for job in jobs if job.task == "draft"))
         return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs))
-    model = Model(
-        uri=draft.uri,
-        revision=draft.revision,
-        token_secret_ref=spec.model.token_secret_ref,
-        store=spec.model.store,
-    )
-    draft_spec = spec.model_copy(update={"model": model})
+    draft_spec = spec.model_copy(update={"model": draft_as_model(spec, draft)})
     job_status = assess_model_job(model_jobs, service, draft_spec, "draft")
     obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
     if (read := job_status.read_shape) is not None:
@@ -133,6 +127,13 @@ def _with_draft(
         job_to_create=job_status.job_to_create,
         obsolete_jobs=obsolete_jobs,
     )
+
+
+def draft_as_model(spec: InferenceServiceSpec, draft: DraftModel) -> Model:
+    """Return the draft model of a service as its files are read."""
+    model = spec.model
+    access = {"token_secret_ref": model.token_secret_ref, "store": model.store}
+    return Model(uri=draft.uri, revision=draft.revision, **access)
 
 
 def _lacks_draft_shape(spec: InferenceServiceSpec) -> bool:
