@@ -19,6 +19,9 @@ from tessera.api.meta import (
 from tessera.api.ref import Ref
 
 MAX_TARGETS = 8
+MAX_SCORE = 5
+# More characters of a message are not read, so that no message takes long to judge.
+MAX_RULE_NUMBER = 100_000
 # Calls of one request, each perhaps repeated once.
 MAX_CALLS = 3
 RouteSelection = Literal["Weights", "Rules"]
@@ -39,23 +42,23 @@ class RouteCondition(Wire):
     """What a request has to be like; all that is given has to hold. It reads what every turn of a
     conversation carries: the system prompt, the first message of the user, and the tools."""
 
-    max_characters: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    max_characters: Annotated[int, Field(ge=0, le=MAX_RULE_NUMBER)] | None = None
     """Most characters of the first message of the user."""
 
-    max_words: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    max_words: Annotated[int, Field(ge=0, le=MAX_RULE_NUMBER)] | None = None
     """Most words of it."""
 
     max_question_marks: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Most question marks in it."""
 
-    max_score: Annotated[int, Field(ge=1, le=5)] | None = None
+    max_score: Annotated[int, Field(ge=1, le=MAX_SCORE)] | None = None
     """Highest score of it by `spec.score`, from 1 for a simple request to 5."""
 
     tags: Annotated[dict[_Tag, _Tag], Field(max_length=8)] = Field(default_factory=dict)
     """Values of the header `x-tessera-tags`."""
 
     tools: bool | None = None
-    """Whether it may call tools."""
+    """Whether it offers tools."""
 
     media: bool | None = None
     """Whether it has images or clips in its first message."""
@@ -64,7 +67,7 @@ class RouteCondition(Wire):
 class RouteScore(Wire):
     """How requests are scored from 1: each signal that a request shows adds a point."""
 
-    long_from: Annotated[int, Field(ge=1, le=1_000_000)] = 301
+    long_from: Annotated[int, Field(ge=1, le=MAX_RULE_NUMBER)] = 301
     """Characters of the first message of the user from which on it is long."""
 
     questions_from: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -102,9 +105,9 @@ class TargetTimeouts(Wire):
     """How long a target may take before the next one is asked; nothing is repeated after the first
     byte of an answer."""
 
-    first_token: Annotated[
-        Duration, between(timedelta(milliseconds=100), timedelta(minutes=15))
-    ] | None = None
+    first_token: (
+        Annotated[Duration, between(timedelta(milliseconds=100), timedelta(minutes=15))] | None
+    ) = None
     """Time to the first token, or to the whole of an answer that is no stream."""
 
     total: Annotated[Duration, between(timedelta(seconds=1), timedelta(hours=24))] | None = None

@@ -1,0 +1,58 @@
+"""Which refusals and failures of a target send a request to the next one."""
+
+from collections.abc import Mapping
+
+from tessera.api.model_route import FallbackKind
+from tessera.domain.gateway.reasons import RequestReason
+
+_REASONS: Mapping[FallbackKind, tuple[RequestReason, ...]] = {
+    "Context": (RequestReason.CONTEXT_TOO_LONG, RequestReason.REQUEST_TOO_LARGE),
+    "RateLimited": (
+        RequestReason.TOO_MANY_REQUESTS,
+        RequestReason.TOO_MANY_INPUT_TOKENS,
+        RequestReason.TOO_MANY_OUTPUT_TOKENS,
+        RequestReason.TOO_MANY_TOKENS,
+        RequestReason.TOO_MANY_CONCURRENT_REQUESTS,
+        RequestReason.ENGINE_BUSY,
+    ),
+    "Overloaded": (
+        RequestReason.QUEUE_FULL,
+        RequestReason.TENANT_QUEUE_FULL,
+        RequestReason.DEADLINE_UNREACHABLE,
+        RequestReason.QUEUE_TIMEOUT,
+        RequestReason.SHED,
+        RequestReason.SHEDDABLE_TOO_LONG,
+    ),
+    "ServerError": (
+        RequestReason.NO_READY_REPLICA,
+        RequestReason.SERVICE_STOPPED,
+        RequestReason.SERVICE_ASLEEP,
+        RequestReason.BUDGET_EXHAUSTED,
+        RequestReason.ENGINE_UNREACHABLE,
+        RequestReason.ENGINE_DRAINING,
+        RequestReason.ENGINE_FAILED,
+        RequestReason.INVALID_RESPONSE,
+        RequestReason.STREAM_BROKEN,
+    ),
+    "Timeout": (RequestReason.ENGINE_TIMEOUT,),
+}
+_KINDS = {reason: kind for kind, reasons in _REASONS.items() for reason in reasons}
+
+# The target cannot take such a request, or the money does not reach for it, whatever `fallback`
+# says. A request that is invalid for one target, for what is in its body, may be valid for another.
+CANNOT_TAKE = frozenset(
+    {
+        RequestReason.PATH_NOT_SERVED,
+        RequestReason.MODEL_NOT_FOUND,
+        RequestReason.PRICE_MISSING,
+        RequestReason.BUDGET_EXCEEDED,
+        RequestReason.INVALID_REQUEST,
+    }
+)
+
+
+def fallback_kind(reason: RequestReason) -> FallbackKind | None:
+    """Return the word of `spec.fallback` that sends a request to the next target; None where it
+    has none.
+    """
+    return _KINDS.get(reason)

@@ -1,0 +1,25 @@
+"""Why a target of a route gets a request, or is skipped: the words of headers and records."""
+
+from enum import StrEnum
+
+
+class RouteReason(StrEnum):
+    """Closed set of what routes say besides the reasons of requests."""
+
+    # Why a target is chosen.
+    RULE_MATCHED = "RuleMatched"
+    """It is the first whose `when` holds."""
+    LAST_TARGET = "LastTarget"
+    """No target before it takes such requests."""
+    WEIGHTED = "Weighted"
+    """The conversation falls to it by its weight."""
+    NO_DOWNGRADE = "NoDowngrade"
+    """The tenant, the key or the request takes answers of the last target alone."""
+
+    # Why a target is skipped.
+    TARGET_NOT_FOUND = "TargetNotFound"
+    """Its service does not exist."""
+    TARGET_NOT_ALLOWED = "TargetNotAllowed"
+    """Who asks may not use its service."""
+    WAKING = "Waking"
+    """Its service has no replica yet; this request starts one for those that follow."""
