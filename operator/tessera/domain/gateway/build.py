@@ -380,6 +380,7 @@ def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> Engi
         leaving=pod.leaving or pod.terminating or pod.draining_since is not None,
         engine=pod.engine,
         variant=pod.variant,
+        precision=variant.precision,
         price_version=variant.price_version,
         max_num_seqs=pod.max_num_seqs,
         max_num_batched_tokens=pod.max_num_batched_tokens,

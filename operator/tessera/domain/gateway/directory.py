@@ -37,6 +37,8 @@ class EngineReplica:
     engine: str = ""
     """Replicas of one model that have the same here go on with each other's streams."""
     variant: str = ""
+    precision: str | None = None
+    """Of its weights, where the pool that it runs in is known and the service says one."""
     price_version: str | None = None
     """Pool, and digest of its prices, by which its time is charged."""
     max_num_seqs: int | None = None
@@ -168,6 +170,8 @@ class Identity:
     evaluates: str | None = None
     """Namespace of whose services its gates ask versions, by names that nobody else may use, and
     nothing else; None for anybody but a Job of gates."""
+    allow_downgrade: bool = True
+    """Of a route, another target than the last may answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

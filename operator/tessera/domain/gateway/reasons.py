@@ -34,6 +34,8 @@ class RequestReason(StrEnum):
     """Its key or token cannot be verified now: the gateway has just started, or the API server or
     the issuer does not answer."""
     MODEL_NOT_FOUND = "ModelNotFound"
+    NO_TARGET = "NoTarget"
+    """No target of the route can answer it; the message has the reason of each."""
     PATH_NOT_SERVED = "PathNotServed"
     """The model does not answer on this path, as one of embeddings not on that of chats."""
 
@@ -89,6 +91,9 @@ class RequestReason(StrEnum):
     INVALID_RESPONSE = "InvalidResponse"
     RESPONSE_TOO_LARGE = "ResponseTooLarge"
     STREAM_BROKEN = "StreamBroken"
+
+    TARGET_TIMEOUT = "TargetTimeout"
+    """The target of its route took longer than `timeouts` allows."""
 
     # The gateway itself.
     GATEWAY_DRAINING = "GatewayDraining"

@@ -34,7 +34,7 @@ _REASONS: Mapping[FallbackKind, tuple[RequestReason, ...]] = {
         RequestReason.INVALID_RESPONSE,
         RequestReason.STREAM_BROKEN,
     ),
-    "Timeout": (RequestReason.ENGINE_TIMEOUT,),
+    "Timeout": (RequestReason.ENGINE_TIMEOUT, RequestReason.TARGET_TIMEOUT),
 }
 _KINDS = {reason: kind for kind, reasons in _REASONS.items() for reason in reasons}
 
@@ -47,6 +47,7 @@ CANNOT_TAKE = frozenset(
         RequestReason.PRICE_MISSING,
         RequestReason.BUDGET_EXCEEDED,
         RequestReason.INVALID_REQUEST,
+        RequestReason.ENGINE_REFUSED,
     }
 )
 

@@ -16,10 +16,9 @@ class RouteReason(StrEnum):
     NO_DOWNGRADE = "NoDowngrade"
     """The tenant, the key or the request takes answers of the last target alone."""
 
+    FALLBACK = "Fallback"
+    """Another target gave no answer."""
+
     # Why a target is skipped.
     TARGET_NOT_FOUND = "TargetNotFound"
-    """Its service does not exist."""
-    TARGET_NOT_ALLOWED = "TargetNotAllowed"
-    """Who asks may not use its service."""
-    WAKING = "Waking"
-    """Its service has no replica yet; this request starts one for those that follow."""
+    """Its service does not exist, or who asks may not use it."""
