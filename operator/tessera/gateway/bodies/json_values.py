@@ -32,8 +32,9 @@ _all_items = msgspec.json.Decoder(list[msgspec.Raw])
 _all_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder(msgspec.Raw)
 _name = msgspec.json.Decoder(str)
-# The beginning of an object, perhaps of an empty one.
+# The beginnings of an object and an array, perhaps of an empty one.
 _OBJECT = re.compile(rb"\s*+\{(\s*+\})?")
+_ARRAY = re.compile(rb"\s*+\[(\s*+\])?")
 _SIMPLE = re.compile(rb'\s*+(?:"[^"\\]*+"|[\w.+-]++)\s*+')
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 # That a field has at the least, as `"n":1,`.
@@ -100,6 +101,25 @@ def first_items(array: memoryview) -> list[msgspec.Raw]:
     if len(array) <= _SMALL_BYTES:
         return decode(_all_items, array)
     return [item for item in msgspec.structs.astuple(decode(_items, array)) if item is not None]
+
+
+def each_item(array: memoryview) -> Iterator[memoryview]:
+    """Yield the items of a valid array; what follows the last that is taken is not read.
+
+    Raises RequestError.
+    """
+    if len(array) <= _SMALL_BYTES:
+        for item in decode(_all_items, array):
+            yield memoryview(item)
+        return
+    place = _ARRAY.match(array)
+    if place is None or place[1]:
+        return
+    end = place.end() - 1
+    while array[end] != ord("]"):
+        start = end + 1
+        end = _end_of_value(array, start)
+        yield array[start:end]
 
 
 def with_fields(text: bytes, changes: Mapping[str, Any]) -> bytes:
