@@ -13,8 +13,8 @@ ENDS = {
     "UnknownPath MethodNotAllowed UnsupportedEncoding BodyTooLarge BodyTimeout HeldBytesExceeded",
     "HeadersTooLarge HeadersTimeout ClientGone MissingKey AmbiguousKey InvalidKey ExpiredKey",
     "InvalidToken UnknownTenant TokensNotVerified TooManyChoices LimitsUnavailable",
-    "UsageNotRecorded TooManyUsageSums BudgetUnavailable EngineRefused ResponseTooLarge",
-    "GatewayDraining GatewayKilled InternalError",
+    "UsageNotRecorded TooManyUsageSums BudgetUnavailable ResponseTooLarge",
+    "GatewayDraining GatewayKilled InternalError NoTarget",
 }
 
 

@@ -33,7 +33,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NONE = msgspec.Raw()
 
 
-class _Message(msgspec.Struct, gc=False):
+class _UserMessage(msgspec.Struct, gc=False):
     role: str = ""
     content: msgspec.Raw = _NONE
 
@@ -52,7 +52,7 @@ _Part = cast(
         "_Part", [(name, msgspec.Raw, _NONE) for name in MEDIA_FIELDS], bases=(_TextPart,), gc=False
     ),
 )
-_message = msgspec.json.Decoder(_Message)
+_message = msgspec.json.Decoder(_UserMessage)
 _part = msgspec.json.Decoder(_Part)
 _source = msgspec.json.Decoder(_Source)
 _text = msgspec.json.Decoder(str)
