@@ -138,7 +138,8 @@ class UsageRecord:
     drafts: DraftCounts | None = None
     """Of an engine that speculates and reports it; it is not stored."""
     requests: int = 1
-    """Of a sum: the requests that it counts, which began later than `started_at_ns`."""
+    """Of a sum: the requests that it counts, which began later than `started_at_ns`; 0 of a call
+    that did not answer its request, which another record counts."""
     charge_nanos: int | None = None
     """By the price list; None where no price is known."""
     currency: str | None = None
@@ -155,6 +156,10 @@ class UsageRecord:
     service_class: str = ""
     waste_nanos: int = 0
     """At its price, what engines computed for it and its sender does not pay."""
+    model_route: str = ""
+    """Namespace and name of the ModelRoute that it came to, `team-a/assistant`; empty without."""
+    target: str = ""
+    """Name of the target of the route that was asked."""
 
 
 def gateway_of(record_id: str) -> str:
