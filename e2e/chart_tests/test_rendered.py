@@ -598,13 +598,13 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     cluster = objects["ClusterRole", name]["rules"]
     assert plurals(cluster) == {
         *("acceleratorpools", "pricelists", "tenantbudgets"),
-        *("controllerrevisions", "inferenceservices", "pods", "tokenreviews"),
+        *("controllerrevisions", "inferenceservices", "modelroutes", "pods", "tokenreviews"),
     }
     assert plurals(named["ClusterRole", name]["rules"]) == {
         *("acceleratorpools", "pricelists", "tenantbudgets", "tokenreviews"),
     }
     assert plurals(named["Role", f"a/{name}"]["rules"]) == {
-        *("controllerrevisions", "inferenceservices", "pods"),
+        *("controllerrevisions", "inferenceservices", "modelroutes", "pods"),
     }
     own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
     keys = objects["Role", "tessera-system-keys/tessera-gateway-keys"]["rules"]

@@ -25,13 +25,14 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
 }
-# No cycle reads price lists, and gates are played with their services in tests of their own.
+# No cycle reads price lists, routes have only a status, and gates are played with their services in tests of their own.
 DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
 _OTHER_SPECS: Mapping[str, Body] = {
     "PriceList": {
         "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
     },
     "QualityGate": {"suite": {"configMap": {"name": "suite"}}},
+    "ModelRoute": {"targets": [{"service": "chat", "when": {"maxScore": 1}}, {"service": "large"}]},
 }
 _NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment"}
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the

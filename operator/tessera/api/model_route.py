@@ -18,6 +18,8 @@ from tessera.api.meta import (
 )
 from tessera.api.ref import Ref
 
+# As RouteTarget.target_name says it, in CEL.
+_NAME = "(has({0}.name) ? {0}.name : {0}.service.substring({0}.service.indexOf('/') + 1))".format
 MAX_TARGETS = 8
 MAX_SCORE = 5
 # More characters of a message are not read, so that no message takes long to judge.
@@ -95,10 +97,14 @@ class TargetSettings(Wire):
     thinking: bool | None = None
     """Whether a model that can do both thinks before it answers."""
 
-    response_schema: dict[str, Any] | None = None
+    response_schema: (
+        Annotated[
+            dict[str, Any],
+            Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}),
+        ]
+        | None
+    ) = None
     """JSON schema of the answers, in place of one in the request."""
-
-    model_config = rules_config()
 
 
 class TargetTimeouts(Wire):
@@ -196,8 +202,7 @@ class ModelRouteSpec(Wire):
             ".targets",
         ),
         rule(
-            "self.targets.all(a, self.targets.exists_one(b, "
-            "(has(a.name) ? a.name : a.service) == (has(b.name) ? b.name : b.service)))",
+            f"self.targets.all(a, self.targets.exists_one(b, {_NAME('a')} == {_NAME('b')}))",
             "spec.targets: two have the same name; give each a name of its own",
             ".targets",
         ),
@@ -237,6 +242,9 @@ class ModelRouteStatus(_RouteStatusBase):
 
     observed_generation: int = 0
     """Generation of the spec that this status describes."""
+
+    summary: str = ""
+    """Targets that can answer, of all, such as `2/3`."""
 
     conditions: Conditions = ()
     """Condition Accepted: whether every target can get requests."""

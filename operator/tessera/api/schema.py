@@ -10,6 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPool
 from tessera.api.batch_inference import BatchInference
 from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
+from tessera.api.model_route import ModelRoute
 from tessera.api.node_layout import NodeLayout
 from tessera.api.price_list import PriceList
 from tessera.api.quality_gate import QualityGate
@@ -181,6 +182,19 @@ QUALITY_GATE = CustomResourceType(
     ),
 )
 
+MODEL_ROUTE = CustomResourceType(
+    model=ModelRoute,
+    short_names=("troute",),
+    namespaced=True,
+    columns=(
+        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
+        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+        PrinterColumn(name="Targets", path=".status.summary"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
+    ),
+)
+
 PRICE_LIST = CustomResourceType(
     model=PriceList,
     namespaced=False,
@@ -198,6 +212,7 @@ KINDS = (
     ACCELERATOR_POOL,
     TENANT_BUDGET,
     QUALITY_GATE,
+    MODEL_ROUTE,
     PRICE_LIST,
     NODE_LAYOUT,
 )

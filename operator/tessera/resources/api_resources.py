@@ -73,6 +73,7 @@ ACCELERATOR_POOLS = _own_kind(kind="AcceleratorPool", namespaced=False, subresou
 TENANT_BUDGETS = _own_kind(kind="TenantBudget", namespaced=False, subresources=_STATUS)
 BATCH_INFERENCES = _own_kind(kind="BatchInference", verbs=(*_READ, "delete"), subresources=_STATUS)
 QUALITY_GATES = _own_kind(kind="QualityGate", subresources=_STATUS)
+MODEL_ROUTES = _own_kind(kind="ModelRoute", subresources=_STATUS)
 # Watched by gateways alone.
 PRICE_LISTS = _own_kind(kind="PriceList", namespaced=False)
 # As the operator has them, which writes prices by cost once a day.
@@ -168,6 +169,7 @@ KINDS = (
     ACCELERATOR_POOLS,
     TENANT_BUDGETS,
     QUALITY_GATES,
+    MODEL_ROUTES,
     NODE_LAYOUTS,
     NODES,
     PODS,

@@ -24,6 +24,7 @@ from tessera.api.accelerator_pool import MAX_WORDS, AcceleratorPoolSpec, Acceler
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
+from tessera.api.model_route import ModelRouteSpec, ModelRouteStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.price_list import PriceListSpec, PriceListStatus
 from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
@@ -49,6 +50,7 @@ from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, Ser
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
 from tessera.domain.observed.price_lists import ObservedPriceList
+from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import (
     NOT_CREATED,
     BatchPod,
@@ -224,6 +226,21 @@ def parse_gate(body: JsonObject) -> ObservedGate:
         spec=spec,
         problem=problem,
         status=_validate_lenient(QualityGateStatus, body.get("status", {})),
+    )
+
+
+def parse_route(body: JsonObject) -> ObservedRoute:
+    """Parse a ModelRoute; if its spec is invalid, `problem` says why."""
+    meta = body["metadata"]
+    spec, problem = _validate(ModelRouteSpec, "modelroute", body.get("spec", {}))
+    return ObservedRoute(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        created=_creation_time(meta),
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=_validate_lenient(ModelRouteStatus, body.get("status", {})),
     )
 
 
@@ -864,6 +881,7 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     api_resources.TENANT_BUDGETS.plural: parse_budget,
     api_resources.BATCH_INFERENCES.plural: parse_batch,
     api_resources.QUALITY_GATES.plural: parse_gate,
+    api_resources.MODEL_ROUTES.plural: parse_route,
     api_resources.JOBS.plural: parse_job,
     api_resources.CLAIMS.plural: parse_claim,
     api_resources.NODE_LAYOUTS.plural: parse_layout,

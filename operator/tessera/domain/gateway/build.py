@@ -42,6 +42,7 @@ from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import to_nanos
 from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.gates import ServiceRevision
+from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf.engine_terms import engine_terms
@@ -69,6 +70,7 @@ class GatewayObservations:
     """What a gateway observes of the cluster."""
 
     services: Sequence[ObservedService] = ()
+    routes: Sequence[ObservedRoute] = ()
     revisions: Sequence[ServiceRevision] = ()
     """Versions of services whose changes wait for a gate."""
     pods: Sequence[Pod] = ()

@@ -1,4 +1,4 @@
-"""What a gateway watches: services, engines, pools, budgets, prices, and the Secrets of keys."""
+"""What a gateway watches: services, routes, engines, pools, budgets, prices, and keys."""
 
 import asyncio
 import logging
@@ -20,6 +20,7 @@ from tessera.resources.api_resources import (
     ENGINE_PODS,
     INFERENCE_SERVICES,
     KEY_SECRETS,
+    MODEL_ROUTES,
     PRICE_LISTS,
     TENANT_BUDGETS,
     ApiResource,
@@ -30,6 +31,7 @@ log = logging.getLogger("tessera")
 # Of GatewayObservations.
 _FIELDS = {
     "services": INFERENCE_SERVICES,
+    "routes": MODEL_ROUTES,
     "revisions": CONTROLLER_REVISIONS,
     "pods": ENGINE_PODS,
     "budgets": TENANT_BUDGETS,
@@ -41,6 +43,7 @@ _FLEET = (
     PRICE_LISTS,
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
+    MODEL_ROUTES,
     CONTROLLER_REVISIONS,
     ENGINE_PODS,
 )
