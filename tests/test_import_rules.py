@@ -175,11 +175,11 @@ def test_the_source_root_never_becomes_a_package() -> None:
         # pays it, and its stream may end by it. A limit may be raised for a time, and throttled.
         # A spec says how its changes are rolled out.
         ("tessera.gateway.requests.app", 115),
-        # The parser of objects knows those of gates with their reasons, as in a runner.
-        ("tessera.node_agent.main", 90),
+        # The parser of objects knows routes, and those of gates with their reasons, as in a runner.
+        ("tessera.node_agent.main", 92),
         # A runner takes money for rows, by prices that a gateway tells it; that of a gate scores
         # answers and judges them.
-        ("tessera.batch_runner.main", 136),
+        ("tessera.batch_runner.main", 138),
     ],
 )
 def test_a_process_loads_few_modules_of_the_product(entry: str, bar: int) -> None:

@@ -25,7 +25,8 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
 }
-# No cycle reads price lists, routes have only a status, and gates are played with their services in tests of their own.
+# No cycle reads price lists, of routes only a status is written, and gates are played with their
+# services in tests of their own.
 DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
 _OTHER_SPECS: Mapping[str, Body] = {
     "PriceList": {
