@@ -147,12 +147,13 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
     text = await create_key(
         api,
         "ci --tenant team-a --team search --models chat,legal --expires 90d "
-        "--requests-per-minute 60 --tokens-per-day 1000 --budget 20.50/month --sheddable",
+        "--requests-per-minute 60 --tokens-per-day 1000 --budget 20.50/month --sheddable "
+        "--no-downgrade",
     )
     key = shown(text)
     assert (
         "key ci of tenant team-a: for chat, legal, until 2027-02-18T12:00Z, charges up to "
-        "20.50/Month, sheddable\n"
+        "20.50/Month, sheddable, no downgrade\n"
     ) in text
     assert api.keys() == {
         "ci": ApiKey(
@@ -167,6 +168,7 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
             ),
             budget=KeyBudget(amount=Decimal("20.5"), window="Month"),
             sheddable=True,
+            allow_downgrade=False,
         )
     }
     stored = json.dumps(api.secrets) + str(

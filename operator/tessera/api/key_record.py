@@ -69,3 +69,6 @@ class KeyRecord(Wire):
 
     sheddable: bool = False
     """Requests with the key are refused first where there is no room, and make no other wait."""
+
+    allow_downgrade: bool = True
+    """Of a ModelRoute, other targets than the last may answer requests with the key."""

@@ -323,6 +323,9 @@ class TenantBudgetSpec(Wire):
     )
     """Limits of teams within the tenant, by the name that keys and tokens carry."""
 
+    allow_downgrade: bool = True
+    """Whether other targets of a ModelRoute than the last may answer requests of the tenant."""
+
     publishing: Annotated[tuple[NameGrant, ...], Field(max_length=16)] = ()
     """Names by which services of the tenant may be offered to other tenants through gateways."""
 

@@ -384,12 +384,14 @@ def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:
         rateLimits={"requests": {"perMinute": 60}, "concurrentRequests": 8},
         teams={"search": {"totalTokens": {"perDay": 1000}}},
         weight="2",
+        allowDowngrade=False,
     )
     [tenant] = directory(budgets=(budget,)).tenants.values()
     assert replace(tenant, generation=0) == TenantLimits(
         name="team-a",
         namespaces=("team-a",),
         weight=2.0,
+        allow_downgrade=False,
         limits=RateLimitsSpec(requests=PeriodLimits(per_minute=60), concurrent_requests=8),
         teams={"search": RateLimitsSpec(total_tokens=PeriodLimits(per_day=1000))},
     )

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tessera.domain.gateway.directory import ApiKey, Directory, Identity
+from tessera.domain.gateway.directory import ApiKey, Directory, Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.identify.authentication import Authenticator
-from tessera.gateway.identify.senders import by_name
+from tessera.gateway.identify.senders import Senders, by_name
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
@@ -243,3 +243,16 @@ async def test_a_client_that_goes_away_does_not_cancel_the_others() -> None:
     await asyncio.sleep(0)
     first.cancel()
     assert await second == OWNER
+
+
+@pytest.mark.parametrize(
+    ("key", "tenant", "allows"),
+    [(True, True, True), (False, True, False), (True, False, False), (False, False, False)],
+)
+def test_neither_a_key_nor_its_tenant_alone_allows_downgrades(
+    key: bool, tenant: bool, allows: bool
+) -> None:
+    senders = Senders(Verifier().authenticator)
+    limits = TenantLimits(name="team-a", namespaces=("team-a",), allow_downgrade=tenant)
+    senders.directory = Directory(tenants={"team-a": limits})
+    assert senders.allows_downgrade(Identity(tenant="team-a", allow_downgrade=key)) is allows

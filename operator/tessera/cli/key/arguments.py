@@ -52,6 +52,11 @@ KEY_CREATE = Command(
         "refuse its requests first where there is no room, and let all others go before them",
         is_flag=True,
     ),
+    option(
+        "--no-downgrade",
+        "let the last target of a ModelRoute alone answer its requests",
+        is_flag=True,
+    ),
     option("--sha256", "store this SHA-256 of a key that exists instead", metavar="HEX"),
     *_KEY_OPTIONS,
     module="tessera.cli.key.create",

@@ -109,9 +109,12 @@ def key_output(
     body |= {"key": key} if key else {}
     models = scope_text(record) or "all models of the tenant"
     expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
-    shed = ", sheddable" if record.sheddable else ""
+    flags = ", sheddable" if record.sheddable else ""
+    flags += "" if record.allow_downgrade else ", no downgrade"
     budget = f", charges up to {budget_text(record)}" if record.budget is not None else ""
-    lines = [f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{budget}{shed}{note}"]
+    lines = [
+        f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{budget}{flags}{note}"
+    ]
     lines += ["", key, "", "This is shown once: store it now."] if key else []
     return Output.of(arguments.output, lines, lambda: body)
 
@@ -154,6 +157,7 @@ def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
                 "rateLimits": limits,
                 "budget": _budget(arguments.budget),
                 "sheddable": arguments.sheddable,
+                "allowDowngrade": not arguments.no_downgrade,
             }
         )
     except ValidationError as error:

@@ -44,6 +44,7 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
         limits=key.limits,
         budget=key.budget,
         sheddable=key.sheddable,
+        allow_downgrade=key.allow_downgrade,
     )
 
 

@@ -193,6 +193,7 @@ def _tenant(claim: NamespaceClaim) -> TenantLimits:
         weight=float(spec.weight),
         limits=spec.rate_limits,
         teams=dict(sorted(spec.teams.items())),
+        allow_downgrade=spec.allow_downgrade,
         currency=spec.currency,
         time_zone=spec.time_zone,
         generation=generation,
@@ -257,6 +258,7 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
         limits=None if record.rate_limits == NO_LIMITS else record.rate_limits,
         budget=record.budget,
         sheddable=record.sheddable,
+        allow_downgrade=record.allow_downgrade,
     )
 
 

@@ -148,6 +148,8 @@ class ApiKey:
     """What its requests may be charged, besides the limits of the tenant."""
     sheddable: bool = False
     """All its requests are refused first where there is no room."""
+    allow_downgrade: bool = True
+    """Of a route, another target than the last may answer its requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +173,7 @@ class Identity:
     """Namespace of whose services its gates ask versions, by names that nobody else may use, and
     nothing else; None for anybody but a Job of gates."""
     allow_downgrade: bool = True
-    """Of a route, another target than the last may answer."""
+    """Of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +185,8 @@ class TenantLimits:
     weight: float = 1.0
     limits: RateLimitsSpec = NO_LIMITS
     teams: Mapping[str, RateLimitsSpec] = field(default_factory=dict)
+    allow_downgrade: bool = True
+    """Of a route, another target than the last may answer its requests."""
     currency: str = "USD"
     """Of its charges."""
     time_zone: str = "UTC"

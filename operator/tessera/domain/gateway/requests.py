@@ -160,6 +160,10 @@ class UsageRecord:
     """Namespace and name of the ModelRoute that it came to, `team-a/assistant`; empty without."""
     target: str = ""
     """Name of the target of the route that was asked."""
+    target_reason: str = ""
+    """How the target was chosen, or `Fallback`; it is not stored, as is the next."""
+    skipped_targets: str = ""
+    """Targets that gave no answer before, as `name=reason` pairs joined by commas."""
 
 
 def gateway_of(record_id: str) -> str:

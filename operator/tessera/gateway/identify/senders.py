@@ -107,6 +107,11 @@ class Senders:
         tenant = self.directory.tenants.get(identity.tenant)
         return tenant.weight if tenant else 1.0
 
+    def allows_downgrade(self, identity: Identity) -> bool:
+        """Return whether another target of a route than the last may answer the sender."""
+        tenant = self.directory.tenants.get(identity.tenant)
+        return identity.allow_downgrade and (tenant is None or tenant.allow_downgrade)
+
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers of a request; of those with one name the last, and all credentials."""
