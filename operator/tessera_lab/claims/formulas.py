@@ -44,8 +44,3 @@ def saving_as_ratio(saving: float) -> float:
 def reduction(before: float, after: float) -> float:
     """Return the share by which something fell."""
     return 1 - after / before
-
-
-def blended_price(small_share: float, small: float, large: float) -> float:
-    """Return the mean price where a share of the tokens goes to the small model."""
-    return small_share * small + (1 - small_share) * large

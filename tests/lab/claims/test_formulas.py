@@ -1,7 +1,6 @@
 import pytest
 
 from tessera_lab.claims.formulas import (
-    blended_price,
     missing_saving,
     monthly_requests,
     partition_gain,
@@ -53,8 +52,3 @@ def test_73_percent_less_is_3_7_times_and_50_million_a_day_579_a_second() -> Non
 def test_latencies_fall_by_57_and_86_percent() -> None:
     assert reduction(4.2, 1.8) == pytest.approx(0.571, abs=5e-4)
     assert reduction(2.8, 0.38) == pytest.approx(0.864, abs=5e-4)
-
-
-def test_60_percent_at_a_quarter_of_the_price_are_1_8_times_and_not_2_1() -> None:
-    assert 0.8 / blended_price(0.6, 0.2, 0.8) == pytest.approx(1.818, abs=5e-4)
-    assert 0.8 / blended_price(0.6, 0.1, 0.8) == pytest.approx(2.105, abs=5e-4)

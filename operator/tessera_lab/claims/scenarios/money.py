@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from tessera.domain.economics.forecast import UsageFactors
 from tessera.domain.economics.reservation import LoadCurve
+from tessera.domain.routes.savings import router_blend
 from tessera_lab.claims.formulas import (
-    blended_price,
     missing_saving,
     reduction,
     saving_as_ratio,
@@ -23,7 +23,7 @@ _CURVE_STEPS = 288
 def routed(conditions: Conditions) -> ScenarioResult:
     """H31: the saving where a share of the tokens goes to the small model."""
     large = conditions.number("largeUsdPerMillion")
-    blend = blended_price(
+    blend = router_blend(
         conditions.number("smallShare"), conditions.number("smallUsdPerMillion"), large
     )
     return ScenarioResult(
@@ -31,7 +31,7 @@ def routed(conditions: Conditions) -> ScenarioResult:
         (
             detail("blended price", blend, "USD/M"),
             detail("cheaper", large / blend, "x"),
-            detail("with a small price of 0.10", large / blended_price(0.6, 0.1, large), "x"),
+            detail("with a small price of 0.10", large / router_blend(0.6, 0.1, large), "x"),
         ),
     )
 
@@ -50,7 +50,7 @@ def short_prompts(conditions: Conditions) -> ScenarioResult:
     )
     share = short_tokens / all_tokens
     return ScenarioResult(
-        {"saving": reduction(large, blended_price(share, small, large))},
+        {"saving": reduction(large, router_blend(share, small, large))},
         (
             detail("short requests", len(short) / len(requests), "share"),
             detail("their tokens", share, "share"),
