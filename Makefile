@@ -191,6 +191,10 @@ bench-charges: .venv/made ## Measure what charges cost a gateway, and how far a 
 bench-gates: .venv/made ## Measure how often the verdict of a gate is wrong, which losses it finds, and how many prompts it asks for (about 4 minutes of CPU; OPTIONS='--suites 1000').
 	@$(RUN) tools/bench_gates.py $(OPTIONS)
 
+.PHONY: bench-routes
+bench-routes: .venv/made ## Measure what rules of a route cost at 95 % of the better model's quality, and their CPU time (about a minute; needs ../shared, else prompts are generated).
+	@$(RUN) tools/bench_routes.py $(OPTIONS)
+
 .PHONY: bench-control
 bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
 	@$(RUN) -m bench $(OPTIONS)

@@ -4,7 +4,7 @@ from hashlib import blake2b
 from math import log
 from typing import NamedTuple
 
-from tessera.api.model_route import MAX_SCORE, ModelRouteSpec, RouteTarget
+from tessera.api.model_route import ModelRouteSpec, RouteTarget
 from tessera.domain.routes.opening import RequestOpening
 from tessera.domain.routes.reasons import RouteReason
 from tessera.domain.routes.rules import holds, score
@@ -43,13 +43,16 @@ def target_order(
 
 
 def _first_that_holds(spec: ModelRouteSpec, opening: RequestOpening) -> int:
-    conditions = [target.when for target in spec.targets[:-1]]
-    scored = any(each is not None and each.max_score is not None for each in conditions)
-    points = score(opening.text, spec.score) if scored else MAX_SCORE
-    for place, condition in enumerate(conditions):
-        if condition is None or holds(condition, opening, points):
+    points = 0
+    for place, target in enumerate(spec.targets[:-1]):
+        condition = target.when
+        if condition is None:
             return place
-    return len(conditions)
+        if condition.max_score is not None:
+            points = points or score(opening.text, spec.score)
+        if holds(condition, opening, points):
+            return place
+    return len(spec.targets) - 1
 
 
 def _distance(target: RouteTarget, session: bytes) -> float:

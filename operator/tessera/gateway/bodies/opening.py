@@ -155,7 +155,7 @@ def _text_and_media(content: memoryview) -> tuple[str, bool]:
         if size <= MAX_OPENING_CHARACTERS:
             texts.append(_beginning(memoryview(part.text)))
             size += len(texts[-1])
-    return "\n".join(filter(None, texts))[:MAX_OPENING_CHARACTERS], has_media
+    return "\n".join([text for text in texts if text])[:MAX_OPENING_CHARACTERS], has_media
 
 
 def _beginning(value: memoryview) -> str:
