@@ -16,7 +16,7 @@ import random
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from statistics import mean
@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 from figures import benchmark
 from tessera.api.model_route import MAX_RULE_NUMBER, MAX_SCORE, ModelRouteSpec
 from tessera.domain.routes.opening import RequestOpening
-from tessera.domain.routes.order import target_order
+from tessera.domain.routes.order import TargetOrder, target_order
 from tessera.domain.routes.savings import saved_share
 from tessera.gateway.bodies.opening import read_opening
-from tessera.gateway.bodies.parsing import parse
+from tessera.gateway.bodies.parsing import RequestFields, parse
 from tessera.gateway.paths import PATHS
 
 _DATA = Path("../shared/data")
@@ -102,7 +102,7 @@ def least_bounds(rule: str, prompts: Sequence[Prompt]) -> list[int]:
     for prompt in prompts:
         session = blake2b(prompt.text.encode(), digest_size=16).digest()
         opening = RequestOpening(text=prompt.text, session=session)
-        least.append(bisect_left(bounds, 1, key=lambda each, of=opening: is_first(each, of)))
+        least.append(bisect_left(bounds, 1, key=partial(is_first, opening=opening)))
     return [bounds[place] if place < len(bounds) else bounds[-1] + 1 for place in least]
 
 
@@ -183,7 +183,7 @@ def measure_sample(
     """Return for each rule its cost and the share of splits that keep the promise."""
     figures: dict[str, float] = {}
     for rule, least in bounds.items():
-        order = sorted(range(len(prompts)), key=lambda place, least=least: least[place])
+        order = sorted(range(len(prompts)), key=least.__getitem__)
         outcomes = []
         for in_first in halves:
             choosing, judging = (
@@ -293,10 +293,12 @@ def rule_times() -> dict[str, float]:
         messages = [system, {"role": "user", "content": content}]
         body = json.dumps({"model": "m", "messages": messages}, ensure_ascii=False).encode()
         fields = parse(PATHS["/v1/chat/completions"].decoder, body)
-        figures[name] = round(
-            _cpu_us(lambda of=fields: target_order(spec, read_opening(of, {}, "team-a")), count), 1
-        )
+        figures[name] = round(_cpu_us(partial(_choose, spec, fields), count), 1)
     return figures
+
+
+def _choose(spec: ModelRouteSpec, fields: RequestFields) -> TargetOrder:
+    return target_order(spec, read_opening(fields, {}, "team-a"))
 
 
 def measure(data: Path = _DATA, splits: int = 100) -> dict[str, object]:
