@@ -46,6 +46,7 @@ def user(content: Any) -> dict[str, Any]:
         (CHAT, {"messages": [SYSTEM, USER, ANSWER, LATER]}, "Why?"),
         (CHAT, {"messages": [SYSTEM]}, ""),
         (CHAT, {"messages": [user([{"type": "text", "text": "a"}, IMAGE, {"text": "b"}])]}, "a\nb"),
+        (CHAT, {"messages": [user(["a", {**IMAGE, "text": None}, "b"])]}, "a\nb"),
         ("/v1/messages", {"max_tokens": 1, "system": "Be", "messages": [USER]}, "Why?"),
         ("/v1/messages/count_tokens", {"messages": [USER]}, "Why?"),
         ("/v1/responses", {"input": "Why?"}, "Why?"),
@@ -166,7 +167,10 @@ def deep(depth: int) -> str:
         '[{"role":"user","content":7}]',
         '[{"role":"user","content":null}]',
         '[{"role":"user","content":{"text":"Why?"}}]',
-        '[{"role":"user","content":[7,null,"a",{"text":7},{"type":"x","text":{}}]}]',
+        '[{"role":"user","content":["a",7]}]',
+        '[{"role":"user","content":["a",null]}]',
+        '[{"role":"user","content":["a",{"text":7}]}]',
+        '[{"role":"user","content":["a",{"type":"x","text":{}}]}]',
         '[{"role":"user","content":[{"source":7,"text":"Why?"}]}]',
         '[{"role":"user","content":[{"text":' + deep(500) + "}]}]",
         '[{"role":"user","content":' + deep(500) + "}]",
@@ -212,6 +216,11 @@ def heavy_bodies(size: int) -> dict[str, bytes]:
         "parts": filled
         % (b'{"role":"user","content":[%b]}' % b",".join([b'{"text":"a"}'] * (size // 13))),
         "messages": filled % b",".join([b'{"role":"system"}'] * (size // 18)),
+        "no_utf_8": filled
+        % (
+            b'{"role":"user","content":[%b]}'
+            % b",".join([b'{"text":"%b\xff%b"}' % (b"x" * 1_199_000, b"x" * 60_000)] * 6)
+        ),
         "image": filled
         % (b'{"role":"user","content":[{"image_url":{"url":"data:%b"}}]}' % (b"A" * size)),
         "numbers": b'{"model":"m","messages":[%b]}' % b",".join([b"1"] * (size // 2)),
@@ -220,7 +229,7 @@ def heavy_bodies(size: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", sorted(heavy_bodies(100)))
-def test_the_largest_body_takes_no_longer_than_its_parsing_thrice(kind: str) -> None:
+def test_a_large_body_takes_about_as_long_as_its_parsing(kind: str) -> None:
     body = heavy_bodies(8 * 2**20)[kind]
     decoder = PATHS[CHAT].decoder
     spent = []
@@ -230,4 +239,4 @@ def test_the_largest_body_takes_no_longer_than_its_parsing_thrice(kind: str) -> 
         parsed = time.thread_time()
         read_opening(fields, {}, "team-a")
         spent.append((time.thread_time() - parsed) / (parsed - began))
-    assert min(spent) < 3
+    assert min(spent) < 5

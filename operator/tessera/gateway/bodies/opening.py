@@ -55,7 +55,7 @@ _Part = cast(
 _message = msgspec.json.Decoder(_UserMessage)
 _part = msgspec.json.Decoder(_Part)
 _source = msgspec.json.Decoder(_Source)
-_text = msgspec.json.Decoder(str)
+_text: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
 
 class _First(NamedTuple):
@@ -143,36 +143,41 @@ def _content(item: memoryview) -> memoryview | None:
 
 
 def _text_and_media(content: memoryview) -> tuple[str, bool]:
-    if bytes(content[:1]) != b"[":
-        return _beginning(content), False
-    texts, size, has_media = [], 0, False
-    for item in _items(content, _MAX_PARTS):
-        try:
-            part = _part.decode(item)
-            has_media = has_media or _has_media(part)
-        except _UNREADABLE:
-            continue
-        if size <= MAX_OPENING_CHARACTERS:
-            texts.append(_beginning(memoryview(part.text)))
-            size += len(texts[-1])
+    texts: list[str] = []
+    size, has_media = 0, False
+    try:
+        if bytes(content[:1]) != b"[":
+            return _beginning(content), False
+        for item in _items(content, _MAX_PARTS):
+            text = item
+            if bytes(item[:1]) != b'"':
+                part = _part.decode(item)
+                has_media = has_media or _has_media(part)
+                text = memoryview(part.text)
+            if text and size <= MAX_OPENING_CHARACTERS:
+                texts.append(_beginning(text))
+                size += len(texts[-1])
+    except _UNREADABLE:
+        # It ends here, so that a body of such parts takes no longer.
+        return "", has_media
     return "\n".join([text for text in texts if text])[:MAX_OPENING_CHARACTERS], has_media
 
 
 def _beginning(value: memoryview) -> str:
-    """Return the beginning of a text; nothing of another value."""
+    """Return the beginning of a text, nothing of null.
+
+    Raises msgspec.DecodeError, UnicodeDecodeError or RecursionError where it is none.
+    """
     if len(value) <= _MAX_TEXT_BYTES:
-        return _decoded(value) or ""
-    # A cut within a character leaves what is no text.
-    ends = range(_MAX_TEXT_BYTES, _MAX_TEXT_BYTES - _CHARACTER_BYTES, -1)
-    cuts = (_decoded(b'%b"' % bytes(value[:end])) for end in ends)
-    return next((text for text in cuts if text is not None), "")
-
-
-def _decoded(value: bytes | memoryview) -> str | None:
-    try:
-        return _text.decode(value)[:MAX_OPENING_CHARACTERS]
-    except _UNREADABLE:
-        return None
+        return (_text.decode(value) or "")[:MAX_OPENING_CHARACTERS]
+    cut = bytes(value[:_MAX_TEXT_BYTES])
+    # Within a character it leaves what is no text.
+    for end in range(_MAX_TEXT_BYTES, _MAX_TEXT_BYTES - _CHARACTER_BYTES, -1):
+        try:
+            return (_text.decode(b'%b"' % cut[:end]) or "")[:MAX_OPENING_CHARACTERS]
+        except _UNREADABLE:
+            continue
+    raise msgspec.DecodeError
 
 
 def _has_media(part: msgspec.Struct) -> bool:
