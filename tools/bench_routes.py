@@ -6,8 +6,10 @@ Prompts are split in two by their digest, 100 times: one half chooses the bound 
 cheapest of which keeps 95 % of the better model's quality there, and the other half says what it
 costs, relative to the better model for all, and whether the promise is kept. The oracle knows the
 answers. Presets are the rules as they are often given, with bounds of their own; `first` is the
-cheaper model for all, beside the dearer one. `rules_us` is the CPU time in which a gateway chooses
-the target of a body of 4 KiB. The last line is `BENCH {json}`.
+cheaper model for all, beside the dearer one. `month` is how many times less a month of chats costs,
+on simulated replicas of whole fleets, where a share of the requests goes to the small model;
+`blend` is what the prices alone promise. `rules_us` is the CPU time in which a gateway chooses the
+target of a body of 4 KiB. The last line is `BENCH {json}`.
 """
 
 import gzip
@@ -16,6 +18,7 @@ import random
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from hashlib import blake2b
 from pathlib import Path
@@ -26,14 +29,20 @@ from figures import benchmark
 from tessera.api.model_route import MAX_RULE_NUMBER, MAX_SCORE, ModelRouteSpec
 from tessera.domain.routes.opening import RequestOpening
 from tessera.domain.routes.order import TargetOrder, target_order
-from tessera.domain.routes.savings import saved_share
+from tessera.domain.routes.savings import router_blend, saved_share
 from tessera.gateway.bodies.opening import read_opening
 from tessera.gateway.bodies.parsing import RequestFields, parse
 from tessera.gateway.paths import PATHS
+from tessera_lab.levers.case import ServiceCase
+from tessera_lab.levers.lever import LeverId
+from tessera_lab.levers.month import Measure, month
+from tessera_lab.levers.published import service_case
+from tessera_lab.levers.replica_rate import replica_rate
 
 _DATA = Path("../shared/data")
 _PROMISE = 0.95
 _RATIOS = (0.06, 0.25)
+_SMALL_SHARES = (0.5, 0.6, 0.85, 0.9, 0.95)
 _WEIGHT = 1000
 # A saving below it is none.
 _LEAST_SAVING = 0.01
@@ -265,6 +274,34 @@ def _samples(data: Path) -> Iterator[tuple[str, list[list[Prompt]]]]:
     yield "routerarena", [_router_arena(data)]
 
 
+def month_times() -> dict[str, float]:
+    """Return of each mix of two models how many times less its month costs."""
+    figures = {}
+    for model in ("70B", "8B"):
+        case = service_case(model, "chat")
+        measure = cache(partial(replica_rate, load=case.load, objectives=case.objectives))
+        all_large, *mixes, all_small = (
+            _month_usd(case, share, measure) for share in (0.0, *_SMALL_SHARES, 1.0)
+        )
+        for share, usd in zip(_SMALL_SHARES, mixes, strict=True):
+            blend = router_blend(share, all_small, all_large)
+            print(f"{model}, {share} to the small model: {usd:,.0f} USD, by prices {blend:,.0f}")
+            figures[f"month_{model}_{share}"] = round(all_large / usd, 2)
+            figures[f"blend_{model}_{share}"] = round(all_large / blend, 2)
+    return figures
+
+
+def _month_usd(case: ServiceCase, share: float, measure: Measure) -> float:
+    """Return what the GPUs of a month cost where the small model gets a share of the requests."""
+    levers = {LeverId.RIGHT_SIZE, LeverId.SCALING} | ({LeverId.ROUTING} if share else set())
+    routed = replace(
+        case,
+        assumptions=replace(case.assumptions, small_share=share),
+        min_replicas=case.min_replicas if share < 1 else 0,
+    )
+    return month(routed, levers, measure).gpus
+
+
 def _cpu_us(step: Callable[[], object], count: int) -> float:
     spent = []
     for _ in range(9):
@@ -316,7 +353,7 @@ def measure(data: Path = _DATA, splits: int = 100) -> dict[str, object]:
                 print(f"{label}: this route saves nothing")
             figures |= {f"{label}_{key}": value for key, value in of_sample.items()}
             figures[f"{label}_saves"] = saves
-    return figures | rule_times()
+    return figures | month_times() | rule_times()
 
 
 if __name__ == "__main__":
