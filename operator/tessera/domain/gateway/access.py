@@ -218,7 +218,12 @@ def similar_names(name: str, names: Sequence[str]) -> Sequence[str]:
 
 
 def _is_allowed(model: OfferedModel, identity: Identity) -> bool:
-    return not identity.services or model.service in identity.services
+    if not identity.services:
+        return True
+    if model.route is None:
+        return model.service in identity.services
+    own = model.service.namespace
+    return any(each.service_ref(own) in identity.services for each in model.route.targets)
 
 
 def _in_scope(models: ModelsByName, name: str, identity: Identity) -> bool:

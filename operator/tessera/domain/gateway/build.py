@@ -70,10 +70,10 @@ class GatewayObservations:
     """What a gateway observes of the cluster."""
 
     services: Sequence[ObservedService] = ()
-    routes: Sequence[ObservedRoute] = ()
     revisions: Sequence[ServiceRevision] = ()
     """Versions of services whose changes wait for a gate."""
     pods: Sequence[Pod] = ()
+    routes: Sequence[ObservedRoute] = ()
     budgets: Sequence[Budget] = ()
     keys: Sequence[TenantKeys] = ()
     pools: Sequence[Pool] = ()
@@ -109,15 +109,22 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         (service, pods.get(service.ref, ()), tenant_by_namespace.get(service.ref.namespace))
         for service in oldest_first(services_in_force(observed.services, observed.revisions))
     ]
+    routes = [
+        _route(route.uid, route, tenant_by_namespace.get(route.ref.namespace))
+        for route in sorted(observed.routes, key=attrgetter("created", "ref"))
+        if route.spec is not None
+    ]
     paying = [tenant for tenant in tenants.values() if tenant.charge_limits]
+    models = (
+        _for_charged(model.uid, model, frozenset(t.name for t in paying if t.is_charged(model)))
+        if model.require_charge
+        else model
+        for first in range(0, len(rows), _NEIGHBOURS)
+        for model in _models(first, tuple(rows[first : first + _NEIGHBOURS]), pools)
+    )
     return Directory(
-        models=tuple(
-            _for_charged(model.uid, model, frozenset(t.name for t in paying if t.is_charged(model)))
-            if model.require_charge
-            else model
-            for first in range(0, len(rows), _NEIGHBOURS)
-            for model in _models(first, tuple(rows[first : first + _NEIGHBOURS]), pools)
-        ),
+        # A service keeps its name beside a route.
+        models=(*models, *routes),
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
@@ -348,6 +355,23 @@ def _model(
         unfunded_by=_unfunded_by(service.status.tenant),
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
+    )
+
+
+@reused_per_object
+def _route(_: str, route: ObservedRoute, tenant: str | None) -> OfferedModel:
+    """Return what a route offers, by its UID."""
+    spec = route.spec
+    assert spec is not None  # noqa: S101
+    return OfferedModel(
+        service=route.ref,
+        uid=route.uid,
+        created=int(route.created.timestamp()),
+        names=(spec.served_name or route.ref.name,),
+        tenant=tenant,
+        tenants=frozenset(spec.access.tenants),
+        public=spec.access.public,
+        route=spec,
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from tessera.api.inference_service import Wake
 from tessera.api.key_record import KeyBudget
 from tessera.api.model_files import ImageTokens
+from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
@@ -55,7 +56,7 @@ class EngineReplica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedModel:
-    """A model that the gateway offers: one InferenceService."""
+    """A model that the gateway offers: one InferenceService, or a ModelRoute over several."""
 
     service: Ref
     uid: str
@@ -107,6 +108,8 @@ class OfferedModel:
     stopped: bool = False
     """`spec.replicas` is 0: no request starts a replica."""
     limits: RateLimitsSpec = NO_LIMITS
+    route: ModelRouteSpec | None = None
+    """Of a ModelRoute, whose name `service` has then: its targets answer."""
 
     def may_wake(self, tenant: str) -> bool:
         """Return whether requests of a tenant that may use the model start its first replica."""

@@ -79,7 +79,7 @@ class Resolved:
 def resolved_fields(received: Received, model: OfferedModel) -> RecordFields:
     """Return what is recorded of a request whose model is known."""
     fields = received.record_fields()
-    fields["service"] = str(model.service.base)
+    fields["service" if model.route is None else "model_route"] = str(model.service.base)
     if received.identified.identity.evaluates is not None:
         # Also without a price, so that what gates asked is told apart.
         fields["service_class"] = EVALUATION_CLASS
@@ -127,13 +127,16 @@ class Models:
         self._of_user: Callable[[str], Sequence[OfferedModel]] | None = None
         self._tenants: dict[str, _TenantModels] = {}
         self._listers = _Listers()
-        self._by_service: dict[Ref, OfferedModel] | None = None
-        """For gates, once one asks."""
+        self._by_service: dict[Ref, OfferedModel] = {}
 
     def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
         """Take a directory; `forget` all names where more than models differs in it."""
-        self._directory, self._of_user, self._by_service = directory, None, None
+        self._directory, self._of_user = directory, None
         self._listers.update(directory, changes)
+        for model in changes.old:
+            if model.route is None:
+                self._by_service.pop(model.service, None)
+        self._by_service |= {each.service: each for each in changes.new if each.route is None}
         if forget:
             self._tenants = {}
         # One tenant may edit his without end, so what an edit means is what is built again.
@@ -184,6 +187,21 @@ class Models:
             raise unknown_model(name, similar_names(name, names), names)
         return model
 
+    def target(self, identity: Identity, service: Ref) -> OfferedModel | None:
+        """Return the model of a service as the target of a route.
+
+        None where it does not exist, or this sender may not use it: one of another tenant needs a
+        name that grants give to it.
+        """
+        model = self._by_service.get(service)
+        if model is None or (identity.services and service not in identity.services):
+            return None
+        by_name = self._of_tenant(identity.tenant).by_name
+        is_usable = model.tenant == identity.tenant or any(
+            by_name.get(name) is model for name in model.names
+        )
+        return model if is_usable else None
+
     def resolve(self, received: Received) -> Resolved:
         """Return the request with its model; raises RequestError with status 404."""
         model = self.find(received.identified.identity, received.model)
@@ -197,6 +215,11 @@ class Models:
         identified, name = received.identified, received.model
         identity = await self._senders.identify(identified.headers, identified.client_address)
         model = self.find(identity, name)
+        if model.route is not None:
+            target = self.target(identity, admitted.service)
+            if target is None or target.uid != admitted.uid:
+                raise RequestError(RequestReason.NO_READY_REPLICA, admitted.service)
+            return
         if model.uid == admitted.uid:
             return
         # The name stands for another service now.
@@ -213,8 +236,6 @@ class Models:
         service = version_of(namespace, name)
         if service is None:
             raise unknown_model(name, (), ())
-        if self._by_service is None:
-            self._by_service = {model.service: model for model in self._directory.models}
         model = self._by_service.get(service)
         if model is None:
             # Not unknown: who gates a change would take that for an answer of it.
