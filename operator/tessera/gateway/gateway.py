@@ -116,7 +116,7 @@ class Gateway:
 
     def load(self) -> Mapping[str, ServiceRequests]:
         """Return the requests of each service that has any."""
-        queued, running = self._queued(), self.admission.demand
+        queued, running = self.admission.places.queued(), self.admission.demand
         loads = {}
         for service in {**queued, **running, **self._awaited}:
             if service != service.base:
@@ -134,7 +134,7 @@ class Gateway:
         """Return the requests of each service that has any, or to which some came since then."""
         self._take_arrivals()
         arrived, self._arrived = self._arrived, {}
-        queued, running = self._queued(), self.admission.demand
+        queued, running = self.admission.places.queued(), self.admission.demand
         demand = {}
         for service in {**queued, **running, **arrived}:
             if service != service.base:
@@ -156,20 +156,14 @@ class Gateway:
         """Return what limits of budgets were charged, of those that requests here use."""
         return reported_charges(self.admission.reservations.charges.lending.answered())
 
-    def _queued(self) -> Mapping[Ref, tuple[int, float]]:
-        """Return the requests that wait, and their predicted work, by service."""
-        return {
-            queue.model.service: (len(queue), queue.work_seconds)
-            for queue in self.admission.queues
-            if len(queue)
-        }
-
     def _take_arrivals(self) -> None:
         """Keep what arrived for the next report, and poll the engines of services with requests."""
         arrived = self.admission.arrivals.take()
         for service, count in arrived.items():
             self._arrived[service] = self._arrived.get(service, _NO_ARRIVALS).plus(count)
-        self._parts.poller.saw_traffic({**arrived, **self.admission.demand, **self._queued()})
+        self._parts.poller.saw_traffic(
+            {**arrived, **self.admission.demand, **self.admission.places.queued()}
+        )
 
     async def _build_directories(self) -> None:
         while True:

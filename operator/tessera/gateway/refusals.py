@@ -4,11 +4,12 @@ Errors have OpenAI's shape.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.charges.gateway_charges import ChargeRefusal
 from tessera.domain.charges.scopes import ChargeLimit
@@ -97,6 +98,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     RequestReason.MODEL_NOT_FOUND: _Refusal(
         404, "The model `{}` does not exist or this key may not use it; {}"
     ),
+    RequestReason.NO_TARGET: _Refusal(404, "No target of ModelRoute/{} can answer: {}{}."),
     RequestReason.PATH_NOT_SERVED: _Refusal(
         404, "The model `{}` {} and does not answer on {}; send the request to {}."
     ),
@@ -194,6 +196,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     ),
     RequestReason.ENGINE_REFUSED: _Refusal(400),
     RequestReason.ENGINE_FAILED: _Refusal(502),
+    RequestReason.TARGET_TIMEOUT: _Refusal(504, "The target {} took too long."),
     RequestReason.ENGINE_TIMEOUT: _Refusal(504, "The replica {} sent nothing for too long."),
     RequestReason.INVALID_RESPONSE: _Refusal(502, "The replica {} sent an invalid response: {}."),
     RequestReason.RESPONSE_TOO_LARGE: _Refusal(
@@ -231,6 +234,8 @@ class RequestError(Exception):
         self.code = code or refusal.code or _snake_case(reason)
         retry_after = () if retry is None else ((b"retry-after", b"%d" % retry),)
         self.headers = (*retry_after, *refusal.headers, *headers)
+        self.retry_seconds = retry
+        """What `retry-after` says; None without it."""
         self.sender: Identity | None = None
         """Of a request that is refused before its model is known; None where he is not known."""
         self.missing: int | None = None
@@ -315,6 +320,31 @@ def unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> 
     return RequestError(
         RequestReason.MODEL_NOT_FOUND, name[:_MAX_NAME_IN_MESSAGE], hint, param="model"
     )
+
+
+def no_target(
+    route: Ref, skipped: Mapping[str, str], errors: Iterable[RequestError]
+) -> RequestError:
+    """Return the error of a request that no target of its route answers.
+
+    `skipped` has why not, by target. A client that may try again learns when: with the target that
+    has room first.
+    """
+    # One that may answer later is better news than one that never will.
+    best = min(errors, key=_repeats_last, default=None)
+    retry = best.retry_seconds if best is not None else None
+    return RequestError(
+        RequestReason.NO_TARGET,
+        route,
+        ", ".join(f"{target}: {reason}" for target, reason in skipped.items()),
+        "" if retry is None else f"; retry in {retry} s",
+        status=best.status if best is not None else None,
+        retry_seconds=retry,
+    )
+
+
+def _repeats_last(error: RequestError) -> tuple[bool, float]:
+    return error.retry_seconds is None, error.retry_seconds or 0.0
 
 
 def over_limit(refusal: LimitRefusal) -> RequestError:

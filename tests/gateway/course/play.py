@@ -529,14 +529,18 @@ def _timed(records: Sequence[tuple[int, UsageRecord]]) -> list[Any]:
     return [[micros, _fields(record)] for micros, record in ordered]
 
 
+_OF_ROUTES = "model_route", "target", "target_reason", "skipped_targets"
 _OF_CHARGES = "charge_nanos", "currency", "price_list", "charges", "owner", "service_class"
 
 
 def _fields(record: UsageRecord) -> dict[str, Any]:
-    """Return the fields of a record; what is not charged has none of charges."""
+    """Return the fields of a record; without those of charges and routes that it has not."""
     fields = dataclasses.asdict(record)
     if not fields["waste_nanos"]:
         del fields["waste_nanos"]
+    if not record.model_route:
+        for name in _OF_ROUTES:
+            assert not fields.pop(name), (name, record)
     if record.charge_nanos is None:
         for name in _OF_CHARGES:
             assert not fields.pop(name), (name, record)

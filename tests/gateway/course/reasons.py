@@ -5,7 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.fair_queue import QueueBounds
@@ -21,6 +23,7 @@ from tests.gateway.course.building import (
     chunk,
     directory,
     engine,
+    replicas,
     request,
     sent,
     streamed,
@@ -30,7 +33,7 @@ from tests.gateway.course.building import (
 )
 from tests.gateway.course.paths import BODIES, answer_of
 from tests.gateway.course.play import Course, Happening, PlayedEngine, Step
-from tests.gateway.harness import TENANT, a_delta, an_api_key
+from tests.gateway.harness import TENANT, a_delta, a_directory, a_model, an_api_key
 from tests.gateway_builders import STEP
 
 _CHAT = BODIES[CHAT_PATH]
@@ -120,6 +123,48 @@ def _named_models() -> Iterator[Course]:
     )
     bulk = directory(FIRST, keys=(an_api_key(sheddable=True),))
     yield a_course("a sheddable key", sent(_ASKED), engines=_ENGINES, directory=bulk)
+
+
+def _routes() -> Iterator[Course]:
+    first, second = ("fast", FIRST), ("able", SECOND)
+    models = [
+        a_model(
+            *replicas(address),
+            service=Ref(TENANT, name),
+            uid=f"uid-{name}",
+            names=(name,),
+        )
+        for name, address in (first, second)
+    ]
+    asked = request(CHAT_PATH, {**_CHAT, "model": "assistant"})
+    failing = whole({"error": {"message": "no memory", "code": 500}}, 500)
+    for name, answers, timeout in (
+        ("a route", (_ANSWER, _ANSWER), {}),
+        ("a route whose first target fails", (failing, _ANSWER), {}),
+        ("a route whose targets fail", (failing, failing), {}),
+        ("a route whose targets are slow", (BUSY, BUSY), {"firstToken": "200ms"}),
+        ("a route that takes too long", (BUSY, BUSY), {"firstToken": "200ms"}),
+    ):
+        targets = [
+            {"service": "fast", "when": {"maxWords": 100}, "timeouts": timeout},
+            {"service": "able", "timeouts": timeout},
+        ]
+        is_alone = name == "a route that takes too long"
+        spec = (
+            {"targets": targets, "fallback": ["RateLimited"]} if is_alone else {"targets": targets}
+        )
+        route = a_model(
+            service=Ref(TENANT, "assistant"),
+            uid="uid-assistant",
+            names=("assistant",),
+            route=ModelRouteSpec.model_validate(spec),
+        )
+        yield a_course(
+            name,
+            sent(asked),
+            engines=dict(zip((FIRST, SECOND), map(engine, answers), strict=True)),
+            directory=a_directory(*models, route),
+        )
 
 
 def _bodies() -> Iterator[Course]:
@@ -460,6 +505,7 @@ def reasons() -> Iterator[Course]:
             f"a token verified in {seconds} s", sent(slow), engines=_ENGINES, verify_seconds=seconds
         )
     yield from _named_models()
+    yield from _routes()
     yield from _bodies()
     yield from _answers_too_large()
     yield from _limits()

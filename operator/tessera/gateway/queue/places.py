@@ -1,7 +1,7 @@
 """The place of a request at a replica: now, or after a wait in the queue of its model."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +9,7 @@ from tessera.adapters.clock import Clock
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RequestPriority, RequestShape
+from tessera.domain.gateway.requests import RequestPriority
 from tessera.domain.gateway.schema_cost import MAX_COMPILER_SECONDS
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.picking.pick import relative_load
@@ -24,6 +24,8 @@ from tessera.gateway.reserve.limits import Reserved
 
 # That a request may wait for a replica, where one is ready and where none is.
 _READY_SECONDS, _WAKING_SECONDS = 60.0, 900.0
+# For so long after a request of a route that another target answered, a service starts a replica.
+_SKIPPED_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -69,7 +71,21 @@ class Placed:
             (b"x-tessera-queue-ms", b"%d" % (self.queue_ns // 1_000_000)),
             (b"x-tessera-replica", choice.replica.pod.name.encode()),
             (b"x-tessera-reason", choice.reason.encode()),
+            *self._target_headers,
             *self.reserved.headers,
+        ]
+
+    @property
+    def _target_headers(self) -> Headers:
+        """Return what the client of a route learns of the target that answers."""
+        routed = self.reserved.chosen.received.routed
+        if routed is None:
+            return ()
+        precision = self.at.choice.replica.precision
+        return [
+            *routed.headers,
+            (b"x-tessera-model", self.model.names[0].encode()),
+            *([(b"x-tessera-precision", precision.encode())] if precision else []),
         ]
 
     def record_fields(self) -> RecordFields:
@@ -100,12 +116,15 @@ class Places:
         self.demand: dict[Ref, DemandCount] = {}
         """Of services with requests at engines."""
         self.arrivals = ArrivalCounter()
+        self._skipped: dict[Ref, float] = {}
+        """Of services without a replica: when a request last came that went elsewhere."""
         self._schema_turns = SchemaTurns()
 
     def update(self, changes: ModelChanges) -> None:
         """Take the models and replicas of a directory."""
         for model in changes.removed:
             self.demand.pop(model.service, None)
+            self._skipped.pop(model.service, None)
             self.arrivals.forget(model)
         self.replicas.update(changes, self._clock.monotonic(), self._clock.utc())
         for model in changes.removed:
@@ -125,7 +144,7 @@ class Places:
         work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
         turn = None
         if (schema := reserved.chosen.schema) is not None:
-            seconds = self._wait_seconds(model, shape)
+            seconds = self._wait_seconds(reserved)
             try:
                 turn = await self._schema_turns.begin(model, identity.tenant, schema, seconds)
             except TimeoutError:
@@ -219,12 +238,26 @@ class Places:
         states = self.replicas.untried(placed.model, placed.reserved.shape, tried)
         return [state for state in states if engine in (None, state.replica.engine)]
 
-    def _wait_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
+    def queued(self) -> Mapping[Ref, tuple[int, float]]:
+        """Return the requests that wait, and their predicted work, by service."""
+        now = self._clock.monotonic()
+        self._skipped = {
+            service: at for service, at in self._skipped.items() if now - at < _SKIPPED_SECONDS
+        }
+        waiting = {
+            queue.model.service: (len(queue), queue.work_seconds)
+            for queue in self.queues
+            if len(queue)
+        }
+        return {**dict.fromkeys(self._skipped, (1, 0.0)), **waiting}
+
+    def _wait_seconds(self, reserved: Reserved) -> float:
+        model = reserved.model
         if not self.replicas.ready_count(model):
             return _WAKING_SECONDS
-        # A sheddable request is of no use where it is late.
-        is_sheddable = shape.priority is RequestPriority.SHEDDABLE
-        return model.ttft_seconds if is_sheddable else _READY_SECONDS
+        # A sheddable request is of no use where it is late, and another target may be in time.
+        is_sheddable = reserved.shape.priority is RequestPriority.SHEDDABLE
+        return model.ttft_seconds if is_sheddable or not _waits(reserved) else _READY_SECONDS
 
     async def _wait(self, reserved: Reserved, work_seconds: float) -> SentRequest:
         model, now = reserved.model, self._clock.monotonic()
@@ -235,6 +268,10 @@ class Places:
             raise RequestError(stopped if model.stopped else unready, model.service)
         if not is_ready and model.unfunded_by is not None:
             raise unfunded(model)
+        if not is_ready and not _waits(reserved):
+            self._skipped[model.service] = now
+            self._wake()
+            raise RequestError(RequestReason.NO_READY_REPLICA, model.service)
         entry = QueueEntry(
             tenant=identity.tenant,
             weight=self._senders.weight_of(identity),
@@ -242,7 +279,7 @@ class Places:
             priority=reserved.shape.priority,
             work_seconds=work_seconds,
             due=now + model.ttft_seconds,
-            deadline=now + self._wait_seconds(model, reserved.shape),
+            deadline=now + self._wait_seconds(reserved),
         )
         queue = self.queues.of(model)
         future = queue.offer(entry, reserved.shape, now)
@@ -255,3 +292,9 @@ class Places:
                 future.result().end()
             queue.leave(entry)
             raise
+
+
+def _waits(reserved: Reserved) -> bool:
+    """Return whether a request waits for this service although another target may answer it."""
+    routed = reserved.chosen.received.routed
+    return routed is None or routed.waits

@@ -12,6 +12,8 @@ from tessera.gateway.bodies.parsing import RequestFields, parse_with_unlisted
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.responses import Message, Receive
 from tessera.gateway.identify.senders import Identified, RecordFields
+from tessera.gateway.paths import PathItem
+from tessera.gateway.receive.routed import RoutedTo
 from tessera.gateway.refusals import RequestError
 
 
@@ -43,7 +45,13 @@ class Received:
     unlisted: str | None
     """A field that does not pass to engines which several tenants may use; None without any."""
     body: bytes
-    """As it came."""
+    """As it came, or as its target gets it."""
+    routed: RoutedTo | None = None
+    """The target of its route; None of a request for a service."""
+    skipped_targets: str = ""
+    """Of a request that no target answers: `name=reason` pairs joined by commas."""
+    origin: "Received | None" = None
+    """What came for the route, of which this is what a target gets."""
 
     @property
     def priority(self) -> RequestPriority:
@@ -63,11 +71,17 @@ class Received:
     def drop_body(self) -> None:
         """Keep nothing of the body, which no other engine will get."""
         self.fields, self.body = _NO_FIELDS, b""
+        if self.origin is not None:
+            self.origin.drop_body()
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
         fields = self.identified.record_fields()
         fields["model"], fields["stream"] = self.model, self.streams
+        if self.routed is not None:
+            fields |= self.routed.record_fields()
+        elif self.skipped_targets:
+            fields["skipped_targets"] = self.skipped_targets
         return fields
 
 
@@ -114,10 +128,7 @@ class Receiver:
 
         Raises RequestError with status 400.
         """
-        item = identified.path_item
-        fields, unlisted = await self._turns.take(
-            len(body), lambda: parse_with_unlisted(item.decoder, item.listed, body)
-        )
+        fields, unlisted = await read_fields(identified.path_item, body, self._turns)
         return Received(
             identified=identified,
             model=fields.model,
@@ -126,6 +137,16 @@ class Receiver:
             unlisted=unlisted,
             body=body,
         )
+
+
+async def read_fields(
+    item: PathItem, body: bytes, turns: Turns
+) -> tuple[RequestFields, str | None]:
+    """Return what a body says, and the name of a field in it that is not listed.
+
+    Raises RequestError with status 400.
+    """
+    return await turns.take(len(body), lambda: parse_with_unlisted(item.decoder, item.listed, body))
 
 
 async def _next_part(receive: Receive, holding: Holding) -> Message:

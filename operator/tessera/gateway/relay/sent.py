@@ -122,6 +122,9 @@ class Sent:
 
     def free_request(self) -> None:
         """Hold nothing of the request, which an engine has, but what protects its stream."""
+        received = self.placed.reserved.chosen.received
+        if received.routed is not None:
+            received.drop_body()
         self.holding.free(self.holding.size - self.answer_bytes - self.holding.spare)
 
     def resume(self) -> None:

@@ -24,6 +24,7 @@ from tessera.gateway.relay.relay import Relay
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.course import RequestCourse, Stations
 from tessera.gateway.resolve.chooser import Chooser
+from tessera.gateway.route.router import RequestRouter
 from tessera.gateway.settle.recent import RecentRequests
 from tessera.gateway.settle.settlement import Settlement, refused_record
 
@@ -61,6 +62,7 @@ class GatewayApp:
         self.stations = Stations(
             receiver=Receiver(bounds, turns, reading_turns),
             models=models,
+            router=RequestRouter(admission.senders, models, turns),
             chooser=Chooser(admission.senders, places.replicas, turns),
             reservations=admission.reservations,
             places=places,

@@ -21,6 +21,8 @@ from tessera.gateway.relay.sink import AnswerSink
 from tessera.gateway.reserve.limits import Reservations, Reserved
 from tessera.gateway.resolve.chooser import Chooser, Chosen
 from tessera.gateway.resolve.models import Models, Resolved
+from tessera.gateway.route.router import RequestRouter
+from tessera.gateway.route.timeouts import in_time
 from tessera.gateway.settle.settlement import (
     Answered,
     ClientEnd,
@@ -36,6 +38,7 @@ class Stations:
 
     receiver: Receiver
     models: Models
+    router: RequestRouter
     chooser: Chooser
     reservations: Reservations
     places: Places
@@ -79,13 +82,13 @@ class RequestCourse:
             phase, reason = Phase.FAILED, error.reason
             await self._fail(error)
         except RequestError as error:
-            phase, reason = self._phase_of_refusal, error.reason
+            phase, reason = _phase_of_refusal(self.at), error.reason
             await self._fail(error)
         except asyncio.CancelledError:
             task.uncancel()
             holding = self.identified.holding
             if holding.exceeded:
-                phase, reason = self._phase_of_refusal, RequestReason.HELD_BYTES_EXCEEDED
+                phase, reason = _phase_of_refusal(self.at), RequestReason.HELD_BYTES_EXCEEDED
                 await self._fail(holding.error())
             elif not self._client_gone:
                 phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
@@ -111,7 +114,10 @@ class RequestCourse:
         self.at = stations.models.resolve(received)
         if received.streams:
             client.start_heartbeats(stations.receiver.bounds.heartbeat_seconds)
-        await self._answer_by(self.at, client)
+        if self.at.model.route is None:
+            await self._answer_by(self.at, client)
+        else:
+            await self._answer_by_target(self.at, client)
         await client.finish()
 
     async def _read(self) -> Received:
@@ -137,6 +143,36 @@ class RequestCourse:
             chosen.received.drop_body()
         stations.note_begun(self._partial_record(sent))
         await stations.relay.run(sent, sink)
+
+    async def _answer_by_target(self, resolved: Resolved, sink: AnswerSink) -> None:
+        """Let the targets of a route answer, one after the other; raises RequestError."""
+        calls = await self._stations.router.calls(resolved)
+        while (call := await calls.next()) is not None:
+            self.at = call
+            try:
+                answer = self._answer_by(call, sink, is_last=False)
+                await in_time(call.received, answer, lambda: _has_begun(self.at))
+                return
+            except RequestError as error:
+                was_asked = _was_asked(self.at)
+                if _has_begun(self.at) or not calls.failed(call, error, was_asked=was_asked):
+                    raise
+                self._end_call(error)
+                self.at = resolved
+        raise calls.refusal()
+
+    def _end_call(self, error: RequestError) -> None:
+        """Settle a call that gave no answer; what an engine got is recorded beside the answer."""
+        sent = _sent(self.at)
+        self.at = self._stations.settlement.end_engine(self.at, Phase.FAILED, error.reason)
+        if sent is not None:
+            sent.hold(0)
+        if _was_asked(self.at):
+            record = self._record(self.at, Phase.FAILED, error.reason)
+            record.requests = 0
+            placed = _placed(self.at)
+            self._stations.record(record, placed.attempts if placed is not None else ())
+            self._record_id = record_id()
 
     def _end_engine(self, _: TokenCounts | None) -> Placed:
         """Settle what the engine did; return what has the headers of a whole answer."""
@@ -183,12 +219,6 @@ class RequestCourse:
         if client.on_gone == self._leave:
             client.on_gone = None
 
-    @property
-    def _phase_of_refusal(self) -> Phase:
-        """Return how a request ends that is refused: what an engine did until then is paid."""
-        sent = _sent(self.at)
-        return Phase.REFUSED if sent is None or sent.sent_ns is None else Phase.ABORTED
-
     def _record(self, at: Stand, phase: Phase, reason: str) -> UsageRecord:
         end = ClientEnd(phase, reason, self._client.status)
         return self._stations.settlement.record(at, end, self._record_id, self.identified)
@@ -212,7 +242,7 @@ class RequestCourse:
     def awaited_model(self) -> OfferedModel | None:
         """Return the model of a stream that waits for its first token; None for any other."""
         resolved, sent = _resolved(self.at), _sent(self.at)
-        if resolved is None or not resolved.received.streams:
+        if resolved is None or not resolved.received.streams or resolved.model.route is not None:
             return None
         return resolved.model if sent is None or sent.first_token_ns is None else None
 
@@ -251,6 +281,23 @@ class RequestCourse:
         """Go on elsewhere with a stream that can, if its replica is one of these, which leave."""
         if isinstance(self.at, Sent):
             self._stations.relay.move(self.at, uids)
+
+
+def _phase_of_refusal(at: Stand) -> Phase:
+    """Return how a request ends that is refused: what an engine did until then is paid."""
+    return Phase.ABORTED if _was_asked(at) else Phase.REFUSED
+
+
+def _was_asked(at: Stand) -> bool:
+    """Return whether an engine has it, or had."""
+    sent = _sent(at)
+    return sent is not None and sent.sent_ns is not None
+
+
+def _has_begun(at: Stand) -> bool:
+    """Return whether the first of an answer came, after which no other target answers."""
+    sent = _sent(at)
+    return sent is not None and sent.first_token_ns is not None
 
 
 def _sent(at: Stand) -> Sent | None:

@@ -1,0 +1,1 @@
+"""Which target of a route answers a request."""

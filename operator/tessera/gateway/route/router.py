@@ -1,0 +1,161 @@
+"""The targets of a route that one request asks, one after the other, until one answers."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tessera.api.model_route import MAX_CALLS, ModelRouteSpec, RouteTarget
+from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.model.paths import TOKENIZER_PATHS
+from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind
+from tessera.domain.routes.order import target_order
+from tessera.domain.routes.reasons import RouteReason
+from tessera.gateway.bodies.opening import read_opening
+from tessera.gateway.bodies.settings import with_settings
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.identify.senders import Senders
+from tessera.gateway.receive.receiver import read_fields
+from tessera.gateway.receive.routed import RoutedTo, skipped_text
+from tessera.gateway.refusals import RequestError, invalid_request, no_target
+from tessera.gateway.resolve.models import Models, Resolved
+
+_ALLOW_DOWNGRADE = b"x-tessera-allow-downgrade"
+
+
+class RequestRouter:
+    """Chooses targets for the requests of one process."""
+
+    def __init__(self, senders: Senders, models: Models, turns: Turns) -> None:
+        """Take the turns of large bodies."""
+        self._senders, self._models, self._turns = senders, models, turns
+
+    async def calls(self, resolved: Resolved) -> "RouteCalls":
+        """Return the calls of a request for a route, none of which is made yet.
+
+        Raises RequestError with status 400.
+        """
+        route, received = resolved.model.route, resolved.received
+        assert route is not None  # noqa: S101 - only a route has targets
+        identified = received.identified
+        path, headers = identified.path_item.path, identified.headers
+        if path in TOKENIZER_PATHS:
+            # What another model would count is of no use.
+            targets, reason = route.targets[-1:], RouteReason.LAST_TARGET
+        else:
+            opening = await self._turns.take(
+                len(received.body),
+                lambda: read_opening(received.fields, headers, identified.identity.tenant),
+            )
+            allow_downgrade = _allows_downgrade(headers)
+            if not self._senders.allows_downgrade(identified.identity):
+                allow_downgrade = False
+            order = target_order(route, opening, allow_downgrade=allow_downgrade)
+            targets, reason = order.targets, order.reason
+        return RouteCalls(resolved, route, targets, reason, self._models, self._turns)
+
+
+class RouteCalls:
+    """The calls of one request to the targets of its route."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        route: ModelRouteSpec,
+        targets: tuple[RouteTarget, ...],
+        reason: RouteReason,
+        models: Models,
+        turns: Turns,
+    ) -> None:
+        self._resolved, self._route, self._reason = resolved, route, reason
+        self._models, self._turns = models, turns
+        self._chosen = targets[0]
+        waits = "Overloaded" not in route.fallback
+        self._left = deque((target, waits) for target in targets)
+        self._asked = 0
+        self._errors: dict[str, RequestError] = {}
+        self._skipped: dict[str, str] = {}
+        self._may_wait: RouteTarget | None = None
+
+    async def next(self) -> Resolved | None:
+        """Return the request as the next target gets it; None where none is left.
+
+        Raises RequestError where the request itself is at fault.
+        """
+        identity = self._resolved.received.identified.identity
+        while True:
+            if not self._left and self._may_wait is not None:
+                # All were tried that could answer at once.
+                self._left.append((self._may_wait, True))
+                self._may_wait = None
+            if not self._left or self._asked >= MAX_CALLS:
+                return None
+            target, waits = self._left.popleft()
+            service = target.service_ref(self._resolved.model.service.namespace)
+            model = self._models.target(identity, service)
+            if model is None:
+                self._skipped[target.target_name] = RouteReason.TARGET_NOT_FOUND
+            elif not model.generates:
+                self._skipped[target.target_name] = RequestReason.PATH_NOT_SERVED
+            else:
+                return await self._with(target, model, waits=waits)
+
+    def failed(self, call: Resolved, error: RequestError, *, was_asked: bool) -> bool:
+        """Note that a target gave no answer; return whether the request goes on."""
+        routed = call.received.routed
+        assert routed is not None  # noqa: S101 - every call has a target
+        kind = fallback_kind(error.reason)
+        if error.reason not in CANNOT_TAKE and (kind is None or kind not in self._route.fallback):
+            return False
+        self._asked += was_asked
+        self._skipped[routed.target] = error.reason
+        self._errors[routed.target] = error
+        waits_for_place = kind == "Overloaded" or error.reason is RequestReason.NO_READY_REPLICA
+        is_first = self._may_wait is None and not routed.waits
+        if waits_for_place and is_first and (call.model.may_sleep or kind == "Overloaded"):
+            self._may_wait = self._target(routed.target)
+        return True
+
+    def refusal(self) -> RequestError:
+        """Return the error of a request that no target answers.
+
+        What every engine refuses is the fault of the request, in the words of the last.
+        """
+        self._resolved.received.skipped_targets = skipped_text(self._skipped.items())
+        errors = list(self._errors.values())
+        refused = RequestReason.ENGINE_REFUSED
+        if errors and {*self._skipped.values()} == {refused}:
+            return errors[-1]
+        return no_target(self._resolved.model.service, self._skipped, errors)
+
+    async def _with(self, target: RouteTarget, model: OfferedModel, *, waits: bool) -> Resolved:
+        received = self._resolved.received
+        routed = RoutedTo(
+            route=self._resolved.model.service,
+            target=target.target_name,
+            reason=self._reason if target is self._chosen else RouteReason.FALLBACK,
+            skipped=tuple(self._skipped.items()),
+            waits=waits,
+            timeouts=target.timeouts,
+        )
+        fields, body, unlisted = received.fields, received.body, received.unlisted
+        if target.set.model_fields_set:
+            item = received.identified.path_item
+            body = await self._turns.take(
+                len(body), lambda: with_settings(item.path, fields, received.body, target.set)
+            )
+            fields, unlisted = await read_fields(item, body, self._turns)
+        call = replace(
+            received, fields=fields, body=body, unlisted=unlisted, routed=routed, origin=received
+        )
+        return Resolved(received=call, model=model)
+
+    def _target(self, name: str) -> RouteTarget:
+        return next(each for each in self._route.targets if each.target_name == name)
+
+
+def _allows_downgrade(headers: Mapping[bytes, bytes]) -> bool:
+    given = headers.get(_ALLOW_DOWNGRADE, b"true")
+    if given not in (b"true", b"false"):
+        raise invalid_request("x-tessera-allow-downgrade: expected `true` or `false`.")
+    return given == b"true"
