@@ -17,7 +17,7 @@ from tests.gateway.store.postgresql import PostgresqlServer
 
 _OF_CHARGES = (
     *("charge_nanos", "currency", "price_list", "charges", "owner", "service_class"),
-    "waste_nanos",
+    *("waste_nanos", "model_route", "target"),
 )
 _TABLES_OF_CHARGES = tuple(name for name in METADATA.tables if name.startswith("charge_"))
 

@@ -52,7 +52,14 @@ async def test_statements_tell_apart_who_used_what_of_whom_at_which_price(
     await store.record(
         [
             a_charged(5, team="search", user="ada", key=None, tags="case=1"),
-            a_charged(7, service="team-b/chat", owner="team-b", price_list="large@2"),
+            a_charged(
+                7,
+                service="team-b/chat",
+                owner="team-b",
+                price_list="large@2",
+                model_route="team-a/assistant",
+                target="large",
+            ),
             a_charged(None, tenant="team-b", service_class="Evaluation"),
         ]
     )
@@ -63,6 +70,8 @@ async def test_statements_tell_apart_who_used_what_of_whom_at_which_price(
         ChargeDimension.USER: {("ada",): (1, 5), (None,): (2, 7)},
         ChargeDimension.KEY: {(None,): (1, 5), ("laptop",): (2, 7)},
         ChargeDimension.SERVICE: {("team-a/chat",): (2, 5), ("team-b/chat",): (1, 7)},
+        ChargeDimension.ROUTE: {("team-a/assistant",): (1, 7), ("",): (2, 5)},
+        ChargeDimension.TARGET: {("large",): (1, 7), ("",): (2, 5)},
         ChargeDimension.TAG: {("case=1",): (1, 5), (None,): (2, 7)},
         ChargeDimension.SERVICE_CLASS: {("Interactive",): (2, 12), ("Evaluation",): (1, 0)},
         ChargeDimension.OWNER: {("platform",): (1, 5), ("team-b",): (1, 7), (None,): (1, 0)},
@@ -383,7 +392,7 @@ async def test_what_a_backup_does_not_have_is_one_row_at_the_close(
 async def test_a_correction_is_a_row_of_the_open_month_and_counts_once(
     store: GatewayStore,
 ) -> None:
-    record = a_charged(5000, started_at_ns=0, user="ada")
+    record = a_charged(5000, started_at_ns=0, user="ada", model_route="a/b", target="small")
     await store.record([record, a_charged(None, record_id="unpriced")])
     assert await store.close_month()
     less = ChargeCorrection(id=record.record_id, amount_nanos=-2000, reason="wrong price")
@@ -402,3 +411,4 @@ async def test_a_correction_is_a_row_of_the_open_month_and_counts_once(
         (None, None): (1, 0),
     }
     assert (await totals(store, *by, until=closed_until)) == {("ada", None): (1, 5000)}
+    assert (await totals(store, ChargeDimension.TARGET))["small",] == (1, 3000)

@@ -172,6 +172,33 @@ async def test_a_tenant_makes_room_by_sums_of_its_oldest_records(store: GatewayS
     assert await store.make_room("team-c") == FreedRows(0, are_lost=True)
 
 
+async def test_calls_that_did_not_answer_count_tokens_and_no_request(store: GatewayStore) -> None:
+    assistant = {"model_route": "team-a/assistant", "model": "assistant"}
+    call = {"requests": 0, "phase": Phase.FAILED, "reason": "EngineFailed", **assistant}
+    await store.record(
+        [
+            a_record(**call, target="small", input_tokens=7),
+            a_record(**assistant, target="large", input_tokens=500),
+            a_record(),
+        ]
+    )
+    by = UsageDimension.ROUTE, UsageDimension.TARGET
+    before = await usage(store, *by)
+
+    assert [(row.group, row.requests, row.failed, row.input_tokens) for row in before.rows] == [
+        (("team-a/assistant", "large"), 1, 0, 500),
+        (("", ""), 1, 0, 100),
+        (("team-a/assistant", "small"), 0, 0, 7),
+    ]
+    assert (await total(store)).requests == 2
+    assert (await usage(store, until_ns=1)).rows == ()
+
+    # They make room as others do, until they are sums.
+    await store.record([a_record(**call, target="small", input_tokens=1) for _ in range(9)])
+    assert await store.make_room("team-a") == FreedRows(9)
+    assert await store.make_room("team-a") == FreedRows(3, are_lost=True)
+
+
 async def test_gateways_that_make_room_at_the_same_time_count_nothing_twice(
     store_url: str,
 ) -> None:
@@ -229,6 +256,7 @@ async def test_a_row_of_the_longest_texts_fits_its_bytes(tmp_path: Path) -> None
     lengths = {"request_id": 128, "tags": 256, "model": 128, "user": 150, "service": 127}
     lengths |= dict.fromkeys(("key", "team", "tenant", "variant", "replica", "owner"), 63)
     lengths |= {"record_id": 32, "price_version": 80, "price_list": 80}
+    lengths |= {"model_route": 127, "target": 63}
     charges = tuple((f"team-a/each-key-{n}/Key/nightly", 1_795_000_000, 10**9) for n in range(4))
     store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
     for batch in range(8):

@@ -124,3 +124,20 @@ def test_gateways_of_the_version_before_and_this_one_read_the_journals_of_each_o
     (left,) = abandoned_journals(tmp_path)
     assert [record.path for record in left.records] == ["/score", "/score"]
     assert left.records[1] == a_record(record_id="older", path="/score")
+
+
+def test_calls_that_did_not_answer_are_kept_and_what_a_sum_counts_is_not(tmp_path: Path) -> None:
+    call = {"requests": 0, "model_route": "team-a/assistant", "target": "small"}
+    journal = UsageJournal(tmp_path, segment_bytes=1)
+    journal.add([a_record(record_id="call", **call)], 1)
+    # One segment each, whose names are in another order than their numbers from 10 on.
+    for number in range(1, 12):
+        summed = a_record(record_id=f"sum-{number}", total_ns=1, **call)
+        total = a_record(record_id="sum-1", output_tokens=number, total_ns=number, **call)
+        journal.add_summed(summed, total, 1)
+    kill(journal)
+    (left,) = abandoned_journals(tmp_path)
+    assert {each.record_id: each.output_tokens for each in left.records} == {
+        "call": 20,
+        "sum-1": 11,
+    }

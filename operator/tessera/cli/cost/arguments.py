@@ -14,7 +14,7 @@ from tessera.cli.options import (
 # Fields that stand alone; those of charges may be joined by commas.
 COST_FIELDS = (
     *("service", "tenant", "tenant,service", "pool", "team", "key", "user", "model", "tag"),
-    *("class", "priceList", "owner", "flag"),
+    *("class", "priceList", "owner", "flag", "route", "target"),
 )
 
 COST = Command(
@@ -26,7 +26,7 @@ COST = Command(
     option(
         "--by",
         "rows: service, tenant, tenant,service or pool; charges alone by any of team, key, user, "
-        "model, tag, class, priceList, owner, flag",
+        "model, tag, class, priceList, owner, flag, route, target",
         default="service",
         metavar="FIELD,...",
         shell_complete=lambda _context, _option, begun: [

@@ -14,6 +14,7 @@ from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus, prometheus_url
 from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
 from tessera.cli.text import parse_month, parse_since
+from tessera.domain.usage.report import fields_of
 from tessera.domain.usage.statement import ChargeDimension
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
@@ -76,7 +77,7 @@ def run(arguments: SimpleNamespace) -> Output:
 
 def parse_grouping(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the grouping of cost, or the fields of charges alone; CommandError for neither."""
-    names = tuple(dict.fromkeys(text.split(",")))
+    names = fields_of(text)
     of_nodes = ",".join(sorted(names, reverse=True))
     if of_nodes in GROUPINGS:
         return of_nodes, ()

@@ -12,7 +12,7 @@ from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, parse_since, table
 from tessera.cli.usage import import_job
-from tessera.domain.usage.report import UsageDimension
+from tessera.domain.usage.report import UsageDimension, fields_of
 
 _COUNTS = ("requests", "failed", "aborted", "estimated")
 _TOKENS = ("inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
@@ -104,7 +104,7 @@ def _csv(usage: UsageTable) -> tuple[list[str], list[dict[str, Any]]]:
 
 def parse_fields(text: str) -> tuple[str, ...]:
     """Return the fields of a list; CommandError for an unknown one."""
-    names = tuple(dict.fromkeys(text.split(",")))
+    names = fields_of(text)
     if unknown := [name for name in names if name not in tuple(UsageDimension)]:
         raise CommandError(
             f"--by {text}: there is no {unknown[0] or 'empty field'}; choose of "

@@ -15,10 +15,21 @@ class UsageDimension(StrEnum):
     KEY = "key"
     SERVICE = "service"
     MODEL = "model"
+    ROUTE = "route"
+    TARGET = "target"
     REPLICA = "replica"
     PATH = "path"
     PHASE = "phase"
     REASON = "reason"
+
+
+def fields_of(text: str) -> tuple[str, ...]:
+    """Return the fields of a list, each once; a target, whose name is one of its route, has it."""
+    names = text.split(",")
+    if UsageDimension.TARGET in names:
+        at = names.index(UsageDimension.TARGET)
+        names[at:at] = [UsageDimension.ROUTE.value]
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,8 @@ class ChargeDimension(StrEnum):
     USER = "user"
     SERVICE = "service"
     MODEL = "model"
+    ROUTE = "route"
+    TARGET = "target"
     TAG = "tag"
     """All tags of a request, `name=value` joined by commas."""
     SERVICE_CLASS = "class"
@@ -183,4 +185,6 @@ def corrected(record: UsageRecord, correction: ChargeCorrection, now_ns: int) ->
         charges=tuple((scope, start, correction.amount_nanos) for scope, start in windows.items()),
         owner=record.owner,
         service_class=record.service_class,
+        model_route=record.model_route,
+        target=record.target,
     )

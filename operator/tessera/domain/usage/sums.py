@@ -13,7 +13,7 @@ from tessera.domain.gateway.requests import UsageRecord
 _GROUP = attrgetter(
     *("tenant", "team", "key", "service", "model", "variant", "price_version"),
     *("path", "phase", "reason", "stream", "estimated"),
-    *("currency", "price_list", "owner", "service_class"),
+    *("currency", "price_list", "owner", "service_class", "model_route", "target"),
 )
 
 # User or tags of the records beyond those that are distinguished.
@@ -82,6 +82,8 @@ def _first(record: UsageRecord, status: int) -> UsageRecord:
         unchecked_joints=0,
         latency=None,
         drafts=None,
+        target_reason="",
+        skipped_targets="",
     )
 
 

@@ -69,6 +69,8 @@ USAGE_RECORDS = Table(
     Column("owner", Text),
     Column("service_class", Text, nullable=False, server_default=""),
     Column("waste_nanos", BigInteger, nullable=False, server_default="0"),
+    Column("model_route", Text, nullable=False, server_default=""),
+    Column("target", Text, nullable=False, server_default=""),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )
@@ -137,6 +139,8 @@ CHARGE_SUMS = Table(
     Column("owner", Text),
     Column("currency", Text),
     Column("flag", Text),
+    Column("model_route", Text, nullable=False, server_default=""),
+    Column("target", Text, nullable=False, server_default=""),
     Column("requests", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),

@@ -41,7 +41,7 @@ from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
 _MONTH_LOCK, _TAGS_LOCK = 0x7E55E7C, 0x7E55E7D
 _SAME = (
     *("tenant", "team", "key", "user", "service", "model", "service_class"),
-    *("price_list", "owner", "currency"),
+    *("price_list", "owner", "currency", "model_route", "target"),
 )
 _GROUP = ("hour", "tag", "flag", *_SAME)
 _COUNTS = (
@@ -51,6 +51,7 @@ _COUNTS = (
 _COLUMNS = {
     ChargeDimension.SERVICE_CLASS: "service_class",
     ChargeDimension.PRICE_LIST: "price_list",
+    ChargeDimension.ROUTE: "model_route",
 }
 _NS = 10**9
 # Ids of rows of a whole month begin with it, and those of hours with a digit of a digest.
@@ -237,7 +238,8 @@ async def prune(connection: AsyncConnection, limit: int) -> int:
 
 
 def _lost(hour: int, tenant: str, currency: str, flag: ChargeFlag) -> Group:
-    fields: dict[str, int | str] = dict.fromkeys(("service", "model", "service_class"), "")
+    empty = ("service", "model", "service_class", "model_route", "target")
+    fields: dict[str, int | str] = dict.fromkeys(empty, "")
     fields |= {"hour": hour, "flag": flag, "tenant": tenant, "currency": currency}
     return tuple(fields.get(name) for name in _GROUP)
 

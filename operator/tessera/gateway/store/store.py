@@ -15,7 +15,7 @@ from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.picking.owners import GatewayPeers
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
-from tessera.domain.usage.statement import ChargeCorrection, corrected
+from tessera.domain.usage.statement import CORRECTIONS, ChargeCorrection, corrected
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.charge_store import ChargeStore
@@ -27,6 +27,13 @@ from tessera.gateway.store.schema import USAGE_RECORDS, storable
 _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
+# The path of a request has the column `route`.
+_GROUPS = {
+    each: USAGE_RECORDS.columns["model_route" if each is UsageDimension.ROUTE else each].label(
+        f"by_{each}"
+    )
+    for each in UsageDimension
+}
 _CHARGES = _FIELDS.index("charges")
 _BEFORE_CHARGES = attrgetter(*_FIELDS[:_CHARGES])
 _AFTER_CHARGES = attrgetter(*_FIELDS[_CHARGES + 1 :])
@@ -34,6 +41,12 @@ _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _TEXTS = tuple(column.key for column in USAGE_RECORDS.c if isinstance(column.type, Text))
 _NUMBERS, _TIMES = ("status", "requests", *_TOKENS), ("started_at_ns", "queue_ns", "total_ns")
 _TEXTS_OF, _NUMBERS_OF, _TIMES_OF = attrgetter(*_TEXTS), attrgetter(*_NUMBERS), attrgetter(*_TIMES)
+# No sums, which have no id of a request, and no corrections, which are known by their ids.
+_IS_SINGLE = (USAGE_RECORDS.c.requests == 1) | (
+    (USAGE_RECORDS.c.requests == 0)
+    & (USAGE_RECORDS.c.request_id != "")
+    & USAGE_RECORDS.c.record_id.not_like(f"{CORRECTIONS}-%")
+)
 # Of one record: nine million units of a currency.
 _MAX_NANOS = 2**53
 _MAX_TIME = 2**63 - 1
@@ -173,7 +186,7 @@ class GatewayStore(ChargeStore):
     async def usage(self, query: UsageQuery) -> UsageReport:
         """Return the sums of the groups with the most tokens."""
         columns = USAGE_RECORDS.c
-        groups = [_LABELED[dimension] for dimension in query.by]
+        groups = [_GROUPS[dimension] for dimension in query.by]
         total = func.sum(columns.input_tokens + columns.output_tokens)
         statement = (
             select(*groups, *_sums())
@@ -187,7 +200,9 @@ class GatewayStore(ChargeStore):
         async with self.read() as connection:
             rows = (await connection.execute(statement)).mappings().all()
             oldest_ns = await connection.scalar(select(func.min(columns.started_at_ns)))
-        usage_rows = [_usage_row(query.by, row) for row in rows if row["requests"]]
+        # Without records there are no sums, and of a call that did not answer its tokens alone.
+        used = [row for row in rows if any(row[name] for name in ("requests", *_TOKENS))]
+        usage_rows = [_usage_row(query.by, row) for row in used]
         is_truncated = len(usage_rows) > query.limit
         return UsageReport(tuple(usage_rows[: query.limit]), is_truncated, oldest_ns)
 
@@ -266,7 +281,7 @@ class GatewayStore(ChargeStore):
                 select(func.pg_try_advisory_xact_lock(_ROOM_LOCK))
             ):
                 return FreedRows(0)
-            single = (await connection.execute(oldest.where(columns.requests == 1))).mappings()
+            single = (await connection.execute(oldest.where(_IS_SINGLE))).mappings()
             ids, sums = list[str](), UsageSums(_DAY_NS)
             for row in single:
                 ids.append(row["record_id"])
@@ -312,7 +327,7 @@ def _storable(record: UsageRecord) -> UsageRecord:
     is_storable = is_storable and max(numbers) <= _MAX_INTEGER and max(times) <= _MAX_TIME
     if is_storable and -_MAX_NANOS <= min(nanos) <= max(nanos) <= _MAX_NANOS:
         return record
-    most = dict.fromkeys(_TOKENS, _MAX_INTEGER * record.requests)
+    most = dict.fromkeys(_TOKENS, _MAX_INTEGER * max(1, record.requests))
     changes: dict[str, Any] = {
         name: value and storable(value)
         for name, value in zip(_TEXTS, _TEXTS_OF(record), strict=True)
@@ -349,7 +364,7 @@ def _sums() -> list[Any]:
 
 
 def _usage_row(by: tuple[UsageDimension, ...], row: Any) -> UsageRow:
-    group = tuple(row[dimension] for dimension in by)
+    group = tuple(row[f"by_{dimension}"] for dimension in by)
     # Sums of PostgreSQL are decimal numbers.
-    sums = {name: int(value) for name, value in row.items() if name not in by}
+    sums = {name: int(value) for name, value in row.items() if not name.startswith("by_")}
     return UsageRow(group=group, **sums)

@@ -64,8 +64,8 @@ class UsageJournal:
         self._append(b"".join(map(_frame, records)), number)
 
     def add_summed(self, record: UsageRecord, total: UsageRecord, number: int) -> None:
-        """Keep that a request is part of a sum: one write has it, of 0 requests, and the sum."""
-        self._append(_frame(record, 0) + _frame(total), number)
+        """Keep that a request is part of a sum: one write has it, as nothing, and the sum."""
+        self._append(_frame(record, is_in_sum=True) + _frame(total), number)
 
     def _append(self, frames: bytes, number: int) -> None:
         self._file.write(frames)
@@ -174,11 +174,11 @@ def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
         running_path = folder / f"{name}{_RUNNING}"
         records = [record for path in paths for record in _read(path)]
         ended = [record for record in records if record.reason != RequestReason.GATEWAY_KILLED]
-        # Of a sum the one of most requests is the last.
-        ended.sort(key=attrgetter("requests"))
+        # Of a sum the one of most requests is the last, and of calls alone that of most time.
+        ended.sort(key=attrgetter("requests", "total_ns"))
         # Of a request its end counts, or else the newest of what it was while it ran.
         last = {each.record_id: each for each in (*records, *_read(running_path), *ended)}
-        left = tuple(record for record in last.values() if record.requests)
+        left = tuple(record for record in last.values() if record.requests or record.model_route)
         journals.append(AbandonedJournal(name, (*paths, running_path), left))
     return journals
 
@@ -195,10 +195,11 @@ def _is_abandoned(path: Path) -> bool:
     return False
 
 
-def _frame(record: UsageRecord, requests: int | None = None) -> bytes:
+def _frame(record: UsageRecord, *, is_in_sum: bool = False) -> bytes:
     stored: Any = StoredRecord(*_VALUES(record))
-    if requests is not None:
-        stored.requests = requests
+    if is_in_sum:
+        # A call that did not answer counts no request either, and has a route.
+        stored.requests, stored.model_route = 0, ""
     body = msgspec.msgpack.encode(stored)
     return len(body).to_bytes(4) + body
 
