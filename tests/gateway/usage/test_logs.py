@@ -65,6 +65,16 @@ def test_a_request_is_one_line_of_json() -> None:
     }
 
 
+def test_a_call_of_a_route_says_its_target_and_that_it_counts_no_request() -> None:
+    routed = {"model_route": "team-a/assistant", "target": "large", "target_reason": "Fallback"}
+    record = a_record(**routed, skipped_targets="small=QueueFull", requests=0)
+    line = json.loads(access_line(record))
+    fields = ("modelRoute", "target", "targetReason", "skippedTargets", "requests")
+    assert [line[name] for name in fields] == [
+        *("team-a/assistant", "large", "Fallback", "small=QueueFull", 0)
+    ]
+
+
 @given(st.text(st.characters(exclude_categories=())))
 def test_no_text_of_a_client_breaks_the_log_or_fills_it(text: str) -> None:
     (line,) = access_line(a_record(model=text * 50, request_id=text)).splitlines()

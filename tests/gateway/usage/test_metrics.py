@@ -10,6 +10,7 @@ from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.gateway.usage import metrics
 from tessera.gateway.usage.metrics import MAX_PAIRS, OTHER, GatewayMetrics, ServiceRequests
+from tessera.gateway.usage.route_metrics import MAX_ROUTE_SERIES, MAX_ROUTES
 from tests.builders import NOW
 from tests.gateway.store.builders import SECOND, a_record
 
@@ -313,3 +314,68 @@ def test_charges_are_summed_by_tenant_and_currency() -> None:
         'tessera_charge_nanos_total{currency="EUR",tenant="team-b"} 5.0',
         'tessera_charge_nanos_total{currency="USD",tenant="team-a"} 37003.0',
     ]
+
+
+ROUTED: dict[str, Any] = {"model_route": "team-a/assistant", "target": "large"}
+
+
+def test_a_route_counts_who_answered_and_who_was_skipped() -> None:
+    gateway = GatewayMetrics()
+    skipped = "small=EngineFailed,medium=TargetNotFound"
+    call = {**ROUTED, "target": "small", "phase": Phase.FAILED, "status": 500}
+    observe(
+        gateway,
+        [
+            a_record(**call, reason="EngineFailed", requests=0, charge_nanos=5, currency="USD"),
+            a_record(**ROUTED, target_reason="Fallback", skipped_targets=skipped),
+            a_record(**ROUTED, target_reason="LastTarget"),
+            # No target was left.
+            a_record(
+                **{**ROUTED, "target": ""},
+                **{"service": "", "phase": Phase.REFUSED, "skipped_targets": "small=QueueFull"},
+            ),
+            # It was refused before any was asked.
+            a_record(**{**ROUTED, "target": ""}, service="", phase=Phase.REFUSED),
+        ],
+    )
+
+    counts = {
+        (name, *labels): value(
+            gateway,
+            f"route_{name}_total",
+            **dict(zip(("target", "reason"), labels, strict=True)),
+            route="team-a/assistant",
+        )
+        for name, *labels in (
+            ("requests", "large", "Fallback"),
+            ("requests", "large", "LastTarget"),
+            ("skipped", "small", "EngineFailed"),
+            ("skipped", "medium", "TargetNotFound"),
+            ("skipped", "small", "QueueFull"),
+        )
+    }
+    assert set(counts.values()) == {1}
+    counters = [line for line in pages(gateway) if "gateway_route_" in line and "_total{" in line]
+    assert len(counters) == len(counts)
+    # The call that did not answer is no request, and what it used counts.
+    assert value(gateway, "requests_total", **PAIR, code="200", reason="LeastLoaded") == 2
+    assert value(gateway, "requests_total", **PAIR, code="500", reason="EngineFailed") is None
+    assert value(gateway, "tokens_total", **PAIR, kind="input") == 300
+    assert value(gateway, "queue_duration_seconds_count", **PAIR) == 2
+    charged = {"tenant": "team-a", "currency": "USD"}
+    assert gateway.registry.get_sample_value("tessera_charge_nanos_total", charged) == 5
+
+
+def test_routes_and_edits_of_one_route_take_a_bounded_number_of_series() -> None:
+    gateway = GatewayMetrics()
+    for number in range(3 * MAX_ROUTES):
+        edited = a_record(**{**ROUTED, "target": f"t{number}"}, target_reason="Weighted")
+        new = a_record(**{**ROUTED, "model_route": f"team-a/r{number}"}, target_reason="Weighted")
+        observe(gateway, [edited, new])
+        observe(gateway, [a_record(**ROUTED, target_reason="Weighted")])
+
+    lines = [line for line in pages(gateway) if "gateway_route_requests_total{" in line]
+    assert len(lines) < MAX_ROUTES + MAX_ROUTE_SERIES
+    assert not [line for line in lines if 'route="team-a/r0"' in line]
+    assert [line for line in lines if f'route="team-a/r{number}"' in line]
+    assert [line for line in lines if 'target="large"' in line]

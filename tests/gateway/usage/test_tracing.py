@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 from typing_extensions import override
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
@@ -79,6 +79,15 @@ def test_the_attributes_have_the_names_of_the_conventions_and_no_content() -> No
     assert root.attributes["tessera.tenant"] == "team-a"
     assert "tessera.team" not in root.attributes
     assert not [name for name in root.attributes if "message" in name or "prompt" in name]
+
+
+def test_a_call_that_did_not_answer_is_no_request_of_the_server() -> None:
+    routed = {"model_route": "team-a/assistant", "target": "small", "target_reason": "RuleMatched"}
+    call, root = (spans(a_record(**routed, requests=requests))["chat llama"] for requests in (0, 1))
+    assert (call.kind, root.kind) == (SpanKind.INTERNAL, SpanKind.SERVER)
+    assert call.attributes is not None
+    assert call.attributes["tessera.route"] == "team-a/assistant"
+    assert call.attributes["tessera.target"] == "small"
 
 
 def test_a_refused_request_is_an_error_without_phases() -> None:

@@ -108,7 +108,7 @@ def audit_lines(events: Iterable[KeyEvent], now: datetime) -> bytes:
 
 
 def access_line(record: UsageRecord) -> bytes:
-    """Return the line of a request that ended."""
+    """Return the line of a request that ended, or of a call that did not answer: of 0 requests."""
     fields = {
         "time": datetime.fromtimestamp(record.started_at_ns / 1e9, UTC),
         "requestId": record.request_id,
@@ -138,6 +138,14 @@ def access_line(record: UsageRecord) -> bytes:
         "ttftMs": None if record.ttft_ns is None else record.ttft_ns // _NS_PER_MS,
         "totalMs": record.total_ns // _NS_PER_MS,
     }
+    if record.model_route:
+        fields |= {
+            "modelRoute": record.model_route,
+            "target": record.target,
+            "targetReason": record.target_reason,
+            "skippedTargets": record.skipped_targets,
+            "requests": record.requests,
+        }
     return _line("access", fields)
 
 

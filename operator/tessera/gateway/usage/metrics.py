@@ -18,6 +18,7 @@ from tessera.domain.observed.drafts import TemperatureClass
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.store.writer import RecordOutcome
 from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
+from tessera.gateway.usage.route_metrics import RouteMetrics
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
 MAX_PAIRS = 500
@@ -177,22 +178,17 @@ class RequestMetrics:
             Counter(f"tessera_gateway_{name}", text, (*_PAIR, "temperature"), registry=registry)
             for name, text in _DRAFT_SERIES
         ]
+        self._routes = RouteMetrics(registry)
         # Those with series of their own, and those of a tenant's other requests.
         self._pairs = OrderedDict[tuple[str, str], _PairSeries]()
         self._shared: dict[tuple[str, str], _PairSeries] = {}
 
     def observe(self, record: UsageRecord) -> None:
-        """Count a request that ended."""
+        """Count a request that ended, or a call that did not answer it: what that used."""
         pair = self._pair(record)
-        outcome = (str(record.status), record.reason)
-        is_new = outcome not in pair.requests
-        if is_new and record.reason == _ANY_STATUS and len(pair.requests) >= _MAX_OUTCOMES:
-            outcome = (f"{record.status // 100}xx", record.reason)
-        counter = pair.requests.get(outcome)
-        if counter is None:
-            counter = pair.requests[outcome] = self._requests.labels(*pair.names, *outcome)
-        counter.inc()
-        pair.queue.observe(record.queue_ns / _NS)
+        if record.requests:
+            self._count_request(pair, record)
+        self._routes.observe(record)
         if record.latency is not None:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
@@ -212,6 +208,17 @@ class RequestMetrics:
             pair.temperatures.add(temperature)
             for count, counter in zip(_DRAFTS(record.drafts), self._drafts, strict=True):
                 counter.labels(*pair.names, temperature).inc(count)
+
+    def _count_request(self, pair: _PairSeries, record: UsageRecord) -> None:
+        outcome = (str(record.status), record.reason)
+        is_new = outcome not in pair.requests
+        if is_new and record.reason == _ANY_STATUS and len(pair.requests) >= _MAX_OUTCOMES:
+            outcome = (f"{record.status // 100}xx", record.reason)
+        counter = pair.requests.get(outcome)
+        if counter is None:
+            counter = pair.requests[outcome] = self._requests.labels(*pair.names, *outcome)
+        counter.inc()
+        pair.queue.observe(record.queue_ns / _NS)
 
     def _pair(self, record: UsageRecord) -> _PairSeries:
         """Return where a record counts: a request that is refused takes no series."""

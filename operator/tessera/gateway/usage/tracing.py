@@ -43,7 +43,8 @@ class RequestTracer:
         span = self._tracer.start_span(
             f"{operation} {record.model}",
             self._propagator.extract({"traceparent": record.trace_parent}),
-            SpanKind.SERVER,
+            # A call that did not answer is part of a request, which has a span as well.
+            SpanKind.SERVER if record.requests else SpanKind.INTERNAL,
             _attributes(operation, record),
             start_time=begin_ns,
         )
@@ -87,4 +88,11 @@ def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int |
         "tessera.request_id": record.request_id,
         "tessera.resumed": record.resumed,
     }
+    if record.model_route:
+        attributes |= {
+            "tessera.route": record.model_route,
+            "tessera.target": record.target,
+            "tessera.target_reason": record.target_reason,
+            "tessera.skipped_targets": record.skipped_targets,
+        }
     return {name: value for name, value in attributes.items() if value is not None}
