@@ -187,7 +187,8 @@ class InternalApi:
             answers = (known, *(answer for answer in others.values() if answer is not None))
             silent = [name for name, answer in others.items() if answer is None]
             known = join_explanations(answers, silent)
-        return known.model_dump(mode="json", by_alias=True)
+        # Gateways of the version before know no routes.
+        return known.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     async def _authorize(self, request: web.Request, account: str) -> None:
         try:

@@ -492,7 +492,10 @@ class Play:
                 if line[:1] != "#" and "_created" not in line and not line.endswith(" 0.0")
             ),
             "readings": self.readings,
-            "explanations": [self.app.explain(each).model_dump(mode="json") for each in ids],
+            "explanations": [
+                self.app.explain(each).model_dump(mode="json", exclude_defaults=True)
+                for each in ids
+            ],
             "limits": dataclasses.asdict(self.admission.limits),
             "arrivals": {str(ref): count for ref, count in sorted(arrivals.items())},
             "woken": self.woken,

@@ -67,6 +67,12 @@ def _lines(request: RequestExplanation) -> Iterator[str]:
         f"  tenant {request.tenant}{key}, model {request.model}, service {request.service}, "
         f"{request.path}"
     )
+    if request.model_route:
+        skipped = ", ".join(request.skipped_targets.split(",")).replace("=", ": ")
+        yield (
+            f"  route {request.model_route}, target {request.target}: {request.target_reason}"
+            f"{f' ({skipped})' if skipped else ''}"
+        )
     for number, attempt in enumerate(request.attempts, 1):
         again = f" {number} of {len(request.attempts)}" if len(request.attempts) > 1 else ""
         yield from ["", f"SENT{again}: {attempt.reason}", f"  {attempt.message}"]

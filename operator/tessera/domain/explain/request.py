@@ -66,6 +66,13 @@ class RequestExplanation(Wire):
     output_tokens: int
     estimated: bool
     """Tokens were counted by the gateway, since the engine reported none."""
+    model_route: str = ""
+    """ModelRoute that it came to, as namespace/name; empty without, as are the next three."""
+    target: str = ""
+    """Target of the route that was asked; of several calls each is listed."""
+    target_reason: str = ""
+    skipped_targets: str = ""
+    """Targets that gave no answer before, as `name=reason` pairs joined by commas."""
 
 
 class RequestExplanations(Wire):

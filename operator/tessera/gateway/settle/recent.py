@@ -138,6 +138,10 @@ def _explanation(ended: _EndedRequest) -> RequestExplanation:
         uncached_prefix_tokens=record.uncached_prefix_tokens,
         output_tokens=record.output_tokens,
         estimated=record.estimated,
+        model_route=record.model_route,
+        target=record.target,
+        target_reason=record.target_reason,
+        skipped_targets=record.skipped_targets,
     )
 
 
