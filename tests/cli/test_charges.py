@@ -144,6 +144,46 @@ async def test_charges_alone_say_so_and_what_had_no_price(port: Port) -> None:
     assert "Charges alone: nodes are shared by services and know no tenant and no tag" in text
 
 
+async def test_targets_have_their_share_of_each_group_and_what_their_route_saved(
+    port: Port,
+) -> None:
+    priced = {"currency": "USD", "started_at_ns": AT_NS, "model_route": "team-a/assistant"}
+    small = {**priced, "target": "small", "charge_nanos": NANO // 100}
+    large = {**priced, "target": "large", "charge_nanos": NANO}
+    await port.store.record(
+        [
+            *(a_record(**small, tenant="acme") for _ in range(3)),
+            *(a_record(**large, tenant="acme"), a_record(**large, tenant="other")),
+            # What a target that failed used is paid, and its request is that of another target.
+            a_record(**small, tenant="other", requests=0),
+        ]
+    )
+    charges = await port.charges(*parse_grouping("tenant,target")[1])
+    rows = {
+        (row["tenant"], row["target"]): (row["requests"], row["share"], row["perMillionTokens"])
+        for row in read_csv(charges_output(charges, "csv").text)
+        if row["route"] == "team-a/assistant"
+    }
+    assert rows == {
+        ("acme", "small"): ("3", "0.750000", "83.3333"),
+        ("acme", "large"): ("1", "0.250000", "8333.3333"),
+        ("other", "large"): ("1", "1.000000", "8333.3333"),
+        ("other", "small"): ("0", "0.000000", "83.3333"),
+    }
+    # Six calls of 120 tokens each at the price of two of them.
+    body = json.loads(charges_output(charges, "json").text)
+    assert body["savings"] == [
+        {
+            **{"route": "team-a/assistant", "currency": "USD", "charge": "2.040000000"},
+            **{"dearest": "large", "saved": "0.660000"},
+        }
+    ]
+    text = charges_output(charges, "table").text
+    assert "Route team-a/assistant was charged 2.0400 USD: 66.0% less than all its tokens" in text
+    other = next(line for line in text.splitlines() if line.startswith("acme    -"))
+    assert other.split()[-4:] == ["-", "8333.3333", "1.0000", "USD"]
+
+
 async def test_cost_and_charge_stand_beside_each_other_and_are_never_added(port: Port) -> None:
     by_tenant = await port.charges(*(charge_query("tenant") or ()))
     paid = await port.charges("tenant")
@@ -197,6 +237,7 @@ async def test_without_a_month_whole_hours_around_the_time_are_asked_for(port: P
         ("pool", ("pool", ())),
         ("tenant,key", ("", ("tenant", "key"))),
         ("tag,tag", ("", ("tag",))),
+        ("team,target", ("", ("team", "route", "target"))),
     ],
 )
 def test_the_fields_decide_whether_cost_or_charges_alone_are_shown(

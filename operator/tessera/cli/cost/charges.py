@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 from tessera.api.text import counted
 from tessera.cli.output import Output
-from tessera.cli.text import column_head, format_time, table
+from tessera.cli.text import cell, column_head, format_time, table
 from tessera.domain.money import Money
+from tessera.domain.routes.savings import saved_share
 from tessera.domain.usage.statement import CLOSING_SECONDS, WASTE
 
 NO_BUDGET = "(no budget)"
@@ -21,6 +22,9 @@ _QUERIES = {"service": "service", "tenant": "owner", "tenant,service": "owner,se
 _COUNTS = ("requests", "inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
 _TABLE_DIGITS, _FULL_DIGITS = 4, 9
 _HOUR = timedelta(hours=1)
+# Of rows by target: what the other fields tell apart is compared within each of them.
+_TARGET, _SHARE, _PER_MILLION = "target", "share", "perMillionTokens"
+_MILLION = 10**6
 
 # Returns the answer of a gateway to a path and a query; raises CommandError.
 ReadGateway: TypeAlias = Callable[[str, Mapping[str, str]], Mapping[str, Any]]
@@ -68,6 +72,20 @@ class MarginRow:
     def margin(self) -> int | None:
         """Return the charge less the cost; below 0 it is a loss. None where one is not known."""
         return None if self.cost is None or self.charge is None else self.charge - self.cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSaving:
+    """What the requests of a route were charged in one currency, beside one target for all."""
+
+    route: str
+    currency: str
+    charge: int
+    """Nano-units, with those of targets that did not answer."""
+    dearest: str
+    """The target that was charged most for each token, of two at least."""
+    saved: float
+    """Share of what all tokens of the route would be charged at its mean price."""
 
 
 def read_charges(
@@ -164,6 +182,59 @@ def charge_notes(charges: ChargeTable) -> Iterator[str]:
         yield f"The month closes at {format_time(closes)} UTC: until then its rows may change."
 
 
+def route_savings(charges: ChargeTable) -> list[RouteSaving]:
+    """Return what routes saved whose targets are rows; none where a target has no price."""
+    targets: dict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
+    for row in charges.rows if _TARGET in charges.by else ():
+        if row[_TARGET] and row["currency"] is not None and row.get("class") != WASTE:
+            of_route = targets[row["route"], row["currency"]]
+            nanos, tokens = of_route.get(row[_TARGET], (0, 0))
+            of_route[row[_TARGET]] = nanos + row["chargeNanos"], tokens + _tokens(row)
+    savings = []
+    for (route, currency), of_route in sorted(targets.items()):
+        prices = {name: nanos / tokens for name, (nanos, tokens) in of_route.items() if tokens}
+        if len(prices) < 2:
+            continue
+        dearest = max(prices, key=lambda name: (prices[name], name))
+        charge, tokens = map(sum, zip(*of_route.values(), strict=True))
+        saved = saved_share(charge, prices[dearest] * tokens)
+        if saved is not None:
+            savings.append(
+                RouteSaving(
+                    route=route, currency=currency, charge=charge, dearest=dearest, saved=saved
+                )
+            )
+    return savings
+
+
+def _tokens(row: Mapping[str, Any]) -> int:
+    tokens: int = row["inputTokens"] + row["outputTokens"]
+    return tokens
+
+
+def _with_shares(charges: ChargeTable) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows; of targets with their share of requests, and the price of their tokens.
+
+    The share is among the rows that differ in the target alone.
+    """
+    if _TARGET not in charges.by:
+        yield from charges.rows
+        return
+    others = [name for name in charges.by if name != _TARGET]
+    requests = Counter[tuple[Any, ...]]()
+    for row in charges.rows:
+        requests[tuple(row[name] for name in others)] += row["requests"]
+    for row in charges.rows:
+        count = requests[tuple(row[name] for name in others)]
+        is_known = row["currency"] is not None and _tokens(row)
+        nanos = row["chargeNanos"] * _MILLION // _tokens(row) if is_known else None
+        yield {
+            **row,
+            _SHARE: row["requests"] / count if row[_TARGET] and count else None,
+            _PER_MILLION: _amount(nanos, _TABLE_DIGITS),
+        }
+
+
 def charges_output(charges: ChargeTable, form: str) -> Output:
     """Return charges alone as table, JSON or CSV."""
     return Output.of(form, _lines(charges), partial(_body, charges), partial(_csv, charges))
@@ -173,18 +244,26 @@ def _lines(charges: ChargeTable) -> Iterator[str]:
     counts = [
         name for name in _COUNTS if name == "requests" or any(row[name] for row in charges.rows)
     ]
+    of_targets = [_SHARE, _PER_MILLION] if _TARGET in charges.by else []
     body = [
         [
             *(row[name] or "-" for name in charges.by),
             *(str(row[name]) for name in counts),
+            *([cell(row[_SHARE], "{:.1%}"), row[_PER_MILLION] or "-"] if of_targets else []),
             _charge(row, _TABLE_DIGITS) or "no price",
             row["currency"] or "-",
         ]
-        for row in charges.rows
+        for row in _with_shares(charges)
     ]
-    heads = (*charges.by, *counts, "charge", "currency")
+    heads = (*charges.by, *counts, *of_targets, "charge", "currency")
     yield from table([column_head(key) for key in heads], body, str.rjust, len(charges.by))
     yield from ("", *charge_notes(charges))
+    for saving in route_savings(charges):
+        yield (
+            f"Route {saving.route} was charged {_amount(saving.charge, _TABLE_DIGITS)} "
+            f"{saving.currency}: {saving.saved:.1%} less than all its tokens at the mean price of "
+            f"{saving.dearest}, its dearest target."
+        )
     if any(row.get("class") == WASTE for row in charges.rows):
         yield (
             f"{WASTE}: what engines computed again, or for requests that they failed, at its price;"
@@ -203,23 +282,52 @@ def _body(charges: ChargeTable) -> dict[str, Any]:
         "to": charges.until.isoformat(),
         "digest": charges.digest,
         "truncated": charges.is_truncated,
-        "rows": [_fields(charges, row) for row in charges.rows],
+        "rows": [_fields(charges, row) for row in _with_shares(charges)],
+        **_savings_body(charges),
     }
+
+
+def _savings_body(charges: ChargeTable) -> dict[str, Any]:
+    savings = [
+        {
+            "route": saving.route,
+            "currency": saving.currency,
+            "charge": _amount(saving.charge, _FULL_DIGITS),
+            "dearest": saving.dearest,
+            "saved": f"{saving.saved:.6f}",
+        }
+        for saving in route_savings(charges)
+    ]
+    return {"savings": savings} if _TARGET in charges.by else {}
 
 
 def _csv(charges: ChargeTable) -> tuple[list[str], list[dict[str, Any]]]:
     """Return rows with the time in each, and of a closed month the digest of all."""
     period = {"from": charges.since.isoformat(), "to": charges.until.isoformat()}
-    columns = [*charges.by, *_COUNTS, "charge", "currency", *period, "digest"]
+    of_targets = [_SHARE, _PER_MILLION] if _TARGET in charges.by else []
+    columns = [*charges.by, *_COUNTS, *of_targets, "charge", "currency", *period, "digest"]
     digest = charges.digest
-    return columns, [{**_fields(charges, row), **period, "digest": digest} for row in charges.rows]
+    fields = [_fields(charges, row) for row in _with_shares(charges)]
+    return columns, [{**each, **period, "digest": digest} for each in fields]
 
 
 def _fields(charges: ChargeTable, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: row[name] for name in (*charges.by, *_COUNTS)},
+        **_target_fields(row),
         "charge": _charge(row, _FULL_DIGITS),
         "currency": row["currency"],
+    }
+
+
+def _target_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what rows by target have besides."""
+    if _SHARE not in row:
+        return {}
+    share = row[_SHARE]
+    return {
+        _SHARE: None if share is None else f"{share:.6f}",
+        _PER_MILLION: row[_PER_MILLION],
     }
 
 
