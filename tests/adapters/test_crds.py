@@ -20,6 +20,7 @@ from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
+    MODEL_ROUTES,
     PRICE_LISTS,
     PRICED_LISTS,
     QUALITY_GATES,
@@ -304,6 +305,28 @@ RULES += [
             ({"timeout": "30s"}, "must be a duration of at least 60s and at most 24h"),
         )
     ),
+    *(
+        (MODEL_ROUTES, {"targets": [{"service": "small"}, *targets]} | spec, words)
+        for targets, spec, words in (
+            ([{"service": "large", "when": {"maxScore": 2}}], {}, "so it has no when"),
+            ([{"service": "team-b/small"}], {}, "spec.targets: two have the same name"),
+            (
+                [{"service": "large", "weight": 0}],
+                {"select": "Weights", "targets": [{"service": "small", "weight": 0}]},
+                "spec.targets: with select Weights one needs a weight above 0",
+            ),
+            (
+                [{"service": "large", "timeouts": {"firstToken": "16m"}}],
+                {},
+                "must be a duration of at least 100ms and at most 15m",
+            ),
+            (
+                [{"service": "large", "timeouts": {"total": "500ms"}}],
+                {},
+                "must be a duration of at least 1s and at most 24h",
+            ),
+        )
+    ),
     (
         PRICE_LISTS,
         {"entries": [AN_ENTRY, AN_ENTRY | {"input": "2"}]},
@@ -569,6 +592,19 @@ BOUNDS = [
         a_service_spec(precision={"variants": [{"precision": "int1"}]}),
         "spec.precision.variants[0].precision",
     ),
+    (MODEL_ROUTES, {"targets": []}, "spec.targets"),
+    (MODEL_ROUTES, {"targets": [{"service": "Small"}]}, "spec.targets[0].service"),
+    (MODEL_ROUTES, {"targets": [{"service": "a/b/c"}]}, "spec.targets[0].service"),
+    (
+        MODEL_ROUTES,
+        {"targets": [{"service": f"s{number}"} for number in range(9)]},
+        "spec.targets: Too many: 9: must have at most 8 items",
+    ),
+    (
+        MODEL_ROUTES,
+        {"targets": [{"service": "a"}], "fallback": ["Timeout", "Timeout"]},
+        "spec.fallback[1]: Duplicate value",
+    ),
     (ACCELERATOR_POOLS, a_pool_spec(), "spec.prices"),
     (ACCELERATOR_POOLS, a_pool_spec(PRICE, tier="free"), "spec.tier"),
     (ACCELERATOR_POOLS, a_pool_spec(PRICE | {"perGPUHour": "-1"}), "spec.prices[0].perGPUHour"),
@@ -761,6 +797,36 @@ async def test_the_longest_status_of_prices_by_cost_is_accepted_and_read_again(
     assert price_list in [each.plan_input for each in listing.items]
 
 
+async def test_a_route_keeps_the_schema_of_answers_and_may_be_as_large_as_its_bounds(
+    cluster: KubeCluster,
+) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string", "minLength": 1}}}
+    condition = {"maxScore": 2, "tags": {f"{number:064}": "t" * 64 for number in range(8)}}
+    targets = [
+        {
+            "name": f"n{number:062}",
+            "service": f"{'a' * 63}/{'s' * 63}",
+            "when": condition,
+            "set": {"responseSchema": schema},
+            "timeouts": {"firstToken": "900s", "total": "24h"},
+        }
+        for number in range(7)
+    ]
+    # Named as its service, which begins as the names of the others.
+    targets.append({"service": f"{'b' * 63}/n{'0' * 60}9"})
+    words = [f"{number:064}" for number in range(64)]
+    spec = {"targets": targets, "score": {"words": words}}
+    status, answer = await create(cluster, MODEL_ROUTES, spec)
+    assert status == 201, answer
+    assert answer["spec"]["targets"][0]["set"] == {"responseSchema": schema}
+    status, answer = await create(
+        cluster,
+        MODEL_ROUTES,
+        {"targets": [{"name": "quick", "service": "chat"}, {"service": "chat"}]},
+    )
+    assert status == 201, answer
+
+
 async def test_the_status_of_what_is_tried_is_read_again_and_goes(cluster: KubeCluster) -> None:
     status, answer = await create(cluster, INFERENCE_SERVICES, a_service_spec(), "tried")
     assert status == 201, answer
@@ -821,6 +887,7 @@ async def test_scaling_by_hand_works_beside_scaling(cluster: KubeCluster) -> Non
         ("tsvc.spec.scaling.queue.target", "Waiting requests per replica"),
         ("tsvc.spec.model.shape", "num_key_value_heads"),
         ("acceleratorpool.spec.prices", "perGPUHour"),
+        ("troute.spec.targets.when", "Most characters of the first message"),
         ("tsvc.status.variant.source", "Roofline"),
     ],
 )
