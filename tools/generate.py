@@ -32,7 +32,14 @@ from chart_rights import render_with
 from chart_values import REMOVED, Chart
 from cli_page import page as cli_page
 from enum_texts import member_texts
-from tessera.api import batch_reasons, budget_reasons, gate_reasons, pool_reasons, reasons
+from tessera.api import (
+    batch_reasons,
+    budget_reasons,
+    gate_reasons,
+    pool_reasons,
+    reasons,
+    route_reasons,
+)
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
@@ -510,6 +517,8 @@ def _reasons() -> str:
         gate_reasons.GateOutcome: (
             "QualityGate: status.verdicts[].reason; InferenceService: status.rollouts[].reason"
         ),
+        route_reasons.RouteAccepted: "ModelRoute: condition Accepted",
+        route_reasons.TargetState: "ModelRoute: status.targets[].reason",
         budget_reasons.BudgetAccepted: "TenantBudget: condition Accepted",
         budget_reasons.Enforcing: "TenantBudget: condition Enforcing",
         budget_reasons.LimitAction: "TenantBudget: status.limits[].actions, and Events",

@@ -230,9 +230,6 @@ class TargetStatus(_RouteStatusBase):
     service: str
     """Namespace and name of its InferenceService."""
 
-    ready_replicas: int = 0
-    """Replicas that can answer."""
-
     reason: str
     """`Available`, or why it is skipped."""
 

@@ -14,6 +14,7 @@ from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier, budget_key
 from tessera.reconcile.writing.gates import GateApplier
 from tessera.reconcile.writing.layouts import LayoutApplier
+from tessera.reconcile.writing.routes import RouteApplier
 from tessera.reconcile.writing.service_work import Prerequisites
 from tessera.reconcile.writing.services import ServiceApplier
 from tessera.reconcile.writing.shared_objects import (
@@ -67,6 +68,7 @@ class Applier:
         self._shared = SharedObjectApplier(writer, installation)
         self._pulls = PrePullApplier(writer, config, installation)
         self.gates = GateApplier(writer, config, installation)
+        self._routes = RouteApplier(writer, store, config)
         self.batches = BatchApplier(config, cluster, image, writer, self.queue.defects)
         self.layouts = LayoutApplier(writer, store, namespace=installation.mig_namespace)
         self.spend_records = SpendRecordStore(cluster, installation.namespace, writer)
@@ -101,6 +103,7 @@ class Applier:
                 *self.services.work(snapshot, plan, existing, find),
                 *self.batches.work(snapshot, plan, find),
                 *self.gates.work(snapshot, plan),
+                *self._routes.work(snapshot, plan),
                 Work(
                     work_key(DAEMON_SETS, Ref(self._pulls.namespace, ""), Stage.STATUS),
                     partial(self._pull_and_prune, plan, existing),

@@ -19,3 +19,8 @@ class ObservedRoute:
     spec: ModelRouteSpec | None
     problem: str | None = None
     status: ModelRouteStatus = field(default_factory=ModelRouteStatus)
+
+    @property
+    def served_name(self) -> str:
+        """Return `model` of the requests that it gets."""
+        return (self.spec and self.spec.served_name) or self.ref.name

@@ -1,0 +1,42 @@
+"""Write the statuses of ModelRoutes."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from tessera.api.model_route import ModelRouteStatus
+from tessera.domain.config import Config
+from tessera.domain.observed.routes import ObservedRoute
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.planning.plan import Plan
+from tessera.domain.status.routes import route_statuses
+from tessera.reconcile.observe import plan_inputs
+from tessera.reconcile.store import Store
+from tessera.reconcile.writing.write_order import Stage, Work, work_key
+from tessera.reconcile.writing.writer import Writer, WriteStep
+from tessera.resources.api_resources import MODEL_ROUTES
+
+
+class RouteApplier:
+    """Writes the status of each route that changed; nothing else is decided about routes."""
+
+    def __init__(self, writer: Writer, store: Store, config: Config) -> None:
+        self._writer, self._store, self._config = writer, store, config
+
+    def work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
+        """Yield the work of routes whose status is not as it is in the cluster."""
+        routes = plan_inputs(self._store, MODEL_ROUTES, ObservedRoute)
+        if not routes:
+            return
+        statuses = route_statuses(
+            routes, snapshot.services, plan.budgets, snapshot.at, gateways=self._config.gateways
+        )
+        for route in routes:
+            status = statuses[route.ref]
+            if status != route.status:
+                write = partial(self.write_route_status, route, status)
+                yield Work(work_key(MODEL_ROUTES, route.ref, Stage.STATUS), write)
+
+    @WriteStep
+    async def write_route_status(self, route: ObservedRoute, status: ModelRouteStatus) -> list[str]:
+        """Write a status; return what was refused."""
+        return await self._writer.apply_status(MODEL_ROUTES, route.ref, status, route.uid)

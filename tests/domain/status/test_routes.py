@@ -1,0 +1,218 @@
+"""What the status of a route says of its name and its targets."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.api.model_route import ModelRouteSpec, ModelRouteStatus
+from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.observed.routes import ObservedRoute
+from tessera.domain.observed.snapshot import Budget, ObservedService
+from tessera.domain.status.routes import route_statuses
+from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, plan_of
+
+EMBEDS = {"parameters": 10**8, "layers": 12, "attentionHeads": 12, "kvHeads": 12, "headDim": 64}
+SHAPE = {**EMBEDS, "maxPositionEmbeddings": 512, "pooling": "Embed"}
+GRANT = {"names": ["large"], "tenants": ["team-a"]}
+
+
+def a_target(ref: str, ready: int = 1, spec: Any = None, **status: Any) -> ObservedService:
+    namespace, _, name = ref.rpartition("/")
+    return a_service(
+        name,
+        a_spec(**spec or {}),
+        ref=Ref(namespace or "team-a", name),
+        uid=f"uid-{ref}",
+        created=NOW - timedelta(days=3),
+        status=InferenceServiceStatus.model_validate({"readyReplicas": ready, **status}),
+    )
+
+
+def a_route(*targets: str, name: str = "assistant", days: int = 1, **spec: Any) -> ObservedRoute:
+    fields = {"targets": [{"service": target} for target in targets], **spec}
+    return ObservedRoute(
+        ref=Ref("team-a", name),
+        uid=f"uid-route-{name}",
+        created=NOW - timedelta(days=days),
+        generation=3,
+        spec=ModelRouteSpec.model_validate(fields),
+    )
+
+
+def statuses(
+    *objects: ObservedRoute | ObservedService, budgets: tuple[Budget, ...] = (), **options: Any
+) -> dict[str, ModelRouteStatus]:
+    budgets = budgets or (a_budget("team-a"), a_budget("team-b"))
+    return {
+        ref.name: status
+        for ref, status in route_statuses(
+            [each for each in objects if isinstance(each, ObservedRoute)],
+            [each for each in objects if isinstance(each, ObservedService)],
+            plan_of(a_snapshot(budgets=budgets)).budgets,
+            NOW,
+            **{"gateways": True, **options},
+        ).items()
+    }
+
+
+def accepted(status: ModelRouteStatus) -> tuple[str, str, str]:
+    (condition,) = status.conditions
+    assert condition.type == "Accepted"
+    assert condition.observed_generation == status.observed_generation == 3
+    return condition.status, condition.reason, condition.message
+
+
+MAY_SLEEP = {"scaling": {"minReplicas": 0, "idle": {"after": "10m"}}}
+ASLEEP = {"desiredReplicas": 0, "reason": "ScaledToZero", "message": "no request for 10m"}
+
+
+@pytest.mark.parametrize(
+    ("target", "state"),
+    [
+        (a_target("small"), "Available"),
+        (a_target("small", 0), "NoReadyReplica"),
+        (a_target("small", 0, {"replicas": 0}), "ServiceStopped"),
+        (a_target("small", 0, MAY_SLEEP), "NoReadyReplica"),
+        (
+            a_target("small", 0, MAY_SLEEP, scaling=ASLEEP),
+            "ServiceAsleep",
+        ),
+    ],
+)
+def test_each_target_says_whether_it_can_answer(target: ObservedService, state: str) -> None:
+    status = statuses(a_route("small", "large"), target, a_target("large", 2))["assistant"]
+    ready = 1 + (state == "Available")
+    assert status.summary == f"{ready}/2"
+    assert [(each.name, each.service, each.reason) for each in status.targets] == [
+        ("small", "team-a/small", state),
+        ("large", "team-a/large", "Available"),
+    ]
+    assert accepted(status) == ("True", "Valid", f"{ready} of 2 targets can answer now")
+
+
+def test_unknown_and_pooling_targets_are_named_and_the_others_still_count() -> None:
+    broken = replace(a_target("broken"), spec=None, problem="spec.model: Field required")
+    embeds = a_target("embeds", spec={"model": {"shape": SHAPE}})
+    route = a_route("embeds", "gone", "broken", "large")
+    status = statuses(route, broken, embeds, a_target("large"))["assistant"]
+    reasons = [each.reason for each in status.targets]
+    assert reasons == ["PoolingTarget", "TargetNotFound", "TargetNotFound", "Available"]
+    value, reason, message = accepted(status)
+    assert (value, reason, status.summary) == ("False", "TargetNotFound", "1/4")
+    assert message == "; ".join(
+        f"spec.targets[{number}].service: InferenceService/team-a/{name} does not exist, or its "
+        "spec is invalid; requests skip it"
+        for number, name in ((1, "gone"), (2, "broken"))
+    )
+    value, reason, message = accepted(statuses(a_route("embeds"), embeds)["assistant"])
+    assert (value, reason) == ("False", "PoolingTarget")
+    assert "spec.targets[0].service: InferenceService/team-a/embeds generates no" in message
+
+
+@pytest.mark.parametrize(
+    ("access", "publishing", "state"),
+    [
+        ({"tenants": ["team-a"]}, [GRANT], "Available"),
+        ({"public": True}, [{"names": ["large"], "public": True}], "Available"),
+        ({"tenants": ["team-a"]}, [], "TargetNotFound"),
+        ({}, [GRANT], "TargetNotFound"),
+        ({"tenants": ["team-c"]}, [GRANT], "TargetNotFound"),
+    ],
+)
+def test_a_target_of_another_tenant_has_to_be_offered_as_gateways_demand_it(
+    access: dict[str, Any], publishing: list[dict[str, Any]], state: str
+) -> None:
+    budgets = (a_budget("team-a"), a_budget("team-b", publishing=publishing))
+    shared = a_target("team-b/large", spec={"access": access})
+    status = statuses(a_route("team-b/large"), shared, budgets=budgets)["assistant"]
+    assert [each.reason for each in status.targets] == [state]
+
+
+def test_a_tenant_learns_nothing_of_services_that_it_may_not_use() -> None:
+    route = a_route("team-b/secret")
+    of_none, of_another = statuses(route), statuses(route, a_target("team-b/secret"))
+    assert of_none == of_another
+    assert accepted(of_none["assistant"])[1] == "TargetNotFound"
+    assert "is not shared with TenantBudget/team-a" in accepted(of_none["assistant"])[2]
+
+
+def test_a_service_of_the_tenant_keeps_its_name_and_so_does_the_older_route() -> None:
+    newer, older = a_route("large", days=0), a_route("large", name="older", servedName="assistant")
+    large = a_target("large")
+    two = statuses(newer, older, large)
+    assert accepted(two["older"])[1] == "Valid"
+    value, reason, message = accepted(two["assistant"])
+    assert (value, reason) == ("False", "NameConflict")
+    assert message == (
+        "metadata.name: assistant is also a name of ModelRoute/team-a/older, which gets the "
+        "requests of TenantBudget/team-a at the gateway; choose another name"
+    )
+    namesake = a_target("chat", spec={"access": {"aliases": ["assistant"]}})
+    for status in statuses(newer, older, large, namesake).values():
+        assert "a name of InferenceService/team-a/chat, which gets" in accepted(status)[2]
+    namesake_of_others = replace(namesake, ref=Ref("team-b", "chat"))
+    assert accepted(statuses(older, large, namesake_of_others)["older"])[1] == "Valid"
+
+
+def test_a_name_that_the_budget_gives_to_other_namespaces_is_not_that_of_the_route() -> None:
+    grant = {"names": ["assistant"], "namespaces": ["team-x"]}
+    tenant = {"namespaces": ["team-a", "team-x"]}
+    budget = a_budget("team-a", tenant=tenant, publishing=[grant])
+    status = statuses(a_route("large"), a_target("large"), budgets=(budget,))["assistant"]
+    assert accepted(status)[1] == "NameConflict"
+    assert "belongs to other namespaces by spec.publishing" in accepted(status)[2]
+
+
+@pytest.mark.parametrize(
+    ("access", "publishing", "accepts", "words"),
+    [
+        ({"tenants": ["team-b"]}, [], None, "cannot be used by TenantBudget/team-b"),
+        ({"public": True}, [], None, "cannot be used by other tenants"),
+        ({"tenants": ["team-b"]}, [{"names": ["assistant"], "public": True}], None, ""),
+        ({"tenants": ["team-b"]}, [{"names": ["assistant"], "public": True}], [], "TenantBudget"),
+        ({"tenants": ["team-z"]}, [], None, ""),
+    ],
+)
+def test_a_route_for_others_needs_a_grant_of_its_name(
+    access: dict[str, Any], publishing: list[Any], accepts: list[str] | None, words: str
+) -> None:
+    budgets = (
+        a_budget("team-a", publishing=publishing),
+        a_budget("team-b", acceptedPublishers=accepts),
+    )
+    route = a_route("large", access=access)
+    value, reason, message = accepted(
+        statuses(route, a_target("large"), budgets=budgets)["assistant"]
+    )
+    assert (value, reason) == ("True", "NameNotPublished" if words else "Valid")
+    assert words in message
+
+
+def test_a_route_says_that_no_gateway_runs_or_that_its_spec_is_invalid() -> None:
+    status = statuses(a_route("large"), a_target("large"), gateways=False)["assistant"]
+    assert accepted(status)[:2] == ("True", "GatewayDisabled")
+    invalid = replace(a_route("large"), spec=None, problem="spec.targets: Field required")
+    status = statuses(invalid, a_route("large", name="other"))["assistant"]
+    assert accepted(status) == ("False", "InvalidSpec", "spec.targets: Field required")
+    assert (status.targets, status.summary) == ((), "")
+
+
+class RaisingSpec(ModelRouteSpec):
+    """A spec that no status can be made of."""
+
+    @property
+    def targets(self) -> Any:
+        """Raise as a defect does."""
+        raise OverflowError("cannot convert float infinity to integer")
+
+
+def test_a_route_that_raises_has_its_last_status_and_stops_no_other() -> None:
+    last = ModelRouteStatus(summary="1/1")
+    spec = RaisingSpec.model_construct(served_name=None)
+    evil = replace(a_route("large", name="evil"), spec=spec, status=last)
+    both = statuses(evil, a_route("large"), a_target("large"))
+    assert both["evil"] is last
+    assert accepted(both["assistant"])[1] == "Valid"

@@ -1,0 +1,43 @@
+"""The status of a route is written when it changes, and only then."""
+
+from typing import Any
+
+from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_ROUTES
+from tessera.resources.manifest import ObjectKey
+from tests.builders import SMALL
+from tests.memory_operator import MemoryOperator
+
+ROUTE = ObjectKey(MODEL_ROUTES.plural, "team-a", "assistant")
+
+
+def a_service(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "team-a"}, "spec": {"model": {"uri": SMALL}}}
+
+
+async def test_a_route_follows_its_targets() -> None:
+    operator = MemoryOperator()
+    cluster = operator.cluster
+    targets = [{"service": "small", "when": {"maxScore": 1}}, {"service": "large"}]
+    meta = {"name": ROUTE.name, "namespace": ROUTE.namespace}
+    cluster.put(MODEL_ROUTES, {"metadata": meta, "spec": {"targets": targets}})
+    cluster.put(INFERENCE_SERVICES, a_service("large"))
+    await operator.reconcile()
+    status = cluster.objects[ROUTE]["status"]
+    assert status["conditions"][0]["reason"] == "TargetNotFound"
+    assert [each["reason"] for each in status["targets"]] == ["TargetNotFound", "NoReadyReplica"]
+
+    cluster.compact()
+    await operator.reconcile()
+    assert ROUTE not in cluster.applied, "nothing changed"
+
+    cluster.put(INFERENCE_SERVICES, a_service("small"))
+    await operator.reconcile()
+    assert cluster.objects[ROUTE]["status"]["conditions"][0]["reason"] == "GatewayDisabled"
+
+    cluster.objects[ROUTE]["spec"]["targets"].append({"service": "Large"})
+    cluster.touch(ROUTE)
+    await operator.reconcile()
+    (condition,) = cluster.objects[ROUTE]["status"]["conditions"]
+    assert condition["reason"] == "InvalidSpec"
+    assert condition["message"].startswith("spec.targets.2.service: String should match pattern")
+    assert "kubectl explain modelroute.spec shows the fields" in condition["message"]
