@@ -8,7 +8,7 @@ from typing import Any
 from tessera.api.schema import KINDS as CRDS
 from tessera.api.schema import CustomResourceType
 from tessera.domain.observed.snapshot import Ref
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, NODE_LAYOUTS
+from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, MODEL_ROUTES, NODE_LAYOUTS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
 from tests.generation.schema_walk import Leaf
@@ -24,16 +24,15 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "AcceleratorPool": ObjectKey("acceleratorpools", "", HOSTILE),
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
+    "ModelRoute": ObjectKey("modelroutes", HOSTILE, "assistant"),
 }
-# No cycle reads price lists, of routes only a status is written, and gates are played with their
-# services in tests of their own.
+# No cycle reads price lists, and gates are played with their services in tests of their own.
 DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
 _OTHER_SPECS: Mapping[str, Body] = {
     "PriceList": {
         "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
     },
     "QualityGate": {"suite": {"configMap": {"name": "suite"}}},
-    "ModelRoute": {"targets": [{"service": "chat", "when": {"maxScore": 1}}, {"service": "large"}]},
 }
 _NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment"}
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the
@@ -127,6 +126,9 @@ def build(fleet: Fleet, *tenants: str) -> None:
         claim = {"metadata": {"name": "data", "namespace": tenant}}
         fleet.cluster.put(CLAIMS, claim | {"spec": {"accessModes": ["ReadWriteMany"]}})
         fleet.cluster.put(BATCH_INFERENCES, _batch(fleet, tenant))
+        targets = [{"service": "small", "when": {"maxScore": 1}}, {"service": "chat"}]
+        route = {"metadata": {"name": "assistant", "namespace": tenant}}
+        fleet.cluster.put(MODEL_ROUTES, route | {"spec": {"targets": targets}})
 
 
 def base_spec(kind: CustomResourceType, tenant: str) -> Body:
