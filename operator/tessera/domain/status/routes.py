@@ -16,6 +16,7 @@ from tessera.domain.gateway.build import offered_names, oldest_first
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.name_conflicts import lists_any
 from tessera.domain.gateway.name_rights import NameRights, name_rights
+from tessera.domain.incremental import reused
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
@@ -87,26 +88,40 @@ def _surroundings(
         if route.spec is not None
     }
     names = frozenset(name for model in offered.values() for name in model.names)
-    namesakes = [
-        offered_names(service.uid, service, tenants.get(service.ref.namespace))
-        for service in oldest_first(
-            service
-            for service in services
-            if service.spec is not None and lists_any(names, service.ref.name, service.spec)
-        )
-    ]
+    namesakes = _namesakes(names, tuple(services), tenants)
     listers = defaultdict[str, list[OfferedModel]](list)
     for model in (*namesakes, *offered.values()):
         for name in names.intersection(model.all_names):
             listers[name].append(model)
     return _Surroundings(
-        services={service.ref: service for service in services},
+        services=_by_ref(tuple(services)),
         tenants=tenants,
         rights=name_rights(grants_in_force(budgets)),
         routes=offered,
         listers=listers,
         gateways=gateways,
     )
+
+
+@reused
+def _by_ref(services: tuple[ObservedService, ...]) -> Mapping[Ref, ObservedService]:
+    return {service.ref: service for service in services}
+
+
+@reused
+def _namesakes(
+    names: frozenset[str], services: tuple[ObservedService, ...], tenants: Mapping[str, str]
+) -> Sequence[OfferedModel]:
+    """Return the services that list one of the names, the oldest first."""
+    listers = (
+        service
+        for service in services
+        if service.spec is not None and lists_any(names, service.ref.name, service.spec)
+    )
+    return [
+        offered_names(service.uid, service, tenants.get(service.ref.namespace))
+        for service in oldest_first(listers)
+    ]
 
 
 def _status(route: ObservedRoute, around: _Surroundings, at: datetime) -> ModelRouteStatus:

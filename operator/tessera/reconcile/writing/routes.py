@@ -5,6 +5,7 @@ from functools import partial
 
 from tessera.api.model_route import ModelRouteStatus
 from tessera.domain.config import Config
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.plan import Plan
@@ -21,14 +22,17 @@ class RouteApplier:
 
     def __init__(self, writer: Writer, store: Store, config: Config) -> None:
         self._writer, self._store, self._config = writer, store, config
+        self._incremental = Incremental()
 
     def work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
         """Yield the work of routes whose status is not as it is in the cluster."""
         routes = plan_inputs(self._store, MODEL_ROUTES, ObservedRoute)
         if not routes:
             return
-        statuses = route_statuses(
-            routes, snapshot.services, plan.budgets, snapshot.at, gateways=self._config.gateways
+        statuses = self._incremental.run(
+            route_statuses,
+            *(routes, snapshot.services, plan.budgets, snapshot.at),
+            gateways=self._config.gateways,
         )
         for route in routes:
             status = statuses[route.ref]
