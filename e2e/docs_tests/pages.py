@@ -25,6 +25,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "load-test": SERVED,
     "pools": (),
     "read-the-bill": SERVED,
+    "route-requests": (*SERVED, "Ask with a key"),
     "run-a-batch": (*SERVED, "The input"),
     "serve": SERVED,
     "set-a-budget": SERVED,
