@@ -110,7 +110,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         for service in oldest_first(services_in_force(observed.services, observed.revisions))
     ]
     routes = [
-        _route(route.uid, route, tenant_by_namespace.get(route.ref.namespace))
+        offered_route(route.uid, route, tenant_by_namespace.get(route.ref.namespace))
         for route in sorted(observed.routes, key=attrgetter("created", "ref"))
         if route.spec is not None
     ]
@@ -359,7 +359,7 @@ def _model(
 
 
 @reused_per_object
-def _route(_: str, route: ObservedRoute, tenant: str | None) -> OfferedModel:
+def offered_route(_: str, route: ObservedRoute, tenant: str | None) -> OfferedModel:
     """Return what a route offers, by its UID."""
     spec = route.spec
     assert spec is not None  # noqa: S101
@@ -367,7 +367,7 @@ def _route(_: str, route: ObservedRoute, tenant: str | None) -> OfferedModel:
         service=route.ref,
         uid=route.uid,
         created=int(route.created.timestamp()),
-        names=(spec.served_name or route.ref.name,),
+        names=(route.served_name,),
         tenant=tenant,
         tenants=frozenset(spec.access.tenants),
         public=spec.access.public,

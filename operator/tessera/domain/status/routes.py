@@ -12,7 +12,7 @@ from tessera.api.route_reasons import RouteAccepted, TargetState
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, grants_in_force
 from tessera.domain.gateway.access import may_offer, may_use, offered_to
-from tessera.domain.gateway.build import offered_names, oldest_first
+from tessera.domain.gateway.build import offered_names, offered_route, oldest_first
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.name_conflicts import lists_any
 from tessera.domain.gateway.name_rights import NameRights, name_rights
@@ -76,14 +76,7 @@ def _surroundings(
         for namespace in view.namespaces
     }
     offered = {
-        route.ref: OfferedModel(
-            service=route.ref,
-            uid=route.uid,
-            names=(route.served_name,),
-            tenant=tenants.get(route.ref.namespace),
-            tenants=frozenset(route.spec.access.tenants),
-            public=route.spec.access.public,
-        )
+        route.ref: offered_route(route.uid, route, tenants.get(route.ref.namespace))
         for route in sorted(routes, key=lambda each: (each.created, each.ref))
         if route.spec is not None
     }
