@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tessera.api.model_route import ModelRouteSpec
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.gateway.relay.sent import Sent
@@ -340,6 +341,24 @@ async def test_without_downgrades_the_last_target_answers() -> None:
         answer = await gateway.post(a_body(), **AUTH, **{"x-tessera-allow-downgrade": "false"})
         assert answer.headers["x-tessera-target"] == "large"
         assert answer.headers["x-tessera-target-reason"] == "NoDowngrade"
+
+
+async def test_a_request_that_asks_two_targets_counts_once_in_the_limits_of_its_sender() -> None:
+    limits = RateLimitsSpec.model_validate({"requests": {"perMinute": 3}})
+    async with AsyncExitStack() as stack:
+        engines = [
+            await stack.enter_async_context(ScriptedEngine(script)) for script in (fails, answers)
+        ]
+        directory = a_directory(
+            a_target("small", engines[0].address),
+            a_target("large", engines[1].address),
+            a_route(SMALL, LARGE),
+            keys=[an_api_key(limits=limits)],
+        )
+        gateway = await stack.enter_async_context(a_gateway(directory))
+        statuses = [(await gateway.post(a_body(), **AUTH)).status for _ in range(4)]
+
+        assert statuses == [200, 200, 200, 429]
 
 
 async def test_nothing_is_held_of_a_routed_stream_that_began() -> None:

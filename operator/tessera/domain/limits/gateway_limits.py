@@ -271,6 +271,12 @@ class GatewayLimits:
             else:
                 self._slots_of(limit).in_use -= 1
 
+    def recount(self, admitted: Admitted, requests: int) -> None:
+        """Count so many requests more, below 0 fewer, than were counted of one that is admitted."""
+        for limit in admitted.limits:
+            if limit.meter is Meter.REQUESTS:
+                self._balance(limit).amount -= requests
+
     def renewal(self, now: float) -> BorrowRequest:
         """Return what to exchange with the accounts now: unused portions for expected use."""
         elapsed = max(now - self._renewed_at, 1e-3)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, RunningPhase, RunningRequest, UsageRecord
+from tessera.domain.limits.gateway_limits import Admitted
 from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
@@ -146,9 +147,14 @@ class RequestCourse:
 
     async def _answer_by_target(self, resolved: Resolved, sink: AnswerSink) -> None:
         """Let the targets of a route answer, one after the other; raises RequestError."""
+        limits = self._stations.reservations.limits
         calls = await self._stations.router.calls(resolved)
+        counted: Admitted | None = None
         while (call := await calls.next()) is not None:
             self.at = call
+            if counted is not None:
+                # However many targets are asked, it is one request of its sender.
+                limits.recount(counted, -1)
             try:
                 answer = self._answer_by(call, sink, is_last=False)
                 await in_time(call.received, answer, lambda: _has_begun(self.at))
@@ -157,6 +163,11 @@ class RequestCourse:
                 was_asked = _was_asked(self.at)
                 if _has_begun(self.at) or not calls.failed(call, error, was_asked=was_asked):
                     raise
+                reserved = _reserved(self.at)
+                if reserved is not None:
+                    counted = reserved.admitted
+                elif counted is not None:
+                    limits.recount(counted, 1)
                 self._end_call(error)
                 self.at = resolved
         raise calls.refusal()
@@ -308,6 +319,13 @@ def _sent(at: Stand) -> Sent | None:
             return sent
         case _:
             return None
+
+
+def _reserved(at: Stand) -> Reserved | None:
+    placed = _placed(at)
+    if placed is not None:
+        return placed.reserved
+    return at if isinstance(at, Reserved) else None
 
 
 def _placed(at: Stand) -> Placed | None:
