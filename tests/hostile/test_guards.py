@@ -12,10 +12,12 @@ from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.planning.plan import STEPS
 from tessera.domain.service.removed import RemovedWorkload
+from tessera.domain.status.routes import route_status
 from tessera.domain.steps import Step
 from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier
 from tessera.reconcile.writing.layouts import LayoutApplier
+from tessera.reconcile.writing.routes import RouteApplier
 from tessera.reconcile.writing.service_work import ServiceWork
 from tessera.reconcile.writing.services import ServiceApplier
 from tessera.reconcile.writing.shared_objects import (
@@ -28,6 +30,7 @@ from tessera.resources.api_resources import (
     BATCH_INFERENCES,
     CLAIMS,
     INFERENCE_SERVICES,
+    MODEL_ROUTES,
     NODE_LAYOUTS,
     QUALITY_GATES,
 )
@@ -51,7 +54,7 @@ WRITE_STEPS = [
     step
     for applier in (
         *(LayoutApplier, SharedObjectApplier, BudgetApplier),
-        *(ServiceApplier, BatchApplier, PrePullApplier),
+        *(ServiceApplier, BatchApplier, PrePullApplier, RouteApplier),
     )
     for name, step in vars(applier).items()
     if isinstance(step, WriteStep) and not name.startswith("_") and name != "write_actions"
@@ -110,6 +113,9 @@ def _build(fleet: Fleet) -> None:
         suite = {"suite": {"configMap": {"name": "suite"}}}
         gate = {"metadata": {"name": "answers", "namespace": tenant}, "spec": suite}
         fleet.cluster.put(QUALITY_GATES, gate)
+        route = {"metadata": {"name": "assistant", "namespace": tenant}}
+        targets = [{"service": name} for name in ("gone", "chat")]
+        fleet.cluster.put(MODEL_ROUTES, route | {"spec": {"targets": targets}})
         meta = {"namespace": tenant, "creationTimestamp": "2026-11-20T11:59:00Z"}
         fleet.cluster.put(
             CLAIMS,
@@ -196,7 +202,7 @@ async def _cycles(fleet: Fleet, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [*STEPS, *WRITE_STEPS], ids=lambda step: step.function.__name__.strip("_")
+    "step", [*STEPS, route_status, *WRITE_STEPS], ids=lambda step: step.function.__name__.strip("_")
 )
 async def test_a_tenant_for_whom_a_step_raises_changes_nothing_for_others(
     step: Step[..., Any] | WriteStep[Any, ...], monkeypatch: pytest.MonkeyPatch

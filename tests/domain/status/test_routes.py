@@ -11,8 +11,9 @@ from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService
-from tessera.domain.status.routes import route_statuses
+from tessera.domain.status.routes import route_status, route_statuses
 from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, plan_of
+from tests.domain.test_steps import EVIL, Raising
 
 EMBEDS = {"parameters": 10**8, "layers": 12, "attentionHeads": 12, "kvHeads": 12, "headDim": 64}
 SHAPE = {**EMBEDS, "maxPositionEmbeddings": 512, "pooling": "Embed"}
@@ -200,19 +201,12 @@ def test_a_route_says_that_no_gateway_runs_or_that_its_spec_is_invalid() -> None
     assert (status.targets, status.summary) == ((), "")
 
 
-class RaisingSpec(ModelRouteSpec):
-    """A spec that no status can be made of."""
-
-    @property
-    def targets(self) -> Any:
-        """Raise as a defect does."""
-        raise OverflowError("cannot convert float infinity to integer")
-
-
-def test_a_route_that_raises_has_its_last_status_and_stops_no_other() -> None:
+def test_a_route_that_raises_has_its_last_status_and_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     last = ModelRouteStatus(summary="1/1")
-    spec = RaisingSpec.model_construct(served_name=None)
-    evil = replace(a_route("large", name="evil"), spec=spec, status=last)
+    evil = replace(a_route("large", name="chat"), ref=Ref(EVIL, "chat"), status=last)
+    monkeypatch.setattr(route_status, "function", Raising(route_status.function))
     both = statuses(evil, a_route("large"), a_target("large"))
-    assert both["evil"] is last
+    assert both["chat"] is last
     assert accepted(both["assistant"])[1] == "Valid"

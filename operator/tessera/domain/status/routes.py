@@ -59,7 +59,7 @@ def route_statuses(
     may not use and of one that does not exist.
     """
     around = _surroundings(routes, services, budgets, gateways=gateways)
-    return {route.ref: _route_status(route, around, at) for route in routes}
+    return {route.ref: route_status(route, around, at) for route in routes}
 
 
 def _surroundings(
@@ -149,7 +149,7 @@ def _status(route: ObservedRoute, around: _Surroundings, at: datetime) -> ModelR
 
 
 # What is known of it stays: requests do not read the status.
-_route_status = Step(_status, lambda _error, route, *_: route.status)
+route_status = Step(_status, lambda _error, route, *_: route.status)
 
 
 def _state(target: RouteTarget, namespace: str, around: _Surroundings) -> TargetState:
