@@ -167,7 +167,10 @@ def test_a_saved_forecast_is_read_again(tmp_path: Path) -> None:
 
 def test_the_access_log_and_the_table_of_a_gateway_say_the_same(tmp_path: Path) -> None:
     records = EXAMPLE.records(1)
+    # What a target of a route used that did not answer is of no request.
+    call = replace(records[-1], requests=0)
     rows = usage_records(records)
+    rows += usage_records([call], requests=0, model_route="team-a/assistant", target="small")
     # A dump of the table has the names of its columns, and one differs from that of the field.
     fields = [column.key for column in USAGE_RECORDS.columns]
     table = [",".join(column.name for column in USAGE_RECORDS.columns)] + [
@@ -184,7 +187,7 @@ def test_the_access_log_and_the_table_of_a_gateway_say_the_same(tmp_path: Path) 
         )
         for content in ("\n".join(table), log.decode())
     )
-    assert of_table == measure(records, 1.0)
+    assert of_table == measure([*records, call], 1.0)
     assert of_log == of_table
 
 

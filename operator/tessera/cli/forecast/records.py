@@ -135,6 +135,8 @@ def _of_log(line: str) -> _ServiceRequest | None:
         input_tokens=_count(row["inputTokens"]),
         output_tokens=_count(row["outputTokens"]),
         reasoning_tokens=_count(row["reasoningTokens"]),
+        # A call of a route that did not answer is of none.
+        requests=_count(row.get("requests", 1)),
     )
 
 
