@@ -325,3 +325,19 @@ async def test_a_gateway_that_cannot_find_the_others_says_so() -> None:
 
     answers = await OtherGateways(find, 1).explain("a", "Bearer x")
     assert answers == {"all others (the API server does not answer)": None}
+
+
+def test_each_call_of_a_route_says_its_target_and_who_was_skipped() -> None:
+    recent = RecentRequests()
+    routed = {"request_id": "r", "model_route": "team-a/assistant"}
+    skipped = "small=EngineFailed,medium=QueueFull"
+    recent.add(a_record(**routed, target="small", target_reason="RuleMatched", requests=0), ())
+    recent.add(
+        a_record(**routed, target="large", target_reason="Fallback", skipped_targets=skipped), ()
+    )
+    known = recent.explain("r")
+    lines = report("r", JoinedExplanations(**known.model_dump()), "text").text.splitlines()
+    assert sorted(line.strip() for line in lines if "route " in line) == [
+        "route team-a/assistant, target large: Fallback (small: EngineFailed, medium: QueueFull)",
+        "route team-a/assistant, target small: RuleMatched",
+    ]

@@ -22,7 +22,7 @@ _QUERIES = {"service": "service", "tenant": "owner", "tenant,service": "owner,se
 _COUNTS = ("requests", "inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
 _TABLE_DIGITS, _FULL_DIGITS = 4, 9
 _HOUR = timedelta(hours=1)
-# Of rows by target: what the other fields tell apart is compared within each of them.
+# Rows by target have a share among those that differ in the target alone.
 _TARGET, _SHARE, _PER_MILLION = "target", "share", "perMillionTokens"
 _MILLION = 10**6
 
