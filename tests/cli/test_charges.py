@@ -179,6 +179,9 @@ async def test_targets_have_their_share_of_each_group_and_what_their_route_saved
         }
     ]
     text = charges_output(charges, "table").text
+    cut = replace(charges, is_truncated=True)
+    assert json.loads(charges_output(cut, "json").text)["savings"] == []
+    assert {row["share"] for row in read_csv(charges_output(cut, "csv").text)} == {""}
     assert "Route team-a/assistant was charged 2.0400 USD: 66.0% less than all its tokens" in text
     other = next(line for line in text.splitlines() if line.startswith("acme    -"))
     assert other.split()[-4:] == ["-", "8333.3333", "1.0000", "USD"]

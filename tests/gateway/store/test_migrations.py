@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from tessera.domain.usage.report import UsageDimension, UsageQuery
+from tessera.domain.usage.statement import ChargeDimension, ChargeQuery
 from tessera.gateway.store.database import Database
 from tessera.gateway.store.schema import METADATA
 from tessera.gateway.store.store import GatewayStore
@@ -49,6 +50,26 @@ async def test_records_of_a_former_version_count_one_request(store_url: str) -> 
     (row,) = (await store.usage(UsageQuery(by=(), since_ns=0, until_ns=2**63 - 1))).rows
     await store.close()
     assert row.requests == 2
+
+
+async def test_what_was_stored_before_routes_has_none(store_url: str) -> None:
+    store = await GatewayStore.open(store_url)
+    routed = {"model_route": "team-a/assistant", "target": "small"}
+    await store.record([a_record()])
+    async with store.write() as connection:
+        for table in ("usage_records", "charge_sums"):
+            for column in routed:
+                await connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+
+    await store.migrate()
+    await store.record([a_record(**routed)])
+
+    used = UsageQuery(by=(UsageDimension.ROUTE,), since_ns=0, until_ns=2**63 - 1)
+    charged = ChargeQuery(by=(ChargeDimension.ROUTE,), since=0, until=2**40)
+    for report in (await store.usage(used), await store.charges(charged)):
+        assert sorted(row.group for row in report.rows) == [("",), ("team-a/assistant",)]
+    await store.close()
 
 
 async def test_gateways_that_start_together_migrate_once(postgresql: PostgresqlServer) -> None:

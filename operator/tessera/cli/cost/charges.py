@@ -185,7 +185,8 @@ def charge_notes(charges: ChargeTable) -> Iterator[str]:
 def route_savings(charges: ChargeTable) -> list[RouteSaving]:
     """Return what routes saved whose targets are rows; none where a target has no price."""
     targets: dict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
-    for row in charges.rows if _TARGET in charges.by else ():
+    are_all = _TARGET in charges.by and not charges.is_truncated
+    for row in charges.rows if are_all else ():
         if row[_TARGET] and row["currency"] is not None and row.get("class") != WASTE:
             of_route = targets[row["route"], row["currency"]]
             nanos, tokens = of_route.get(row[_TARGET], (0, 0))
@@ -215,7 +216,7 @@ def _tokens(row: Mapping[str, Any]) -> int:
 def _with_shares(charges: ChargeTable) -> Iterator[Mapping[str, Any]]:
     """Yield the rows; of targets with their share of requests, and the price of their tokens.
 
-    The share is among the rows that differ in the target alone.
+    The share is among the rows that differ in the target alone; None where some are left out.
     """
     if _TARGET not in charges.by:
         yield from charges.rows
@@ -226,11 +227,12 @@ def _with_shares(charges: ChargeTable) -> Iterator[Mapping[str, Any]]:
         requests[tuple(row[name] for name in others)] += row["requests"]
     for row in charges.rows:
         count = requests[tuple(row[name] for name in others)]
+        is_compared = row[_TARGET] and not charges.is_truncated
         is_known = row["currency"] is not None and _tokens(row)
         nanos = row["chargeNanos"] * _MILLION // _tokens(row) if is_known else None
         yield {
             **row,
-            _SHARE: row["requests"] / count if row[_TARGET] and count else None,
+            _SHARE: row["requests"] / count if is_compared and count else None,
             _PER_MILLION: _amount(nanos, _TABLE_DIGITS),
         }
 
