@@ -12,6 +12,7 @@ from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.requests import Phase
 from tessera.gateway.relay.sent import Sent
 from tests.gateway.harness import (
     EngineCall,
@@ -180,6 +181,8 @@ async def test_a_refusal_has_the_reason_of_each_target() -> None:
         # One that failed, and the request itself.
         assert [(each.target, each.requests) for each in gateway.records] == [("large", 0), ("", 1)]
         assert gateway.records[1].model_route == "team-a/assistant"
+        # Refused ones are not stored, and what a target used that failed would be of no request.
+        assert [each.phase for each in gateway.records] == [Phase.FAILED, Phase.FAILED]
 
 
 async def test_what_an_engine_refuses_has_its_own_words() -> None:

@@ -62,7 +62,7 @@ class RequestCourse:
         self.at: Stand = identified
         """Where it stands."""
         self._record_id = record_id()
-        self._client_gone = self._is_recorded = False
+        self._client_gone = self._is_recorded = self._has_failed_call = False
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -83,13 +83,14 @@ class RequestCourse:
             phase, reason = Phase.FAILED, error.reason
             await self._fail(error)
         except RequestError as error:
-            phase, reason = _phase_of_refusal(self.at), error.reason
+            phase, reason = _phase_of_refusal(self.at, self._has_failed_call), error.reason
             await self._fail(error)
         except asyncio.CancelledError:
             task.uncancel()
             holding = self.identified.holding
             if holding.exceeded:
-                phase, reason = _phase_of_refusal(self.at), RequestReason.HELD_BYTES_EXCEEDED
+                phase = _phase_of_refusal(self.at, self._has_failed_call)
+                reason = RequestReason.HELD_BYTES_EXCEEDED
                 await self._fail(holding.error())
             elif not self._client_gone:
                 phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
@@ -180,7 +181,7 @@ class RequestCourse:
             sent.hold(0)
         if _was_asked(self.at):
             record = self._record(self.at, Phase.FAILED, error.reason)
-            record.requests = 0
+            record.requests, self._has_failed_call = 0, True
             placed = _placed(self.at)
             self._stations.record(record, placed.attempts if placed is not None else ())
             self._record_id = record_id()
@@ -294,9 +295,12 @@ class RequestCourse:
             self._stations.relay.move(self.at, uids)
 
 
-def _phase_of_refusal(at: Stand) -> Phase:
+def _phase_of_refusal(at: Stand, has_failed_call: bool) -> Phase:
     """Return how a request ends that is refused: what an engine did until then is paid."""
-    return Phase.ABORTED if _was_asked(at) else Phase.REFUSED
+    if _was_asked(at):
+        return Phase.ABORTED
+    # What targets used that failed is of no request but this one.
+    return Phase.FAILED if has_failed_call else Phase.REFUSED
 
 
 def _was_asked(at: Stand) -> bool:
