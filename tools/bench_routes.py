@@ -335,7 +335,9 @@ def rule_times() -> dict[str, float]:
 
 
 def _choose(spec: ModelRouteSpec, fields: RequestFields) -> TargetOrder:
-    return target_order(spec, read_opening(fields, {}, "team-a"))
+    return target_order(
+        spec, read_opening(fields, {}, "team-a" if spec.select == "Weights" else None)
+    )
 
 
 def measure(data: Path = _DATA, splits: int = 100) -> dict[str, object]:

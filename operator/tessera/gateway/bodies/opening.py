@@ -70,15 +70,27 @@ class _First(NamedTuple):
 
 
 def read_opening(
-    fields: RequestFields, headers: Mapping[bytes, bytes], tenant: str
+    fields: RequestFields, headers: Mapping[bytes, bytes], tenant: str | None
 ) -> RequestOpening:
     """Return what every turn of a conversation carries.
 
     Of the body it reads what comes before the first message of the user, and that message, twice
     at most: of large bodies that is done in their turns. A message that cannot be read is an empty
-    text, since the engine judges it.
+    text, since the engine judges it. Without a tenant it has no session.
     """
     first = _first_message(_given(fields, _CONVERSATIONS))
+    return RequestOpening(
+        text=first.text,
+        tools=_FILLED.match(_given(fields, ("tools",))) is not None,
+        media=first.media,
+        tags=_tags(headers.get(_TAGS_HEADER, b"")),
+        session=b"" if tenant is None else _session(fields, headers, tenant, first),
+    )
+
+
+def _session(
+    fields: RequestFields, headers: Mapping[bytes, bytes], tenant: str, first: _First
+) -> bytes:
     digest = blake2b(tenant.encode(), digest_size=_DIGEST_BYTES)
     session = next(filter(None, map(headers.get, _SESSION_HEADERS)), None)
     if session is not None:
@@ -89,13 +101,7 @@ def read_opening(
         for part in (_given(fields, _SYSTEMS), *first.beginning, content):
             digest.update(b"\0")
             digest.update(part[:_MAX_DIGESTED_BYTES])
-    return RequestOpening(
-        text=first.text,
-        tools=_FILLED.match(_given(fields, ("tools",))) is not None,
-        media=first.media,
-        tags=_tags(headers.get(_TAGS_HEADER, b"")),
-        session=digest.digest(),
-    )
+    return digest.digest()
 
 
 def _given(fields: RequestFields, names: tuple[str, ...]) -> memoryview:

@@ -43,9 +43,10 @@ class RequestRouter:
             # What another model would count is of no use.
             targets, reason = route.targets[-1:], RouteReason.LAST_TARGET
         else:
+            # Rules ask for no session.
+            tenant = identified.identity.tenant if route.select == "Weights" else None
             opening = await self._turns.take(
-                len(received.body),
-                lambda: read_opening(received.fields, headers, identified.identity.tenant),
+                len(received.body), lambda: read_opening(received.fields, headers, tenant)
             )
             allow_downgrade = _allows_downgrade(headers)
             if not self._senders.allows_downgrade(identified.identity):
