@@ -1,9 +1,10 @@
 """`ModelRoute`: one name over several targets, the cheapest first."""
 
+import json
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from tessera.api.inference_service import ServedName
 from tessera.api.meta import (
@@ -21,6 +22,7 @@ from tessera.api.ref import Ref
 # As RouteTarget.target_name says it, in CEL.
 _NAME = "(has({0}.name) ? {0}.name : {0}.service.substring({0}.service.indexOf('/') + 1))".format
 MAX_TARGETS = 8
+MAX_SCHEMA_BYTES = 16_384
 MAX_SCORE = 5
 # More characters of a message are not read, so that no message takes long to judge.
 MAX_RULE_NUMBER = 100_000
@@ -38,6 +40,13 @@ _ServiceName = Annotated[
 ]
 _Word = Annotated[str, StringConstraints(min_length=2, max_length=64)]
 _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,64}$", max_length=64)]
+
+
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what would make each request large."""
+    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+        raise ValueError(f"has more than {MAX_SCHEMA_BYTES} bytes of JSON")
+    return schema
 
 
 class RouteCondition(Wire):
@@ -100,11 +109,12 @@ class TargetSettings(Wire):
     response_schema: (
         Annotated[
             dict[str, Any],
-            Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}),
+            Field(max_length=64, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}),
+            AfterValidator(_bounded),
         ]
         | None
     ) = None
-    """JSON schema of the answers, in place of one in the request."""
+    """JSON schema of the answers, in place of one in the request; at most 16 KiB."""
 
 
 class TargetTimeouts(Wire):
