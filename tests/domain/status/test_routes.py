@@ -154,8 +154,12 @@ def test_a_service_of_the_tenant_keeps_its_name_and_so_does_the_older_route() ->
     namesake = a_target("chat", spec={"access": {"aliases": ["assistant"]}})
     for status in statuses(newer, older, large, namesake).values():
         assert "a name of InferenceService/team-a/chat, which gets" in accepted(status)[2]
-    namesake_of_others = replace(namesake, ref=Ref("team-b", "chat"))
-    assert accepted(statuses(older, large, namesake_of_others)["older"])[1] == "Valid"
+    shared = {"access": {"aliases": ["assistant"], "public": True}}
+    grant = {"names": ["assistant"], "public": True}
+    budgets = (a_budget("team-a"), a_budget("team-b", publishing=[grant]))
+    of_others = a_target("team-b/chat", spec=shared)
+    status = statuses(older, large, of_others, budgets=budgets)["older"]
+    assert accepted(status)[1] == "Valid", "what is their own comes first"
 
 
 def test_a_name_that_the_budget_gives_to_other_namespaces_is_not_that_of_the_route() -> None:
