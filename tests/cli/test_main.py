@@ -138,7 +138,7 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
         (["gate", ""], [*GATE_COMMANDS]),
         (["bench", "--endpoint", ""], ["chat", "completions"]),
         (["cost", "--by", ""], sorted(COST_FIELDS)),
-        (["cost", "--by", "t"], ["tag", "team", "tenant", "tenant,service"]),
+        (["cost", "--by", "t"], ["tag", "target", "team", "tenant", "tenant,service"]),
         (["top", "-o", ""], ["json", "text"]),
         (["top", "--all"], ["--all-namespaces"]),
         (["top", "-n", ""], []),
