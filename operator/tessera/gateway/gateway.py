@@ -194,7 +194,8 @@ class Gateway:
             self._parts.poller.update(changes)
             self._take_arrivals()
             for model in changes.removed:
-                self._arrived.pop(model.service, None)
+                if model.route is None:
+                    self._arrived.pop(model.service, None)
 
     async def _poll_engines(self) -> None:
         poller, recorder = self._parts.poller, self._parts.recorder

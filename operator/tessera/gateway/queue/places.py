@@ -123,8 +123,10 @@ class Places:
     def update(self, changes: ModelChanges) -> None:
         """Take the models and replicas of a directory."""
         for model in changes.removed:
-            self.demand.pop(model.service, None)
-            self._skipped.pop(model.service, None)
+            # A route may have the name of a service.
+            if model.route is None:
+                self.demand.pop(model.service, None)
+                self._skipped.pop(model.service, None)
             self.arrivals.forget(model)
         self.replicas.update(changes, self._clock.monotonic(), self._clock.utc())
         for model in changes.removed:
