@@ -66,22 +66,25 @@ async def test_a_route_that_is_named_as_an_adapter_of_others_gets_the_base_model
 
 
 async def test_a_public_route_gives_no_right_to_its_targets() -> None:
-    async with engines(answers, answers) as (small, large):
-        async with serving(
+    async with (
+        engines(answers, answers) as (small, large),
+        serving(
             a_target("small", small.address, **OTHERS),
             a_target("large", large.address, tenant="team-b", service=Ref("team-b", "large")),
             a_route(SMALL, LARGE, public=True, tenant="team-b", service=Ref("team-b", "assistant")),
-        ) as gateway:
-            answer = await gateway.post(a_body(), **AUTH)
+        ) as gateway,
+    ):
+        answer = await gateway.post(a_body(), **AUTH)
 
-            assert (answer.status, answer.error["code"]) == (404, "no_target")
-            assert not small.calls
-            assert not large.calls
+        assert (answer.status, answer.error["code"]) == (404, "no_target")
+        assert not small.calls
+        assert not large.calls
 
 
 async def test_a_target_of_others_and_one_that_does_not_exist_are_refused_alike() -> None:
-    async with engines(answers) as (engine,):
-        async with serving(
+    async with (
+        engines(answers) as (engine,),
+        serving(
             a_target("small", engine.address, **OTHERS),
             a_route({"name": "x", "service": "team-b/small"}),
             a_route(
@@ -90,14 +93,15 @@ async def test_a_target_of_others_and_one_that_does_not_exist_are_refused_alike(
                 uid="uid-2",
                 service=Ref("team-a", "assistent"),
             ),
-        ) as gateway:
-            private = await gateway.post(a_body(), **AUTH)
-            absent = await gateway.post({**a_body(), "model": "assistent"}, **AUTH)
+        ) as gateway,
+    ):
+        private = await gateway.post(a_body(), **AUTH)
+        absent = await gateway.post({**a_body(), "model": "assistent"}, **AUTH)
 
-            assert private.status == absent.status == 404
-            messages = [answer.error["message"] for answer in (private, absent)]
-            assert messages[0] == messages[1].replace("assistent", "assistant")
-            assert not engine.calls
+        assert private.status == absent.status == 404
+        messages = [answer.error["message"] for answer in (private, absent)]
+        assert messages[0] == messages[1].replace("assistent", "assistant")
+        assert not engine.calls
 
 
 async def test_a_target_for_tenants_with_charges_is_not_for_others() -> None:
@@ -129,21 +133,24 @@ async def test_a_key_of_one_target_does_not_reach_another_by_refusing_downgrades
 
 @pytest.mark.parametrize("name", ["small", "large"])
 async def test_a_key_for_names_of_services_does_not_use_a_route(name: str) -> None:
-    async with engines(answers) as (engine,):
-        async with serving(
+    async with (
+        engines(answers) as (engine,),
+        serving(
             a_target("small", engine.address),
             a_target("large", engine.address),
             a_route(SMALL, LARGE),
             keys=[an_api_key(models=(name,))],
-        ) as gateway:
-            answer = await gateway.post(a_body(), **AUTH)
+        ) as gateway,
+    ):
+        answer = await gateway.post(a_body(), **AUTH)
 
-            assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+        assert (answer.status, answer.error["code"]) == (404, "model_not_found")
 
 
 async def test_routes_take_no_name_of_a_service_and_none_of_another_tenant() -> None:
-    async with engines(answers, answers) as (own, other):
-        async with serving(
+    async with (
+        engines(answers, answers) as (own, other),
+        serving(
             a_target("assistant", own.address, uid="uid-own"),
             a_target("small", other.address, **BY_ALL),
             # Of the tenant itself, and of another one that offers it to all.
@@ -154,12 +161,13 @@ async def test_routes_take_no_name_of_a_service_and_none_of_another_tenant() -> 
                 tenant="team-b",
                 public=True,
             ),
-        ) as gateway:
-            answer = await gateway.post(a_body(), **AUTH)
+        ) as gateway,
+    ):
+        answer = await gateway.post(a_body(), **AUTH)
 
-            assert answer.status == 200
-            assert "x-tessera-target" not in answer.headers
-            assert not other.calls
+        assert answer.status == 200
+        assert "x-tessera-target" not in answer.headers
+        assert not other.calls
 
 
 @pytest.mark.parametrize("service", ["small@candidate", "a/b/c", "../small", "team-a/", "small "])
@@ -169,16 +177,18 @@ def test_no_target_is_a_candidate_or_a_path(service: str) -> None:
 
 
 async def test_a_route_is_no_target_of_a_route_or_of_itself() -> None:
-    async with engines(answers) as (engine,):
-        async with serving(
+    async with (
+        engines(answers) as (engine,),
+        serving(
             a_target("small", engine.address),
             a_route({"service": "assistant"}, {"service": "second"}),
             a_route(SMALL, LARGE, names=("second",), uid="uid-2", service=Ref("team-a", "second")),
-        ) as gateway:
-            answer = await gateway.post(a_body(), **AUTH)
+        ) as gateway,
+    ):
+        answer = await gateway.post(a_body(), **AUTH)
 
-            assert (answer.status, answer.error["code"]) == (404, "no_target")
-            assert not engine.calls
+        assert (answer.status, answer.error["code"]) == (404, "no_target")
+        assert not engine.calls
 
 
 async def test_a_route_named_as_a_service_takes_nothing_of_it_when_it_is_deleted() -> None:

@@ -99,7 +99,13 @@ class RouteCalls:
             elif not model.generates:
                 self._skipped[target.target_name] = RequestReason.PATH_NOT_SERVED
             else:
-                return await self._with(target, model, waits=waits)
+                try:
+                    return await self._with(target, model, waits=waits)
+                except RequestError as error:
+                    # Its settings, which this path cannot say.
+                    if error.reason not in CANNOT_TAKE:
+                        raise
+                    self._skip(target.target_name, error)
 
     def failed(self, call: Resolved, error: RequestError, *, was_asked: bool) -> bool:
         """Note that a target gave no answer; return whether the request goes on."""
@@ -109,8 +115,7 @@ class RouteCalls:
         if error.reason not in CANNOT_TAKE and (kind is None or kind not in self._route.fallback):
             return False
         self._asked += was_asked
-        self._skipped[routed.target] = error.reason
-        self._errors[routed.target] = error
+        self._skip(routed.target, error)
         waits_for_place = kind == "Overloaded" or error.reason is RequestReason.NO_READY_REPLICA
         is_first = self._may_wait is None and not routed.waits
         if waits_for_place and is_first and (call.model.may_sleep or kind == "Overloaded"):
@@ -131,6 +136,9 @@ class RouteCalls:
 
     async def _with(self, target: RouteTarget, model: OfferedModel, *, waits: bool) -> Resolved:
         received = self._resolved.received
+        if received.model in model.adapters:
+            # It is the name of the route, which gives no right to an adapter of others.
+            model = replace(model, adapters=())
         routed = RoutedTo(
             route=self._resolved.model.service,
             target=target.target_name,
@@ -150,6 +158,9 @@ class RouteCalls:
             received, fields=fields, body=body, unlisted=unlisted, routed=routed, origin=received
         )
         return Resolved(received=call, model=model)
+
+    def _skip(self, target: str, error: RequestError) -> None:
+        self._skipped[target], self._errors[target] = error.reason, error
 
     def _target(self, name: str) -> RouteTarget:
         return next(each for each in self._route.targets if each.target_name == name)
