@@ -72,6 +72,7 @@ def test_nothing_is_paid_twice_or_beyond_what_was_reserved(work: EngineWork) -> 
         (Phase.ABORTED, RequestReason.CLIENT_GONE, WorkEnd.REQUEST),
         (Phase.FAILED, RequestReason.RESPONSE_TOO_LARGE, WorkEnd.REQUEST),
         (Phase.FAILED, RequestReason.ENGINE_TIMEOUT, WorkEnd.REQUEST),
+        (Phase.FAILED, RequestReason.TARGET_TIMEOUT, WorkEnd.REQUEST),
         (Phase.ABORTED, RequestReason.HELD_BYTES_EXCEEDED, WorkEnd.REQUEST),
         (Phase.ABORTED, RequestReason.GATEWAY_DRAINING, WorkEnd.FAILURE),
         (Phase.ABORTED, RequestReason.GATEWAY_KILLED, WorkEnd.FAILURE),

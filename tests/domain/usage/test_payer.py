@@ -119,6 +119,7 @@ def test_nothing_is_paid_twice_or_beyond_what_was_possible(work: KnownWork) -> N
         (Phase.FAILED, RequestReason.RESPONSE_TOO_LARGE, ChargeEnd.REQUEST),
         (Phase.ABORTED, RequestReason.HELD_BYTES_EXCEEDED, ChargeEnd.REQUEST),
         (Phase.FAILED, RequestReason.ENGINE_TIMEOUT, ChargeEnd.TIME),
+        (Phase.FAILED, RequestReason.TARGET_TIMEOUT, ChargeEnd.TIME),
         (Phase.FAILED, RequestReason.ENGINE_REFUSED, ChargeEnd.FAILURE),
         (Phase.FAILED, RequestReason.STREAM_BROKEN, ChargeEnd.FAILURE),
         (Phase.FAILED, RequestReason.INTERNAL_ERROR, ChargeEnd.FAILURE),

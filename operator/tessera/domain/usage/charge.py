@@ -23,6 +23,7 @@ _OF_REQUEST = frozenset(
     {
         RequestReason.CLIENT_GONE,
         RequestReason.ENGINE_TIMEOUT,
+        RequestReason.TARGET_TIMEOUT,
         RequestReason.HELD_BYTES_EXCEEDED,
         RequestReason.RESPONSE_TOO_LARGE,
     }
