@@ -1,6 +1,8 @@
 import json
+from typing import Any
 
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tests.lab.sim.running import CAPTURED_KEYS, MODEL, SHAPE, SimulatedEngine, keys, running
@@ -264,3 +266,25 @@ async def test_adapters_are_listed_with_their_base_and_answer_by_their_names() -
     assert adapters == [("sql", "acme/sql-lora", MODEL), ("tone", "/adapters/tone", MODEL)]
     assert answered.json()["model"] == "sql"
     assert unknown.status_code == 404
+
+
+async def test_a_message_answers_as_an_anthropic_client_expects() -> None:
+    ask: dict[str, Any] = {
+        "model": MODEL,
+        "system": "Be brief.",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 5,
+    }
+    async with (
+        running() as engine,
+        AsyncAnthropic(base_url=engine.url, api_key="x", max_retries=0) as client,
+    ):
+        whole = await client.messages.create(**ask)
+        async with client.messages.stream(**ask) as stream:
+            parts = [part async for part in stream.text_stream]
+            streamed = await stream.get_final_message()
+    assert (whole.stop_reason, whole.usage.output_tokens, len(parts)) == ("max_tokens", 5, 5)
+    assert whole.usage.input_tokens > 0
+    assert (streamed.stop_reason, streamed.usage) == (whole.stop_reason, whole.usage)
+    assert [block.text for block in streamed.content if block.type == "text"] == ["".join(parts)]
+    assert [block.text for block in whole.content if block.type == "text"] == ["".join(parts)]

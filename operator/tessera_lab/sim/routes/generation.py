@@ -1,4 +1,4 @@
-"""Routes that generate text, chats and completions, and the one that counts their prompts."""
+"""Routes that generate text, and the one that counts their prompts."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from tessera_lab.sim.bodies import (
 )
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.encoders import ChatEncoder, CompletionEncoder
+from tessera_lab.sim.messages import MessagesBody, MessagesEncoder
 
 
 class TokenizedConversation(ConversationBody):
@@ -30,7 +31,7 @@ class TokenizedText(CompletionBody):
 
 
 def generation_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
-    """Return `/v1/chat/completions`, `/v1/completions` and `/tokenize`."""
+    """Return `/v1/chat/completions`, `/v1/completions`, `/v1/messages` and `/tokenize`."""
 
     async def chat(request: web.Request) -> web.StreamResponse:
         spec = dispatcher.spec(await read_body(ChatBody, request))
@@ -39,6 +40,10 @@ def generation_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
     async def completion(request: web.Request) -> web.StreamResponse:
         spec = dispatcher.spec(await read_body(CompletionBody, request))
         return await dispatcher.respond(request, spec, "cmpl", CompletionEncoder)
+
+    async def message(request: web.Request) -> web.StreamResponse:
+        spec = dispatcher.spec((await read_body(MessagesBody, request)).chat())
+        return await dispatcher.respond(request, spec, "chatcmpl", MessagesEncoder)
 
     async def tokenize(request: web.Request) -> web.Response:
         if b'"messages"' in await request.read():
@@ -60,5 +65,6 @@ def generation_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
     return [
         web.post("/v1/chat/completions", chat),
         web.post("/v1/completions", completion),
+        web.post("/v1/messages", message),
         web.post("/tokenize", tokenize),
     ]
