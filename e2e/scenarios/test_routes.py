@@ -1,0 +1,227 @@
+"""One name over three services at two gateways: targets are killed, scaled to zero and rolled."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+import asyncpg
+import openai
+import pytest
+
+from demo.cluster import InstalledCluster, Ref
+from demo.tenants import apply_spec
+from scenarios.actions import ScenarioNamespace, a_budget
+from scenarios.gateway import Gateway, answered, create_key, install_with_database, ready_pods
+from scenarios.lifecycle import list_replicas
+from scenarios.routes import PROMPTS, ROUTE, TARGETS, RouteClients, route_spec
+from scenarios.streams import kubectl_scale
+from tessera.adapters.clock import now
+from tests.gateway.store.postgresql import PostgresqlServer, postgresql_server
+from world import World
+from world.testing import eventually
+
+_CLIENTS, _GATEWAYS = 40, 2
+# USD for a million tokens of input and of output.
+_PRICES = {"small": (1, 4), "middle": (10, 40), "large": (100, 400)}
+# So that engines are at work when they are killed.
+_STEP_SECONDS = 0.02
+_STOPPED_SECONDS = 3
+_PATIENCE_SECONDS = 180
+
+
+@pytest.fixture(scope="module")
+def world(small_world: World) -> World:
+    return small_world
+
+
+@pytest.fixture
+async def routed(
+    cluster: InstalledCluster, namespace: ScenarioNamespace
+) -> AsyncIterator[tuple[Gateway, PostgresqlServer]]:
+    """Two pods of the gateway with one PostgreSQL database, and a route of a tenant."""
+    with postgresql_server() as server:
+        await install_with_database(cluster, server, _GATEWAYS)
+        pods = await ready_pods(cluster, _GATEWAYS)
+        address = pods[0]["status"]["podIP"]
+        async with a_budget(namespace, "100000"):
+            await _set_prices(namespace)
+            for target in TARGETS:
+                await _apply_target(namespace, target)
+            ref = namespace.ref(ROUTE)
+            await apply_spec(cluster, "ModelRoute", "modelroutes", ref, route_spec())
+            key = await create_key(namespace, "first")
+            yield Gateway(namespace, f"http://{address}:8443/v1", address, key), server
+
+
+@pytest.mark.full
+async def test_a_target_that_can_answers_whatever_becomes_of_the_others(
+    routed: tuple[Gateway, PostgresqlServer],
+) -> None:
+    gateway, server = routed
+    namespace = gateway.namespace
+    cluster = namespace.cluster
+    for target in TARGETS:
+        await namespace.wait_until_ready(target, within=_PATIENCE_SECONDS)
+        await answered(gateway, target, within=_PATIENCE_SECONDS)
+    pods = await ready_pods(cluster, _GATEWAYS)
+    clients = RouteClients(
+        bases=[f"http://{pod['status']['podIP']}:8443" for pod in pods], key=gateway.key
+    )
+    await eventually(partial(_is_charged, gateway), within=_PATIENCE_SECONDS)
+    begun = time.monotonic()
+    async with asyncio.timeout(600), asyncio.TaskGroup() as tasks:
+        for number in range(_CLIENTS):
+            tasks.create_task(clients.run(number))
+        await _disturb(namespace, clients)
+        clients.end()
+    answers = clients.answers
+    cluster.say(
+        f"{len(answers)} requests in {time.monotonic() - begun:.0f} s: "
+        f"{dict(Counter((each.wanted, each.target) for each in answers))}"
+    )
+    failed = [each for each in answers if each.failure]
+    cluster.say(f"failed: {Counter((each.target, each.failure) for each in failed)}")
+    assert [each for each in failed if not each.pieces] == []
+    # Nothing else goes on with a stream of the only replica.
+    assert {each.target for each in failed} <= {"small"}
+    assert {each.target for each in answers} == set(TARGETS)
+    targets = {each.headers["x-request-id"]: each.target for each in answers}
+    assert len(targets) == len(answers)
+    await eventually(partial(_all_is_recorded, namespace, server, targets), within=60)
+
+
+async def _disturb(namespace: ScenarioNamespace, clients: RouteClients) -> None:
+    """Kill one target, scale the next to zero, and roll the last, each under all clients."""
+    cluster = namespace.cluster
+    await _answer_themselves(clients, 0)
+
+    killed_at = time.monotonic()
+    replica = _last_replica(clients, "small")
+    cluster.world.kill(namespace.name, replica, "engine")
+    await _is_answered_by(clients, killed_at, "small", "middle")
+    await _answer_themselves(clients, killed_at)
+
+    stopped_at = time.monotonic()
+    middle = namespace.ref("middle")
+    await kubectl_scale(cluster, middle, 0)
+    await _is_answered_by(clients, stopped_at, "middle", "large")
+    await asyncio.sleep(_STOPPED_SECONDS)
+    await kubectl_scale(cluster, middle, 1)
+    await _answer_themselves(clients, time.monotonic())
+
+    replica = _last_replica(clients, "large")
+    await _apply_target(namespace, "large", revision="2")
+
+    async def is_rolled() -> None:
+        assert _last_replica(clients, "large") != replica
+        assert replica not in [pod["metadata"]["name"] for pod in await list_replicas(namespace)]
+
+    await eventually(is_rolled, within=_PATIENCE_SECONDS)
+    await _answer_themselves(clients, time.monotonic())
+
+
+async def _answer_themselves(clients: RouteClients, since: float) -> None:
+    """Wait until each target answers requests that the rules give it."""
+    for target in TARGETS:
+        await _is_answered_by(clients, since, target, target)
+
+
+async def _is_answered_by(clients: RouteClients, since: float, wanted: str, target: str) -> None:
+    """Wait until a request sent after a time, for one target, is answered by another."""
+
+    async def is_answered() -> None:
+        begun = [each for each in clients.since(since, wanted) if each.pieces]
+        assert target in {each.target for each in begun}, Counter(each.target for each in begun)
+
+    await eventually(is_answered, within=_PATIENCE_SECONDS)
+
+
+def _last_replica(clients: RouteClients, target: str) -> str:
+    """Return the replica of the last answer of a target."""
+    return next(
+        each.headers["x-tessera-replica"]
+        for each in reversed(clients.answers)
+        if each.target == target and each.is_whole
+    )
+
+
+async def _all_is_recorded(
+    namespace: ScenarioNamespace, server: PostgresqlServer, targets: Mapping[str, str]
+) -> None:
+    """Assert that the store has each request once, its target, and each call at its price.
+
+    `targets` has the target that answered by the id of the request.
+    """
+    connection = await asyncpg.connect(server.url("postgres"))
+    try:
+        rows = await connection.fetch(
+            "SELECT request_id, model_route, target, service, requests, phase, reason,"
+            " input_tokens, output_tokens, charge_nanos FROM usage_records"
+            " WHERE model_route <> ''"
+        )
+        total = await connection.fetchval(
+            "SELECT sum(charge_nanos) FROM charge_sums WHERE model_route <> ''"
+        )
+    finally:
+        await connection.close()
+    requests, answered_by = Counter[str](), dict[str, str]()
+    for row in rows:
+        assert row["model_route"] == f"{namespace.name}/{ROUTE}"
+        assert row["service"] == f"{namespace.name}/{row['target']}"
+        requests[row["request_id"]] += row["requests"]
+        if row["requests"]:
+            answered_by[row["request_id"]] = row["target"]
+        of_input, of_output = _PRICES[row["target"]]
+        if row["request_id"] not in targets:
+            # From before the prices counted.
+            continue
+        # A million tokens for a dollar are a thousand nanodollars for a token.
+        price = 1000 * (row["input_tokens"] * of_input + row["output_tokens"] * of_output)
+        assert row["charge_nanos"] == price, dict(row)
+    assert {each: requests[each] for each in targets} == dict.fromkeys(targets, 1)
+    assert {each: answered_by[each] for each in targets} == dict(targets)
+    assert total == sum(row["charge_nanos"] or 0 for row in rows)
+    calls = Counter((row["target"], row["reason"]) for row in rows if not row["requests"])
+    namespace.cluster.say(f"{len(rows)} records; calls without an answer: {dict(calls)}")
+
+
+async def _apply_target(namespace: ScenarioNamespace, name: str, revision: str = "1") -> None:
+    env = [
+        {"name": "TESSERA_SIM_SPEED", "value": json.dumps({"weights": _STEP_SECONDS})},
+        {"name": "REVISION", "value": revision},
+    ]
+    # Machines that play scenes are busy, and this one is about targets that do not answer.
+    slo = {"ttftP95": "10s", "itlP95": "500ms"}
+    await namespace.apply_service(name, replicas=1, slo=slo, podTemplate={"env": env})
+
+
+async def _is_charged(gateway: Gateway) -> None:
+    """Assert that each target's answer has its charge: a price counts a minute after it was
+    seen."""
+    async with gateway.client() as client:
+        for target, text in PROMPTS.items():
+            try:
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=ROUTE, messages=[{"role": "user", "content": text}], max_tokens=2
+                )
+            except openai.APIStatusError as error:
+                raise AssertionError(str(error)) from error
+            assert raw.headers.get("x-tessera-target") == target
+            assert "x-tessera-charge" in raw.headers
+
+
+async def _set_prices(namespace: ScenarioNamespace) -> None:
+    entries = [
+        {
+            "from": f"{now():%Y-%m-%d}",
+            "models": [target],
+            "input": str(of_input),
+            "output": str(of_output),
+        }
+        for target, (of_input, of_output) in _PRICES.items()
+    ]
+    spec = {"currency": "USD", "entries": entries}
+    await apply_spec(namespace.cluster, "PriceList", "pricelists", Ref("", "test"), spec)
