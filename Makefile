@@ -50,6 +50,10 @@ demo-gateway: .venv/made ## Run the gateway demo: two tenants share models by ke
 demo-quality: .venv/made ## Run the gate demo: 8-bit weights that lose answers are refused, those that lose none are rolled out.
 	@$(RUN) -m demo quality $(DEMO_OPTIONS)
 
+.PHONY: demo-routes
+demo-routes: .venv/made ## Run the demo of routes: one name over two models, what that saves, and a target that dies.
+	@$(RUN) -m demo routes $(DEMO_OPTIONS)
+
 .PHONY: demo-mig
 demo-mig: .venv/made ## Run the MIG demo: 32 GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(DEMO_OPTIONS)

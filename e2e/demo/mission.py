@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo import batch, bill, budget, engine, gateway, mig, quality, scale, serve
+from demo import batch, bill, budget, engine, gateway, mig, quality, routes, scale, serve
 from demo.cluster import EXAMPLES, InstalledCluster, install
 from demo.scene import Chain, Scene
 
@@ -79,12 +79,19 @@ _QUALITY = Scene(
     "lose nothing are rolled out, with what they save.",
     play=quality.run,
 )
+_ROUTES = Scene(
+    title="One name over two models",
+    expected=f"`{routes.ROUTE}` answers simple requests with the cheaper model and all others with "
+    "the dearer one, which answers both when the other dies.",
+    play=routes.run,
+)
 _CHAINS: Mapping[str, Chain] = {
     "scale": (_SERVE, _SCALE),
     "budget": (_BUDGET,),
     "batch": (_BATCH,),
     "gateway": (_GATEWAY,),
     "quality": (_QUALITY,),
+    "routes": (_ROUTES,),
 }
 DEMOS = ("mission", *_CHAINS, "mig")
 

@@ -34,7 +34,7 @@ async def test_a_service_is_placed_and_follows_its_load(stage: InstalledCluster)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("demo", ["budget", "batch", "gateway", "quality"])
+@pytest.mark.parametrize("demo", ["budget", "batch", "gateway", "quality", "routes"])
 async def test_the_other_demos_succeed(stage: InstalledCluster, demo: str) -> None:
     await play(stage, find_demo(demo).acts)
 
