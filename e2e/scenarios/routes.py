@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import anthropic
@@ -20,7 +21,7 @@ PROMPTS: Mapping[str, str] = {
 }
 TARGETS = tuple(PROMPTS)
 ROUTE = "assistant"
-_TOKENS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 12, 0.3, 120
+_TOKENS, _MAX_PAUSE_SECONDS, _TIMEOUT_SECONDS = 24, 0.8, 120
 _HTTP_ERRORS = (httpx.HTTPError, httpx2.HTTPError)
 
 
@@ -139,11 +140,12 @@ class RouteClients:
                 ),
             )
             ways = (packages.chat, packages.chat_stream, packages.message, packages.message_stream)
-            asked = number
+            # Otherwise all would wait at once, and none be under way when an engine is killed.
+            pauses, asked = Random(number), number  # noqa: S311 - no secret
             while not self._ended.is_set():
                 await self.ask(ways[number % len(ways)], TARGETS[asked % len(TARGETS)])
                 asked += 1
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(pauses.uniform(0, _MAX_PAUSE_SECONDS))
 
     async def ask(self, way: Callable[[RoutedAnswer], Awaitable[None]], wanted: str) -> None:
         """Send a request, and note what came of it."""

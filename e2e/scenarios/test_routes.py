@@ -27,7 +27,7 @@ _CLIENTS, _GATEWAYS = 40, 2
 # USD for a million tokens of input and of output.
 _PRICES = {"small": (1, 4), "middle": (10, 40), "large": (100, 400)}
 # So that engines are at work when they are killed.
-_STEP_SECONDS = 0.02
+_STEP_SECONDS = 0.04
 _STOPPED_SECONDS = 3
 _PATIENCE_SECONDS = 180
 
@@ -186,6 +186,8 @@ async def _all_is_recorded(
     assert total == sum(row["charge_nanos"] or 0 for row in rows)
     calls = Counter((row["target"], row["reason"]) for row in rows if not row["requests"])
     namespace.cluster.say(f"{len(rows)} records; calls without an answer: {dict(calls)}")
+    # Those that were under way when their engine was killed.
+    assert {target for target, _ in calls} == {"small"}
 
 
 async def _apply_target(namespace: ScenarioNamespace, name: str, revision: str = "1") -> None:
