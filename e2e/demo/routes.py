@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ _HARD = (
 # Most requests are simple: that is what a route saves by.
 _EASY_COUNT, _HARD_COUNT = 24, 6
 _TOKENS = 60
+_SHOWN_HEADERS = ("route", "target", "model", "precision")
 _AT_ONCE = 6
 _PATIENCE = 180.0
+# After they were applied; a gateway sees them sooner or later.
+_PRICES_SECONDS = 60.0
 _MILLION = Decimal(10**6)
 
 
@@ -59,12 +63,15 @@ class _Answer:
 async def run(cluster: InstalledCluster) -> str:
     """Show shares, dollars, headers, and a target that dies."""
     await create_tenant(cluster, TENANT)
+    applied_at = time.monotonic()
     await _apply(cluster)
     address = await gateway_address(cluster)
     key = await create_key(cluster, TENANT)
     base = f"http://{address}:8443/v1"
     async with openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, timeout=60) as client:
-        await _wait_for_prices(cluster, client)
+        cluster.say("prices count a minute after they were seen")
+        await asyncio.sleep(applied_at + _PRICES_SECONDS - time.monotonic())
+        await _wait_for_prices(client)
         answers = await _ask_all(client)
         saved = _show_shares(cluster, answers)
         await _show_bill(cluster, address)
@@ -76,7 +83,7 @@ async def run(cluster: InstalledCluster) -> str:
 
 
 async def _apply(cluster: InstalledCluster) -> None:
-    """Apply two services with prices, and a route over them; a price counts after a minute."""
+    """Apply two services, their prices, and a route over them."""
     entries = [
         {"from": f"{now():%Y-%m-%d}", "models": [name], "input": str(first), "output": str(last)}
         for name, (first, last) in _PRICES.items()
@@ -120,9 +127,8 @@ async def _ask(client: openai.AsyncOpenAI, text: str, tokens: int = _TOKENS) -> 
     )
 
 
-async def _wait_for_prices(cluster: InstalledCluster, client: openai.AsyncOpenAI) -> None:
+async def _wait_for_prices(client: openai.AsyncOpenAI) -> None:
     """Wait until both targets answer with a charge."""
-    cluster.say("prices count a minute after they were seen")
 
     async def charged() -> list[str]:
         try:
@@ -164,7 +170,7 @@ def _show_shares(cluster: InstalledCluster, answers: Sequence[_Answer]) -> float
     headers = [
         f"  {name}: {value}"
         for name, value in answers[0].headers.items()
-        if name.startswith(("x-tessera-target", "x-tessera-route", "x-tessera-model"))
+        if name.removeprefix("x-tessera-").partition("-")[0] in _SHOWN_HEADERS
     ]
     cluster.say("\n".join(["headers of the first answer:", *headers]))
     return saved
