@@ -28,7 +28,7 @@ _CLIENTS, _GATEWAYS = 40, 2
 _PRICES = {"small": (1, 4), "middle": (10, 40), "large": (100, 400)}
 # So that engines are at work when they are killed.
 _STEP_SECONDS = 0.04
-_STOPPED_SECONDS = 3
+_LOAD_SECONDS = 4
 _PATIENCE_SECONDS = 180
 
 
@@ -97,6 +97,8 @@ async def _disturb(namespace: ScenarioNamespace, clients: RouteClients) -> None:
     """Kill one target, scale the next to zero, and roll the last, each under all clients."""
     cluster = namespace.cluster
     await _answer_themselves(clients, 0)
+    # All begin at once; later some are always under way.
+    await asyncio.sleep(_LOAD_SECONDS)
 
     killed_at = time.monotonic()
     replica = _last_replica(clients, "small")
@@ -108,7 +110,7 @@ async def _disturb(namespace: ScenarioNamespace, clients: RouteClients) -> None:
     middle = namespace.ref("middle")
     await kubectl_scale(cluster, middle, 0)
     await _is_answered_by(clients, stopped_at, "middle", "large")
-    await asyncio.sleep(_STOPPED_SECONDS)
+    await asyncio.sleep(_LOAD_SECONDS)
     await kubectl_scale(cluster, middle, 1)
     await _answer_themselves(clients, time.monotonic())
 
