@@ -31,6 +31,7 @@ _MESSAGES_STREAM = StreamFormat(
         b"event: ping\n",
     ),
     failures=(b"event: error\n",),
+    failure=b"event: error\n",
 )
 
 

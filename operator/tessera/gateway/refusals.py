@@ -252,9 +252,9 @@ class RequestError(Exception):
         }
         return msgspec.json.encode({"error": error})
 
-    def event(self) -> bytes:
-        """Return the error as an event of a stream that has begun."""
-        return b"data: %b\n\n" % self.body()
+    def event(self, name: bytes = b"") -> bytes:
+        """Return the error as an event of a stream that has begun, perhaps with a line before."""
+        return b"%bdata: %b\n\n" % (name, self.body())
 
 
 def invalid_request(

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from anthropic import APIStatusError, AsyncAnthropic
 
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
@@ -386,3 +387,24 @@ async def test_nothing_is_held_of_a_routed_stream_that_began() -> None:
         assert not origin.body
         release.set()
         assert (await task).status == 200
+
+
+async def test_a_client_of_messages_hears_that_its_stream_is_broken() -> None:
+    async def breaks(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(b'event: content_block_delta\ndata: {"delta":{"text":"Yes"}}\n\n')
+        call.cut()
+
+    async with (
+        a_routed_gateway(breaks, answers) as (gateway, *_),
+        AsyncAnthropic(base_url=gateway.url, api_key="tsk-team-a", max_retries=0) as client,
+    ):
+        stream = await client.messages.create(
+            model="assistant",
+            messages=[{"role": "user", "content": EASY}],
+            max_tokens=5,
+            stream=True,
+        )
+        with pytest.raises(APIStatusError, match="broke off"):
+            async for _ in stream:
+                pass

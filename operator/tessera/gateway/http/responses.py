@@ -131,13 +131,14 @@ class ClientResponse:
         self._begin_whole(status, body, headers, content_type)
         await self.finish()
 
-    async def fail(self, error: RequestError) -> None:
-        """Send an error: as the response, or as the last event of a stream that has begun."""
+    async def fail(self, error: RequestError, event_name: bytes = b"") -> None:
+        """Send an error: as the response, or as the last event of a stream that has begun, with a
+        line before it."""
         self.stop_heartbeats()
         if self.status is None:
             await self.send_whole(error.status, error.body(), error.headers)
         elif not self._is_complete:
-            self._rest = [{"body": error.event(), "more_body": True}, _END]
+            self._rest = [{"body": error.event(event_name), "more_body": True}, _END]
             await self.finish()
 
     def start_heartbeats(self, interval_seconds: float) -> None:

@@ -58,6 +58,8 @@ class StreamFormat:
     """Lines with the names of events that come before the first token."""
     failures: tuple[bytes, ...] = ()
     """Lines with the names of events that report a failure."""
+    failure: bytes = b""
+    """The one of them without which clients do not read a failure that the gateway reports."""
 
 
 _NULL = msgspec.Raw(b"null")

@@ -85,9 +85,9 @@ class _EngineRefusalError(EngineError):
         return self._body
 
     @override
-    def event(self) -> bytes:
+    def event(self, name: bytes = b"") -> bytes:
         # The engine's own may have several lines.
-        return RequestError(self.reason, self.message, status=self.status).event()
+        return RequestError(self.reason, self.message, status=self.status).event(name)
 
 
 class _ErrorObject(msgspec.Struct, gc=False):

@@ -37,7 +37,8 @@ class OutOfMoneyError(RequestError):
         self._events = events
 
     @override
-    def event(self) -> bytes:
+    def event(self, name: bytes = b"") -> bytes:
+        del name
         return self._events
 
 

@@ -217,7 +217,8 @@ class RequestCourse:
         if self.identified.holding.exceeded and client.reads_slowly:
             client.abort()
         else:
-            await self._client.fail(error)
+            stream = self.identified.path_item.stream
+            await self._client.fail(error, b"" if stream is None else stream.failure)
 
     def _leave(self) -> None:
         """Cancel the request, since its client is gone."""
