@@ -96,6 +96,46 @@ async def test_a_target_that_can_answers_whatever_becomes_of_the_others(
     await eventually(partial(_all_is_recorded, namespace, server, targets), within=60)
 
 
+@pytest.mark.full
+async def test_a_target_that_sleeps_is_woken_while_another_one_answers(gateway: Gateway) -> None:
+    namespace = gateway.namespace
+    scaling = {"minReplicas": 0, "maxReplicas": 1, "idle": {"after": "30s"}}
+    await namespace.apply_service("small", scaling=scaling)
+    for target in ("middle", "large"):
+        await _apply_target(namespace, target)
+    ref = namespace.ref(ROUTE)
+    await apply_spec(namespace.cluster, "ModelRoute", "modelroutes", ref, route_spec())
+    await namespace.wait_until_ready("middle", within=_PATIENCE_SECONDS)
+    await answered(gateway, "middle", within=_PATIENCE_SECONDS)
+    await namespace.wait_for_condition("small", "Ready", "ScaledToZero", _PATIENCE_SECONDS)
+
+    async def is_asleep() -> None:
+        assert (await namespace.service_status("small")).get("replicas") == 0
+
+    await eventually(is_asleep, within=_PATIENCE_SECONDS)
+    sent_at = time.monotonic()
+    first = await _target_of(gateway, "small")
+    seconds = time.monotonic() - sent_at
+
+    async def is_awake() -> None:
+        assert await _target_of(gateway, "small") == ("small", "RuleMatched")
+
+    assert first == ("middle", "Fallback")
+    await eventually(is_awake, within=_PATIENCE_SECONDS)
+    namespace.cluster.say(
+        f"middle answered after {seconds:.1f} s, small after {time.monotonic() - sent_at:.1f} s"
+    )
+
+
+async def _target_of(gateway: Gateway, wanted: str) -> tuple[str, str]:
+    """Ask for what the rules give a target; return who answered, and why."""
+    async with gateway.client() as client:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=ROUTE, messages=[{"role": "user", "content": PROMPTS[wanted]}], max_tokens=2
+        )
+    return raw.headers["x-tessera-target"], raw.headers["x-tessera-target-reason"]
+
+
 async def _disturb(namespace: ScenarioNamespace, clients: RouteClients) -> None:
     """Kill one target, scale the next to zero, and roll the last, each under all clients."""
     cluster = namespace.cluster
