@@ -45,7 +45,7 @@ _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,64}$", max_
 def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
     """Refuse what would make each request large."""
     if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
-        raise ValueError(f"has more than {MAX_SCHEMA_BYTES} bytes of JSON")
+        raise ValueError("has more than 16 KiB of JSON")
     return schema
 
 
