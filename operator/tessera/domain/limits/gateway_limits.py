@@ -16,7 +16,7 @@ from tessera.domain.limits.account import (
     PortionRequest,
     SlotRequest,
 )
-from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit
+from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
 
 # A portion is used within a second.
 PORTION_SECONDS = 1.0
@@ -271,10 +271,14 @@ class GatewayLimits:
             else:
                 self._slots_of(limit).in_use -= 1
 
-    def recount(self, admitted: Admitted, requests: int) -> None:
-        """Count so many requests more, below 0 fewer, than were counted of one that is admitted."""
+    def recount(self, admitted: Admitted, requests: int, *, was_asked: bool) -> None:
+        """Count so many requests more, below 0 fewer, than were counted of one that is admitted.
+
+        What a service was asked counts there in any case.
+        """
         for limit in admitted.limits:
-            if limit.meter is Meter.REQUESTS:
+            is_used = was_asked and limit.scope is ScopeKind.SERVICE
+            if limit.meter is Meter.REQUESTS and not is_used:
                 self._balance(limit).amount -= requests
 
     def renewal(self, now: float) -> BorrowRequest:

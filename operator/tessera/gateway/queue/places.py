@@ -142,7 +142,9 @@ class Places:
         """
         model, shape = reserved.model, reserved.shape
         identity = reserved.chosen.received.identified.identity
-        self.arrivals.add(identity, model, shape)
+        routed = reserved.chosen.received.routed
+        if routed is None or not routed.is_repeated:
+            self.arrivals.add(identity, model, shape)
         work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
         turn = None
         if (schema := reserved.chosen.schema) is not None:

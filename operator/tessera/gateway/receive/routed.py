@@ -21,6 +21,8 @@ class RoutedTo:
     waits: bool
     """It waits for a place, or a replica, as a request for the service itself does; else no longer
     than `spec.slo` allows."""
+    is_repeated: bool = False
+    """It was tried before, without a wait."""
     timeouts: TargetTimeouts
 
     @property

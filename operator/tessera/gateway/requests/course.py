@@ -151,24 +151,26 @@ class RequestCourse:
         limits = self._stations.reservations.limits
         calls = await self._stations.router.calls(resolved)
         counted: Admitted | None = None
+        was_asked = False
         while (call := await calls.next()) is not None:
             self.at = call
             if counted is not None:
                 # However many targets are asked, it is one request of its sender.
-                limits.recount(counted, -1)
+                limits.recount(counted, -1, was_asked=was_asked)
             try:
                 answer = self._answer_by(call, sink, is_last=False)
                 await in_time(call.received, answer, lambda: _has_begun(self.at))
                 return
-            except RequestError as error:
-                was_asked = _was_asked(self.at)
-                if _has_begun(self.at) or not calls.failed(call, error, was_asked=was_asked):
-                    raise
-                reserved = _reserved(self.at)
-                if reserved is not None:
-                    counted = reserved.admitted
+            except (RequestError, asyncio.CancelledError) as error:
+                resolved_call = _resolved(self.at)
+                if isinstance(resolved_call, Chosen) and resolved_call.admitted is not None:
+                    counted, was_asked = resolved_call.admitted, _was_asked(self.at)
                 elif counted is not None:
-                    limits.recount(counted, 1)
+                    limits.recount(counted, 1, was_asked=was_asked)
+                if not isinstance(error, RequestError) or _has_begun(self.at):
+                    raise
+                if not calls.failed(call, error, was_asked=_was_asked(self.at)):
+                    raise
                 self._end_call(error)
                 self.at = resolved
         raise calls.refusal()
@@ -324,13 +326,6 @@ def _sent(at: Stand) -> Sent | None:
             return sent
         case _:
             return None
-
-
-def _reserved(at: Stand) -> Reserved | None:
-    placed = _placed(at)
-    if placed is not None:
-        return placed.reserved
-    return at if isinstance(at, Reserved) else None
 
 
 def _placed(at: Stand) -> Placed | None:

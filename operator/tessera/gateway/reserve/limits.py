@@ -109,6 +109,7 @@ class Reservations:
         shape = self._with_its_priority(model, chosen.shape)
         terms = self.charges.terms(chosen)
         admitted = await self._within(self._limits_of(identity, model), shape)
+        chosen.admitted = admitted
         reserved = Reserved(chosen=chosen, shape=shape, admitted=admitted)
         if terms is not None:
             try:

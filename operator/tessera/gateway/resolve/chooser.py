@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
+from tessera.domain.limits.gateway_limits import Admitted
 from tessera.domain.model.paths import TOKENIZER_PATHS
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.constraints import WORK, check_compiled, compiled_values
@@ -32,6 +33,8 @@ class Chosen:
     """A digest of what an engine that tenants share has to compile; None without anything."""
     counted_tokens: int = 0
     """Those of its prompt, where an engine was asked for them: input of its sender's limits too."""
+    admitted: Admitted | None = None
+    """By which limits it is counted, also if there is no money for it then."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""

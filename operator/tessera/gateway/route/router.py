@@ -92,6 +92,7 @@ class RouteCalls:
             if not self._left or self._asked >= MAX_CALLS:
                 return None
             target, waits = self._left.popleft()
+            is_repeated = self._skipped.pop(target.target_name, None) is not None
             service = target.service_ref(self._resolved.model.service.namespace)
             model = self._models.target(identity, service)
             if model is None:
@@ -100,7 +101,7 @@ class RouteCalls:
                 self._skipped[target.target_name] = RequestReason.PATH_NOT_SERVED
             else:
                 try:
-                    return await self._with(target, model, waits=waits)
+                    return await self._with(target, model, waits=waits, is_repeated=is_repeated)
                 except RequestError as error:
                     # Its settings, which this path cannot say.
                     if error.reason not in CANNOT_TAKE:
@@ -134,7 +135,9 @@ class RouteCalls:
             return errors[-1]
         return no_target(self._resolved.model.service, self._skipped, errors)
 
-    async def _with(self, target: RouteTarget, model: OfferedModel, *, waits: bool) -> Resolved:
+    async def _with(
+        self, target: RouteTarget, model: OfferedModel, *, waits: bool, is_repeated: bool
+    ) -> Resolved:
         received = self._resolved.received
         if received.model in model.adapters:
             # It is the name of the route, which gives no right to an adapter of others.
@@ -145,6 +148,7 @@ class RouteCalls:
             reason=self._reason if target is self._chosen else RouteReason.FALLBACK,
             skipped=tuple(self._skipped.items()),
             waits=waits,
+            is_repeated=is_repeated,
             timeouts=target.timeouts,
         )
         fields, body, unlisted = received.fields, received.body, received.unlisted
