@@ -159,13 +159,13 @@ async def test_a_client_that_leaves_at_its_second_target_is_counted() -> None:
     async with asking(
         hides,
         answers,
-        large={"limits": a_limit(perMinute=100)},
+        large={"limits": a_limit("outputTokens", perDay=10**7)},
         keys=[an_api_key(limits=a_limit(perMinute=3))],
     ) as (gateway, small, _):
         running.append(gateway)
         for _ in range(6):
             gateway.accounts.is_reachable.set()
-            request = asyncio.create_task(gateway.post(a_body(), **AUTH))
+            request = asyncio.create_task(gateway.post(a_body(max_tokens=3000), **AUTH))
             await asyncio.sleep(0.2)
             request.cancel()
             await asyncio.wait((request,))
