@@ -35,6 +35,7 @@ _name = msgspec.json.Decoder(str)
 # The beginnings of an object and an array, perhaps of an empty one.
 _OBJECT = re.compile(rb"\s*+\{(\s*+\})?")
 _ARRAY = re.compile(rb"\s*+\[(\s*+\])?")
+_SPACE = re.compile(rb"\s*+")
 _SIMPLE = re.compile(rb'\s*+(?:"[^"\\]*+"|[\w.+-]++)\s*+')
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 # That a field has at the least, as `"n":1,`.
@@ -117,7 +118,8 @@ def each_item(array: memoryview) -> Iterator[memoryview]:
         return
     end = place.end() - 1
     while array[end] != ord("]"):
-        start = end + 1
+        space = _SPACE.match(array, end + 1)
+        start = space.end() if space is not None else end + 1
         end = _end_of_value(array, start)
         yield array[start:end]
 
@@ -148,7 +150,9 @@ def _with_fields(text: memoryview, changes: Mapping[str, Any]) -> _Parts:
         if change is None:
             parts += (field, b",")
         elif isinstance(change, Mapping) and _OBJECT.match(value):
-            merged[name] = _with_fields(value, change)
+            # What an object in it has is replaced as a whole.
+            values = {key: msgspec.Raw(msgspec.json.encode(each)) for key, each in change.items()}
+            merged[name] = _with_fields(value, values)
         else:
             # Of fields with one name, the last counts.
             merged.pop(name, None)

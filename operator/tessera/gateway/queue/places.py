@@ -71,12 +71,12 @@ class Placed:
             (b"x-tessera-queue-ms", b"%d" % (self.queue_ns // 1_000_000)),
             (b"x-tessera-replica", choice.replica.pod.name.encode()),
             (b"x-tessera-reason", choice.reason.encode()),
-            *self._target_headers,
+            *self.target_headers,
             *self.reserved.headers,
         ]
 
     @property
-    def _target_headers(self) -> Headers:
+    def target_headers(self) -> Headers:
         """Return what the client of a route learns of the target that answers."""
         routed = self.reserved.chosen.received.routed
         if routed is None:

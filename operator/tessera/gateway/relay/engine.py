@@ -283,7 +283,8 @@ async def _begun(
     resumable = b"true" if sent.protection is not None else b"false"
     # Comments that went before may have taken the headers with them.
     if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):
-        block = b": %b: %b\n\n%b" % (RESUMABLE, resumable, block)
+        lines = [*sent.placed.target_headers, (RESUMABLE, resumable)]
+        block = b"%b\n%b" % (b"".join([b": %b: %b\n" % line for line in lines]), block)
     return block
 
 
