@@ -5,9 +5,13 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.conformance import engines
+from tests.conformance.configurations import Configuration
+from tests.conformance.engines import EngineProcess
 from world.folders import cache, make_once
 
 _TRAIN = Path(__file__).with_name("train_sums.py")
@@ -16,6 +20,35 @@ SEED = 1
 # By size: so that the large model has learned more.
 STEPS = {"1m": 200, "10m": 300}
 MOST_DIGITS = 8
+_OPTIONS = (
+    "--enforce-eager",
+    "--dtype=bfloat16",
+    "--max-model-len=128",
+    "--max-num-seqs=16",
+    "--num-gpu-blocks-override=64",
+)
+
+
+@asynccontextmanager
+async def sum_engine(
+    venv: Path, model: Path, name: str, folder: Path
+) -> AsyncIterator[EngineProcess]:
+    """Run a real engine that serves a model by this name."""
+    configuration = Configuration(name=name, argv=(*_OPTIONS, f"--served-model-name={name}"))
+    async with engines.running(engines.real(venv), str(model), configuration, folder) as engine:
+        await _ask_for_tiles(engine, name)
+        yield engine
+
+
+async def _ask_for_tiles(engine: EngineProcess, name: str) -> None:
+    """Send a prompt of 16 tokens first.
+
+    Attention uses the tiles of a CPU with AMX without asking the kernel for them, and ends by an
+    illegal instruction. Matrix products ask, though not for few tokens, and no warm-up runs here.
+    """
+    body = {"model": name, "prompt": "+".join("1" * MOST_DIGITS) + "=", "max_tokens": 1}
+    response = await engine.http.post("/v1/completions", json=body)
+    assert response.status_code == 200, response.text
 
 
 def sum_model(venv: Path, size: str) -> Path:

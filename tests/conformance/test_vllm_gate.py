@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import engines
-from tests.conformance.configurations import Configuration
-from tests.conformance.engines import EngineProcess
-from tests.conformance.sum_models import MOST_DIGITS, quantized, sum_model, write_suite
+from tests.conformance.sum_models import (
+    MOST_DIGITS,
+    quantized,
+    sum_engine,
+    sum_model,
+    write_suite,
+)
 from world.slots import free_port
 
 pytestmark = pytest.mark.vllm
@@ -21,17 +24,6 @@ _MODEL = "sums"
 _A_STRATUM = 60
 _PROMPTS = _A_STRATUM * (MOST_DIGITS - 1)
 _ANSWER_SECONDS = 600
-_CONFIGURATION = Configuration(
-    name="sums",
-    argv=(
-        "--enforce-eager",
-        "--dtype=bfloat16",
-        "--max-model-len=128",
-        f"--served-model-name={_MODEL}",
-        "--max-num-seqs=16",
-        "--num-gpu-blocks-override=64",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +39,7 @@ class GateRuns:
 
     async def answer(self, name: str, model: Path, role: str, *options: str) -> dict[str, Any]:
         """Start an engine, let the runner of a gate ask it, and return the report."""
-        program = engines.real(self.venv)
-        async with engines.running(program, str(model), _CONFIGURATION, self.folder) as engine:
-            await _ask_for_tiles(engine)
+        async with sum_engine(self.venv, model, _MODEL, self.folder) as engine:
             report = self.folder / f"{name}-{role}.json"
             command = [
                 *(sys.executable, "-m", "tessera.batch_runner.main", "gate"),
@@ -77,17 +67,6 @@ class GateRuns:
         report = json.loads((self.folder / f"{baseline}-baseline.json").read_text(encoding="utf-8"))
         digest = "--baseline-digest", report["answersDigest"]
         return await self.answer(name, model, "candidate", "--baseline", baseline, *digest)
-
-
-async def _ask_for_tiles(engine: EngineProcess) -> None:
-    """Send a prompt of 16 tokens first.
-
-    Attention uses the tiles of a CPU with AMX without asking the kernel for them, and ends by an
-    illegal instruction. Matrix products ask, though not for few tokens, and no warm-up runs here.
-    """
-    body = {"model": _MODEL, "prompt": "+".join("1" * MOST_DIGITS) + "=", "max_tokens": 1}
-    response = await engine.http.post("/v1/completions", json=body)
-    assert response.status_code == 200, response.text
 
 
 @pytest.fixture(scope="module")
