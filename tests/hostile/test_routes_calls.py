@@ -34,6 +34,7 @@ from tests.gateway.route.test_routes import (
 from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
+ANY = {**SMALL, "when": {"maxScore": 5}}
 SLOW = {**SMALL, "timeouts": {"firstToken": "100ms"}}
 
 
@@ -72,13 +73,14 @@ async def test_a_stream_that_breaks_before_its_first_token_leaves_nothing_to_its
         await asyncio.sleep(0.05)
         call.cut()
 
-    text = "What is it? " * 5000
-    async with a_routed_gateway(breaks, streams) as (gateway, _, large):
+    text = "word " * 10_000
+    async with a_routed_gateway(breaks, streams, ANY, LARGE) as (gateway, small, large):
         answer = await gateway.post(a_body(text, stream=True), **AUTH)
 
         assert answer.headers["x-tessera-target"] == "large"
         assert b"assistant" not in answer.body
         assert large.calls[0].json["messages"][0]["content"] == text
+        assert small.calls
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -121,6 +123,40 @@ async def test_a_request_that_goes_from_target_to_target_can_be_listed() -> None
         assert listed.service == "team-a/large"
         release.set()
         assert (await request).status == 200
+
+
+async def test_no_more_of_a_body_is_kept_for_several_targets_than_is_held() -> None:
+    small = {**ANY, "set": {"maxOutputTokens": 5}}
+    text = "word " * 200_000
+    async with a_routed_gateway(silent, answers, small, LARGE) as (gateway, engine, _):
+        request = asyncio.create_task(gateway.post(a_body(text), **AUTH))
+
+        async def is_sent() -> None:
+            assert engine.calls
+
+        await eventually(is_sent)
+        (course,) = gateway.app._courses
+        sent: Any = course.at
+        received = sent.placed.reserved.chosen.received
+        bodies = {id(body): len(body) for body in _bodies(sent, received)}
+        assert sum(bodies.values()) <= 1.05 * gateway.held_bytes
+        request.cancel()
+        await asyncio.wait((request,))
+        await gateway.wait_for_held_bytes(0, 0)
+
+
+def _bodies(sent: Any, received: Any) -> list[bytes]:
+    return [sent.body, received.body, received.origin.body]
+
+
+async def test_nothing_is_held_after_several_targets_failed() -> None:
+    small = {**ANY, "set": {"maxOutputTokens": 5}}
+    text = "word " * 200_000
+    for script in (fails, silent):
+        async with a_routed_gateway(script, fails, {**SLOW, **small}, LARGE) as (gateway, *_):
+            for _ in range(3):
+                assert (await gateway.post(a_body(text), **AUTH)).error["code"] == "no_target"
+            await gateway.wait_for_held_bytes(0, 0)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages"])
@@ -230,7 +266,8 @@ async def test_what_a_target_sets_holds_whatever_the_body_says(padding: int) -> 
 async def test_a_lower_maximum_of_a_request_holds_for_each_of_its_choices() -> None:
     small = {**SMALL, "set": {"maxOutputTokens": 64}}
     async with a_routed_gateway(answers, answers, small, LARGE) as (gateway, engine, _):
-        for fields, most in (({"max_tokens": 3, "n": 2}, 3), ({"n": 2}, 64), ({}, 64)):
+        cases: list[tuple[Any, int]] = [({"max_tokens": 3, "n": 2}, 3), ({"n": 2}, 64), ({}, 64)]
+        for fields, most in cases:
             await gateway.post(a_body(**fields), **AUTH)
             got = engine.calls[-1].json
             assert got.get("max_completion_tokens", got.get("max_tokens")) == most

@@ -141,7 +141,8 @@ class RequestCourse:
         reserved = self.at = await stations.reservations.reserve(chosen)
         placed = self.at = await stations.places.queue(reserved)
         sent = self.at = await stations.relay.prepare(placed, self._record_id)
-        if is_last:
+        if is_last or not self.identified.holding.take_room(len(sent.body)):
+            # No other model gets it.
             chosen.received.drop_body()
         stations.note_begun(self._partial_record(sent))
         await stations.relay.run(sent, sink)
@@ -181,6 +182,8 @@ class RequestCourse:
         self.at = self._stations.settlement.end_engine(self.at, Phase.FAILED, error.reason)
         if sent is not None:
             sent.hold(0)
+            if sent.placed.reserved.chosen.received.body:
+                sent.holding.free(len(sent.body))
         if _was_asked(self.at):
             record = self._record(self.at, Phase.FAILED, error.reason)
             record.requests, self._has_failed_call = 0, True

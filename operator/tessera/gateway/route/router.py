@@ -89,7 +89,8 @@ class RouteCalls:
                 # All were tried that could answer at once.
                 self._left.append((self._may_wait, True))
                 self._may_wait = None
-            if not self._left or self._asked >= MAX_CALLS:
+            has_body = bool(self._resolved.received.body)
+            if not self._left or self._asked >= MAX_CALLS or not has_body:
                 return None
             target, waits = self._left.popleft()
             is_repeated = self._skipped.pop(target.target_name, None) is not None
@@ -117,6 +118,7 @@ class RouteCalls:
             return False
         self._asked += was_asked
         self._skip(routed.target, error)
+        self._resolved.received.identified.holding.free(self._copied_bytes(call.received.body))
         waits_for_place = kind == "Overloaded" or error.reason is RequestReason.NO_READY_REPLICA
         is_first = self._may_wait is None and not routed.waits
         if waits_for_place and is_first and (call.model.may_sleep or kind == "Overloaded"):
@@ -158,10 +160,18 @@ class RouteCalls:
                 len(body), lambda: with_settings(item.path, fields, received.body, target.set)
             )
             fields, unlisted = await read_fields(item, body, self._turns)
+            if not received.identified.holding.take_room(self._copied_bytes(body)):
+                # It is for this target alone.
+                received.drop_body()
         call = replace(
             received, fields=fields, body=body, unlisted=unlisted, routed=routed, origin=received
         )
         return Resolved(received=call, model=model)
+
+    def _copied_bytes(self, body: bytes) -> int:
+        """Return how much of a body is held beside the one that came."""
+        original = self._resolved.received.body
+        return len(body) if original and body is not original else 0
 
     def _skip(self, target: str, error: RequestError) -> None:
         self._skipped[target], self._errors[target] = error.reason, error
