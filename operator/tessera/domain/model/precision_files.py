@@ -24,6 +24,11 @@ class GatedPrecision(Precision):
     """Names of those that are not tried either."""
 
 
+def listed_precisions(precision: Precision) -> tuple[str, ...]:
+    """Return the names of the precisions of a version, that of the model's own files first."""
+    return (CHECKPOINT, *(variant.precision for variant in precision.variants))
+
+
 def open_precisions(precision: Precision) -> tuple[str | None, ...]:
     """Return the precisions that replicas may have, that of the model's files (None) first."""
     listed = (None, *(variant.precision for variant in precision.variants))
@@ -53,6 +58,11 @@ def with_closed(
         precision.model_fields_set, **{**dict(precision), **names}
     )
     return spec.model_copy(update={"precision": gated})
+
+
+def with_one_precision(spec: InferenceServiceSpec, name: str) -> InferenceServiceSpec:
+    """Return the spec with one of its precisions, by name, as the only one of its replicas."""
+    return with_closed(spec, {*listed_precisions(spec.precision)} - {name})
 
 
 def as_listed(precision: Precision) -> Precision:

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
 
-from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import admits
 from tessera.domain.incremental import reused
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import model_job_name
-from tessera.domain.model.precision_files import open_precisions, spec_in, with_closed
+from tessera.domain.model.precision_files import (
+    listed_precisions,
+    open_precisions,
+    spec_in,
+    with_one_precision,
+)
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.rollout_state import is_gated
@@ -214,10 +218,9 @@ def _with_precision(candidate: ObservedService, precision: str) -> ObservedServi
     """Return the version in one precision alone, if it has that."""
     spec = candidate.spec
     assert spec is not None  # noqa: S101 - it is tried
-    names = {CHECKPOINT, *(each.precision for each in spec.precision.variants)}
-    if precision not in names:
+    if precision not in listed_precisions(spec.precision):
         return candidate
-    return replace(candidate, spec=with_closed(spec, names - {precision}))
+    return replace(candidate, spec=with_one_precision(spec, precision))
 
 
 def _on_spot(candidate: ObservedService) -> ObservedService:

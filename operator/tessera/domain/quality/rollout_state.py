@@ -15,6 +15,7 @@ from tessera.api.quality_gate import VerdictStatus
 from tessera.api.ref import Ref
 from tessera.api.rollout import Rollout
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.model.precision_files import listed_precisions
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
@@ -314,8 +315,7 @@ def answers_of(revision: ServiceRevision, precision: str = CHECKPOINT) -> str:
 
 
 def _listed(revision: ServiceRevision) -> tuple[str, ...]:
-    """Return the precisions of a version, by name, that of the model's own files first."""
-    return (CHECKPOINT, *(variant.precision for variant in revision.spec.precision.variants))
+    return listed_precisions(revision.spec.precision)
 
 
 def _untried(revision: ServiceRevision) -> frozenset[str]:

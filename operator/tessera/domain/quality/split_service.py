@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from tessera.api.gate_reasons import LATE_REFUSALS
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.api.service_status import (
     CandidateStatus,
@@ -17,7 +16,11 @@ from tessera.api.service_status import (
     PrecisionStatus,
 )
 from tessera.domain.incremental import reused_per_object
-from tessera.domain.model.precision_files import with_closed
+from tessera.domain.model.precision_files import (
+    listed_precisions,
+    with_closed,
+    with_one_precision,
+)
 from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.quality.change import digest_in, in_force
@@ -209,8 +212,7 @@ def _first_spec(spec: InferenceServiceSpec, state: VersionState) -> InferenceSer
         return _with_replicas(spec, int(state.wants_candidate))
     if state.phase != "Passed":
         return spec
-    names = {CHECKPOINT, *(variant.precision for variant in spec.precision.variants)}
-    return with_closed(spec, names - {state.precision})
+    return with_one_precision(spec, state.precision)
 
 
 def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
@@ -254,7 +256,7 @@ def _candidate_spec(
     It stays in the precision that is `running`. No replica of an untried precision of the version
     in force is wanted before one would be chosen.
     """
-    names = {CHECKPOINT, *(variant.precision for variant in spec.precision.variants)}
+    names = {*listed_precisions(spec.precision)}
     present = {precision for each in running if (precision := each.partition("/")[2])}
     if present:
         closed = names - {min(present)}

@@ -13,7 +13,7 @@ from tessera.api.precision import CHECKPOINT
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.hardware.pools import PoolView, device_capacities
 from tessera.domain.incremental import reused, reused_per_object
-from tessera.domain.model.precision_files import with_closed
+from tessera.domain.model.precision_files import with_one_precision
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice, free_replicas
 from tessera.domain.placement.placement import CLASS_RANKS
@@ -98,8 +98,7 @@ def _in_untried(
     spec = service.spec
     if spec is None or spec.fixed_replicas != 0 or choice is None:
         return service
-    names = {CHECKPOINT, *(each.precision for each in spec.precision.variants)}
-    spec = with_closed(spec, names - {choice.fit.precision or CHECKPOINT})
+    spec = with_one_precision(spec, choice.fit.precision or CHECKPOINT)
     placement = spec.placement.model_copy(update={"pools": (choice.offer.pool,)})
     update = {"replicas": 1, "placement": placement}
     return replace(service, spec=spec.model_copy(update=update))
