@@ -9,7 +9,7 @@ from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.paths import PathItem
-from tessera.gateway.refusals import RequestError
+from tessera.gateway.refusals import RequestError, invalid_request
 
 # As W3C has it; anything else begins a new trace.
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -124,6 +124,17 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         is_second = name in values and name in _CREDENTIAL_HEADERS
         values[name] = values[name] + _NEXT + value if is_second else value
     return values
+
+
+def is_true(headers: Mapping[bytes, bytes], name: str, *, default: bool) -> bool:
+    """Return what a header says that is `true` or `false`.
+
+    Raises RequestError with status 400 where it is neither.
+    """
+    given = headers.get(name.encode())
+    if given not in (None, b"true", b"false"):
+        raise invalid_request(f"{name}: expected `true` or `false`.")
+    return default if given is None else given == b"true"
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> bytes | None:

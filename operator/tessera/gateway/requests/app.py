@@ -16,7 +16,7 @@ from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
-from tessera.gateway.identify.senders import Identified, by_name
+from tessera.gateway.identify.senders import Identified, by_name, is_true
 from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
@@ -31,6 +31,7 @@ from tessera.gateway.settle.settlement import Settlement, refused_record
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")
 _MODELS, _BUDGET = "/v1/models", "/v1/budget"
+_SHEDDABLE = "x-tessera-sheddable"
 _BOUNDS = BodyBounds()
 
 
@@ -174,7 +175,7 @@ class GatewayApp:
                 request_id=request_id,
                 client_address=address,
                 tags=_tags(headers),
-                sheddable=_is_sheddable(headers),
+                sheddable=is_true(headers, _SHEDDABLE, default=False),
                 started_ns=started_ns,
                 started_at_ns=started_at_ns,
             )
@@ -285,13 +286,6 @@ def _tags(headers: Mapping[bytes, bytes]) -> str:
             "x-tessera-tags: expected `name=value` pairs joined by commas, 256 bytes at most."
         )
     return given.decode()
-
-
-def _is_sheddable(headers: Mapping[bytes, bytes]) -> bool:
-    given = headers.get(b"x-tessera-sheddable", b"false")
-    if given not in (b"true", b"false"):
-        raise invalid_request("x-tessera-sheddable: expected `true` or `false`.")
-    return given == b"true"
 
 
 def _wrong_method(path: str, allowed: str) -> RequestError:

@@ -1,7 +1,6 @@
 """The targets of a route that one request asks, one after the other, until one answers."""
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
 
 from tessera.api.model_route import MAX_CALLS, ModelRouteSpec, RouteTarget
@@ -14,13 +13,13 @@ from tessera.domain.routes.reasons import RouteReason
 from tessera.gateway.bodies.opening import read_opening
 from tessera.gateway.bodies.settings import with_settings
 from tessera.gateway.bodies.turns import Turns
-from tessera.gateway.identify.senders import Senders
+from tessera.gateway.identify.senders import Senders, is_true
 from tessera.gateway.receive.receiver import read_fields
 from tessera.gateway.receive.routed import RoutedTo, skipped_text
-from tessera.gateway.refusals import RequestError, invalid_request, no_target
+from tessera.gateway.refusals import RequestError, no_target
 from tessera.gateway.resolve.models import Models, Resolved
 
-_ALLOW_DOWNGRADE = b"x-tessera-allow-downgrade"
+_ALLOW_DOWNGRADE = "x-tessera-allow-downgrade"
 
 
 class RequestRouter:
@@ -48,10 +47,13 @@ class RequestRouter:
             opening = await self._turns.take(
                 len(received.body), lambda: read_opening(received.fields, headers, tenant)
             )
-            allow_downgrade = _allows_downgrade(headers)
-            if not self._senders.allows_downgrade(identified.identity):
-                allow_downgrade = False
-            order = target_order(route, opening, allow_downgrade=allow_downgrade)
+            allow_downgrade = is_true(headers, _ALLOW_DOWNGRADE, default=True)
+            order = target_order(
+                route,
+                opening,
+                allow_downgrade=allow_downgrade
+                and self._senders.allows_downgrade(identified.identity),
+            )
             targets, reason = order.targets, order.reason
         return RouteCalls(resolved, route, targets, reason, self._models, self._turns)
 
@@ -178,10 +180,3 @@ class RouteCalls:
 
     def _target(self, name: str) -> RouteTarget:
         return next(each for each in self._route.targets if each.target_name == name)
-
-
-def _allows_downgrade(headers: Mapping[bytes, bytes]) -> bool:
-    given = headers.get(_ALLOW_DOWNGRADE, b"true")
-    if given not in (b"true", b"false"):
-        raise invalid_request("x-tessera-allow-downgrade: expected `true` or `false`.")
-    return given == b"true"
