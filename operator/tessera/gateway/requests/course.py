@@ -180,15 +180,15 @@ class RequestCourse:
         """Settle a call that gave no answer; what an engine got is recorded beside the answer."""
         sent = _sent(self.at)
         self.at = self._stations.settlement.end_engine(self.at, Phase.FAILED, error.reason)
-        if sent is not None:
-            sent.hold(0)
-            if sent.placed.reserved.chosen.received.body:
-                sent.holding.free(len(sent.body))
-        if _was_asked(self.at):
+        if sent is None:
+            return
+        sent.hold(0)
+        if sent.placed.reserved.chosen.received.body:
+            sent.holding.free(len(sent.body))
+        if sent.sent_ns is not None:
             record = self._record(self.at, Phase.FAILED, error.reason)
             record.requests, self._has_failed_call = 0, True
-            placed = _placed(self.at)
-            self._stations.record(record, placed.attempts if placed is not None else ())
+            self._stations.record(record, sent.placed.attempts)
             self._record_id = record_id()
 
     def _end_engine(self, _: TokenCounts | None) -> Placed:
