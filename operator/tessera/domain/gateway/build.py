@@ -9,6 +9,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import NamedTuple, get_args
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KeyRecord
 from tessera.api.meta import find_condition
 from tessera.api.precision import PrecisionName
@@ -328,9 +329,8 @@ def _model(
     pools: tuple[_PoolTerms, ...],
 ) -> OfferedModel:
     """Return the model of one service, by its UID."""
-    spec, variant, scaling = service.spec, service.status.variant, service.status.scaling
+    spec, variant = service.spec, service.status.variant
     assert spec is not None  # noqa: S101
-    may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
     known_spec = with_known_files(service).spec or spec
     shape, task = shape_of(known_spec), pooling_task(known_spec)
     replicas = tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods)
@@ -350,12 +350,22 @@ def _model(
         is_listed=bool(replicas) or not _is_refused(service.status),
         moves_streams=bool(spec.drain.move_streams),
         stopped=spec.fixed_replicas == 0,
-        may_sleep=may_sleep,
-        is_asleep=may_sleep and scaling is not None and scaling.desired_replicas == 0,
+        may_sleep=_may_sleep(spec),
+        is_asleep=is_asleep(spec, service.status),
         unfunded_by=_unfunded_by(service.status.tenant),
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
     )
+
+
+def _may_sleep(spec: InferenceServiceSpec) -> bool:
+    return spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
+
+
+def is_asleep(spec: InferenceServiceSpec, status: InferenceServiceStatus) -> bool:
+    """Return whether a service has no replica until a request comes."""
+    scaling = status.scaling
+    return _may_sleep(spec) and scaling is not None and scaling.desired_replicas == 0
 
 
 @reused_per_object

@@ -12,7 +12,7 @@ from tessera.api.route_reasons import RouteAccepted, TargetState
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, grants_in_force
 from tessera.domain.gateway.access import may_offer, may_use, offered_to
-from tessera.domain.gateway.build import offered_names, offered_route, oldest_first
+from tessera.domain.gateway.build import is_asleep, offered_names, offered_route, oldest_first
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.name_conflicts import lists_any
 from tessera.domain.gateway.name_rights import NameRights, name_rights
@@ -164,8 +164,7 @@ def _state(target: RouteTarget, namespace: str, around: _Surroundings) -> Target
         return TargetState.AVAILABLE
     if spec.fixed_replicas == 0:
         return TargetState.SERVICE_STOPPED
-    may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
-    if may_sleep and status.scaling is not None and status.scaling.desired_replicas == 0:
+    if is_asleep(spec, status):
         return TargetState.SERVICE_ASLEEP
     return TargetState.NO_READY_REPLICA
 
