@@ -4,6 +4,7 @@ A client that changes what it sends gets a new date. `tests/gateway/bodies/test_
 has a default request of each, which passes to models of one tenant and of several.
 """
 
+from collections.abc import Mapping
 from datetime import date
 from typing import NamedTuple
 
@@ -73,3 +74,9 @@ SESSION_HEADERS: tuple[str, ...] = tuple(
         ("x-session-id", *(name for each in CODING_CLIENTS for name in each.session_headers))
     )
 )
+_ENCODED_HEADERS = tuple(name.encode() for name in SESSION_HEADERS)
+
+
+def named_session(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the id of a conversation that a client sends in a header; None without one."""
+    return next(filter(None, map(headers.get, _ENCODED_HEADERS)), None)

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from tessera.domain.gateway.coding_clients import SESSION_HEADERS
+from tessera.domain.gateway.coding_clients import named_session
 from tessera.domain.model.media_tokens import MEDIA_FIELDS
 from tessera.domain.routes.opening import MAX_OPENING_CHARACTERS, RequestOpening
 from tessera.gateway.bodies.json_values import each_item
@@ -24,7 +24,6 @@ _MAX_TEXT_BYTES = _CHARACTER_BYTES * (MAX_OPENING_CHARACTERS + 2)
 # As many of a message tell it from others.
 _MAX_DIGESTED_BYTES = 2**16
 _DIGEST_BYTES = 16
-_SESSION_HEADERS = tuple(name.encode() for name in SESSION_HEADERS)
 _TAGS_HEADER = b"x-tessera-tags"
 _CONVERSATIONS = ("messages", "input", "prompt")
 _SYSTEMS = ("system", "instructions")
@@ -92,7 +91,7 @@ def _session(
     fields: RequestFields, headers: Mapping[bytes, bytes], tenant: str, first: _First
 ) -> bytes:
     digest = blake2b(tenant.encode(), digest_size=_DIGEST_BYTES)
-    session = next(filter(None, map(headers.get, _SESSION_HEADERS)), None)
+    session = named_session(headers)
     if session is not None:
         digest.update(b"\0session\0" + session)
     else:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from math import ceil
 
 from tessera.domain.gateway.access import cache_salt
-from tessera.domain.gateway.coding_clients import SESSION_HEADERS
+from tessera.domain.gateway.coding_clients import named_session
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, PromptTurns, block_hashes
 from tessera.domain.gateway.requests import RequestPriority, RequestShape
@@ -17,7 +17,6 @@ from tessera.gateway.bodies.parsing import RequestFields
 from tessera.gateway.bodies.prompt_size import NO_MEDIA, Media, PromptSize, condensed_sizes
 
 SESSION_HEADER = b"x-session-id"
-_SESSION_HEADERS = tuple(name.encode() for name in SESSION_HEADERS)
 _KEY_BYTES = 8
 
 
@@ -99,7 +98,7 @@ def with_turns(
         parts.pieces, [each for name in fields.prompt_fields for each in media.get(name, ())]
     )
     beginning_bytes, opening_bytes = sum(sizes[: parts.first]), sizes[parts.first]
-    session = next(filter(None, map(headers.get, _SESSION_HEADERS)), None)
+    session = named_session(headers)
     key = of_cache.copy()
     if session is not None:
         key.update(b"session\0" + session)
