@@ -9,6 +9,8 @@ from tessera.domain.charges.throttle import ThrottleTerms
 
 # The key in `UsageRecord.charges` of what is of another month than that in which it began.
 OTHER_MONTH = ""
+# Begins the names of limits of basis Cost as they hold at providers, which no limit of a spec has.
+OUTSIDE = "outside "
 
 
 class MemberKind(StrEnum):
@@ -24,7 +26,9 @@ class MemberKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeLimit:
-    """A limit of basis Charge: what a tenant, or a part of it, may be charged in a window."""
+    """What a tenant, or a part of it, may be charged in a window: a limit of basis Charge, or what
+    the operator lends of a limit of basis Cost for calls of providers.
+    """
 
     budget: str
     """Name of the TenantBudget."""
@@ -62,3 +66,8 @@ class ChargeScope:
     members: tuple[str, ...] = ()
     """What records of its member have in the field of the limit's kind: of a model each alias, in
     lower case."""
+
+
+def is_outside(key: str) -> bool:
+    """Return whether an account counts what providers bill, by the key of its scope."""
+    return key.partition("/")[2].startswith(OUTSIDE)
