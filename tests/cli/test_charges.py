@@ -21,6 +21,7 @@ from tessera.cli.cost.charges import (
     charges_output,
     margins,
     read_charges,
+    route_savings,
 )
 from tessera.cli.cost.command import parse_grouping
 from tessera.cli.cost.report import output
@@ -95,7 +96,11 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
         ]
     )
     unused: Any = None
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, unused, others=NO_OTHERS)
+    api = InternalApi(
+        *(GatewayMetrics(), store, review, NAMESPACE, dict, unused),
+        others=NO_OTHERS,
+        last_targets=lambda: {"team-a/assistant": "large"},
+    )
     async with TestServer(api.application()) as server:
         yield Port(str(server.make_url("")).rstrip("/"), store)
     await store.close()
@@ -175,7 +180,7 @@ async def test_targets_have_their_share_of_each_group_and_what_their_route_saved
     assert body["savings"] == [
         {
             **{"route": "team-a/assistant", "currency": "USD", "charge": "2.040000000"},
-            **{"dearest": "large", "saved": "0.660000"},
+            **{"lastTarget": "large", "saved": "0.660000"},
         }
     ]
     text = charges_output(charges, "table").text
@@ -185,6 +190,18 @@ async def test_targets_have_their_share_of_each_group_and_what_their_route_saved
     assert "Route team-a/assistant was charged 2.0400 USD: 66.0% less than all its tokens" in text
     other = next(line for line in text.splitlines() if line.startswith("acme    -"))
     assert other.split()[-4:] == ["-", "8333.3333", "1.0000", "USD"]
+
+
+async def test_without_its_last_target_what_a_route_saved_is_not_known(port: Port) -> None:
+    fields = {"currency": "USD", "started_at_ns": AT_NS, "charge_nanos": NANO, "target": "small"}
+    routes = ("team-a/assistant", "team-a/deleted")
+    await port.store.record([a_record(**fields, model_route=route) for route in routes])
+    charges = await port.charges("route", "target")
+    assert [each.saved for each in route_savings(charges)] == [None, None]
+    text = charges_output(charges, "table").text
+    assert "is not known, since its last target large was charged nothing." in text
+    assert "is not known, since it does not exist any more." in text
+    assert json.loads(charges_output(charges, "json").text)["savings"][0]["saved"] is None
 
 
 async def test_cost_and_charge_stand_beside_each_other_and_are_never_added(port: Port) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias
@@ -44,6 +44,8 @@ class ChargeTable:
     """Before it no row changes any more."""
     is_month: bool = False
     """One whole month is asked for."""
+    last_targets: Mapping[str, str] = field(default_factory=dict)
+    """Name of the last target by route, of routes that exist now."""
 
     @property
     def digest(self) -> str | None:
@@ -76,16 +78,33 @@ class MarginRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSaving:
-    """What the requests of a route were charged in one currency, beside one target for all."""
+    """What a route's requests were charged in one currency, beside its last target for all."""
 
     route: str
     currency: str
     charge: int
     """Nano-units, with those of targets that did not answer."""
-    dearest: str
-    """The target that was charged most for each token, of two at least."""
-    saved: float
-    """Share of what all tokens of the route would be charged at its mean price."""
+    last: str | None
+    """Its last target now; None of a route that does not exist any more."""
+    saved: float | None
+    """Share of what all tokens of the route would be charged at the mean price of the last target;
+    None where that is not known."""
+
+    @property
+    def sentence(self) -> str:
+        """Return it for the terminal."""
+        charged = f"Route {self.route} was charged {_amount(self.charge, _TABLE_DIGITS)}"
+        charged = f"{charged} {self.currency}"
+        if self.saved is not None:
+            less = f"{abs(self.saved):.1%} {'less' if self.saved >= 0 else 'more'}"
+            return (
+                f"{charged}: {less} than all its tokens at the mean price of {self.last}, its last "
+                "target."
+            )
+        cause = f"its last target {self.last} was charged nothing"
+        if self.last is None:
+            cause = "it does not exist any more"
+        return f"{charged}; what it saved is not known, since {cause}."
 
 
 def read_charges(
@@ -108,6 +127,8 @@ def read_charges(
         is_truncated=answer["truncated"],
         closed_until=datetime.fromisoformat(closed) if closed is not None else None,
         is_month=is_month,
+        # Gateways of the version before do not say it.
+        last_targets=answer.get("lastTargets", {}),
     )
 
 
@@ -183,7 +204,7 @@ def charge_notes(charges: ChargeTable) -> Iterator[str]:
 
 
 def route_savings(charges: ChargeTable) -> list[RouteSaving]:
-    """Return what routes saved whose targets are rows; none where a target has no price."""
+    """Return what routes saved whose targets are rows, beside what their last target is charged."""
     targets: dict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
     are_all = _TARGET in charges.by and not charges.is_truncated
     for row in charges.rows if are_all else ():
@@ -193,18 +214,13 @@ def route_savings(charges: ChargeTable) -> list[RouteSaving]:
             of_route[row[_TARGET]] = nanos + row["chargeNanos"], tokens + _tokens(row)
     savings = []
     for (route, currency), of_route in sorted(targets.items()):
-        prices = {name: nanos / tokens for name, (nanos, tokens) in of_route.items() if tokens}
-        if len(prices) < 2:
-            continue
-        dearest = max(prices, key=lambda name: (prices[name], name))
         charge, tokens = map(sum, zip(*of_route.values(), strict=True))
-        saved = saved_share(charge, prices[dearest] * tokens)
-        if saved is not None:
-            savings.append(
-                RouteSaving(
-                    route=route, currency=currency, charge=charge, dearest=dearest, saved=saved
-                )
-            )
+        last = charges.last_targets.get(route)
+        last_nanos, last_tokens = of_route.get(last or "", (0, 0))
+        saved = saved_share(charge, last_nanos / last_tokens * tokens) if last_tokens else None
+        savings.append(
+            RouteSaving(route=route, currency=currency, charge=charge, last=last, saved=saved)
+        )
     return savings
 
 
@@ -260,12 +276,7 @@ def _lines(charges: ChargeTable) -> Iterator[str]:
     heads = (*charges.by, *counts, *of_targets, "charge", "currency")
     yield from table([column_head(key) for key in heads], body, str.rjust, len(charges.by))
     yield from ("", *charge_notes(charges))
-    for saving in route_savings(charges):
-        yield (
-            f"Route {saving.route} was charged {_amount(saving.charge, _TABLE_DIGITS)} "
-            f"{saving.currency}: {saving.saved:.1%} less than all its tokens at the mean price of "
-            f"{saving.dearest}, its dearest target."
-        )
+    yield from (saving.sentence for saving in route_savings(charges))
     if any(row.get("class") == WASTE for row in charges.rows):
         yield (
             f"{WASTE}: what engines computed again, or for requests that they failed, at its price;"
@@ -295,8 +306,8 @@ def _savings_body(charges: ChargeTable) -> dict[str, Any]:
             "route": saving.route,
             "currency": saving.currency,
             "charge": _amount(saving.charge, _FULL_DIGITS),
-            "dearest": saving.dearest,
-            "saved": f"{saving.saved:.6f}",
+            "lastTarget": saving.last,
+            "saved": None if saving.saved is None else f"{saving.saved:.6f}",
         }
         for saving in route_savings(charges)
     ]
