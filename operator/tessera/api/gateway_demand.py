@@ -76,6 +76,10 @@ class ReportedAccount(Wire):
     lent: _Nanos = 0
     """What gateways hold above it."""
 
+    need: _Nanos = 0
+    """What a request needs that the account lately refused, of what is lent for outside
+    providers."""
+
 
 class ReportedLimit(Wire):
     """One window of a limit of basis Charge, as far as a gateway knows its accounts."""

@@ -156,7 +156,8 @@ def _received(
                 start=row.start,
                 members=row.members,
                 accounts=tuple(
-                    AccountCharge(each.settled, each.lent, each.member) for each in row.accounts
+                    AccountCharge(each.settled, each.lent, each.member, each.need)
+                    for each in row.accounts
                 ),
             ),
         )

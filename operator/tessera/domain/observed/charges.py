@@ -25,6 +25,8 @@ class AccountCharge(NamedTuple):
     """What gateways hold above it."""
     member: str = ""
     """The one whose account it is; empty where a limit has one account."""
+    need: int = 0
+    """What a request needs that the account lately refused, of what the operator lends outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ def merged_charges(first: LimitCharges, second: LimitCharges) -> LimitCharges:
         return max(first, second, key=lambda each: each.start)
     accounts: dict[str, AccountCharge] = {}
     for account in sorted((*first.accounts, *second.accounts)):
-        accounts[account.member] = account
+        need = max(account.need, accounts.get(account.member, account).need)
+        accounts[account.member] = account._replace(need=need)
     return LimitCharges(
         start=first.start,
         members=max(first.members, second.members),

@@ -226,10 +226,7 @@ class DemandReporter:
 
 
 def _reported_limit(limit: LimitId, charges: LimitCharges) -> ReportedLimit:
-    accounts = tuple(
-        ReportedAccount.model_construct(member=each.member, settled=each.settled, lent=each.lent)
-        for each in charges.accounts
-    )
+    accounts = tuple(ReportedAccount.model_construct(**each._asdict()) for each in charges.accounts)
     return ReportedLimit.model_construct(
         budget=limit.budget,
         limit=limit.limit,
