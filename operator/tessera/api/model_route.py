@@ -17,10 +17,14 @@ from tessera.api.meta import (
     rule,
     rules_config,
 )
+from tessera.api.model_provider import ProviderModelName, ProviderName
 from tessera.api.ref import Ref
 
 # As RouteTarget.target_name says it, in CEL.
-_NAME = "(has({0}.name) ? {0}.name : {0}.service.substring({0}.service.indexOf('/') + 1))".format
+_NAME = (
+    "(has({0}.name) ? {0}.name : has({0}.service) ? "
+    "{0}.service.substring({0}.service.indexOf('/') + 1) : '')"
+).format
 MAX_TARGETS = 8
 MAX_SCHEMA_BYTES = 16_384
 MAX_SCORE = 5
@@ -30,7 +34,9 @@ MAX_RULE_NUMBER = 100_000
 MAX_CALLS = 3
 RouteSelection = Literal["Weights", "Rules"]
 ReasoningEffort = Literal["Minimal", "Low", "Medium", "High"]
-FallbackKind = Literal["Context", "RateLimited", "ServerError", "Timeout", "Overloaded"]
+FallbackKind = Literal[
+    "Context", "RateLimited", "ServerError", "Timeout", "Overloaded", "ContentFilter"
+]
 _ServiceName = Annotated[
     str,
     StringConstraints(
@@ -130,15 +136,29 @@ class TargetTimeouts(Wire):
     """Time to the end of the answer; a stream ends with an error then."""
 
 
+class ProviderTarget(Wire):
+    """A model of an outside provider."""
+
+    name: ProviderName
+    """ModelProvider; it has to list the tenant of who asks."""
+
+    model: ProviderModelName
+    """Model, as `spec.models` of the provider names it."""
+
+
 class RouteTarget(Wire):
-    """A service that may answer."""
+    """A service, or a model of an outside provider, that may answer."""
 
     name: DnsLabel | None = None
     """Name of the target in headers, records and metrics; omitted, that of its service."""
 
-    service: _ServiceName
+    service: _ServiceName | None = None
     """InferenceService, `name` or `namespace/name`: it has to be of the tenant, shared with it, or
     public. Who asks needs the right to use it as well."""
+
+    provider: ProviderTarget | None = None
+    """Model of an outside provider, in place of a service; the target needs a name then. Keys for
+    some services alone do not use it."""
 
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
     """Share of the conversations that it gets, in proportion to those of the others, with
@@ -153,13 +173,26 @@ class RouteTarget(Wire):
     timeouts: TargetTimeouts = Field(default_factory=TargetTimeouts)
     """How long it may take."""
 
+    model_config = rules_config(
+        rule(
+            "has(self.service) != has(self.provider)",
+            "spec.targets[] needs either service or provider",
+        ),
+        rule(
+            "!has(self.provider) || has(self.name)",
+            "spec.targets[] with a provider needs a name",
+        ),
+    )
+
     @property
     def target_name(self) -> str:
         """Return how it is named."""
-        return self.name or self.service.rpartition("/")[2]
+        return self.name or (self.service or "").rpartition("/")[2]
 
-    def service_ref(self, namespace: str) -> Ref:
-        """Return its service, of a route in a namespace."""
+    def service_ref(self, namespace: str) -> Ref | None:
+        """Return its service, of a route in a namespace; None for a model of a provider."""
+        if self.service is None:
+            return None
         own, _, name = self.service.rpartition("/")
         return Ref(own or namespace, name)
 
@@ -195,11 +228,12 @@ class ModelRouteSpec(Wire):
 
     fallback: Annotated[
         tuple[FallbackKind, ...],
-        Field(max_length=5, json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = ("Context", "RateLimited", "ServerError", "Timeout", "Overloaded")
+        Field(max_length=6, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ("Context", "RateLimited", "ServerError", "Timeout", "Overloaded", "ContentFilter")
     """Why the next target is asked where one gives no answer: too little context, a limit of
-    requests or tokens, no replica or a failure, `timeouts`, or a queue that would miss `spec.slo`.
-    A request asks at most three; after the first byte nothing else answers."""
+    requests or tokens, no replica or a failure, `timeouts`, a queue that would miss `spec.slo`, or
+    a refusal by a content filter of a provider. A request asks at most three; after the first byte
+    nothing else answers."""
 
     targets: Annotated[tuple[RouteTarget, ...], Field(min_length=1, max_length=MAX_TARGETS)]
     """Targets, the cheapest first. Where the chosen one gives no answer, those after it follow in
@@ -237,8 +271,11 @@ class TargetStatus(_RouteStatusBase):
     name: str
     """Name of the target."""
 
-    service: str
+    service: str = ""
     """Namespace and name of its InferenceService."""
+
+    provider: str = ""
+    """ModelProvider and model, joined by a slash, in place of a service."""
 
     reason: str
     """`Available`, or why it is skipped."""

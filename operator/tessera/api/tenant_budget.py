@@ -221,6 +221,11 @@ LIMIT_RULES = (
 )
 
 
+_Residency = Annotated[
+    str, StringConstraints(pattern=r"^(InCluster|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$", max_length=63)
+]
+
+
 class NameGrant(Wire):
     """Names that belong to the tenant, and tenants that may get its services by them."""
 
@@ -325,6 +330,16 @@ class TenantBudgetSpec(Wire):
 
     allow_downgrade: bool = True
     """Whether other targets of a ModelRoute than the last may answer requests of the tenant."""
+
+    data_residency: (
+        Annotated[
+            tuple[_Residency, ...],
+            Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Where requests of the tenant may be worked on besides the cluster: regions of ModelProviders,
+    or `InCluster` alone for nowhere; omitted, anywhere."""
 
     publishing: Annotated[tuple[NameGrant, ...], Field(max_length=16)] = ()
     """Names by which services of the tenant may be offered to other tenants through gateways."""

@@ -196,6 +196,19 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     ),
     RequestReason.ENGINE_REFUSED: _Refusal(400),
     RequestReason.ENGINE_FAILED: _Refusal(502),
+    RequestReason.PROVIDER_UNREACHABLE: _Refusal(502, "ModelProvider/{} cannot be reached: {}."),
+    RequestReason.PROVIDER_BUSY: _Refusal(
+        503, "ModelProvider/{} takes no more requests now; retry in {retry} s.", retry_seconds=1
+    ),
+    RequestReason.PROVIDER_FAILED: _Refusal(502, "ModelProvider/{} failed: {}."),
+    RequestReason.PROVIDER_TIMEOUT: _Refusal(504, "ModelProvider/{} took too long: {}."),
+    RequestReason.PROVIDER_REFUSED: _Refusal(400, "ModelProvider/{} refused the request: {}."),
+    RequestReason.PROVIDER_KEY_REFUSED: _Refusal(
+        502, "ModelProvider/{} does not take the key of the installation: {}."
+    ),
+    RequestReason.CONTENT_FILTERED: _Refusal(
+        400, "The content filter of ModelProvider/{} refused the request."
+    ),
     RequestReason.TARGET_TIMEOUT: _Refusal(504, "The target {} took too long."),
     RequestReason.ENGINE_TIMEOUT: _Refusal(504, "The replica {} sent nothing for too long."),
     RequestReason.INVALID_RESPONSE: _Refusal(502, "The replica {} sent an invalid response: {}."),

@@ -7,11 +7,19 @@ from datetime import datetime
 from tessera.api.inference_service import Wake
 from tessera.api.key_record import KeyBudget
 from tessera.api.model_files import ImageTokens
+from tessera.api.model_provider import (
+    KeyHeader,
+    ProviderKey,
+    ProviderModel,
+    ProviderProtocol,
+    ProviderTimeouts,
+)
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
 from tessera.domain.charges.price_book import PriceListBook
+from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.perf.step import StepTime
@@ -55,8 +63,37 @@ class EngineReplica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedProvider:
+    """A ModelProvider that gateways may send requests to; its key is known to `ProviderKeys`."""
+
+    name: str
+    uid: str
+    base_url: str
+    protocols: frozenset[ProviderProtocol]
+    key_header: KeyHeader = "Authorization"
+    secret: ProviderKey
+    proxy_url: str | None = None
+    region: str | None = None
+    max_concurrent_requests: int
+    timeouts: ProviderTimeouts
+    weights: Mapping[str, float]
+    """Of the tenants that may use it and exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideModel:
+    """A model of an outside provider."""
+
+    provider: OfferedProvider
+    model: ProviderModel
+    cost: RequestPrice
+    """What the provider's bill says; its `price_list` is the provider and a digest of the costs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedModel:
-    """A model that the gateway offers: one InferenceService, or a ModelRoute over several."""
+    """A model that the gateway offers: one InferenceService, a ModelRoute over several, or a model
+    of an outside provider."""
 
     service: Ref
     uid: str
@@ -110,6 +147,9 @@ class OfferedModel:
     limits: RateLimitsSpec = NO_LIMITS
     route: ModelRouteSpec | None = None
     """Of a ModelRoute, whose name `service` has then: its targets answer."""
+    outside: OutsideModel | None = None
+    """Of a model of a provider, which has no replica; `service` names no service then, and is the
+    same for all models of the provider, whose `limits` they share."""
 
     def may_wake(self, tenant: str) -> bool:
         """Return whether requests of a tenant that may use the model start its first replica."""
@@ -198,6 +238,11 @@ class TenantLimits:
     """Of the budget, higher for one that was created again."""
     charge_limits: tuple[ChargeLimit, ...] = ()
     """Those of basis Charge."""
+    residency: frozenset[str] | None = None
+    """Regions of providers that its requests may go to; None for all."""
+    outside: tuple[ChargeLimit, ...] = ()
+    """Of limits of basis Cost, what the operator lends for requests to providers in the window of
+    now. Their names are `outside Month`, which no limit has."""
 
     def is_charged(self, model: OfferedModel) -> bool:
         """Say whether a limit of basis Charge holds for requests for a model, or for some."""
@@ -217,6 +262,8 @@ class Directory:
 
     models: tuple[OfferedModel, ...] = ()
     """The oldest service first."""
+    outside: Mapping[tuple[str, str], OfferedModel] = field(default_factory=dict)
+    """By provider and model: targets of routes alone, which no name of a request resolves to."""
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
     """By digest."""

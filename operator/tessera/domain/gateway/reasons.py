@@ -92,6 +92,18 @@ class RequestReason(StrEnum):
     RESPONSE_TOO_LARGE = "ResponseTooLarge"
     STREAM_BROKEN = "StreamBroken"
 
+    # Outside providers.
+    PROVIDER_UNREACHABLE = "ProviderUnreachable"
+    PROVIDER_BUSY = "ProviderBusy"
+    """It takes no more requests now, or no place at it is free."""
+    PROVIDER_FAILED = "ProviderFailed"
+    PROVIDER_TIMEOUT = "ProviderTimeout"
+    PROVIDER_REFUSED = "ProviderRefused"
+    PROVIDER_KEY_REFUSED = "ProviderKeyRefused"
+    """It does not take the key of its Secret, or that has none."""
+    CONTENT_FILTERED = "ContentFiltered"
+    """Its content filter refused the request, or the answer before its first byte."""
+
     TARGET_TIMEOUT = "TargetTimeout"
     """The target of its route took longer than `timeouts` allows."""
 

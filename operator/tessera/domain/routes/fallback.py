@@ -14,6 +14,7 @@ _REASONS: Mapping[FallbackKind, tuple[RequestReason, ...]] = {
         RequestReason.TOO_MANY_TOKENS,
         RequestReason.TOO_MANY_CONCURRENT_REQUESTS,
         RequestReason.ENGINE_BUSY,
+        RequestReason.PROVIDER_BUSY,
     ),
     "Overloaded": (
         RequestReason.QUEUE_FULL,
@@ -33,8 +34,16 @@ _REASONS: Mapping[FallbackKind, tuple[RequestReason, ...]] = {
         RequestReason.ENGINE_FAILED,
         RequestReason.INVALID_RESPONSE,
         RequestReason.STREAM_BROKEN,
+        RequestReason.PROVIDER_UNREACHABLE,
+        RequestReason.PROVIDER_FAILED,
+        RequestReason.PROVIDER_KEY_REFUSED,
     ),
-    "Timeout": (RequestReason.ENGINE_TIMEOUT, RequestReason.TARGET_TIMEOUT),
+    "Timeout": (
+        RequestReason.ENGINE_TIMEOUT,
+        RequestReason.TARGET_TIMEOUT,
+        RequestReason.PROVIDER_TIMEOUT,
+    ),
+    "ContentFilter": (RequestReason.CONTENT_FILTERED,),
 }
 _KINDS = {reason: kind for kind, reasons in _REASONS.items() for reason in reasons}
 
@@ -48,6 +57,7 @@ CANNOT_TAKE = frozenset(
         RequestReason.BUDGET_EXCEEDED,
         RequestReason.INVALID_REQUEST,
         RequestReason.ENGINE_REFUSED,
+        RequestReason.PROVIDER_REFUSED,
     }
 )
 

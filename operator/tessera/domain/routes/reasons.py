@@ -21,4 +21,8 @@ class RouteReason(StrEnum):
 
     # Why a target is skipped.
     TARGET_NOT_FOUND = "TargetNotFound"
-    """Its service does not exist, or who asks may not use it."""
+    """Its service or provider does not exist, or who asks may not use it."""
+    RESIDENCY = "DataResidency"
+    """The tenant's `spec.dataResidency` keeps its requests from the region of the provider."""
+    CHEAPER_TARGETS = "CheaperTargets"
+    """The tenant's budget has reached an action that leaves the cheapest target alone."""

@@ -140,7 +140,12 @@ def _status(route: ObservedRoute, around: _Surroundings, at: datetime) -> ModelR
         targets=tuple(
             TargetStatus(
                 name=target.target_name,
-                service=str(target.service_ref(route.ref.namespace)),
+                service=str(target.service_ref(route.ref.namespace) or ""),
+                provider=(
+                    ""
+                    if target.provider is None
+                    else f"{target.provider.name}/{target.provider.model}"
+                ),
                 reason=state,
             )
             for target, state in zip(spec.targets, states, strict=True)
@@ -154,7 +159,8 @@ route_status = Step(_status, lambda _error, route, *_: route.status)
 
 def _state(target: RouteTarget, namespace: str, around: _Surroundings) -> TargetState:
     ref = target.service_ref(namespace)
-    service, tenant = around.services.get(ref), around.tenants.get(namespace)
+    service = None if ref is None else around.services.get(ref)
+    tenant = around.tenants.get(namespace)
     if service is None or service.spec is None or not _may_use(service, namespace, tenant, around):
         return TargetState.TARGET_NOT_FOUND
     spec, status = with_known_files(service).spec or service.spec, service.status
@@ -231,6 +237,8 @@ def _skipped_sentence(
 ) -> str:
     namespace = route.ref.namespace
     ref, tenant = spec.targets[number].service_ref(namespace), around.tenants.get(namespace)
+    if ref is None:
+        return f"spec.targets[{number}].provider"
     what = f"spec.targets[{number}].service: InferenceService/{ref}"
     if state is TargetState.POOLING_TARGET:
         return f"{what} generates no tokens; requests skip it"

@@ -202,6 +202,18 @@ class Models:
         )
         return model if is_usable else None
 
+    def outside_target(self, identity: Identity, provider: str, model: str) -> OfferedModel | None:
+        """Return a model of a provider as the target of a route.
+
+        None where it does not exist, the provider does not list the tenant, or the key is for some
+        services alone.
+        """
+        offered = self._directory.outside.get((provider, model))
+        if offered is None or offered.outside is None or identity.services:
+            return None
+        is_listed = identity.tenant in offered.outside.provider.weights
+        return offered if is_listed else None
+
     def resolve(self, received: Received) -> Resolved:
         """Return the request with its model; raises RequestError with status 404."""
         model = self.find(received.identified.identity, received.model)

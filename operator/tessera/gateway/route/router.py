@@ -97,7 +97,7 @@ class RouteCalls:
             target, waits = self._left.popleft()
             is_repeated = self._skipped.pop(target.target_name, None) is not None
             service = target.service_ref(self._resolved.model.service.namespace)
-            model = self._models.target(identity, service)
+            model = None if service is None else self._models.target(identity, service)
             if model is None:
                 self._skipped[target.target_name] = RouteReason.TARGET_NOT_FOUND
             elif not model.generates:

@@ -1,0 +1,1 @@
+"""Requests to models of outside providers."""
