@@ -159,7 +159,7 @@ async def _is_paid_for(gateway: Gateway) -> None:
         assert row["requests"] == 3 * _ALL
         assert float(row["charge"]) > 0
 
-    # Also what the last one of many answers at once is charged.
+    # Of a tenant with more than 1,200 requests in a minute, the rest is stored after its end.
     await eventually(all_is_stored)
 
 

@@ -78,7 +78,7 @@ def gate_job_manifest(
 def gateway_of(request: GateJobRequest, image: RunnerImage) -> str | None:
     """Return the URL of the gateways that a Job asks; None where it asks engines itself.
 
-    Gateways answer nobody without a tenant.
+    Gateways answer no sender without a tenant.
     """
     return image.gate_url if request.has_tenant else None
 

@@ -213,8 +213,8 @@ class Identity:
     sheddable: bool = False
     """Of the key."""
     evaluates: str | None = None
-    """Namespace of whose services its gates ask versions, by names that nobody else may use, and
-    nothing else; None for anybody but a Job of gates."""
+    """Namespace of whose services its gates ask versions, by names that no other sender may use,
+    and nothing else; None for any sender but a Job of gates."""
     allow_downgrade: bool = True
     """Of the key."""
 

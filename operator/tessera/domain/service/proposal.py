@@ -446,7 +446,7 @@ def _running(
         if workload.replicas:
             replicas[workload.variant] = replicas.get(workload.variant, 0) + workload.replicas
     if service.gated is not None:
-        # One that passed its gate serves nobody yet, and is the first of those that follow.
+        # One that passed its gate serves no users yet, and is the first of those that follow.
         opened = {pod.variant for pod in objects.pods if pod.takes_requests} | {current.variant}
         replicas = {variant: count for variant, count in replicas.items() if variant in opened}
     templates: dict[str, set[str]] = {}

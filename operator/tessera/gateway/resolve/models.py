@@ -81,7 +81,7 @@ def resolved_fields(received: Received, model: OfferedModel) -> RecordFields:
     fields = received.record_fields()
     fields["service" if model.route is None else "model_route"] = str(model.service.base)
     if received.identified.identity.evaluates is not None:
-        # Also without a price, so that what gates asked is told apart.
+        # Also without a price, so that what gates asked stands apart.
         fields["service_class"] = EVALUATION_CLASS
     return fields
 
