@@ -1,0 +1,60 @@
+"""When a provider is left alone for a time, since it fails or takes no more requests."""
+
+from dataclasses import dataclass, replace
+
+# A call waits for so long, and is then sent once more.
+PATIENCE_SECONDS = 2.0
+# Of what providers ask for.
+_MAX_SECONDS = 60.0
+_FAILURES, _REFUSALS = 3, 2
+_MAX_PAUSE_SECONDS, _MAX_PAUSES = 30.0, 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ejection:
+    """What came of the last calls of one provider; moments are seconds of a monotonic clock."""
+
+    failures: int = 0
+    """Since its last answer."""
+    refusals: int = 0
+    """By a status of 429, since its last answer."""
+    pauses: int = 0
+    """Times that it was ejected since its last answer, as far as they count."""
+    until: float = 0.0
+    """It is asked nothing before."""
+    tried_until: float = 0.0
+    """After an ejection one call tries it: others wait until then for what comes of it."""
+
+    def seconds(self, now: float) -> float:
+        """Return for how long it is asked nothing; 0 if it may be asked."""
+        return max(0.0, self.until - now, self.tried_until - now)
+
+    def asked(self, now: float) -> "Ejection":
+        """Return what follows a call."""
+        return replace(self, tried_until=now + self._pause_seconds) if self.pauses else self
+
+    def answered(self, now: float) -> "Ejection":
+        """Return what follows an answer; one of a call from before an ejection does not end it."""
+        return self if self.until > now else Ejection()
+
+    def failed(self, now: float) -> "Ejection":
+        """Return what follows a failure."""
+        failed = replace(self, failures=self.failures + 1)
+        return failed._ejected(now, 0.0) if failed.failures >= _FAILURES else failed
+
+    def refused(self, now: float, retry_after_seconds: float) -> "Ejection":
+        """Return what follows a status of 429, with the pause that the provider asks for."""
+        refused = replace(self, refusals=self.refusals + 1)
+        ejects = retry_after_seconds > PATIENCE_SECONDS or refused.refusals >= _REFUSALS
+        return refused._ejected(now, min(retry_after_seconds, _MAX_SECONDS)) if ejects else refused
+
+    @property
+    def _pause_seconds(self) -> float:
+        return min(2.0 ** (self.pauses - 1), _MAX_PAUSE_SECONDS)
+
+    def _ejected(self, now: float, least_seconds: float) -> "Ejection":
+        """Return the same with a pause; what fails during one makes it no longer by itself."""
+        pauses = self.pauses if self.until > now else min(self.pauses + 1, _MAX_PAUSES)
+        ejected = replace(self, pauses=pauses)
+        seconds = least_seconds if self.until > now else max(least_seconds, ejected._pause_seconds)
+        return replace(ejected, until=max(self.until, now + seconds))
