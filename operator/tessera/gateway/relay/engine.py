@@ -113,7 +113,7 @@ class EngineSource:
         if summary.usage is not None:
             sent.counts = summary.usage.counts()
             sent.drafts = draft_counts(summary.metrics)
-        charge, counts = sent.placed.reserved.charge, sent.counts
+        charge, counts = sent.reserved.charge, sent.counts
         is_counted = counts is not None and counts.input and counts.output
         if charge is not None and not (charge.believes_engine and is_counted):
             sent.text_bytes = answer_text_bytes(body)

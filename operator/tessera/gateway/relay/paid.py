@@ -14,7 +14,7 @@ from tessera.gateway.http.cut_streams import CutUsage, passed_events, with_cost
 from tessera.gateway.http.sse import EventRelay, StreamFormat, split_events
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import Headers, RequestError, amount_text
-from tessera.gateway.relay.sent import Sent
+from tessera.gateway.relay.sent import Asked
 from tessera.gateway.relay.sink import AnswerSink
 from tessera.gateway.reserve.charges import (
     TOP_UP_BEFORE,
@@ -46,7 +46,7 @@ class PaidSink:
     """Passes a stream on to another sink, and holds what is not paid yet."""
 
     def __init__(
-        self, sink: AnswerSink, sent: Sent, charge: RequestCharge, charges: Charges
+        self, sink: AnswerSink, sent: Asked, charge: RequestCharge, charges: Charges
     ) -> None:
         self._sink, self._sent, self._charge, self._charges = sink, sent, charge, charges
         stream = sent.identified.path_item.stream
@@ -217,7 +217,7 @@ class PaidSink:
         return tokens
 
 
-def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 0) -> KnownWork:
+def known_work(sent: Asked, charge: RequestCharge, end: ChargeEnd, unseen: int = 0) -> KnownWork:
     """Return what is known of a request for its charge."""
     events, counts = sent.events, sent.counts
     if events is not None:
@@ -246,7 +246,7 @@ def known_work(sent: Sent, charge: RequestCharge, end: ChargeEnd, unseen: int = 
     )
 
 
-def _is_no_count(counts: TokenCounts, sent: Sent, charge: RequestCharge) -> bool:
+def _is_no_count(counts: TokenCounts, sent: Asked, charge: RequestCharge) -> bool:
     """Return whether an engine leaves out a prompt that was read, or an answer that has text."""
     has_answer = charge.max_output > 0 and sent.passed_text_bytes > 0
     return (charge.prompt_tokens > 0 and not counts.input) or (has_answer and not counts.output)

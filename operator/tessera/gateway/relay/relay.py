@@ -83,6 +83,7 @@ class Relay:
             if _TRACE_STATE.fullmatch(state):
                 lines += b"tracestate: %b\r\n" % state
         return Sent(
+            reserved=reserved,
             placed=placed,
             identified=identified,
             holding=identified.holding,
@@ -119,7 +120,7 @@ class Relay:
 
         Raises RequestError.
         """
-        charge = sent.placed.reserved.charge
+        charge = sent.reserved.charge
         try:
             if charge is None or not charge.watches(sent.fields):
                 await self._run(sent, sink)
@@ -172,7 +173,7 @@ class Relay:
 
     async def _confirm(self, sent: Sent) -> None:
         """Ask again who sends the request, and whether he may still use its model."""
-        chosen = sent.placed.reserved.chosen
+        chosen = sent.reserved.chosen
         await self._models.confirm(chosen.received, chosen.model)
 
     async def _ask(self, sent: Sent, sink: AnswerSink, joint: Joint | None) -> None:

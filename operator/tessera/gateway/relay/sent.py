@@ -1,4 +1,4 @@
-"""A request that engines get, and what its client got so far of their answers."""
+"""A request that a source gets, and what its client got so far of the answer."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
 from tessera.gateway.queue.places import Placed
 from tessera.gateway.relay.resume import Protection
+from tessera.gateway.reserve.limits import Reserved
 
 
 class MoveRefusal(NamedTuple):
@@ -26,15 +27,90 @@ class MoveRefusal(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Sent:
-    """A request that goes to an engine, and to others where that one is lost."""
+class Asked:
+    """A request that sources are asked for, and what its client got so far of their answers."""
 
-    placed: Placed
+    reserved: Reserved
     identified: Identified
     holding: Holding
     fields: RequestSummary
     body: bytes
-    """Empty once a stream began: its protection keeps it, if it has any."""
+    """As the source gets it; empty once a stream began."""
+    answer_bytes: int = 0
+    """Of the answer, among those that the request holds."""
+    text_bytes: int = 0
+    """Of the text of an answer that is no stream, where its charge needs it."""
+    counts: TokenCounts | None = None
+    """As the source reported them."""
+    engines: int = 0
+    """Sources that got it: they neither refused it nor were lost before the head of their answer.
+    """
+    repeated_tokens: int = 0
+    """Those of its answer that they read again in order to go on."""
+    sent_ns: int | None = None
+    """When the request went to the last of them, on the monotonic clock."""
+    read_ns: int = 0
+    """When the last tokens of a stream came."""
+    first_token_ns: int | None = None
+    """On the monotonic clock."""
+    events: EventRelay | None = None
+    """Those of the last stream."""
+    unchecked_joints: int = 0
+    """How often a stream went on at a source that did not say how it reads what came before."""
+    is_ended: bool = False
+    """The gateway wrote the end of a stream."""
+    earlier_deltas: int = 0
+    earlier_tokens: int = 0
+    earlier_text_bytes: int = 0
+
+    def hold(self, size: int) -> bool:
+        """Hold so many bytes of the answer; False where they have no room."""
+        more = size - self.answer_bytes
+        self.answer_bytes = size
+        if more > 0:
+            return self.holding.take(more)
+        self.holding.free(-more)
+        return True
+
+    def free_request(self) -> None:
+        """Hold nothing of the request, which its source has, but what protects its stream."""
+        received = self.reserved.chosen.received
+        if received.routed is not None:
+            received.drop_body()
+        self.holding.free(self.holding.size - self.answer_bytes - self.holding.spare)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole stream was passed on, to its end."""
+        events = self.events
+        return self.is_ended or (events is not None and events.ended and events.started)
+
+    @property
+    def deltas(self) -> int:
+        """Return how many events with tokens were sent to the client so far."""
+        return self.earlier_deltas + (self.events.deltas if self.events else 0)
+
+    @property
+    def tokens(self) -> int:
+        """Return about how many tokens these had."""
+        return self.earlier_tokens + (self.events.tokens if self.events else 0)
+
+    @property
+    def passed_text_bytes(self) -> int:
+        """Return about how many bytes of text were sent to the client so far."""
+        if self.events is None:
+            return self.earlier_text_bytes or self.text_bytes
+        return self.earlier_text_bytes + self.events.text_bytes
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sent(Asked):
+    """A request that goes to an engine, and to others where that one is lost.
+
+    Its body is empty once a stream began: its protection keeps it, if it has any.
+    """
+
+    placed: Placed
     headers: bytes
     """Lines with their ends, which each engine gets."""
     may_continue: bool
@@ -43,50 +119,25 @@ class Sent:
     """To the engine that works for it now."""
     protection: Protection | None = None
     """Of a stream that began and may go on elsewhere."""
-    answer_bytes: int = 0
-    """Of the answer, among those that the request holds."""
-    text_bytes: int = 0
-    """Of the text of an answer that is no stream, where its charge needs it."""
     rest_seconds: float = 0.0
     """How long nothing of the stream is read, since a part of it took long."""
     is_left: bool = False
     """The gateway broke the connection off itself."""
-    counts: TokenCounts | None = None
-    """As the engine reported them."""
     drafts: DraftCounts | None = None
-    """The same of an engine that speculates."""
-    engines: int = 0
-    """Those that got it: they neither refused it nor were lost before the head of their answer."""
-    repeated_tokens: int = 0
-    """Those of its answer that they read again in order to go on."""
-    sent_ns: int | None = None
-    """When the request went to its last engine, on the monotonic clock."""
+    """As an engine that speculates reported them."""
     prefilled_ns: int | None = None
-    """When that engine began to decode, if it said so before its first token."""
-    read_ns: int = 0
-    """When the last tokens of a stream came."""
-    first_token_ns: int | None = None
-    """On the monotonic clock."""
+    """When the last engine began to decode, if it said so before its first token."""
     gaps: int = 0
     """Tokens after the first."""
     late_gaps: int = 0
-    events: EventRelay | None = None
-    """Those of the last stream."""
     resumed: int = 0
     """How often the stream went on at another engine."""
-    unchecked_joints: int = 0
-    """Those of them where that engine did not say how it reads what came before."""
-    is_ended: bool = False
-    """The gateway wrote its end."""
     resumptions: int = 0
     """How often another engine was asked to go on with the stream."""
     moving: asyncio.Task[None] | None = None
     """Asks another replica whether it goes on, while the stream's own leaves and serves it."""
     move_refusals: dict[str, MoveRefusal] = field(default_factory=dict)
     """Of replicas that were asked for that, by their uid."""
-    earlier_deltas: int = 0
-    earlier_tokens: int = 0
-    earlier_text_bytes: int = 0
 
     def for_engine(self, address: str) -> bytes:
         """Return what an engine gets before the body."""
@@ -111,22 +162,6 @@ class Sent:
         self.engines -= 1
         self.repeated_tokens -= self.earlier_tokens
 
-    def hold(self, size: int) -> bool:
-        """Hold so many bytes of the answer; False where they have no room."""
-        more = size - self.answer_bytes
-        self.answer_bytes = size
-        if more > 0:
-            return self.holding.take(more)
-        self.holding.free(-more)
-        return True
-
-    def free_request(self) -> None:
-        """Hold nothing of the request, which an engine has, but what protects its stream."""
-        received = self.placed.reserved.chosen.received
-        if received.routed is not None:
-            received.drop_body()
-        self.holding.free(self.holding.size - self.answer_bytes - self.holding.spare)
-
     def resume(self) -> None:
         """Count that the stream goes on elsewhere."""
         self.earlier_deltas, self.earlier_tokens = self.deltas, self.tokens
@@ -137,29 +172,6 @@ class Sent:
     def is_resuming(self) -> bool:
         """Whether another engine is to go on with it, and has not yet."""
         return self.first_token_ns is not None and not (self.events and self.events.started)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole stream was passed on, to its end."""
-        events = self.events
-        return self.is_ended or (events is not None and events.ended and events.started)
-
-    @property
-    def deltas(self) -> int:
-        """Return how many events with tokens were sent to the client so far."""
-        return self.earlier_deltas + (self.events.deltas if self.events else 0)
-
-    @property
-    def tokens(self) -> int:
-        """Return about how many tokens these had."""
-        return self.earlier_tokens + (self.events.tokens if self.events else 0)
-
-    @property
-    def passed_text_bytes(self) -> int:
-        """Return about how many bytes of text were sent to the client so far."""
-        if self.events is None:
-            return self.earlier_text_bytes or self.text_bytes
-        return self.earlier_text_bytes + self.events.text_bytes
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""

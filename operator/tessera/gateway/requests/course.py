@@ -183,7 +183,7 @@ class RequestCourse:
         if sent is None:
             return
         sent.hold(0)
-        if sent.placed.reserved.chosen.received.body:
+        if sent.reserved.chosen.received.body:
             sent.holding.free(len(sent.body))
         if sent.sent_ns is not None:
             record = self._record(self.at, Phase.FAILED, error.reason)
@@ -195,7 +195,7 @@ class RequestCourse:
         """Settle what the engine did; return what has the headers of a whole answer."""
         at = self.at = self._stations.settlement.end_engine(self.at, Phase.COMPLETED)
         assert isinstance(at, Answered)  # noqa: S101 - only what was sent has an answer
-        if at.sent.placed.reserved.charge is not None:
+        if at.sent.reserved.charge is not None:
             # Before its client has all of it: a gateway that is killed then charges it.
             if self._client.ends_at_once:
                 self._end(Phase.COMPLETED, "")

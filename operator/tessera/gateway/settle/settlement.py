@@ -110,8 +110,8 @@ class Settlement:
                     self._learn(at, answered.counts)
                 if at.first_token_ns is not None:
                     self._note_answer(answered, phase)
-                if at.placed.reserved.charge is not None:
-                    self._charge(answered, at.placed.reserved.charge, phase, reason)
+                if at.reserved.charge is not None:
+                    self._charge(answered, at.reserved.charge, phase, reason)
                 self._leave(at.placed, answered.counts, goes_on=end is WorkEnd.REQUEST)
                 return answered
             case _:
@@ -136,7 +136,7 @@ class Settlement:
         """Return what a request that an engine has used so far."""
         if isinstance(at, Answered):
             return at
-        answered, charge = self._answered(at, WorkEnd.FAILURE), at.placed.reserved.charge
+        answered, charge = self._answered(at, WorkEnd.FAILURE), at.reserved.charge
         if charge is not None:
             work = known_work(at, charge, ChargeEnd.KILLED) if at.engines else None
             answered.charged = charge.record_fields(work)
@@ -146,7 +146,7 @@ class Settlement:
         """Say what a request is charged, which its reservation is settled by."""
         sent, end, unseen = answered.sent, charge_end(phase, reason), 0
         if end is ChargeEnd.REQUEST:
-            unseen = self._unseen(sent, self._places.replicas.means(sent.placed.model))
+            unseen = self._unseen(sent, self._places.replicas.means(sent.reserved.model))
         work, charges = known_work(sent, charge, end, unseen), self._reservations.charges
         charge.charge, is_estimate = charges.price(charge, work)
         answered.estimated |= is_estimate
@@ -157,7 +157,7 @@ class Settlement:
         if phase is Phase.COMPLETED and sent.counts is not None:
             # What an engine claims beyond that is no length of answers.
             output = min(sent.counts.output, work.most_counted, work.most_output)
-            charges.learn(sent.placed.model, output // charge.choices)
+            charges.learn(sent.reserved.model, output // charge.choices)
 
     def _leave(self, placed: Placed, counts: TokenCounts, *, goes_on: bool = False) -> None:
         self._places.leave(placed, goes_on=goes_on)
@@ -167,7 +167,7 @@ class Settlement:
 
     def _answered(self, sent: Sent, end: WorkEnd) -> Answered:
         """Return what was used, within what could be."""
-        reserved, reported = sent.placed.reserved, sent.counts
+        reserved, reported = sent.reserved, sent.counts
         if not sent.engines and reported is None:
             return Answered(sent=sent, counts=_NO_TOKENS, estimated=True, recomputed=0)
         means, prompt = self._places.replicas.means(reserved.model), 0
@@ -209,7 +209,7 @@ class Settlement:
         sent.placed.at.answered(counts.output, cached_share, prompt_tokens)
 
     def _learn(self, sent: Sent, counts: TokenCounts) -> None:
-        model, reserved = sent.placed.model, sent.placed.reserved
+        model, reserved = sent.reserved.model, sent.reserved
         size, identity = reserved.chosen.size, sent.identified.identity
         self._places.replicas.learn(model, counts.input, counts.output, size.text_bytes)
         self._places.arrivals.learn(
@@ -248,7 +248,7 @@ def _most(sent: Sent) -> tuple[int, int]:
 
     Counts are settled against the limits of its sender, who need not own the engine.
     """
-    reserved, fields = sent.placed.reserved, sent.fields
+    reserved, fields = sent.reserved, sent.fields
     context = reserved.model.max_model_len
     if fields.output_tokens is None and context is None:
         most_output = LARGEST_CONTEXT * fields.choices
