@@ -139,6 +139,45 @@ async def test_json_and_csv_have_every_count(gateway: str) -> None:
     assert (row["model"], row["inputTokens"], row["to"]) == ("llama", "4800", UNTIL.isoformat())
 
 
+async def test_targets_have_their_share_of_the_requests_of_a_tenant_a_team_and_a_tag(
+    tmp_path: Path,
+) -> None:
+    """Nobody is quietly worse off: who gets the smaller model, and how often."""
+    routed: dict[str, Any] = {
+        "started_at_ns": int((UNTIL - timedelta(hours=1)).timestamp()) * 10**9,
+        "model_route": "team-a/assistant",
+    }
+    store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
+    await store.record(
+        [
+            *(a_record(**routed, target="small", tags="app=chat") for _ in range(3)),
+            a_record(**routed, target="large", tags="app=chat"),
+            a_record(**routed, target="large", team="legal"),
+            a_record(**routed, target="small", team="legal", requests=0),
+        ]
+    )
+    unused: Any = None
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, unused, others=NO_OTHERS)
+    by = parse_fields("team,tag,target")
+    async with TestServer(api.application()) as server:
+        url = str(server.make_url("/usage"))
+        answer = await get(Reader(TokenApi()), NAMESPACE, url, QUERY | {"by": ",".join(by)})
+    await store.close()
+
+    table = UsageTable(by, SINCE, UNTIL, answer)
+    rows = csv.DictReader(io.StringIO(output(table, "csv").text))
+    shares = {(row["team"], row["tag"], row["target"]): row["share"] for row in rows}
+    assert shares == {
+        ("", "app=chat", "small"): "0.75",
+        ("", "app=chat", "large"): "0.25",
+        ("legal", "", "large"): "1.0",
+        ("legal", "", "small"): "0.0",
+    }
+    assert output(table, "table").text.splitlines()[1].endswith("75.0%")
+    cut = UsageTable(by, SINCE, UNTIL, {**answer, "truncated": True})
+    assert {row["share"] for row in json.loads(output(cut, "json").text)["rows"]} == {None}
+
+
 async def test_a_period_that_begins_before_the_oldest_record_says_so(gateway: str) -> None:
     """A tenant without usage, and a question about more than the database has."""
     since = SINCE - timedelta(days=1)

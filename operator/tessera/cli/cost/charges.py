@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,7 @@ from tessera.cli.output import Output
 from tessera.cli.text import cell, column_head, format_time, table
 from tessera.domain.money import Money
 from tessera.domain.routes.savings import saved_share
+from tessera.domain.usage.report import target_shares
 from tessera.domain.usage.statement import CLOSING_SECONDS, WASTE
 
 NO_BUDGET = "(no budget)"
@@ -232,23 +233,17 @@ def _tokens(row: Mapping[str, Any]) -> int:
 def _with_shares(charges: ChargeTable) -> Iterator[Mapping[str, Any]]:
     """Yield the rows; of targets with their share of requests, and the price of their tokens.
 
-    The share is among the rows that differ in the target alone; None where some are left out.
+    The share is None where some rows are left out.
     """
     if _TARGET not in charges.by:
         yield from charges.rows
         return
-    others = [name for name in charges.by if name != _TARGET]
-    requests = Counter[tuple[Any, ...]]()
-    for row in charges.rows:
-        requests[tuple(row[name] for name in others)] += row["requests"]
-    for row in charges.rows:
-        count = requests[tuple(row[name] for name in others)]
-        is_compared = row[_TARGET] and not charges.is_truncated
+    for row, share in zip(charges.rows, target_shares(charges.by, charges.rows), strict=True):
         is_known = row["currency"] is not None and _tokens(row)
         nanos = row["chargeNanos"] * _MILLION // _tokens(row) if is_known else None
         yield {
             **row,
-            _SHARE: row["requests"] / count if is_compared and count else None,
+            _SHARE: None if charges.is_truncated else share,
             _PER_MILLION: _amount(nanos, _TABLE_DIGITS),
         }
 

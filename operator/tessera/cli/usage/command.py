@@ -10,11 +10,12 @@ from tessera.adapters.clock import now
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
-from tessera.cli.text import column_head, format_time, parse_since, table
+from tessera.cli.text import cell, column_head, format_time, parse_since, table
 from tessera.cli.usage import import_job
-from tessera.domain.usage.report import UsageDimension, fields_of
+from tessera.domain.usage.report import UsageDimension, fields_of, target_shares
 
 _COUNTS = ("requests", "failed", "aborted", "estimated")
+_TARGET, _SHARE = UsageDimension.TARGET, "share"
 _TOKENS = ("inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
 
 
@@ -44,6 +45,17 @@ class UsageTable:
         oldest: str | None = answer["oldest"]
         self.oldest = datetime.fromisoformat(oldest) if oldest is not None else None
         """Start of the oldest record of all tenants; None where the database has none."""
+        if _TARGET in by:
+            shares = target_shares(by, self.rows)
+            self.rows = [
+                {**row, _SHARE: None if self.is_truncated or share is None else round(share, 6)}
+                for row, share in zip(self.rows, shares, strict=True)
+            ]
+
+    @property
+    def shares(self) -> Sequence[str]:
+        """Return the column that rows of targets have besides."""
+        return [_SHARE] if _TARGET in self.by else []
 
 
 def output(usage: UsageTable, form: str) -> Output:
@@ -61,9 +73,13 @@ def _lines(usage: UsageTable) -> Iterator[str]:
         for name in (*_COUNTS, *_TOKENS)
         if name == "requests" or any(row[name] for row in usage.rows)
     ]
-    names = (*usage.by, *counts)
+    names = (*usage.by, *counts, *usage.shares)
     body = [
-        [*(row[name] or "-" for name in usage.by), *(str(row[name]) for name in counts)]
+        [
+            *(row[name] or "-" for name in usage.by),
+            *(str(row[name]) for name in counts),
+            *(cell(row[name], "{:.1%}") for name in usage.shares),
+        ]
         for row in usage.rows
     ]
     yield from table([*map(column_head, names)], body, str.rjust, len(usage.by))
@@ -98,7 +114,7 @@ def _body(usage: UsageTable) -> dict[str, Any]:
 def _csv(usage: UsageTable) -> tuple[list[str], list[dict[str, Any]]]:
     """Return rows with the time in each."""
     period = {"from": usage.since.isoformat(), "to": usage.until.isoformat()}
-    columns = [*usage.by, *_COUNTS, *_TOKENS, *period]
+    columns = [*usage.by, *_COUNTS, *_TOKENS, *usage.shares, *period]
     return columns, [{**row, **period} for row in usage.rows]
 
 

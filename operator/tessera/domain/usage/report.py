@@ -1,7 +1,10 @@
 """Sums of usage records, and what they are grouped by."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from tessera.api.meta import Wire
 
@@ -17,6 +20,8 @@ class UsageDimension(StrEnum):
     MODEL = "model"
     ROUTE = "route"
     TARGET = "target"
+    TAG = "tag"
+    """All tags of a request, `name=value` joined by commas."""
     REPLICA = "replica"
     PATH = "path"
     PHASE = "phase"
@@ -30,6 +35,20 @@ def fields_of(text: str) -> tuple[str, ...]:
         at = names.index(UsageDimension.TARGET)
         names[at:at] = [UsageDimension.ROUTE.value]
     return tuple(dict.fromkeys(names))
+
+
+def target_shares(by: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[float | None]:
+    """Yield the share of requests that each row has among those that differ in the target alone.
+
+    None of a row without a target, and without requests.
+    """
+    others = [name for name in by if name != UsageDimension.TARGET]
+    requests = Counter[tuple[Any, ...]]()
+    for row in rows:
+        requests[tuple(row[name] for name in others)] += row["requests"]
+    for row in rows:
+        count = requests[tuple(row[name] for name in others)]
+        yield row["requests"] / count if row[UsageDimension.TARGET] and count else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,10 +28,9 @@ _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
 # The path of a request has the column `route`.
+_COLUMNS = {UsageDimension.ROUTE: "model_route", UsageDimension.TAG: "tags"}
 _GROUPS = {
-    each: USAGE_RECORDS.columns["model_route" if each is UsageDimension.ROUTE else each].label(
-        f"by_{each}"
-    )
+    each: USAGE_RECORDS.columns[_COLUMNS.get(each, each)].label(f"by_{each}")
     for each in UsageDimension
 }
 _CHARGES = _FIELDS.index("charges")
