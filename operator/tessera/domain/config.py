@@ -26,6 +26,8 @@ class Config:
     """Whether HorizontalPodAutoscalers may be written, for services of mode HPA."""
     gateways: bool = False
     """Whether the installation runs gateways, where services have names of their own choice."""
+    providers: bool = False
+    """Whether gateways may send requests to outside providers."""
     builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)

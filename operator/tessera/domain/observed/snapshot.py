@@ -39,6 +39,7 @@ from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.providers import ObservedProvider
 
 # An object that the API server has not created yet is newer than all others.
 NOT_CREATED = datetime.max.replace(tzinfo=UTC)
@@ -572,6 +573,7 @@ class Snapshot:
     silent_runners: Mapping[str, datetime] = field(default_factory=dict)
     """When runners that never answered this leader were first asked, by the batches' uids."""
     budgets: tuple[Budget, ...] = ()
+    providers: tuple[ObservedProvider, ...] = ()
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """Recent responses of the hub; None where no hub is queried."""
 
