@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestServer
 
+from tessera.api.model_route import ModelRouteSpec
+from tessera.api.ref import Ref
 from tessera.cli.charges.command import parse_correction
 from tessera.cli.cluster import Reader
 from tessera.cli.cost.charges import (
@@ -35,6 +37,7 @@ from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.resources.manifest import wire_format
 from tests.cli.test_cost import AMOUNTS, a_report
 from tests.cli.test_usage import NAMESPACE, NO_OTHERS
+from tests.gateway.harness import a_directory, a_model
 from tests.gateway.store.builders import a_record
 
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
@@ -96,11 +99,11 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
         ]
     )
     unused: Any = None
-    api = InternalApi(
-        *(GatewayMetrics(), store, review, NAMESPACE, dict, unused),
-        others=NO_OTHERS,
-        last_targets=lambda: {"team-a/assistant": "large"},
-    )
+    spec = ModelRouteSpec.model_validate({"targets": [{"service": "small"}, {"service": "large"}]})
+    route = replace(a_model(), service=Ref("team-a", "assistant"), route=spec)
+    metrics = GatewayMetrics()
+    metrics.requests.routes.last.directory = lambda: a_directory(route)
+    api = InternalApi(metrics, store, review, NAMESPACE, dict, unused, others=NO_OTHERS)
     async with TestServer(api.application()) as server:
         yield Port(str(server.make_url("")).rstrip("/"), store)
     await store.close()

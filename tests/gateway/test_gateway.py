@@ -11,7 +11,6 @@ import pytest
 from typing_extensions import override
 
 from tessera.api.key_record import KeyRecord
-from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
@@ -366,15 +365,6 @@ async def test_a_deleted_service_leaves_no_demand() -> None:
     recreated = replace(deleted, uid="another")
     gateway.publish(Directory(models=(remaining, recreated)))
     assert gateway.take_demand() == {remaining.service: GatewayDemand(arrived=1, in_flight=1)}
-
-
-def test_the_last_targets_of_routes_are_those_of_the_directory() -> None:
-    gateway, (model,) = Surroundings().gateway(), without_requests(1)
-    assert gateway.last_targets() == {}
-    spec = ModelRouteSpec.model_validate({"targets": [{"service": "s0"}, {"service": "b/large"}]})
-    route = replace(model, service=Ref("team-a", "assistant"), uid="route", route=spec)
-    gateway.publish(Directory(models=(model, route)))
-    assert gateway.last_targets() == {"team-a/assistant": "large"}
 
 
 async def test_the_demand_of_a_service_never_falls_below_zero() -> None:

@@ -156,15 +156,6 @@ class Gateway:
         """Return what limits of budgets were charged, of those that requests here use."""
         return reported_charges(self.admission.reservations.charges.lending.answered())
 
-    def last_targets(self) -> Mapping[str, str]:
-        """Return the name of the last target of each route."""
-        models = self.directory.models if self.directory is not None else ()
-        return {
-            str(model.service): model.route.targets[-1].target_name
-            for model in models
-            if model.route is not None
-        }
-
     def _take_arrivals(self) -> None:
         """Keep what arrived for the next report, and poll the engines of services with requests."""
         arrived = self.admission.arrivals.take()

@@ -73,15 +73,13 @@ class InternalApi:
         requests: KnownRequests,
         *,
         others: OtherGateways,
-        last_targets: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
         The reader is the ServiceAccount of that name in the gateway's namespace, and who corrects
         charges is CHARGE_CORRECTOR. `load` returns how many requests each service has; `others`
-        know of requests that came to them; `last_targets` returns that of each route.
+        know of requests that came to them.
         """
-        self._last_targets = last_targets
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
         self._known, self._others = requests, others
         self._account = f"system:serviceaccount:{namespace}:"
@@ -157,7 +155,7 @@ class InternalApi:
             "closedUntil": _moment(report.closed_until * 10**9) if report.closed_until else None,
         }
         if ChargeDimension.TARGET in query.by:
-            answer["lastTargets"] = self._last_targets()
+            answer["lastTargets"] = self._metrics.requests.routes.last.names()
         return answer
 
     async def _correct(self, request: web.Request) -> web.Response:

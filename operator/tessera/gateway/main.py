@@ -138,6 +138,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 engines=engines,
             )
         )
+        metrics.requests.routes.last.directory = lambda: gateway.directory
         seen = SeenCharges(settings.state_directory)
         gateway.admission.reservations.charges.lending.seen = seen.settled
         internal = InternalApi(
@@ -151,7 +152,6 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 partial(other_gateways, own, settings.namespace, settings.pod_name),
                 settings.metrics_port,
             ),
-            last_targets=gateway.last_targets,
         )
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
         batches = BatchStore(recording.store, GATEWAY_NAME)

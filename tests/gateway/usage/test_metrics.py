@@ -1,17 +1,22 @@
 """The series of a gateway: right figures, and no more of them than its bound."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.directory import ApiKey
+from tessera.api.model_route import ModelRouteSpec
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import ApiKey, Directory
 from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.gateway.usage import metrics
 from tessera.gateway.usage.metrics import MAX_PAIRS, OTHER, GatewayMetrics, ServiceRequests
 from tessera.gateway.usage.route_metrics import MAX_ROUTE_SERIES, MAX_ROUTES
 from tests.builders import NOW
+from tests.gateway.charging import INPUT, OUTPUT, paying
+from tests.gateway.harness import a_model
 from tests.gateway.store.builders import SECOND, a_record
 
 _KEY_ENDS = "key_expiration_timestamp_seconds"
@@ -317,6 +322,7 @@ def test_charges_are_summed_by_tenant_and_currency() -> None:
 
 
 ROUTED: dict[str, Any] = {"model_route": "team-a/assistant", "target": "large"}
+ASSISTANT = {"tenant": "team-a", "route": "team-a/assistant"}
 
 
 def test_a_route_counts_who_answered_and_who_was_skipped() -> None:
@@ -344,7 +350,7 @@ def test_a_route_counts_who_answered_and_who_was_skipped() -> None:
             gateway,
             f"route_{name}_total",
             **dict(zip(("target", "reason"), labels, strict=True)),
-            route="team-a/assistant",
+            **ASSISTANT,
         )
         for name, *labels in (
             ("requests", "large", "Fallback"),
@@ -368,7 +374,8 @@ def test_a_route_counts_who_answered_and_who_was_skipped() -> None:
 
 def test_routes_and_edits_of_one_route_take_a_bounded_number_of_series() -> None:
     gateway = GatewayMetrics()
-    for number in range(3 * MAX_ROUTES):
+    observe(gateway, [a_record(**ROUTED, tenant="team-b", target_reason="Weighted")])
+    for number in range(5 * MAX_ROUTES):
         edited = a_record(**{**ROUTED, "target": f"t{number}"}, target_reason="Weighted")
         new = a_record(**{**ROUTED, "model_route": f"team-a/r{number}"}, target_reason="Weighted")
         observe(gateway, [edited, new])
@@ -378,4 +385,43 @@ def test_routes_and_edits_of_one_route_take_a_bounded_number_of_series() -> None
     assert len(lines) < MAX_ROUTES + MAX_ROUTE_SERIES
     assert not [line for line in lines if 'route="team-a/r0"' in line]
     assert [line for line in lines if f'route="team-a/r{number}"' in line]
-    assert [line for line in lines if 'target="large"' in line]
+    # A tenant's routes take no series of another one's.
+    large = {line.partition('tenant="')[2][:6] for line in lines if 'target="large"' in line}
+    assert large == {"team-a", "team-b"}
+
+
+def test_a_route_counts_what_its_last_target_would_be_charged() -> None:
+    gateway = GatewayMetrics()
+    spec = ModelRouteSpec.model_validate({"targets": [{"service": "small"}, {"service": "chat"}]})
+    route = replace(a_model(), service=Ref("team-a", "assistant"), uid="route", route=spec)
+    directory = Directory(models=(a_model(), route), **paying())
+    paid: dict[str, Any] = {"currency": "USD", "cached_tokens": 0, "reasoning_tokens": 0}
+    failed = {**paid, "phase": Phase.FAILED, "waste_nanos": 40}
+    small = {**ROUTED, "target": "small"}
+    observe(gateway, [a_record(**small, **paid, charge_nanos=30)])
+    assert value(gateway, "route_tokens_total", **ASSISTANT, target="small") is None
+    gateway.requests.routes.last.directory = lambda: directory
+    observe(
+        gateway,
+        [
+            a_record(**small, **paid, charge_nanos=30),
+            a_record(**small, **failed, charge_nanos=2, requests=0),
+            # No other target answered it, so the last one would have answered nothing.
+            a_record(**small, **failed, charge_nanos=0),
+            a_record(**ROUTED, **paid, charge_nanos=300),
+            a_record(**ROUTED, **{**paid, "currency": "EUR"}, charge_nanos=7),
+            a_record(**ROUTED, **paid, charge_nanos=None),
+        ],
+    )
+    names = ("charge_nanos", "last_target_nanos", "failed_nanos")
+    figures = {
+        target: [
+            value(gateway, f"route_{name}_total", **ASSISTANT, target=target, currency="USD")
+            for name in names
+        ]
+        for target in ("small", "large")
+    }
+    # 100 tokens of input and 20 of output each.
+    at_last = 100 * INPUT + 20 * OUTPUT
+    assert figures == {"small": [32, at_last, 82], "large": [300, at_last, 0]}
+    assert value(gateway, "route_tokens_total", **ASSISTANT, target="small") == 360

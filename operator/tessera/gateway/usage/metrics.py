@@ -178,7 +178,7 @@ class RequestMetrics:
             Counter(f"tessera_gateway_{name}", text, (*_PAIR, "temperature"), registry=registry)
             for name, text in _DRAFT_SERIES
         ]
-        self._routes = RouteMetrics(registry)
+        self.routes = RouteMetrics(registry)
         # Those with series of their own, and those of a tenant's other requests.
         self._pairs = OrderedDict[tuple[str, str], _PairSeries]()
         self._shared: dict[tuple[str, str], _PairSeries] = {}
@@ -188,7 +188,7 @@ class RequestMetrics:
         pair = self._pair(record)
         if record.requests:
             self._count_request(pair, record)
-        self._routes.observe(record)
+        self.routes.observe(record)
         if record.latency is not None:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):

@@ -1,69 +1,118 @@
-"""The series of routes: which targets answered, and which were skipped."""
+"""The series of routes: which targets answered, which were skipped, and what that saved."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 from prometheus_client import CollectorRegistry, Counter
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.charges.prices import charge_of
+from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.gateway.usage.last_targets import LastTargets
 
-# Routes with series of their own, whose names and targets are those of objects; of further ones the
-# route that was not used for longest makes room.
-MAX_ROUTES = 200
-# Of one route, by target and reason: a route that is edited often has had many targets.
+# Routes of one tenant with series of their own, whose names and targets are those of objects; of
+# further ones the route that it did not use for longest makes room.
+MAX_ROUTES = 50
+# Of one tenant and route: a route that is edited often has had many targets.
 MAX_ROUTE_SERIES = 200
+_TARGET = ("tenant", "route", "target")
+_Series = set[tuple[Counter, tuple[str, ...]]]
 
 
 class RouteMetrics:
-    """Counts the targets of requests that came to a route."""
+    """Counts the targets of requests that came to a route, and what they are charged."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Take the registry of the gateway."""
-        labels = ("route", "target", "reason")
-        self._answered = Counter(
-            "tessera_gateway_route_requests",
+        self.last = LastTargets()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            names = (*_TARGET, *labels)
+            return Counter(f"tessera_gateway_route_{name}", text, names, registry=registry)
+
+        self._answered = counter(
+            "requests",
             "Requests for a ModelRoute by the target that was asked last, and why: RuleMatched, "
             "Weighted, LastTarget, NoDowngrade or Fallback.",
-            labels,
-            registry=registry,
+            "reason",
         )
-        self._skipped = Counter(
-            "tessera_gateway_route_skipped",
+        self._skipped = counter(
+            "skipped",
             "Targets that gave no answer, so that requests for a ModelRoute went to another one, "
             "by reason.",
-            labels,
-            registry=registry,
+            "reason",
         )
-        self._routes = OrderedDict[str, set[tuple[Counter, str, str]]]()
+        self._tokens = counter(
+            "tokens",
+            "Input and output tokens of calls for a ModelRoute. Of these, as of the next three, "
+            "count those with a price whose route has one at its last target.",
+        )
+        self._charges = counter(
+            "charge_nanos",
+            "What calls for a ModelRoute are charged, in nano-units of the currency.",
+            "currency",
+        )
+        self._at_last = counter(
+            "last_target_nanos",
+            "What the last target would be charged for the tokens of the answers of each target.",
+            "currency",
+        )
+        self._failed = counter(
+            "failed_nanos",
+            "What calls are charged that gave no answer, which is part of the charges, and what "
+            "engines computed for them that no sender pays.",
+            "currency",
+        )
+        self._routes = defaultdict[str, OrderedDict[str, _Series]](OrderedDict)
+        """By tenant, which is an object of the platform."""
 
     def observe(self, record: UsageRecord) -> None:
-        """Count a request that ended, with the targets that it skipped."""
-        if not record.requests or not (record.target or record.skipped_targets):
+        """Count a request that ended, with the targets that it skipped, or a call of one."""
+        if not (record.target or record.skipped_targets):
             return
-        route = record.model_route
-        series = self._routes.setdefault(route, set())
-        self._routes.move_to_end(route)
-        if record.target:
-            self._count(series, self._answered, route, record.target, record.target_reason)
-        for pair in filter(None, record.skipped_targets.split(",")):
-            target, _, reason = pair.partition("=")
-            self._count(series, self._skipped, route, target, reason)
-        if len(self._routes) > MAX_ROUTES:
-            self._remove(*self._routes.popitem(last=False))
+        routes, names = self._routes[record.tenant], (record.tenant, record.model_route)
+        series = routes.setdefault(record.model_route, set())
+        routes.move_to_end(record.model_route)
+        target = (*names, record.target)
+        if record.requests and record.target:
+            self._count(series, self._answered, (*target, record.target_reason))
+        for pair in record.skipped_targets.split(",") if record.requests else ():
+            skipped, _, reason = pair.partition("=")
+            if skipped:
+                self._count(series, self._skipped, (*names, skipped, reason))
+        self._count_money(series, target, record)
+        if len(routes) > MAX_ROUTES:
+            _remove(routes.popitem(last=False)[1])
 
-    def _count(
-        self,
-        series: set[tuple[Counter, str, str]],
-        counter: Counter,
-        route: str,
-        target: str,
-        reason: str,
-    ) -> None:
-        if (counter, target, reason) not in series and len(series) >= MAX_ROUTE_SERIES:
-            self._remove(route, series)
-            series.clear()
-        series.add((counter, target, reason))
-        counter.labels(route, target, reason).inc()
+    def _count_money(self, series: _Series, target: tuple[str, ...], record: UsageRecord) -> None:
+        at = record.started_at_ns / 1e9
+        price = self.last.price(record.tenant, record.model_route, at) if record.target else None
+        if price is None or price.currency != record.currency or record.charge_nanos is None:
+            return
+        names, tokens = (*target, price.currency), record.input_tokens + record.output_tokens
+        at_last, failed = 0, 0
+        if not record.requests or record.phase is Phase.FAILED:
+            failed = record.charge_nanos + record.waste_nanos
+        elif tokens:
+            at_last = charge_of(
+                price,
+                input_tokens=record.input_tokens,
+                cached=record.cached_tokens,
+                output=record.output_tokens,
+                reasoning=record.reasoning_tokens,
+            )
+        self._count(series, self._tokens, target, tokens)
+        self._count(series, self._charges, names, record.charge_nanos)
+        self._count(series, self._at_last, names, at_last)
+        self._count(series, self._failed, names, failed)
 
-    def _remove(self, route: str, series: set[tuple[Counter, str, str]]) -> None:
-        for counter, target, reason in series:
-            counter.remove(route, target, reason)
+    @staticmethod
+    def _count(series: _Series, counter: Counter, labels: tuple[str, ...], amount: int = 1) -> None:
+        if (counter, labels) not in series and len(series) >= MAX_ROUTE_SERIES:
+            _remove(series)
+        series.add((counter, labels))
+        counter.labels(*labels).inc(amount)
+
+
+def _remove(series: _Series) -> None:
+    for counter, labels in series:
+        counter.remove(*labels)
+    series.clear()
