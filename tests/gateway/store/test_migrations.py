@@ -18,7 +18,7 @@ from tests.gateway.store.postgresql import PostgresqlServer
 
 _OF_CHARGES = (
     *("charge_nanos", "currency", "price_list", "charges", "owner", "service_class"),
-    *("waste_nanos", "model_route", "target"),
+    *("waste_nanos", "model_route", "target", "provider", "cost_nanos", "cost_currency"),
 )
 _TABLES_OF_CHARGES = tuple(name for name in METADATA.tables if name.startswith("charge_"))
 
@@ -57,8 +57,9 @@ async def test_what_was_stored_before_routes_has_none(store_url: str) -> None:
     routed = {"model_route": "team-a/assistant", "target": "small"}
     await store.record([a_record()])
     async with store.write() as connection:
+        await connection.execute(text("ALTER TABLE usage_records DROP COLUMN cost_currency"))
         for table in ("usage_records", "charge_sums"):
-            for column in routed:
+            for column in (*routed, "provider", "cost_nanos"):
                 await connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
 

@@ -160,6 +160,12 @@ class UsageRecord:
     """Namespace and name of the ModelRoute that it came to, `team-a/assistant`; empty without."""
     target: str = ""
     """Name of the target of the route that was asked."""
+    provider: str = ""
+    """ModelProvider and its model, `openai/gpt-5`; empty of a service."""
+    cost_nanos: int = 0
+    """What the provider bills; 0 of a service, whose nodes cost."""
+    cost_currency: str | None = None
+    """Of `cost_nanos`."""
     target_reason: str = ""
     """How the target was chosen, or `Fallback`; it is not stored, as is the next."""
     skipped_targets: str = ""

@@ -20,6 +20,7 @@ class UsageDimension(StrEnum):
     MODEL = "model"
     ROUTE = "route"
     TARGET = "target"
+    PROVIDER = "provider"
     TAG = "tag"
     """All tags of a request, `name=value` joined by commas."""
     REPLICA = "replica"

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tessera.api.meta import Wire
-from tessera.domain.charges.scopes import OTHER_MONTH
+from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
 
@@ -39,6 +39,7 @@ class ChargeDimension(StrEnum):
     MODEL = "model"
     ROUTE = "route"
     TARGET = "target"
+    PROVIDER = "provider"
     TAG = "tag"
     """All tags of a request, `name=value` joined by commas."""
     SERVICE_CLASS = "class"
@@ -80,7 +81,7 @@ class ChargeQuery:
 
 
 class ChargeCorrection(Wire):
-    """What a person adds to the charge of a request, or takes off it."""
+    """What a person adds to the charge of a request, or takes off it; what providers bill stays."""
 
     id: Annotated[str, Field(min_length=1, max_length=512)]
     """Of the record, `recordId` of the access log."""
@@ -104,6 +105,8 @@ class ChargeRow(Wire):
     reasoning_tokens: int
     """Part of the output tokens."""
     charge_nanos: int
+    cost_nanos: int
+    """What providers bill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,11 @@ def corrected(record: UsageRecord, correction: ChargeCorrection, now_ns: int) ->
     last windows that paid for it, while these are open.
     """
     digest = hashlib.sha256(correction.model_dump_json().encode()).hexdigest()[:16]
-    windows = {scope: start for scope, start, _ in sorted(record.charges) if scope != OTHER_MONTH}
+    windows = {
+        scope: start
+        for scope, start, _ in sorted(record.charges)
+        if scope != OTHER_MONTH and not is_outside(scope)
+    }
     return UsageRecord(
         record_id=f"{CORRECTIONS}-{digest}",
         request_id=record.request_id,
@@ -187,4 +194,5 @@ def corrected(record: UsageRecord, correction: ChargeCorrection, now_ns: int) ->
         service_class=record.service_class,
         model_route=record.model_route,
         target=record.target,
+        provider=record.provider,
     )

@@ -14,6 +14,7 @@ _GROUP = attrgetter(
     *("tenant", "team", "key", "service", "model", "variant", "price_version"),
     *("path", "phase", "reason", "stream", "estimated"),
     *("currency", "price_list", "owner", "service_class", "model_route", "target"),
+    *("provider", "cost_currency"),
 )
 
 # User or tags of the records beyond those that are distinguished.
@@ -100,6 +101,7 @@ def _added(total: UsageRecord, record: UsageRecord) -> UsageRecord:
         total_ns=total.total_ns + record.total_ns,
         charge_nanos=_sum(total.charge_nanos, record.charge_nanos),
         waste_nanos=total.waste_nanos + record.waste_nanos,
+        cost_nanos=total.cost_nanos + record.cost_nanos,
         charges=_merged(total.charges, record.charges) if record.charges else total.charges,
     )
 

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind
+from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind, is_outside
 from tessera.domain.gateway.requests import UsageRecord, gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
@@ -59,6 +60,15 @@ _ACCOUNT_OF_SPENDS = (_KEY[0] == _SPENDS_KEY[0]) & (_KEY[1] == _SPENDS_KEY[1])
 _AT_KEY = (_KEY[0] == bindparam("at_key")) & (_KEY[1] == bindparam("at_start"))
 
 Key = tuple[str, int]
+
+
+class Unrecorded(NamedTuple):
+    """Charges, or costs of providers, that accounts know and no record has."""
+
+    tenant: str
+    currency: str
+    is_cost: bool
+    flag: ChargeFlag
 
 
 async def add_spent(connection: AsyncConnection, records: Iterable[UsageRecord]) -> None:
@@ -171,14 +181,16 @@ async def _charged_before(
 ) -> Counter[Key]:
     """Return what one window of a limit was charged by records that its accounts do not count.
 
-    Sums of users that are folded are no user's. Where a window begins within an hour of UTC, the
-    rest of that hour does not count.
+    Of what is lent for calls of providers that is what these bill. Sums of users that are folded
+    are no user's. Where a window begins within an hour of UTC, the rest of that hour does not
+    count.
     """
-    (_, start), scope = next(iter(scopes.items()))
+    (key, start), scope = next(iter(scopes.items()))
     limit, end = scope.limit, window_at(scope.limit, start)[1]
     sums, spends = CHARGE_SUMS.c, CHARGE_SPENDS.c
+    total_nanos = func.sum(sums.cost_nanos if is_outside(key) else sums.charge_nanos)
     keys = {storable(name): key for key, each in scopes.items() for name in each.members or ("",)}
-    charged = select(literal(1), func.sum(sums.charge_nanos), literal("")).where(
+    charged = select(literal(1), total_nanos, literal("")).where(
         sums.tenant == storable(limit.budget),
         sums.currency == limit.currency,
         sums.service_class != WASTE,
@@ -189,7 +201,7 @@ async def _charged_before(
     if limit.kind is not None:
         name = sums[limit.kind.lower()]
         member = func.lower(name) if limit.kind is MemberKind.MODEL else name
-        charged = charged.with_only_columns(literal(1), func.sum(sums.charge_nanos), member)
+        charged = charged.with_only_columns(literal(1), total_nanos, member)
         charged = charged.where(member.in_(list(keys))).group_by(member)
         if limit.kind is MemberKind.USER:
             charged = charged.where(sums.key.is_(None))
@@ -262,8 +274,8 @@ async def forget(connection: AsyncConnection, keys: Sequence[Key]) -> None:
 
 async def without_records(
     connection: AsyncConnection, until: float
-) -> tuple[dict[tuple[str, str, ChargeFlag], int], list[Key]]:
-    """Return what accounts have charged or lent and no record has, by tenant, currency and why.
+) -> tuple[dict[Unrecorded, int], list[Key]]:
+    """Return what accounts have charged or lent and no record has.
 
     Windows that ended before `until` count, whose keys come second. A request is in several
     accounts: of a tenant's limits the one with the most counts.
@@ -277,15 +289,16 @@ async def without_records(
         part = await locked(connection, list(currencies)[at : at + MAX_ASKS])
         await read_spends(connection, part)
         accounts |= part
-    by_limit = Counter[tuple[str, str, ChargeFlag, str]]()
+    by_limit = Counter[tuple[Unrecorded, str]]()
     for key, account in accounts.items():
         tenant, limit, *_ = key[0].split("/")
-        by_limit[tenant, currencies[key], ChargeFlag.RESERVED, limit] += account.reserved
-        by_limit[tenant, currencies[key], ChargeFlag.RESTORED, limit] += account.restored
-    most: dict[tuple[str, str, ChargeFlag], int] = {}
-    for (tenant, currency, flag, _), nanos in by_limit.items():
-        if nanos > most.get((tenant, currency, flag), 0):
-            most[tenant, currency, flag] = nanos
+        group = tenant, currencies[key], is_outside(key[0])
+        by_limit[Unrecorded(*group, ChargeFlag.RESERVED), limit] += account.reserved
+        by_limit[Unrecorded(*group, ChargeFlag.RESTORED), limit] += account.restored
+    most: dict[Unrecorded, int] = {}
+    for (unrecorded, _), nanos in by_limit.items():
+        if nanos > most.get(unrecorded, 0):
+            most[unrecorded] = nanos
     return most, list(accounts)
 
 

@@ -71,6 +71,9 @@ USAGE_RECORDS = Table(
     Column("waste_nanos", BigInteger, nullable=False, server_default="0"),
     Column("model_route", Text, nullable=False, server_default=""),
     Column("target", Text, nullable=False, server_default=""),
+    Column("provider", Text, nullable=False, server_default=""),
+    Column("cost_nanos", BigInteger, nullable=False, server_default="0"),
+    Column("cost_currency", Text),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )
@@ -122,6 +125,7 @@ CHARGE_BATCHES = Table(
 )
 
 # What statements are made of: one row for each group of an hour of UTC, whose digest is its id.
+# What providers bill in another currency than that of the charge has a row of its own.
 CHARGE_SUMS = Table(
     "charge_sums",
     METADATA,
@@ -141,12 +145,14 @@ CHARGE_SUMS = Table(
     Column("flag", Text),
     Column("model_route", Text, nullable=False, server_default=""),
     Column("target", Text, nullable=False, server_default=""),
+    Column("provider", Text, nullable=False, server_default=""),
     Column("requests", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("charge_nanos", _NANOS, nullable=False),
+    Column("cost_nanos", _NANOS, nullable=False, server_default="0"),
     Index("charge_sums_by_hour", "hour"),
     # What a new account of a key, a user, or the tenant begins with.
     Index("charge_sums_by_key", "tenant", "key", "hour"),

@@ -41,12 +41,12 @@ from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
 _MONTH_LOCK, _TAGS_LOCK = 0x7E55E7C, 0x7E55E7D
 _SAME = (
     *("tenant", "team", "key", "user", "service", "model", "service_class"),
-    *("price_list", "owner", "currency", "model_route", "target"),
+    *("price_list", "owner", "currency", "model_route", "target", "provider"),
 )
 _GROUP = ("hour", "tag", "flag", *_SAME)
 _COUNTS = (
     *("requests", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
-    "charge_nanos",
+    *("charge_nanos", "cost_nanos"),
 )
 _COLUMNS = {
     ChargeDimension.SERVICE_CLASS: "service_class",
@@ -59,7 +59,7 @@ _MONTH_ID = "month-"
 _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
 
-_SAME_OF, _COUNTS_OF = attrgetter(*_SAME), attrgetter(*_COUNTS[:-1])
+_SAME_OF, _COUNTS_OF = attrgetter(*_SAME), attrgetter(*_COUNTS[:-2])
 # Of a group, in the order of the table.
 _COLUMNS_OF = itemgetter(
     *(_GROUP.index(each.name) for each in CHARGE_SUMS.c if each.name in _GROUP)
@@ -144,17 +144,33 @@ async def add_hourly(
                 record, tenant=owner, team=None, key=None, user=None, service_class=WASTE
             )
             group = (hour, None, flag, *_SAME_OF(waste))
-            _count(totals, group, (0, 0, 0, 0, 0, record.waste_nanos))
+            _count(totals, group, _amounts(charge=record.waste_nanos))
     await add(connection, totals)
 
 
 def _by_month(record: UsageRecord) -> Iterator[Part]:
-    """Yield what of a record counts when it began, and what is charged in other months."""
+    """Yield what of a record counts when it began, and what is charged in other months.
+
+    What a provider bills in another currency than that of the charge is apart.
+    """
     others = [(start, nanos) for key, start, nanos in record.charges if key == OTHER_MONTH]
     charge = (record.charge_nanos or 0) - sum(nanos for _, nanos in others)
-    yield record.started_at_ns // _NS, record, (*_COUNTS_OF(record), charge)
+    at, cost = record.started_at_ns // _NS, record.cost_nanos
+    if cost and record.currency != record.cost_currency:
+        costing = replace(record, currency=record.cost_currency, waste_nanos=0)
+        if record.currency is None:
+            record = costing
+        else:
+            yield at, costing, _amounts(cost=cost)
+            cost = 0
+    yield at, record, (*_COUNTS_OF(record), charge, cost)
     for start, nanos in others:
-        yield start, record, (0, 0, 0, 0, 0, nanos)
+        yield start, record, _amounts(charge=nanos)
+
+
+def _amounts(*, charge: int = 0, cost: int = 0) -> tuple[int, ...]:
+    """Return counts that have no request and no token."""
+    return (*(0 for _ in _COUNTS[:-2]), charge, cost)
 
 
 def _count(totals: dict[Group, tuple[int, ...]], group: Group, counts: tuple[int, ...]) -> None:
@@ -211,10 +227,10 @@ async def close_month(connection: AsyncConnection) -> bool:
     if former >= until or first is None or first >= until:
         return False
     unrecorded, keys = await charges.without_records(connection, now - CLOSING_SECONDS / 2)
-    lost = {
-        _lost(until - HOUR_SECONDS, *group): (0, 0, 0, 0, 0, nanos)
-        for group, nanos in unrecorded.items()
-    }
+    lost: dict[Group, tuple[int, ...]] = {}
+    for each, nanos in unrecorded.items():
+        amounts = _amounts(cost=nanos) if each.is_cost else _amounts(charge=nanos)
+        _count(lost, _lost(until - HOUR_SECONDS, each.tenant, each.currency, each.flag), amounts)
     if lost:
         await add(connection, lost)
         await charges.forget(connection, keys)
@@ -238,7 +254,7 @@ async def prune(connection: AsyncConnection, limit: int) -> int:
 
 
 def _lost(hour: int, tenant: str, currency: str, flag: ChargeFlag) -> Group:
-    empty = ("service", "model", "service_class", "model_route", "target")
+    empty = ("service", "model", "service_class", "model_route", "target", "provider")
     fields: dict[str, int | str] = dict.fromkeys(empty, "")
     fields |= {"hour": hour, "flag": flag, "tenant": tenant, "currency": currency}
     return tuple(fields.get(name) for name in _GROUP)

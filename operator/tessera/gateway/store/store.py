@@ -321,7 +321,8 @@ def _storable(record: UsageRecord) -> UsageRecord:
     charged = record.charges
     text = "".join(filter(None, (*_TEXTS_OF(record), *(key for key, *_ in charged))))
     numbers, times = _NUMBERS_OF(record), (record.ttft_ns or 0, *_TIMES_OF(record))
-    nanos = (record.charge_nanos or 0, record.waste_nanos, *(each for *_, each in charged))
+    amounts = record.charge_nanos or 0, record.waste_nanos, record.cost_nanos
+    nanos = (*amounts, *(each for *_, each in charged))
     is_storable = storable(text) is text and min(*numbers, *times) >= 0
     is_storable = is_storable and max(numbers) <= _MAX_INTEGER and max(times) <= _MAX_TIME
     if is_storable and -_MAX_NANOS <= min(nanos) <= max(nanos) <= _MAX_NANOS:
@@ -336,6 +337,7 @@ def _storable(record: UsageRecord) -> UsageRecord:
     for name, value in zip(("ttft_ns", *_TIMES), (record.ttft_ns, *times[1:]), strict=True):
         changes[name] = value and max(0, min(value, _MAX_TIME))
     changes["waste_nanos"] = _bounded(record.waste_nanos)
+    changes["cost_nanos"] = _bounded(record.cost_nanos)
     changes["charges"] = tuple(
         (storable(key), start, _bounded(each)) for key, start, each in charged
     )

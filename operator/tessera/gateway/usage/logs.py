@@ -146,6 +146,8 @@ def access_line(record: UsageRecord) -> bytes:
             "skippedTargets": record.skipped_targets,
             "requests": record.requests,
         }
+    if record.provider:
+        fields["provider"] = record.provider
     return _line("access", fields)
 
 
