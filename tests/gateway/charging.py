@@ -1,13 +1,26 @@
 """Limits of charges and prices, as directories of tests have them."""
 
+import time
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from tessera.api.model_provider import ModelCost, ProviderKey, ProviderModel, ProviderTimeouts
 from tessera.api.price_list import PriceEntry, PriceListSpec
+from tessera.api.ref import Ref
+from tessera.api.tenant_budget import WindowName
+from tessera.domain.budget.raises import AmountRaise
+from tessera.domain.charges.account import window_at
 from tessera.domain.charges.price_book import PriceListBook, revised_book
-from tessera.domain.charges.scopes import ChargeLimit
-from tessera.domain.gateway.directory import TenantLimits
+from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.scopes import OUTSIDE, ChargeLimit
+from tessera.domain.gateway.directory import (
+    OfferedModel,
+    OfferedProvider,
+    OutsideModel,
+    TenantLimits,
+)
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tests.gateway.harness import TENANT
 
@@ -54,3 +67,48 @@ def paying(*limits: ChargeLimit | int, name: str = TENANT) -> dict[str, Any]:
     )
     tenant = TenantLimits(name=name, namespaces=(name,), charge_limits=charge_limits)
     return {"tenants": {name: tenant}, "prices": prices()}
+
+
+def an_outside_model(currency: str = "USD", **changes: Any) -> OfferedModel:
+    """Return a model of a provider that bills twice the prices of the list."""
+    provider = OfferedProvider(
+        name="acme",
+        uid="uid-acme",
+        base_url="https://api.example.com/v1",
+        protocols=frozenset({"OpenAIChat"}),
+        secret=ProviderKey(name="acme"),
+        max_concurrent_requests=64,
+        timeouts=ProviderTimeouts(),
+        weights={TENANT: 1.0},
+    )
+    model = ProviderModel(
+        name="Big",
+        max_context_tokens=4096,
+        max_output_tokens=1000,
+        cost=ModelCost(input=Decimal(2), output=Decimal(20)),
+    )
+    cost = RequestPrice(
+        price_list="acme@0123456789ab",
+        currency=currency,
+        input=2 * INPUT * 10**6,
+        cached_input=2 * CACHED * 10**6,
+        output=2 * OUTPUT * 10**6,
+        reasoning=2 * OUTPUT * 10**6,
+    )
+    fields = {
+        "service": Ref("", "acme"),
+        "uid": "uid-acme/Big",
+        "names": ("acme/big",),
+        "tenant": None,
+        "max_model_len": 4096,
+        "outside": OutsideModel(provider=provider, model=model, cost=cost),
+        **changes,
+    }
+    return OfferedModel(**fields)
+
+
+def a_cost_limit(nanos: int, generation: int = 1, window: WindowName = "Month") -> ChargeLimit:
+    """Return what the operator lends for calls of providers in the window of now."""
+    limit = a_charge_limit(0, name=f"{OUTSIDE}{window}", window=window, generation=generation)
+    _, end = window_at(limit, time.time())
+    return replace(limit, raises=(AmountRaise(nanos, end),))

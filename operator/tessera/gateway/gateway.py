@@ -154,7 +154,8 @@ class Gateway:
 
     def charges(self) -> Mapping[LimitId, LimitCharges]:
         """Return what limits of budgets were charged, of those that requests here use."""
-        return reported_charges(self.admission.reservations.charges.lending.answered())
+        lending = self.admission.reservations.charges.lending
+        return reported_charges(lending.answered(), lending.needs())
 
     def _take_arrivals(self) -> None:
         """Keep what arrived for the next report, and poll the engines of services with requests."""

@@ -12,8 +12,8 @@ import msgspec
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.charges.gateway_charges import ChargeRefusal
-from tessera.domain.charges.scopes import ChargeLimit
-from tessera.domain.gateway.directory import Identity, OfferedModel
+from tessera.domain.charges.scopes import ChargeLimit, is_outside
+from tessera.domain.gateway.directory import Identity, OfferedModel, OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.charges import charged_name
 from tessera.domain.limits.fair_queue import QueueRefusal
@@ -143,9 +143,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     ),
     RequestReason.PRICE_MISSING: _Refusal(
         403,
-        "TenantBudget/{} limits charges (limit {}), and no PriceList has a price of the model "
-        "`{}` for it: add an entry with models: [{}] and tenants: [{}] to a PriceList with "
-        "currency {}.",
+        "TenantBudget/{} limits {}.",
     ),
     RequestReason.NO_READY_REPLICA: _Refusal(
         503, "InferenceService/{} has no ready replica; retry in {retry} s.", retry_seconds=5
@@ -389,6 +387,9 @@ def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestErr
         retry_seconds = refusal.throttled_seconds
     elif refusal.is_reserved:
         kept_for = ", which running requests have reserved"
+    elif is_outside(refusal.scope.key):
+        # It lends on within seconds, where more may be lent.
+        kept_for, retry_seconds = " of what the operator lent", _RESERVED_SECONDS
     error = RequestError(
         RequestReason.BUDGET_EXCEEDED,
         limit.budget,
@@ -407,9 +408,25 @@ def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestErr
 
 def no_price(limit: ChargeLimit, model: OfferedModel, name: str) -> RequestError:
     """Return the error of a request under a limit of charges for a model without a price."""
-    charged = charged_name(model, name)
-    details = limit.budget, limit.name, name[:_MAX_NAME_IN_MESSAGE], charged, limit.budget
-    return RequestError(RequestReason.PRICE_MISSING, *details, limit.currency)
+    return RequestError(
+        RequestReason.PRICE_MISSING,
+        limit.budget,
+        f"charges (limit {limit.name}), and no PriceList has a price of the model "
+        f"`{name[:_MAX_NAME_IN_MESSAGE]}` for it: add an entry with models: "
+        f"[{charged_name(model, name)}] and tenants: [{limit.budget}] to a PriceList with currency "
+        f"{limit.currency}",
+    )
+
+
+def foreign_cost(limit: ChargeLimit, outside: OutsideModel) -> RequestError:
+    """Return the error of a call of a provider that bills in another currency than its limit."""
+    currency = outside.cost.currency
+    return RequestError(
+        RequestReason.PRICE_MISSING,
+        limit.budget,
+        f"cost in {limit.currency}, and ModelProvider/{outside.provider.name} bills in {currency}: "
+        f"write the cost of its models in {limit.currency}, with spec.currency: {limit.currency}",
+    )
 
 
 def amount_text(nanos: int) -> str:

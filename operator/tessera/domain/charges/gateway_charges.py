@@ -1,6 +1,6 @@
 """Money in one gateway: requests are reserved from what accounts lent it, without waiting."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from tessera.domain.budget.periods import period_at
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, ChargeScope
+from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, ChargeScope, is_outside
 from tessera.domain.charges.throttle import BURST_SECONDS, ThrottleBucket
 
 # Ahead of requests a gateway has no more than it reserved in so long.
@@ -77,6 +77,8 @@ class LentCharges:
     denied: int = 0
     """So much was not to be had at `denied_at`, since running requests have it reserved."""
     denied_at: float = _NEVER
+    missing: int = 0
+    """The most that one request needed and did not get; 0 once it was free here."""
     wait_until: float = _NEVER
     top_up_at: float = _NEVER
     bucket: ThrottleBucket | None = None
@@ -352,6 +354,11 @@ class GatewayCharges:
             if lent.answer is not None:
                 yield lent.scope, lent.answer
 
+    def needs(self) -> Mapping[AccountKey, int]:
+        """Return what single requests need at providers for which less is left of what is lent."""
+        outside = ((key, lent) for key, lent in self._lent.items() if is_outside(key.scope))
+        return {key: lent.missing for key, lent in outside if lent.remaining() < lent.missing}
+
     def _lent_of(
         self, scopes: tuple[ChargeScope, ...], nanos: int, now: float
     ) -> tuple[list[LentCharges], bool]:
@@ -489,6 +496,10 @@ class GatewayCharges:
         lent.answer, lent.is_answered, lent.answered_at = answer, True, now
         self._see(answer)
         _throttle(lent, answer, now)
+        if lent.free >= lent.missing:
+            lent.missing = 0
+        if ask.need and answer.outcome in (LendingOutcome.RESERVED, LendingOutcome.NOTHING):
+            lent.missing = max(lent.missing, ask.need + lent.free)
         match answer.outcome:
             case LendingOutcome.GRANTED if ask.need:
                 lent.granted_at = now

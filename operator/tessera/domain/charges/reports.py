@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from tessera.domain.charges.exchange import ChargeAnswer
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charges.exchange import AccountKey, ChargeAnswer
+from tessera.domain.charges.scopes import ChargeLimit, ChargeScope, is_outside
 from tessera.domain.observed.charges import (
     AccountCharge,
     LimitCharges,
@@ -13,21 +13,30 @@ from tessera.domain.observed.charges import (
     nearest,
 )
 
+_NO_NEEDS: Mapping[AccountKey, int] = {}
+
 
 def reported_charges(
     accounts: Iterable[tuple[ChargeScope, ChargeAnswer]],
+    needs: Mapping[AccountKey, int] = _NO_NEEDS,
 ) -> Mapping[LimitId, LimitCharges]:
-    """Return the last window of each limit of budgets, with the accounts nearest to their end."""
+    """Return the last window of each limit of budgets, with the accounts nearest to their end.
+
+    With what is lent for calls of providers comes what requests need for which it is too little.
+    """
     by_window: dict[tuple[LimitId, int], list[AccountCharge]] = defaultdict(list)
     for scope, answer in accounts:
         limit = scope.limit
         if not scope.key.startswith(f"{limit.budget}/{limit.name}"):
             # The budget in the record of a key.
             continue
-        # An account's limit has corrections, by which less of it counts as spent.
-        corrected = answer.limit - limit.amount_at(answer.at)
+        # An account's limit has corrections, by which less of it counts as spent. None are of what
+        # providers bill, and what is lent for that may have grown since the answer.
+        is_corrected = not is_outside(scope.key)
+        corrected = answer.limit - limit.amount_at(answer.at) if is_corrected else 0
         settled = max(0, answer.settled - corrected)
-        account = AccountCharge(settled, answer.lent, _member(limit, scope.key))
+        need = needs.get(answer.account, 0)
+        account = AccountCharge(settled, answer.lent, _member(limit, scope.key), need)
         by_window[LimitId(limit.budget, limit.name), answer.account.start].append(account)
     return {
         limit: LimitCharges(

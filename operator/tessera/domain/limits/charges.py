@@ -72,6 +72,13 @@ def charge_scopes(
     return tuple(scopes)
 
 
+def outside_scopes(tenant: TenantLimits) -> tuple[ChargeScope, ...]:
+    """Return the limits of basis Cost that hold for a call of a provider."""
+    return tuple(
+        ChargeScope(key=f"{limit.budget}/{limit.name}", limit=limit) for limit in tenant.outside
+    )
+
+
 def batch_model(namespace: str, batch: str, model: str, tenant: str) -> OfferedModel:
     """Return the engine of a batch as limits and prices know a model."""
     service = Ref(namespace, f"batch/{batch}")

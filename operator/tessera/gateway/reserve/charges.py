@@ -29,13 +29,25 @@ from tessera.domain.gateway.directory import (
 )
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.account import BorrowRequest
-from tessera.domain.limits.charges import EVALUATION_CLASS, charge_scopes, price_for
+from tessera.domain.limits.charges import (
+    EVALUATION_CLASS,
+    charge_scopes,
+    outside_scopes,
+    price_for,
+)
 from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts, paid_tokens
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields
-from tessera.gateway.refusals import Headers, RequestError, amount_text, no_price, over_budget
+from tessera.gateway.refusals import (
+    Headers,
+    RequestError,
+    amount_text,
+    foreign_cost,
+    no_price,
+    over_budget,
+)
 from tessera.gateway.resolve.chooser import Chosen
 from tessera.gateway.resolve.shapes import likely_tokens
 
@@ -79,7 +91,7 @@ class RequestCharge:
     owner: str | None
     """Tenant of the service."""
     believes_engine: bool
-    """The engine is of the sender's own tenant."""
+    """The engine is of the sender's own tenant, or of a provider, whose bill is by its count."""
     prompt_bound: int
     """Tokens that the prompt has at most."""
     prompt_tokens: int
@@ -161,15 +173,22 @@ class RequestCharge:
             headers.append((b"x-tessera-max-tokens", b"%d" % (self.max_output // self.choices)))
         return headers
 
+    def amounts(
+        self, work: KnownWork | None = None
+    ) -> tuple[int, tuple[tuple[str, int, int], ...]]:
+        """Return its nano-units, and the accounts that pay them: settled, or after this work."""
+        if work is None:
+            return self.charge or 0, self.charges
+        nanos, _ = self.cost(work)
+        if self.reservation is None:
+            return nanos, self.charges
+        nanos = min(nanos, self.reserved)
+        charges = _divided(self.reservation, nanos)
+        return nanos, charges + self.reservation.other_months(self.month, nanos)
+
     def record_fields(self, work: KnownWork | None = None) -> RecordFields:
         """Return what is recorded of it: settled, or as if it ended now after this work."""
-        nanos, charges = self.charge or 0, self.charges
-        if work is not None:
-            nanos, _ = self.cost(work)
-            if self.reservation is not None:
-                nanos = min(nanos, self.reserved)
-                charges = _divided(self.reservation, nanos)
-                charges += self.reservation.other_months(self.month, nanos)
+        nanos, charges = self.amounts(work)
         return {
             "charge_nanos": nanos,
             "currency": self.price.currency,
@@ -246,6 +265,20 @@ class Charges:
             raise no_price(known.scopes[0].limit, chosen.model, name)
         return known.terms
 
+    def cost_terms(self, chosen: Chosen) -> ChargeTerms | None:
+        """Return by what a provider bills a request, and what limits that; None of a service.
+
+        Raises RequestError with status 403 where the limit is in another currency.
+        """
+        outside = chosen.model.outside
+        if outside is None:
+            return None
+        tenant = self._directory.tenants.get(chosen.received.identified.identity.tenant)
+        scopes = () if tenant is None else outside_scopes(tenant)
+        if scopes and scopes[0].limit.currency != outside.cost.currency:
+            raise foreign_cost(scopes[0].limit, outside)
+        return ChargeTerms(outside.cost, scopes)
+
     def _look_up(
         self,
         known: _KnownTerms | None,
@@ -267,17 +300,20 @@ class Charges:
         self,
         chosen: Chosen,
         terms: ChargeTerms,
-        most_output: int,
         prompt_bound: int,
         *,
+        whole: bool = False,
         wait_seconds: float = BUDGET_WAIT_SECONDS,
     ) -> RequestCharge:
-        """Reserve for a request, perhaps after a wait.
+        """Reserve for a request that is within its limits, perhaps after a wait.
 
         Its prompt has at most `prompt_bound` tokens. Of a stream that is what a usual answer takes,
-        of others their most tokens, `most_output`, or what is left. Raises RequestError with status
-        429 or 503.
+        of others their most tokens, or what is left; `whole` is their most tokens at once. Raises
+        RequestError with status 429 or 503.
         """
+        admitted = chosen.admitted
+        assert admitted is not None  # noqa: S101 - its limits come first
+        most_output = admitted.max_output_tokens
         model, shape, choices = chosen.model, chosen.shape, chosen.summary.choices
         if chosen.received.identified.path_item.stream is None:
             most_output = 0
@@ -292,7 +328,7 @@ class Charges:
             price=terms.price,
             service_class=EVALUATION_CLASS if is_evaluation else model.service_class,
             owner=model.tenant,
-            believes_engine=model.tenant == identity.tenant,
+            believes_engine=model.outside is not None or model.tenant == identity.tenant,
             prompt_bound=prompt_bound,
             prompt_tokens=likely_tokens(shape.input_tokens, chosen.size, means),
             max_output=most_output,
@@ -302,8 +338,10 @@ class Charges:
         if terms.scopes:
             usual_output = min(self._lengths[model.uid].p95 * choices, most_output)
             usual = wanted = charge.most(usual_output)
-            if not shape.stream and usual_output < most_output:
+            if whole or (not shape.stream and usual_output < most_output):
                 wanted = charge.most(most_output)
+            if whole:
+                usual, wait_seconds = wanted, 0.0
             charge.reservation = await self._obtain(
                 terms.scopes, wanted, usual, wait_seconds=wait_seconds
             )

@@ -1,16 +1,18 @@
 """What the sender of a request may spend: requests and tokens of each limit that holds for him."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.adapters.clock import Clock
 from tessera.domain.charges.prices import most_charge
+from tessera.domain.charges.scopes import OTHER_MONTH
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
+from tessera.domain.usage.payer import KnownWork
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields
 from tessera.gateway.refusals import Headers, RequestError, allowance_headers, over_limit
@@ -39,6 +41,8 @@ class Reserved:
     admitted: Admitted
     charge: RequestCharge | None = None
     """None where nothing is charged: no price, and no limit of charges."""
+    cost: RequestCharge | None = None
+    """The same by what a provider bills; None of a service."""
 
     @property
     def model(self) -> OfferedModel:
@@ -54,6 +58,11 @@ class Reserved:
         return reduced if reduced < self.shape.max_output_tokens else None
 
     @property
+    def charges(self) -> Sequence[RequestCharge]:
+        """Return what is reserved of money, each in a currency of its own."""
+        return tuple(each for each in (self.charge, self.cost) if each is not None)
+
+    @property
     def headers(self) -> Headers:
         """Return what the client learns about its limits, and in the end about its charge."""
         headers = allowance_headers(self.admitted.requests, self.admitted.tokens)
@@ -61,8 +70,18 @@ class Reserved:
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
-        fields = self.chosen.record_fields()
-        return fields if self.charge is None else fields | self.charge.record_fields()
+        return self.chosen.record_fields() | self.money_fields()
+
+    def money_fields(self, work: KnownWork | None = None) -> RecordFields:
+        """Return what is recorded of its money: settled, or as if it ended now after this work."""
+        fields = {} if self.charge is None else self.charge.record_fields(work)
+        if self.cost is not None:
+            nanos, accounts = self.cost.amounts(work)
+            fields["cost_nanos"], fields["cost_currency"] = nanos, self.cost.price.currency
+            # All of it is of the month in which the request began.
+            accounts = tuple(each for each in accounts if each[0] != OTHER_MONTH)
+            fields["charges"] = (*fields.get("charges", ()), *accounts)
+        return fields
 
 
 class Reservations:
@@ -96,10 +115,11 @@ class Reservations:
         for key in [key for key in self._applicable if key[-1] in uids]:
             del self._applicable[key]
 
-    async def reserve(self, chosen: Chosen) -> Reserved:
+    async def reserve(self, chosen: Chosen, *, whole: bool = False) -> Reserved:
         """Return the request within its limits.
 
-        Raises RequestError with status 400, 403, 429 or 503.
+        Its money is for its `whole` answer at once, as always at a provider, or what is left of it,
+        perhaps after a wait. Raises RequestError with status 400, 403, 429 or 503.
         """
         identity, model = chosen.received.identified.identity, chosen.model
         is_asleep = model.is_asleep and not self._replicas.ready_count(model)
@@ -107,16 +127,19 @@ class Reservations:
             # It is no demand, which would start a replica.
             raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
         shape = self._with_its_priority(model, chosen.shape)
-        terms = self.charges.terms(chosen)
+        terms, cost_terms = self.charges.terms(chosen), self.charges.cost_terms(chosen)
         admitted = await self._within(self._limits_of(identity, model), shape)
         chosen.admitted = admitted
         reserved = Reserved(chosen=chosen, shape=shape, admitted=admitted)
-        if terms is not None:
-            try:
-                reserved.charge = await self._charged(reserved, terms)
-            except BaseException:
-                self.settle(reserved, input_tokens=0, output_tokens=0)
-                raise
+        try:
+            if terms is not None:
+                whole = whole or cost_terms is not None
+                reserved.charge = await self._charged(reserved, terms, whole=whole)
+            if cost_terms is not None:
+                reserved.cost = await self._charged(reserved, cost_terms, whole=True)
+        except BaseException:
+            self.settle(reserved, input_tokens=0, output_tokens=0)
+            raise
         return reserved
 
     async def count(self, identity: Identity) -> Headers:
@@ -134,23 +157,26 @@ class Reservations:
         self.limits.settle(
             reserved.admitted, input_tokens=input_tokens, output_tokens=output_tokens
         )
-        if reserved.charge is not None:
-            self.charges.settle(reserved.charge)
+        for charge in reserved.charges:
+            self.charges.settle(charge)
 
-    async def _charged(self, reserved: Reserved, terms: ChargeTerms) -> RequestCharge:
+    async def _charged(
+        self, reserved: Reserved, terms: ChargeTerms, *, whole: bool
+    ) -> RequestCharge:
         """Reserve the money of a request; where the bound of its prompt refuses it, an engine is
         asked once how many tokens that has.
 
         Raises RequestError with status 429 or 503.
         """
-        chosen, most = reserved.chosen, reserved.admitted.max_output_tokens
+        chosen = reserved.chosen
         bound, began = chosen.size.bound(chosen.model.max_model_len), self._clock.monotonic()
         try:
-            return await self.charges.reserve(chosen, terms, most, bound)
+            return await self.charges.reserve(chosen, terms, bound, whole=whole)
         except RequestError as error:
             prompt = most_charge(terms.price, input_tokens=bound, output=0)
             # Without money for the answer no count helps: engines count nothing for nothing.
-            if error.missing is None or error.missing >= prompt:
+            is_countable = error.missing is not None and error.missing < prompt
+            if not is_countable or chosen.model.outside is not None:
                 raise
             # Who leaves meanwhile has it counted as well.
             chosen.counted_tokens = chosen.shape.input_tokens
@@ -160,7 +186,7 @@ class Reservations:
                 raise
             chosen.counted_tokens = tokens
         rest = max(0.0, BUDGET_WAIT_SECONDS - (self._clock.monotonic() - began))
-        return await self.charges.reserve(chosen, terms, most, tokens, wait_seconds=rest)
+        return await self.charges.reserve(chosen, terms, tokens, whole=whole, wait_seconds=rest)
 
     def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
         """Return the request as it can wait: while its prompt is read, all others have to."""
