@@ -10,6 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPool
 from tessera.api.batch_inference import BatchInference
 from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
+from tessera.api.model_provider import ModelProvider
 from tessera.api.model_route import ModelRoute
 from tessera.api.node_layout import NodeLayout
 from tessera.api.price_list import PriceList
@@ -195,6 +196,20 @@ MODEL_ROUTE = CustomResourceType(
     ),
 )
 
+MODEL_PROVIDER = CustomResourceType(
+    model=ModelProvider,
+    short_names=("tprovider",),
+    namespaced=False,
+    columns=(
+        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
+        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+        PrinterColumn(name="Region", path=".spec.region"),
+        PrinterColumn(name="Models", path=".spec.models[*].name"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
+    ),
+)
+
 PRICE_LIST = CustomResourceType(
     model=PriceList,
     namespaced=False,
@@ -213,6 +228,7 @@ KINDS = (
     TENANT_BUDGET,
     QUALITY_GATE,
     MODEL_ROUTE,
+    MODEL_PROVIDER,
     PRICE_LIST,
     NODE_LAYOUT,
 )
