@@ -214,6 +214,23 @@ class GatewayIngress(Values):
     """Secret with the certificate of the Ingress; empty means none."""
 
 
+class GatewayProviders(Values):
+    """Requests to outside providers, for routes whose targets name a ModelProvider."""
+
+    enabled: bool = False
+    """Send requests to outside providers. Without it nothing leaves the cluster, and no key of a
+    provider is read."""
+
+    namespace: str = ""
+    """Namespace of the Secrets with keys of providers, which must exist and have nothing else; the
+    gateway may read all Secrets in it. Empty means one that the chart creates: that of the release
+    with `-providers`."""
+
+    allowed_ranges: list[str] = Field(default_factory=list)
+    """Ranges of private addresses that providers and their proxies may have, such as
+    `[10.20.0.0/16]`: others than public ones are refused."""
+
+
 class GatewayValues(Values):
     """tessera-gateway: one URL with keys, limits and load-aware picking for all models."""
 
@@ -270,6 +287,9 @@ class GatewayValues(Values):
     )
     """Limits in each pod of tenants whose TenantBudget has no `rateLimits`, in its format; `null`
     means none."""
+
+    providers: GatewayProviders = Field(default_factory=GatewayProviders)
+    """Requests to outside providers, for routes whose targets name a ModelProvider."""
 
     http_route: GatewayHttpRoute = Field(default_factory=GatewayHttpRoute)
     """HTTPRoute of the Gateway API to the gateway, the recommended way for clients outside of the

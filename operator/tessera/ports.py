@@ -17,6 +17,7 @@ from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.price_lists import ObservedPriceList
+from tessera.domain.observed.providers import ObservedProvider, ProviderSecret
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import (
@@ -72,6 +73,8 @@ ObjectValue: TypeAlias = (
     | TenantKeys
     | ObservedPriceList
     | ObservedRoute
+    | ObservedProvider
+    | ProviderSecret
     | None
 )
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.adapters.prometheus.access import PrometheusAccess
@@ -164,6 +164,9 @@ class Settings(PrometheusSettings, _ProcessSettings):
     """ServiceAccount of the gateways in the operator's namespace, which may report their requests;
     None disables the port."""
 
+    providers_enabled: bool = False
+    """Whether gateways send requests to outside providers."""
+
     demand_port: Annotated[int, Field(ge=1, le=65535)] = 8443
     """Port at which gateways report."""
 
@@ -243,6 +246,17 @@ class GatewaySettings(_ProcessSettings):
     keys_namespaces: tuple[str, ...] = ()
     """Namespaces of the Secrets of keys, as JSON; without them the gateway's own with `-keys`. Keys
     outside the first are read with a warning."""
+
+    providers_namespace: str | None = None
+    """Namespace of the Secrets with keys of outside providers, in which there is nothing else;
+    without it no request is sent to providers."""
+
+    providers_allowed_ranges: tuple[IPvAnyNetwork, ...] = ()
+    """Ranges of addresses that providers and their proxies may have besides public ones, as
+    JSON."""
+
+    providers_ca_file: Path | None = None
+    """File with certificate authorities of providers, beside those of the system."""
 
     pod_name: str = "tessera-gateway"
     """The gateway's own pod, by which it reports to the operator."""

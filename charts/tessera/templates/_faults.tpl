@@ -43,10 +43,18 @@ gateway.replicaCount above 1 needs gateway.database.secretName: SQLite serves on
 {{- if not (hasKey $gateway.tls "secretName") }}
 gateway.tls.secretName is missing: name the Secret of a certificate, for example gateway-tls after `{{ $createTls }}`, or write "" where an HTTPRoute or an Ingress ends TLS.
 {{- end }}
+{{- if and $gateway.providers.enabled (has $gateway.providers.namespace (list $namespace (include "tessera.keysNamespace" .))) }}
+gateway.providers.namespace: {{ $gateway.providers.namespace }} has other Secrets too: name a namespace for keys of providers alone, or leave the value out, and the chart creates {{ $namespace }}-providers.
+{{- end }}
 {{- if lookup "v1" "Namespace" "" "kube-system" -}}
 {{- with $gateway.keysNamespace -}}
 {{- if not (lookup "v1" "Namespace" "" .) }}
 gateway.keysNamespace: namespace {{ . }} does not exist: kubectl create namespace {{ . }}, or leave the value out, and the chart creates {{ $namespace }}-keys.
+{{- end -}}
+{{- end -}}
+{{- with $gateway.providers.namespace -}}
+{{- if and $gateway.providers.enabled (not (lookup "v1" "Namespace" "" .)) }}
+gateway.providers.namespace: namespace {{ . }} does not exist: kubectl create namespace {{ . }}, or leave the value out, and the chart creates {{ $namespace }}-providers.
 {{- end -}}
 {{- end -}}
 {{- with $database -}}

@@ -22,6 +22,11 @@
 {{- .Values.gateway.keysNamespace | default (printf "%s-keys" (.Release.Namespace | trunc 58)) -}}
 {{- end -}}
 
+{{/* Where the keys of outside providers are. */}}
+{{- define "tessera.providersNamespace" -}}
+{{- .Values.gateway.providers.namespace | default (printf "%s-providers" (.Release.Namespace | trunc 53)) -}}
+{{- end -}}
+
 {{/* For one release: "true" where the gateway also reads keys in the release's namespace, where they
 were by default; Helm finds them itself in a cluster. */}}
 {{- define "tessera.releaseNamespaceKeys" -}}

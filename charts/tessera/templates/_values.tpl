@@ -114,6 +114,10 @@ gateway:
     concurrentRequests: null
     maxContextTokens: null
     maxOutputTokens: null
+  providers:
+    enabled: null
+    namespace: null
+    allowedRanges: null
   httpRoute:
     enabled: null
     parentRefs: null

@@ -69,6 +69,7 @@ def _config(settings: Settings) -> Config:
         require_budget=settings.require_budget,
         autoscalers=settings.hpa_enabled,
         gateways=settings.gateway_account is not None,
+        providers=settings.providers_enabled,
         builder_version=newest_version(),
         platform=settings.platform,
     )

@@ -35,7 +35,7 @@ from tessera.gateway.batch_api import BatchApi
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.fleet.polling import EnginePoller, read_page
-from tessera.gateway.fleet.watching import FleetWatch
+from tessera.gateway.fleet.watching import FleetWatch, ProviderSecrets
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.connections import Connections, raise_descriptor_limit
 from tessera.gateway.http.engine_connection import EngineSession
@@ -43,6 +43,7 @@ from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.identify.token_reviews import TokenReviews
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
+from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.settle.settlement import GATEWAY_NAME
 from tessera.gateway.store.batches import BatchStore
@@ -115,7 +116,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         output = BackgroundStream(sys.stdout.buffer, metrics.log_lines_lost.inc)
         stack.callback(output.flush)
         recording = await _recording(settings, metrics, output, stack)
-        changed = asyncio.Event()
+        changed, provider_keys = asyncio.Event(), ProviderKeys()
         audit = KeyAudit(output.write, now())
         watch = FleetWatch(
             fleet,
@@ -123,6 +124,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             changed.set,
             lambda secret: audit.report_unreadable(secret, now()),
             namespaces[0],
+            _provider_secrets(settings, connection, provider_keys, stack),
         )
         gateway = Gateway(
             GatewayParts(
@@ -175,6 +177,20 @@ async def run(settings: GatewaySettings, host: str) -> None:
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
         await serve(_listeners(settings, host, gateway, server), parts, stop)
+
+
+def _provider_secrets(
+    settings: GatewaySettings,
+    connection: Connection,
+    keys: ProviderKeys,
+    stack: contextlib.AsyncExitStack,
+) -> ProviderSecrets | None:
+    """Return what keeps the keys of providers up to date; None where nothing is sent to any."""
+    if settings.providers_namespace is None:
+        return None
+    cluster = KubeCluster(connection, (settings.providers_namespace,))
+    stack.push_async_callback(cluster.close)
+    return ProviderSecrets(cluster, keys.update)
 
 
 def stop_event() -> asyncio.Event:

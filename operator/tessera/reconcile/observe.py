@@ -19,6 +19,7 @@ from tessera.domain.observed.node_layout import (
     ObservedNodeLayout,
     silenced,
 )
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import (
     Budget,
     InFlight,
@@ -224,6 +225,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         runner_answers=dict(answers.runner_answers),
         silent_runners=dict(answers.silent_runners),
         budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
+        providers=plan_inputs(store, api_resources.MODEL_PROVIDERS, ObservedProvider),
         resolutions=None if answers.resolutions is None else dict(answers.resolutions),
     )
 

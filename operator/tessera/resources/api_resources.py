@@ -74,6 +74,7 @@ TENANT_BUDGETS = _own_kind(kind="TenantBudget", namespaced=False, subresources=_
 BATCH_INFERENCES = _own_kind(kind="BatchInference", verbs=(*_READ, "delete"), subresources=_STATUS)
 QUALITY_GATES = _own_kind(kind="QualityGate", subresources=_STATUS)
 MODEL_ROUTES = _own_kind(kind="ModelRoute", subresources=_STATUS)
+MODEL_PROVIDERS = _own_kind(kind="ModelProvider", namespaced=False, subresources=_STATUS)
 # Watched by gateways alone.
 PRICE_LISTS = _own_kind(kind="PriceList", namespaced=False)
 # As the operator has them, which writes prices by cost once a day.
@@ -129,6 +130,8 @@ POD_MONITORS = _managed_kind(
 
 # The keys of tenants, in the namespace of the gateway, which is all that reads them.
 KEY_SECRETS = ApiResource(kind="Secret", verbs=("get", "list", "watch"), selector=TENANT_LABEL)
+# The keys of outside providers: all Secrets of a namespace that has nothing else.
+PROVIDER_SECRETS = replace(KEY_SECRETS, selector=None)
 
 # The engines alone, for the gateway.
 ENGINE_PODS = replace(PODS, verbs=_READ, subresources=(), selector=f"{COMPONENT}={ENGINE}")
@@ -170,6 +173,7 @@ KINDS = (
     TENANT_BUDGETS,
     QUALITY_GATES,
     MODEL_ROUTES,
+    MODEL_PROVIDERS,
     NODE_LAYOUTS,
     NODES,
     PODS,

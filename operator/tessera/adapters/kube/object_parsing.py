@@ -24,6 +24,7 @@ from tessera.api.accelerator_pool import MAX_WORDS, AcceleratorPoolSpec, Acceler
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
+from tessera.api.model_provider import ModelProviderSpec, ModelProviderStatus
 from tessera.api.model_route import ModelRouteSpec, ModelRouteStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.price_list import PriceListSpec, PriceListStatus
@@ -50,6 +51,7 @@ from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, Ser
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
 from tessera.domain.observed.price_lists import ObservedPriceList
+from tessera.domain.observed.providers import ObservedProvider, ProviderSecret
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import (
     NOT_CREATED,
@@ -93,6 +95,8 @@ _MAX_REASON = 64
 _NODE_CLAIM = re.compile(r"nodeclaim/([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)", re.ASCII)
 # As fields are named, and shorter than any key.
 _KEY_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}", re.ASCII)
+# What a header can have; longer keys are none.
+_PROVIDER_KEY = re.compile(r"[!-~]{1,4096}", re.ASCII)
 _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 # Far from the ends of the calendar, so that any span may be added to a time.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -241,6 +245,21 @@ def parse_route(body: JsonObject) -> ObservedRoute:
         spec=spec,
         problem=problem,
         status=_validate_lenient(ModelRouteStatus, body.get("status", {})),
+    )
+
+
+def parse_provider(body: JsonObject) -> ObservedProvider:
+    """Parse a ModelProvider; if its spec is invalid, `problem` says why."""
+    meta = body["metadata"]
+    spec, problem = _validate(ModelProviderSpec, "modelprovider", body.get("spec", {}))
+    return ObservedProvider(
+        name=meta["name"],
+        uid=meta["uid"],
+        created=_creation_time(meta),
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=_validate_lenient(ModelProviderStatus, body.get("status", {})),
     )
 
 
@@ -522,6 +541,20 @@ def _with_state(pod: Pod, body: JsonObject) -> Pod:
         container_message=last_words,
         last_exit=_last_exit(containers),
     )
+
+
+def parse_secret(body: JsonObject) -> TenantKeys | ProviderSecret | None:
+    """Parse a Secret with keys of a tenant, which has its label, or with keys of providers."""
+    meta = body["metadata"]
+    if TENANT_LABEL in meta.get("labels", {}):
+        return parse_tenant_keys(body)
+    keys = {}
+    for field, encoded in (body.get("data") or {}).items():
+        with contextlib.suppress(ValueError):
+            key = base64.b64decode(encoded, validate=True).decode("ascii").strip()
+            if _PROVIDER_KEY.fullmatch(key):
+                keys[field] = key
+    return ProviderSecret(name=meta["name"], keys=keys)
 
 
 def parse_tenant_keys(body: JsonObject) -> TenantKeys | None:
@@ -882,6 +915,7 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     api_resources.BATCH_INFERENCES.plural: parse_batch,
     api_resources.QUALITY_GATES.plural: parse_gate,
     api_resources.MODEL_ROUTES.plural: parse_route,
+    api_resources.MODEL_PROVIDERS.plural: parse_provider,
     api_resources.JOBS.plural: parse_job,
     api_resources.CLAIMS.plural: parse_claim,
     api_resources.NODE_LAYOUTS.plural: parse_layout,
@@ -889,7 +923,7 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     api_resources.PODS.plural: parse_pod,
     api_resources.DEPLOYMENTS.plural: parse_workload,
     api_resources.SERVICES.plural: parse_service_endpoint,
-    api_resources.KEY_SECRETS.plural: parse_tenant_keys,
+    api_resources.KEY_SECRETS.plural: parse_secret,
     api_resources.PRICE_LISTS.plural: parse_price_list,
 }
 

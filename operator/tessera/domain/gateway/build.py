@@ -30,6 +30,7 @@ from tessera.domain.gateway.directory import (
     TenantLimits,
 )
 from tessera.domain.gateway.name_rights import name_rights
+from tessera.domain.gateway.outside import outside_models
 from tessera.domain.hardware.device import (
     MIG_PREFIX,
     Hardware,
@@ -43,6 +44,7 @@ from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import to_nanos
 from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.gates import ServiceRevision
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -75,6 +77,7 @@ class GatewayObservations:
     """Versions of services whose changes wait for a gate."""
     pods: Sequence[Pod] = ()
     routes: Sequence[ObservedRoute] = ()
+    providers: Sequence[ObservedProvider] = ()
     budgets: Sequence[Budget] = ()
     keys: Sequence[TenantKeys] = ()
     pools: Sequence[Pool] = ()
@@ -126,6 +129,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
     return Directory(
         # A service keeps its name beside a route.
         models=(*models, *routes),
+        outside=outside_models(tuple(observed.providers), tenants),
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
@@ -208,6 +212,7 @@ def _tenant(claim: NamespaceClaim) -> TenantLimits:
         charge_limits=tuple(
             _charge_limit(budget, generation, spec, limit) for _, limit in spec.charge_limits
         ),
+        residency=None if spec.data_residency is None else frozenset(spec.data_residency),
     )
 
 

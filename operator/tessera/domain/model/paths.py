@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from tessera.api.model_files import PoolingTask
+from tessera.api.model_provider import ProviderProtocol
 
 # Of every engine.
 TOKENIZER_PATHS = ("/tokenize", "/detokenize")
@@ -20,6 +21,13 @@ _POOLING: Mapping[PoolingTask, tuple[str, ...]] = {
     "Score": (*_SCORING, "/classify", "/pooling"),
     "Classify": ("/classify", "/pooling"),
     "Tokens": ("/pooling",),
+}
+
+# Of providers, which answer on these paths alone.
+PROTOCOLS: Mapping[str, ProviderProtocol] = {
+    "/v1/chat/completions": "OpenAIChat",
+    "/v1/responses": "OpenAIResponses",
+    "/v1/messages": "AnthropicMessages",
 }
 
 

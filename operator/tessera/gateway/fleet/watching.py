@@ -1,14 +1,15 @@
-"""What a gateway watches: services, routes, engines, pools, budgets, prices, and keys."""
+"""What a gateway watches: services, routes, engines, pools, budgets, prices, providers, keys."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Set
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.gateway.build import GatewayObservations
+from tessera.domain.observed.providers import ProviderSecret
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import Cluster
 from tessera.reconcile.observe import Observations
@@ -20,8 +21,10 @@ from tessera.resources.api_resources import (
     ENGINE_PODS,
     INFERENCE_SERVICES,
     KEY_SECRETS,
+    MODEL_PROVIDERS,
     MODEL_ROUTES,
     PRICE_LISTS,
+    PROVIDER_SECRETS,
     TENANT_BUDGETS,
     ApiResource,
 )
@@ -32,6 +35,7 @@ log = logging.getLogger("tessera")
 _FIELDS = {
     "services": INFERENCE_SERVICES,
     "routes": MODEL_ROUTES,
+    "providers": MODEL_PROVIDERS,
     "revisions": CONTROLLER_REVISIONS,
     "pods": ENGINE_PODS,
     "budgets": TENANT_BUDGETS,
@@ -50,10 +54,19 @@ _FLEET = (
 _KEYS = (KEY_SECRETS,)
 
 
+class ProviderSecrets(NamedTuple):
+    """The Secrets with keys of outside providers, of an installation that has any."""
+
+    cluster: Cluster
+    """Sees their namespace."""
+    update: Callable[[Iterable[ProviderSecret]], None]
+    """Hears of all of them after each change."""
+
+
 class FleetWatch:
     """Observes the cluster; while it cannot, the last observations stay."""
 
-    KINDS = (*_FLEET, *_KEYS)
+    KINDS = (*_FLEET, MODEL_PROVIDERS, *_KEYS)
 
     def __init__(
         self,
@@ -62,15 +75,20 @@ class FleetWatch:
         changed: Callable[[], None],
         report: Callable[[TenantKeys], None],
         keys_namespace: str,
+        providers: ProviderSecrets | None = None,
     ) -> None:
         """Call `changed` after each change; `keys` sees the namespaces of the Secrets of keys.
+
+        Without `providers` neither ModelProviders nor their Secrets are watched.
 
         `report` hears of a Secret whose records that cannot be read are others than before. Secrets
         outside `keys_namespace` are logged, since the next version does not read them.
         """
         self._fleet, self._keys = fleet, keys
         self._changed, self._report = changed, report
-        self._store = Store(self.KINDS)
+        self._providers = providers
+        self._fleet_kinds = _FLEET if providers is None else (*_FLEET, MODEL_PROVIDERS)
+        self._store = Store((*self._fleet_kinds, *_KEYS))
         self._keys_namespace = keys_namespace
         self._malformed: Mapping[Ref, Mapping[str, str]] = {}
         self._outside: Set[Ref] = frozenset()
@@ -81,7 +99,9 @@ class FleetWatch:
         if not self._store.complete:
             return None
         inputs: dict[str, Any] = {
-            field: self._store.plan_inputs(kind) for field, kind in _FIELDS.items()
+            field: self._store.plan_inputs(kind)
+            for field, kind in _FIELDS.items()
+            if kind in self._fleet_kinds or kind in _KEYS
         }
         self._report_malformed(inputs["keys"])
         self._warn_of_outside(inputs["keys"])
@@ -95,11 +115,13 @@ class FleetWatch:
         # is cancelled raises its errors alone.
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._run(self._fleet, _FLEET))
+                group.create_task(self._run(self._fleet, self._fleet_kinds))
                 group.create_task(self._run(self._keys, _KEYS))
+                if self._providers is not None:
+                    group.create_task(self._watch_secrets(self._providers))
         except* VersionRollbackError as errors:
             log.warning("%s", _first_cause(errors))
-            self._store = Store(self.KINDS)
+            self._store = Store((*self._fleet_kinds, *_KEYS))
 
     async def _run(self, cluster: Cluster, kinds: tuple[ApiResource, ...]) -> None:
         reflector = Reflector(
@@ -107,6 +129,21 @@ class FleetWatch:
         )
         await reflector.list_all()
         self._changed()
+        await reflector.run()
+
+    async def _watch_secrets(self, providers: ProviderSecrets) -> None:
+        # Of a store of their own: requests for services wait neither for them nor for their rights.
+        store = Store((PROVIDER_SECRETS,))
+
+        def changed(_: ApiResource) -> None:
+            secrets = store.plan_inputs(PROVIDER_SECRETS)
+            providers.update(each for each in secrets if isinstance(each, ProviderSecret))
+
+        reflector = Reflector(
+            providers.cluster, store, Observations(), changed, (PROVIDER_SECRETS,)
+        )
+        await reflector.list_all()
+        changed(PROVIDER_SECRETS)
         await reflector.run()
 
     def _report_malformed(self, keys: tuple[TenantKeys, ...]) -> None:
