@@ -37,6 +37,7 @@ from tessera.api import (
     budget_reasons,
     gate_reasons,
     pool_reasons,
+    provider_reasons,
     reasons,
     route_reasons,
 )
@@ -517,6 +518,7 @@ def _reasons() -> str:
         gate_reasons.GateOutcome: (
             "QualityGate: status.verdicts[].reason; InferenceService: status.rollouts[].reason"
         ),
+        provider_reasons.ProviderAccepted: "ModelProvider: condition Accepted",
         route_reasons.RouteAccepted: "ModelRoute: condition Accepted",
         route_reasons.TargetState: "ModelRoute: status.targets[].reason",
         budget_reasons.BudgetAccepted: "TenantBudget: condition Accepted",

@@ -21,16 +21,23 @@ class RouteAccepted(StatusReason):
     """An InferenceService of the tenant, or an older route of it, has the name, or a grant gives it
     to other namespaces, so requests for it do not come here from the gateway."""
     TARGET_NOT_FOUND = "TargetNotFound"
-    """Requests skip a target whose service the tenant does not have; the others work."""
+    """Requests skip a target whose service or provider the tenant does not have; the others
+    work."""
     POOLING_TARGET = "PoolingTarget"
     """Requests skip a target whose service generates no tokens; the others work."""
+    DATA_RESIDENCY = "DataResidency"
+    """Requests of the tenant skip a target whose provider is outside of `spec.dataResidency` of its
+    TenantBudget; the others work."""
+    PROVIDERS_DISABLED = "ProvidersDisabled"
+    """Requests skip targets at outside providers, since the chart's value
+    `gateway.providers.enabled` is false; the others work."""
 
 
 class TargetState(StatusReason):
     """Can the target answer?"""
 
     AVAILABLE = "Available", True
-    """It has a replica that takes requests."""
+    """It has a replica that takes requests, or is a model of a provider that the tenant may use."""
     NO_READY_REPLICA = "NoReadyReplica"
     """No replica takes requests now."""
     SERVICE_ASLEEP = "ServiceAsleep"
@@ -39,6 +46,11 @@ class TargetState(StatusReason):
     SERVICE_STOPPED = "ServiceStopped"
     """Its `spec.replicas` is 0."""
     TARGET_NOT_FOUND = "TargetNotFound"
-    """The InferenceService does not exist, its spec is invalid, or the tenant may not use it."""
+    """The InferenceService, or the ModelProvider or its model, does not exist, its spec is invalid,
+    or the tenant may not use it."""
     POOLING_TARGET = "PoolingTarget"
     """Its model returns embeddings, scores or classes, which no route does."""
+    DATA_RESIDENCY = "DataResidency"
+    """`spec.dataResidency` of the tenant does not list the region of the provider."""
+    PROVIDERS_DISABLED = "ProvidersDisabled"
+    """The installation sends nothing to outside providers."""

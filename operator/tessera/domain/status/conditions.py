@@ -9,12 +9,15 @@ from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.text import plain_text
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.gates import ObservedGate
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
 
 _MAX_MESSAGE_LENGTH = 2048
 # Objects with a status.
-Observed: TypeAlias = ObservedService | Pool | Batch | Budget | ObservedGate | ObservedRoute
+Observed: TypeAlias = (
+    ObservedService | Pool | Batch | Budget | ObservedGate | ObservedRoute | ObservedProvider
+)
 
 
 def with_accepted(

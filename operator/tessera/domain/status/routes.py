@@ -5,7 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tessera.api.model_route import ModelRouteSpec, ModelRouteStatus, RouteTarget, TargetStatus
+from tessera.api.model_route import (
+    ModelRouteSpec,
+    ModelRouteStatus,
+    ProviderTarget,
+    RouteTarget,
+    TargetStatus,
+)
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.route_reasons import RouteAccepted, TargetState
@@ -17,6 +23,7 @@ from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.name_conflicts import lists_any
 from tessera.domain.gateway.name_rights import NameRights, name_rights
 from tessera.domain.incremental import reused
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
@@ -27,6 +34,8 @@ from tessera.domain.steps import Step
 _SKIPPED = {
     TargetState.TARGET_NOT_FOUND: RouteAccepted.TARGET_NOT_FOUND,
     TargetState.POOLING_TARGET: RouteAccepted.POOLING_TARGET,
+    TargetState.DATA_RESIDENCY: RouteAccepted.DATA_RESIDENCY,
+    TargetState.PROVIDERS_DISABLED: RouteAccepted.PROVIDERS_DISABLED,
 }
 
 
@@ -43,6 +52,9 @@ class _Surroundings:
     listers: Mapping[str, Sequence[OfferedModel]]
     """Services, then routes, by each name that a route has, the oldest first."""
     gateways: bool
+    providers: Mapping[str, ObservedProvider] | None
+    residency: Mapping[str, Sequence[str]]
+    """`spec.dataResidency` by tenant, of those that have one."""
 
 
 def route_statuses(
@@ -52,13 +64,14 @@ def route_statuses(
     at: datetime,
     *,
     gateways: bool,
+    providers: Sequence[ObservedProvider] | None = None,
 ) -> Mapping[Ref, ModelRouteStatus]:
     """Return the status of each route; one that cannot be judged has its last one.
 
-    `gateways` says whether the installation runs any. A tenant reads the same of a service that it
-    may not use and of one that does not exist.
+    `gateways` says whether the installation runs any; `providers` is None if they send nothing
+    outside. A tenant reads the same of what it may not use and of what does not exist.
     """
-    around = _surroundings(routes, services, budgets, gateways=gateways)
+    around = _surroundings(routes, services, budgets, providers, gateways=gateways)
     return {route.ref: route_status(route, around, at) for route in routes}
 
 
@@ -66,6 +79,7 @@ def _surroundings(
     routes: Sequence[ObservedRoute],
     services: Sequence[ObservedService],
     budgets: Sequence[BudgetView],
+    providers: Sequence[ObservedProvider] | None,
     *,
     gateways: bool,
 ) -> _Surroundings:
@@ -93,6 +107,12 @@ def _surroundings(
         routes=offered,
         listers=listers,
         gateways=gateways,
+        providers=None if providers is None else {each.name: each for each in providers},
+        residency={
+            view.budget.name: view.spec.data_residency
+            for view in budgets
+            if view.spec is not None and view.spec.data_residency is not None
+        },
     )
 
 
@@ -157,10 +177,36 @@ def _status(route: ObservedRoute, around: _Surroundings, at: datetime) -> ModelR
 route_status = Step(_status, lambda _error, route, *_: route.status)
 
 
+def _outside_state(
+    wanted: ProviderTarget, tenant: str | None, around: _Surroundings
+) -> TargetState:
+    if around.providers is None:
+        return TargetState.PROVIDERS_DISABLED
+    provider = around.providers.get(wanted.name)
+    spec = None if provider is None else provider.spec
+    if (
+        spec is None
+        or tenant not in spec.tenants
+        or all(model.name != wanted.model for model in spec.models)
+    ):
+        return TargetState.TARGET_NOT_FOUND
+    regions = around.residency.get(tenant)
+    if regions is not None and spec.region not in regions:
+        return TargetState.DATA_RESIDENCY
+    return TargetState.AVAILABLE
+
+
 def _state(target: RouteTarget, namespace: str, around: _Surroundings) -> TargetState:
-    ref = target.service_ref(namespace)
+    tenant, ref = around.tenants.get(namespace), target.service_ref(namespace)
+    if target.provider is not None:
+        return _outside_state(target.provider, tenant, around)
     service = None if ref is None else around.services.get(ref)
-    tenant = around.tenants.get(namespace)
+    return _service_state(service, namespace, tenant, around)
+
+
+def _service_state(
+    service: ObservedService | None, namespace: str, tenant: str | None, around: _Surroundings
+) -> TargetState:
     if service is None or service.spec is None or not _may_use(service, namespace, tenant, around):
         return TargetState.TARGET_NOT_FOUND
     spec, status = with_known_files(service).spec or service.spec, service.status
@@ -235,19 +281,36 @@ def _skipped_sentence(
     spec: ModelRouteSpec,
     around: _Surroundings,
 ) -> str:
-    namespace = route.ref.namespace
-    ref, tenant = spec.targets[number].service_ref(namespace), around.tenants.get(namespace)
-    if ref is None:
-        return f"spec.targets[{number}].provider"
+    namespace, target = route.ref.namespace, spec.targets[number]
+    ref, tenant = target.service_ref(namespace), around.tenants.get(namespace)
+    owner = f"TenantBudget/{tenant}" if tenant else f"namespace {namespace}, without a TenantBudget"
+    if ref is None or target.provider is not None:
+        return _outside_sentence(number, state, target, owner)
     what = f"spec.targets[{number}].service: InferenceService/{ref}"
     if state is TargetState.POOLING_TARGET:
         return f"{what} generates no tokens; requests skip it"
     if ref.namespace == namespace or (tenant and around.tenants.get(ref.namespace) == tenant):
         return f"{what} does not exist, or its spec is invalid; requests skip it"
-    owner = f"TenantBudget/{tenant}" if tenant else f"namespace {namespace}, without a TenantBudget"
     return (
         f"{what} does not exist, or is not shared with {owner}, by a name that a grant has for it; "
         "requests skip it (docs/tasks/publish-models.md)"
+    )
+
+
+def _outside_sentence(number: int, state: TargetState, target: RouteTarget, owner: str) -> str:
+    wanted = target.provider
+    assert wanted is not None  # noqa: S101 - has no service
+    what = f"spec.targets[{number}].provider: ModelProvider/{wanted.name}"
+    if state is TargetState.PROVIDERS_DISABLED:
+        return (
+            f"{what} is skipped: the chart's value gateway.providers.enabled is false; ask the "
+            "platform team"
+        )
+    if state is TargetState.DATA_RESIDENCY:
+        return f"{what} is skipped: its region is not in spec.dataResidency of {owner}"
+    return (
+        f"{what} does not exist, does not list {owner} in spec.tenants, or has no model "
+        f"{wanted.model}; requests skip it (docs/tasks/outside-providers.md)"
     )
 
 
