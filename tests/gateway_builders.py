@@ -1,11 +1,19 @@
 """Replicas, requests and limits of the gateway's decisions."""
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
+from tessera.api.model_provider import ModelCost, ProviderKey, ProviderModel, ProviderTimeouts
 from tessera.api.ref import Ref
 from tessera.domain.budget.name_grants import EVERY_TENANT
-from tessera.domain.gateway.directory import EngineReplica, OfferedModel
+from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.gateway.directory import (
+    EngineReplica,
+    OfferedModel,
+    OfferedProvider,
+    OutsideModel,
+)
 from tessera.domain.gateway.name_rights import NameHolder, NameRights
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.perf.step import StepTime
@@ -69,3 +77,41 @@ def a_replica_state(
 def an_engine_load(running: int = 0, waiting: int = 0, **fields: Any) -> EngineLoad:
     values = {"running": running, "waiting": waiting, "observed_at": 0.0}
     return EngineLoad(**{**values, **fields})
+
+
+def an_offered_provider(name: str = "acme", **fields: Any) -> OfferedProvider:
+    defaults: dict[str, Any] = {
+        "uid": f"uid-of-{name}",
+        "base_url": f"https://{name}.example/v1",
+        "protocols": frozenset({"OpenAIChat", "OpenAIResponses", "AnthropicMessages"}),
+        "secret": ProviderKey(name=name),
+        "max_concurrent_requests": 64,
+        "timeouts": ProviderTimeouts(),
+        "weights": {"team-a": 1.0},
+    }
+    return OfferedProvider(name=name, **{**defaults, **fields})
+
+
+def an_outside_model(
+    name: str = "large-1", provider: OfferedProvider | None = None, **fields: Any
+) -> OutsideModel:
+    defaults: dict[str, Any] = {
+        "max_context_tokens": 128_000,
+        "max_output_tokens": 4096,
+        "media": True,
+        "reasoning": True,
+        "cost": ModelCost(input=Decimal(1), output=Decimal(4)),
+    }
+    price = RequestPrice(
+        price_list="acme@0123456789ab",
+        currency="USD",
+        input=10**9,
+        cached_input=10**9,
+        output=4 * 10**9,
+        reasoning=4 * 10**9,
+    )
+    return OutsideModel(
+        provider=provider or an_offered_provider(),
+        model=ProviderModel(name=name, **{**defaults, **fields}),
+        cost=price,
+    )

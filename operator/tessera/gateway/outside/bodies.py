@@ -1,0 +1,301 @@
+"""Bodies of requests as outside providers get them, in the protocol in which they came."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from tessera.api.model_provider import ProviderModel, ProviderProtocol
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import OutsideModel
+from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
+from tessera.gateway.outside import fields as listed
+from tessera.gateway.outside.signed import thinking_mark, unmarked
+from tessera.gateway.refusals import RequestError, invalid_request
+
+PROTOCOLS: Mapping[str, ProviderProtocol] = {
+    "/v1/chat/completions": "OpenAIChat",
+    "/v1/responses": "OpenAIResponses",
+    "/v1/messages": "AnthropicMessages",
+}
+
+# Of all lists of a body together.
+_MAX_VALUES = 16_384
+_MAX_URL_BYTES = 8192
+_MAX_TYPE_BYTES = 128
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# Nothing that two readers could take for different hosts: no user, no escape, no space.
+_HTTPS = re.compile(r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
+_DATA = re.compile(rb'"data:image/', re.IGNORECASE)
+_INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
+_FUNCTIONS = ("function", "custom")
+# Clients run them, whatever their version.
+_CLIENT_TOOLS = re.compile(r"custom|(bash|text_editor|memory)_\d{8}")
+
+_all_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_limit = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1)])
+_flag = msgspec.json.Decoder(bool)
+_text = msgspec.json.Decoder(str)
+_texts = msgspec.json.Decoder(list[str])
+
+_Fields = dict[str, Any]
+
+
+def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int) -> bytes:
+    """Return the body for a model of a provider, with at most so many tokens of each choice.
+
+    Of signed thinking it has what this provider made. Raises RequestError for what the protocol or
+    the model has no word for, so that the target is skipped.
+    """
+    model, protocol = outside.model, _PROTOCOLS[PROTOCOLS[path]]
+    fields: _Fields = {}
+    for name, value in decode(_all_fields, body).items():
+        if name in protocol.fields.passes:
+            if value != listed.NULL:
+                fields[name] = value
+        elif not protocol.fields.leaves_out(name, value):
+            raise _unsayable(name)
+    limits = [most_output, model.max_output_tokens]
+    limits += [_read(_limit, name, fields.pop(name)) for name in _LIMITS if name in fields]
+    protocol.build(fields, _BodyValues(model, thinking_mark(outside.provider)))
+    fields["model"] = model.name
+    fields[protocol.limit or model.output_limit_field] = min(limits)
+    return msgspec.json.encode(fields)
+
+
+class _BodyValues:
+    """Reads the values of one body, of which there are not too many."""
+
+    def __init__(self, model: ProviderModel, mark: bytes) -> None:
+        self.model, self.mark = model, mark
+        self._seen = 0
+
+    def items(self, name: str, value: msgspec.Raw) -> list[msgspec.Raw] | None:
+        """Return the items of a list; None where the value is none."""
+        if bytes(memoryview(value)[:1]) != b"[":
+            return None
+        items = first_items(memoryview(value))
+        self._seen += len(items)
+        if len(items) > MAX_TEXTS or self._seen > _MAX_VALUES:
+            raise invalid_request(
+                f"{name}: expected at most {MAX_TEXTS} items in a list, and {_MAX_VALUES} in all",
+                name,
+            )
+        return items
+
+    def parts(
+        self,
+        name: str,
+        value: msgspec.Raw,
+        part: Callable[["_BodyValues", msgspec.Raw], _Fields | None],
+    ) -> Any:
+        """Return a text as it is, and of a list its parts without those that are left out."""
+        items = self.items(name, value)
+        if items is None:
+            return value
+        parts = [part(self, item) for item in items]
+        return [each for each in parts if each is not None]
+
+    def tools(self, fields: _Fields, lists: listed.Listed, types: Callable[[str], object]) -> None:
+        """Cut the tools to those that the client runs itself."""
+        if "tools" not in fields:
+            return
+        tools = []
+        for item in self.items("tools", fields["tools"]) or ():
+            tool = lists.cut(item)
+            kind = _type_of(tool) or "custom"
+            if not types(kind):
+                raise _unsayable(f"tools of type {kind}", "tools")
+            tools.append(tool)
+        if tools and not self.model.tools:
+            raise invalid_request(f"tools: the model {self.model.name} has none", "tools")
+        fields["tools"] = tools
+
+    def image(self, name: str, url: msgspec.Raw | None) -> None:
+        """Check where an image comes from; without a URL it is in the body."""
+        if not self.model.media:
+            raise invalid_request(f"{name}: the model {self.model.name} takes no images", name)
+        if url is None or _DATA.match(url):
+            return
+        if len(url) > _MAX_URL_BYTES or not _HTTPS.fullmatch(_read(_text, name, url)):
+            raise invalid_request(f"{name}: providers get images by https URLs, or as data", name)
+
+    def without_reasoning(self, fields: _Fields, *names: str) -> None:
+        """Leave out what only models that reason are asked for."""
+        if not self.model.reasoning:
+            for name in names:
+                fields.pop(name, None)
+
+
+def _chat(fields: _Fields, values: _BodyValues) -> None:
+    fields["messages"] = values.parts("messages", _required(fields, "messages"), _chat_message)
+    values.tools(fields, listed.CHAT_TOOL, _FUNCTIONS.__contains__)
+    values.without_reasoning(fields, "reasoning_effort")
+    if "stream" in fields and _read(_flag, "stream", fields["stream"]):
+        fields["stream_options"] = {"include_usage": True}
+
+
+def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields:
+    message = listed.CHAT_MESSAGE.cut(item)
+    if "content" in message:
+        message["content"] = values.parts("content", message["content"], _chat_part)
+    if "tool_calls" in message:
+        calls = values.items("tool_calls", message.pop("tool_calls"))
+        # Engines write empty lists, which providers refuse.
+        if calls:
+            message["tool_calls"] = [listed.CHAT_CALL.cut(call) for call in calls]
+            message.setdefault("content", None)
+    return message
+
+
+def _chat_part(values: _BodyValues, item: msgspec.Raw) -> _Fields:
+    part = listed.CHAT_PART.cut(item)
+    kind = _type_of(part)
+    if kind == "image_url":
+        image = part["image_url"] = listed.CHAT_IMAGE.cut(_required(part, "image_url"))
+        values.image("image_url", _required(image, "url"))
+    elif kind not in ("text", "refusal"):
+        raise _unsayable(f"content of type {kind}", "messages")
+    return part
+
+
+def _responses(fields: _Fields, values: _BodyValues) -> None:
+    items = values.parts("input", _required(fields, "input"), _responses_item)
+    fields["input"] = items
+    values.tools(fields, listed.RESPONSES_TOOL, _FUNCTIONS.__contains__)
+    if "include" in fields:
+        included = _read(_texts, "include", fields["include"])
+        fields["include"] = [each for each in _INCLUDED if each in included]
+    values.without_reasoning(fields, "reasoning", "include")
+    # Else the provider keeps it for 30 days.
+    fields["store"] = False
+
+
+def _responses_item(values: _BodyValues, value: msgspec.Raw) -> _Fields | None:
+    item = listed.RESPONSES_ITEM.cut(value)
+    match _type_of(item) or "message":
+        case "message":
+            item["content"] = _responses_content(values, _required(item, "content"))
+        case "reasoning":
+            item["encrypted_content"] = unmarked(item.get("encrypted_content"), values.mark)
+            if item["encrypted_content"] is None:
+                return None
+        case "function_call_output" | "custom_tool_call_output":
+            item["output"] = _responses_content(values, _required(item, "output"))
+        case "function_call" | "custom_tool_call":
+            pass
+        case kind:
+            raise _unsayable(f"items of type {kind}", "input")
+    return item
+
+
+def _responses_content(values: _BodyValues, value: msgspec.Raw) -> Any:
+    return values.parts("content", value, _responses_part)
+
+
+def _responses_part(values: _BodyValues, item: msgspec.Raw) -> _Fields:
+    part = listed.RESPONSES_PART.cut(item)
+    kind = _type_of(part)
+    if kind == "input_image":
+        values.image("image_url", _required(part, "image_url"))
+    elif kind not in ("input_text", "output_text", "refusal"):
+        raise _unsayable(f"content of type {kind}", "input")
+    return part
+
+
+def _messages(fields: _Fields, values: _BodyValues) -> None:
+    messages = values.parts("messages", _required(fields, "messages"), _message)
+    fields["messages"] = messages
+    if "system" in fields:
+        fields["system"] = values.parts("system", fields["system"], _block)
+    values.tools(fields, listed.MESSAGES_TOOL, _CLIENT_TOOLS.fullmatch)
+    values.without_reasoning(fields, "thinking")
+    if "output_config" in fields:
+        config = listed.MESSAGES_OUTPUT.cut(fields["output_config"])
+        values.without_reasoning(config, "effort")
+        fields["output_config"] = config
+
+
+def _message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
+    message = listed.MESSAGES_MESSAGE.cut(item)
+    message["content"] = values.parts("content", _required(message, "content"), _block)
+    # It was all thinking of others.
+    return None if message["content"] == [] else message
+
+
+def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
+    block = listed.MESSAGES_BLOCK.cut(item)
+    match _type_of(block):
+        case "text" | "tool_use":
+            pass
+        case "image":
+            source = block["source"] = listed.MESSAGES_SOURCE.cut(_required(block, "source"))
+            kind = _type_of(source)
+            if kind not in ("base64", "url"):
+                raise _unsayable(f"sources of type {kind}", "messages")
+            values.image("source", _required(source, "url") if kind == "url" else None)
+        case "tool_result":
+            if "content" in block:
+                block["content"] = values.parts("content", block["content"], _result_block)
+        case "thinking" | "redacted_thinking" as kind:
+            name = "signature" if kind == "thinking" else "data"
+            block[name] = unmarked(block.get(name), values.mark)
+            if block[name] is None:
+                return None
+        case kind:
+            raise _unsayable(f"content of type {kind}", "messages")
+    return block
+
+
+def _result_block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
+    """Cut a block of the result of a tool, which has no result of another one in it."""
+    kind = _type_of(listed.MESSAGES_BLOCK.cut(item))
+    if kind not in ("text", "image"):
+        raise _unsayable(f"results of type {kind}", "messages")
+    return _block(values, item)
+
+
+class _ProtocolBody(NamedTuple):
+    fields: listed.FieldLists
+    build: Callable[[_Fields, _BodyValues], None]
+    limit: str | None
+    """The name of the output limit; None where models differ in it."""
+
+
+_PROTOCOLS: Mapping[ProviderProtocol, _ProtocolBody] = {
+    "OpenAIChat": _ProtocolBody(listed.CHAT, _chat, None),
+    "OpenAIResponses": _ProtocolBody(listed.RESPONSES, _responses, "max_output_tokens"),
+    "AnthropicMessages": _ProtocolBody(listed.MESSAGES, _messages, "max_tokens"),
+}
+
+
+def _required(fields: _Fields, name: str) -> msgspec.Raw:
+    value: msgspec.Raw | None = fields.get(name)
+    if value is None:
+        raise invalid_request(f"{name}: is required", name)
+    return value
+
+
+def _type_of(fields: _Fields) -> str:
+    """Return the type of an object; empty without any."""
+    value = fields.get("type")
+    if value is None:
+        return ""
+    if len(value) > _MAX_TYPE_BYTES:
+        raise invalid_request(f"type: has more than {counted(_MAX_TYPE_BYTES, 'byte')}", "type")
+    kind: str = _read(_text, "type", value)
+    return kind
+
+
+def _read(decoder: msgspec.json.Decoder[Any], name: str, value: msgspec.Raw) -> Any:
+    try:
+        return decode(decoder, value)
+    except msgspec.ValidationError as error:
+        raise invalid_request(f"{name}: {error}", name) from None
+
+
+def _unsayable(what: str, name: str | None = None) -> RequestError:
+    return invalid_request(
+        f"{what}: providers outside the cluster cannot be asked for this", name or what
+    )
