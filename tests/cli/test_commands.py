@@ -5,23 +5,34 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tessera.adapters.kube.object_parsing import parse_route
 from tessera.api.service_status import EnergyStatus
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.explain.command import explanation, load_curve, slow_start_log
+from tessera.cli.explain.command import _route as explain_route_command
+from tessera.cli.explain.command import (
+    explanation,
+    load_curve,
+    route_explanation,
+    slow_start_log,
+)
 from tessera.cli.fleet import read_fleet
-from tessera.cli.top.rows import pools_json, service_rows
+from tessera.cli.top.command import report_lines
+from tessera.cli.top.rows import pools_json, route_rows, service_rows
 from tessera.cli.update.command import update
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.energy import EnergySource, ServiceEnergy
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.domain.routes.savings import RouteUse
 from tessera.ports import ClusterError
-from tessera.resources.api_resources import PODS
+from tessera.resources.api_resources import MODEL_ROUTES, PODS
 from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_pod_body, a_served_cluster
 from tests.domain.slo.latencies import engine_latency, gateway_latency
@@ -184,6 +195,61 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "allocatable": 7}}
+
+
+async def test_a_route_is_explained_in_each_form_and_by_a_known_name() -> None:
+    status = {"targets": [{"name": "small", "service": "team-a/small", "reason": "Available"}]}
+    metadata = {"name": "assistant", "namespace": "team-a", "uid": "r", "generation": 1}
+    metadata["creationTimestamp"] = "2026-11-20T11:00:00Z"
+    body = {
+        "metadata": metadata,
+        "spec": {"targets": [{"service": "small"}]},
+        "status": status,
+    }
+    route = parse_route(body)
+    use = RouteUse(requests={"small": 3})
+    text = route_explanation(route, [use], NOW, "no prices", "text").text
+    assert text.startswith(f"ModelRoute/team-a/assistant at {NOW:%Y-%m-%d}")
+    assert "Note: no prices" in text
+    assert "small     team-a/small: Available, 100.0% of the requests" in text
+    known = json.loads(route_explanation(route, [use], NOW, "", "json").text)
+    assert (known["route"], known["notes"]) == ("assistant", [])
+    assert [each["topic"] for each in known["decisions"]] == ["accepted", "selection"]
+
+    _, api = await a_served_cluster()
+    api.pages[MODEL_ROUTES.path("team-a")] = {"items": [body], "metadata": {}}
+    command: Any = explain_route_command
+    for name in ("assistant", "assistent"):
+        arguments = SimpleNamespace(request_id=name, prometheus=None, output="text")
+        answer = command.__wrapped__(Reader(api, "team-a"), arguments)
+        if name == "assistant":
+            assert "needs --prometheus URL" in (await answer).text
+            continue
+        with pytest.raises(CommandError, match="not found in team-a; there is assistant"):
+            await answer
+
+
+def test_top_has_what_routes_answered_and_saved() -> None:
+    use = RouteUse(
+        requests={"small": 3, "large": 1},
+        fallbacks=1,
+        currency="USD",
+        tokens={"small": 3e6, "large": 1e6},
+        charges={"small": 6e8, "large": 8e8},
+        at_last=32e8,
+    )
+    uses = {"team-a/assistant": (use,), "team-b/other": (RouteUse(requests={"a": 1}),)}
+    row, other = route_rows({**uses, "team-a/idle": (RouteUse(requests={"a": 0}),)}, None)
+    assert dict(row.shares) == {"large": 0.25, "small": 0.75}
+    assert (row.fallback_share, row.per_million_tokens) == (0.25, Decimal("0.3500"))
+    assert (row.last_per_million_tokens, row.saved) == (Decimal("0.8000"), 1 - 0.35 / 0.8)
+    assert (other.currency, other.saved) == (None, None)
+    assert [each.route for each in route_rows(uses, "team-b")] == ["other"]
+    lines = list(report_lines([], [row, other], [], []))
+    assert lines[3].split()[1:] == [
+        *("large", "25%,", "small", "75%", "25.0%", "0.3500", "USD", "0.8000", "USD", "56.2%")
+    ]
+    assert lines[4].split()[-3:] == ["-", "-", "-"]
 
 
 async def test_top_has_the_energy_of_a_token_by_prometheus_before_the_status() -> None:

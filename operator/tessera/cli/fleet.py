@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from tessera.adapters.clock import now
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.adapters.prometheus.routes import route_queries, routes_of
 from tessera.api.budget_reasons import WithinBudget
 from tessera.api.reasons import NAME_REASONS
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
@@ -30,6 +31,7 @@ from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.placement.pod_template import allowed_keys
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
+from tessera.domain.routes.savings import RouteUse
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import reported_target
@@ -194,6 +196,18 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
 def open_prometheus(url: str) -> PrometheusMetrics:
     """Return the Prometheus at the URL, with the credentials that the environment names."""
     return PrometheusMetrics(url, now, CommandSettings().prometheus_access)
+
+
+async def read_routes(url: str | None) -> tuple[Mapping[str, tuple[RouteUse, ...]], str]:
+    """Return what each route did in the last hour, and why it is not known."""
+    if url is None:
+        return {}, "what routes answered and saved needs --prometheus URL"
+    metrics = open_prometheus(url)
+    try:
+        rows_by_query = await metrics.query_union(route_queries(metrics.gateway_target))
+        return routes_of(rows_by_query), ""
+    except MetricsError as error:
+        return {}, str(error)
 
 
 def prometheus_url(arguments: SimpleNamespace) -> str | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tessera.domain.routes.savings import cascade_blend, router_blend, saved_share
+from tessera.domain.routes.savings import SHARES, blends, router_blend, saved_share
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,18 @@ def test_blend_of_a_router(
     assert router_blend(share, small, large, router=0.01) == pytest.approx(blend + 0.01)
 
 
-def test_blend_of_a_cascade() -> None:
-    assert cascade_blend(0.9, 0.10, 0.80) == pytest.approx(0.18)
+def test_the_shares_of_the_sources_blend_two_prices() -> None:
+    rows = [
+        (row.share, round(row.price, 3), round(row.saved or 0, 3)) for row in blends(0.10, 0.80)
+    ]
+    assert rows == [
+        (0.5, 0.45, 0.438),
+        (0.6, 0.38, 0.525),
+        (0.85, 0.205, 0.744),
+        (0.9, 0.17, 0.788),
+        (0.95, 0.135, 0.831),
+    ]
+    assert [row.saved for row in blends(0.0, 0.0)] == [None] * len(SHARES)
 
 
 def test_a_share_is_saved_or_lost() -> None:

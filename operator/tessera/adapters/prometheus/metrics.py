@@ -213,10 +213,11 @@ class PrometheusMetrics:
         """The label matchers of the operator's own series."""
         self._free_queries = threading.Semaphore(_MAX_QUERIES)
         self._clock = clock
-        self._gateway_target = access.gateway_target
+        self.gateway_target = access.gateway_target
+        """The label matchers of the gateways' own series."""
         self._last_speeds: _TimedSpeeds = None, {}
         self._latencies = _TimedLatencies()
-        self.energy = EnergyReader(self._query, self._query_union, self.own_target)
+        self.energy = EnergyReader(self._query, self.query_union, self.own_target)
         self._rejected: Counter[RejectedSample] = Counter()
 
     def take_rejected(self) -> Mapping[RejectedSample, int]:
@@ -231,7 +232,7 @@ class PrometheusMetrics:
         """
         at = self._clock()
         try:
-            rows_by_query = await self._query_union(_LOAD)
+            rows_by_query = await self.query_union(_LOAD)
         except MetricsError as error:
             latencies = self._latencies = self._latencies.failed(at)
             return Readings(
@@ -272,7 +273,7 @@ class PrometheusMetrics:
         When the query fails, speeds are unknown; everything else stays known.
         """
         try:
-            return at, speeds_of(await self._query_union(SPEEDS))
+            return at, speeds_of(await self.query_union(SPEEDS))
         except MetricsError:
             return at, {}
 
@@ -281,7 +282,7 @@ class PrometheusMetrics:
         if edges is None:
             return self._latencies
         try:
-            rows_by_query = await self._query_union(latency_queries(edges, self._gateway_target))
+            rows_by_query = await self.query_union(latency_queries(edges, self.gateway_target))
         except MetricsError:
             return self._latencies.failed(at)
         # Of a large fleet this takes too long for the event loop.
@@ -354,11 +355,11 @@ class PrometheusMetrics:
 
     async def gateway_demand(self) -> Mapping[Ref, GatewayDemand] | None:
         """Return the requests at gateways; None while the operator has no reports of them."""
-        return demand_of(await self._query_union(demand_queries(self._gateway_target)))
+        return demand_of(await self.query_union(demand_queries(self.gateway_target)))
 
     async def drafts(self) -> Mapping[Ref, tuple[DraftCounts, ...]]:
         """Return what engines drafted for each service by temperature, as gateways count it."""
-        return drafts_of(await self._query_union(draft_queries(self._gateway_target)))
+        return drafts_of(await self.query_union(draft_queries(self.gateway_target)))
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """Return how many series each selector matches now."""
@@ -371,7 +372,7 @@ class PrometheusMetrics:
 
     async def usage(self, since: datetime, until: datetime) -> tuple[UsageRow, ...] | None:
         """Return what each service used between two moments; None without samples of the first."""
-        return usage_rows(await self._query_union(usage_queries(since, until), until))
+        return usage_rows(await self.query_union(usage_queries(since, until), until))
 
     async def bill_scrapes(
         self, begin: datetime, end: datetime
@@ -418,7 +419,7 @@ class PrometheusMetrics:
         rows = await self._execute(seconds, self._client.custom_query, query, _parameters(at))
         return bounded_rows(rows, bounds, self._rejected)
 
-    async def _query_union(
+    async def query_union(
         self, queries: Queries, at: datetime | None = None
     ) -> Mapping[str, list[QueryRow]]:
         """Return the rows of each query, as `_query` does."""

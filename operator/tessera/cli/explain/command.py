@@ -1,41 +1,56 @@
 """`tessera explain`: every decision about a service, its numbers, and what would change it.
 
-`tessera explain request` says the same of where one request went.
+`tessera explain route` says who answers for a route and what that saves, and `tessera explain
+request` where one request went.
 """
 
 import contextlib
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from types import SimpleNamespace
 
-from tessera.adapters.kube.object_parsing import parse_service
+from tessera.adapters.clock import now
+from tessera.adapters.kube.object_parsing import parse_route, parse_service
 from tessera.adapters.prometheus.load import read_load
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.explain import request
-from tessera.cli.fleet import FleetInputs, open_prometheus, prometheus_url, read_fleet
+from tessera.cli.fleet import (
+    FleetInputs,
+    open_prometheus,
+    prometheus_url,
+    read_fleet,
+    read_routes,
+)
 from tessera.cli.output import Output
 from tessera.cli.text import format_time, indent_lines, table
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.explain import explain
+from tessera.domain.explain.route import explain_route
+from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.reporting.decision import Decision
+from tessera.domain.routes.savings import RouteUse
 from tessera.domain.scaling.starts import is_slow
 from tessera.ports import MetricsError
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_ROUTES
 
 _MAX_SUGGESTIONS = 5
 
 
 def run(arguments: SimpleNamespace) -> Output:
     """Return the decisions as text or JSON."""
-    if arguments.request_id is None:
+    name = arguments.request_id
+    if name is None:
         return _service(arguments)
+    if arguments.service == "route":
+        return _route(arguments)
     if arguments.service != "request":
         raise CommandError(
-            f"{arguments.service} {arguments.request_id}: pass the name of a service alone, or "
+            f"{arguments.service} {name}: pass the name of a service alone, `route` and a name, or "
             "`request` and an id"
         )
     return request.run(arguments)
@@ -49,6 +64,37 @@ async def _service(reader: Reader, arguments: SimpleNamespace) -> Output:
     log = await slow_start_log(reader, fleet, ref)
     curve = await load_curve(fleet, ref, url)
     return explanation(fleet, ref, arguments.output, log, curve)
+
+
+@cluster_command
+async def _route(reader: Reader, arguments: SimpleNamespace) -> Output:
+    ref, url = Ref(reader.namespace, arguments.request_id), prometheus_url(arguments)
+    bodies = await reader.list_objects(MODEL_ROUTES, ref.namespace)
+    routes = {route.ref: route for route in map(parse_route, bodies)}
+    if ref not in routes:
+        names = ", ".join(sorted(each.name for each in routes)[:_MAX_SUGGESTIONS])
+        raise CommandError(
+            f"ModelRoute/{ref.name} not found in {ref.namespace}; "
+            f"{f'there is {names}' if names else 'kubectl get modelroutes -A'}"
+        )
+    uses, note = await read_routes(url)
+    return route_explanation(routes[ref], uses.get(str(ref), ()), now(), note, arguments.output)
+
+
+def route_explanation(
+    route: ObservedRoute, uses: Sequence[RouteUse], at: datetime, note: str, output_format: str
+) -> Output:
+    """Return the decisions about a route as text or JSON; the note says what is not known."""
+    decisions, notes = explain_route(route, uses), [note] if note else []
+    head = {"namespace": route.ref.namespace, "route": route.ref.name, "at": at.isoformat()}
+
+    def lines() -> Iterator[str]:
+        yield f"ModelRoute/{route.ref} at {format_time(at)} UTC"
+        yield from (f"Note: {each}" for each in notes)
+        for decision in decisions:
+            yield from ("", *_decision_lines(decision))
+
+    return Output.of(output_format, lines(), partial(_body, head, notes, decisions))
 
 
 async def load_curve(fleet: FleetInputs, ref: Ref, url: str | None) -> LoadCurve | None:
@@ -86,7 +132,8 @@ def explanation(
     snapshot = fleet.snapshot
     require_service(ref, [service.ref for service in snapshot.services])
     decisions = explain(snapshot, fleet.compute_plan(snapshot), ref, log, curve)
-    body = partial(_body, ref, fleet, decisions)
+    head = {"namespace": ref.namespace, "service": ref.name, "at": fleet.at.isoformat()}
+    body = partial(_body, head, list(_notes(fleet, decisions)), decisions)
     return Output.of(output_format, _lines(ref, fleet, decisions), body)
 
 
@@ -146,12 +193,10 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
         yield from (f"    - {change}" for change in decision.would_change)
 
 
-def _body(ref: Ref, fleet: FleetInputs, decisions: Sequence[Decision]) -> Json:
+def _body(head: Json, notes: Sequence[str], decisions: Sequence[Decision]) -> Json:
     return {
-        "namespace": ref.namespace,
-        "service": ref.name,
-        "at": fleet.at.isoformat(),
-        "notes": list(_notes(fleet, decisions)),
+        **head,
+        "notes": notes,
         "decisions": [
             {
                 "topic": decision.topic,

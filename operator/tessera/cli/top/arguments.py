@@ -18,7 +18,8 @@ TOP_VIEWS = ("services", "requests")
 TOP = Command(
     "top",
     "services by cost, pools by free devices; requests that run at a gateway",
-    "Shows the services, the most expensive first, and the pools with their free devices. "
+    "Shows the services, the most expensive first, and the pools with their free devices; with a "
+    "Prometheus also what routes saved in the last hour beside their last target. "
     "Queue, activity and measured tokens need Prometheus; predicted tokens are marked with ~. "
     "WAITING counts requests at engines and at gateways; SLO-NOW is of the last five minutes, "
     "while SLO of `kubectl get tsvc` may be five minutes older. "

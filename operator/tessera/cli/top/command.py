@@ -1,15 +1,22 @@
-"""`tessera top`: services by cost, pools by free devices; requests that run at a gateway."""
+"""`tessera top`: services by cost, routes, pools by free devices; requests at a gateway."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 
 from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json, Reader, cluster_command
-from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
+from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet, read_routes
 from tessera.cli.output import Output
 from tessera.cli.text import cell, table
 from tessera.cli.top import requests
-from tessera.cli.top.rows import UNKNOWN_CELL, TopRow, pools_json, service_rows
+from tessera.cli.top.rows import (
+    UNKNOWN_CELL,
+    TopRoute,
+    TopRow,
+    pools_json,
+    route_rows,
+    service_rows,
+)
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import MetricsError
 
@@ -24,6 +31,8 @@ async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
     url = prometheus_url(arguments)
     fleet = await read_fleet(reader, url)
     token_rates, cached_shares, problem = await _read_tokens(url)
+    # Without a Prometheus the note on tokens says enough.
+    uses = {} if problem else (await read_routes(url))[0]
     namespace = None if arguments.all_namespaces else arguments.namespace
     snapshot = fleet.snapshot
     plan = fleet.compute_plan(snapshot)
@@ -37,8 +46,10 @@ async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
         if (pods := pool["unmanagedPods"])
     ]
     services = [row.model_dump(mode="json", by_alias=True) for row in rows]
-    body = {"services": services, "pools": pools, "notes": notes}
-    lines = _report_lines(rows, pools, [*notes, *unmanaged])
+    routes = route_rows(uses, namespace)
+    route_bodies = [route.model_dump(mode="json", by_alias=True) for route in routes]
+    body = {"services": services, "routes": route_bodies, "pools": pools, "notes": notes}
+    lines = report_lines(rows, routes, pools, [*notes, *unmanaged])
     return Output.of(arguments.output, lines, lambda: body)
 
 
@@ -61,13 +72,21 @@ _HEADERS = (
 )
 
 
-def _report_lines(
-    rows: Sequence[TopRow], pool_rows: Sequence[Json], notes: Sequence[str]
+def report_lines(
+    rows: Sequence[TopRow],
+    routes: Sequence[TopRoute],
+    pool_rows: Sequence[Json],
+    notes: Sequence[str],
 ) -> Iterator[str]:
+    """Yield the tables, and what is missing in them."""
     if rows:
         yield from table(_HEADERS, [_service_cells(row) for row in rows])
     else:
         yield "no services"
+    if routes:
+        yield ""
+        columns = ("ROUTE", "TARGETS", "FALLBACK", "$/MTOK", "AT THE LAST TARGET", "SAVED")
+        yield from table(columns, [_route_cells(route) for route in routes])
     if pool_rows:
         yield ""
         columns = ("POOL", "PRODUCT", "TIER", "$/GPU/H", "NODES", "FREE DEVICES")
@@ -94,6 +113,18 @@ def _service_cells(row: TopRow) -> list[str]:
         cell(row.joules_per_token, "{:.3g}"),
         _instance_cell(row),
         row.reason,
+    ]
+
+
+def _route_cells(route: TopRoute) -> list[str]:
+    currency = route.currency or ""
+    return [
+        f"{route.namespace}/{route.route}",
+        ", ".join(f"{name} {share:.0%}" for name, share in route.shares.items()),
+        f"{route.fallback_share:.1%}",
+        cell(route.per_million_tokens, f"{{}} {currency}"),
+        cell(route.last_per_million_tokens, f"{{}} {currency}"),
+        cell(route.saved, "{:.1%}"),
     ]
 
 

@@ -20,6 +20,7 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.free_hardware import replicas_free_now
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.routes.savings import RouteUse
 from tessera.domain.scaling.load import load_of, service_readings, usable_readings
 from tessera.domain.slo.condition import attained_text
 
@@ -82,6 +83,48 @@ class TopRow(Wire):
     @property
     def ref(self) -> Ref:
         return Ref(self.namespace, self.service)
+
+
+class TopRoute(Wire):
+    """What one route did in the last hour, of calls in one currency. None is "not known"."""
+
+    namespace: str
+    route: str
+    shares: Mapping[str, _Share]
+    """Share of the requests by target."""
+    fallback_share: _Share
+    currency: str | None
+    per_million_tokens: Decimal | None
+    """Blended price of a million tokens."""
+    last_per_million_tokens: Decimal | None
+    """What the last target would be charged for them."""
+    saved: _Share | None
+
+
+def route_rows(
+    routes: Mapping[str, Sequence[RouteUse]], namespace: str | None
+) -> Sequence[TopRoute]:
+    """Return the routes with requests, by name."""
+    return [
+        TopRoute(
+            namespace=ref.namespace,
+            route=ref.name,
+            shares={target: use.share_of(target) or 0.0 for target in sorted(use.requests)},
+            fallback_share=use.fallbacks / max(1.0, sum(use.requests.values())),
+            currency=use.currency,
+            per_million_tokens=_price(use.per_million),
+            last_per_million_tokens=_price(use.last_per_million),
+            saved=use.saved,
+        )
+        for name, uses in routes.items()
+        if (ref := Ref(*name.split("/", 1))) and namespace in (None, ref.namespace)
+        for use in uses
+        if sum(use.requests.values())
+    ]
+
+
+def _price(amount: float | None) -> Decimal | None:
+    return None if amount is None else Decimal(f"{amount:.4f}")
 
 
 def service_rows(

@@ -1,14 +1,81 @@
 """What a route costs for each token or request, compared with its last target for all."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+# Of the tokens, that go to the small model: those that the sources of such savings name.
+SHARES = (0.5, 0.6, 0.85, 0.9, 0.95)
+_MILLION, _NANO = 1e6, 1e9
+
+
+class Blend(NamedTuple):
+    """What a route of two models costs if a share of the tokens goes to the small one."""
+
+    share: float
+    price: float
+    """Of the same tokens as those of both models."""
+    saved: float | None
+    """Share of the large model's price; below 0 it costs more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteUse:
+    """What calls for a route used in some time, of those with a price in one currency."""
+
+    requests: Mapping[str, float] = field(default_factory=dict)
+    """By target, in any currency and without a price too."""
+    fallbacks: float = 0.0
+    """Those that another target did not answer."""
+    currency: str | None = None
+    """None where no call had a price beside one of the last target."""
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    """By target."""
+    charges: Mapping[str, float] = field(default_factory=dict)
+    """Nano-units by target, with those of calls that gave no answer."""
+    at_last: float = 0.0
+    """Nano-units that the last target would be charged for the tokens of all answers."""
+    failed: float = 0.0
+    """Nano-units of calls that gave no answer, whoever pays them."""
+
+    @property
+    def per_million(self) -> float | None:
+        """Return the blended price of a million tokens."""
+        return _per_million(sum(self.charges.values()), sum(self.tokens.values()))
+
+    @property
+    def last_per_million(self) -> float | None:
+        """Return what a million of the same tokens costs at the last target."""
+        return _per_million(self.at_last, sum(self.tokens.values()))
+
+    @property
+    def saved(self) -> float | None:
+        """Return the saved share of what the last target would be charged."""
+        return saved_share(sum(self.charges.values()), self.at_last)
+
+    def price_of(self, target: str) -> float | None:
+        """Return what a million tokens cost at a target."""
+        return _per_million(self.charges.get(target, 0.0), self.tokens.get(target, 0.0))
+
+    def share_of(self, target: str) -> float | None:
+        """Return the share of the requests that a target answered, or was the last to refuse."""
+        total = sum(self.requests.values())
+        return self.requests.get(target, 0.0) / total if total else None
+
+
+def _per_million(nanos: float, tokens: float) -> float | None:
+    return nanos / _NANO / tokens * _MILLION if tokens else None
+
 
 def router_blend(small_share: float, small: float, large: float, router: float = 0.0) -> float:
     """Return the mean price where a share goes to the small model; the router costs for all."""
     return small_share * small + (1 - small_share) * large + router
 
 
-def cascade_blend(small_share: float, small: float, large: float) -> float:
-    """Return the mean price where the large model answers all but a share after the small one."""
-    return small + (1 - small_share) * large
+def blends(small: float, large: float, router: float = 0.0) -> tuple[Blend, ...]:
+    """Return what the shares of the sources make of two prices."""
+    prices = {share: router_blend(share, small, large, router) for share in SHARES}
+    return tuple(Blend(share, price, saved_share(price, large)) for share, price in prices.items())
 
 
 def saved_share(cost: float, last_target_cost: float) -> float | None:

@@ -44,6 +44,7 @@ class RouteMetrics:
             "tokens",
             "Input and output tokens of calls for a ModelRoute. Of these, as of the next three, "
             "count those with a price whose route has one at its last target.",
+            "currency",
         )
         self._charges = counter(
             "charge_nanos",
@@ -99,7 +100,7 @@ class RouteMetrics:
                 output=record.output_tokens,
                 reasoning=record.reasoning_tokens,
             )
-        self._count(series, self._tokens, target, tokens)
+        self._count(series, self._tokens, names, tokens)
         self._count(series, self._charges, names, record.charge_nanos)
         self._count(series, self._at_last, names, at_last)
         self._count(series, self._failed, names, failed)

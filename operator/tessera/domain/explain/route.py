@@ -1,0 +1,109 @@
+"""Explanation of a route: who answers which requests, and what that saves."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from tessera.api.meta import find_condition
+from tessera.api.model_route import MAX_SCORE, ModelRouteSpec
+from tessera.domain.observed.routes import ObservedRoute
+from tessera.domain.reporting.decision import Decision, Numbers
+from tessera.domain.routes.savings import RouteUse, blends
+
+
+def explain_route(route: ObservedRoute, uses: Sequence[RouteUse]) -> tuple[Decision, ...]:
+    """Return the decisions about a route, with what it did in the last hour in each currency."""
+    decisions = [_accepted(route, uses)]
+    if route.spec is not None:
+        decisions.append(_selection(route.spec))
+        decisions += [_saving(route.spec, use) for use in uses if use.currency is not None]
+    return tuple(decisions)
+
+
+def _accepted(route: ObservedRoute, uses: Sequence[RouteUse]) -> Decision:
+    condition = find_condition(route.status.conditions, "Accepted")
+    return Decision(
+        topic="accepted",
+        reason=condition.reason if condition else "",
+        message=condition.message if condition else "the operator has not reconciled it yet",
+        since=condition.last_transition_time if condition else None,
+        numbers=tuple(_targets(route, uses)),
+    )
+
+
+def _targets(route: ObservedRoute, uses: Sequence[RouteUse]) -> Iterator[tuple[str, str]]:
+    for target in route.status.targets:
+        words = [f"{target.service or target.provider}: {target.reason}"]
+        if uses and (share := uses[0].share_of(target.name)) is not None:
+            words.append(f"{share:.1%} of the requests")
+        for use in uses:
+            if (price := use.price_of(target.name)) is not None:
+                words.append(f"{price:.4f} {use.currency} a million tokens")
+        yield target.name, ", ".join(words)
+    if uses and (total := sum(uses[0].requests.values())):
+        yield "fallback", f"{uses[0].fallbacks / total:.1%} of the requests"
+
+
+def _selection(spec: ModelRouteSpec) -> Decision:
+    """Say who is asked first, without what `when` says besides scores."""
+    names = [target.target_name for target in spec.targets]
+    if spec.select == "Weights":
+        weights = [target.weight for target in spec.targets]
+        numbers: Numbers = tuple(
+            (name, f"{weight / max(1, sum(weights)):.0%} of the conversations")
+            for name, weight in zip(names, weights, strict=True)
+        )
+        return Decision(
+            topic="selection",
+            reason=spec.select,
+            message="a hash of each conversation falls to a target by its weight",
+            numbers=numbers,
+        )
+    return Decision(
+        topic="selection",
+        reason=spec.select,
+        message="the first target whose `when` holds; by the score alone, which is 1 and a point "
+        "for each signal, it is",
+        numbers=tuple(_by_score(spec)),
+    )
+
+
+def _by_score(spec: ModelRouteSpec) -> Iterator[tuple[str, str]]:
+    def target(points: int) -> str:
+        return next(
+            each.target_name
+            for each in spec.targets
+            if each.when is None or each.when.max_score is None or points <= each.when.max_score
+        )
+
+    for name, group in groupby(range(1, MAX_SCORE + 1), target):
+        first, *others = group
+        yield f"score {first}{f' to {others[-1]}' if others else ''}", name
+
+
+def _saving(spec: ModelRouteSpec, use: RouteUse) -> Decision:
+    """Say what it saved, and what other shares of its first target would, at its prices."""
+    first, last = spec.targets[0].target_name, spec.targets[-1].target_name
+    blended, at_last, saved = use.per_million, use.last_per_million, use.saved
+    if blended is None or at_last is None or saved is None:
+        message = "no answer of the last hour has a price"
+        return Decision(topic="saving", reason="NotKnown", message=message)
+    small = use.price_of(first)
+    numbers: Numbers = ()
+    if small is not None and first != last:
+        numbers = tuple(
+            (f"{row.share:.0%} at {first}", f"{row.price:.4f} {use.currency}, {_less(row.saved)}")
+            for row in blends(small, at_last)
+        )
+    gained = use.at_last - sum(use.charges.values()) + use.failed
+    wasted = f"; calls without an answer cost {use.failed / gained:.1%} of it" if gained > 0 else ""
+    return Decision(
+        topic="saving",
+        reason="Saves" if saved > 0 else "SavesNothing",
+        message=f"in the last hour a million tokens cost {blended:.4f} {use.currency}, "
+        f"{_less(saved)} than {at_last:.4f} for the same at {last}, the last target{wasted}",
+        numbers=numbers,
+    )
+
+
+def _less(saved: float | None) -> str:
+    return "-" if saved is None else f"{abs(saved):.1%} {'less' if saved >= 0 else 'more'}"
