@@ -1,11 +1,11 @@
-"""How tenants share what a provider takes: by weights, and all of it while others want less."""
+"""How tenants share the places at a provider: by weights, and all while others want less."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 
 
 class Shares:
-    """What tenants have of a capacity: places, or requests and tokens of a minute.
+    """The places at a provider that tenants have.
 
     Who was refused comes first for a while: until then his share is left to him by those who have
     more for their weight. Without such a tenant anybody takes what is free.
@@ -14,55 +14,44 @@ class Shares:
     def __init__(self, patience_seconds: float) -> None:
         """Remember a refusal for so long."""
         self._patience_seconds = patience_seconds
-        self._used = defaultdict[str, int](int)
+        self._places = Counter[str]()
         self._waits_until: dict[str, float] = {}
         self._taken_at: dict[str, float] = {}
 
     @property
-    def used(self) -> int:
-        """Return what all tenants have together."""
-        return sum(self._used.values())
+    def taken(self) -> int:
+        """Return the places that all tenants have together."""
+        return self._places.total()
 
-    def take(
-        self, tenant: str, amount: int, capacity: int, weights: Mapping[str, float], now: float
-    ) -> bool:
-        """Give a tenant so much of the capacity, if that is free and no share of others.
-
-        More than the whole capacity is given where nothing is used, since it would never fit.
-        """
-        used = self.used
-        free = capacity - used - amount
-        fits = free >= 0 or not used
-        if not fits or self._shares_of_others(tenant, capacity, weights, now) > max(0, free):
+    def take(self, tenant: str, places: int, weights: Mapping[str, float], now: float) -> bool:
+        """Give a tenant one of so many places, if one is free and no share of others."""
+        free = places - self.taken - 1
+        if free < max(0.0, self._shares_of_others(tenant, places, weights, now)):
             self._waits_until[tenant] = now + self._patience_seconds
             return False
-        self._used[tenant] += amount
+        self._places[tenant] += 1
         self._taken_at[tenant] = now
         return True
 
-    def give_back(self, tenant: str, amount: int) -> None:
-        """Take back what a tenant has no more."""
-        self._used[tenant] -= amount
-        if not self._used[tenant]:
-            del self._used[tenant]
-
-    def clear(self) -> None:
-        """Take back all: a minute begins."""
-        self._used.clear()
+    def give_back(self, tenant: str) -> None:
+        """Take back a place of a tenant."""
+        self._places[tenant] -= 1
+        if not self._places[tenant]:
+            del self._places[tenant]
 
     def _shares_of_others(
-        self, tenant: str, capacity: int, weights: Mapping[str, float], now: float
+        self, tenant: str, places: int, weights: Mapping[str, float], now: float
     ) -> float:
         """Return what is left to tenants who wait and have less for their weight than this one."""
         waiting = [each for each, until in self._waits_until.items() if until > now]
-        sharing = {tenant, *self._used, *waiting}
+        sharing = {tenant, *self._places, *waiting}
         total = sum(weights.get(each, 1.0) for each in sharing)
 
         def standing(name: str) -> tuple[float, float]:
-            return self._used.get(name, 0) / weights.get(name, 1.0), self._taken_at.get(name, 0.0)
+            return self._places[name] / weights.get(name, 1.0), self._taken_at.get(name, 0.0)
 
         return sum(
-            max(0.0, capacity * weights.get(each, 1.0) / total - self._used.get(each, 0))
+            max(0.0, places * weights.get(each, 1.0) / total - self._places[each])
             for each in waiting
             if standing(each) < standing(tenant)
         )

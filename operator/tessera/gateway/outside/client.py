@@ -1,0 +1,391 @@
+"""HTTPS to outside providers: how long and how much they may answer, and which are left alone."""
+
+import asyncio
+import io
+import re
+import ssl
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import SimpleNamespace
+
+import aiohttp
+import msgspec
+
+from tessera.adapters.clock import CLOCK, Clock
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import OfferedProvider
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.routes.ejection import PATIENCE_SECONDS, Ejection
+from tessera.domain.routes.shares import Shares
+from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
+from tessera.gateway.outside.addresses import AddressRefusedError, AddressRules
+from tessera.gateway.outside.keys import ProviderKeys
+from tessera.gateway.refusals import RequestError
+
+JSON, STREAM = "application/json", "text/event-stream"
+# What a call ends with that its sender gave up.
+CANCELLED = "Cancelled"
+# Who found no place has his share left to him for so long.
+_WAITING_SECONDS = 5.0
+_KEEP_ALIVE_SECONDS = 15.0
+_MAX_RETRY_SECONDS = 60.0
+_MAX_ERROR_BYTES, _ERROR_SECONDS = 2**16, 5.0
+_RETRY_AFTER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_KEY_STATUSES = frozenset({401, 402, 403})
+# At these no work was done; the last one is Anthropic's for too many requests of all customers.
+_REPEATABLE_STATUSES = frozenset({429, 503, 529})
+_FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
+# Of errors that are passed on; whatever else they say may have prompts and keys.
+_CODES = _FILTER_CODES | {
+    *("context_length_exceeded", "insufficient_quota", "invalid_request_error", "model_not_found"),
+    *("not_found_error", "request_too_large", "unsupported_parameter", "unsupported_value"),
+}
+_FAILURES = frozenset(
+    {
+        RequestReason.PROVIDER_UNREACHABLE,
+        RequestReason.PROVIDER_FAILED,
+        RequestReason.PROVIDER_TIMEOUT,
+        RequestReason.PROVIDER_KEY_REFUSED,
+        RequestReason.INVALID_RESPONSE,
+        RequestReason.STREAM_BROKEN,
+    }
+)
+
+
+class OutsideError(RequestError):
+    """A provider gave no answer, or not all of it. Its text has no word of the provider's."""
+
+    def __init__(
+        self,
+        reason: RequestReason,
+        *details: object,
+        retry_after_seconds: float | None = None,
+        may_repeat: bool = False,
+        was_sent: bool = True,
+        had_bytes: bool = False,
+    ) -> None:
+        super().__init__(reason, *details, retry_seconds=retry_after_seconds)
+        self.retry_after_seconds = retry_after_seconds
+        self.may_repeat = may_repeat
+        """It did no work, and may do it a moment later: it may be asked once more."""
+        self.was_sent = was_sent
+        """It may have got the request."""
+        self.had_bytes = had_bytes
+        """Its answer had begun."""
+
+
+@dataclass(slots=True)
+class ProviderState:
+    """The calls of one provider."""
+
+    shares: Shares = field(default_factory=lambda: Shares(_WAITING_SECONDS))
+    ejection: Ejection = field(default_factory=Ejection)
+    ended: Counter[str] = field(default_factory=Counter)
+    """By the reason of their error, which is empty for an answer."""
+
+
+class OutsideAnswer:
+    """The answer of a provider, which has begun."""
+
+    def __init__(
+        self, provider: OfferedProvider, response: aiohttp.ClientResponse, ends_at: float
+    ) -> None:
+        self.is_stream = response.content_type == STREAM
+        """It is a stream of events; else one value of JSON."""
+        self._provider, self._content, self._ends_at = provider.name, response.content, ends_at
+        self._seconds = provider.timeouts.first_byte.total_seconds()
+        self._gap_seconds = provider.timeouts.gap.total_seconds()
+
+    async def whole(self, limit: int = MAX_RESPONSE_BYTES) -> bytes:
+        """Return all of it; raises OutsideError."""
+        return b"".join([part async for part in self.parts(limit)])
+
+    async def parts(self, limit: int = MAX_RESPONSE_BYTES) -> AsyncGenerator[bytes]:
+        """Yield what comes, and hold the provider back while that is not taken.
+
+        Raises OutsideError, also where there are more bytes than the limit.
+        """
+        monotonic, size = asyncio.get_running_loop().time, 0
+        while True:
+            try:
+                async with asyncio.timeout_at(min(monotonic() + self._seconds, self._ends_at)):
+                    part = await self._content.readany()
+            except TimeoutError:
+                is_late = monotonic() >= self._ends_at
+                detail = "its answer had no end" if is_late else f"nothing for {self._seconds:g} s"
+                raise self._error(RequestReason.PROVIDER_TIMEOUT, self._provider, detail) from None
+            except (aiohttp.ClientError, OSError):
+                detail = "it broke off its answer"
+                raise self._error(RequestReason.PROVIDER_FAILED, self._provider, detail) from None
+            if not part:
+                return
+            size += len(part)
+            if size > limit:
+                detail = f"it has more than {counted(limit, 'byte')}"
+                raise self._error(RequestReason.RESPONSE_TOO_LARGE, detail)
+            self._seconds = self._gap_seconds
+            yield part
+
+    def _error(self, reason: RequestReason, *details: str) -> OutsideError:
+        return OutsideError(reason, *details, had_bytes=True)
+
+
+@dataclass(slots=True)
+class _Call:
+    """A request until its answer begins."""
+
+    deadline: asyncio.Timeout
+    first_byte_seconds: float
+    ends_at: float
+    was_sent: bool = False
+
+    def sent(self) -> None:
+        """Wait for the first byte from now on, rather than for a connection."""
+        self.was_sent = True
+        now = asyncio.get_running_loop().time()
+        self.deadline.reschedule(min(now + self.first_byte_seconds, self.ends_at))
+
+
+class OutsideClient:
+    """Asks providers: each within its places, and none that fails again and again."""
+
+    def __init__(
+        self,
+        keys: ProviderKeys,
+        allowed_ranges: Iterable[str] = (),
+        clock: Clock = CLOCK,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Take ranges of addresses that providers may have though they are not public."""
+        self._keys, self._rules, self._tls = keys, AddressRules(allowed_ranges), tls
+        self._monotonic = clock.monotonic
+        self._session: aiohttp.ClientSession | None = None
+        self.states: dict[str, ProviderState] = {}
+        """Of each provider that was asked."""
+        self.gateways = 1
+        """Those that share the places of providers."""
+
+    def ejected_seconds(self, provider: str) -> float:
+        """Return for how long a provider is asked nothing; 0 if it may be asked."""
+        state = self.states.get(provider)
+        return 0.0 if state is None else state.ejection.seconds(self._monotonic())
+
+    def retain(self, providers: Collection[str]) -> None:
+        """Forget all providers but these."""
+        for name in self.states.keys() - set(providers):
+            del self.states[name]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def ask(
+        self, provider: OfferedProvider, path: str, body: bytes, *, tenant: str
+    ) -> AsyncGenerator[OutsideAnswer]:
+        """Send a request, and give its answer once that began; it ends with the block.
+
+        Raises OutsideError. A RequestError of the block counts as the provider's, by its reason.
+        """
+        with self._place(provider, tenant):
+            ends_at = asyncio.get_running_loop().time() + provider.timeouts.total.total_seconds()
+            response = await self._post(provider, path, body, ends_at)
+            try:
+                answer = OutsideAnswer(provider, response, ends_at)
+                if response.status != HTTPStatus.OK:
+                    raise await _status_error(provider.name, response, answer)
+                encoding = response.headers.get("Content-Encoding", "identity")
+                if response.content_type not in (JSON, STREAM) or encoding != "identity":
+                    detail = "its answer is neither JSON nor a stream of events"
+                    raise OutsideError(RequestReason.PROVIDER_FAILED, provider.name, detail)
+                yield answer
+            finally:
+                # A connection that is only released would go on with an answer that is left.
+                response.close()
+
+    @contextmanager
+    def _place(self, provider: OfferedProvider, tenant: str) -> Iterator[None]:
+        """Take a place at a provider, and learn from what becomes of the call."""
+        state = self.states.setdefault(provider.name, ProviderState())
+        now = self._monotonic()
+        seconds = state.ejection.seconds(now)
+        places = max(1, provider.max_concurrent_requests // self.gateways)
+        if seconds or not state.shares.take(tenant, places, provider.weights, now):
+            reason = RequestReason.PROVIDER_BUSY
+            state.ended[reason] += 1
+            retry = seconds or None
+            raise OutsideError(reason, provider.name, retry_after_seconds=retry, was_sent=False)
+        state.ejection = state.ejection.asked(now)
+        outcome: str = CANCELLED
+        try:
+            yield
+            outcome = ""
+            state.ejection = state.ejection.answered(self._monotonic())
+        except RequestError as error:
+            outcome = error.reason
+            state.ejection = _after_error(state.ejection, error, self._monotonic())
+            raise
+        finally:
+            state.shares.give_back(tenant)
+            state.ended[outcome] += 1
+
+    async def _post(
+        self, provider: OfferedProvider, path: str, body: bytes, ends_at: float
+    ) -> aiohttp.ClientResponse:
+        """Return a response whose head came; raises OutsideError."""
+        key = self._keys.of(provider)
+        if key is None:
+            reason, detail = RequestReason.PROVIDER_KEY_REFUSED, "its Secret has none"
+            raise OutsideError(reason, provider.name, detail, was_sent=False)
+        if self._session is None:
+            self._session = _open_session(self._rules, self._tls)
+        times = provider.timeouts
+        deadline = asyncio.timeout(times.connect.total_seconds())
+        call = _Call(deadline, times.first_byte.total_seconds(), ends_at)
+        try:
+            async with deadline:
+                return await self._session.post(
+                    provider.base_url + path.removeprefix("/v1"),
+                    # It is sent in parts: the loop waits for no large body.
+                    data=io.BytesIO(body),
+                    headers=_headers(provider, path, key),
+                    allow_redirects=False,
+                    proxy=provider.proxy_url,
+                    trace_request_ctx=call,
+                )
+        # Errors of the library know the headers of the request, and so the key.
+        except TimeoutError:
+            if call.was_sent:
+                reason, detail = RequestReason.PROVIDER_TIMEOUT, "its answer did not begin"
+            else:
+                reason, detail = RequestReason.PROVIDER_UNREACHABLE, "no connection in time"
+            raise OutsideError(reason, provider.name, detail, was_sent=call.was_sent) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _connection_error(provider.name, error, was_sent=call.was_sent) from None
+
+
+def _open_session(rules: AddressRules, tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
+    """Return connections that carry nothing from one request to the next, and read no variables."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_note_sent)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            ssl=tls or ssl.create_default_context(),
+            socket_factory=rules.open_socket,
+            # The places of providers are the limit.
+            limit=0,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
+        trust_env=False,
+        trace_configs=[trace],
+    )
+
+
+async def _note_sent(
+    _: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    context.trace_request_ctx.sent()
+
+
+def _headers(provider: OfferedProvider, path: str, key: str) -> Mapping[str, str]:
+    headers = {
+        "Content-Type": JSON,
+        "Accept": f"{JSON}, {STREAM}",
+        "Accept-Encoding": "identity",
+        "User-Agent": "tessera",
+        provider.key_header: f"Bearer {key}" if provider.key_header == "Authorization" else key,
+    }
+    if path.startswith("/v1/messages"):
+        headers["anthropic-version"] = "2023-06-01"
+    return headers
+
+
+def _after_error(ejection: Ejection, error: RequestError, now: float) -> Ejection:
+    """Return what follows an error; a provider that refuses a request works."""
+    if error.reason is RequestReason.PROVIDER_BUSY:
+        return ejection.refused(now, error.retry_seconds or 0)
+    return ejection.failed(now) if error.reason in _FAILURES else ejection.answered(now)
+
+
+async def _status_error(
+    provider: str, response: aiohttp.ClientResponse, answer: OutsideAnswer
+) -> OutsideError:
+    """Return the error of a response that is no success."""
+    status, seconds = response.status, _retry_seconds(response)
+    detail = f"status {status}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        reason = RequestReason.PROVIDER_BUSY
+    elif status in _KEY_STATUSES:
+        reason = RequestReason.PROVIDER_KEY_REFUSED
+    elif not 400 <= status < 500:
+        reason = RequestReason.PROVIDER_FAILED
+    else:
+        code = await _error_code(answer)
+        is_filtered = code in _FILTER_CODES
+        reason = RequestReason.CONTENT_FILTERED if is_filtered else RequestReason.PROVIDER_REFUSED
+        detail += f", {code}" if code else ""
+    return OutsideError(
+        reason,
+        provider,
+        detail,
+        retry_after_seconds=seconds or None,
+        may_repeat=status in _REPEATABLE_STATUSES and seconds <= PATIENCE_SECONDS,
+    )
+
+
+def _retry_seconds(response: aiohttp.ClientResponse) -> float:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _MAX_RETRY_SECONDS) if _RETRY_AFTER.fullmatch(text) else 0.0
+
+
+class _RefusalDetail(msgspec.Struct, gc=False):
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _RefusalBody(msgspec.Struct, gc=False):
+    error: _RefusalDetail
+
+
+_error_decoder = msgspec.json.Decoder(_RefusalBody)
+
+
+async def _error_code(answer: OutsideAnswer) -> str | None:
+    """Return the word of an error, if it is one that is known."""
+    try:
+        async with asyncio.timeout(_ERROR_SECONDS):
+            detail = _error_decoder.decode(await answer.whole(_MAX_ERROR_BYTES)).error
+    except (OutsideError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return next((str(word) for word in (detail.code, detail.type) if word in _CODES), None)
+
+
+def _connection_error(provider: str, error: Exception, *, was_sent: bool) -> OutsideError:
+    """Return the error of a connection that was refused or lost, in words without addresses."""
+    if was_sent:
+        is_http = not isinstance(error, aiohttp.ClientResponseError)
+        detail = "it closed the connection" if is_http else "its answer is no HTTP"
+        return OutsideError(RequestReason.PROVIDER_FAILED, provider, detail)
+    cause = getattr(error, "os_error", error)
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            words = getattr(error.certificate_error, "verify_message", "")
+            detail = f"its certificate is not accepted: {words}"
+        case aiohttp.ClientHttpProxyError():
+            detail = f"its proxy answered with status {error.status}"
+        case aiohttp.ClientConnectorDNSError():
+            detail = "its name is not known"
+        case _ if isinstance(cause, AddressRefusedError):
+            detail = "its address is not public, nor in gateway.providers.allowedRanges"
+        case _:
+            detail = type(cause).__name__
+    is_refused = isinstance(cause, ConnectionRefusedError)
+    reason = RequestReason.PROVIDER_UNREACHABLE
+    return OutsideError(reason, provider, detail, may_repeat=is_refused, was_sent=False)
