@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.model.paths import PROTOCOLS
 from tessera.gateway.http.sse import InvalidStreamError
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.outside.answers import ProviderEvents, is_filter_error, read_answer
-from tessera.gateway.outside.bodies import PROTOCOLS
 from tessera.gateway.paths import PATHS
 
 CHAT, RESPONSES, MESSAGES = PROTOCOLS

@@ -1,20 +1,40 @@
-"""Answers of outside providers: what they count, what a filter refused, what clients get."""
+"""Answers of outside providers: what they count, what a filter refused, what clients get.
 
+What a provider signed gets a mark in front, by which it comes back to this provider alone.
+"""
+
+import codecs
+import re
+from collections import deque
 from typing import NamedTuple
 
 import msgspec
 from typing_extensions import override
 
-from tessera.gateway.bodies.json_values import each_item
-from tessera.gateway.http.sse import EventRelay, InvalidStreamError, StreamFormat, event_data
+from tessera.gateway.bodies.json_values import each_item, with_fields
+from tessera.gateway.http.sse import (
+    EventRelay,
+    InvalidStreamError,
+    StreamFormat,
+    event_data,
+    split_events,
+)
 from tessera.gateway.http.token_counts import TokenCounts, Usage
 from tessera.gateway.outside.fields import NULL
-from tessera.gateway.outside.signed import mark_answer, mark_events
 from tessera.gateway.refusals import RequestError
 
 # Of an error, the words of OpenAI, of Azure and of Anthropic.
 _FILTER_ERRORS = (b'"content_filter"', b'"content_policy_violation"', b"content filtering policy")
 _FILTER_WORDS = (b"content_filter", b"refusal")
+# As text it takes up to four times as much.
+_DECODED_BYTES = 2**20
+_RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
+# A quotation mark within a text has a backslash in front, and what follows one that ends a text is
+# no letter: so these are names of fields. Empty texts are the beginnings of streams.
+_SIGNATURE = re.compile(rb'((?<!\\)"(?:signature|data)"\s*:\s*")(?!")')
+_ENCRYPTED = re.compile(rb'((?<!\\)"encrypted_content"\s*:\s*")(?!")')
+_SIGNED_EVENTS = (b'"signature_delta"', b'"redacted_thinking"')
+_SIGNED_BLOCKS = ("thinking", "redacted_thinking")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
 
 
@@ -44,14 +64,20 @@ class _AnswerEnd(msgspec.Struct, gc=False):
     response: _ResponseEnd | None = None
 
 
-class _WholeUsage(msgspec.Struct, gc=False):
-    usage: Usage | None = None
+class _WholeAnswer(msgspec.Struct, gc=False):
+    usage: msgspec.Raw = NULL
+    content: msgspec.Raw = NULL
+
+
+class _AnswerBlock(msgspec.Struct, gc=False):
+    type: str = ""
 
 
 _ends = msgspec.json.Decoder(_AnswerEnd)
 _choice = msgspec.json.Decoder(_EndedChoice)
-_whole = msgspec.json.Decoder(_WholeUsage)
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_whole = msgspec.json.Decoder(_WholeAnswer)
+_block = msgspec.json.Decoder(_AnswerBlock)
+_usage = msgspec.json.Decoder(Usage | None)
 
 
 class ProviderAnswer(NamedTuple):
@@ -71,12 +97,11 @@ def read_answer(path: str, body: bytes, mark: bytes) -> ProviderAnswer:
     Raises InvalidStreamError where it is no JSON object.
     """
     try:
-        body.decode()
-        _object.decode(body)
-        usage = _usage_of(body)
+        _check_encoding(body)
+        whole = _whole.decode(body)
         return ProviderAnswer(
-            body=mark_answer(path, body, mark),
-            counts=usage.counts() if usage is not None else None,
+            body=_marked_answer(path, body, whole, mark),
+            counts=_counts(whole.usage),
             is_filtered=_is_filtered(body),
         )
     except _UNREADABLE as error:
@@ -109,7 +134,7 @@ class ProviderEvents(EventRelay):
     def feed(self, data: bytes) -> bytes:
         # Some end their lines as HTTP does; in JSON it is always an escape.
         block = super().feed(data.replace(b"\r", b""))
-        return mark_events(self._path, block, self._mark) if block else block
+        return _marked_events(self._path, block, self._mark) if block else block
 
     @override
     def _accepts(self, event: bytes) -> bool:
@@ -121,12 +146,52 @@ class ProviderEvents(EventRelay):
         return not self.is_filtered and super()._accepts(event)
 
 
-def _usage_of(body: bytes) -> Usage | None:
+def _check_encoding(body: bytes) -> None:
+    """Raise UnicodeDecodeError unless the body is UTF-8, which decoders of JSON do not read all."""
+    if not body.isascii():
+        pieces = (body[at : at + _DECODED_BYTES] for at in range(0, len(body), _DECODED_BYTES))
+        deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
+
+
+def _counts(value: msgspec.Raw) -> TokenCounts | None:
     try:
-        return _whole.decode(body).usage
+        usage = _usage.decode(value)
     except msgspec.ValidationError:
         # Counts that cannot be are as if there were none.
         return None
+    return usage.counts() if usage is not None else None
+
+
+def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> bytes:
+    if path == _RESPONSES:
+        return _ENCRYPTED.sub(rb"\1" + mark, body)
+    content = memoryview(whole.content)
+    if path != _MESSAGES or b"thinking" not in body or bytes(content[:1]) != b"[":
+        return body
+    # The input of a tool may have fields of any name.
+    blocks = [
+        msgspec.Raw(_SIGNATURE.sub(rb"\1" + mark, bytes(block)))
+        if _block.decode(block).type in _SIGNED_BLOCKS
+        else msgspec.Raw(block)
+        for block in each_item(content)
+    ]
+    return with_fields(body, {"content": blocks})
+
+
+def _marked_events(path: str, events: bytes, mark: bytes) -> bytes:
+    if path == _RESPONSES and b"encrypted_content" in events:
+        return _ENCRYPTED.sub(rb"\1" + mark, events)
+    if path != _MESSAGES or not _has_signature(events):
+        return events
+    marked = rb"\1" + mark
+    return b"".join(
+        _SIGNATURE.sub(marked, event) if _has_signature(event) else event
+        for event in split_events(events)
+    )
+
+
+def _has_signature(events: bytes) -> bool:
+    return any(name in events for name in _SIGNED_EVENTS)
 
 
 def _is_filtered(text: bytes) -> bool:

@@ -9,16 +9,11 @@ import msgspec
 from tessera.api.model_provider import ProviderModel, ProviderProtocol
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OutsideModel
+from tessera.domain.model.paths import PROTOCOLS
 from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
+from tessera.gateway.bodies.signed import thinking_mark, unmarked
 from tessera.gateway.outside import fields as listed
-from tessera.gateway.outside.signed import thinking_mark, unmarked
 from tessera.gateway.refusals import RequestError, invalid_request
-
-PROTOCOLS: Mapping[str, ProviderProtocol] = {
-    "/v1/chat/completions": "OpenAIChat",
-    "/v1/responses": "OpenAIResponses",
-    "/v1/messages": "AnthropicMessages",
-}
 
 # Of all lists of a body together.
 _MAX_VALUES = 16_384
@@ -108,8 +103,6 @@ class _BodyValues:
             if not types(kind):
                 raise _unsayable(f"tools of type {kind}", "tools")
             tools.append(tool)
-        if tools and not self.model.tools:
-            raise invalid_request(f"tools: the model {self.model.name} has none", "tools")
         fields["tools"] = tools
 
     def image(self, name: str, url: msgspec.Raw | None) -> None:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.gateway.outside.answers import read_answer
+from tessera.gateway.bodies.signed import thinking_mark, without_marked
+from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.bodies import outside_body
-from tessera.gateway.outside.signed import mark_events, thinking_mark, without_marked
+from tessera.gateway.paths import PATHS
 from tests.gateway_builders import an_offered_provider, an_outside_model
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
@@ -100,21 +101,27 @@ def an_event(kind: str, **data: Any) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
 
 
+def passed(path: str, events: bytes) -> bytes:
+    """Return what the client gets of events of a stream."""
+    stream = PATHS[path].stream
+    assert stream is not None
+    return ProviderEvents(path, stream, MARK, keep_usage=True).feed(events)
+
+
 def test_signatures_of_a_stream_are_marked_event_by_event() -> None:
     delta = "content_block_delta"
     call = an_event("content_block_start", content_block=CALL)
     text = an_event(delta, delta={"type": "text_delta", "text": TEXT["text"]})
     signed = an_event(delta, delta={"type": "signature_delta", "signature": "EqQB"})
     redacted = an_event("content_block_start", content_block=REDACTED)
-    block = mark_events(MESSAGES, text + call + signed + redacted, MARK)
+    block = passed(MESSAGES, text + call + signed + redacted)
     assert block.count(MARK) == 2
     assert block.startswith(text + call)
     assert b'"signature": "' + MARK + b'EqQB"' in block
-    assert mark_events(MESSAGES, text + call, MARK) == text + call
+    assert passed(MESSAGES, text + call) == text + call
     done = an_event("response.output_item.done", item=REASONING)
     added = an_event("response.output_item.added", item={**REASONING, "encrypted_content": ""})
-    assert mark_events(RESPONSES, added + done, MARK).count(MARK) == 1
-    assert mark_events("/v1/chat/completions", done, MARK) == done
+    assert passed(RESPONSES, added + done).count(MARK) == 1
 
 
 def test_a_signature_in_pieces_comes_back_as_a_whole() -> None:
