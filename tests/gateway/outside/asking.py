@@ -1,9 +1,10 @@
 """A client of a scripted provider, for tests."""
 
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tessera.gateway.outside.keys import ProviderKeys
 from world.provider import KEY, Provider
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
-LOOPBACK = ("127.0.0.0/8", "::1/128")
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 TENANT = "team-a"
 
 
@@ -74,7 +75,7 @@ class Asking:
 async def asking(
     folder: Path,
     *,
-    allowed_ranges: Iterable[str] = LOOPBACK,
+    allowed_ranges: Collection[IPv4Network | IPv6Network] = LOOPBACK,
     clock: Clock = CLOCK,
     **fields: Any,
 ) -> AsyncIterator[Asking]:

@@ -1,6 +1,7 @@
 """Which addresses a provider may have."""
 
 import socket
+from ipaddress import ip_network
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_a_public_address_is_allowed(address: str) -> None:
 
 
 def test_a_range_opens_its_addresses_and_those_that_stand_for_them() -> None:
-    rules = AddressRules(("10.20.0.0/16", "fd12::/16"))
+    rules = AddressRules((ip_network("10.20.0.0/16"), ip_network("fd12::/16")))
     for address in ("10.20.0.1", "::ffff:10.20.0.1", "64:ff9b::10.20.0.1", "fd12::1"):
         assert rules.allow(address)
     for address in ("10.21.0.1", "127.0.0.1", "::ffff:10.21.0.1", "fd13::1"):
@@ -50,7 +51,7 @@ def test_a_socket_is_opened_for_an_address_that_is_allowed_alone() -> None:
     def info(address: str) -> tuple[int, int, int, str, tuple[str, int]]:
         return socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 443)
 
-    with AddressRules(("127.0.0.0/8",)).open_socket(info("127.0.0.1")) as opened:
+    with AddressRules((ip_network("127.0.0.0/8"),)).open_socket(info("127.0.0.1")) as opened:
         assert opened.family == socket.AF_INET
     with pytest.raises(AddressRefusedError):
         NONE.open_socket(info("127.0.0.1"))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -366,7 +367,7 @@ async def test_the_key_stands_in_no_error_no_log_and_no_text(
 
 
 async def test_an_address_that_is_not_allowed_gets_no_connection(tmp_path: Path) -> None:
-    async with asking(tmp_path, allowed_ranges=("10.0.0.0/8",)) as asked:
+    async with asking(tmp_path, allowed_ranges=(ip_network("10.0.0.0/8"),)) as asked:
         for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"):
             asked.client.retain(())
             offered = a_provider(f"https://{host}:{asked.provider.port}/v1")

@@ -1,8 +1,8 @@
 """Which addresses a provider may have: public ones, and those of ranges that are allowed."""
 
 import socket
-from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from aiohttp.connector import AddrInfoType
 
@@ -25,9 +25,8 @@ class AddressRules:
     The address of a socket is judged, so that none comes between a look-up and a connection.
     """
 
-    def __init__(self, allowed_ranges: Iterable[str]) -> None:
-        """Take ranges such as `10.20.0.0/16`."""
-        self._allowed = [ip_network(text, strict=False) for text in allowed_ranges]
+    def __init__(self, allowed_ranges: Collection[IPv4Network | IPv6Network]) -> None:
+        self._allowed = allowed_ranges
 
     def allow(self, text: str) -> bool:
         """Return whether connections go to an address; it is judged by the one that it embeds."""

@@ -5,10 +5,11 @@ import io
 import re
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network
 from types import SimpleNamespace
 
 import aiohttp
@@ -155,7 +156,7 @@ class OutsideClient:
     def __init__(
         self,
         keys: ProviderKeys,
-        allowed_ranges: Iterable[str] = (),
+        allowed_ranges: Collection[IPv4Network | IPv6Network] = (),
         clock: Clock = CLOCK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
