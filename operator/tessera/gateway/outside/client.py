@@ -23,6 +23,7 @@ from tessera.domain.routes.ejection import PATIENCE_SECONDS, Ejection
 from tessera.domain.routes.shares import Shares
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.outside.addresses import AddressRefusedError, AddressRules
+from tessera.gateway.outside.answers import is_filter_error
 from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.refusals import RequestError
 
@@ -38,9 +39,8 @@ _RETRY_AFTER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _KEY_STATUSES = frozenset({401, 402, 403})
 # At these no work was done; the last one is Anthropic's for too many requests of all customers.
 _REPEATABLE_STATUSES = frozenset({429, 503, 529})
-_FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
-# Of errors that are passed on; whatever else they say may have prompts and keys.
-_CODES = _FILTER_CODES | {
+# Words of errors that are passed on; whatever else they say may have prompts and keys.
+_CODES = {
     *("context_length_exceeded", "insufficient_quota", "invalid_request_error", "model_not_found"),
     *("not_found_error", "request_too_large", "unsupported_parameter", "unsupported_value"),
 }
@@ -328,10 +328,10 @@ async def _status_error(
     elif not 400 <= status < 500:
         reason = RequestReason.PROVIDER_FAILED
     else:
-        code = await _error_code(answer)
-        is_filtered = code in _FILTER_CODES
+        body = await _error_body(answer)
+        is_filtered = is_filter_error(body)
         reason = RequestReason.CONTENT_FILTERED if is_filtered else RequestReason.PROVIDER_REFUSED
-        detail += f", {code}" if code else ""
+        detail += _known_code(body)
     return OutsideError(
         reason,
         provider,
@@ -358,14 +358,21 @@ class _RefusalBody(msgspec.Struct, gc=False):
 _error_decoder = msgspec.json.Decoder(_RefusalBody)
 
 
-async def _error_code(answer: OutsideAnswer) -> str | None:
-    """Return the word of an error, if it is one that is known."""
+async def _error_body(answer: OutsideAnswer) -> bytes:
     try:
         async with asyncio.timeout(_ERROR_SECONDS):
-            detail = _error_decoder.decode(await answer.whole(_MAX_ERROR_BYTES)).error
-    except (OutsideError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return next((str(word) for word in (detail.code, detail.type) if word in _CODES), None)
+            return await answer.whole(_MAX_ERROR_BYTES)
+    except (OutsideError, TimeoutError):
+        return b""
+
+
+def _known_code(body: bytes) -> str:
+    """Return the word of an error as the end of a list, if it is one that is known."""
+    try:
+        error = _error_decoder.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return next((f", {word}" for word in (error.code, error.type) if word in _CODES), "")
 
 
 def _connection_error(provider: str, error: Exception, *, was_sent: bool) -> OutsideError:

@@ -18,6 +18,7 @@ from tessera.domain.observed.drafts import TemperatureClass
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.store.writer import RecordOutcome
 from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
+from tessera.gateway.usage.provider_metrics import ProviderMetrics
 from tessera.gateway.usage.route_metrics import RouteMetrics
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
@@ -298,6 +299,8 @@ class GatewayMetrics:
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         self.requests = RequestMetrics(self.registry)
+        self.providers = ProviderMetrics()
+        self.registry.register(self.providers)
         self._loads = [(gauge(name, text, ("service",)), value) for name, text, value in _LOADS]
         self.held_bytes = gauge(
             "tessera_gateway_held_bytes",

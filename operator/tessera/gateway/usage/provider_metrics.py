@@ -1,0 +1,42 @@
+"""The series of outside providers: what became of the calls of this gateway."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from tessera.gateway.outside.client import OutsideClient
+
+
+class ProviderMetrics(Collector):
+    """Reads the client of providers; without one there are none."""
+
+    def __init__(self) -> None:
+        self.client: OutsideClient | None = None
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        ended = CounterMetricFamily(
+            "tessera_gateway_provider_requests",
+            "Calls of ModelProviders that ended, by the reason of their error: empty for an "
+            "answer, Cancelled where their sender gave up.",
+            labels=("provider", "reason"),
+        )
+        in_flight = GaugeMetricFamily(
+            "tessera_gateway_provider_requests_in_flight",
+            "Calls at a ModelProvider.",
+            labels=("provider",),
+        )
+        ejected = GaugeMetricFamily(
+            "tessera_gateway_provider_ejected",
+            "1 while a ModelProvider is asked nothing, since it failed or refused too often.",
+            labels=("provider",),
+        )
+        if self.client is not None:
+            for name, state in self.client.states.items():
+                for reason, count in state.ended.items():
+                    ended.add_metric((name, reason), count)
+                in_flight.add_metric((name,), state.shares.taken)
+                ejected.add_metric((name,), bool(self.client.ejected_seconds(name)))
+        yield from (ended, in_flight, ejected)
