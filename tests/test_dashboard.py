@@ -13,12 +13,13 @@ COLUMNS = 24
 each = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 
 
-def test_there_are_those_of_cost_energy_gateway_slo_speed_and_tenants() -> None:
+def test_there_are_those_of_cost_energy_gateway_routes_slo_speed_and_tenants() -> None:
     titles = [read(path)["title"] for path in DASHBOARDS]
     assert titles == [
         "Tessera: cost",
         "Tessera: energy",
         "Tessera: gateway",
+        "Tessera: routes",
         "Tessera: SLO",
         "Tessera: speed",
         "Tessera: tenants",

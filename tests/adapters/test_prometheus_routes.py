@@ -33,11 +33,12 @@ def test_a_route_has_its_shares_and_its_saving_in_each_currency() -> None:
     )[ASSISTANT]
     assert (dollar.currency, dollar.share_of("small"), dollar.fallbacks) == ("USD", 0.6, 10)
     assert [dollar.price_of(name) for name in ("small", "large")] == pytest.approx([0.2, 0.8])
-    assert dollar.per_million == pytest.approx(10 / 35)
+    assert dollar.per_million == pytest.approx(12 / 35)
     assert dollar.last_per_million == pytest.approx(0.8)
-    assert dollar.failed == 2e9
-    assert dollar.saved == pytest.approx(1 - 10 / 28)
+    assert dollar.cost_of_saving == pytest.approx(2 / 18)
+    assert dollar.saved == pytest.approx(1 - 12 / 28)
     assert (euro.currency, euro.saved, euro.per_million) == ("EUR", None, None)
+    assert euro.cost_of_saving is None
 
 
 def test_a_route_without_prices_has_its_shares_alone() -> None:

@@ -5,6 +5,7 @@ from alerts.energy import ENERGY
 from alerts.gateway import GATEWAY
 from alerts.layouts import LAYOUTS
 from alerts.operator import OPERATOR
+from alerts.routes import ROUTES
 from alerts.services import SERVICES
 from alerts.slo import SLO
 from alerts.speed import SPEED
@@ -17,6 +18,7 @@ GROUPS: dict[str, tuple[Alert, ...]] = {
     "tessera.speed.alerts": SPEED,
     "tessera.slo.alerts": SLO,
     "tessera.gateway.alerts": GATEWAY,
+    "tessera.routes.alerts": ROUTES,
     "tessera.energy.alerts": ENERGY,
 }
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS.values() for alert in group)

@@ -72,8 +72,8 @@ def test_a_route_says_what_it_saved_and_what_other_shares_would() -> None:
     saving = decisions_of(an_observed_route(), USE)["saving"]
     assert (saving.reason, saving.message) == (
         "Saves",
-        "in the last hour a million tokens cost 0.2857 USD, 64.3% less than 0.8000 for the same at "
-        "large, the last target; calls without an answer cost 5.3% of it",
+        "in the last hour a million tokens cost 0.3143 USD, 60.7% less than 0.8000 for the same at "
+        "large, the last target; calls without an answer took 5.6% of the saving",
     )
     assert dict(saving.numbers)["60% at quick"] == "0.4400 USD, 45.0% less"
     dear = replace(USE, charges={"quick": 0.0, "large": 30e9}, failed=0.0)

@@ -94,8 +94,8 @@ def _saving(spec: ModelRouteSpec, use: RouteUse) -> Decision:
             (f"{row.share:.0%} at {first}", f"{row.price:.4f} {use.currency}, {_less(row.saved)}")
             for row in blends(small, at_last)
         )
-    gained = use.at_last - sum(use.charges.values()) + use.failed
-    wasted = f"; calls without an answer cost {use.failed / gained:.1%} of it" if gained > 0 else ""
+    cost = use.cost_of_saving
+    wasted = "" if cost is None else f"; calls without an answer took {cost:.1%} of the saving"
     return Decision(
         topic="saving",
         reason="Saves" if saved > 0 else "SavesNothing",

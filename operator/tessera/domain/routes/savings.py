@@ -21,27 +21,32 @@ class Blend(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteUse:
-    """What calls for a route used in some time, of those with a price in one currency."""
+    """What requests for a route used in some time, of those with a price in one currency."""
 
     requests: Mapping[str, float] = field(default_factory=dict)
     """By target, in any currency and without a price too."""
     fallbacks: float = 0.0
     """Those that another target did not answer."""
     currency: str | None = None
-    """None where no call had a price beside one of the last target."""
+    """None where no answer had a price beside one of the last target."""
     tokens: Mapping[str, float] = field(default_factory=dict)
-    """By target."""
+    """Those of answers, by target."""
     charges: Mapping[str, float] = field(default_factory=dict)
-    """Nano-units by target, with those of calls that gave no answer."""
+    """Nano-units of answers, by target."""
     at_last: float = 0.0
     """Nano-units that the last target would be charged for the tokens of all answers."""
     failed: float = 0.0
-    """Nano-units of calls that gave no answer, whoever pays them."""
+    """Nano-units of calls that gave no answer, whoever pays them: what routing costs."""
+
+    @property
+    def cost(self) -> float:
+        """Return the nano-units of answers, and of calls without one."""
+        return sum(self.charges.values()) + self.failed
 
     @property
     def per_million(self) -> float | None:
-        """Return the blended price of a million tokens."""
-        return _per_million(sum(self.charges.values()), sum(self.tokens.values()))
+        """Return the blended price of a million tokens of answers."""
+        return _per_million(self.cost, sum(self.tokens.values()))
 
     @property
     def last_per_million(self) -> float | None:
@@ -51,7 +56,13 @@ class RouteUse:
     @property
     def saved(self) -> float | None:
         """Return the saved share of what the last target would be charged."""
-        return saved_share(sum(self.charges.values()), self.at_last)
+        return saved_share(self.cost, self.at_last)
+
+    @property
+    def cost_of_saving(self) -> float | None:
+        """Return what routing costs as a share of what it saves; None where it saves nothing."""
+        saving = self.at_last - sum(self.charges.values())
+        return self.failed / saving if saving > 0 else None
 
     def price_of(self, target: str) -> float | None:
         """Return what a million tokens cost at a target."""

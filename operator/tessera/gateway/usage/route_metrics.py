@@ -42,24 +42,25 @@ class RouteMetrics:
         )
         self._tokens = counter(
             "tokens",
-            "Input and output tokens of calls for a ModelRoute. Of these, as of the next three, "
-            "count those with a price whose route has one at its last target.",
+            "Input and output tokens of answers to requests for a ModelRoute. Of these, as of "
+            "charges, count those with a price whose route has one at its last target.",
             "currency",
         )
         self._charges = counter(
             "charge_nanos",
-            "What calls for a ModelRoute are charged, in nano-units of the currency.",
+            "What answers to requests for a ModelRoute are charged, in nano-units.",
             "currency",
         )
         self._at_last = counter(
             "last_target_nanos",
-            "What the last target would be charged for the tokens of the answers of each target.",
+            "What the last target of a ModelRoute would be charged for the tokens of the answers "
+            "of each target, in nano-units.",
             "currency",
         )
         self._failed = counter(
             "failed_nanos",
-            "What calls are charged that gave no answer, which is part of the charges, and what "
-            "engines computed for them that no sender pays.",
+            "Calls for a ModelRoute that gave no answer, in nano-units: what they are charged, and "
+            "what engines computed for them that no sender pays.",
             "currency",
         )
         self._routes = defaultdict[str, OrderedDict[str, _Series]](OrderedDict)
@@ -88,22 +89,22 @@ class RouteMetrics:
         price = self.last.price(record.tenant, record.model_route, at) if record.target else None
         if price is None or price.currency != record.currency or record.charge_nanos is None:
             return
-        names, tokens = (*target, price.currency), record.input_tokens + record.output_tokens
-        at_last, failed = 0, 0
+        names = (*target, price.currency)
         if not record.requests or record.phase is Phase.FAILED:
-            failed = record.charge_nanos + record.waste_nanos
-        elif tokens:
-            at_last = charge_of(
-                price,
-                input_tokens=record.input_tokens,
-                cached=record.cached_tokens,
-                output=record.output_tokens,
-                reasoning=record.reasoning_tokens,
-            )
+            self._count(series, self._failed, names, record.charge_nanos + record.waste_nanos)
+            return
+        tokens = record.input_tokens + record.output_tokens
+        at_last = charge_of(
+            price,
+            input_tokens=record.input_tokens,
+            cached=record.cached_tokens,
+            output=record.output_tokens,
+            reasoning=record.reasoning_tokens,
+        )
         self._count(series, self._tokens, names, tokens)
         self._count(series, self._charges, names, record.charge_nanos)
-        self._count(series, self._at_last, names, at_last)
-        self._count(series, self._failed, names, failed)
+        # Where nothing was used, nothing is charged for the request either.
+        self._count(series, self._at_last, names, at_last if tokens else 0)
 
     @staticmethod
     def _count(series: _Series, counter: Counter, labels: tuple[str, ...], amount: int = 1) -> None:

@@ -1,0 +1,232 @@
+"""Alerts about routes: what fallback hides from clients, and what it costs."""
+
+from alerts.alert import Alert, Firing, always, growing
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.routes.fallback import fallback_kind
+from tessera.domain.routes.reasons import RouteReason
+
+_POD = (
+    'job="tessera-system/tessera-gateway",namespace="tessera-system",pod="gateway-0",'
+    'tenant="team-a",route="team-a/assistant"'
+)
+_ROUTE = {"route": "team-a/assistant"}
+# A service that sleeps, or that nobody pays, does not fail.
+_NO_FAILURES = {
+    RequestReason.SERVICE_ASLEEP,
+    RequestReason.SERVICE_STOPPED,
+    RequestReason.BUDGET_EXHAUSTED,
+}
+_FAILURES = "|".join(
+    sorted(
+        reason
+        for reason in RequestReason
+        if fallback_kind(reason) in ("ServerError", "Timeout") and reason not in _NO_FAILURES
+    )
+)
+
+
+def _requests(target: str, reason: str = "RuleMatched") -> str:
+    name = "tessera_gateway_route_requests_total"
+    return f'{name}{{{_POD},target="{target}",reason="{reason}"}}'
+
+
+def _skipped(target: str, reason: str) -> str:
+    name = "tessera_gateway_route_skipped_total"
+    return f'{name}{{{_POD},target="{target}",reason="{reason}"}}'
+
+
+def _nanos(what: str) -> str:
+    return f'tessera_gateway_route_{what}_nanos_total{{{_POD},target="small",currency="USD"}}'
+
+
+ROUTES = (
+    Alert(
+        name="RouteFallsBack",
+        expr=f"""
+            sum by (route) (
+              rate(tessera_gateway_route_requests_total{{reason="{RouteReason.FALLBACK}"}}[5m])
+            )
+              / sum by (route) (rate(tessera_gateway_route_requests_total[5m])) > 0.2
+        """,
+        minutes=15,
+        severity="warning",
+        summary="Many requests for ModelRoute {{ $labels.route }} are answered by another target.",
+        description="{{ $value | humanizePercentage }} of its requests have fallen back for 15 "
+        "minutes. The label reason of tessera_gateway_route_skipped_total says why.",
+        cause="""
+            The target that they should get has no room (`QueueFull`, `DeadlineUnreachable`),
+            sleeps (`ServiceAsleep`), is over a limit (`TooManyTokens`, `BudgetExceeded`), or fails.
+            Answers come, but they are dearer, or of a smaller model.
+        """,
+        look="""
+            kubectl tessera explain route NAME
+            kubectl tessera usage --by route,target,reason
+        """,
+        act="""
+            Repair the target, or give it replicas or budget.
+        """,
+        fires=Firing(
+            series={
+                _requests("small"): growing(0.7),
+                _requests("large", RouteReason.FALLBACK): growing(0.3),
+            },
+            labels=_ROUTE,
+            value="30%",
+            after=16,
+        ),
+        silent={
+            "one fallback of ten": {
+                _requests("small"): growing(0.9),
+                _requests("large", RouteReason.FALLBACK): growing(0.1),
+            },
+            "a burst of ten minutes": {
+                _requests("small"): growing(1),
+                _requests("large", RouteReason.FALLBACK): "0x20 0+60x10 600x150",
+            },
+        },
+    ),
+    Alert(
+        name="RouteTargetFails",
+        expr=f"""
+            sum by (route, target) (
+              rate(tessera_gateway_route_skipped_total{{reason=~"{_FAILURES}"}}[5m])
+            )
+              / on (route) group_left ()
+              sum by (route) (rate(tessera_gateway_route_requests_total[5m])) > 0.05
+        """,
+        minutes=10,
+        severity="warning",
+        summary="Target {{ $labels.target }} of ModelRoute {{ $labels.route }} fails.",
+        description="It gave no answer to requests that were {{ $value | humanizePercentage }} of "
+        "those that other targets answered, for 10 minutes: clients see no error.",
+        cause="""
+            As of [GatewayErrors](#gatewayerrors), which counts what clients get, and of a provider:
+            `ProviderUnreachable`, `ProviderFailed`, `ProviderTimeout`, or `ProviderKeyRefused`
+            where its key is wrong.
+        """,
+        look="""
+            kubectl tessera explain route NAME
+            kubectl -n tessera-system logs deploy/tessera-gateway --since=15m | grep skippedTargets
+        """,
+        act="""
+            Repair the service, or what the status of the ModelProvider names. Until then take the
+            target out of the route: each request asks it first.
+        """,
+        fires=Firing(
+            series={
+                _requests("large", RouteReason.FALLBACK): growing(1),
+                _skipped("small", "EngineFailed"): growing(0.1),
+            },
+            labels={**_ROUTE, "target": "small"},
+            value="10%",
+            after=11,
+        ),
+        silent={
+            "one failure of a hundred": {
+                _requests("large"): growing(1),
+                _skipped("small", "EngineFailed"): growing(0.01),
+            },
+            "a service that sleeps": {
+                _requests("large"): growing(1),
+                _skipped("small", "ServiceAsleep"): growing(1),
+            },
+        },
+    ),
+    Alert(
+        name="ProviderAnswersNothing",
+        expr="""
+            sum by (route, target) (
+              increase(tessera_gateway_route_skipped_total{reason=~"Provider.*"}[15m])
+            ) > 0
+              unless sum by (route, target)
+                (increase(tessera_gateway_route_requests_total[15m])) > 0
+        """,
+        minutes=15,
+        severity="warning",
+        summary="The provider of target {{ $labels.target }} of {{ $labels.route }} answers "
+        "nothing.",
+        description="For 15 minutes it was ejected or refused what was asked, and no request for "
+        "the route got an answer of it.",
+        cause="""
+            Its limits are reached (`ProviderBusy`: gateways leave it out for as long as its
+            `Retry-After` says, a minute at most), its key was revoked (`ProviderKeyRefused`), it
+            refuses such requests (`ProviderRefused`), or cannot be reached.
+        """,
+        look="""
+            kubectl get modelproviders
+            kubectl tessera usage --by route,target,reason
+        """,
+        act="""
+            Renew the key in its Secret, have its limits raised, or open the way to it:
+            `gateway.providers` of the chart.
+        """,
+        fires=Firing(
+            series={
+                _requests("large", RouteReason.FALLBACK): growing(1),
+                _skipped("small", "ProviderBusy"): growing(0.1),
+            },
+            labels={**_ROUTE, "target": "small"},
+            after=16,
+        ),
+        silent={
+            "a provider that answers some": {
+                _requests("small"): growing(0.1),
+                _skipped("small", "ProviderBusy"): growing(1),
+            },
+            "a provider that was ejected once": {
+                _requests("large"): growing(1),
+                _skipped("small", "ProviderBusy"): "0x20 5x160",
+            },
+        },
+    ),
+    Alert(
+        name="RouteWastesItsSaving",
+        expr="""
+            sum by (route, currency) (increase(tessera_gateway_route_failed_nanos_total[1h]))
+              > 0.1 * clamp_min(
+                sum by (route, currency)
+                  (increase(tessera_gateway_route_last_target_nanos_total[1h]))
+                - sum by (route, currency)
+                  (increase(tessera_gateway_route_charge_nanos_total[1h])), 0
+              )
+        """,
+        minutes=60,
+        severity="warning",
+        summary="Failed calls of ModelRoute {{ $labels.route }} cost a tenth of what it saves.",
+        description="For an hour, calls that gave no answer have cost more than 10 % of what its "
+        "answers cost less than at the last target. The choice of a target itself is free.",
+        cause="""
+            A target works on requests that another one then answers: it runs into `timeouts`, or
+            breaks off before the first token. A provider is paid for what it worked; what an engine
+            computed is paid by its owner.
+        """,
+        look="""
+            kubectl tessera explain route NAME
+        """,
+        act="""
+            Give the target more time, or less of the requests; without a saving the route is better
+            off with its last target alone.
+        """,
+        fires=Firing(
+            series={
+                _nanos("failed"): growing(2),
+                _nanos("charge"): growing(10),
+                _nanos("last_target"): growing(20),
+            },
+            labels={**_ROUTE, "currency": "USD"},
+            after=61,
+        ),
+        silent={
+            "failures of a hundredth": {
+                _nanos("failed"): growing(0.1),
+                _nanos("charge"): growing(10),
+                _nanos("last_target"): growing(20),
+            },
+            "a dearer target by choice": {
+                _nanos("failed"): always(5),
+                _nanos("charge"): growing(20),
+                _nanos("last_target"): growing(10),
+            },
+        },
+    ),
+)
