@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
-from tessera.domain.budget.meter import SpendRecord, WindowSpend
+from tessera.domain.budget.meter import OutsideLoan, SpendRecord, WindowSpend
 from tests.builders import NOW
 
 MONTH, HOUR = datetime.fromisoformat("2026-11-01T00:00Z"), NOW.replace(minute=0)
@@ -31,6 +31,8 @@ class SpendSeries:
         if "window_start" in query:
             return self.starts
         amounts = {"Month": 70_000_000_000, "Hour": 2_000_000_000}
+        if "outside" in query:
+            amounts = {"Month": 5_000_000_000}
         return [row(nanos, budget="team-a", window=name) for name, nanos in amounts.items()]
 
 
@@ -51,9 +53,11 @@ async def test_the_spend_of_the_latest_windows_is_read_from_the_operators_own_se
     assert record.currency == "USD"
     assert record.meter.as_of == NOW
     assert record.meter.spend_by_window == {
-        "Month": WindowSpend(MONTH, 70_000_000_000, MONTH),
+        "Month": WindowSpend(MONTH, 65_000_000_000, MONTH),
         "Hour": WindowSpend(HOUR, 2_000_000_000, HOUR),
     }
+    # What was lent for outside providers is no cost of nodes, and stays lent.
+    assert record.meter.loans["Month"] == OutsideLoan(MONTH, 5_000_000_000)
     assert all(OWN in query for query in series.queries)
     # The spend of the hour before, which a scrape may still show, does not count.
     assert any(f"{OWN}}}[570s]" in query for query in series.queries)

@@ -14,13 +14,14 @@ from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.charges.prices import RequestPrice
-from tessera.domain.charges.scopes import OUTSIDE, ChargeLimit
+from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
     OfferedProvider,
     OutsideModel,
     TenantLimits,
 )
+from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tests.gateway.harness import TENANT
 

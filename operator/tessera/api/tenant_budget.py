@@ -440,7 +440,10 @@ class WindowStatus(_BudgetStatusBase):
     """When counting started, if later than `start` because the limit is new."""
 
     spent: Amount
-    """Spend from `start` to `spend.asOf`."""
+    """Spend from `start` to `spend.asOf`, with what is lent for outside providers."""
+
+    outside: Amount | None = None
+    """What of it is lent for these; absent for none."""
 
     committed: Amount
     """Cost of minReplicas until `end`, plus what is reserved beyond them."""
@@ -608,6 +611,9 @@ class LimitStatus(_BudgetStatusBase):
     lent: Amount | None = None
     """What gateways hold above it for requests; absent for none."""
 
+    outside: Amount | None = None
+    """What of it is lent for calls of outside providers; absent for none."""
+
     members: int | None = None
     """How many are known, where each has the amount for itself."""
 
@@ -619,6 +625,26 @@ class LimitStatus(_BudgetStatusBase):
 
     actions: Annotated[tuple[str, ...], Field(max_length=8)] = ()
     """Actions in effect, from `spec.actions`; `Refuse` once a limit of basis `Charge` is spent."""
+
+
+class OutsideStatus(_BudgetStatusBase):
+    """What of a limit of basis `Cost` is lent to gateways, for calls of outside providers."""
+
+    window: WindowName
+    """Window of the limit."""
+
+    start: datetime
+    """Start of the window."""
+
+    amount: Amount
+    """What is lent in the window, in steps of 2 % of the limit while they are used. It counts as
+    spent, and is never lowered."""
+
+    used: Amount
+    """What of it was charged, or is held for requests that run, as gateways reported last."""
+
+    generation: int
+    """Rises with the amount, so that an old status lends nothing."""
 
 
 BudgetRaises = Annotated[tuple[BudgetRaise, ...], Field(max_length=32)]
@@ -647,6 +673,9 @@ class TenantBudgetStatus(_BudgetStatusBase):
 
     limits: Annotated[tuple[LimitStatus, ...], Field(max_length=32)] = ()
     """State of each limit of `spec`, in its order."""
+
+    outside: Annotated[tuple[OutsideStatus, ...], Field(max_length=4)] = ()
+    """What is lent for calls of ModelProviders; gateways spend there no more than it says."""
 
     summary: str = ""
     """Window closest to its limit in one line, for `kubectl get`: spend, limit and share."""

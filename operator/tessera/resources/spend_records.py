@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tessera.api.meta import Amount
 from tessera.api.tenant_budget import LimitKey
-from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
+from tessera.domain.budget.meter import OutsideLoan, SpendMeter, SpendRecord, WindowSpend
 from tessera.domain.budget.periods import MAX_PERIOD, service_of
 from tessera.domain.money import from_nanos, to_nanos
 from tessera.domain.names import SPEND_RECORDS_NAME
@@ -30,6 +30,14 @@ class _RecordedWindow(BaseModel):
     spent: Amount
 
 
+class _RecordedLoan(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    start: AwareDatetime
+    amount: Amount
+    generation: int
+
+
 class _RecordedSpend(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
@@ -37,6 +45,7 @@ class _RecordedSpend(BaseModel):
     as_of: AwareDatetime
     windows: dict[LimitKey, _RecordedWindow]
     incomplete: dict[LimitKey, AwareDatetime] = {}
+    outside: dict[LimitKey, _RecordedLoan] = {}
 
 
 def spend_records_manifest(
@@ -74,6 +83,12 @@ def _recorded(currency: str, meter: SpendMeter, as_of: datetime) -> _RecordedSpe
             for name, start in meter.incomplete_windows.items()
             if service_of(name) is None
         },
+        outside={
+            name: _RecordedLoan(
+                start=loan.start, amount=from_nanos(loan.amount), generation=loan.generation
+            )
+            for name, loan in meter.loans.items()
+        },
     )
 
 
@@ -92,5 +107,9 @@ def _parse(text: str) -> SpendRecord:
                 for name, window in recorded.windows.items()
             },
             incomplete_windows=recorded.incomplete,
+            loans={
+                name: OutsideLoan(loan.start, to_nanos(loan.amount), generation=loan.generation)
+                for name, loan in recorded.outside.items()
+            },
         ),
     )

@@ -387,7 +387,8 @@ def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:
         allowDowngrade=False,
     )
     [tenant] = directory(budgets=(budget,)).tenants.values()
-    assert replace(tenant, generation=0) == TenantLimits(
+    assert [(each.name, each.amount) for each in tenant.outside] == [("outside Hour", 0)]
+    assert replace(tenant, generation=0, outside=()) == TenantLimits(
         name="team-a",
         namespaces=("team-a",),
         weight=2.0,

@@ -7,13 +7,14 @@ from tessera.adapters.prometheus.rows import QueryRow, sample_value, to_datetime
 from tessera.api.tenant_budget import LIMIT_KEY, LimitKey
 from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import BillScrape, ProcessLabels, TenantLine
-from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
+from tessera.domain.budget.meter import OutsideLoan, SpendMeter, SpendRecord, WindowSpend
 from tessera.ports import MetricsError
 
 COST = "tessera_cost_nanos_total"
 COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
 COST_SINCE = "tessera_cost_since_timestamp_seconds"
 BUDGET_SPENT = "tessera_budget_spent_nanos"
+BUDGET_OUTSIDE = "tessera_budget_outside_nanos"
 BUDGET_WINDOW_START = "tessera_budget_window_start_timestamp_seconds"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
@@ -25,16 +26,25 @@ _EXPORTED_PREFIX = "exported_"
 
 
 def spend_records_of(
-    charged: Sequence[QueryRow], starts: Iterable[QueryRow], spent: Iterable[tuple[float, QueryRow]]
+    charged: Sequence[QueryRow],
+    starts: Iterable[QueryRow],
+    spent: Iterable[tuple[float, QueryRow]],
+    outside: Iterable[tuple[float, QueryRow]] = (),
 ) -> Mapping[str, SpendRecord]:
-    """Return a record for each budget, from the starts of its windows and the spend since these."""
+    """Return a record for each budget, from the starts of its windows and the spend since these.
+
+    Part of the spend is what is lent for outside providers.
+    """
     if not charged:
         return {}
     as_of = to_datetime(max(map(sample_value, charged)))
-    nanos = {
-        (row["metric"]["budget"], row["metric"]["window"], start): int(sample_value(row))
-        for start, row in spent
-    }
+    nanos, lent = (
+        {
+            (row["metric"]["budget"], row["metric"]["window"], start): int(sample_value(row))
+            for start, row in rows
+        }
+        for rows in (spent, outside)
+    )
     latest: dict[tuple[str, LimitKey], tuple[float, str]] = {}
     for row in starts:
         labels = row["metric"]
@@ -42,18 +52,23 @@ def spend_records_of(
             key = labels["budget"], labels["window"]
             latest[key] = max(latest.get(key, (0.0, "")), (sample_value(row), labels["currency"]))
     windows: dict[str, dict[LimitKey, WindowSpend]] = defaultdict(dict)
+    loans: dict[str, dict[str, OutsideLoan]] = defaultdict(dict)
     currencies: dict[str, str] = {}
     for (budget, window), (start, currency) in sorted(latest.items()):
         amount = nanos.get((budget, window, start))
         if amount is not None:
             since = to_datetime(start)
-            windows[budget][window] = WindowSpend(since, amount, since)
+            outside_nanos = min(amount, lent.get((budget, window, start), 0))
+            loan = loans[budget][window] = OutsideLoan(since, outside_nanos)
+            windows[budget][window] = WindowSpend(since, amount - loan.amount, since)
             # Of windows in several currencies none can be used.
             currencies[budget] = currency if currencies.get(budget, currency) == currency else ""
     return {
         budget: SpendRecord(
             currency=currencies[budget],
-            meter=SpendMeter(as_of=as_of, spend_by_window=spends, names_replicas=False),
+            meter=SpendMeter(
+                as_of=as_of, spend_by_window=spends, names_replicas=False, loans=loans[budget]
+            ),
         )
         for budget, spends in windows.items()
     }

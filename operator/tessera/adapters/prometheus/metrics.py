@@ -17,6 +17,7 @@ from urllib3.util.retry import Retry
 
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.billing import (
+    BUDGET_OUTSIDE,
     BUDGET_SPENT,
     BUDGET_WINDOW_START,
     COST,
@@ -319,13 +320,16 @@ class PrometheusMetrics:
             self._query(started, Bounds(labels, latest), at),
         )
         spent: list[tuple[float, QueryRow]] = []
+        outside: list[tuple[float, QueryRow]] = []
         for start in sorted({sample_value(row) for row in starts}):
             elapsed = at - to_datetime(start) - _WINDOW_CHANGE
             if elapsed > timedelta(seconds=1):
                 seconds = elapsed // timedelta(seconds=1)
-                query = f"max by (budget, window) (max_over_time({BUDGET_SPENT}{own}[{seconds}s]))"
-                spent += [(start, row) for row in await self._query(query, _SPENT_BOUNDS, at)]
-        return spend_records_of(charged, starts, spent)
+                for name, amounts in ((BUDGET_SPENT, spent), (BUDGET_OUTSIDE, outside)):
+                    query = f"max by (budget, window) (max_over_time({name}{own}[{seconds}s]))"
+                    rows = await self._query(query, _SPENT_BOUNDS, at)
+                    amounts += [(start, row) for row in rows]
+        return spend_records_of(charged, starts, spent, outside)
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
         """Return when each of these pods (namespace/name) was last scraped.

@@ -7,7 +7,7 @@ what a limit of basis Charge was charged, the last figure stands, from the statu
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo
 
 from tessera.api.budget_reasons import LimitAction
@@ -65,6 +65,8 @@ class LimitState:
     """Where each member has the amount for itself, of the one nearest to it."""
     lent: int = 0
     """What gateways hold above it."""
+    outside: int = 0
+    """What of `spent` is lent for calls of outside providers."""
     is_partial: bool = False
     """Whether it counts a part of the tenant, by `for`."""
     members: int | None = None
@@ -114,6 +116,7 @@ def limit_states(
     for window in budget.state.current_windows:
         member = str(window.period.service or "")
         spent[window.field_path].append(AccountCharge(window.spent, 0, member))
+    outside = {window.field_path: window.outside for window in budget.state.current_windows}
     states = []
     for index, limit in enumerate(spec.limits):
         name = spec.name_of(limit)
@@ -124,7 +127,8 @@ def limit_states(
         else:
             reported = (charges or {}).get(LimitId(budget.name, name))
             known = _latest(period, reported, recorded.get(name))
-        states.append(_judged(budget, limit, period, known))
+        judged = _judged(budget, limit, period, known)
+        states.append(replace(judged, outside=outside.get(amount_path(index), 0)))
     return tuple(states)
 
 

@@ -469,7 +469,8 @@ def _budget_state(
             # With an unknown spend only the allowed remainder of the limit is available.
             else min(to_nanos(limit.amount), _allowance(spec)),
             is_each=limit.for_ is not None and limit.for_.part[1] == EACH,
-            spent=meter.spent(period),
+            spent=meter.spent(period) + (outside := meter.loan(period).amount),
+            outside=outside,
         )
         for place, limit, period in limits
     ]
@@ -480,6 +481,7 @@ def _budget_state(
             period=period,
             limit=limit_at(spec, each.limit, view.raises, period.start),
             spent=0,
+            outside=0,
         )
         for budget_window, each in zip(current, limits, strict=True)
         for period in (next_period(budget_window.period, zone),)
@@ -540,7 +542,11 @@ def _latest_meter(
     if history.meter is not None and is_past(history.meter, at):
         return history.meter, False
     spend, record = budget.status.spend, history.record
-    recorded = SpendMeter() if spend is None else restore_meter(spend, specs, spec.currency)
+    recorded = (
+        SpendMeter()
+        if spend is None
+        else restore_meter(spend, budget.status.outside, specs, spec.currency)
+    )
     outside = record.meter if record and record.currency == spec.currency else SpendMeter()
     meter = recorded_meter(recorded, outside, at)
     accepted = find_condition(budget.status.conditions, "Accepted")

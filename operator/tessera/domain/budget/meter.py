@@ -44,6 +44,19 @@ class WindowSpend:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class OutsideLoan:
+    """What is lent for calls of outside providers in the window that began at `start`."""
+
+    start: datetime
+    amount: int = 0
+    """Nano-units; never lowered."""
+    used: int = 0
+    """Those of them that gateways reported last, as charged or held for requests that run."""
+    generation: int = 0
+    """Rises with the amount; 0 while nothing is lent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendMeter:
     """The spend until `as_of`, and the replicas that ran then, by the uids of their pods."""
@@ -58,6 +71,8 @@ class SpendMeter:
     charged from then on."""
     incomplete_windows: Mapping[LimitKey, datetime] = field(default_factory=dict)
     """Starts of windows of which an earlier part was not metered."""
+    loans: Mapping[str, OutsideLoan] = field(default_factory=dict)
+    """What is lent for calls of outside providers, which the spend has not, by window."""
 
     def spent(self, period: CalendarPeriod) -> int:
         """Return the nano-units spent in one window."""
@@ -67,6 +82,11 @@ class SpendMeter:
             if window_spend is not None and window_spend.start == period.start
             else 0
         )
+
+    def loan(self, period: CalendarPeriod) -> OutsideLoan:
+        """Return what is lent in one window: nothing of a part of the tenant's spend."""
+        loan = self.loans.get(period.key)
+        return loan if loan and loan.start == period.start else OutsideLoan(period.start)
 
     def is_complete(self, period: CalendarPeriod) -> bool:
         """Return whether the whole window was metered."""

@@ -8,11 +8,18 @@ from itertools import chain
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
 from tessera.api.ref import Ref
-from tessera.api.tenant_budget import LimitKey, RunningGroupStatus, RunningStatus, SpendStatus
+from tessera.api.tenant_budget import (
+    LimitKey,
+    OutsideStatus,
+    RunningGroupStatus,
+    RunningStatus,
+    SpendStatus,
+)
 from tessera.domain.budget.meter import (
     WEIGHT_QUANTUM,
     MeteredGroup,
     MeteredReplica,
+    OutsideLoan,
     SpendMeter,
     SpendRecord,
     WindowSpend,
@@ -232,7 +239,10 @@ def is_past(meter: SpendMeter, at: datetime) -> bool:
 
 
 def restore_meter(
-    spend: SpendStatus, specs: Mapping[str, AcceleratorPoolSpec], currency: str
+    spend: SpendStatus,
+    loans: Iterable[OutsideStatus],
+    specs: Mapping[str, AcceleratorPoolSpec],
+    currency: str,
 ) -> SpendMeter:
     """Return the meter that an earlier leader recorded in the status."""
 
@@ -253,7 +263,9 @@ def restore_meter(
     unknown = [key for key, each in alone.items() if each.incomplete]
     spends = {
         limit_key(window.window, window.tier): WindowSpend(
-            window.start, to_nanos(window.spent), window.counted_from or window.start
+            window.start,
+            to_nanos(window.spent - (window.outside or 0)),
+            window.counted_from or window.start,
         )
         for window in spend.windows
     } | {
@@ -279,5 +291,11 @@ def restore_meter(
         ),
         incomplete_windows={
             key: spends[key].start for key in (*spend.incomplete_windows, *unknown) if key in spends
+        },
+        loans={
+            each.window: OutsideLoan(
+                each.start, to_nanos(each.amount), to_nanos(each.used), each.generation
+            )
+            for each in loans
         },
     )

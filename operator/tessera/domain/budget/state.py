@@ -48,6 +48,9 @@ class BudgetWindow:
     is_each: bool = False
     """Whether each service has the amount for itself."""
     spent: int = 0
+    """With what is lent for calls of outside providers."""
+    outside: int = 0
+    """What of it is lent for these."""
     min_replicas_cost: int = 0
     """Cost of replicas within minReplicas until the end of the window."""
     granted: int = 0
@@ -76,6 +79,12 @@ class BudgetWindow:
         self.granted += granted
         if owner is not None and (cost := committed + granted):
             self.owners[owner] = self.owners.get(owner, 0) + cost
+
+    def lend(self, nanos: int) -> None:
+        """Count more as lent for calls of outside providers."""
+        self.outside += nanos
+        self.spent += nanos
+        self.forecast += nanos
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
         """Return the nano-units of the part of a span within the window."""
@@ -126,6 +135,11 @@ class BudgetState:
     def amount(self, nanos: int) -> str:
         """Return nano-units as text with the currency of the budget."""
         return f"{format_amount(nanos)} {self.currency}"
+
+    def spent_text(self, window: BudgetWindow) -> str:
+        """Return what is spent, and how much of it is lent."""
+        outside = f" (of which {self.amount(window.outside)} lent for outside providers)"
+        return f"spent {self.amount(window.spent)}{outside if window.outside else ''}"
 
     def reserve_min_replicas(self, tariff: Tariff, replicas: int, owner: Ref | None = None) -> None:
         """Commit the cost of replicas within minReplicas until the end of each window."""
@@ -288,7 +302,7 @@ class BudgetState:
         owner = window.largest_owner
         largest = f" (the largest part for {owner})" if owner is not None else ""
         return self.refuse(
-            f"{self._limit_text(window)}, spent {self.amount(window.spent)}, "
+            f"{self._limit_text(window)}, {self.spent_text(window)}, "
             f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
             f"{self.amount(window.granted)}{largest}, available {self.amount(available)}. "
             f"{addition_text} needs {self.amount(cost)}: {way_out}."

@@ -33,7 +33,7 @@ def within_budget(
     tightest = max(current_windows, key=_spent_share)
     message = (
         f"{tightest.field_path}: {tightest.period.name.lower()} limit{tightest.period.part} "
-        f"{state.amount(tightest.limit)}, spent {state.amount(tightest.spent)}, forecast "
+        f"{state.amount(tightest.limit)}, {state.spent_text(tightest)}, forecast "
         f"{state.amount(tightest.forecast)}"
     )
     if _spent_share(tightest) >= _NEAR_LIMIT_SHARE:
@@ -76,7 +76,7 @@ def _refusal(
             return StatusVerdict(
                 WithinBudget.BUDGET_EXHAUSTED,
                 f"{window.field_path}: {window.period.name.lower()} limit{window.period.part} "
-                f"{state.amount(window.limit)}, spent {state.amount(window.spent)}, forecast "
+                f"{state.amount(window.limit)}, {state.spent_text(window)}, forecast "
                 f"{state.amount(window.forecast)} until {window.period.end:%Y-%m-%dT%H:%MZ}; "
                 "delete what runs in the tenant's namespaces, or raise the limit",
             )

@@ -6,11 +6,10 @@ from enum import StrEnum
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.raises import AmountRaise, raised
 from tessera.domain.charges.throttle import ThrottleTerms
+from tessera.domain.observed.charges import OUTSIDE
 
 # The key in `UsageRecord.charges` of what is of another month than that in which it began.
 OTHER_MONTH = ""
-# Begins the names of limits of basis Cost as they hold at providers, which no limit of a spec has.
-OUTSIDE = "outside "
 
 
 class MemberKind(StrEnum):

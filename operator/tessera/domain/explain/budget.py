@@ -62,8 +62,8 @@ def _numbers(view: BudgetView, service: Ref) -> Iterator[tuple[str, str]]:
             continue
         yield (
             window.period.text,
-            f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "
-            f"{amount(window.spent)}, committed to minReplicas "
+            f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, "
+            f"{view.state.spent_text(window)}, committed to minReplicas "
             f"{amount(window.min_replicas_cost)}, reserved {amount(window.granted)}, forecast "
             f"{amount(window.forecast)}",
         )

@@ -30,7 +30,7 @@ from tessera.domain.gateway.directory import (
     TenantLimits,
 )
 from tessera.domain.gateway.name_rights import name_rights
-from tessera.domain.gateway.outside import outside_models
+from tessera.domain.gateway.outside import outside_limits, outside_models
 from tessera.domain.hardware.device import (
     MIG_PREFIX,
     Hardware,
@@ -212,6 +212,7 @@ def _tenant(claim: NamespaceClaim) -> TenantLimits:
         charge_limits=tuple(
             _charge_limit(budget, generation, spec, limit) for _, limit in spec.charge_limits
         ),
+        outside=outside_limits(budget, spec),
         residency=None if spec.data_residency is None else frozenset(spec.data_residency),
     )
 

@@ -3,10 +3,15 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
+from zoneinfo import ZoneInfo
 
 from tessera.api.model_provider import ModelCost
 from tessera.api.ref import Ref
+from tessera.api.tenant_budget import Limit, TenantBudgetSpec
+from tessera.domain.budget.periods import period_at, zone_of
+from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
     OfferedProvider,
@@ -16,7 +21,9 @@ from tessera.domain.gateway.directory import (
 from tessera.domain.incremental import reused
 from tessera.domain.model.paths import PROTOCOLS
 from tessera.domain.money import to_nanos
+from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.providers import ObservedProvider
+from tessera.domain.observed.snapshot import Budget
 
 
 @reused
@@ -83,4 +90,41 @@ def _outside_cost(provider: str, currency: str, cost: ModelCost) -> RequestPrice
         output=to_nanos(cost.output),
         reasoning=to_nanos(cost.output if reasoning is None else reasoning),
         per_request=to_nanos(cost.per_request),
+    )
+
+
+def outside_limits(budget: Budget, spec: TenantBudgetSpec) -> tuple[ChargeLimit, ...]:
+    """Return what gateways may spend at providers, by the status of a budget and its spec in force.
+
+    Each limit of basis Cost for all of the tenant has one, of which nothing is lent before the
+    status says so, nor out of the window of which it says that.
+    """
+    return tuple(
+        _outside_limit(budget, spec, limit)
+        for _, limit in spec.cost_limits
+        if limit.tier is None and limit.for_ is None
+    )
+
+
+def _outside_limit(budget: Budget, spec: TenantBudgetSpec, limit: Limit) -> ChargeLimit:
+    raises: tuple[AmountRaise, ...] = ()
+    generation = 0
+    zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
+    for lent in budget.status.outside:
+        period = period_at(limit.window, lent.start, zone)
+        if (lent.window, lent.start) == (limit.window, period.start):
+            nanos, generation = to_nanos(lent.amount), lent.generation
+            raises = (
+                AmountRaise(nanos, period.end.timestamp()),
+                AmountRaise(-nanos, period.start.timestamp()),
+            )
+    return ChargeLimit(
+        budget=budget.name,
+        generation=generation,
+        name=OUTSIDE + limit.window,
+        window=limit.window,
+        amount=0,
+        currency=spec.currency,
+        time_zone=spec.time_zone,
+        raises=raises,
     )

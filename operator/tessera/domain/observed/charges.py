@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 # Of a limit that each member has for itself, so many are named.
 NEAREST_ACCOUNTS = 5
+# Begins the names of limits of basis Cost as they hold at providers, which no limit of a spec has.
+OUTSIDE = "outside "
 
 
 class LimitId(NamedTuple):

@@ -25,6 +25,7 @@ from tessera.domain.budget.budgets import (
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import MeteringInputs, metering_inputs
+from tessera.domain.budget.outside import lend_outside, lend_to_gateways
 from tessera.domain.budget.state import BudgetState, Grant
 from tessera.domain.config import Config
 from tessera.domain.gateway.name_conflicts import NameConflicts, find_name_conflicts, name_verdicts
@@ -297,6 +298,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     grants = grant_replicas(
         proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
     )
+    budgets = lend_to_gateways(budgets, snapshot, has_providers=config.providers)
     # What is tried takes what others leave: no share of devices, and no layout is made for it.
     in_force = proposals_in_force(fleet, proposals)
     shares = tenant_shares(in_force, grants, deciding)
@@ -575,6 +577,7 @@ STEPS: tuple[Step[..., Any], ...] = (
     batches.allocate,
     grant_tenant,
     claims_of,
+    lend_outside,
     share_devices,
     wanted_devices,
     candidate_device,

@@ -8,16 +8,18 @@ from tessera.api.tenant_budget import (
     MAX_SERVICE_WINDOWS,
     AccountStatus,
     LimitStatus,
+    OutsideStatus,
     RunningGroupStatus,
     RunningStatus,
     ServiceSpendStatus,
     SpendStatus,
     TenantBudgetStatus,
+    WindowName,
     WindowStatus,
 )
 from tessera.domain.budget.actions import LimitState
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.meter import WEIGHT_QUANTUM, MeteredReplica, SpendMeter
+from tessera.domain.budget.meter import WEIGHT_QUANTUM, MeteredReplica, OutsideLoan, SpendMeter
 from tessera.domain.budget.state import BudgetState, BudgetWindow
 from tessera.domain.budget.verdicts import summary
 from tessera.domain.money import from_nanos
@@ -56,7 +58,15 @@ def budget_status(
         [(each.name, each.reached, each.actions) for each in listed]
         for listed in (previous.limits, limits)
     ]
-    changed = changed or acts[0] != acts[1]
+    outside = tuple(
+        _outside_status(window.period.name, view.meter.loan(window.period))
+        for window in state.current_windows
+        if window.outside
+    )
+    lent = [
+        [(each.start, each.amount) for each in listed] for listed in (previous.outside, outside)
+    ]
+    changed = changed or acts[0] != acts[1] or lent[0] != lent[1]
     is_due = changed or _is_record_due(view, previous.spend, state)
     if before == after and same_spec and not is_due:
         return previous
@@ -68,6 +78,7 @@ def budget_status(
         override=view.override,
         raises=view.raises,
         limits=limits if state.closed is None else previous.limits,
+        outside=outside if state.closed is None else previous.outside,
         summary=summary(state, view.limits),
         per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
         if state.closed is None
@@ -203,6 +214,7 @@ def _limit_status(state: LimitState) -> LimitStatus:
         limit=from_nanos(state.limit),
         spent=from_nanos(state.spent),
         lent=from_nanos(state.lent) if state.lent else None,
+        outside=from_nanos(state.outside) if state.outside else None,
         members=state.members,
         nearest=tuple(
             AccountStatus(member=each.member, spent=from_nanos(each.settled))
@@ -210,6 +222,16 @@ def _limit_status(state: LimitState) -> LimitStatus:
         ),
         reached=state.reached,
         actions=state.actions,
+    )
+
+
+def _outside_status(window: WindowName, loan: OutsideLoan) -> OutsideStatus:
+    return OutsideStatus(
+        window=window,
+        start=loan.start,
+        amount=from_nanos(loan.amount),
+        used=from_nanos(loan.used),
+        generation=loan.generation,
     )
 
 
@@ -222,6 +244,7 @@ def _window_status(window: BudgetWindow, since: datetime) -> WindowStatus:
         limit=from_nanos(window.limit),
         counted_from=since if since > window.period.start else None,
         spent=from_nanos(window.spent),
+        outside=from_nanos(window.outside) if window.outside else None,
         committed=from_nanos(window.min_replicas_cost + window.granted),
         forecast=from_nanos(window.forecast),
         max_overspend=from_nanos(max(0, window.allocated - window.limit)),

@@ -38,7 +38,12 @@ class SpendRecordStore:
         The record in each status is what grants depend on; this one is its copy.
         """
         amounts = {
-            name: (record.currency, record.meter.spend_by_window, record.meter.incomplete_windows)
+            name: (
+                record.currency,
+                record.meter.spend_by_window,
+                record.meter.incomplete_windows,
+                {window: loan.amount for window, loan in record.meter.loans.items()},
+            )
             for name, record in records.items()
         }
         recently = self._written_at is not None and at - self._written_at < WRITE_INTERVAL
