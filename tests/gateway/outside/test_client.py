@@ -132,7 +132,7 @@ async def test_a_large_request_arrives_whole(tmp_path: Path) -> None:
         (send_page, "ProviderFailed", 502, "neither JSON nor a stream of events."),
         (hang_up, "ProviderFailed", 502, "failed: it closed the connection."),
         (filtered, "ContentFiltered", 400, "refused the request."),
-        (flood, "ResponseTooLarge", 502, "more than 33554432 bytes"),
+        (flood, "ProviderFailed", 502, "more than 33554432 bytes"),
     ],
 )
 async def test_a_failure_is_said_in_words_of_the_gateway(

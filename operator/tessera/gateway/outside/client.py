@@ -117,21 +117,21 @@ class OutsideAnswer:
             except TimeoutError:
                 is_late = monotonic() >= self._ends_at
                 detail = "its answer had no end" if is_late else f"nothing for {self._seconds:g} s"
-                raise self._error(RequestReason.PROVIDER_TIMEOUT, self._provider, detail) from None
+                raise self._error(RequestReason.PROVIDER_TIMEOUT, detail) from None
             except (aiohttp.ClientError, OSError):
                 detail = "it broke off its answer"
-                raise self._error(RequestReason.PROVIDER_FAILED, self._provider, detail) from None
+                raise self._error(RequestReason.PROVIDER_FAILED, detail) from None
             if not part:
                 return
             size += len(part)
             if size > limit:
-                detail = f"it has more than {counted(limit, 'byte')}"
-                raise self._error(RequestReason.RESPONSE_TOO_LARGE, detail)
+                detail = f"its answer has more than {counted(limit, 'byte')}"
+                raise self._error(RequestReason.PROVIDER_FAILED, detail)
             self._seconds = self._gap_seconds
             yield part
 
-    def _error(self, reason: RequestReason, *details: str) -> OutsideError:
-        return OutsideError(reason, *details, had_bytes=True)
+    def _error(self, reason: RequestReason, detail: str) -> OutsideError:
+        return OutsideError(reason, self._provider, detail, had_bytes=True)
 
 
 @dataclass(slots=True)
