@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.model_provider import ModelProviderSpec
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.config import Config
@@ -16,6 +17,7 @@ from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.names import deployment_name, template_deployment_name
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import (
     Budget,
     Node,
@@ -39,6 +41,12 @@ MEDIUM = "hf://meta-llama/Llama-3.1-8B-Instruct"
 LARGE = "hf://meta-llama/Llama-3.1-70B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
+A_MODEL_OUTSIDE: Mapping[str, Any] = {
+    "name": "Big",
+    "maxContextTokens": 4096,
+    "maxOutputTokens": 1000,
+    "cost": {"input": "2", "output": "20"},
+}
 DEFAULT_CONFIG = Config()
 NO_MEMORY = PlanMemory()
 
@@ -92,6 +100,25 @@ def a_budget(
     }
     return Budget(
         name=name, generation=1, spec=TenantBudgetSpec.model_validate(spec), status=status
+    )
+
+
+def a_provider(name: str = "acme", **fields: Any) -> ObservedProvider:
+    """Build a provider with the model Big, which lists team-a."""
+    spec = {
+        "baseUrl": "https://api.example.com/v1",
+        "protocols": ["OpenAIChat"],
+        "secret": {"name": name},
+        "tenants": ["team-a"],
+        "models": [A_MODEL_OUTSIDE],
+        **fields,
+    }
+    return ObservedProvider(
+        name=name,
+        uid=f"uid-{name}",
+        created=NOW,
+        generation=3,
+        spec=ModelProviderSpec.model_validate(spec),
     )
 
 

@@ -28,6 +28,7 @@ from tessera.resources.api_resources import (
     POD_MONITORS,
     PODS,
     PRICE_LISTS,
+    PROVIDER_SECRETS,
     SERVICES,
     ApiResource,
 )
@@ -55,7 +56,9 @@ class MemoryCluster:
     but for the conditions of pods."""
 
     def __init__(self, *, monitored: bool = False) -> None:
-        self._kinds = {kind.plural: kind for kind in (*KINDS, PRICE_LISTS, CONFIG_MAPS)}
+        self._kinds = {
+            kind.plural: kind for kind in (*KINDS, PRICE_LISTS, CONFIG_MAPS, PROVIDER_SECRETS)
+        }
         self._unknown = set() if monitored else {POD_MONITORS.plural}
         self.objects: dict[ObjectKey, dict[str, Any]] = {}
         self._owners: dict[ObjectKey, dict[Path, str]] = {}
@@ -104,13 +107,15 @@ class MemoryCluster:
             raise ClusterError(f"watch {kind.plural}: connection lost")
         if version < self.forgotten:
             raise ResourceExpiredError(f"watch {kind.plural}: 410 too old resource version")
+        seen_version = self.version
         for at, key, seen in tuple(self._changes):
             if at > version and key.plural == kind.plural:
                 yield WatchEvent(
                     version=at, cluster_object=seen or ClusterObject(key=key), deleted=seen is None
                 )
         await asyncio.sleep(0)
-        yield WatchEvent(version=self.version)
+        # What changed meanwhile is for the next watch.
+        yield WatchEvent(version=seen_version)
 
     async def apply(
         self, manifest: ObjectManifest, *, subresource: str | None = None

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_ROUTES
+from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_PROVIDERS, MODEL_ROUTES
 from tessera.resources.manifest import ObjectKey
-from tests.builders import SMALL
+from tests.builders import SMALL, a_provider
 from tests.memory_operator import MemoryOperator
 
 ROUTE = ObjectKey(MODEL_ROUTES.plural, "team-a", "assistant")
@@ -41,3 +41,27 @@ async def test_a_route_follows_its_targets() -> None:
     assert condition["reason"] == "InvalidSpec"
     assert condition["message"].startswith("spec.targets.2.service: String should match pattern")
     assert "kubectl explain modelroute.spec shows the fields" in condition["message"]
+
+
+async def test_a_provider_says_whether_gateways_may_ask_it() -> None:
+    operator = MemoryOperator()
+    provider = a_provider()
+    assert provider.spec is not None
+    spec = provider.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    key = operator.cluster.put(MODEL_PROVIDERS, {"metadata": {"name": "acme"}, "spec": spec})
+
+    def reason() -> str:
+        (condition,) = operator.cluster.objects[key]["status"]["conditions"]
+        return str(condition["reason"])
+
+    await operator.reconcile()
+    assert reason() == "ProvidersDisabled"
+
+    operator.cluster.compact()
+    await operator.reconcile()
+    assert key not in operator.cluster.applied, "nothing changed"
+
+    operator.cluster.objects[key]["spec"]["baseUrl"] = "http://api.example.com"
+    operator.cluster.touch(key)
+    await operator.reconcile()
+    assert reason() == "InvalidSpec"

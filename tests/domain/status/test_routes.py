@@ -9,10 +9,11 @@ import pytest
 from tessera.api.model_route import ModelRouteSpec, ModelRouteStatus
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService
 from tessera.domain.status.routes import route_status, route_statuses
-from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, plan_of
+from tests.builders import NOW, a_budget, a_provider, a_service, a_snapshot, a_spec, plan_of
 from tests.domain.test_steps import EVIL, Raising
 
 EMBEDS = {"parameters": 10**8, "layers": 12, "attentionHeads": 12, "kvHeads": 12, "headDim": 64}
@@ -30,6 +31,10 @@ def a_target(ref: str, ready: int = 1, spec: Any = None, **status: Any) -> Obser
         created=NOW - timedelta(days=3),
         status=InferenceServiceStatus.model_validate({"readyReplicas": ready, **status}),
     )
+
+
+def a_provider_target(model: str = "Big", **fields: Any) -> dict[str, Any]:
+    return {"name": "outside", "provider": {"name": "acme", "model": model}, **fields}
 
 
 def a_route(*targets: str, name: str = "assistant", days: int = 1, **spec: Any) -> ObservedRoute:
@@ -194,6 +199,44 @@ def test_a_route_for_others_needs_a_grant_of_its_name(
     )
     assert (value, reason) == ("True", "NameNotPublished" if words else "Valid")
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("providers", "budget", "state", "words"),
+    [
+        ([a_provider()], {}, "Available", "1 of 1 target can answer now"),
+        ([a_provider(tenants=["team-b"])], {}, "TargetNotFound", "does not list TenantBudget/"),
+        ([replace(a_provider(), spec=None)], {}, "TargetNotFound", "does not exist, "),
+        ([], {}, "TargetNotFound", "has no model Big; requests skip it"),
+        (None, {}, "ProvidersDisabled", "gateway.providers.enabled is false"),
+        (
+            [a_provider(region="us")],
+            {"dataResidency": ["eu"]},
+            "DataResidency",
+            "spec.dataResidency of TenantBudget/team-a",
+        ),
+        ([a_provider()], {"dataResidency": ["InCluster"]}, "DataResidency", "is skipped"),
+        ([a_provider(region="eu")], {"dataResidency": ["eu"]}, "Available", "1 of 1"),
+    ],
+)
+def test_a_model_of_a_provider_is_available_or_says_why_not(
+    providers: list[ObservedProvider] | None, budget: dict[str, Any], state: str, words: str
+) -> None:
+    route = a_route(targets=[a_provider_target()])
+    budgets = (a_budget("team-a", **budget),)
+    status = statuses(route, budgets=budgets, providers=providers)["assistant"]
+    assert [each.reason for each in status.targets] == [state]
+    assert status.targets[0].provider == "acme/Big"
+    value, reason, message = accepted(status)
+    assert (value, reason) == (("True", "Valid") if state == "Available" else ("False", state))
+    assert words in message
+
+
+def test_a_model_that_a_provider_does_not_have_is_skipped() -> None:
+    route = a_route("large", targets=[a_provider_target("big"), {"service": "large"}])
+    status = statuses(route, a_target("large"), providers=[a_provider()])["assistant"]
+    assert [each.reason for each in status.targets] == ["TargetNotFound", "Available"]
+    assert "ModelProvider/acme does not exist" in accepted(status)[2]
 
 
 def test_a_route_says_that_no_gateway_runs_or_that_its_spec_is_invalid() -> None:

@@ -1,14 +1,29 @@
 """What a gateway watches, when etcd was restored and when the gateway stops."""
 
 import asyncio
+import base64
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from typing_extensions import override
 
-from tessera.gateway.fleet.watching import FleetWatch
+from tessera.api.rate_limits import RateLimitsSpec
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import OfferedProvider
+from tessera.domain.observed.providers import ProviderSecret
+from tessera.gateway.fleet.watching import FleetWatch, ProviderSecrets
+from tessera.gateway.outside.keys import ProviderKeys
 from tessera.ports import ObjectList
 from tessera.reconcile import reflector
-from tessera.resources.api_resources import ACCELERATOR_POOLS, PRICE_LISTS, ApiResource
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    MODEL_PROVIDERS,
+    PRICE_LISTS,
+    PROVIDER_SECRETS,
+    ApiResource,
+)
+from tests.builders import a_budget, a_provider
 from tests.memory_cluster import MemoryCluster
 
 A_POOL = {
@@ -24,6 +39,12 @@ A_PRICE_LIST = {
     "metadata": {"name": "standard"},
     "spec": {"entries": [{"from": "2026-01-01", "models": ["*"], "input": "1", "output": "2"}]},
 }
+
+
+def a_secret(key: str) -> dict[str, Any]:
+    encoded = base64.b64encode(key.encode()).decode()
+    meta = {"name": "acme", "namespace": "providers"}
+    return {"metadata": meta, "type": "Opaque", "data": {"key": encoded}}
 
 
 class SlowCluster(MemoryCluster):
@@ -84,3 +105,74 @@ async def test_prices_that_are_seen_first_count_at_once_and_an_unreadable_list_h
     assert price is not None
     assert (price.price_list.partition("@")[0], price.input) == ("standard", 10**9)
     assert observed.prices.find("USD", "team-a", ["chat"], 1.7e9) is None, "before the first day"
+
+
+def put_a_provider(cluster: MemoryCluster) -> OfferedProvider:
+    """Put a provider, and return it as gateways know it."""
+    provider = a_provider()
+    assert provider.spec is not None
+    spec = provider.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    cluster.put(MODEL_PROVIDERS, {"metadata": {"name": "acme"}, "spec": spec})
+    observed = GatewayObservations(providers=(provider,), budgets=(a_budget(),))
+    outside = build_directory(observed, RateLimitsSpec()).outside["acme", "Big"].outside
+    assert outside is not None
+    return outside.provider
+
+
+async def test_a_key_of_a_provider_is_rotated_and_revoked_without_a_restart() -> None:
+    cluster, secrets, keys = MemoryCluster(), MemoryCluster(), ProviderKeys()
+    provider = put_a_provider(cluster)
+    secret = secrets.put(PROVIDER_SECRETS, a_secret("first"))
+    seen = asyncio.Queue[str | None]()
+
+    def update(current: Iterable[ProviderSecret]) -> None:
+        keys.update(current)
+        seen.put_nowait(keys.of(provider))
+
+    listed = asyncio.Event()
+    watch = FleetWatch(
+        cluster,
+        MemoryCluster(),
+        listed.set,
+        lambda _: None,
+        "tessera",
+        ProviderSecrets(secrets, update),
+    )
+    task = asyncio.create_task(watch.run())
+    assert await seen.get() == "first"
+    secrets.put(PROVIDER_SECRETS, a_secret("second"))
+    assert await seen.get() == "second"
+    secrets.discard(secret)
+    assert await seen.get() is None
+    while (observed := watch.observations()) is None:
+        await listed.wait()
+        listed.clear()
+    task.cancel()
+    assert [each.name for each in observed.providers] == ["acme"]
+    assert "second" not in repr(observed)
+
+
+class RecordingCluster(MemoryCluster):
+    """A cluster that says which kinds were listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = set[ApiResource]()
+
+    @override
+    async def list(self, kind: ApiResource) -> ObjectList | None:
+        self.listed.add(kind)
+        return await super().list(kind)
+
+
+async def test_without_providers_neither_they_nor_their_secrets_are_watched() -> None:
+    cluster, changed = RecordingCluster(), asyncio.Event()
+    put_a_provider(cluster)
+    watch = FleetWatch(cluster, MemoryCluster(), changed.set, lambda _: None, "tessera")
+    task = asyncio.create_task(watch.run())
+    while (observed := watch.observations()) is None:
+        await changed.wait()
+        changed.clear()
+    task.cancel()
+    assert not observed.providers
+    assert not cluster.listed & {MODEL_PROVIDERS, PROVIDER_SECRETS}
