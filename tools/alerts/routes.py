@@ -9,6 +9,7 @@ _POD = (
     'job="tessera-system/tessera-gateway",namespace="tessera-system",pod="gateway-0",'
     'tenant="team-a",route="team-a/assistant"'
 )
+_PROVIDER = 'job="tessera-system/tessera-gateway",pod="gateway-0",provider="acme"'
 _ROUTE = {"route": "team-a/assistant"}
 # A service that sleeps, or that nobody pays, does not fail.
 _NO_FAILURES = {
@@ -133,49 +134,41 @@ ROUTES = (
         },
     ),
     Alert(
-        name="ProviderAnswersNothing",
+        name="ProviderEjected",
         expr="""
-            sum by (route, target) (
-              increase(tessera_gateway_route_skipped_total{reason=~"Provider.*"}[15m])
-            ) > 0
-              unless sum by (route, target)
-                (increase(tessera_gateway_route_requests_total[15m])) > 0
+            avg by (provider) (avg_over_time(tessera_gateway_provider_ejected[15m])) > 0.5
         """,
         minutes=15,
         severity="warning",
-        summary="The provider of target {{ $labels.target }} of {{ $labels.route }} answers "
-        "nothing.",
-        description="For 15 minutes it was ejected or refused what was asked, and no request for "
-        "the route got an answer of it.",
+        summary="ModelProvider/{{ $labels.provider }} is asked nothing most of the time.",
+        description="Gateways left it out for {{ $value | humanizePercentage }} of the last 15 "
+        "minutes, since it failed or refused: other targets answer, or none.",
         cause="""
-            Its limits are reached (`ProviderBusy`: gateways leave it out for as long as its
-            `Retry-After` says, a minute at most), its key was revoked (`ProviderKeyRefused`), it
-            refuses such requests (`ProviderRefused`), or cannot be reached.
+            Its limits are reached (`ProviderBusy`), its key was revoked (`ProviderKeyRefused`), or
+            it fails or cannot be reached; `reason` of `tessera_gateway_provider_requests_total`
+            says which. A gateway leaves it out for as long as its `Retry-After` says, a minute at
+            most, then asks again.
         """,
         look="""
-            kubectl get modelproviders
-            kubectl tessera usage --by route,target,reason
+            kubectl describe modelproviders
+            kubectl -n tessera-system logs deploy/tessera-gateway --since=15m | grep Provider
         """,
         act="""
             Renew the key in its Secret, have its limits raised, or open the way to it:
             `gateway.providers` of the chart.
         """,
         fires=Firing(
-            series={
-                _requests("large", RouteReason.FALLBACK): growing(1),
-                _skipped("small", "ProviderBusy"): growing(0.1),
-            },
-            labels={**_ROUTE, "target": "small"},
-            after=16,
+            series={f"tessera_gateway_provider_ejected{{{_PROVIDER}}}": "0x20 1x160"},
+            labels={"provider": "acme"},
+            value="100%",
+            after=43,
         ),
         silent={
-            "a provider that answers some": {
-                _requests("small"): growing(0.1),
-                _skipped("small", "ProviderBusy"): growing(1),
+            "a provider that answers": {
+                f"tessera_gateway_provider_ejected{{{_PROVIDER}}}": always(0)
             },
-            "a provider that was ejected once": {
-                _requests("large"): growing(1),
-                _skipped("small", "ProviderBusy"): "0x20 5x160",
+            "a minute of each four": {
+                f"tessera_gateway_provider_ejected{{{_PROVIDER}}}": "1 0 0 0 " * 45
             },
         },
     ),
