@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -35,6 +36,7 @@ _text = msgspec.json.Decoder(str)
 _texts = msgspec.json.Decoder(list[str])
 
 _Fields = dict[str, Any]
+_Part = Callable[[msgspec.Raw], _Fields | None]
 
 
 def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int) -> bytes:
@@ -79,18 +81,15 @@ class _BodyValues:
             )
         return items
 
-    def parts(
-        self,
-        name: str,
-        value: msgspec.Raw,
-        part: Callable[["_BodyValues", msgspec.Raw], _Fields | None],
-    ) -> Any:
+    def parts(self, name: str, value: msgspec.Raw, part: _Part) -> Any:
         """Return a text as it is, and of a list its parts without those that are left out."""
         items = self.items(name, value)
-        if items is None:
-            return value
-        parts = [part(self, item) for item in items]
-        return [each for each in parts if each is not None]
+        if items is not None:
+            parts = map(part, items)
+            return [each for each in parts if each is not None]
+        if bytes(memoryview(value)[:1]) != b'"':
+            raise invalid_request(f"{name}: expected a text or a list", name)
+        return value
 
     def tools(self, fields: _Fields, lists: listed.Listed, types: Callable[[str], object]) -> None:
         """Cut the tools to those that the client runs itself."""
@@ -105,15 +104,6 @@ class _BodyValues:
             tools.append(tool)
         fields["tools"] = tools
 
-    def image(self, name: str, url: msgspec.Raw | None) -> None:
-        """Check where an image comes from; without a URL it is in the body."""
-        if not self.model.media:
-            raise invalid_request(f"{name}: the model {self.model.name} takes no images", name)
-        if url is None or _DATA.match(url):
-            return
-        if len(url) > _MAX_URL_BYTES or not _HTTPS.fullmatch(_read(_text, name, url)):
-            raise invalid_request(f"{name}: providers get images by https URLs, or as data", name)
-
     def without_reasoning(self, fields: _Fields, *names: str) -> None:
         """Leave out what only models that reason are asked for."""
         if not self.model.reasoning:
@@ -122,7 +112,9 @@ class _BodyValues:
 
 
 def _chat(fields: _Fields, values: _BodyValues) -> None:
-    fields["messages"] = values.parts("messages", _required(fields, "messages"), _chat_message)
+    fields["messages"] = values.parts(
+        "messages", _required(fields, "messages"), partial(_chat_message, values)
+    )
     values.tools(fields, listed.CHAT_TOOL, _FUNCTIONS.__contains__)
     values.without_reasoning(fields, "reasoning_effort")
     if "stream" in fields and _read(_flag, "stream", fields["stream"]):
@@ -142,19 +134,19 @@ def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields:
     return message
 
 
-def _chat_part(values: _BodyValues, item: msgspec.Raw) -> _Fields:
+def _chat_part(item: msgspec.Raw) -> _Fields:
     part = listed.CHAT_PART.cut(item)
     kind = _type_of(part)
     if kind == "image_url":
         image = part["image_url"] = listed.CHAT_IMAGE.cut(_required(part, "image_url"))
-        values.image("image_url", _required(image, "url"))
+        _check_image("image_url", _required(image, "url"))
     elif kind not in ("text", "refusal"):
         raise _unsayable(f"content of type {kind}", "messages")
     return part
 
 
 def _responses(fields: _Fields, values: _BodyValues) -> None:
-    items = values.parts("input", _required(fields, "input"), _responses_item)
+    items = values.parts("input", _required(fields, "input"), partial(_responses_item, values))
     fields["input"] = items
     values.tools(fields, listed.RESPONSES_TOOL, _FUNCTIONS.__contains__)
     if "include" in fields:
@@ -187,21 +179,21 @@ def _responses_content(values: _BodyValues, value: msgspec.Raw) -> Any:
     return values.parts("content", value, _responses_part)
 
 
-def _responses_part(values: _BodyValues, item: msgspec.Raw) -> _Fields:
+def _responses_part(item: msgspec.Raw) -> _Fields:
     part = listed.RESPONSES_PART.cut(item)
     kind = _type_of(part)
     if kind == "input_image":
-        values.image("image_url", _required(part, "image_url"))
+        _check_image("image_url", _required(part, "image_url"))
     elif kind not in ("input_text", "output_text", "refusal"):
         raise _unsayable(f"content of type {kind}", "input")
     return part
 
 
 def _messages(fields: _Fields, values: _BodyValues) -> None:
-    messages = values.parts("messages", _required(fields, "messages"), _message)
+    messages = values.parts("messages", _required(fields, "messages"), partial(_message, values))
     fields["messages"] = messages
     if "system" in fields:
-        fields["system"] = values.parts("system", fields["system"], _block)
+        fields["system"] = values.parts("system", fields["system"], partial(_block, values))
     values.tools(fields, listed.MESSAGES_TOOL, _CLIENT_TOOLS.fullmatch)
     values.without_reasoning(fields, "thinking")
     if "output_config" in fields:
@@ -212,7 +204,9 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
 
 def _message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     message = listed.MESSAGES_MESSAGE.cut(item)
-    message["content"] = values.parts("content", _required(message, "content"), _block)
+    message["content"] = values.parts(
+        "content", _required(message, "content"), partial(_block, values)
+    )
     # It was all thinking of others.
     return None if message["content"] == [] else message
 
@@ -227,10 +221,13 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
             kind = _type_of(source)
             if kind not in ("base64", "url"):
                 raise _unsayable(f"sources of type {kind}", "messages")
-            values.image("source", _required(source, "url") if kind == "url" else None)
+            if kind == "url":
+                _check_image("source", _required(source, "url"))
         case "tool_result":
             if "content" in block:
-                block["content"] = values.parts("content", block["content"], _result_block)
+                block["content"] = values.parts(
+                    "content", block["content"], partial(_result_block, values)
+                )
         case "thinking" | "redacted_thinking" as kind:
             name = "signature" if kind == "thinking" else "data"
             block[name] = unmarked(block.get(name), values.mark)
@@ -247,6 +244,15 @@ def _result_block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     if kind not in ("text", "image"):
         raise _unsayable(f"results of type {kind}", "messages")
     return _block(values, item)
+
+
+def _check_image(name: str, url: msgspec.Raw) -> None:
+    """Refuse an image that comes neither by HTTPS nor as data."""
+    is_data = _DATA.match(url)
+    if not is_data and not (
+        len(url) <= _MAX_URL_BYTES and _HTTPS.fullmatch(_read(_text, name, url))
+    ):
+        raise invalid_request(f"{name}: providers get images by https URLs, or as data", name)
 
 
 class _ProtocolBody(NamedTuple):
