@@ -111,5 +111,5 @@ def an_outside_model(currency: str = "USD", **changes: Any) -> OfferedModel:
 def a_cost_limit(nanos: int, generation: int = 1, window: WindowName = "Month") -> ChargeLimit:
     """Return what the operator lends for calls of providers in the window of now."""
     limit = a_charge_limit(0, name=f"{OUTSIDE}{window}", window=window, generation=generation)
-    _, end = window_at(limit, time.time())
-    return replace(limit, raises=(AmountRaise(nanos, end),))
+    start, end = window_at(limit, time.time())
+    return replace(limit, raises=(AmountRaise(nanos, end), AmountRaise(-nanos, start)))
