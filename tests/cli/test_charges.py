@@ -4,9 +4,12 @@ import asyncio
 import csv
 import io
 import json
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,10 @@ from tessera.cli.cost.charges import (
     route_savings,
 )
 from tessera.cli.cost.command import parse_grouping
-from tessera.cli.cost.report import output
+from tessera.cli.cost.report import output, rows
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import get, post
+from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.money import NANO
 from tessera.domain.usage.statement import ChargeCorrection
 from tessera.gateway.internal_api import InternalApi
@@ -302,3 +306,76 @@ def test_a_correction_without_an_amount_or_a_reason_is_refused(
 ) -> None:
     with pytest.raises(CommandError, match=message):
         parse_correction(record, amount, reason)
+
+
+async def test_what_providers_bill_stands_beside_the_charge(port: Port) -> None:
+    call = {"started_at_ns": AT_NS, "provider": "acme/big", "service": "", "currency": "USD"}
+    await port.store.record(
+        [
+            a_record(**call, charge_nanos=5, cost_nanos=2, cost_currency="USD", tenant="acme"),
+            a_record(**call, charge_nanos=5, cost_nanos=9, cost_currency="EUR", tenant="acme"),
+        ]
+    )
+    rows = {
+        (row["provider"], row["currency"]): (row["charge"], row["providerCost"], row["margin"])
+        for row in read_csv(charges_output(await port.charges("provider"), "csv").text)
+    }
+    assert rows == {
+        ("acme/big", "USD"): ("0.000000010", "0.000000002", "0.000000008"),
+        ("acme/big", "EUR"): ("0.000000000", "0.000000009", "-0.000000009"),
+        ("", "USD"): ("4.000000001", "", ""),
+        ("", ""): ("", "", ""),
+    }
+    by_tenant = charges_output(await port.charges("tenant"), "table").text.splitlines()
+    assert "CHARGE  PROVIDER COST  CURRENCY" in by_tenant[0]
+    assert by_tenant[2].split()[-3:] == ["1.0000", "0.0000", "USD"]
+
+    charges = await port.charges(*(charge_query("tenant") or ()))
+    report = replace(a_report("tenant"), charges=charges, paid=await port.charges("tenant"))
+    lines = {(row["tenant"], row["currency"]): row for row in read_csv(output(report, "csv").text)}
+    provider, acme = lines["(provider acme/big)", "USD"], lines["acme", "USD"]
+    assert (provider["total"], provider["charge"]) == ("0.000000002", "0.000000010")
+    assert (acme["total"], acme["providerCost"]) == ("3.000000000", "0.000000002")
+    assert lines["(provider acme/big)", "EUR"]["total"] == "0.000000009"
+
+
+@pytest.mark.parametrize("group_by", ["service", "tenant", "tenant,service"])
+async def test_nodes_and_providers_agree_with_the_total_to_one_nano_unit(
+    port: Port, group_by: str
+) -> None:
+    numbers = random.Random(68)  # noqa: S311 - no secret
+
+    def a_random_call() -> UsageRecord:
+        charged = numbers.choice([None, "USD", "EUR"])
+        return a_record(
+            tenant=numbers.choice(["acme", "other"]),
+            started_at_ns=AT_NS + numbers.randrange(20 * 86_400) * 10**9,
+            provider=numbers.choice(["acme/big", "other/small", ""]),
+            tags=numbers.choice(["", "case=1"]),
+            currency=charged,
+            charge_nanos=None if charged is None else numbers.randrange(2**40),
+            cost_nanos=numbers.choice([0, 1, numbers.randrange(2**53)]),
+            cost_currency=numbers.choice(["USD", "EUR", "JPY"]),
+        )
+
+    calls = [a_random_call() for _ in range(300)]
+    calls = [replace(call, cost_nanos=call.cost_nanos * bool(call.provider)) for call in calls]
+    expected = Counter[str]()
+    for (_, line), nanos in AMOUNTS.items():
+        expected[line.currency] += nanos
+    for call in calls:
+        expected[call.cost_currency or ""] += call.cost_nanos
+    await port.store.record(calls)
+
+    for is_closed in (False, True):
+        charges = await port.charges(*(charge_query(group_by) or ()))
+        report = replace(a_report(group_by, amounts=AMOUNTS), charges=charges)
+        cost_rows, totals = rows(report)
+        assert {row.currency: row.total for row in totals} == expected
+        for row in cost_rows:
+            expected[row.currency] -= row.total
+        assert set(expected.values()) == {0}
+        expected.update({row.currency: row.total for row in totals})
+        in_csv = read_csv(output(report, "csv").text)
+        assert sum(Decimal(line["total"] or 0) for line in in_csv) * NANO == expected.total()
+        assert await port.store.close_month() is not is_closed

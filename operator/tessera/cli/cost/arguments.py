@@ -14,7 +14,7 @@ from tessera.cli.options import (
 # Fields that stand alone; those of charges may be joined by commas.
 COST_FIELDS = (
     *("service", "tenant", "tenant,service", "pool", "team", "key", "user", "model", "tag"),
-    *("class", "priceList", "owner", "flag", "route", "target"),
+    *("class", "priceList", "owner", "flag", "route", "target", "provider"),
 )
 
 COST = Command(
@@ -22,11 +22,12 @@ COST = Command(
     "what the fleet cost, and what its requests were charged",
     "Shows what the nodes of all pools cost, by what they were used for. The figures are "
     "differences of counters between two scrapes, so they are exact. With the address of a "
-    "gateway it shows beside the cost what requests were charged, and the margin between them.",
+    "gateway it shows beside the cost what requests were charged, and the margin between them, and "
+    "what outside providers bill.",
     option(
         "--by",
         "rows: service, tenant, tenant,service or pool; charges alone by any of team, key, user, "
-        "model, tag, class, priceList, owner, flag, route, target",
+        "model, tag, class, priceList, owner, flag, route, target, provider",
         default="service",
         metavar="FIELD,...",
         shell_complete=lambda _context, _option, begun: [

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,8 +18,10 @@ from tessera.domain.usage.report import target_shares
 from tessera.domain.usage.statement import CLOSING_SECONDS, WASTE
 
 NO_BUDGET = "(no budget)"
-# Words for the groupings of cost: a service's charges are those of all requests to it.
+# Words for the groupings of cost: a service's charges are those of all requests to it. Models of
+# providers, which are no services, have rows of their own.
 _QUERIES = {"service": "service", "tenant": "owner", "tenant,service": "owner,service"}
+_PROVIDER, _COST_NANOS, _PROVIDER_COST = "provider", "costNanos", "providerCost"
 _COUNTS = ("requests", "inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
 _TABLE_DIGITS, _FULL_DIGITS = 4, 9
 _HOUR = timedelta(hours=1)
@@ -39,7 +41,8 @@ class ChargeTable:
     since: datetime
     until: datetime
     rows: Sequence[Mapping[str, Any]]
-    """With `chargeNanos` and `currency`, which is None where no price was known."""
+    """With `chargeNanos` and `currency`, which is None where no price was known, and `costNanos`
+    where providers bill something."""
     is_truncated: bool = False
     closed_until: datetime | None = None
     """Before it no row changes any more."""
@@ -54,7 +57,9 @@ class ChargeTable:
         is_closed = self.closed_until is not None and self.until <= self.closed_until
         if not self.is_month or not is_closed or self.is_truncated:
             return None
-        lines = sorted(json.dumps(row, sort_keys=True) for row in self.rows)
+        # A month without providers has the digest that it had before there were any.
+        rows = [{k: v for k, v in row.items() if v or k != _PROVIDER} for row in self.rows]
+        lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -70,6 +75,8 @@ class MarginRow:
     """From all requests to it; None where it had none with a price in this currency."""
     paid: int | None = None
     """What a tenant's own requests were charged, at whichever service."""
+    provider_cost: int | None = None
+    """What providers bill for them."""
 
     @property
     def margin(self) -> int | None:
@@ -124,7 +131,7 @@ def read_charges(
         by=tuple(by),
         since=since,
         until=until,
-        rows=answer["rows"],
+        rows=[{k: v for k, v in row.items() if v or k != _COST_NANOS} for row in answer["rows"]],
         is_truncated=answer["truncated"],
         closed_until=datetime.fromisoformat(closed) if closed is not None else None,
         is_month=is_month,
@@ -135,7 +142,18 @@ def read_charges(
 
 def charge_query(group_by: str) -> tuple[str, ...] | None:
     """Return by what charges are asked for beside a grouping of cost; None for one of nodes."""
-    return tuple(query.split(",")) if (query := _QUERIES.get(group_by)) is not None else None
+    query = _QUERIES.get(group_by)
+    return None if query is None else (*query.split(","), _PROVIDER)
+
+
+def provider_costs(charges: ChargeTable | None) -> Mapping[tuple[str, str], int]:
+    """Return what each model of a provider costs by its row and its currency, in nano-units."""
+    rows = charges.rows if charges is not None else ()
+    sums = Counter[tuple[str, str]]()
+    for row in rows:
+        if row[_PROVIDER] and row["currency"] is not None:
+            sums[_provider_name(row[_PROVIDER]), row["currency"]] += row.get(_COST_NANOS, 0)
+    return sums
 
 
 def margins(
@@ -143,7 +161,9 @@ def margins(
 ) -> list[MarginRow]:
     """Return a row for each name and currency of costs and charges, the largest loss first."""
     cost = {(name, currency): nanos for name, currency, nanos in costs}
-    charged, by_sender = _sums(charges), _sums(paid) if paid is not None else {}
+    charged, by_sender, provided = _sums(charges), {}, {}
+    if paid is not None:
+        by_sender, provided = _sums(paid), _sums(paid, _COST_NANOS)
     rows = [
         MarginRow(
             name=name,
@@ -151,6 +171,7 @@ def margins(
             cost=cost.get((name, currency)),
             charge=charged.get((name, currency)),
             paid=by_sender.get((name, currency)),
+            provider_cost=provided.get((name, currency)) or None,
         )
         for name, currency in {**cost, **charged, **by_sender}
     ]
@@ -159,22 +180,30 @@ def margins(
     )
 
 
-def _sums(charges: ChargeTable) -> dict[tuple[str, str], int]:
+def _sums(charges: ChargeTable, amount: str = "chargeNanos") -> dict[tuple[str, str], int]:
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for row in charges.rows:
         if row["currency"] is not None:
-            # Only the owner of a service may be missing.
-            name = " ".join(row[name] or NO_BUDGET for name in charges.by)
-            sums[name, row["currency"]] += row["chargeNanos"]
+            sums[_name(charges, row), row["currency"]] += row.get(amount, 0)
     return dict(sums)
+
+
+def _name(charges: ChargeTable, row: Mapping[str, Any]) -> str:
+    if provider := row.get(_PROVIDER):
+        return _provider_name(provider)
+    # Only the owner of a service may be missing.
+    return " ".join(row[name] or NO_BUDGET for name in charges.by if name != _PROVIDER)
+
+
+def _provider_name(provider: str) -> str:
+    return f"(provider {provider})"
 
 
 def margin_table(group_by: str, rows: Sequence[MarginRow]) -> Iterator[str]:
     """Yield cost and charge beside each other, and what is between them."""
     fields = [margin_fields(row, _TABLE_DIGITS) for row in rows]
     columns = ["cost", "charge", "margin"]
-    if any(row.paid is not None for row in rows):
-        columns.append("paid")
+    columns += [name for name in ("paid", _PROVIDER_COST) if any(each[name] for each in fields)]
     body = [
         [row.name, *(each[column] or "-" for column in columns), row.currency]
         for row, each in zip(rows, fields, strict=True)
@@ -186,6 +215,7 @@ def margin_table(group_by: str, rows: Sequence[MarginRow]) -> Iterator[str]:
 def margin_fields(row: MarginRow, digits: int = _FULL_DIGITS) -> dict[str, str | None]:
     """Return the amounts of a row in units."""
     amounts = {"cost": row.cost, "charge": row.charge, "margin": row.margin, "paid": row.paid}
+    amounts[_PROVIDER_COST] = row.provider_cost
     return {name: _amount(nanos, digits) for name, nanos in amounts.items()}
 
 
@@ -258,17 +288,19 @@ def _lines(charges: ChargeTable) -> Iterator[str]:
         name for name in _COUNTS if name == "requests" or any(row[name] for row in charges.rows)
     ]
     of_targets = [_SHARE, _PER_MILLION] if _TARGET in charges.by else []
+    of_providers = _provider_columns(charges)
     body = [
         [
             *(row[name] or "-" for name in charges.by),
             *(str(row[name]) for name in counts),
             *([cell(row[_SHARE], "{:.1%}"), row[_PER_MILLION] or "-"] if of_targets else []),
             _charge(row, _TABLE_DIGITS) or "no price",
+            *(_provider_fields(row, _TABLE_DIGITS)[name] or "-" for name in of_providers),
             row["currency"] or "-",
         ]
         for row in _with_shares(charges)
     ]
-    heads = (*charges.by, *counts, *of_targets, "charge", "currency")
+    heads = (*charges.by, *counts, *of_targets, "charge", *of_providers, "currency")
     yield from table([column_head(key) for key in heads], body, str.rjust, len(charges.by))
     yield from ("", *charge_notes(charges))
     yield from (saving.sentence for saving in route_savings(charges))
@@ -313,19 +345,36 @@ def _csv(charges: ChargeTable) -> tuple[list[str], list[dict[str, Any]]]:
     """Return rows with the time in each, and of a closed month the digest of all."""
     period = {"from": charges.since.isoformat(), "to": charges.until.isoformat()}
     of_targets = [_SHARE, _PER_MILLION] if _TARGET in charges.by else []
-    columns = [*charges.by, *_COUNTS, *of_targets, "charge", "currency", *period, "digest"]
+    columns = [*charges.by, *_COUNTS, *of_targets, "charge", *_provider_columns(charges)]
+    columns += ["currency", *period, "digest"]
     digest = charges.digest
     fields = [_fields(charges, row) for row in _with_shares(charges)]
     return columns, [{**each, **period, "digest": digest} for each in fields]
 
 
 def _fields(charges: ChargeTable, row: Mapping[str, Any]) -> dict[str, Any]:
+    provider_fields = _provider_fields(row, _FULL_DIGITS)
     return {
         **{name: row[name] for name in (*charges.by, *_COUNTS)},
         **_target_fields(row),
         "charge": _charge(row, _FULL_DIGITS),
+        **{name: provider_fields[name] for name in _provider_columns(charges)},
         "currency": row["currency"],
     }
+
+
+def _provider_columns(charges: ChargeTable) -> Sequence[str]:
+    """Return the columns of what providers bill, where they bill something."""
+    if not any(row.get(_COST_NANOS) for row in charges.rows):
+        return ()
+    return (_PROVIDER_COST, "margin") if _PROVIDER in charges.by else (_PROVIDER_COST,)
+
+
+def _provider_fields(row: Mapping[str, Any], digits: int) -> Mapping[str, str | None]:
+    """Return what a provider bills, and what the charge has above it; None of services."""
+    cost = row.get(_COST_NANOS)
+    margin = None if cost is None else row["chargeNanos"] - cost
+    return {_PROVIDER_COST: _amount(cost, digits), "margin": _amount(margin, digits)}
 
 
 def _target_fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tessera.cli.cost.charges import (
     margin_fields,
     margin_table,
     margins,
+    provider_costs,
 )
 from tessera.cli.cost.energy import (
     ENERGY_FIELDS,
@@ -36,6 +37,7 @@ _TABLE_DIGITS = 4
 _COVERAGE_TOLERANCE = timedelta(minutes=5)
 # From this share of the cost of services on, replicas without a request have a note.
 _MIN_WARM_IDLE = 0.3
+_CHARGE_FIELDS = ("charge", "margin", "paid", "providerCost")
 _SERVICE_STATES = (CostState.SERVING, CostState.WARM_IDLE, CostState.LOADING)
 
 
@@ -57,16 +59,23 @@ class CostReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostRow:
-    """The cost of one service, tenant or pool in one currency, in nano-units."""
+    """The cost of one service, tenant, pool or provider in one currency, in nano-units."""
 
     name: str
     currency: str
     states: Mapping[CostState, int]
+    billed: int = 0
+    """By a provider."""
     share: float
     """Share of the total cost in this currency."""
 
-    def total(self, states: Iterable[CostState] = CostState) -> int:
-        """Return the nano-units of all states, or of some."""
+    @property
+    def total(self) -> int:
+        """Return the nano-units of nodes and of providers."""
+        return sum(self.states.values()) + self.billed
+
+    def of_states(self, states: Iterable[CostState]) -> int:
+        """Return the nano-units of some states."""
         return sum(self.states.get(state, 0) for state in states)
 
 
@@ -92,27 +101,41 @@ GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
 
 
 def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
-    """Return the rows by descending cost, and the total of each currency."""
+    """Return the rows by descending cost, and the total of each currency: what nodes and providers
+    cost together, exactly.
+    """
     states_by_row: dict[tuple[str, str], Counter[CostState]] = defaultdict(Counter)
     sums: dict[str, Counter[CostState]] = defaultdict(Counter)
     for (tenant, line), nanos in report.statement.amounts.items():
         name = GROUPINGS[report.group_by](tenant, line)
         states_by_row[line.currency, name][line.state] += nanos
         sums[line.currency][line.state] += nanos
+    billed, billed_sums = provider_costs(report.charges), Counter[str]()
+    for (name, currency), nanos in billed.items():
+        states_by_row[currency, name] += Counter()
+        billed_sums[currency] += nanos
+    totals = [
+        CostRow(
+            name="total",
+            currency=currency,
+            states=sums[currency],
+            billed=billed_sums[currency],
+            share=1.0,
+        )
+        for currency in sorted({*sums, *billed_sums})
+    ]
+    total = {row.currency: row.total for row in totals}
     cost_rows = [
         CostRow(
             name=name,
             currency=currency,
             states=states,
-            share=states.total() / sums[currency].total(),
+            billed=(nanos := billed.get((name, currency), 0)),
+            share=(states.total() + nanos) / total[currency] if total[currency] else 0.0,
         )
         for (currency, name), states in states_by_row.items()
     ]
-    cost_rows.sort(key=lambda row: (row.currency, -row.total(), row.name))
-    totals = [
-        CostRow(name="total", currency=currency, states=states, share=1.0)
-        for currency, states in sorted(sums.items())
-    ]
+    cost_rows.sort(key=lambda row: (row.currency, -row.total, row.name))
     return cost_rows, totals
 
 
@@ -130,7 +153,7 @@ def _lines(report: CostReport) -> Iterator[str]:
         [
             row.name,
             *(_amount(row.states.get(state, 0), _TABLE_DIGITS) for state in states),
-            _amount(row.total(), _TABLE_DIGITS),
+            _amount(row.total, _TABLE_DIGITS),
             row.currency,
             f"{row.share:.1%}",
         ]
@@ -165,8 +188,8 @@ def _notes(report: CostReport) -> Iterator[str]:
 def _warm_idle_notes(totals: Sequence[CostRow]) -> Iterator[str]:
     """Yield how services could cost less, where much of their cost is for idle replicas."""
     for total in totals:
-        services = total.total(_SERVICE_STATES)
-        idle = total.total((CostState.WARM_IDLE,))
+        services = total.of_states(_SERVICE_STATES)
+        idle = total.of_states((CostState.WARM_IDLE,))
         if services and idle >= _MIN_WARM_IDLE * services:
             yield (
                 f"{idle / services:.0%} of the cost of services in {total.currency} is "
@@ -204,7 +227,7 @@ def _margins(report: CostReport) -> list[MarginRow]:
     if report.charges is None:
         return []
     cost_rows, _ = rows(report)
-    costs = [(row.name, row.currency, row.total()) for row in cost_rows]
+    costs = [(row.name, row.currency, row.total) for row in cost_rows]
     return margins(costs, report.charges, report.paid)
 
 
@@ -225,7 +248,7 @@ def _fields(row: CostRow) -> dict[str, Any]:
         "name": row.name,
         "currency": row.currency,
         **{state.value: _amount(row.states.get(state, 0), _FULL_DIGITS) for state in CostState},
-        "total": _amount(row.total(), _FULL_DIGITS),
+        "total": _amount(row.total, _FULL_DIGITS),
         "share": f"{row.share:.6f}",
     }
 
@@ -266,10 +289,10 @@ def _add_charges(report: CostReport, lines: list[dict[str, Any]]) -> Sequence[st
         if (line := known.get((row.name, row.currency))) is None:
             lines.append(line := name)
         amounts = margin_fields(row)
-        line |= {field: amounts[field] for field in ("charge", "margin", "paid")}
+        line |= {field: amounts[field] for field in _CHARGE_FIELDS}
         line |= {"chargedFrom": charges.since.isoformat(), "chargedTo": charges.until.isoformat()}
         line["chargeDigest"] = charges.digest
-    return ("charge", "margin", "paid", "chargedFrom", "chargedTo", "chargeDigest")
+    return (*_CHARGE_FIELDS, "chargedFrom", "chargedTo", "chargeDigest")
 
 
 def _amount(nanos: int, digits: int) -> str:

@@ -26,8 +26,8 @@ USAGE = Command(
     argument("action", "what to do", type=click.Choice(USAGE_ACTIONS), default=USAGE_ACTIONS[0]),
     option(
         "--by",
-        "rows: a list of tenant, team, user, key, service, model, route, target, tag, replica, "
-        "path, phase, reason; by target also its share of requests",
+        "rows: a list of tenant, team, user, key, service, model, route, target, provider, tag, "
+        "replica, path, phase, reason; by target also its share of requests",
         default="tenant",
         metavar="FIELD,...",
     ),
