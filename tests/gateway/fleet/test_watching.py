@@ -140,8 +140,8 @@ async def test_a_key_of_a_provider_is_rotated_and_revoked_without_a_restart() ->
     )
     task = asyncio.create_task(watch.run())
     assert await seen.get() == "first"
-    secrets.put(PROVIDER_SECRETS, a_secret("second"))
-    assert await seen.get() == "second"
+    secrets.put(PROVIDER_SECRETS, a_secret("sk-second"))
+    assert await seen.get() == "sk-second"
     secrets.discard(secret)
     assert await seen.get() is None
     while (observed := watch.observations()) is None:
@@ -149,7 +149,7 @@ async def test_a_key_of_a_provider_is_rotated_and_revoked_without_a_restart() ->
         listed.clear()
     task.cancel()
     assert [each.name for each in observed.providers] == ["acme"]
-    assert "second" not in repr(observed)
+    assert "sk-second" not in repr(observed)
 
 
 class RecordingCluster(MemoryCluster):
