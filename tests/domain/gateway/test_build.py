@@ -359,6 +359,7 @@ def test_every_replica_has_the_speed_limits_and_prices_of_its_own_variant() -> N
     )
     assert small.step_time.source == "Measured" != large.step_time.source
     assert (str(small.price_version)[:5], str(large.price_version)[:5]) == ("a100@", "h100@")
+    assert (small.precision, large.precision) == ("checkpoint", "fp8")
 
 
 def test_a_new_price_makes_a_new_version_and_nothing_else_does() -> None:
@@ -373,7 +374,8 @@ def test_a_new_price_makes_a_new_version_and_nothing_else_does() -> None:
 
 def test_the_speed_of_unknown_hardware_and_variants_is_unknown() -> None:
     service = a_service(spec=a_spec(MEDIUM), status=a_status())
-    assert replica_of(service, variant="gone-1gpu").step_time is None
+    gone = replica_of(service, variant="gone-1gpu")
+    assert (gone.step_time, gone.precision) == (None, None)
     unknown = replace(a_pool(), status=AcceleratorPoolStatus(product="NVIDIA-Z9"))
     [replica] = only_model(service, pods=(a_pod(**SLICE),), pools=(unknown,)).replicas
     assert (replica.step_time, replica.price_version is None) == (None, False)

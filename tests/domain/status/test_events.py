@@ -12,6 +12,8 @@ from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.budget_reasons import WithinBudget
 from tessera.api.meta import Condition
 from tessera.api.mig import MigStatus, Unit
+from tessera.api.model_provider import ModelProviderStatus
+from tessera.api.model_route import ModelRouteStatus
 from tessera.api.pool_reasons import Discovered, LayoutReady
 from tessera.api.reasons import (
     Accepted,
@@ -23,6 +25,7 @@ from tessera.api.reasons import (
     StatusReason,
     UpdateAvailable,
 )
+from tessera.api.route_reasons import RouteAccepted
 from tessera.api.service_status import InferenceServiceStatus, ReplacementStatus, ScalingStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.variant_status import VariantStatus
@@ -286,6 +289,20 @@ def test_a_budget_is_held_and_within_its_limits_again() -> None:
     ]
     assert reasons_of(limited, within) == ["WithinLimits"]
     assert reasons_of(TenantBudgetStatus(), within) == []
+
+
+@pytest.mark.parametrize("status", [ModelRouteStatus, ModelProviderStatus])
+def test_a_route_or_provider_that_is_not_accepted_says_so_once_and_when_it_is_again(
+    status: type[ModelRouteStatus | ModelProviderStatus],
+) -> None:
+    valid, invalid = (
+        status(conditions=some_conditions(Accepted=reason))
+        for reason in (RouteAccepted.VALID, RouteAccepted.TARGET_NOT_FOUND)
+    )
+    assert reasons_of(status(), valid) == reasons_of(invalid, invalid) == []
+    (note,) = notes(valid, invalid)
+    assert (note.reason, note.is_warning) == ("TargetNotFound", True)
+    assert reasons_of(invalid, valid) == ["Valid"]
 
 
 def test_an_attempt_begins_and_is_interrupted() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KeyRecord
 from tessera.api.meta import find_condition
-from tessera.api.precision import PrecisionName
+from tessera.api.precision import CHECKPOINT, PrecisionName
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_status import InferenceServiceStatus, TenancyStatus
 from tessera.api.tenant_budget import EACH, Limit, TenantBudgetSpec
@@ -424,7 +424,7 @@ def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> Engi
         leaving=pod.leaving or pod.terminating or pod.draining_since is not None,
         engine=pod.engine,
         variant=pod.variant,
-        precision=variant.precision,
+        precision=None if variant == _KnownVariant() else variant.precision or CHECKPOINT,
         price_version=variant.price_version,
         max_num_seqs=pod.max_num_seqs,
         max_num_batched_tokens=pod.max_num_batched_tokens,

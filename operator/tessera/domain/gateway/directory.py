@@ -47,7 +47,7 @@ class EngineReplica:
     """Replicas of one model that have the same here go on with each other's streams."""
     variant: str = ""
     precision: str | None = None
-    """Of its weights, where the pool that it runs in is known and the service says one."""
+    """Of its weights; None where the pool that it runs in is not known."""
     price_version: str | None = None
     """Pool, and digest of its prices, by which its time is charged."""
     max_num_seqs: int | None = None

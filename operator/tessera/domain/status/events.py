@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
 from tessera.api.budget_reasons import LimitAction
+from tessera.api.model_provider import ModelProviderStatus
+from tessera.api.model_route import ModelRouteStatus
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.quality_gate import QualityGateStatus
 from tessera.api.reasons import (
@@ -56,7 +58,10 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
                 yield from _limit_notes(recorded.get(limit.name), limit)
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
-        case QualityGateStatus(), QualityGateStatus():
+        case (
+            QualityGateStatus() | ModelRouteStatus() | ModelProviderStatus(),
+            QualityGateStatus() | ModelRouteStatus() | ModelProviderStatus(),
+        ):
             yield from transitions(old.conditions, new.conditions, "Accepted")
         case _:
             return
