@@ -37,6 +37,7 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.senders import Identified, Identifier
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
+from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Received
 from tessera.gateway.refusals import RequestError
@@ -442,6 +443,7 @@ async def a_gateway(
     clients: Connections | None = None,
     tls_directory: Path | None = None,
     identifier: Identifier | None = None,
+    outside: OutsideClient | None = None,
     **admission_options: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway on a socket of its own."""
@@ -463,7 +465,7 @@ async def a_gateway(
         recorded.set()
 
     engines = EngineSession(idle_seconds)
-    app = GatewayApp(admission, engines, record, bounds or BodyBounds(), memory)
+    app = GatewayApp(admission, engines, record, bounds or BodyBounds(), memory, outside)
     server = GatewayServer(
         app,
         announce_seconds=announce_seconds,

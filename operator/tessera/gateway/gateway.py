@@ -6,7 +6,7 @@ import gc
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tessera.adapters.run_forever import run_forever
@@ -24,6 +24,8 @@ from tessera.domain.picking.owners import GatewayPeers
 from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.senders import Identifier
+from tessera.gateway.outside.client import OutsideClient
+from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.queue.arrivals import ArrivalCount
 from tessera.gateway.queue.places import DemandCount
 from tessera.gateway.requests.admission import Admission
@@ -77,6 +79,7 @@ class GatewayParts:
     """Tells the other gateways that the one of a name is there; raises StoreError."""
     recorder: Recorder
     engines: EngineSession
+    outside: OutsideClient = field(default_factory=lambda: OutsideClient(ProviderKeys()))
 
 
 class Gateway:
@@ -87,7 +90,9 @@ class Gateway:
         self.waking = asyncio.Event()
         """Set when a request waits for a service without a replica."""
         self.admission = Admission(parts.identifier, self.borrow, self.waking.set)
-        self.app = GatewayApp(self.admission, parts.engines, parts.recorder.add)
+        self.app = GatewayApp(
+            self.admission, parts.engines, parts.recorder.add, outside=parts.outside
+        )
         self.app.check_room = parts.recorder.check_room
         self.app.note_begun = parts.recorder.note_begun
         self.directory: Directory | None = None
@@ -189,6 +194,7 @@ class Gateway:
         """Judge requests by this directory from now on."""
         if directory != self.directory:
             self.directory = directory
+            self._parts.outside.retain({provider for provider, _ in directory.outside})
             changes = self.admission.update(directory)
             self.app.leave_replicas(changes.removed_replicas)
             self._moved_replicas = directory.moved_replicas()
@@ -220,7 +226,8 @@ class Gateway:
         while True:
             # Without its store, a gateway goes on with those that it met last.
             with contextlib.suppress(StoreError):
-                self.admission.replicas.peers = await self._parts.meet(self._parts.name)
+                peers = self.admission.replicas.peers = await self._parts.meet(self._parts.name)
+                self._parts.outside.gateways = peers.count
             await asyncio.sleep(MEET_SECONDS)
 
     def _ask(self, request: BorrowRequest) -> asyncio.Future[None]:

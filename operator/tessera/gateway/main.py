@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -43,6 +44,7 @@ from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.identify.token_reviews import TokenReviews
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
+from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.settle.settlement import GATEWAY_NAME
@@ -110,13 +112,15 @@ async def run(settings: GatewaySettings, host: str) -> None:
         namespaces = settings.keys_namespaces or (keys_namespace(settings.namespace),)
         keys = KubeCluster(connection, namespaces)
         engines = EngineSession(ENGINE_IDLE_SECONDS)
-        for opened in (fleet, own, keys, engines):
+        provider_keys = ProviderKeys()
+        outside = _outside_client(settings, provider_keys)
+        for opened in (fleet, own, keys, engines, outside):
             stack.push_async_callback(opened.close)
         metrics = GatewayMetrics()
         output = BackgroundStream(sys.stdout.buffer, metrics.log_lines_lost.inc)
         stack.callback(output.flush)
         recording = await _recording(settings, metrics, output, stack)
-        changed, provider_keys = asyncio.Event(), ProviderKeys()
+        changed = asyncio.Event()
         audit = KeyAudit(output.write, now())
         watch = FleetWatch(
             fleet,
@@ -138,6 +142,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 meet=recording.store.meet,
                 recorder=recording,
                 engines=engines,
+                outside=outside,
             )
         )
         metrics.requests.routes.last.directory = lambda: gateway.directory
@@ -177,6 +182,13 @@ async def run(settings: GatewaySettings, host: str) -> None:
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
         await serve(_listeners(settings, host, gateway, server), parts, stop)
+
+
+def _outside_client(settings: GatewaySettings, keys: ProviderKeys) -> OutsideClient:
+    tls = ssl.create_default_context()
+    if settings.providers_ca_file is not None:
+        tls.load_verify_locations(settings.providers_ca_file)
+    return OutsideClient(keys, map(str, settings.providers_allowed_ranges), tls=tls)
 
 
 def _provider_secrets(

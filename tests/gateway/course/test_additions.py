@@ -73,8 +73,8 @@ class PricedReservations:
 
     limits: Reservations
 
-    async def reserve(self, chosen: Chosen) -> Reserved:
-        reserved = await self.limits.reserve(chosen)
+    async def reserve(self, chosen: Chosen, *, whole: bool) -> Reserved:
+        reserved = await self.limits.reserve(chosen, whole=whole)
         return Priced(chosen=chosen, shape=reserved.shape, admitted=reserved.admitted)
 
 

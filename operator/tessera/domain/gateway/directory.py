@@ -89,6 +89,11 @@ class OutsideModel:
     cost: RequestPrice
     """What the provider's bill says; its `price_list` is the provider and a digest of the costs."""
 
+    @property
+    def name(self) -> str:
+        """Return how records name it: `openai/gpt-5`."""
+        return f"{self.provider.name}/{self.model.name}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedModel:

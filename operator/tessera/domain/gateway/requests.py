@@ -207,7 +207,10 @@ class RunningRequest(Wire):
     tenant: str
     key: str | None
     service: str
-    """Namespace and name of the InferenceService; empty until its model is known."""
+    """Namespace and name of the InferenceService; empty until its model is known, or at a provider.
+    """
+    provider: str = ""
+    """ModelProvider and its model; empty of a service."""
     model: str
     replica: str | None
     phase: RunningPhase

@@ -48,6 +48,7 @@ _ENDS: Mapping[str, ChargeEnd] = {
     RequestReason.BUDGET_UNAVAILABLE: ChargeEnd.TIME,
     RequestReason.ENGINE_TIMEOUT: ChargeEnd.TIME,
     RequestReason.TARGET_TIMEOUT: ChargeEnd.TIME,
+    RequestReason.PROVIDER_TIMEOUT: ChargeEnd.TIME,
     RequestReason.GATEWAY_KILLED: ChargeEnd.KILLED,
 }
 

@@ -80,11 +80,16 @@ def read_opening(
     first = _first_message(_given(fields, _CONVERSATIONS))
     return RequestOpening(
         text=first.text,
-        tools=_FILLED.match(_given(fields, ("tools",))) is not None,
+        tools=offers_tools(fields),
         media=first.media,
         tags=_tags(headers.get(_TAGS_HEADER, b"")),
         session=b"" if tenant is None else _session(fields, headers, tenant, first),
     )
+
+
+def offers_tools(fields: RequestFields) -> bool:
+    """Return whether a request offers tools."""
+    return _FILLED.match(_given(fields, ("tools",))) is not None
 
 
 def _session(

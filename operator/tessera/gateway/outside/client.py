@@ -67,6 +67,7 @@ class OutsideError(RequestError):
         may_repeat: bool = False,
         was_sent: bool = True,
         had_bytes: bool = False,
+        is_refusal: bool = False,
     ) -> None:
         super().__init__(reason, *details, retry_seconds=retry_after_seconds)
         self.retry_after_seconds = retry_after_seconds
@@ -76,6 +77,8 @@ class OutsideError(RequestError):
         """It may have got the request."""
         self.had_bytes = had_bytes
         """Its answer had begun."""
+        self.is_refusal = is_refusal
+        """It said that it gives no answer, which costs nothing."""
 
 
 @dataclass(slots=True)
@@ -338,6 +341,7 @@ async def _status_error(
         detail,
         retry_after_seconds=seconds or None,
         may_repeat=status in _REPEATABLE_STATUSES and seconds <= PATIENCE_SECONDS,
+        is_refusal=True,
     )
 
 

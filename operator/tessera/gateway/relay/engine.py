@@ -34,7 +34,7 @@ from tessera.gateway.relay.engine_errors import (
 )
 from tessera.gateway.relay.resume import RESUMABLE, TEXT_NAMES, Protection
 from tessera.gateway.relay.sent import Sent
-from tessera.gateway.relay.sink import AnswerSink
+from tessera.gateway.relay.sink import AnswerSink, begun
 
 _MAX_ERROR_BYTES = 2**16
 # Of it at once, since text takes up to four times as much.
@@ -281,11 +281,9 @@ async def _begun(
         if head is not None:
             sent.protection = Protection(sent.body, sent.holding, head)
     resumable = b"true" if sent.protection is not None else b"false"
-    # Comments that went before may have taken the headers with them.
-    if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):
-        lines = [*sent.placed.target_headers, (RESUMABLE, resumable)]
-        block = b"%b\n%b" % (b"".join([b": %b: %b\n" % line for line in lines]), block)
-    return block
+    headers, shown = sent.placed.headers, sent.placed.target_headers
+    is_resumable = RESUMABLE, resumable
+    return begun(sink, [*headers, is_resumable], [*shown, is_resumable], block)
 
 
 def _lost(

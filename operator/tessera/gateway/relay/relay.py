@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from operator import attrgetter
 
 from tessera.domain.gateway.access import cache_salt
@@ -54,12 +54,14 @@ class Relay:
         places: Places,
         charges: Charges,
         turns: Turns,
+        unsigned: Callable[[str, bytes], bytes],
     ) -> None:
-        """Take the turns of large bodies."""
+        """Take the turns of large bodies, and `unsigned`, which returns the body of a request on a
+        path without what providers signed."""
         self._session, self._clock = session, session.clock
         self._engines = EngineSource(session)
         self._models, self._places, self._turns = models, places, turns
-        self._charges = charges
+        self._charges, self._unsigned = charges, unsigned
 
     async def prepare(self, placed: Placed, record_id: str) -> Sent:
         """Return the request as engines get it."""
@@ -71,6 +73,7 @@ class Relay:
         served_name = fields.model if reserved.shape.adapter else model.names[0]
         most_of_choice = None if most is None else most // fields.choices
         salt, yields = cache_salt(model, identified.identity.tenant), reserved.shape.priority.yields
+        path, is_routed = identified.path_item.path, received.routed is not None
         # No tenant gives a request the name of one of another.
         suffix = f"-{record_id}" if model.is_shared else ""
         lines = b"Content-Type: application/json\r\nX-Request-Id: %b\r\n" % (
@@ -91,7 +94,12 @@ class Relay:
             body=await self._turns.take(
                 len(body),
                 lambda: body_for_engine(
-                    body, fields, served_name, most_of_choice, salt, yields=yields
+                    self._unsigned(path, body) if is_routed else body,
+                    fields,
+                    served_name,
+                    most_of_choice,
+                    salt,
+                    yields=yields,
                 ),
             ),
             headers=lines,

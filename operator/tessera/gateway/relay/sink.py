@@ -33,3 +33,14 @@ class AnswerSink(Protocol):
 
     async def drained(self) -> None:
         """Wait while who reads it is slow; before `begin` too."""
+
+
+def begun(sink: AnswerSink, headers: Headers, shown: Headers, part: bytes) -> bytes:
+    """Begin a stream, and return its first part.
+
+    Comments that went before may have taken the headers with them: then that part has comments with
+    those that are `shown` in any case.
+    """
+    if sink.begin(headers):
+        return part
+    return b"%b\n%b" % (b"".join([b": %b: %b\n" % line for line in shown]), part)

@@ -17,6 +17,10 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
 from tessera.gateway.identify.senders import Identified, by_name, is_true
+from tessera.gateway.outside.client import OutsideClient
+from tessera.gateway.outside.keys import ProviderKeys
+from tessera.gateway.outside.signed import without_marked
+from tessera.gateway.outside.source import OutsideSource
 from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
@@ -45,7 +49,9 @@ class GatewayApp:
         record: Callable[[UsageRecord], None],
         bounds: BodyBounds = _BOUNDS,
         memory: Memory | None = None,
+        outside: OutsideClient | None = None,
     ) -> None:
+        """Take `outside`, which asks providers; without it they have no keys."""
         self._admission = admission
         self._clock = admission.clock
         self._record = record
@@ -60,6 +66,7 @@ class GatewayApp:
         """Takes the record of a request that an engine gets now, as if it ended at once."""
         turns, reading_turns = (Turns(self._clock.thread_time) for _ in range(2))
         models, places = admission.models, admission.places
+        charges, outside = admission.reservations.charges, outside or OutsideClient(ProviderKeys())
         self.stations = Stations(
             receiver=Receiver(bounds, turns, reading_turns),
             models=models,
@@ -67,7 +74,8 @@ class GatewayApp:
             chooser=Chooser(admission.senders, places.replicas, turns),
             reservations=admission.reservations,
             places=places,
-            relay=Relay(engines, models, places, admission.reservations.charges, turns),
+            relay=Relay(engines, models, places, charges, turns, without_marked),
+            outside=OutsideSource(outside, models, charges, turns, self._clock),
             settlement=Settlement(admission.reservations, places, self._clock),
             record=self._record_ended,
             note_begun=self._note_begun,

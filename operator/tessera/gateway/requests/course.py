@@ -9,9 +9,10 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, RunningPhase, RunningRequest, UsageRecord
 from tessera.domain.limits.gateway_limits import Admitted
 from tessera.gateway.fleet.replicas import SentRequest
-from tessera.gateway.http.responses import ClientResponse
+from tessera.gateway.http.responses import ClientResponse, EndedAnswer
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified
+from tessera.gateway.outside.source import AskedOutside, OutsideSource
 from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.receive.receiver import Received, Receiver
 from tessera.gateway.refusals import RequestError
@@ -44,6 +45,7 @@ class Stations:
     reservations: Reservations
     places: Places
     relay: Relay
+    outside: OutsideSource
     settlement: Settlement
     record: Callable[[UsageRecord, Sequence[SentRequest]], None]
     """Takes the record of a request that ended, with the replicas that it was sent to."""
@@ -138,14 +140,26 @@ class RequestCourse:
         chosen = self.at = await stations.chooser.choose(resolved)
         # What is chosen has all of it, and a long answer may follow.
         del resolved
-        reserved = self.at = await stations.reservations.reserve(chosen)
+        routed = chosen.received.routed
+        # Another target may have a lower price, so that none waits or gives less at first.
+        whole = routed is not None and not routed.is_repeated
+        reserved = self.at = await stations.reservations.reserve(chosen, whole=whole)
+        if chosen.model.outside is not None:
+            asked = self.at = await stations.outside.prepare(reserved)
+            self._begin(asked, is_last=is_last)
+            await stations.outside.run(asked, sink)
+            return
         placed = self.at = await stations.places.queue(reserved)
         sent = self.at = await stations.relay.prepare(placed, self._record_id)
-        if is_last or not self.identified.holding.take_room(len(sent.body)):
-            # No other model gets it.
-            chosen.received.drop_body()
-        stations.note_begun(self._partial_record(sent))
+        self._begin(sent, is_last=is_last)
         await stations.relay.run(sent, sink)
+
+    def _begin(self, asked: Sent | AskedOutside, *, is_last: bool) -> None:
+        """Keep the body for another model at most, and note that a source gets it."""
+        if is_last or not self.identified.holding.take_room(len(asked.body)):
+            # No other model gets it.
+            asked.reserved.chosen.received.drop_body()
+        self._stations.note_begun(self._partial_record(asked))
 
     async def _answer_by_target(self, resolved: Resolved, sink: AnswerSink) -> None:
         """Let the targets of a route answer, one after the other; raises RequestError."""
@@ -188,27 +202,25 @@ class RequestCourse:
         if sent.sent_ns is not None:
             record = self._record(self.at, Phase.FAILED, error.reason)
             record.requests, self._has_failed_call = 0, True
-            self._stations.record(record, sent.placed.attempts)
+            self._stations.record(record, _attempts(self.at))
             self._record_id = record_id()
 
-    def _end_engine(self, _: TokenCounts | None) -> Placed:
-        """Settle what the engine did; return what has the headers of a whole answer."""
+    def _end_engine(self, _: TokenCounts | None) -> EndedAnswer:
+        """Settle what the source did; return what has the headers of a whole answer."""
         at = self.at = self._stations.settlement.end_engine(self.at, Phase.COMPLETED)
         assert isinstance(at, Answered)  # noqa: S101 - only what was sent has an answer
-        if at.sent.reserved.charge is not None:
+        if at.sent.reserved.charges:
             # Before its client has all of it: a gateway that is killed then charges it.
             if self._client.ends_at_once:
                 self._end(Phase.COMPLETED, "")
             else:
                 self._stations.note_begun(self._partial_record(at))
-        return at.sent.placed
+        return at.sent.placed if isinstance(at.sent, Sent) else at.sent
 
     def _end(self, phase: Phase, reason: str) -> None:
         """Record how it ended."""
         self._is_recorded = True
-        placed = _placed(self.at)
-        attempts = placed.attempts if placed is not None else ()
-        self._stations.record(self._record(self.at, phase, reason), attempts)
+        self._stations.record(self._record(self.at, phase, reason), _attempts(self.at))
 
     def _is_in_the_way(self) -> bool:
         """Return whether others wait for its place, while it has one."""
@@ -248,11 +260,11 @@ class RequestCourse:
 
         None before an engine has it, and once it is recorded.
         """
-        if self._is_recorded or not isinstance(self.at, Sent | Answered):
+        if self._is_recorded or not isinstance(self.at, Sent | AskedOutside | Answered):
             return None
         return self._partial_record(self.at)
 
-    def _partial_record(self, at: Sent | Answered) -> UsageRecord:
+    def _partial_record(self, at: Sent | AskedOutside | Answered) -> UsageRecord:
         partial = self._stations.settlement.partial(at)
         return self._record(partial, Phase.ABORTED, RequestReason.GATEWAY_KILLED)
 
@@ -260,7 +272,9 @@ class RequestCourse:
     def awaited_model(self) -> OfferedModel | None:
         """Return the model of a stream that waits for its first token; None for any other."""
         resolved, sent = _resolved(self.at), _sent(self.at)
-        if resolved is None or not resolved.received.streams or resolved.model.route is not None:
+        if resolved is None or not resolved.received.streams:
+            return None
+        if resolved.model.route is not None or resolved.model.outside is not None:
             return None
         return resolved.model if sent is None or sent.first_token_ns is None else None
 
@@ -268,13 +282,18 @@ class RequestCourse:
         """Return where it is now."""
         identified, resolved = self.identified, _resolved(self.at)
         placed, sent = _placed(self.at), _sent(self.at)
-        received = resolved.received if resolved is not None else self.at
-        if placed is not None and placed.reserved.shape.stream:
+        received, source = resolved.received if resolved is not None else self.at, sent or placed
+        outside = resolved.model.outside if resolved is not None else None
+        if source is not None and source.reserved.shape.stream:
             decodes = sent is not None and sent.first_token_ns is not None
             phase = RunningPhase.DECODE if decodes else RunningPhase.PREFILL
-        elif placed is not None:
+        elif source is not None:
             phase = RunningPhase.RUNNING
-        elif resolved and not self._stations.places.replicas.ready_count(resolved.model):
+        elif (
+            resolved is not None
+            and outside is None
+            and not self._stations.places.replicas.ready_count(resolved.model)
+        ):
             phase = RunningPhase.HELD
         else:
             phase = RunningPhase.QUEUED
@@ -282,7 +301,8 @@ class RequestCourse:
             request_id=identified.request_id,
             tenant=identified.identity.tenant,
             key=identified.identity.key,
-            service=str(resolved.model.service) if resolved else "",
+            service=str(resolved.model.service) if resolved and outside is None else "",
+            provider=outside.name if outside is not None else "",
             model=received.model if isinstance(received, Received) else "",
             replica=placed.at.choice.replica.pod.name if placed else None,
             phase=phase,
@@ -321,9 +341,9 @@ def _has_begun(at: Stand) -> bool:
     return sent is not None and sent.first_token_ns is not None
 
 
-def _sent(at: Stand) -> Sent | None:
+def _sent(at: Stand) -> Sent | AskedOutside | None:
     match at:
-        case Sent():
+        case Sent() | AskedOutside():
             return at
         case Answered(sent=sent):
             return sent
@@ -347,6 +367,13 @@ def _resolved(at: Stand) -> Resolved | Chosen | None:
             return at
         case Reserved(chosen=chosen):
             return chosen
+        case Placed(reserved=reserved):
+            return reserved.chosen
         case _:
-            placed = _placed(at)
-            return placed.reserved.chosen if placed is not None else None
+            sent = _sent(at)
+            return sent.reserved.chosen if sent is not None else None
+
+
+def _attempts(at: Stand) -> Sequence[SentRequest]:
+    placed = _placed(at)
+    return placed.attempts if placed is not None else ()

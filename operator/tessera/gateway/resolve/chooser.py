@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.directory import OfferedModel, OutsideModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
 from tessera.domain.limits.gateway_limits import Admitted
 from tessera.domain.model.paths import TOKENIZER_PATHS
@@ -10,7 +10,7 @@ from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.constraints import WORK, check_compiled, compiled_values
 from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import RequestSummary
-from tessera.gateway.bodies.prompt_size import NO_MEDIA, PromptSize
+from tessera.gateway.bodies.prompt_size import NO_MEDIA, Media, PromptSize
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields, Senders
@@ -39,7 +39,7 @@ class Chosen:
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
         fields = resolved_fields(self.received, self.model)
-        if self.shape.stream:
+        if self.shape.stream and self.model.outside is None:
             model = self.model
             fields["latency"] = StreamLatency(
                 ttft_target_ns=round(model.ttft_seconds * 1e9),
@@ -60,6 +60,8 @@ class Chooser:
         Raises RequestError with status 400 or 404.
         """
         received, model, take = resolved.received, resolved.model, self._turns.take
+        if model.outside is not None:
+            return await self._choose_outside(received, model, model.outside)
         identified, fields, body = received.identified, received.fields, received.body
         path = identified.path_item.path
         if model.paths and path not in (*model.paths, *TOKENIZER_PATHS):
@@ -71,14 +73,10 @@ class Chooser:
             values = await take(len(body), lambda: compiled_values(fields))
             work = WORK * sum(map(len, values.values()))
             schema = await take(work, lambda: check_compiled(values))
-        size = await take(len(body), lambda: fields.prompt_size(body))
+        size, media = await measured(received, model, self._turns)
         vector = fields.vector_size(model.embedding_width)
         if vector is not None and vector.passes_bound(size.texts):
             raise too_many_texts(size.texts, vector.texts, MAX_RESPONSE_BYTES)
-        media = NO_MEDIA
-        if size.media_tokens:
-            media = await take(len(body), lambda: read_media(fields.media, model))
-            size = await take(len(body), lambda: fields.size_with(size, media))
         means, identity = self._replicas.means(model), identified.identity
         sender = identity.tenant, self._senders.weight_of(identity)
         tokens = likely_tokens(size.estimate(model.max_model_len), size, means)
@@ -102,3 +100,34 @@ class Chooser:
             shape=shape,
             schema=schema,
         )
+
+    async def _choose_outside(
+        self, received: Received, model: OfferedModel, outside: OutsideModel
+    ) -> Chosen:
+        """Return the request as a provider sees it, which judges the fields of its body itself."""
+        fields, means = received.fields, self._replicas.means(model)
+        size, _ = await measured(received, model, self._turns)
+        shape = request_shape(fields, size, model, means, None, received.priority)
+        most = outside.model.max_output_tokens * fields.choices
+        return Chosen(
+            received=received,
+            model=model,
+            summary=fields.summary(),
+            size=size,
+            shape=replace(shape, max_output_tokens=min(shape.max_output_tokens, most)),
+        )
+
+
+async def measured(
+    received: Received, model: OfferedModel, turns: Turns
+) -> tuple[PromptSize, Media]:
+    """Return what has to be read for a request, and its images and clips.
+
+    Raises RequestError with status 400.
+    """
+    fields, body = received.fields, received.body
+    size = await turns.take(len(body), lambda: fields.prompt_size(body))
+    if not size.media_tokens:
+        return size, NO_MEDIA
+    media = await turns.take(len(body), lambda: read_media(fields.media, model))
+    return await turns.take(len(body), lambda: fields.size_with(size, media)), media

@@ -79,7 +79,10 @@ class Resolved:
 def resolved_fields(received: Received, model: OfferedModel) -> RecordFields:
     """Return what is recorded of a request whose model is known."""
     fields = received.record_fields()
-    fields["service" if model.route is None else "model_route"] = str(model.service.base)
+    if model.outside is not None:
+        fields["provider"] = model.outside.name
+    else:
+        fields["service" if model.route is None else "model_route"] = str(model.service.base)
     if received.identified.identity.evaluates is not None:
         # Also without a price, so that what gates asked stands apart.
         fields["service_class"] = EVALUATION_CLASS
@@ -214,6 +217,11 @@ class Models:
         is_listed = identity.tenant in offered.outside.provider.weights
         return offered if is_listed else None
 
+    def residency(self, identity: Identity) -> frozenset[str] | None:
+        """Return the regions of providers that the sender's requests may go to; None for all."""
+        tenant = self._directory.tenants.get(identity.tenant)
+        return None if tenant is None else tenant.residency
+
     def resolve(self, received: Received) -> Resolved:
         """Return the request with its model; raises RequestError with status 404."""
         model = self.find(received.identified.identity, received.model)
@@ -228,9 +236,16 @@ class Models:
         identity = await self._senders.identify(identified.headers, identified.client_address)
         model = self.find(identity, name)
         if model.route is not None:
-            target = self.target(identity, admitted.service)
+            outside = admitted.outside
+            if outside is not None:
+                provider = outside.provider.name
+                target = self.outside_target(identity, provider, outside.model.name)
+                gone = RequestError(RequestReason.PROVIDER_UNREACHABLE, provider, "it is removed")
+            else:
+                target = self.target(identity, admitted.service)
+                gone = RequestError(RequestReason.NO_READY_REPLICA, admitted.service)
             if target is None or target.uid != admitted.uid:
-                raise RequestError(RequestReason.NO_READY_REPLICA, admitted.service)
+                raise gone
             return
         if model.uid == admitted.uid:
             return

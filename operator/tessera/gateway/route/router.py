@@ -9,17 +9,20 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.model.paths import TOKENIZER_PATHS
 from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind
 from tessera.domain.routes.order import target_order
+from tessera.domain.routes.outside import OutsideRequest, outside_obstacle
 from tessera.domain.routes.reasons import RouteReason
-from tessera.gateway.bodies.opening import read_opening
+from tessera.gateway.bodies.opening import offers_tools, read_opening
 from tessera.gateway.bodies.settings import with_settings
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.identify.senders import Senders, is_true
 from tessera.gateway.receive.receiver import read_fields
 from tessera.gateway.receive.routed import RoutedTo, skipped_text
 from tessera.gateway.refusals import RequestError, no_target
+from tessera.gateway.resolve.chooser import measured
 from tessera.gateway.resolve.models import Models, Resolved
 
 _ALLOW_DOWNGRADE = "x-tessera-allow-downgrade"
+_REFUSED = frozenset({RequestReason.ENGINE_REFUSED, RequestReason.PROVIDER_REFUSED})
 
 
 class RequestRouter:
@@ -39,8 +42,9 @@ class RequestRouter:
         identified = received.identified
         path, headers = identified.path_item.path, identified.headers
         if path in TOKENIZER_PATHS:
-            # What another model would count is of no use.
-            targets, reason = route.targets[-1:], RouteReason.LAST_TARGET
+            # What another model would count is of no use, and providers count on no such path.
+            own = [target for target in route.targets if target.provider is None]
+            targets, reason = (*(own or route.targets)[-1:],), RouteReason.LAST_TARGET
         else:
             # Rules ask for no session.
             tenant = identified.identity.tenant if route.select == "Weights" else None
@@ -85,7 +89,6 @@ class RouteCalls:
 
         Raises RequestError where the request itself is at fault.
         """
-        identity = self._resolved.received.identified.identity
         while True:
             if not self._left and self._may_wait is not None:
                 # All were tried that could answer at once.
@@ -96,15 +99,19 @@ class RouteCalls:
                 return None
             target, waits = self._left.popleft()
             is_repeated = self._skipped.pop(target.target_name, None) is not None
-            service = target.service_ref(self._resolved.model.service.namespace)
-            model = None if service is None else self._models.target(identity, service)
+            model = self._model_of(target)
             if model is None:
                 self._skipped[target.target_name] = RouteReason.TARGET_NOT_FOUND
             elif not model.generates:
                 self._skipped[target.target_name] = RequestReason.PATH_NOT_SERVED
             else:
                 try:
-                    return await self._with(target, model, waits=waits, is_repeated=is_repeated)
+                    call = await self._with(target, model, waits=waits, is_repeated=is_repeated)
+                    obstacle = await self._obstacle(call)
+                    if obstacle is None:
+                        return call
+                    self._drop(call)
+                    self._skipped[target.target_name] = obstacle
                 except RequestError as error:
                     # Its settings, which this path cannot say.
                     if error.reason not in CANNOT_TAKE:
@@ -120,22 +127,26 @@ class RouteCalls:
             return False
         self._asked += was_asked
         self._skip(routed.target, error)
-        self._resolved.received.identified.holding.free(self._copied_bytes(call.received.body))
-        waits_for_place = kind == "Overloaded" or error.reason is RequestReason.NO_READY_REPLICA
-        is_first = self._may_wait is None and not routed.waits
-        if waits_for_place and is_first and (call.model.may_sleep or kind == "Overloaded"):
+        self._drop(call)
+        if error.reason is RequestReason.NO_READY_REPLICA:
+            may_answer = call.model.may_sleep and not routed.waits
+        elif error.reason is RequestReason.BUDGET_EXCEEDED:
+            # With fewer tokens, or when others give back what they reserved.
+            may_answer = call.model.outside is None and not routed.is_repeated
+        else:
+            may_answer = kind == "Overloaded" and not routed.waits
+        if may_answer and self._may_wait is None:
             self._may_wait = self._target(routed.target)
         return True
 
     def refusal(self) -> RequestError:
         """Return the error of a request that no target answers.
 
-        What every engine refuses is the fault of the request, in the words of the last.
+        What all refuse is the fault of the request, in the words of the last.
         """
         self._resolved.received.skipped_targets = skipped_text(self._skipped.items())
         errors = list(self._errors.values())
-        refused = RequestReason.ENGINE_REFUSED
-        if errors and {*self._skipped.values()} == {refused}:
+        if errors and _REFUSED.issuperset(self._skipped.values()):
             return errors[-1]
         return no_target(self._resolved.model.service, self._skipped, errors)
 
@@ -169,6 +180,35 @@ class RouteCalls:
             received, fields=fields, body=body, unlisted=unlisted, routed=routed, origin=received
         )
         return Resolved(received=call, model=model)
+
+    def _model_of(self, target: RouteTarget) -> OfferedModel | None:
+        identity = self._resolved.received.identified.identity
+        if target.provider is not None:
+            return self._models.outside_target(
+                identity, target.provider.name, target.provider.model
+            )
+        service = target.service_ref(self._resolved.model.service.namespace)
+        return None if service is None else self._models.target(identity, service)
+
+    async def _obstacle(self, call: Resolved) -> RequestReason | RouteReason | None:
+        """Return why a model of a provider cannot take a request; None where it can, or is none."""
+        received, outside = call.received, call.model.outside
+        if outside is None:
+            return None
+        size, _ = await measured(received, call.model, self._turns)
+        identified = received.identified
+        asked = OutsideRequest(
+            path=identified.path_item.path,
+            input_tokens=size.estimate(None),
+            has_tools=offers_tools(received.fields),
+            has_media=size.media_tokens > 0,
+            residency=self._models.residency(identified.identity),
+        )
+        return outside_obstacle(asked, outside)
+
+    def _drop(self, call: Resolved) -> None:
+        """Hold nothing of the body of a call that is not made, or gave no answer."""
+        self._resolved.received.identified.holding.free(self._copied_bytes(call.received.body))
 
     def _copied_bytes(self, body: bytes) -> int:
         """Return how much of a body is held beside the one that came."""

@@ -13,6 +13,7 @@ from tessera.domain.usage.payer import ChargeEnd, TokenParts, charge_end, unpaid
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
+from tessera.gateway.outside.source import AskedOutside
 from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import RequestError
@@ -23,6 +24,7 @@ from tessera.gateway.reserve.limits import Reservations, Reserved
 from tessera.gateway.resolve.chooser import Chosen
 from tessera.gateway.resolve.models import Resolved
 from tessera.gateway.resolve.shapes import likely_tokens
+from tessera.gateway.settle.outside import end_outside, killed_outside
 
 _MAX_PATH = 256
 # Of a known prefix: its tokens are a mean of those of its bytes.
@@ -40,7 +42,7 @@ _NO_TOKENS = TokenCounts()
 class Answered:
     """A request for which no engine works any more; its client may read on."""
 
-    sent: Sent
+    sent: Sent | AskedOutside
     counts: TokenCounts
     estimated: bool
     recomputed: int
@@ -50,14 +52,17 @@ class Answered:
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
-        sent, counts, at = self.sent, self.counts, self.sent.placed.at
+        sent, counts = self.sent, self.counts
         fields = sent.record_fields()
         fields["input_tokens"], fields["output_tokens"] = counts.input, counts.output
         fields["cached_tokens"], fields["reasoning_tokens"] = counts.cached, counts.reasoning
-        fields["predicted_cached_tokens"] = round(at.predicted_cached_share * counts.input)
         fields["recomputed_tokens"] = self.recomputed
         fields["estimated"] = self.estimated
         fields |= self.charged
+        if isinstance(sent, AskedOutside):
+            return fields
+        at = sent.placed.at
+        fields["predicted_cached_tokens"] = round(at.predicted_cached_share * counts.input)
         if not self.estimated:
             known = at.known_prefix_share * counts.input
             uncached = round(known) - counts.cached
@@ -72,7 +77,9 @@ class Answered:
 
 
 # Where a request stands: the value of the last station that it passed.
-Stand: TypeAlias = Identified | Received | Resolved | Chosen | Reserved | Placed | Sent | Answered
+Stand: TypeAlias = (
+    Identified | Received | Resolved | Chosen | Reserved | Placed | Sent | AskedOutside | Answered
+)
 
 
 class ClientEnd(NamedTuple):
@@ -109,11 +116,15 @@ class Settlement:
                 if phase is Phase.COMPLETED and not answered.estimated:
                     self._learn(at, answered.counts)
                 if at.first_token_ns is not None:
-                    self._note_answer(answered, phase)
+                    self._note_answer(at, answered, phase)
                 if at.reserved.charge is not None:
-                    self._charge(answered, at.reserved.charge, phase, reason)
+                    self._charge(at, answered, at.reserved.charge, phase, reason)
                 self._leave(at.placed, answered.counts, goes_on=end is WorkEnd.REQUEST)
                 return answered
+            case AskedOutside():
+                now_ns, how = self._clock.monotonic_ns(), charge_end(phase, reason)
+                counts, estimated = end_outside(at, how, self._reservations, now_ns)
+                return Answered(sent=at, counts=counts, estimated=estimated, recomputed=0)
             case _:
                 return at
 
@@ -132,19 +143,24 @@ class Settlement:
             **fields,
         )
 
-    def partial(self, at: Sent | Answered) -> Answered:
-        """Return what a request that an engine has used so far."""
+    def partial(self, at: Sent | AskedOutside | Answered) -> Answered:
+        """Return what a request that a source has used so far."""
         if isinstance(at, Answered):
             return at
+        if isinstance(at, AskedOutside):
+            counts, charged = killed_outside(at)
+            return Answered(sent=at, counts=counts, estimated=True, recomputed=0, charged=charged)
         answered, charge = self._answered(at, WorkEnd.FAILURE), at.reserved.charge
         if charge is not None:
             work = known_work(at, charge, ChargeEnd.KILLED) if at.engines else None
             answered.charged = charge.record_fields(work)
         return answered
 
-    def _charge(self, answered: Answered, charge: RequestCharge, phase: Phase, reason: str) -> None:
+    def _charge(
+        self, sent: Sent, answered: Answered, charge: RequestCharge, phase: Phase, reason: str
+    ) -> None:
         """Say what a request is charged, which its reservation is settled by."""
-        sent, end, unseen = answered.sent, charge_end(phase, reason), 0
+        end, unseen = charge_end(phase, reason), 0
         if end is ChargeEnd.REQUEST:
             unseen = self._unseen(sent, self._places.replicas.means(sent.reserved.model))
         work, charges = known_work(sent, charge, end, unseen), self._reservations.charges
@@ -198,9 +214,9 @@ class Settlement:
             recomputed=charged.recomputed,
         )
 
-    def _note_answer(self, answered: Answered, phase: Phase) -> None:
+    def _note_answer(self, sent: Sent, answered: Answered, phase: Phase) -> None:
         """Record what the replica has of the request now."""
-        counts, sent = answered.counts, answered.sent
+        counts = answered.counts
         is_reported = phase is Phase.COMPLETED and counts.input > 0 and not answered.estimated
         # The replica that goes on with a stream does not know what the first one had.
         is_reported = is_reported and not sent.resumed

@@ -1,0 +1,245 @@
+"""A model of an outside provider as the source of an answer: one call, repeated once at most."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from tessera.adapters.clock import Clock
+from tessera.domain.gateway.directory import OutsideModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.routes.ejection import PATIENCE_SECONDS
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.http.sse import EventTooLargeError, InvalidStreamError, answer_text_bytes
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.identify.senders import RecordFields
+from tessera.gateway.outside.answers import ProviderEvents, read_answer
+from tessera.gateway.outside.bodies import outside_body
+from tessera.gateway.outside.client import OutsideAnswer, OutsideClient, OutsideError
+from tessera.gateway.outside.signed import thinking_mark
+from tessera.gateway.refusals import Headers, RequestError
+from tessera.gateway.relay.paid import PaidSink
+from tessera.gateway.relay.sent import Asked
+from tessera.gateway.relay.sink import AnswerSink, begun
+from tessera.gateway.reserve.charges import Charges
+from tessera.gateway.reserve.limits import Reserved
+from tessera.gateway.resolve.models import Models
+
+# Before a call is repeated whose provider does not say when; from half to one and a half of it.
+_REPEAT_SECONDS = 0.2
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class AskedOutside(Asked):
+    """A request that goes to a model of a provider."""
+
+    outside: OutsideModel
+    mark: bytes
+    """Stands in front of what this provider signed."""
+
+    @property
+    def provider(self) -> str:
+        """Return the name of the ModelProvider."""
+        return self.outside.provider.name
+
+    @property
+    def target_headers(self) -> Headers:
+        """Return what the client learns of who answers."""
+        routed = self.reserved.chosen.received.routed
+        assert routed is not None  # noqa: S101 - routes alone lead to providers
+        return [*routed.headers, (b"x-tessera-model", self.outside.model.name.encode())]
+
+    @property
+    def headers(self) -> Headers:
+        """Return what the client learns about its request."""
+        return [*self.target_headers, *self.reserved.headers]
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        fields = self.reserved.record_fields()
+        if self.first_token_ns is not None:
+            fields["ttft_ns"] = self.first_token_ns - self.identified.started_ns
+        return fields
+
+
+class OutsideSource:
+    """Providers, each of which answers a request that is sent to it."""
+
+    def __init__(
+        self,
+        client: OutsideClient,
+        models: Models,
+        charges: Charges,
+        turns: Turns,
+        clock: Clock,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Take the turns of large bodies, and `chance`, which returns from 0 to 1."""
+        self._client, self._models, self._charges = client, models, charges
+        self._turns, self._clock, self._chance = turns, clock, chance
+
+    async def prepare(self, reserved: Reserved) -> AskedOutside:
+        """Return the request as its provider gets it.
+
+        Raises RequestError with status 400 for what the protocol or the model cannot say.
+        """
+        received, outside = reserved.chosen.received, reserved.model.outside
+        assert outside is not None  # noqa: S101 - others ask a model of a provider for nothing
+        identified, body, summary = received.identified, received.body, reserved.chosen.summary
+        most = reserved.admitted.max_output_tokens // summary.choices
+        path = identified.path_item.path
+        return AskedOutside(
+            reserved=reserved,
+            identified=identified,
+            holding=identified.holding,
+            fields=summary,
+            body=await self._turns.take(len(body), lambda: outside_body(path, body, outside, most)),
+            outside=outside,
+            mark=thinking_mark(outside.provider),
+        )
+
+    async def run(self, asked: AskedOutside, sink: AnswerSink) -> None:
+        """Relay an answer to its end.
+
+        Raises RequestError.
+        """
+        charge = asked.reserved.charge
+        if charge is None or not charge.watches(asked.fields):
+            await self._run(asked, sink)
+            return
+        # All of it is paid: it shows the client what it costs.
+        paid = PaidSink(sink, asked, charge, self._charges)
+        try:
+            await self._run(asked, paid)
+            await paid.finish()
+        finally:
+            paid.close()
+
+    async def _run(self, asked: AskedOutside, sink: AnswerSink) -> None:
+        chosen = asked.reserved.chosen
+        # It may have waited.
+        await self._models.confirm(chosen.received, chosen.model)
+        try:
+            await self._ask(asked, sink)
+            return
+        except OutsideError as error:
+            seconds = self._repeat_seconds(error)
+            if seconds is None:
+                raise
+        await asyncio.sleep(seconds)
+        await self._ask(asked, sink)
+
+    def _repeat_seconds(self, error: OutsideError) -> float | None:
+        """Return after how long a call is repeated; None where it is not.
+
+        What may have been worked on is not.
+        """
+        if not error.may_repeat:
+            return None
+        if error.retry_after_seconds is None:
+            return _REPEAT_SECONDS * (0.5 + self._chance())
+        return error.retry_after_seconds if error.retry_after_seconds <= PATIENCE_SECONDS else None
+
+    async def _ask(self, asked: AskedOutside, sink: AnswerSink) -> None:
+        """Make one call; raises RequestError."""
+        identified = asked.identified
+        path, tenant = identified.path_item.path, identified.identity.tenant
+        asked.sent_ns, asked.engines = self._clock.monotonic_ns(), 1
+        try:
+            async with self._client.ask(
+                asked.outside.provider, path, asked.body, tenant=tenant
+            ) as answer:
+                if asked.fields.streams:
+                    await self._read_stream(answer, asked, sink)
+                else:
+                    await self._read_whole(answer, asked, sink)
+        except OutsideError as error:
+            if error.is_refusal or not error.was_sent:
+                asked.engines = 0
+            if not error.was_sent:
+                asked.sent_ns = None
+            raise
+
+    async def _read_whole(
+        self, answer: OutsideAnswer, asked: AskedOutside, sink: AnswerSink
+    ) -> None:
+        path, parts = asked.identified.path_item.path, list[bytes]()
+        async with aclosing(answer.parts()) as coming:
+            async for part in coming:
+                parts.append(part)
+                if not asked.hold(asked.answer_bytes + len(part)):
+                    raise asked.holding.error()
+        whole = b"".join(parts)
+        try:
+            body, counts, is_filtered = await self._turns.take(
+                len(whole), lambda: read_answer(path, whole, asked.mark)
+            )
+        except InvalidStreamError as error:
+            raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, str(error)) from None
+        asked.counts = counts
+        if is_filtered:
+            raise _filtered(asked)
+        asked.first_token_ns = self._clock.monotonic_ns()
+        asked.text_bytes = answer_text_bytes(body)
+        sink.whole(body)
+        sink.end(counts)
+
+    async def _read_stream(
+        self, answer: OutsideAnswer, asked: AskedOutside, sink: AnswerSink
+    ) -> None:
+        item = asked.identified.path_item
+        assert item.stream is not None  # noqa: S101 - only such paths have bodies that stream
+        if not answer.is_stream:
+            raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, "it sent no stream")
+        events = asked.events = ProviderEvents(
+            item.path, item.stream, asked.mark, keep_usage=asked.fields.usage_asked
+        )
+        try:
+            await self._pass_on(answer, events, asked, sink)
+        except EventTooLargeError as error:
+            raise RequestError(RequestReason.RESPONSE_TOO_LARGE, error) from None
+        except InvalidStreamError as error:
+            raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, str(error)) from None
+        finally:
+            asked.counts = events.total
+        if events.is_filtered:
+            raise _filtered(asked)
+        if not asked.is_complete:
+            detail = "it reported an error" if events.error else "its stream broke off"
+            raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, detail)
+        sink.end(asked.counts)
+
+    async def _pass_on(
+        self,
+        answer: OutsideAnswer,
+        events: ProviderEvents,
+        asked: AskedOutside,
+        sink: AnswerSink,
+    ) -> None:
+        """Read the events into the sink, to their end or a failure."""
+        async with aclosing(answer.parts()) as coming:
+            async for part in coming:
+                takes, block = True, events.feed(part)
+                if block:
+                    asked.read_ns = self._clock.monotonic_ns()
+                    if asked.first_token_ns is None:
+                        asked.first_token_ns = asked.read_ns
+                        await sink.drained()
+                        block = begun(sink, asked.headers, asked.target_headers, block)
+                        asked.body = b""
+                        asked.free_request()
+                    takes = sink.part(block)
+                if not asked.hold(sink.unread_bytes + events.waiting_bytes):
+                    raise asked.holding.error()
+                if events.closed:
+                    return
+                if not takes:
+                    await sink.drained()
+                    asked.hold(events.waiting_bytes)
+
+
+def _filtered(asked: AskedOutside) -> RequestError:
+    """Return the error of a request that a filter refused: its prompt was read at most."""
+    asked.counts = asked.counts or TokenCounts()
+    return RequestError(RequestReason.CONTENT_FILTERED, asked.provider)

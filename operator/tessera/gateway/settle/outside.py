@@ -1,0 +1,92 @@
+"""What a call of a provider used, and what it costs by its bill and by the price of its model."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from tessera.domain.usage.payer import ChargeEnd, paid_tokens
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.identify.senders import RecordFields
+from tessera.gateway.outside.source import AskedOutside
+from tessera.gateway.relay.paid import known_work
+from tessera.gateway.reserve.charges import RequestCharge
+from tessera.gateway.reserve.limits import Reservations
+
+
+class OutsideUse(NamedTuple):
+    """The tokens of one call, within what could be."""
+
+    counts: TokenCounts
+    estimated: bool
+    """The provider did not count them, or otherwise."""
+
+
+def end_outside(
+    asked: AskedOutside, end: ChargeEnd, reservations: Reservations, now_ns: int
+) -> OutsideUse:
+    """Settle a call by what the provider bills, as far as that can be.
+
+    Where it is not known what it did with the request, it may bill all that was reserved. Of a
+    failure the sender pays what was delivered, as of that of an engine.
+    """
+    charge, cost = asked.reserved.charge, _cost(asked)
+    is_failure, price = end is ChargeEnd.FAILURE, reservations.charges.price
+    if _is_known(asked, end):
+        billed, unseen = end, 0
+        if end is not ChargeEnd.ANSWER:
+            billed, unseen = ChargeEnd.REQUEST, _unseen(asked, now_ns)
+        work = known_work(asked, cost, billed, unseen)
+        tokens, estimated = paid_tokens(work)
+        use = OutsideUse(TokenCounts(**tokens._asdict()), estimated)
+        cost.charge, is_less = price(cost, work)
+        if charge is not None:
+            own_end = end if is_failure else billed
+            charge.charge, _ = price(charge, known_work(asked, charge, own_end, unseen))
+        use = use._replace(estimated=estimated or is_less)
+    else:
+        use = OutsideUse(_most(cost), estimated=True)
+        cost.charge = cost.most(cost.max_output)
+        if charge is not None:
+            charge.charge = 0 if is_failure else charge.most(charge.max_output)
+    counts = use.counts
+    reservations.settle(asked.reserved, input_tokens=counts.input, output_tokens=counts.output)
+    return use
+
+
+def killed_outside(asked: AskedOutside) -> tuple[TokenCounts, RecordFields]:
+    """Return what a call used, and what is recorded of its money, if the gateway is killed now.
+
+    What the provider bills is not known then: it is all that was reserved.
+    """
+    cost = _cost(asked)
+    work = known_work(asked, cost, ChargeEnd.REQUEST, cost.max_output)
+    work = replace(work, engines=1, prompt=cost.prompt_bound)
+    return _most(cost), asked.reserved.money_fields(work)
+
+
+def _cost(asked: AskedOutside) -> RequestCharge:
+    cost = asked.reserved.cost
+    assert cost is not None  # noqa: S101 - a call of a provider has one
+    return cost
+
+
+def _most(cost: RequestCharge) -> TokenCounts:
+    return TokenCounts(input=cost.prompt_bound, output=cost.max_output)
+
+
+def _is_known(asked: AskedOutside, end: ChargeEnd) -> bool:
+    """Return whether it is known what a provider did with a request."""
+    if end is ChargeEnd.ANSWER or not asked.engines:
+        return True
+    has_counts = end is ChargeEnd.FAILURE and asked.counts is not None
+    return end is not ChargeEnd.TIME and (asked.first_token_ns is not None or has_counts)
+
+
+def _unseen(asked: AskedOutside, now_ns: int) -> int:
+    """Return the tokens that a provider can have made at its pace since the last ones came."""
+    began_ns = asked.first_token_ns
+    if began_ns is None or asked.sent_ns is None or not asked.fields.streams:
+        return 0
+    if asked.read_ns == began_ns:
+        began_ns = asked.sent_ns
+    # The token under way is made as well.
+    return (now_ns - asked.read_ns) * asked.tokens // max(asked.read_ns - began_ns, 1) + 1

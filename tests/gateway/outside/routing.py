@@ -1,0 +1,136 @@
+"""A gateway with a route over a model of a scripted provider and a service."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tessera.api.model_provider import ModelCost, ProviderModel
+from tessera.api.model_route import ModelRouteSpec
+from tessera.api.ref import Ref
+from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.scopes import ChargeLimit
+from tessera.domain.gateway.directory import OfferedModel, OutsideModel
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.model.paths import PROTOCOLS
+from tests.gateway.charging import CACHED, INPUT, OUTPUT, paying
+from tests.gateway.harness import (
+    TENANT,
+    EngineCall,
+    RunningGateway,
+    Script,
+    ScriptedEngine,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+from tests.gateway.outside.asking import Asking, asking
+from world.provider import Provider
+
+ROUTE, MODEL = "assistant", "big-1"
+OUTSIDE = {"name": "outside", "provider": {"name": "acme", "model": MODEL}}
+OWN = {"name": "own", "service": "chat"}
+MANY = 10**15
+
+
+async def answers(call: EngineCall) -> None:
+    """Answer as an engine."""
+    await call.whole(
+        {
+            "model": call.json["model"],
+            "choices": [{"message": {"content": "Own."}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+        }
+    )
+
+
+def a_provider_model(asked: Asking, **fields: Any) -> OfferedModel:
+    """Return a model that bills twice the prices of the list."""
+    values: dict[str, Any] = {
+        "name": MODEL,
+        "max_context_tokens": 8192,
+        "max_output_tokens": 100,
+        "cost": ModelCost(input="2", output="20"),
+    }
+    offered = asked.offered
+    return OfferedModel(
+        service=Ref("ModelProvider", offered.name),
+        uid=f"{offered.uid}/{MODEL}",
+        names=(f"acme/{MODEL}",),
+        tenant=None,
+        tenants=frozenset(offered.weights),
+        max_model_len=values["max_context_tokens"],
+        paths=tuple(path for path, each in PROTOCOLS.items() if each in offered.protocols),
+        outside=OutsideModel(
+            provider=offered,
+            model=ProviderModel(**{**values, **fields}),
+            cost=RequestPrice(
+                price_list="acme@0123456789ab",
+                currency="USD",
+                input=2 * INPUT * 10**6,
+                cached_input=2 * CACHED * 10**6,
+                output=2 * OUTPUT * 10**6,
+                reasoning=2 * OUTPUT * 10**6,
+            ),
+        ),
+    )
+
+
+@dataclass(slots=True)
+class Routed:
+    """A gateway, the provider that it may ask, and the engine of its service."""
+
+    gateway: RunningGateway
+    provider: Provider
+    engine: ScriptedEngine
+    asked: Asking
+
+    async def records(self, count: int) -> list[UsageRecord]:
+        """Return so many records, once they are there."""
+        while len(self.gateway.records) < count:
+            self.gateway.recorded.clear()
+            await self.gateway.recorded.wait()
+        return self.gateway.records
+
+
+@asynccontextmanager
+async def routed(
+    folder: Path,
+    *targets: Mapping[str, Any],
+    own: Script = answers,
+    limits: tuple[ChargeLimit | int, ...] = (MANY,),
+    tenant: Mapping[str, Any] | None = None,
+    spec: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    **provider: Any,
+) -> AsyncIterator[Routed]:
+    """Run a gateway whose route asks the provider first, and then the service."""
+    async with AsyncExitStack() as stack:
+        asked = await stack.enter_async_context(asking(folder, **provider))
+        engine = await stack.enter_async_context(ScriptedEngine(own))
+        outside = a_provider_model(asked, **(model or {}))
+        route = OfferedModel(
+            service=Ref(TENANT, ROUTE),
+            uid="uid-route",
+            names=(ROUTE,),
+            tenant=TENANT,
+            route=ModelRouteSpec.model_validate(
+                {"targets": targets or (OUTSIDE, OWN), **(spec or {})}
+            ),
+        )
+        fields = paying(*limits)
+        payer = replace(fields["tenants"][TENANT], **(tenant or {}))
+        directory = a_directory(
+            a_model(a_replica(engine.address)),
+            route,
+            outside={("acme", MODEL): outside},
+            **{**fields, "tenants": {TENANT: payer}},
+        )
+        gateway = await stack.enter_async_context(a_gateway(directory, outside=asked.client))
+        yield Routed(gateway, asked.provider, engine, asked)
+
+
+def a_body(text: str = "What is a tessera?", **fields: Any) -> dict[str, Any]:
+    return {"model": ROUTE, "messages": [{"role": "user", "content": text}], **fields}
