@@ -117,6 +117,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         for opened in (fleet, own, keys, engines, outside):
             stack.push_async_callback(opened.close)
         metrics = GatewayMetrics()
+        metrics.providers.client = outside
         output = BackgroundStream(sys.stdout.buffer, metrics.log_lines_lost.inc)
         stack.callback(output.flush)
         recording = await _recording(settings, metrics, output, stack)
@@ -188,7 +189,7 @@ def _outside_client(settings: GatewaySettings, keys: ProviderKeys) -> OutsideCli
     tls = ssl.create_default_context()
     if settings.providers_ca_file is not None:
         tls.load_verify_locations(settings.providers_ca_file)
-    return OutsideClient(keys, map(str, settings.providers_allowed_ranges), tls=tls)
+    return OutsideClient(keys, settings.providers_allowed_ranges, tls=tls)
 
 
 def _provider_secrets(

@@ -10,14 +10,14 @@ from tessera.adapters.clock import Clock
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.routes.ejection import PATIENCE_SECONDS
+from tessera.gateway.bodies.signed import thinking_mark
 from tessera.gateway.bodies.turns import Turns
-from tessera.gateway.http.sse import EventTooLargeError, InvalidStreamError, answer_text_bytes
+from tessera.gateway.http.sse import InvalidStreamError, answer_text_bytes
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import RecordFields
 from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.bodies import outside_body
 from tessera.gateway.outside.client import OutsideAnswer, OutsideClient, OutsideError
-from tessera.gateway.outside.signed import thinking_mark
 from tessera.gateway.refusals import Headers, RequestError
 from tessera.gateway.relay.paid import PaidSink
 from tessera.gateway.relay.sent import Asked
@@ -197,8 +197,6 @@ class OutsideSource:
         )
         try:
             await self._pass_on(answer, events, asked, sink)
-        except EventTooLargeError as error:
-            raise RequestError(RequestReason.RESPONSE_TOO_LARGE, error) from None
         except InvalidStreamError as error:
             raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, str(error)) from None
         finally:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from operator import attrgetter
 
 from tessera.domain.gateway.access import cache_salt
@@ -18,6 +18,7 @@ from tessera.gateway.bodies.continuation import (
 )
 from tessera.gateway.bodies.delivered import Delivered, NotContinuableError
 from tessera.gateway.bodies.parsing import body_for_engine
+from tessera.gateway.bodies.signed import without_marked
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.continued_events import DONE, Joint, resumed_comment
 from tessera.gateway.http.engine_connection import EngineSession
@@ -54,14 +55,12 @@ class Relay:
         places: Places,
         charges: Charges,
         turns: Turns,
-        unsigned: Callable[[str, bytes], bytes],
     ) -> None:
-        """Take the turns of large bodies, and `unsigned`, which returns the body of a request on a
-        path without what providers signed."""
+        """Take the turns of large bodies."""
         self._session, self._clock = session, session.clock
         self._engines = EngineSource(session)
         self._models, self._places, self._turns = models, places, turns
-        self._charges, self._unsigned = charges, unsigned
+        self._charges = charges
 
     async def prepare(self, placed: Placed, record_id: str) -> Sent:
         """Return the request as engines get it."""
@@ -94,7 +93,7 @@ class Relay:
             body=await self._turns.take(
                 len(body),
                 lambda: body_for_engine(
-                    self._unsigned(path, body) if is_routed else body,
+                    without_marked(path, body) if is_routed else body,
                     fields,
                     served_name,
                     most_of_choice,

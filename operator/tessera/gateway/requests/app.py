@@ -19,7 +19,6 @@ from tessera.gateway.http.responses import ClientResponse, Message, Receive, Sen
 from tessera.gateway.identify.senders import Identified, by_name, is_true
 from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.outside.keys import ProviderKeys
-from tessera.gateway.outside.signed import without_marked
 from tessera.gateway.outside.source import OutsideSource
 from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
@@ -74,7 +73,7 @@ class GatewayApp:
             chooser=Chooser(admission.senders, places.replicas, turns),
             reservations=admission.reservations,
             places=places,
-            relay=Relay(engines, models, places, charges, turns, without_marked),
+            relay=Relay(engines, models, places, charges, turns),
             outside=OutsideSource(outside, models, charges, turns, self._clock),
             settlement=Settlement(admission.reservations, places, self._clock),
             record=self._record_ended,
