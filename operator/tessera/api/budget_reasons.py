@@ -56,6 +56,8 @@ class LimitAction(StatusReason):
     """Admission refuses new InferenceServices in the namespaces of the tenant."""
     THROTTLE = "Throttle"
     """Gateways spread what a limit of basis `Charge` has left over the rest of its window."""
+    CHEAPER_TARGETS = "CheaperTargets"
+    """Requests for a ModelRoute get the cheapest target alone that can take them."""
     REFUSE = "Refuse"
     """A limit of basis `Charge` is spent: gateways refuse the requests that it counts."""
     RESUME = "Resume"

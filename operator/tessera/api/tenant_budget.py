@@ -260,9 +260,16 @@ class BudgetAction(Wire):
     """Spent share in percent, from 1 to 100."""
 
     action: Literal[
-        "Notify", "BatchesOnSpot", "HoldBatches", "CapScaleUp", "NoNewServices", "Throttle"
+        "Notify",
+        "BatchesOnSpot",
+        "HoldBatches",
+        "CapScaleUp",
+        "NoNewServices",
+        "Throttle",
+        "CheaperTargets",
     ]
-    """`Notify`: an Event. `HoldBatches`: no attempt of a batch runs. Of basis `Cost` alone:
+    """`Notify`: an Event. `HoldBatches`: no attempt of a batch runs. `CheaperTargets`: requests for
+    a ModelRoute get the cheapest target alone that can take them. Of basis `Cost` alone:
     `BatchesOnSpot`: batches run on spot capacity alone, `CapScaleUp`: no replica beyond minReplicas
     is added, `NoNewServices`: new InferenceServices are refused. Of basis `Charge` alone:
     `Throttle`: what is left is spread over the rest of the window. Limits with `for` notify and

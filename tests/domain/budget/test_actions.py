@@ -98,6 +98,27 @@ def test_a_limit_of_cost_does_them_in_the_order_of_their_thresholds(
     assert list(view.limits[0].actions) == actions
 
 
+@pytest.mark.parametrize("fields", [{}, {"for": {"key": "ci"}}])
+def test_limits_of_all_requests_leave_routes_their_cheapest_target(fields: dict[str, Any]) -> None:
+    actions = [{"at": 70, "action": "CheaperTargets"}]
+    budget = a_budget(limits=[{**CHARGE, **fields}], actions=actions)
+    assert budget.spec is not None
+    name = budget.spec.name_of(budget.spec.limits[0])
+    [below] = judged(budget, charged(69.9, name=name)).limits
+    view = judged(budget, charged(70, name=name))
+    expected = [] if fields else ["CheaperTargets"]
+    assert (list(below.actions), list(view.limits[0].actions)) == ([], expected)
+    # It is the gateways' alone: services and batches go on.
+    assert not view.state.actions
+
+
+def test_a_limit_of_cost_leaves_routes_their_cheapest_target() -> None:
+    actions = [{"at": 1, "action": "CheaperTargets"}]
+    limits = [{"window": "Day", "amount": "0"}]
+    view = judged(a_budget(limits=limits, actions=actions), None)
+    assert list(view.limits[0].actions) == ["CheaperTargets"]
+
+
 def test_without_actions_a_budget_notifies_alone() -> None:
     before = a_budget(limits=[CHARGE])
     expected = [(30, []), (50, ["Notify"]), (79, []), (80, ["Notify"]), (100, ["Refuse"])]

@@ -13,6 +13,7 @@ from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, TenancyStatus
+from tessera.api.tenant_budget import LimitStatus, TenantBudgetStatus
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import (
     Directory,
@@ -379,6 +380,15 @@ def test_the_speed_of_unknown_hardware_and_variants_is_unknown() -> None:
     unknown = replace(a_pool(), status=AcceleratorPoolStatus(product="NVIDIA-Z9"))
     [replica] = only_model(service, pods=(a_pod(**SLICE),), pools=(unknown,)).replicas
     assert (replica.step_time, replica.price_version is None) == (None, False)
+
+
+def test_a_limit_that_acts_leaves_its_tenant_the_cheapest_targets() -> None:
+    limit = {"name": "a", "basis": "Cost", "start": NOW, "end": NOW, "limit": "1", "spent": "1"}
+    for actions in ([], ["HoldBatches"], ["CheaperTargets"]):
+        acting = LimitStatus.model_validate({**limit, "actions": actions})
+        status = TenantBudgetStatus(limits=(LimitStatus.model_validate(limit), acting))
+        [tenant] = directory(budgets=(a_budget(status=status),)).tenants.values()
+        assert tenant.cheaper_targets == (actions == ["CheaperTargets"])
 
 
 def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:

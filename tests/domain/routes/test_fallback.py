@@ -6,7 +6,7 @@ import pytest
 
 from tessera.api.model_route import FallbackKind
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind
+from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind, goes_on
 
 # What no other target changes: what was sent, who sent it, the tenant's own state, the gateway's.
 ENDS = {
@@ -46,3 +46,26 @@ def test_every_reason_has_a_kind_or_skips_the_target_or_ends_the_request() -> No
 
 def test_every_kind_has_a_reason() -> None:
     assert {fallback_kind(reason) for reason in RequestReason} == {*get_args(FallbackKind), None}
+
+
+def test_a_request_goes_on_by_the_words_of_its_route_or_where_a_target_cannot_take_it() -> None:
+    for reason in RequestReason:
+        kind = fallback_kind(reason)
+        listed = () if kind is None else (kind,)
+        others = [each for each in get_args(FallbackKind) if each != kind]
+        is_taken = reason not in CANNOT_TAKE
+        assert goes_on(reason, listed, cheaper_targets=False) == (bool(listed) or not is_taken)
+        assert goes_on(reason, others, cheaper_targets=False) == (not is_taken)
+
+
+def test_a_dearer_target_gets_what_the_cheapest_can_never_take_and_no_failure() -> None:
+    goes = {reason for reason in RequestReason if goes_on(reason, (), cheaper_targets=True)}
+    assert goes == CANNOT_TAKE | {
+        RequestReason.CONTEXT_TOO_LONG,
+        RequestReason.REQUEST_TOO_LARGE,
+        RequestReason.SERVICE_STOPPED,
+        RequestReason.SERVICE_ASLEEP,
+        RequestReason.BUDGET_EXHAUSTED,
+    }
+    every = get_args(FallbackKind)
+    assert not goes_on(RequestReason.ENGINE_FAILED, every, cheaper_targets=True)

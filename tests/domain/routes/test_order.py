@@ -71,6 +71,17 @@ def test_the_last_target_alone_is_asked_where_no_cheaper_one_may_answer() -> Non
         assert order_of(spec, "Hi", allow_downgrade=False) == ("c", RouteReason.NO_DOWNGRADE)
 
 
+def test_the_cheapest_target_comes_first_whatever_its_condition_and_weight() -> None:
+    for spec in (RULES, weights(a=0, b=5, c=1)):
+        order = order_of(spec, "analyze and compare X", cheaper_targets=True)
+        assert order == ("abc", RouteReason.CHEAPER_TARGETS)
+
+
+def test_who_takes_the_last_target_alone_gets_it_whatever_is_spent() -> None:
+    order = order_of(RULES, allow_downgrade=False, cheaper_targets=True)
+    assert order == ("c", RouteReason.NO_DOWNGRADE)
+
+
 def test_conversations_fall_to_targets_by_their_weights() -> None:
     spec = weights(a=6, b=3, c=1, d=0)
     shares = Counter(first_of(spec, session) for session in SESSIONS)

@@ -12,7 +12,7 @@ from anthropic import APIStatusError, AsyncAnthropic
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.directory import OfferedModel, TenantLimits
 from tessera.domain.gateway.requests import Phase
 from tessera.gateway.relay.sent import Sent
 from tests.gateway.harness import (
@@ -345,6 +345,42 @@ async def test_without_downgrades_the_last_target_answers() -> None:
         answer = await gateway.post(a_body(), **AUTH, **{"x-tessera-allow-downgrade": "false"})
         assert answer.headers["x-tessera-target"] == "large"
         assert answer.headers["x-tessera-target-reason"] == "NoDowngrade"
+
+
+async def test_of_a_tenant_that_spent_so_much_the_cheapest_target_answers_and_no_other() -> None:
+    tenant = TenantLimits(name="team-a", namespaces=("team-a",), cheaper_targets=True)
+
+    async def refuses_tools_and_fails_once(call: EngineCall) -> None:
+        if "tools" in call.json:
+            await call.whole({"error": {"message": "no tools", "code": 400}}, status=400)
+        else:
+            await (fails if len(small.calls) == 2 else answers)(call)
+
+    async with AsyncExitStack() as stack:
+        small, large = [
+            await stack.enter_async_context(ScriptedEngine(script))
+            for script in (refuses_tools_and_fails_once, answers)
+        ]
+        directory = a_directory(
+            a_target("small", small.address),
+            a_target("large", large.address),
+            a_route(SMALL, LARGE),
+            tenants={"team-a": tenant},
+        )
+        gateway = await stack.enter_async_context(a_gateway(directory))
+        bodies = a_body(HARD), a_body(), a_body(tools=[{"type": "function", "function": {}}])
+        hard, failed, with_tools = [await gateway.post(body, **AUTH) for body in bodies]
+        last = await gateway.post(a_body(), **AUTH, **{"x-tessera-allow-downgrade": "false"})
+
+        assert (failed.status, failed.error["code"]) == (502, "engine_failed")
+        assert [
+            (each.headers["x-tessera-target"], each.headers["x-tessera-target-reason"])
+            for each in (hard, with_tools, last)
+        ] == [("small", "CheaperTargets"), ("large", "Fallback"), ("large", "NoDowngrade")]
+        assert (gateway.records[0].target, gateway.records[0].target_reason) == (
+            "small",
+            "CheaperTargets",
+        )
 
 
 async def test_a_request_that_asks_two_targets_counts_once_in_the_limits_of_its_sender() -> None:

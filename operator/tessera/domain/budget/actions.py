@@ -37,17 +37,23 @@ _BY_BASIS: Mapping[BudgetBasis, frozenset[LimitAction]] = {
             LimitAction.HOLD_BATCHES,
             LimitAction.CAP_SCALE_UP,
             LimitAction.NO_NEW_SERVICES,
+            LimitAction.CHEAPER_TARGETS,
         }
     ),
-    "Charge": frozenset({LimitAction.HOLD_BATCHES, LimitAction.THROTTLE}),
+    "Charge": frozenset(
+        {LimitAction.HOLD_BATCHES, LimitAction.THROTTLE, LimitAction.CHEAPER_TARGETS}
+    ),
 }
-_AT_GATEWAYS = frozenset({LimitAction.THROTTLE, LimitAction.REFUSE})
+# What limits for a part of the requests or for a service do.
+_OF_PARTS = frozenset({LimitAction.THROTTLE, LimitAction.REFUSE})
+_AT_GATEWAYS = _OF_PARTS | {LimitAction.CHEAPER_TARGETS}
 _CONSEQUENCES: Mapping[LimitAction, str] = {
     LimitAction.BATCHES_ON_SPOT: "batches run on spot capacity alone",
     LimitAction.HOLD_BATCHES: "batches are held",
     LimitAction.CAP_SCALE_UP: "no replica beyond minReplicas is added",
     LimitAction.NO_NEW_SERVICES: "no new InferenceService is admitted",
     LimitAction.THROTTLE: "gateways spread the rest over the window",
+    LimitAction.CHEAPER_TARGETS: "requests for routes get the cheapest target that can take them",
     LimitAction.REFUSE: "gateways refuse requests that it counts",
 }
 
@@ -166,8 +172,7 @@ def _judged(
     first = known.accounts[0] if known.accounts else AccountCharge(0)
     actions = sorted(spec.actions or DEFAULT_ACTIONS, key=lambda each: each.at)
     reached = [each for each in actions if 100 * first.settled >= each.at * amount]
-    # A limit for a part of the requests or for a service acts on nothing else.
-    acting = _BY_BASIS[basis] if limit.for_ is None else _AT_GATEWAYS
+    acting = _BY_BASIS[basis] if limit.for_ is None else _OF_PARTS
     current = dict.fromkeys(
         action for each in reached if (action := LimitAction(each.action)) in acting
     )

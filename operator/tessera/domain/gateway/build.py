@@ -9,6 +9,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import NamedTuple, get_args
 
+from tessera.api.budget_reasons import LimitAction
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KeyRecord
 from tessera.api.meta import find_condition
@@ -206,6 +207,9 @@ def _tenant(claim: NamespaceClaim) -> TenantLimits:
         limits=spec.rate_limits,
         teams=dict(sorted(spec.teams.items())),
         allow_downgrade=spec.allow_downgrade,
+        cheaper_targets=any(
+            LimitAction.CHEAPER_TARGETS in limit.actions for limit in budget.status.limits
+        ),
         currency=spec.currency,
         time_zone=spec.time_zone,
         generation=generation,

@@ -235,6 +235,9 @@ class TenantLimits:
     teams: Mapping[str, RateLimitsSpec] = field(default_factory=dict)
     allow_downgrade: bool = True
     """Of a route, another target than the last may answer its requests."""
+    cheaper_targets: bool = False
+    """Of a route, the cheapest target alone that can take them gets its requests: so much is spent
+    of a limit."""
     currency: str = "USD"
     """Of its charges."""
     time_zone: str = "UTC"

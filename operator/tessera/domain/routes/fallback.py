@@ -1,6 +1,6 @@
 """Which refusals and failures of a target send a request to the next one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tessera.api.model_route import FallbackKind
 from tessera.domain.gateway.reasons import RequestReason
@@ -62,8 +62,32 @@ CANNOT_TAKE = frozenset(
 )
 
 
+# Beside these, why the cheapest target gives no answer to who gets no other that could.
+_HAS_NO_ROOM = frozenset(
+    {
+        RequestReason.CONTEXT_TOO_LONG,
+        RequestReason.REQUEST_TOO_LARGE,
+        RequestReason.SERVICE_STOPPED,
+        RequestReason.SERVICE_ASLEEP,
+        RequestReason.BUDGET_EXHAUSTED,
+    }
+)
+
+
 def fallback_kind(reason: RequestReason) -> FallbackKind | None:
     """Return the word of `spec.fallback` that sends a request to the next target; None where it
     has none.
     """
     return _KINDS.get(reason)
+
+
+def goes_on(
+    reason: RequestReason, fallback: Iterable[FallbackKind], *, cheaper_targets: bool
+) -> bool:
+    """Return whether a request that a target did not answer goes to the next one.
+
+    With `cheaper_targets` a dearer one gets only what the cheaper ones cannot take at any time.
+    """
+    if cheaper_targets:
+        return reason in CANNOT_TAKE or reason in _HAS_NO_ROOM
+    return reason in CANNOT_TAKE or fallback_kind(reason) in {*fallback}

@@ -21,16 +21,23 @@ class TargetOrder(NamedTuple):
 
 
 def target_order(
-    spec: ModelRouteSpec, opening: RequestOpening, *, allow_downgrade: bool = True
+    spec: ModelRouteSpec,
+    opening: RequestOpening,
+    *,
+    allow_downgrade: bool = True,
+    cheaper_targets: bool = False,
 ) -> TargetOrder:
     """Return the chosen target, those after it, and those before it, the nearest first.
 
-    Without `allow_downgrade` it is the last one alone. Every turn of a conversation has the same
-    order, at every gateway, and a change of weights moves as few conversations as it can.
+    Without `allow_downgrade` it is the last one alone, also with `cheaper_targets`, with which the
+    first is chosen. Every turn of a conversation has the same order, at every gateway, and a change
+    of weights moves as few conversations as it can.
     """
     targets = spec.targets
     if not allow_downgrade:
         return TargetOrder(targets[-1:], RouteReason.NO_DOWNGRADE)
+    if cheaper_targets:
+        return TargetOrder(targets, RouteReason.CHEAPER_TARGETS)
     weighted = [target for target in targets if target.weight]
     if spec.select == "Weights" and weighted:
         first = targets.index(min(weighted, key=lambda each: _distance(each, opening.session)))

@@ -16,6 +16,9 @@ class RouteReason(StrEnum):
     NO_DOWNGRADE = "NoDowngrade"
     """The tenant, the key or the request takes answers of the last target alone."""
 
+    CHEAPER_TARGETS = "CheaperTargets"
+    """It is the cheapest: so much is spent of a limit of the tenant that others get no request."""
+
     FALLBACK = "Fallback"
     """Another target gave no answer."""
 
@@ -28,5 +31,3 @@ class RouteReason(StrEnum):
     """It offers tools, and the model of the provider calls none."""
     MEDIA_NOT_TAKEN = "MediaNotTaken"
     """It has images or clips, and the model of the provider takes none."""
-    CHEAPER_TARGETS = "CheaperTargets"
-    """The tenant's budget has reached an action that leaves the cheapest target alone."""

@@ -112,6 +112,11 @@ class Senders:
         tenant = self.directory.tenants.get(identity.tenant)
         return identity.allow_downgrade and (tenant is None or tenant.allow_downgrade)
 
+    def takes_cheaper_targets(self, identity: Identity) -> bool:
+        """Return whether of a route the cheapest target alone may answer the sender."""
+        tenant = self.directory.tenants.get(identity.tenant)
+        return tenant is not None and tenant.cheaper_targets
+
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers of a request; of those with one name the last, and all credentials."""

@@ -7,7 +7,7 @@ from tessera.api.model_route import MAX_CALLS, ModelRouteSpec, RouteTarget
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.model.paths import TOKENIZER_PATHS
-from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind
+from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind, goes_on
 from tessera.domain.routes.order import target_order
 from tessera.domain.routes.outside import OutsideRequest, outside_obstacle
 from tessera.domain.routes.reasons import RouteReason
@@ -57,6 +57,7 @@ class RequestRouter:
                 opening,
                 allow_downgrade=allow_downgrade
                 and self._senders.allows_downgrade(identified.identity),
+                cheaper_targets=self._senders.takes_cheaper_targets(identified.identity),
             )
             targets, reason = order.targets, order.reason
         return RouteCalls(resolved, route, targets, reason, self._models, self._turns)
@@ -77,7 +78,8 @@ class RouteCalls:
         self._resolved, self._route, self._reason = resolved, route, reason
         self._models, self._turns = models, turns
         self._chosen = targets[0]
-        waits = "Overloaded" not in route.fallback
+        self._cheaper_targets = reason is RouteReason.CHEAPER_TARGETS
+        waits = self._cheaper_targets or "Overloaded" not in route.fallback
         self._left = deque((target, waits) for target in targets)
         self._asked = 0
         self._errors: dict[str, RequestError] = {}
@@ -123,7 +125,8 @@ class RouteCalls:
         routed = call.received.routed
         assert routed is not None  # noqa: S101 - every call has a target
         kind = fallback_kind(error.reason)
-        if error.reason not in CANNOT_TAKE and (kind is None or kind not in self._route.fallback):
+        fallback = self._route.fallback
+        if not goes_on(error.reason, fallback, cheaper_targets=self._cheaper_targets):
             return False
         self._asked += was_asked
         self._skip(routed.target, error)
