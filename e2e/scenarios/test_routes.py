@@ -1,7 +1,6 @@
 """One name over three services at two gateways: targets are killed, scaled to zero and rolled."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -9,28 +8,31 @@ from functools import partial
 from typing import Any
 
 import asyncpg
-import openai
 import pytest
 
-from demo.cluster import InstalledCluster, Ref
-from demo.tenants import apply_spec
+from demo.cluster import InstalledCluster
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.gateway import Gateway, answered, create_key, install_with_database, ready_pods
-from scenarios.lifecycle import list_replicas
-from scenarios.routes import PROMPTS, ROUTE, TARGETS, RouteClients, route_spec
-from scenarios.streams import kubectl_scale
-from tessera.adapters.clock import now
+from scenarios.routes import (
+    PATIENCE_SECONDS,
+    PRICES,
+    PROMPTS,
+    ROUTE,
+    TARGETS,
+    RouteClients,
+    apply_route,
+    apply_target,
+    kill_and_stop,
+    price_of,
+    roll,
+    set_prices,
+    wait_until_charged,
+)
 from tests.gateway.store.postgresql import PostgresqlServer, postgresql_server
 from world import World
 from world.testing import eventually
 
 _CLIENTS, _GATEWAYS = 40, 2
-# USD for a million tokens of input and of output.
-_PRICES = {"small": (1, 4), "middle": (10, 40), "large": (100, 400)}
-# So that engines are at work when they are killed.
-_STEP_SECONDS = 0.04
-_LOAD_SECONDS = 4
-_PATIENCE_SECONDS = 180
 _ESTIMATED_TOKENS = 4
 
 
@@ -49,11 +51,10 @@ async def routed(
         pods = await ready_pods(cluster, _GATEWAYS)
         address = pods[0]["status"]["podIP"]
         async with a_budget(namespace, "100000"):
-            await _set_prices(namespace)
+            await set_prices(namespace)
             for target in TARGETS:
-                await _apply_target(namespace, target)
-            ref = namespace.ref(ROUTE)
-            await apply_spec(cluster, "ModelRoute", "modelroutes", ref, route_spec())
+                await apply_target(namespace, target)
+            await apply_route(namespace)
             key = await create_key(namespace, "first")
             yield Gateway(namespace, f"http://{address}:8443/v1", address, key), server
 
@@ -66,18 +67,19 @@ async def test_a_target_that_can_answers_whatever_becomes_of_the_others(
     namespace = gateway.namespace
     cluster = namespace.cluster
     for target in TARGETS:
-        await namespace.wait_until_ready(target, within=_PATIENCE_SECONDS)
-        await answered(gateway, target, within=_PATIENCE_SECONDS)
+        await namespace.wait_until_ready(target, within=PATIENCE_SECONDS)
+        await answered(gateway, target, within=PATIENCE_SECONDS)
     pods = await ready_pods(cluster, _GATEWAYS)
     clients = RouteClients(
         bases=[f"http://{pod['status']['podIP']}:8443" for pod in pods], key=gateway.key
     )
-    await eventually(partial(_is_charged, gateway), within=_PATIENCE_SECONDS)
+    await wait_until_charged(gateway)
     begun = time.monotonic()
     async with asyncio.timeout(600), asyncio.TaskGroup() as tasks:
         for number in range(_CLIENTS):
             tasks.create_task(clients.run(number))
-        await _disturb(namespace, clients)
+        await kill_and_stop(namespace, clients)
+        await roll(namespace, clients, "large")
         clients.end()
     answers = clients.answers
     cluster.say(
@@ -102,17 +104,16 @@ async def test_a_target_that_sleeps_is_woken_while_another_one_answers(gateway: 
     scaling = {"minReplicas": 0, "maxReplicas": 1, "idle": {"after": "30s"}}
     await namespace.apply_service("small", scaling=scaling)
     for target in ("middle", "large"):
-        await _apply_target(namespace, target)
-    ref = namespace.ref(ROUTE)
-    await apply_spec(namespace.cluster, "ModelRoute", "modelroutes", ref, route_spec())
-    await namespace.wait_until_ready("middle", within=_PATIENCE_SECONDS)
-    await answered(gateway, "middle", within=_PATIENCE_SECONDS)
-    await namespace.wait_for_condition("small", "Ready", "ScaledToZero", _PATIENCE_SECONDS)
+        await apply_target(namespace, target)
+    await apply_route(namespace)
+    await namespace.wait_until_ready("middle", within=PATIENCE_SECONDS)
+    await answered(gateway, "middle", within=PATIENCE_SECONDS)
+    await namespace.wait_for_condition("small", "Ready", "ScaledToZero", PATIENCE_SECONDS)
 
     async def is_asleep() -> None:
         assert (await namespace.service_status("small")).get("replicas") == 0
 
-    await eventually(is_asleep, within=_PATIENCE_SECONDS)
+    await eventually(is_asleep, within=PATIENCE_SECONDS)
     sent_at = time.monotonic()
     first = await _target_of(gateway, "small")
     seconds = time.monotonic() - sent_at
@@ -121,7 +122,7 @@ async def test_a_target_that_sleeps_is_woken_while_another_one_answers(gateway: 
         assert await _target_of(gateway, "small") == ("small", "RuleMatched")
 
     assert first == ("middle", "Fallback")
-    await eventually(is_awake, within=_PATIENCE_SECONDS)
+    await eventually(is_awake, within=PATIENCE_SECONDS)
     namespace.cluster.say(
         f"middle answered after {seconds:.1f} s, small after {time.monotonic() - sent_at:.1f} s"
     )
@@ -134,63 +135,6 @@ async def _target_of(gateway: Gateway, wanted: str) -> tuple[str, str]:
             model=ROUTE, messages=[{"role": "user", "content": PROMPTS[wanted]}], max_tokens=2
         )
     return raw.headers["x-tessera-target"], raw.headers["x-tessera-target-reason"]
-
-
-async def _disturb(namespace: ScenarioNamespace, clients: RouteClients) -> None:
-    """Kill one target, scale the next to zero, and roll the last, each under all clients."""
-    cluster = namespace.cluster
-    await _answer_themselves(clients, 0)
-    # All begin at once; later some are always under way.
-    await asyncio.sleep(_LOAD_SECONDS)
-
-    killed_at = time.monotonic()
-    replica = _last_replica(clients, "small")
-    cluster.world.kill(namespace.name, replica, "engine")
-    await _is_answered_by(clients, killed_at, "small", "middle")
-    await _answer_themselves(clients, killed_at)
-
-    stopped_at = time.monotonic()
-    middle = namespace.ref("middle")
-    await kubectl_scale(cluster, middle, 0)
-    await _is_answered_by(clients, stopped_at, "middle", "large")
-    await asyncio.sleep(_LOAD_SECONDS)
-    await kubectl_scale(cluster, middle, 1)
-    await _answer_themselves(clients, time.monotonic())
-
-    replica = _last_replica(clients, "large")
-    await _apply_target(namespace, "large", revision="2")
-
-    async def is_rolled() -> None:
-        assert _last_replica(clients, "large") != replica
-        assert replica not in [pod["metadata"]["name"] for pod in await list_replicas(namespace)]
-
-    await eventually(is_rolled, within=_PATIENCE_SECONDS)
-    await _answer_themselves(clients, time.monotonic())
-
-
-async def _answer_themselves(clients: RouteClients, since: float) -> None:
-    """Wait until each target answers requests that the rules give it."""
-    for target in TARGETS:
-        await _is_answered_by(clients, since, target, target)
-
-
-async def _is_answered_by(clients: RouteClients, since: float, wanted: str, target: str) -> None:
-    """Wait until a request sent after a time, for one target, is answered by another."""
-
-    async def is_answered() -> None:
-        begun = [each for each in clients.since(since, wanted) if each.pieces]
-        assert target in {each.target for each in begun}, Counter(each.target for each in begun)
-
-    await eventually(is_answered, within=_PATIENCE_SECONDS)
-
-
-def _last_replica(clients: RouteClients, target: str) -> str:
-    """Return the replica of the last answer of a target."""
-    return next(
-        each.headers["x-tessera-replica"]
-        for each in reversed(clients.answers)
-        if each.target == target and each.is_whole
-    )
 
 
 async def _all_is_recorded(
@@ -233,9 +177,7 @@ async def _all_is_recorded(
 
 def _check_charge(row: Mapping[str, Any]) -> None:
     """Assert that a call pays its tokens at the price of its target."""
-    of_input, of_output = _PRICES[row["target"]]
-    # A million tokens for a dollar are a thousand nanodollars for a token.
-    price = 1000 * (row["input_tokens"] * of_input + row["output_tokens"] * of_output)
+    price = price_of(row, PRICES[row["target"]])
     if row["phase"] == "Completed":
         assert row["charge_nanos"] == price, row
     elif not row["requests"]:
@@ -243,45 +185,6 @@ def _check_charge(row: Mapping[str, Any]) -> None:
         assert row["charge_nanos"] == 0, row
     else:
         # The prompt of a stream that broke off is estimated, for its charge and its record.
-        tokens = _ESTIMATED_TOKENS * 1000 * of_input
+        tokens = _ESTIMATED_TOKENS * 1000 * PRICES[row["target"]][0]
         assert abs(row["charge_nanos"] - price) <= tokens, row
         assert row["reason"] == "StreamBroken", row
-
-
-async def _apply_target(namespace: ScenarioNamespace, name: str, revision: str = "1") -> None:
-    env = [
-        {"name": "TESSERA_SIM_SPEED", "value": json.dumps({"weights": _STEP_SECONDS})},
-        {"name": "REVISION", "value": revision},
-    ]
-    # Machines that play scenes are busy, and this one is about targets that do not answer.
-    slo = {"ttftP95": "10s", "itlP95": "500ms"}
-    await namespace.apply_service(name, replicas=1, slo=slo, podTemplate={"env": env})
-
-
-async def _is_charged(gateway: Gateway) -> None:
-    """Assert that each target's answer has its charge: a price counts a minute after it was
-    seen."""
-    async with gateway.client() as client:
-        for target, text in PROMPTS.items():
-            try:
-                raw = await client.chat.completions.with_raw_response.create(
-                    model=ROUTE, messages=[{"role": "user", "content": text}], max_tokens=2
-                )
-            except openai.APIStatusError as error:
-                raise AssertionError(str(error)) from error
-            assert raw.headers.get("x-tessera-target") == target
-            assert "x-tessera-charge" in raw.headers
-
-
-async def _set_prices(namespace: ScenarioNamespace) -> None:
-    entries = [
-        {
-            "from": f"{now():%Y-%m-%d}",
-            "models": [target],
-            "input": str(of_input),
-            "output": str(of_output),
-        }
-        for target, (of_input, of_output) in _PRICES.items()
-    ]
-    spec = {"currency": "USD", "entries": entries}
-    await apply_spec(namespace.cluster, "PriceList", "pricelists", Ref("", "test"), spec)
