@@ -145,6 +145,19 @@ async def test_a_closed_month_reads_the_same_again(port: Port) -> None:
     assert replace(first, is_truncated=True).digest is None
 
 
+async def test_a_month_without_providers_has_the_digest_that_it_had_before(port: Port) -> None:
+    assert await port.store.close_month()
+    by_owner, former = (
+        await port.charges(*(charge_query("tenant") or ())),
+        await port.charges("owner"),
+    )
+    assert former.digest == by_owner.digest is not None
+    assert {*former.rows[0]} == {
+        *("owner", "currency", "requests", "inputTokens", "cachedTokens", "outputTokens"),
+        *("reasoningTokens", "chargeNanos"),
+    }
+
+
 async def test_charges_alone_say_so_and_what_had_no_price(port: Port) -> None:
     text = charges_output(await port.charges("tenant", "tag"), "table").text
     assert text.splitlines()[0].split() == [

@@ -81,6 +81,7 @@ async def test_a_statement_has_what_each_was_charged(port: Port) -> None:
         "outputTokens": 40,
         "reasoningTokens": 10,
         "chargeNanos": 12,
+        "costNanos": 0,
     }
     assert (body["truncated"], body["closedUntil"]) == (False, None)
     assert [row["chargeNanos"] for row in of_one["rows"]] == [100]

@@ -1,5 +1,6 @@
 """Calls of providers: their cost is reserved whole, beside their price."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -144,6 +145,13 @@ async def test_what_is_not_lent_refuses_a_call_at_once_and_takes_nothing_of_its_
         "USD left of what the operator lent, needed 0.004114; retry in 30 s, or ask for a higher "
         "limit."
     )
+
+
+async def test_a_sender_reads_nothing_of_what_is_lent_for_providers() -> None:
+    async with outside(MANY, lent=(a_cost_limit(MANY),)) as gateway:
+        await reserve(gateway)
+        read = json.loads(await gateway.admission.reservations.charges.budget(SENDER))
+    assert [each["limit"] for each in read["data"]] == ["charge-month"]
 
 
 async def test_a_call_is_answered_once_more_is_lent() -> None:
