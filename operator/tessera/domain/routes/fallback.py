@@ -47,14 +47,16 @@ _REASONS: Mapping[FallbackKind, tuple[RequestReason, ...]] = {
 }
 _KINDS = {reason: kind for kind, reasons in _REASONS.items() for reason in reasons}
 
-# The target cannot take such a request, or the money does not reach for it, whatever `fallback`
-# says. A request that is invalid for one target, for what is in its body, may be valid for another.
+# The target cannot take such a request, or the money does not reach for it as far as is known,
+# whatever `fallback` says: what is lent for a provider is not what pays for a service. A request
+# that is invalid for one target, for what is in its body, may be valid for another.
 CANNOT_TAKE = frozenset(
     {
         RequestReason.PATH_NOT_SERVED,
         RequestReason.MODEL_NOT_FOUND,
         RequestReason.PRICE_MISSING,
         RequestReason.BUDGET_EXCEEDED,
+        RequestReason.BUDGET_UNAVAILABLE,
         RequestReason.INVALID_REQUEST,
         RequestReason.ENGINE_REFUSED,
         RequestReason.PROVIDER_REFUSED,
