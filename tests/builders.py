@@ -103,9 +103,9 @@ def a_budget(
     )
 
 
-def a_provider(name: str = "acme", **fields: Any) -> ObservedProvider:
-    """Build a provider with the model Big, which lists team-a."""
-    spec = {
+def a_provider_spec(name: str = "acme", **fields: Any) -> dict[str, Any]:
+    """Return the spec of a provider with the model Big, which lists team-a."""
+    return {
         "baseUrl": "https://api.example.com/v1",
         "protocols": ["OpenAIChat"],
         "secret": {"name": name},
@@ -113,12 +113,15 @@ def a_provider(name: str = "acme", **fields: Any) -> ObservedProvider:
         "models": [A_MODEL_OUTSIDE],
         **fields,
     }
+
+
+def a_provider(name: str = "acme", **fields: Any) -> ObservedProvider:
     return ObservedProvider(
         name=name,
         uid=f"uid-{name}",
         created=NOW,
         generation=3,
-        spec=ModelProviderSpec.model_validate(spec),
+        spec=ModelProviderSpec.model_validate(a_provider_spec(name, **fields)),
     )
 
 

@@ -23,6 +23,7 @@ from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import (
     Budget,
@@ -143,6 +144,7 @@ _OWNERS: dict[type, Callable[[Any], str]] = {
     Node: lambda node: str(node.name.removesuffix("-0")),
     ChangeTrial: attrgetter("service.namespace"),
     ObservedGate: attrgetter("ref.namespace"),
+    ObservedProvider: attrgetter("name"),
     ObservedRoute: attrgetter("ref.namespace"),
     ObservedService: attrgetter("ref.namespace"),
     Pod: attrgetter("ref.namespace"),

@@ -8,9 +8,15 @@ from typing import Any
 from tessera.api.schema import KINDS as CRDS
 from tessera.api.schema import CustomResourceType
 from tessera.domain.observed.snapshot import Ref
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, MODEL_ROUTES, NODE_LAYOUTS
+from tessera.resources.api_resources import (
+    BATCH_INFERENCES,
+    CLAIMS,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
+    NODE_LAYOUTS,
+)
 from tessera.resources.manifest import ObjectKey
-from tests.builders import SMALL
+from tests.builders import SMALL, a_provider_spec
 from tests.generation.schema_walk import Leaf
 from tests.hostile.twin import A100, HOSTILE, Body, Fleet, Twins
 from world.object_comparison import HISTORY, comparable
@@ -25,6 +31,7 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "TenantBudget": ObjectKey("tenantbudgets", "", HOSTILE),
     "NodeLayout": ObjectKey("nodelayouts", "", f"{HOSTILE}-0"),
     "ModelRoute": ObjectKey("modelroutes", HOSTILE, "assistant"),
+    "ModelProvider": ObjectKey("modelproviders", "", HOSTILE),
 }
 # No cycle reads price lists, and gates are played with their services in tests of their own.
 DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
@@ -95,6 +102,12 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "spec.rollout.strategy": {"rollout": {"gateRef": "gate"}},
     "spec.mig.layout{}": {"mig": {"mode": "Static", "layout": {}}},
     "spec.service": {"model": None},
+    **{
+        f"spec.targets[].provider.{field}": {
+            "targets": [{"name": "outside", "provider": {"name": HOSTILE, "model": "Big"}}]
+        }
+        for field in ("name", "model")
+    },
     "spec.publishing[].namespaces[]": {
         "tenant": {"namespaces": [HOSTILE, "example", "0", f"{'example':a<63}"]}
     },
@@ -105,6 +118,7 @@ REFUSED_BY_RULES = {
     ("BatchInference spec.model.cache.type", "highest"),
     ("BatchInference spec.service", "removed"),
     ("InferenceService spec.podTemplate.env[].value", "removed"),
+    ("ModelRoute spec.targets[].service", "removed"),
     ("PriceList spec.entries[].input", "removed"),
     ("PriceList spec.entries[].output", "removed"),
 }
@@ -129,6 +143,8 @@ def build(fleet: Fleet, *tenants: str) -> None:
         targets = [{"service": "small", "when": {"maxScore": 1}}, {"service": "chat"}]
         route = {"metadata": {"name": "assistant", "namespace": tenant}}
         fleet.cluster.put(MODEL_ROUTES, route | {"spec": {"targets": targets}})
+        provider = {"metadata": {"name": tenant}, "spec": a_provider_spec(tenants=[tenant])}
+        fleet.cluster.put(MODEL_PROVIDERS, provider)
 
 
 def base_spec(kind: CustomResourceType, tenant: str) -> Body:

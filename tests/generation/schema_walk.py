@@ -21,7 +21,8 @@ _TEXTS = (
     "23:59", "1g.10gb", "team-b/chat", "a/b", "a",
 )  # fmt: skip
 # Bounds that a CEL rule sets beside the schema, and zones that exist: legal, lowest, highest.
-_RULED_VALUES: Mapping[str, tuple[str, str, str]] = {
+_RULED_VALUES: Mapping[str, tuple[Any, Any, Any]] = {
+    "spec.targets[].set.responseSchema": ({"type": "object"}, {}, {"type": "array"}),
     "spec.scaling.activity.target": ("0.5", "0.000000001", "1"),
     "spec.scaling.schedules[].cron": ("0 8 * * 1-5", "* * * * *", "0,1-59/2 23 L 12 SUN"),
     "spec.scaling.schedules[].timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),
@@ -30,6 +31,8 @@ _RULED_VALUES: Mapping[str, tuple[str, str, str]] = {
     "spec.timeZone": ("Europe/Berlin", "GMT", "America/Argentina/ComodRivadavia"),
     "spec.mig.maintenanceWindow.timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),
     "spec.deadline": ("2h", "60s", "720h"),
+    "spec.baseUrl": ("https://api.example.com/v1", "https://a", f"https://{'a' * 245}"),
+    "spec.proxyUrl": ("http://proxy:3128", "http://a", f"http://{'a' * 246}"),
     "spec.nodeTemplate.expectedStart": ("5m", "10s", "1h"),
 }
 MAP_KEY = "example"

@@ -30,12 +30,13 @@ from tessera.resources.api_resources import (
     BATCH_INFERENCES,
     CLAIMS,
     INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
     MODEL_ROUTES,
     NODE_LAYOUTS,
     QUALITY_GATES,
 )
 from tessera.resources.manifest import ObjectKey
-from tests.builders import SMALL
+from tests.builders import SMALL, a_provider_spec
 from tests.domain.test_steps import owner_of
 from tests.hostile.twin import A100, HOSTILE, Fleet, Twins
 
@@ -116,6 +117,8 @@ def _build(fleet: Fleet) -> None:
         route = {"metadata": {"name": "assistant", "namespace": tenant}}
         targets = [{"service": name} for name in ("gone", "chat")]
         fleet.cluster.put(MODEL_ROUTES, route | {"spec": {"targets": targets}})
+        provider = {"metadata": {"name": tenant}, "spec": a_provider_spec(tenants=[tenant])}
+        fleet.cluster.put(MODEL_PROVIDERS, provider)
         meta = {"namespace": tenant, "creationTimestamp": "2026-11-20T11:59:00Z"}
         fleet.cluster.put(
             CLAIMS,

@@ -4,7 +4,7 @@ from typing import Any
 
 from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_PROVIDERS, MODEL_ROUTES
 from tessera.resources.manifest import ObjectKey
-from tests.builders import SMALL, a_provider
+from tests.builders import SMALL, a_provider_spec
 from tests.memory_operator import MemoryOperator
 
 ROUTE = ObjectKey(MODEL_ROUTES.plural, "team-a", "assistant")
@@ -45,10 +45,8 @@ async def test_a_route_follows_its_targets() -> None:
 
 async def test_a_provider_says_whether_gateways_may_ask_it() -> None:
     operator = MemoryOperator()
-    provider = a_provider()
-    assert provider.spec is not None
-    spec = provider.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    key = operator.cluster.put(MODEL_PROVIDERS, {"metadata": {"name": "acme"}, "spec": spec})
+    body = {"metadata": {"name": "acme"}, "spec": a_provider_spec()}
+    key = operator.cluster.put(MODEL_PROVIDERS, body)
 
     def reason() -> str:
         (condition,) = operator.cluster.objects[key]["status"]["conditions"]

@@ -34,7 +34,7 @@ def test_a_provider_with_an_invalid_spec_offers_nothing() -> None:
 
 def test_the_cost_of_a_call_is_what_the_bill_of_the_provider_says() -> None:
     costs = {"input": "2", "cachedInput": "0.5", "output": "20", "perRequest": "0.01"}
-    outside = directory(a_provider(models=[A_MODEL_OUTSIDE | {"cost": costs}])).outside
+    outside = directory(a_provider(models=[{**A_MODEL_OUTSIDE, "cost": costs}])).outside
     model = outside["acme", "Big"].outside
     assert model is not None
     nanos = charge_of(model.cost, input_tokens=10**6, cached=10**5, output=10**5, reasoning=10**4)
@@ -45,7 +45,7 @@ def test_the_cost_of_a_call_is_what_the_bill_of_the_provider_says() -> None:
 def test_another_cost_or_currency_is_another_version_of_the_price() -> None:
     others = [
         {"currency": "EUR"},
-        {"models": [A_MODEL_OUTSIDE | {"cost": {"input": "3", "output": "20"}}]},
+        {"models": [{**A_MODEL_OUTSIDE, "cost": {"input": "3", "output": "20"}}]},
     ]
     versions = set()
     for fields in ({}, *others):
@@ -56,7 +56,7 @@ def test_another_cost_or_currency_is_another_version_of_the_price() -> None:
 
 
 def test_all_models_of_a_provider_share_its_limits() -> None:
-    models = [A_MODEL_OUTSIDE, A_MODEL_OUTSIDE | {"name": "Small"}]
+    models = [A_MODEL_OUTSIDE, {**A_MODEL_OUTSIDE, "name": "Small"}]
     known = directory(a_provider(models=models, rateLimits={"requests": {"perMinute": 60}}))
     keys = {
         limit.key
@@ -68,5 +68,5 @@ def test_all_models_of_a_provider_share_its_limits() -> None:
 
 def test_a_tenant_says_where_its_requests_may_go() -> None:
     tenants = directory(budgets=(a_budget(dataResidency=["eu"]), a_budget("team-b"))).tenants
-    assert tenants["team-a"].residency == {"eu"}
+    assert tenants["team-a"].residency == frozenset({"eu"})
     assert tenants["team-b"].residency is None

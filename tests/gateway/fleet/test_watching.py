@@ -23,7 +23,7 @@ from tessera.resources.api_resources import (
     PROVIDER_SECRETS,
     ApiResource,
 )
-from tests.builders import a_budget, a_provider
+from tests.builders import a_budget, a_provider, a_provider_spec
 from tests.memory_cluster import MemoryCluster
 
 A_POOL = {
@@ -109,11 +109,8 @@ async def test_prices_that_are_seen_first_count_at_once_and_an_unreadable_list_h
 
 def put_a_provider(cluster: MemoryCluster) -> OfferedProvider:
     """Put a provider, and return it as gateways know it."""
-    provider = a_provider()
-    assert provider.spec is not None
-    spec = provider.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    cluster.put(MODEL_PROVIDERS, {"metadata": {"name": "acme"}, "spec": spec})
-    observed = GatewayObservations(providers=(provider,), budgets=(a_budget(),))
+    cluster.put(MODEL_PROVIDERS, {"metadata": {"name": "acme"}, "spec": a_provider_spec()})
+    observed = GatewayObservations(providers=(a_provider(),), budgets=(a_budget(),))
     outside = build_directory(observed, RateLimitsSpec()).outside["acme", "Big"].outside
     assert outside is not None
     return outside.provider

@@ -284,12 +284,16 @@ def _skipped_sentence(
     namespace, target = route.ref.namespace, spec.targets[number]
     ref, tenant = target.service_ref(namespace), around.tenants.get(namespace)
     owner = f"TenantBudget/{tenant}" if tenant else f"namespace {namespace}, without a TenantBudget"
-    if ref is None or target.provider is not None:
-        return _outside_sentence(number, state, target, owner)
+    if target.provider is not None:
+        return _outside_sentence(number, state, target.provider, owner)
     what = f"spec.targets[{number}].service: InferenceService/{ref}"
     if state is TargetState.POOLING_TARGET:
         return f"{what} generates no tokens; requests skip it"
-    if ref.namespace == namespace or (tenant and around.tenants.get(ref.namespace) == tenant):
+    if (
+        ref is None
+        or ref.namespace == namespace
+        or (tenant and around.tenants.get(ref.namespace) == tenant)
+    ):
         return f"{what} does not exist, or its spec is invalid; requests skip it"
     return (
         f"{what} does not exist, or is not shared with {owner}, by a name that a grant has for it; "
@@ -297,9 +301,7 @@ def _skipped_sentence(
     )
 
 
-def _outside_sentence(number: int, state: TargetState, target: RouteTarget, owner: str) -> str:
-    wanted = target.provider
-    assert wanted is not None  # noqa: S101 - has no service
+def _outside_sentence(number: int, state: TargetState, wanted: ProviderTarget, owner: str) -> str:
     what = f"spec.targets[{number}].provider: ModelProvider/{wanted.name}"
     if state is TargetState.PROVIDERS_DISABLED:
         return (
