@@ -51,6 +51,15 @@ class ReportedDemand(Wire):
     squares: Annotated[int, Field(ge=0, le=10**18)] = 0
     """Sum of the squares of the expected tokens of each of their prompts."""
 
+    waited: _Count = 0
+    """Requests that began to wait for a place since then, and that no other target may answer."""
+
+    overflowed: _Count = 0
+    """Requests that another target of their route got, since there was no place here in time."""
+
+    overflow_nanos: Annotated[int, Field(ge=0, le=10**18)] = 0
+    """What these probably cost there, in nano-units of the currency of the service."""
+
     queued: _Count = 0
     """Requests that wait, for a replica or for their turn."""
 

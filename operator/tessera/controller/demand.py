@@ -21,6 +21,7 @@ from tessera.api.gateway_demand import (
     MAX_REPORT_SERVICES,
     TOO_MANY_SERVICES,
     DemandReport,
+    ReportedDemand,
     fault_of,
     read_report,
 )
@@ -128,15 +129,20 @@ class DemandReceiver:
         return {
             Ref(intern(row.namespace), intern(row.name)): GatewayDemand(
                 arrived=row.arrived,
-                tokens=ArrivedTokens(row.sized, row.prompt_tokens, row.answer_tokens, row.squares)
-                if row.sized
-                else NO_TOKENS,
+                tokens=_tokens(row),
                 queued=row.queued,
                 in_flight=row.in_flight,
                 predicted_seconds=row.predicted_seconds,
             )
             for row in report.services[:limit]
         }
+
+
+def _tokens(row: ReportedDemand) -> ArrivedTokens:
+    sized = (row.prompt_tokens, row.answer_tokens, row.squares) if row.sized else (0, 0, 0)
+    overflow = (row.waited, row.overflowed, row.overflow_nanos)
+    # Most rows share the one without any.
+    return ArrivedTokens(row.sized, *sized, *overflow) if row.sized or any(overflow) else NO_TOKENS
 
 
 def _received(

@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.domain.gateway.client_lengths import ClientId, ClientLengths
-from tessera.domain.observed.demand import NO_TOKENS
+from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 
 SERVICE, MOST = "uid", 4096
 SHORT, LONG = ClientId("team-a", "short"), ClientId("team-b", "long")
@@ -38,7 +38,7 @@ def test_an_unknown_client_is_taken_for_a_mean_one_and_an_unknown_service_for_no
         ClientId("team-a"),
         ClientId("team-a", None, "short"),
     ):
-        assert lengths.expected(SERVICE, client, 800, MOST) == (1, 600, 20, 600**2)
+        assert lengths.expected(SERVICE, client, 800, MOST) == ArrivedTokens(1, 600, 20, 600**2)
     assert lengths.expected("another", SHORT, 800, MOST) == NO_TOKENS
 
 

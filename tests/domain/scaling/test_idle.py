@@ -437,10 +437,10 @@ def test_expected_tokens_are_those_of_the_last_minute_at_all_gateways() -> None:
         rates = fleet_demand(reports, at(second))
         assert rates is not None
         if second == 99:
-            assert rates[CHAT].tokens == (240, 24_000, 2400, 3_600_000)
+            assert rates[CHAT].tokens == ArrivedTokens(240, 24_000, 2400, 3_600_000)
     assert rates is not None
     # Ten more seconds of the minute had requests.
-    assert rates[CHAT].tokens == (40, 4000, 1200, 600_000)
+    assert rates[CHAT].tokens == ArrivedTokens(40, 4000, 1200, 600_000)
     # Prompts of 50 and 150 tokens.
     assert rates[CHAT].tokens.prompt_variation == pytest.approx(0.5)
     reports = [report.followed_by(at(300), {}) for report in reports]

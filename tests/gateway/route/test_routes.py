@@ -12,8 +12,10 @@ from anthropic import APIStatusError, AsyncAnthropic
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
+from tessera.domain.gateway.client_lengths import MIN_REQUESTS
 from tessera.domain.gateway.directory import OfferedModel, TenantLimits
 from tessera.domain.gateway.requests import Phase
+from tessera.domain.money import NANO, Money
 from tessera.gateway.relay.sent import Sent
 from tests.gateway.harness import (
     EngineCall,
@@ -251,6 +253,53 @@ async def test_a_full_queue_sends_requests_to_the_next_target_in_time() -> None:
 
         assert (await first).headers["x-tessera-target"] == "small"
         await asyncio.gather(*others)
+
+
+@pytest.mark.parametrize(("currency", "counted"), [("USD", True), ("EUR", False)])
+async def test_what_overflows_is_counted_with_what_it_costs_at_its_target(
+    currency: str, counted: bool
+) -> None:
+    release = asyncio.Event()
+
+    async def holds(call: EngineCall) -> None:
+        await release.wait()
+        await answers(call)
+
+    async with AsyncExitStack() as stack:
+        small, large = [
+            await stack.enter_async_context(ScriptedEngine(script)) for script in (holds, answers)
+        ]
+        replica = a_replica(small.address, "small-1", max_num_seqs=1)
+        own, other = Money(NANO, "USD"), Money(8 * NANO, currency)
+        directory = a_directory(
+            a_target("small", None, replicas=(replica,), ttft_seconds=0.05, token_cost=own),
+            a_target("large", large.address, token_cost=other),
+            a_route(SMALL, LARGE),
+        )
+        gateway = await stack.enter_async_context(a_gateway(directory))
+        release.set()
+        for _ in range(MIN_REQUESTS):
+            await gateway.post(a_body(max_tokens=9), **AUTH)
+        release.clear()
+        # The engine has some of them in its own queue.
+        others = [asyncio.create_task(gateway.post(a_body(max_tokens=9), **AUTH)) for _ in range(5)]
+        while not any(each.done() for each in others):
+            gateway.admission.queues.pump()
+            await asyncio.sleep(0.02)
+        tokens = gateway.admission.arrivals.take()[Ref("team-a", "small")].tokens
+        assert bool(tokens.overflowed) == counted
+        # The answers of its client have 2 tokens, and a million costs 8 USD there.
+        assert tokens.overflow_nanos == tokens.overflowed * 2 * 8000
+        assert not tokens.waited
+
+        # What has no other target waits at any price.
+        last = asyncio.create_task(gateway.post({**a_body(), "model": "small"}, **AUTH))
+        waited = 0
+        while not waited:
+            await asyncio.sleep(0.02)
+            waited += sum(each.tokens.waited for each in gateway.admission.arrivals.take().values())
+        release.set()
+        await asyncio.gather(*others, last)
 
 
 async def test_where_no_target_is_free_a_request_waits_for_the_chosen_one() -> None:

@@ -42,7 +42,7 @@ from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.paths import own_paths
 from tessera.domain.model.precision_files import shape_in
-from tessera.domain.money import to_nanos
+from tessera.domain.money import money, to_nanos
 from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.observed.providers import ObservedProvider
@@ -339,7 +339,7 @@ def _model(
     pools: tuple[_PoolTerms, ...],
 ) -> OfferedModel:
     """Return the model of one service, by its UID."""
-    spec, variant = service.spec, service.status.variant
+    spec, variant, cost = service.spec, service.status.variant, service.status.cost
     assert spec is not None  # noqa: S101
     known_spec = with_known_files(service).spec or spec
     shape, task = shape_of(known_spec), pooling_task(known_spec)
@@ -365,6 +365,9 @@ def _model(
         unfunded_by=_unfunded_by(service.status.tenant),
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
+        token_cost=money(cost.per_million_tokens, cost.currency)
+        if cost is not None and cost.per_million_tokens is not None
+        else None,
     )
 
 

@@ -22,6 +22,7 @@ from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.name_rights import NameRights
+from tessera.domain.money import Money
 from tessera.domain.perf.step import StepTime
 
 NO_LIMITS = RateLimitsSpec()
@@ -150,6 +151,8 @@ class OfferedModel:
     stopped: bool = False
     """`spec.replicas` is 0: no request starts a replica."""
     limits: RateLimitsSpec = NO_LIMITS
+    token_cost: Money | None = None
+    """What a million tokens of answers cost on its hardware, as its status says."""
     route: ModelRouteSpec | None = None
     """Of a ModelRoute, whose name `service` has then: its targets answer."""
     outside: OutsideModel | None = None

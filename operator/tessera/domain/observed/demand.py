@@ -23,7 +23,7 @@ _MIN_ARRIVALS_SPAN = timedelta(seconds=15)
 
 
 class ArrivedTokens(NamedTuple):
-    """Requests that came, and the tokens that gateways expect of them.
+    """Requests that came, the tokens that gateways expect of them, and where they went.
 
     Gateways know none of a service that is new to them, and then count none of its requests.
     """
@@ -34,6 +34,12 @@ class ArrivedTokens(NamedTuple):
     """0 of a pooling model."""
     prompt_squares: int = 0
     """Sum of the squared tokens of each prompt; 0 is "not known"."""
+    waited: int = 0
+    """Requests that waited for a place since no other target may answer them."""
+    overflowed: int = 0
+    """Requests that another target of their route got, since there was no place here in time."""
+    overflow_nanos: int = 0
+    """Nano-units that these cost there, by the expected tokens."""
 
     @property
     def prompt_variation(self) -> float | None:
@@ -49,6 +55,9 @@ class ArrivedTokens(NamedTuple):
             self.prompt + sign * other.prompt,
             self.answer + sign * other.answer,
             self.prompt_squares + sign * other.prompt_squares,
+            self.waited + sign * other.waited,
+            self.overflowed + sign * other.overflowed,
+            self.overflow_nanos + sign * other.overflow_nanos,
         )
 
 
@@ -103,7 +112,7 @@ class GatewayReport:
         """Return the next report of this gateway, with the arrivals of the last minute."""
         demand = {**self.parts, **demand}
         arrived = {ref: demand[ref].arrived for ref in demand if demand[ref].arrived}
-        tokens = {ref: demand[ref].tokens for ref in demand if demand[ref].tokens.requests}
+        tokens = {ref: demand[ref].tokens for ref in demand if any(demand[ref].tokens)}
         entries, total = (*self.arrivals, (at, arrived)), Counter(self.arrived)
         expected, all_tokens = (*self.expected, tokens), dict(self.tokens)
         if self.arrivals:
@@ -205,7 +214,7 @@ def _add(
 ) -> None:
     for ref, each in tokens.items():
         summed = total.get(ref, NO_TOKENS).plus(each, sign)
-        if summed.requests:
+        if any(summed):
             total[ref] = summed
         else:
             total.pop(ref, None)

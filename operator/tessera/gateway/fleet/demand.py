@@ -71,8 +71,8 @@ class DemandReporter:
         self._gateway = gateway
         self._read, self._read_charges = read, read_charges
         self._knows_limits: bool | None = None
-        """Whether the leader takes what limits were charged, and squares of prompts; an older one
-        does not. None until it was asked."""
+        """Whether the leader takes what limits were charged, squares of prompts and what overflows;
+        an older one does not. None until it was asked."""
         self._session: aiohttp.ClientSession | None = None
         self._leader = ""
         self._problem = ""
@@ -172,6 +172,7 @@ class DemandReporter:
         self, rows: Sequence[tuple[Ref, GatewayDemand]], *, more_follows: bool = False
     ) -> bytes:
         # The operator judges each row, so that one that is out of range costs no other.
+        known = self._knows_limits
         services = tuple(
             ReportedDemand.model_construct(
                 namespace=ref.namespace,
@@ -180,7 +181,10 @@ class DemandReporter:
                 sized=demand.tokens.requests,
                 prompt_tokens=demand.tokens.prompt,
                 answer_tokens=demand.tokens.answer,
-                squares=demand.tokens.prompt_squares if self._knows_limits else 0,
+                squares=demand.tokens.prompt_squares if known else 0,
+                waited=demand.tokens.waited if known else 0,
+                overflowed=demand.tokens.overflowed if known else 0,
+                overflow_nanos=demand.tokens.overflow_nanos if known else 0,
                 queued=demand.queued,
                 in_flight=demand.in_flight,
                 predicted_seconds=demand.predicted_seconds,

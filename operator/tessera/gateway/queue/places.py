@@ -286,6 +286,8 @@ class Places:
             deadline=now + self._wait_seconds(reserved),
         )
         queue = self.queues.of(model)
+        if _waits(reserved):
+            self.arrivals.wait(model)
         future = queue.offer(entry, reserved.shape, now)
         if not is_ready:
             self._wake()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tessera.api.model_route import TargetTimeouts
 from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import OfferedModel
 from tessera.gateway.refusals import Headers
 
 
@@ -24,6 +25,8 @@ class RoutedTo:
     is_repeated: bool = False
     """It was tried before, without a wait."""
     timeouts: TargetTimeouts
+    overflowed: OfferedModel | None = None
+    """The first before it that had no place in time."""
 
     @property
     def headers(self) -> Headers:

@@ -159,6 +159,7 @@ class RequestCourse:
         if is_last or not self.identified.holding.take_room(len(asked.body)):
             # No other model gets it.
             asked.reserved.chosen.received.drop_body()
+        self._stations.places.arrivals.overflow(asked.reserved.chosen)
         self._stations.note_begun(self._partial_record(asked))
 
     async def _answer_by_target(self, resolved: Resolved, sink: AnswerSink) -> None:

@@ -85,6 +85,7 @@ class RouteCalls:
         self._errors: dict[str, RequestError] = {}
         self._skipped: dict[str, str] = {}
         self._may_wait: RouteTarget | None = None
+        self._overflowed: OfferedModel | None = None
 
     async def next(self) -> Resolved | None:
         """Return the request as the next target gets it; None where none is left.
@@ -129,6 +130,8 @@ class RouteCalls:
         if not goes_on(error.reason, fallback, cheaper_targets=self._cheaper_targets):
             return False
         self._asked += was_asked
+        if kind == "Overloaded" and self._overflowed is None:
+            self._overflowed = call.model
         self._skip(routed.target, error)
         self._drop(call)
         if error.reason is RequestReason.NO_READY_REPLICA:
@@ -168,6 +171,7 @@ class RouteCalls:
             waits=waits,
             is_repeated=is_repeated,
             timeouts=target.timeouts,
+            overflowed=self._overflowed,
         )
         fields, body, unlisted = received.fields, received.body, received.unlisted
         if target.set.model_fields_set:
