@@ -506,6 +506,9 @@ class ScalingReason(StatusReason):
     UNSCHEDULABLE = "Unschedulable"
     """More replicas are wanted, but the scheduler found no node for the last one, so none is added
     for 5 minutes."""
+    OVERFLOW_CHEAPER = "OverflowCheaper"
+    """A replica for requests that overflow to another target of their route would cost more than
+    they cost there, so none is added, or the last one is removed."""
     UNBALANCED = "Unbalanced"
     """More replicas are wanted, but existing ones are idle since clients keep their connections, so
     none is added; the gateway picks a replica for each request."""

@@ -130,6 +130,7 @@ _WAYS_OUT = {
     ScalingReason.GPU_QUOTA_EXCEEDED: "a larger spec.gpus of the TenantBudget: see budget",
     ScalingReason.FAIR_SHARE: "more devices in the pool, or a larger share of them: see budget",
     ScalingReason.UNSCHEDULABLE: "a node for 1 more replica: see placed",
+    ScalingReason.OVERFLOW_CHEAPER: "more requests that overflow, or a dearer target for them",
     ScalingReason.UNBALANCED: "requests through the gateway, which picks a replica for each one, "
     "or clients that connect again",
     ScalingReason.SCALED_TO_ZERO: "a request that waits at the gateway, or "

@@ -141,6 +141,20 @@ class ScalingUnit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverflowHistory:
+    """What requests showed that overflowed to other targets of their route."""
+
+    serving: int
+    """Ready replicas of the last minute with any."""
+    since: datetime
+    """Since when there are so many."""
+    replica_rate: float = 0.0
+    """Requests per second that each of them carried then; 0 is "not known"."""
+    request_nanos: float = 0.0
+    """Mean cost of such a request at the other target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingHistory:
     """What the next decision needs of earlier ones."""
 
@@ -165,6 +179,8 @@ class ScalingHistory:
     """What its policy alone needs of earlier readings."""
     refused: TimestampedReplicas | None = None
     """When the scheduler last found no node for a replica, and how many had one."""
+    overflow: OverflowHistory | None = None
+    """None while none overflowed, and once requests waited that no other target may answer."""
     counts: tuple[tuple[str, int], ...] = ()
     """Replicas of each variant as decided last, where there are several."""
     variants: tuple[VariantMemory, ...] = ()

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ScalingPause
 from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.incremental import FOREVER, NEVER
+from tessera.domain.money import Money
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.variant_cost import cash_of
 from tessera.domain.scaling.additions import with_refusal, without_useless
+from tessera.domain.scaling.break_even import within_break_even
 from tessera.domain.scaling.decisions import current_pods
 from tessera.domain.scaling.load import ServiceReadings, in_units, load_of
 from tessera.domain.scaling.policies.by_name import POLICIES, ScalingPolicy
@@ -93,6 +96,8 @@ def decide_replicas(  # noqa: PLR0913 - what is read of the service, and what wa
         # GPUs may be partitioned for a service that has it, so what it wants stays its demand.
         history = with_refusal(history, pods, at)
     decision = policy.decide(target, load, history)
+    hourly = Money(cash_of(choice, timedelta()), choice.hourly.currency)
+    decision = within_break_even(decision, target, load, history, hourly)
     return without_useless(decision, target, load, history, pods, readings.pods)
 
 
