@@ -109,3 +109,5 @@ async def test_what_a_lost_gateway_had_reserved_at_providers_is_a_cost_at_the_cl
 
     lost = await amounts(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
     assert lost[ChargeFlag.RESERVED, "team-a", "USD"] == (0, 20, 40)
+    by_provider = await amounts(store, ChargeDimension.PROVIDER)
+    assert by_provider["unknown", "USD"] == (0, 0, 40)

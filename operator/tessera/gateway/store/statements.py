@@ -20,7 +20,6 @@ from tessera.domain.usage.statement import (
     MAX_TAGS,
     WASTE,
     ChargeDimension,
-    ChargeFlag,
     ChargeQuery,
     ChargeReport,
     ChargeRow,
@@ -56,6 +55,8 @@ _COLUMNS = {
 _NS = 10**9
 # Ids of rows of a whole month begin with it, and those of hours with a digit of a digest.
 _MONTH_ID = "month-"
+# Of calls without a record; names of providers in records have a slash.
+_UNKNOWN_PROVIDER = "unknown"
 _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
 
@@ -227,10 +228,12 @@ async def close_month(connection: AsyncConnection) -> bool:
     if former >= until or first is None or first >= until:
         return False
     unrecorded, keys = await charges.without_records(connection, now - CLOSING_SECONDS / 2)
-    lost: dict[Group, tuple[int, ...]] = {}
-    for each, nanos in unrecorded.items():
-        amounts = _amounts(cost=nanos) if each.is_cost else _amounts(charge=nanos)
-        _count(lost, _lost(until - HOUR_SECONDS, each.tenant, each.currency, each.flag), amounts)
+    lost = {
+        _lost(until - HOUR_SECONDS, each): _amounts(cost=nanos)
+        if each.is_cost
+        else _amounts(charge=nanos)
+        for each, nanos in unrecorded.items()
+    }
     if lost:
         await add(connection, lost)
         await charges.forget(connection, keys)
@@ -253,10 +256,13 @@ async def prune(connection: AsyncConnection, limit: int) -> int:
     return result.rowcount
 
 
-def _lost(hour: int, tenant: str, currency: str, flag: ChargeFlag) -> Group:
+def _lost(hour: int, unrecorded: charges.Unrecorded) -> Group:
     empty = ("service", "model", "service_class", "model_route", "target", "provider")
     fields: dict[str, int | str] = dict.fromkeys(empty, "")
-    fields |= {"hour": hour, "flag": flag, "tenant": tenant, "currency": currency}
+    fields |= {"hour": hour, "flag": unrecorded.flag}
+    fields |= {"tenant": unrecorded.tenant, "currency": unrecorded.currency}
+    if unrecorded.is_cost:
+        fields["provider"] = _UNKNOWN_PROVIDER
     return tuple(fields.get(name) for name in _GROUP)
 
 
