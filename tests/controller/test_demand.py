@@ -649,6 +649,37 @@ async def test_what_limits_were_charged_comes_with_the_demand(
     assert charges_of(receiving) is None
 
 
+def test_a_request_that_needs_more_than_is_lent_wakes_the_fleet_once() -> None:
+    receiving = Receiving()
+    outside = LimitId("team-a", "outside Month")
+
+    def woken_by(*needs: int) -> int:
+        before = receiving.woken
+        rows = [{"settled": 5, "lent": 1, "need": need} for need in needs]
+        receive_charges(receiving, "gateway-0", {**a_limit(limit=outside), "accounts": rows})
+        return receiving.woken - before
+
+    receive_charges(receiving, "gateway-0")
+    assert [woken_by(need) for need in (0, 7, 7, 9, 0, 7)] == [0, 1, 0, 0, 0, 1]
+    charges = charges_of(receiving)
+    assert charges is not None
+    assert charges[outside].accounts == (AccountCharge(5, 1, "", 7),)
+
+
+def test_of_two_gateways_the_request_that_needs_least_counts() -> None:
+    receiving = Receiving()
+    outside = LimitId("team-a", "outside Month")
+    receive_charges(receiving, "gateway-0")
+    for settled, need, expected in ((5, 0, 0), (6, 9, 9), (4, 3, 3), (8, 0, 3)):
+        gateway = f"gateway-{settled}"
+        rows = [{"settled": settled, "need": need}]
+        receive_charges(receiving, gateway)
+        receive_charges(receiving, gateway, {**a_limit(limit=outside), "accounts": rows})
+        charges = charges_of(receiving)
+        assert charges is not None
+        assert charges[outside].accounts[0].need == expected
+
+
 def tokens_of(receiving: Receiving) -> ArrivedTokens:
     demand = receiving.demand()
     assert demand is not None

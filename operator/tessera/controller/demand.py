@@ -103,7 +103,10 @@ class DemandReceiver:
             return HTTPStatus.TOO_MANY_REQUESTS
         before = last.get(report.gateway)
         if before is not None and report.limits:
-            before = replace(before, charges=_received(before, report, at))
+            charges = _received(before, report, at)
+            if _lacking(charges) - _lacking(before.charges):
+                self._wake()
+            before = replace(before, charges=charges)
         known = before or GatewayReport(at=at)
         demand = self._demand(report, MAX_REPORT_SERVICES - len(known.parts))
         if not report.more_follows:
@@ -168,6 +171,15 @@ def _received(
             ),
         )
         for row in rows
+    }
+
+
+def _lacking(charges: Mapping[LimitId, ReceivedCharges]) -> set[LimitId]:
+    """Return the limits of which a request needs more than is lent."""
+    return {
+        limit
+        for limit, received in charges.items()
+        if any(account.need for account in received.charges.accounts)
     }
 
 

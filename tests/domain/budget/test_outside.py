@@ -1,6 +1,6 @@
 """What of limits of basis Cost is lent for calls of outside providers: never beyond a limit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +18,13 @@ from tessera.domain.budget.metering import metering_inputs
 from tessera.domain.budget.outside import lend_to_gateways
 from tessera.domain.charges.account import ChargeAccount, window_at
 from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
+from tessera.domain.charges.gateway_charges import (
+    ChargeRefusal,
+    ChargeReservation,
+    ChargesNeeded,
+    GatewayCharges,
+)
+from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.gateway.outside import outside_limits
@@ -495,3 +502,49 @@ def test_an_amount_that_is_read_late_lends_no_more_than_the_newest() -> None:
     fleet.read_status()
     fleet.call(NANO // 10, True)
     assert fleet.account.settled == NANO // 20 + NANO // 10
+
+
+@pytest.mark.parametrize(("reserved", "charged"), [(0.015, 0.01), (0.3, 0.02), (0.3, 0.3)])
+def test_a_tenant_spends_its_limit_at_providers_however_large_a_call_may_be(
+    reserved: float, charged: float
+) -> None:
+    """A gateway with some calls a second, which a cycle follows, spends 1 USD in the hour."""
+    budget = recorded(planned(a_budget(amount="1")))
+    account, gateway = ChargeAccount(), GatewayCharges(clock_offset=BEGUN.timestamp())
+    nanos, charge = round(reserved * NANO), round(charged * NANO)
+    for second in range(55):
+        assert budget.spec is not None
+        [limit] = outside_limits(budget, budget.spec)
+        scope = ChargeScope(key="team-a/outside Hour", limit=limit)
+        for place in range(5):
+            now = second + place / 10
+            answer = reserved_for(gateway, account, scope, nanos, now)
+            if isinstance(answer, ChargeReservation):
+                gateway.settle(answer, charge)
+        exchange(gateway, account, gateway.renewal(second + 0.6), second + 0.6)
+        at = BEGUN + timedelta(seconds=second + 0.7)
+        charges = reported_charges(gateway.answered(), gateway.needs())
+        before = amounts(budget)["Hour"]
+        budget = recorded(planned(budget, charges, at), at)
+        assert before <= amounts(budget)["Hour"] <= 1
+        assert account.settled + account.lent <= amounts(budget)["Hour"] * NANO
+    # Until the rest is less than a call may cost, or less than a step.
+    assert account.settled > NANO - max(nanos, NANO // 50) - charge
+
+
+def reserved_for(
+    gateway: GatewayCharges, account: ChargeAccount, scope: ChargeScope, nanos: int, now: float
+) -> ChargeReservation | ChargesNeeded | ChargeRefusal:
+    for _ in range(3):
+        answer = gateway.reserve((scope,), nanos, nanos, now)
+        if not isinstance(answer, ChargesNeeded):
+            break
+        exchange(gateway, account, answer.asks, now)
+    return answer
+
+
+def exchange(
+    gateway: GatewayCharges, account: ChargeAccount, asks: Sequence[ChargeAsk], now: float
+) -> None:
+    at = BEGUN.timestamp() + now
+    gateway.receive([account.exchange("gateway-0", each, at) for each in asks], now)

@@ -78,7 +78,7 @@ class LentCharges:
     """So much was not to be had at `denied_at`, since running requests have it reserved."""
     denied_at: float = _NEVER
     missing: int = 0
-    """The most that one request needed and did not get; 0 once it was free here."""
+    """The least that one request needed and did not get; 0 once it was free here."""
     wait_until: float = _NEVER
     top_up_at: float = _NEVER
     bucket: ThrottleBucket | None = None
@@ -499,7 +499,9 @@ class GatewayCharges:
         if lent.free >= lent.missing:
             lent.missing = 0
         if ask.need and answer.outcome in (LendingOutcome.RESERVED, LendingOutcome.NOTHING):
-            lent.missing = max(lent.missing, ask.need + lent.free)
+            # The least, or a request that needs more than there is would hide all others.
+            missing = ask.need + lent.free
+            lent.missing = min(lent.missing or missing, missing)
         match answer.outcome:
             case LendingOutcome.GRANTED if ask.need:
                 lent.granted_at = now

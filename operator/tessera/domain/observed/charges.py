@@ -69,7 +69,8 @@ def merged_charges(first: LimitCharges, second: LimitCharges) -> LimitCharges:
         return max(first, second, key=lambda each: each.start)
     accounts: dict[str, AccountCharge] = {}
     for account in sorted((*first.accounts, *second.accounts)):
-        need = max(account.need, accounts.get(account.member, account).need)
+        known = accounts.get(account.member, account)
+        need = min(account.need or known.need, known.need or account.need)
         accounts[account.member] = account._replace(need=need)
     return LimitCharges(
         start=first.start,
