@@ -13,8 +13,8 @@ from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.account import ChargeAccount, window_at
 from tessera.domain.charges.exchange import AccountKey, ChargeAsk, LendingOutcome
 from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import OUTSIDE, ChargeScope
-from tessera.domain.observed.charges import AccountCharge, LimitId
+from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.observed.charges import OUTSIDE, AccountCharge, LimitId
 from tests.domain.charges.fleet import NOON, ChargeFleet, a_scope
 from tests.domain.charges.machine import ChargeMachine, run
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from tessera.domain.charges.scopes import OUTSIDE, ChargeScope
+from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.usage.report import UsageDimension, UsageQuery
 from tessera.domain.usage.statement import (
     ChargeCorrection,
