@@ -20,6 +20,7 @@ from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
     MODEL_ROUTES,
     PRICE_LISTS,
     PRICED_LISTS,
@@ -28,6 +29,7 @@ from tessera.resources.api_resources import (
     ApiResource,
 )
 from tessera.resources.manifest import partial_manifest, wire_format
+from tests.builders import A_MODEL_OUTSIDE, a_provider_spec
 from world import World
 from world.testing import eventually
 
@@ -60,6 +62,7 @@ def a_gate_spec(**spec: Any) -> dict[str, Any]:
 
 
 PRICE = {"from": "2026-01-01", "perGPUHour": "2.16"}
+OUTSIDE = {"name": "acme", "model": "Big"}
 
 RULES = [
     # kind, spec, words of the message
@@ -324,6 +327,29 @@ RULES += [
                 [{"service": "large", "timeouts": {"total": "500ms"}}],
                 {},
                 "must be a duration of at least 1s and at most 24h",
+            ),
+            ([{"name": "outside"}], {}, "spec.targets[] needs either service or provider"),
+            ([{"provider": OUTSIDE}], {}, "spec.targets[] with a provider needs a name"),
+            (
+                [{"name": "outside", "provider": {"name": "acme", "model": "a b"}}],
+                {},
+                "must be letters, digits and . _ : / -, as the provider calls the model",
+            ),
+        )
+    ),
+    *(
+        (MODEL_PROVIDERS, a_provider_spec(**spec), words)
+        for spec, words in (
+            ({"baseUrl": "http://api.example.com/v1"}, "must be an https URL with the version"),
+            ({"proxyUrl": "http://me:secret@proxy"}, "must be a URL of a host and a port alone"),
+            ({"timeouts": {"connect": "61s"}}, "at least 100ms and at most 60s"),
+            ({"timeouts": {"firstByte": "16m"}}, "at least 100ms and at most 15m"),
+            ({"timeouts": {"gap": "1ms"}}, "at least 100ms and at most 15m"),
+            ({"timeouts": {"total": "25h"}}, "at least 1s and at most 24h"),
+            ({"models": [A_MODEL_OUTSIDE | {"name": ""}]}, "must be letters, digits and"),
+            (
+                {"models": [A_MODEL_OUTSIDE, A_MODEL_OUTSIDE | {"name": "big"}]},
+                "spec.models has two of the same name, in any case",
             ),
         )
     ),
@@ -605,6 +631,14 @@ BOUNDS = [
         {"targets": [{"service": "a"}], "fallback": ["Timeout", "Timeout"]},
         "spec.fallback[1]: Duplicate value",
     ),
+    (
+        MODEL_PROVIDERS,
+        a_provider_spec(models=[A_MODEL_OUTSIDE | {"cost": {"input": "-1", "output": "1"}}]),
+        "spec.models[0].cost.input",
+    ),
+    (MODEL_PROVIDERS, a_provider_spec(protocols=[]), "spec.protocols"),
+    (MODEL_PROVIDERS, a_provider_spec(tenants=[]), "spec.tenants"),
+    (TENANT_BUDGETS, BUDGET | {"dataResidency": ["EU"]}, "spec.dataResidency[0]"),
     (ACCELERATOR_POOLS, a_pool_spec(), "spec.prices"),
     (ACCELERATOR_POOLS, a_pool_spec(PRICE, tier="free"), "spec.tier"),
     (ACCELERATOR_POOLS, a_pool_spec(PRICE | {"perGPUHour": "-1"}), "spec.prices[0].perGPUHour"),
@@ -632,6 +666,7 @@ NAMES = [
     ),
     (BATCH_INFERENCES, BATCH, ("night.1", "n" * 64), ("2026-11", "n" * 63)),
     (ACCELERATOR_POOLS, a_pool_spec(PRICE), ("p" * 64,), ("a100.west", "p" * 63)),
+    (MODEL_PROVIDERS, a_provider_spec(), ("p" * 32, "acme.eu"), ("p" * 31, "acme-eu")),
 ]
 
 
@@ -825,6 +860,21 @@ async def test_a_route_keeps_the_schema_of_answers_and_may_be_as_large_as_its_bo
         {"targets": [{"name": "quick", "service": "chat"}, {"service": "chat"}]},
     )
     assert status == 201, answer
+
+
+async def test_a_provider_may_be_as_large_as_its_bounds(cluster: KubeCluster) -> None:
+    models = [A_MODEL_OUTSIDE | {"name": f"{number:096}"} for number in range(64)]
+    tenants = [f"{'t' * 250}{number}" for number in range(64)]
+    status, answer = await create(
+        cluster, MODEL_PROVIDERS, a_provider_spec(models=models, tenants=tenants, timeouts={})
+    )
+    assert status == 201, answer
+    assert answer["spec"]["timeouts"] == {
+        "connect": "10s",
+        "firstByte": "60s",
+        "gap": "60s",
+        "total": "15m",
+    }
 
 
 async def test_the_status_of_what_is_tried_is_read_again_and_goes(cluster: KubeCluster) -> None:

@@ -117,8 +117,7 @@ def _build(fleet: Fleet) -> None:
         route = {"metadata": {"name": "assistant", "namespace": tenant}}
         targets = [{"service": name} for name in ("gone", "chat")]
         fleet.cluster.put(MODEL_ROUTES, route | {"spec": {"targets": targets}})
-        provider = {"metadata": {"name": tenant}, "spec": a_provider_spec(tenants=[tenant])}
-        fleet.cluster.put(MODEL_PROVIDERS, provider)
+        _put_provider(fleet, tenant)
         meta = {"namespace": tenant, "creationTimestamp": "2026-11-20T11:59:00Z"}
         fleet.cluster.put(
             CLAIMS,
@@ -138,6 +137,11 @@ def _build(fleet: Fleet) -> None:
             fleet.cluster.put(BATCH_INFERENCES, {"metadata": {**meta, "name": name}, "spec": spec})
 
 
+def _put_provider(fleet: Fleet, tenant: str, **fields: str) -> None:
+    spec = a_provider_spec(tenants=[tenant], **fields)
+    fleet.cluster.put(MODEL_PROVIDERS, {"metadata": {"name": tenant}, "spec": spec})
+
+
 def _put_gated(fleet: Fleet, tenant: str, uri: str) -> None:
     rollout = {"strategy": "Gated", "gateRef": "answers"}
     placement = {"pools": [tenant]}
@@ -149,6 +153,7 @@ def _disturb(fleet: Fleet) -> None:
     """Change what everything depends on, so that nothing is taken from a cache."""
     fleet.waiting[Ref(GOOD, "chat")] = 100.0
     for tenant in (GOOD, HOSTILE):
+        _put_provider(fleet, tenant, region="eu")
         # The files of a changed version are read first.
         _put_gated(fleet, tenant, "hf://nobody/own")
         night = fleet.cluster.objects[ObjectKey("batchinferences", tenant, "night")]

@@ -222,7 +222,7 @@ class ModelProvider(Wire):
     model_config = rules_config(
         name_rule(
             "^[a-z0-9]([-a-z0-9]{0,29}[a-z0-9])?$",
-            "metadata.name is part of the names of its models: use at most 31 lower-case letters, "
-            "digits and hyphens",
+            "metadata.name is also part of the names of its models: use at most 31 lower-case "
+            "letters, digits and hyphens",
         )
     )

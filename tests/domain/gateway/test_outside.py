@@ -43,12 +43,10 @@ def test_the_cost_of_a_call_is_what_the_bill_of_the_provider_says() -> None:
 
 
 def test_another_cost_or_currency_is_another_version_of_the_price() -> None:
-    others = [
-        {"currency": "EUR"},
-        {"models": [{**A_MODEL_OUTSIDE, "cost": {"input": "3", "output": "20"}}]},
-    ]
+    dearer = {**A_MODEL_OUTSIDE, "cost": {"input": "3", "output": "20"}}
+    edits: list[dict[str, Any]] = [{}, {"currency": "EUR"}, {"models": [dearer]}]
     versions = set()
-    for fields in ({}, *others):
+    for fields in edits:
         model = directory(a_provider(**fields)).outside["acme", "Big"].outside
         assert model is not None
         versions.add(model.cost.price_list)
