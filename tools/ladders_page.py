@@ -206,7 +206,11 @@ def _summary(figures: Sequence[LadderFigure]) -> Iterator[str]:
         "as well."
     )
     missing = [f"{each.title.lower()}" for each in levers().values() if not each.offered]
-    yield from ("", f"Not offered today: {', '.join(missing)}.")
+    yield from (
+        "",
+        f"Not offered today: {', '.join(missing)}. Tessera today is without routing, whose share "
+        "is a guess.",
+    )
 
 
 def _beyond_prefix_cache(figure: LadderFigure) -> float:

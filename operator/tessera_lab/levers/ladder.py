@@ -4,15 +4,18 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from tessera.domain.routes.savings import Blend
 from tessera_lab.engine.setup import EngineSetup
 from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.lever import LeverId, levers, source_orders, stacked_residual
-from tessera_lab.levers.month import Measure, Month, month
+from tessera_lab.levers.month import Measure, Month, month, routing_blends
 from tessera_lab.levers.replica_rate import ReplicaRate, replica_rate
 from tessera_lab.levers.setups import LeverUnavailableError, Obstacle
 
 # A lever that changes a bill by less does nothing.
 LEAST_CHANGE = 0.001
+# What such a lever saves follows from a share that is not measured.
+_GUESSED = {LeverId.ROUTING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,8 @@ class Ladder:
     baseline: Month
     rungs: tuple[Rung, ...]
     today: Month
-    """With the levers of the stack that Tessera has today."""
+    """With the levers of the stack that Tessera has today, without routing: its share is a guess,
+    and small models answer less well."""
     orders: Mapping[str, tuple[OrderStep, ...]]
     """Orders of the sources by name, without what cannot be computed."""
 
@@ -86,6 +90,13 @@ class MonthlyCosts:
         """Return the month; raise LeverUnavailableError where a lever cannot be computed."""
         return month(self.case, active, self._measure)
 
+    def routing_blends(self, active: Set[LeverId]) -> tuple[Blend, ...]:
+        """Return what shares at the small model make of both prices; none without one."""
+        try:
+            return routing_blends(self.case, active - {LeverId.ROUTING}, self._measure)
+        except LeverUnavailableError:
+            return ()
+
     def _played(self, setup: EngineSetup) -> ReplicaRate:
         return replica_rate(setup, self.case.load, self.case.objectives)
 
@@ -103,7 +114,7 @@ def climb(costs: MonthlyCosts) -> Ladder:
     return Ladder(
         baseline=baseline,
         rungs=tuple(replace(rung, last=_last(costs, rung, active, current)) for rung in rungs),
-        today=costs.month(frozenset(each for each in active if levers()[each].offered)),
+        today=costs.month(frozenset(each for each in active - _GUESSED if levers()[each].offered)),
         orders=orders,
     )
 

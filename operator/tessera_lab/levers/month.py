@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tessera.domain.economics.reservation import LoadCurve
+from tessera.domain.routes.savings import Blend, blends
 from tessera_lab.engine.setup import EngineSetup
 from tessera_lab.fleet.capacity_mix import MONTH_HOURS, effective_spot_price, mix_options
 from tessera_lab.levers.case import ServiceCase
@@ -76,6 +77,19 @@ def month(case: ServiceCase, active: Set[LeverId], measure: Measure) -> Month:
         peak_replicas=sum(part.curve.peak for part in answered),
         million_tokens=requests * case.load.output_tokens / 1e6,
     )
+
+
+def routing_blends(case: ServiceCase, active: Set[LeverId], measure: Measure) -> tuple[Blend, ...]:
+    """Return what shares at the small model make of both prices of a million output tokens.
+
+    Replicas are full and on demand. Raises LeverUnavailableError without a small model.
+    """
+    prices = []
+    for setup in (small_setup(case, active), main_setup(case, active)):
+        full, replica = with_best_limits(setup, measure)
+        tokens = replica.rate * case.load.output_tokens * _HOUR
+        prices.append(replica_prices(case, full.hardware).on_demand / tokens * 1e6)
+    return blends(*prices)
 
 
 def _part(

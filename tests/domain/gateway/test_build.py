@@ -375,8 +375,8 @@ def test_a_new_price_makes_a_new_version_and_nothing_else_does() -> None:
 
 def test_the_speed_of_unknown_hardware_and_variants_is_unknown() -> None:
     service = a_service(spec=a_spec(MEDIUM), status=a_status())
-    gone = replica_of(service, variant="gone-1gpu")
-    assert (gone.step_time, gone.precision) == (None, None)
+    unknown_variant = replica_of(service, variant="gone-1gpu")
+    assert (unknown_variant.step_time, unknown_variant.precision) == (None, None)
     unknown = replace(a_pool(), status=AcceleratorPoolStatus(product="NVIDIA-Z9"))
     [replica] = only_model(service, pods=(a_pod(**SLICE),), pools=(unknown,)).replicas
     assert (replica.step_time, replica.price_version is None) == (None, False)

@@ -149,6 +149,13 @@ def test_the_report_says_what_a_fleet_has_and_what_it_lacks(files: LeverFiles) -
     assert ElementTree.fromstring(picture).tag.endswith("svg")  # noqa: S314 - it is our own
 
 
+def test_a_small_model_has_the_prices_of_a_route_to_it(files: LeverFiles) -> None:
+    assert files.report()["routing"] == []
+    arguments = files.arguments("--small", "meta-llama/Llama-3.2-3B-Instruct")
+    text = run(arguments).text
+    assert "A ModelRoute to the small model, both in full use on demand:\nSHARE  /MTOK" in text
+
+
 def test_one_replica_that_idles_is_worth_a_slice(files: LeverFiles) -> None:
     report = files.report()
     assert report["present"]["peakReplicas"] == 1

@@ -65,6 +65,15 @@ def test_routing_gives_a_share_to_the_small_model_on_its_own_replicas() -> None:
     assert 4 * 4.0 * HOURS < month.gpus < 6 * 4.0 * HOURS
 
 
+def test_a_route_blends_the_prices_of_both_models_at_full_use() -> None:
+    # 4 USD an hour for 5 and, on a slice of half a GPU, 8 requests per second of 100 tokens.
+    small, large = 2 / (8 * 100 * 3600) * 1e6, 4 / (5 * 100 * 3600) * 1e6
+    rows = {row.share: row.price for row in COSTS.routing_blends({LeverId.ROUTING})}
+    assert rows[0.5] == pytest.approx((small + large) / 2)
+    assert rows[0.95] == pytest.approx(0.95 * small + 0.05 * large)
+    assert costs_of(rate, small=None).routing_blends(set()) == ()
+
+
 def test_a_slice_costs_its_part_of_a_gpu_that_has_as_many_as_fit() -> None:
     month = COSTS.month({LeverId.MIG})
     profile = month.setup.hardware.profile

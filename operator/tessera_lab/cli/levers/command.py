@@ -36,4 +36,9 @@ def lever_report(scenario: LeverScenario) -> LeverReport:
     except LeverUnavailableError as error:
         raise CommandError(f"InferenceService/{service}: {error}") from None
     name = f"{service}, {scenario.trace.name}"
-    return LeverReport(scenario=scenario, ladder=ladder_figure(name, ladder), advice=advice)
+    return LeverReport(
+        scenario=scenario,
+        ladder=ladder_figure(name, ladder),
+        advice=advice,
+        routing=costs.routing_blends(scenario.in_use),
+    )

@@ -11,10 +11,11 @@ from tessera.api.text import counted
 from tessera.cli.numbers import format_seconds
 from tessera.cli.output import Output
 from tessera.cli.text import cell, table
+from tessera.domain.routes.savings import Blend
 from tessera_lab.cli.levers.scenario import LeverScenario
 from tessera_lab.levers.advice import Advice
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, month_figure
-from tessera_lab.levers.lever import levers
+from tessera_lab.levers.lever import LeverId, levers
 from tessera_lab.levers.ranking import DRAWS, RankedLever
 
 _CENT = 0.01
@@ -44,6 +45,8 @@ class LeverReport:
     scenario: LeverScenario
     ladder: LadderFigure
     advice: Advice
+    routing: tuple[Blend, ...]
+    """What a route to the small model would make of the prices of both; none without one."""
 
 
 def output(report: LeverReport, form: str) -> Output:
@@ -63,6 +66,7 @@ def _lines(report: LeverReport) -> Iterator[str]:
         "",
         *_next(report),
         "",
+        *_routing(report),
         *_limits(report),
     ]
 
@@ -122,8 +126,10 @@ def _sums(report: LeverReport) -> Iterator[str]:
         f"All together cost {ladder.reached:.1f} times less than plain vLLM for the peak{late}; "
         f"the product of their factors alone is {ladder.product:.1f}"
     )
+    is_routed = any(rung.used for rung in ladder.rungs if rung.lever == LeverId.ROUTING)
+    routing = ", without routing" if is_routed else ""
     yield (
-        f"With what Tessera offers: {ladder.reached_today:.1f} times, "
+        f"With what Tessera offers{routing}: {ladder.reached_today:.1f} times, "
         f"{ladder.today.per_month:,.2f} {report.scenario.file.currency} a month"
     )
 
@@ -177,6 +183,17 @@ def _next_row(advice: Advice, row: RankedLever) -> tuple[str, ...]:
     )
 
 
+def _routing(report: LeverReport) -> Iterator[str]:
+    """Yield the prices of a route by the share of its tokens that the small model makes."""
+    if report.routing:
+        yield "A ModelRoute to the small model, both in full use on demand:"
+        rows = [
+            (f"{each.share:.0%}", f"{each.price:.3f}", cell(each.saved, "{:.0%}"))
+            for each in report.routing
+        ]
+        yield from (*table(("SHARE", "/MTOK", "SAVES"), rows, _justified), "")
+
+
 def _limits(report: LeverReport) -> Iterator[str]:
     advice, assumed = report.advice, report.scenario.case.assumptions
     if not advice.present.keeps_slo:
@@ -221,6 +238,7 @@ def _body(report: LeverReport) -> dict[str, Any]:
             }
             for row in advice.ranking.rows
         ],
+        "routing": [each._asdict() for each in report.routing],
         "rankingIsNoise": advice.ranking.is_noise,
         "savings": {lever: round(saving, 2) for lever, saving in advice.savings.items()},
         "notComputed": [
