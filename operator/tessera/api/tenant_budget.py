@@ -648,7 +648,7 @@ class OutsideStatus(_BudgetStatusBase):
     spent, and is never lowered."""
 
     used: Amount
-    """What of it was charged, or is held for requests that run, as gateways reported last."""
+    """What of it was charged, or is held for requests that run, at the last record of the spend."""
 
     generation: int
     """Rises with the amount, so that an old status lends nothing."""

@@ -35,6 +35,7 @@ from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import Budget
 from tessera.domain.planning.plan import Plan
 from tessera.domain.status.budget import budget_status
+from tessera.domain.status.events import event_notes
 from tessera.resources.manifest import wire_format
 from tessera.resources.spend_records import parse_spend_records, spend_records_manifest
 from tests.builders import (
@@ -259,6 +260,12 @@ def test_thresholds_of_actions_are_reached_by_what_is_lent() -> None:
     # Also by the step of this cycle.
     view = planned(recorded(view), reported(0.85))
     assert (view.limits[0].reached, view.limits[0].actions) == (10, (LimitAction.CAP_SCALE_UP,))
+    [note] = [
+        each
+        for each in event_notes(TenantBudgetStatus(), recorded(view).status)
+        if each.action == "Limit"
+    ]
+    assert "1.05 of it lent for outside providers: no replica beyond" in note.message
 
 
 def test_a_raise_is_lent_from_and_its_end_takes_nothing_back() -> None:
