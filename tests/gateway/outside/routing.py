@@ -1,6 +1,6 @@
 """A gateway with a route over a model of a scripted provider and a service."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit
-from tessera.domain.gateway.directory import OfferedModel, OutsideModel
+from tessera.domain.gateway.directory import ApiKey, OfferedModel, OutsideModel
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.model.paths import PROTOCOLS
 from tests.gateway.charging import CACHED, INPUT, OUTPUT, paying
@@ -104,6 +104,7 @@ async def routed(
     tenant: Mapping[str, Any] | None = None,
     spec: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
+    keys: Sequence[ApiKey] = (),
     **provider: Any,
 ) -> AsyncIterator[Routed]:
     """Run a gateway whose route asks the provider first, and then the service."""
@@ -125,6 +126,7 @@ async def routed(
         directory = a_directory(
             a_model(a_replica(engine.address)),
             route,
+            keys=keys,
             outside={("acme", MODEL): outside},
             **{**fields, "tenants": {TENANT: payer}},
         )

@@ -1,27 +1,349 @@
 """Requests that a model of a provider answers, and those that it does not."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
-from tests.gateway.charging import INPUT, OUTPUT
-from tests.gateway.outside.routing import a_body, routed
+import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 
-COST = 2 * (4 * INPUT + 8 * OUTPUT)
+from tessera.api.ref import Ref
+from tessera.domain.gateway.requests import Phase, RunningPhase
+from tessera.gateway.receive.receiver import BodyBounds
+from tests.gateway.harness import EngineCall, an_api_key
+from tests.gateway.outside.routing import OUTSIDE, OWN, ROUTE, a_body, answers, routed
+from world.provider import (
+    ProviderCall,
+    Script,
+    answer,
+    filtered,
+    flood,
+    hang_up,
+    redirect,
+    refuse,
+    say_nothing,
+    send_page,
+    stall,
+)
+
+SHORT = {"connect": "100ms", "firstByte": "100ms", "gap": "100ms"}
+LONG_BODY = "word " * 200_000
 
 
-async def test_a_provider_answers_and_is_recorded_with_price_and_cost(tmp_path: Path) -> None:
+async def test_a_provider_answers_and_says_so(tmp_path: Path) -> None:
     async with routed(tmp_path) as world:
-        got = await world.gateway.post(a_body())
-        assert got.status == 200, got.body
-        assert json.loads(got.body)["model"] == "big-1"
-        assert got.headers["x-tessera-target"] == "outside"
-        assert got.headers["x-tessera-model"] == "big-1"
+        got = await world.gateway.post(a_body(user="me", metadata={"a": "b"}))
         (record,) = await world.records(1)
+        (call,) = world.provider.calls
+    assert (got.status, json.loads(got.body)["model"]) == (200, "big-1")
+    shown = {name: value for name, value in got.headers.items() if name.startswith("x-tessera-")}
+    assert shown == {
+        "x-tessera-route": "team-a/assistant",
+        "x-tessera-target": "outside",
+        "x-tessera-target-reason": "RuleMatched",
+        "x-tessera-model": "big-1",
+        "x-tessera-charge": "0.000084 USD",
+    }
+    assert call.body == {
+        "model": "big-1",
+        "messages": [{"role": "user", "content": "What is a tessera?"}],
+        "max_tokens": 100,
+    }
     assert (record.service, record.provider, record.target) == ("", "acme/big-1", "outside")
-    assert (record.model, record.model_route, record.requests) == (
-        "assistant",
-        "team-a/assistant",
-        1,
+    assert (record.model, record.model_route, record.requests) == (ROUTE, "team-a/assistant", 1)
+    assert record.ttft_ns is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_clients_of_each_protocol_read_what_a_provider_answers(
+    tmp_path: Path, stream: bool
+) -> None:
+    text = "".join(f"word{number} " for number in range(8))
+    async with (
+        routed(tmp_path) as world,
+        AsyncOpenAI(base_url=f"{world.gateway.url}/v1", api_key="tsk-team-a") as openai,
+        AsyncAnthropic(base_url=world.gateway.url, api_key="tsk-team-a") as anthropic,
+    ):
+        messages: Any = a_body()["messages"]
+        chat: Any = await openai.chat.completions.create(
+            model=ROUTE, messages=messages, stream=stream
+        )
+        response: Any = await openai.responses.create(model=ROUTE, input="Hello you", stream=stream)
+        message: Any = await anthropic.messages.create(
+            model=ROUTE, messages=messages, max_tokens=50, stream=stream
+        )
+        if stream:
+            chunks = [each.choices[0].delta.content or "" async for each in chat]
+            deltas = [getattr(each, "delta", "") async for each in response]
+            blocks = [
+                each.delta.text async for each in message if each.type == "content_block_delta"
+            ]
+            texts = "".join(chunks), "".join(deltas), "".join(blocks)
+        else:
+            texts = (
+                chat.choices[0].message.content,
+                response.output_text,
+                message.content[0].text,
+            )
+        records = await world.records(3)
+    assert texts == (text, text, text)
+    assert [(each.output_tokens, each.estimated) for each in records] == [(8, False)] * 3
+    assert [each.path for each in world.provider.calls] == [
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/messages",
+    ]
+
+
+async def cut_before_a_token(call: ProviderCall) -> None:
+    await answer(cut_after=1)(call)
+
+
+_FAILURES: list[tuple[Script, str, bool]] = [
+    (refuse(429, retry_after="30"), "ProviderBusy", False),
+    (refuse(500), "ProviderFailed", False),
+    (refuse(400), "ProviderRefused", False),
+    (refuse(401), "ProviderKeyRefused", False),
+    (filtered, "ContentFiltered", False),
+    (hang_up, "ProviderFailed", False),
+    (redirect, "ProviderFailed", False),
+    (send_page, "ProviderFailed", False),
+    (say_nothing, "ProviderTimeout", False),
+    (stall, "ProviderTimeout", True),
+    (flood, "ProviderFailed", True),
+    (cut_before_a_token, "ProviderFailed", True),
+]
+
+
+@pytest.mark.parametrize(("script", "reason", "stream"), _FAILURES)
+async def test_the_next_target_answers_whatever_a_provider_does(
+    tmp_path: Path, script: Script, reason: str, stream: bool
+) -> None:
+    async def own(call: EngineCall) -> None:
+        if stream:
+            await call.stream(*_EVENTS)
+        else:
+            await answers(call)
+
+    async with routed(tmp_path, own=own, timeouts=SHORT) as world:
+        world.provider.script = script
+        got = await world.gateway.post(a_body(stream=stream))
+        failed, answered = await world.records(2)
+        assert world.gateway.held_bytes == 0
+    assert (got.status, got.headers["x-tessera-target"]) == (200, "own")
+    assert b"sk-world" not in got.body
+    assert len(world.provider.calls) == 1
+    assert (failed.target, failed.reason, failed.requests, failed.phase) == (
+        "outside",
+        reason,
+        0,
+        Phase.FAILED,
     )
-    assert (record.input_tokens, record.output_tokens, record.estimated) == (4, 8, False)
-    assert (record.charge_nanos, record.cost_nanos) == (COST // 2, COST)
+    assert (answered.target, answered.requests, answered.skipped_targets) == (
+        "own",
+        1,
+        f"outside={reason}",
+    )
+    assert failed.request_id == answered.request_id
+
+
+_EVENTS = (
+    b'data: {"choices":[{"delta":{"content":"Own"}}]}\n\n',
+    b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n',
+    b"data: [DONE]\n\n",
+)
+
+
+async def test_nothing_else_answers_after_the_first_byte(tmp_path: Path) -> None:
+    async with routed(tmp_path) as world:
+        world.provider.script = answer(cut_after=4)
+        got = await world.gateway.post(a_body(stream=True))
+        (record,) = await world.records(1)
+        assert not world.engine.calls
+    assert b"word2" in got.body
+    assert b"provider_failed" in got.events[-1]
+    # Those of the text that came, and the one under way.
+    assert (record.output_tokens, record.estimated, record.reason) == (
+        5,
+        True,
+        "ProviderFailed",
+    )
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_provider_that_is_busy_for_a_moment_is_asked_once_more(
+    tmp_path: Path, status: int
+) -> None:
+    async with routed(tmp_path) as world:
+        world.provider.scripts.append(refuse(status, retry_after="0.01"))
+        got = await world.gateway.post(a_body())
+        records = await world.records(1)
+        assert len(world.provider.calls) == 2
+        world.provider.script = refuse(status, retry_after="0.01")
+        second = await world.gateway.post(a_body())
+        assert len(world.provider.calls) == 4
+    assert (got.headers["x-tessera-target"], second.headers["x-tessera-target"]) == (
+        "outside",
+        "own",
+    )
+    assert [each.requests for each in records] == [1, 0, 1]
+
+
+async def test_a_provider_that_refuses_the_connection_is_asked_once_more(tmp_path: Path) -> None:
+    async with routed(tmp_path, base_url="https://localhost:1/v1") as world:
+        got = await world.gateway.post(a_body())
+        (record,) = await world.records(1)
+    assert got.headers["x-tessera-target"] == "own"
+    assert record.skipped_targets == "outside=ProviderUnreachable"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "reason"),
+    [
+        ({"tools": False}, {"tools": [{"type": "function"}]}, "ToolsNotTaken"),
+        ({}, {"messages": [{"role": "user", "content": LONG_BODY}]}, "ContextTooLong"),
+        ({}, {"logit_bias": {"5": 1}}, "InvalidRequest"),
+        (
+            {},
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iV"}}
+                        ],
+                    }
+                ]
+            },
+            "MediaNotTaken",
+        ),
+    ],
+)
+async def test_a_provider_is_not_asked_for_what_its_model_cannot_take(
+    tmp_path: Path, model: dict[str, Any], fields: dict[str, Any], reason: str
+) -> None:
+    async with routed(tmp_path, model=model) as world:
+        got = await world.gateway.post(a_body(**fields))
+        (record,) = await world.records(1)
+        assert not world.provider.calls
+        assert world.gateway.held_bytes == 0
+    assert got.headers["x-tessera-target"] == "own"
+    assert record.skipped_targets == f"outside={reason}"
+
+
+async def test_a_path_of_another_protocol_skips_a_provider(tmp_path: Path) -> None:
+    async with routed(tmp_path, protocols=frozenset({"AnthropicMessages"})) as world:
+        await world.gateway.post(a_body())
+        counted = await world.gateway.post(a_body(), "/tokenize")
+        assert len(world.engine.calls) == 2
+        assert not world.provider.calls
+    assert counted.headers["x-tessera-target"] == "own"
+
+
+async def test_no_provider_counts_tokens(tmp_path: Path) -> None:
+    async with routed(tmp_path, OUTSIDE) as world:
+        got = await world.gateway.post(a_body(), "/v1/messages/count_tokens")
+    assert (got.status, got.error["code"]) == (404, "no_target")
+    assert "outside: PathNotServed" in got.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"region": "eu", "tenant": {"residency": frozenset({"us"})}}, "DataResidency"),
+        ({"tenant": {"residency": frozenset({"us"})}}, "DataResidency"),
+        ({"weights": {"team-b": 1.0}}, "TargetNotFound"),
+        (
+            {"keys": (an_api_key(services=frozenset({Ref("team-a", "chat")})),)},
+            "TargetNotFound",
+        ),
+    ],
+)
+async def test_requests_that_may_not_leave_stay(
+    tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    async with routed(tmp_path, **options) as world:
+        got = await world.gateway.post(a_body())
+        (record,) = await world.records(1)
+        assert not world.provider.calls
+    assert got.headers["x-tessera-target"] == "own"
+    assert record.skipped_targets == f"outside={reason}"
+
+
+async def test_a_request_may_leave_to_a_region_that_its_tenant_allows(tmp_path: Path) -> None:
+    tenant = {"residency": frozenset({"eu"})}
+    async with routed(tmp_path, region="eu", tenant=tenant) as world:
+        got = await world.gateway.post(a_body())
+    assert got.headers["x-tessera-target"] == "outside"
+
+
+async def test_a_refusal_of_all_targets_has_the_reason_of_each(tmp_path: Path) -> None:
+    async with routed(tmp_path, OUTSIDE) as world:
+        world.provider.script = refuse(500)
+        failed = await world.gateway.post(a_body())
+        world.provider.script = refuse(400)
+        refused = await world.gateway.post(a_body())
+    assert (failed.status, failed.error["code"]) == (502, "no_target")
+    assert "outside: ProviderFailed" in failed.error["message"]
+    assert (refused.status, refused.error["code"]) == (400, "provider_refused")
+
+
+async def test_a_target_may_not_take_longer_than_its_time_outs(tmp_path: Path) -> None:
+    slow = {**OUTSIDE, "timeouts": {"firstToken": "100ms"}}
+    async with routed(tmp_path, slow, OWN) as world:
+        world.provider.script = say_nothing
+        got = await world.gateway.post(a_body())
+        failed, _ = await world.records(2)
+        await asyncio.wait_for(world.provider.calls[0].closed.wait(), 10)
+    assert got.headers["x-tessera-target"] == "own"
+    assert (failed.reason, failed.estimated) == ("TargetTimeout", True)
+
+
+async def test_a_stream_at_a_provider_is_listed_and_holds_nothing(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def holds(call: ProviderCall) -> None:
+        await call.head(200, "text/event-stream")
+        await call.chunk(_EVENTS[0])
+        await release.wait()
+        await call.chunk(_EVENTS[1] + _EVENTS[2])
+        await call.end()
+
+    async with routed(tmp_path) as world:
+        world.provider.script = holds
+        body = a_body("Hello " * 2000, stream=True)
+        asking = asyncio.create_task(world.gateway.post(body))
+        await world.gateway.wait_for_tokens(1)
+        await world.gateway.wait_for_held_bytes(0, 1000)
+        ((running,), _) = world.gateway.app.running(1)
+        (partial,) = world.gateway.app.partial_records()
+        release.set()
+        got = await asking
+        (record,) = await world.records(1)
+    assert (running.provider, running.service, running.replica) == ("acme/big-1", "", None)
+    assert running.phase is RunningPhase.DECODE
+    assert (partial.phase, partial.reason, partial.estimated) == ("Aborted", "GatewayKilled", True)
+    assert b"usage" not in got.body
+    assert (record.output_tokens, record.estimated) == (1, False)
+
+
+async def test_a_head_that_heartbeats_sent_is_followed_by_who_answers(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def waits(call: ProviderCall) -> None:
+        await release.wait()
+        await answer()(call)
+
+    async with routed(tmp_path) as world:
+        world.gateway.app.stations.receiver.bounds = BodyBounds(heartbeat_seconds=0.01)
+        world.provider.script = waits
+        asking = asyncio.create_task(world.gateway.post(a_body(stream=True)))
+        await world.provider.has_calls(1)
+        await asyncio.sleep(0.05)
+        release.set()
+        got = await asking
+    assert b": waiting\n\n" in got.body
+    assert b": x-tessera-target: outside\n: x-tessera-target-reason: RuleMatched\n" in got.body
+    assert b": x-tessera-model: big-1\n" in got.body

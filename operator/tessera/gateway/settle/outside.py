@@ -31,9 +31,11 @@ def end_outside(
     charge, cost = asked.reserved.charge, _cost(asked)
     is_failure, price = end is ChargeEnd.FAILURE, reservations.charges.price
     if _is_known(asked, end):
-        billed, unseen = end, 0
-        if end is not ChargeEnd.ANSWER:
-            billed, unseen = ChargeEnd.REQUEST, _unseen(asked, now_ns)
+        billed, unseen = ChargeEnd.ANSWER, 0
+        if end is not ChargeEnd.ANSWER and (asked.fields.streams or asked.counts is None):
+            # The token under way is made as well.
+            billed = ChargeEnd.REQUEST
+            unseen = 1 if is_failure else 1 + _unseen(asked, now_ns)
         work = known_work(asked, cost, billed, unseen)
         tokens, estimated = paid_tokens(work)
         use = OutsideUse(TokenCounts(**tokens._asdict()), estimated)
@@ -83,10 +85,6 @@ def _is_known(asked: AskedOutside, end: ChargeEnd) -> bool:
 
 def _unseen(asked: AskedOutside, now_ns: int) -> int:
     """Return the tokens that a provider can have made at its pace since the last ones came."""
-    began_ns = asked.first_token_ns
-    if began_ns is None or asked.sent_ns is None or not asked.fields.streams:
+    if asked.sent_ns is None or not asked.fields.streams:
         return 0
-    if asked.read_ns == began_ns:
-        began_ns = asked.sent_ns
-    # The token under way is made as well.
-    return (now_ns - asked.read_ns) * asked.tokens // max(asked.read_ns - began_ns, 1) + 1
+    return (now_ns - asked.read_ns) * asked.tokens // max(asked.read_ns - asked.sent_ns, 1)
