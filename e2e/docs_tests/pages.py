@@ -23,6 +23,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "keys": SERVED,
     "levers": (),
     "load-test": SERVED,
+    "outside-providers": (),
     "pools": (),
     "read-the-bill": SERVED,
     "route-requests": (*SERVED, "Ask with a key"),
