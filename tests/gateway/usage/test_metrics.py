@@ -15,7 +15,7 @@ from tessera.gateway.usage import metrics
 from tessera.gateway.usage.metrics import MAX_PAIRS, OTHER, GatewayMetrics, ServiceRequests
 from tessera.gateway.usage.route_metrics import MAX_ROUTE_SERIES, MAX_ROUTES
 from tests.builders import NOW
-from tests.gateway.charging import INPUT, OUTPUT, paying
+from tests.gateway.charging import INPUT, OUTPUT, an_outside_model, paying
 from tests.gateway.harness import a_model
 from tests.gateway.store.builders import SECOND, a_record
 
@@ -388,6 +388,24 @@ def test_routes_and_edits_of_one_route_take_a_bounded_number_of_series() -> None
     # A tenant's routes take no series of another one's.
     large = {line.partition('tenant="')[2][:6] for line in lines if 'target="large"' in line}
     assert large == {"team-a", "team-b"}
+
+
+def test_without_prices_a_route_counts_what_providers_bill() -> None:
+    gateway = GatewayMetrics()
+    frontier = {"name": "frontier", "provider": {"name": "acme", "model": "Big"}}
+    spec = ModelRouteSpec.model_validate({"targets": [{"service": "small"}, frontier]})
+    route = replace(a_model(), service=Ref("team-a", "assistant"), uid="route", route=spec)
+    directory = Directory(models=(route,), outside={("acme", "Big"): an_outside_model()})
+    gateway.requests.routes.last.directory = lambda: directory
+    plain: dict[str, Any] = {"cached_tokens": 0, "reasoning_tokens": 0}
+    bill = {"cost_nanos": 30, "cost_currency": "USD", "provider": "acme/Small"}
+    # Of a service it is not known what a request costs.
+    observe(gateway, [a_record(**ROUTED), a_record(**ROUTED, **plain, **bill)])
+    figures = [
+        value(gateway, f"route_{name}_total", **ASSISTANT, target="large", currency="USD")
+        for name in ("charge_nanos", "tokens", "last_target_nanos")
+    ]
+    assert figures == [30, 120, 100 * 2 * INPUT + 20 * 2 * OUTPUT]
 
 
 def test_a_route_counts_what_its_last_target_would_be_charged() -> None:

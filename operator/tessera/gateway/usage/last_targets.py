@@ -33,6 +33,12 @@ class LastTargets:
             return None
         return price_for(self._directory, tenant, model, model.names[0], at)
 
+    def cost(self, route: str) -> RequestPrice | None:
+        """Return what the provider of the last target of a route bills; None of a service."""
+        self._follow()
+        model = self._models.get(route)
+        return model.outside.cost if model is not None and model.outside is not None else None
+
     def _follow(self) -> None:
         directory = self.directory()
         if directory is None or directory is self._directory:

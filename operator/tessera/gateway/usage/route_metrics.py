@@ -48,7 +48,8 @@ class RouteMetrics:
         )
         self._charges = counter(
             "charge_nanos",
-            "What answers to requests for a ModelRoute are charged, in nano-units.",
+            "What answers to requests for a ModelRoute are charged, in nano-units; of tenants "
+            "without prices, what providers bill for them.",
             "currency",
         )
         self._at_last = counter(
@@ -85,13 +86,18 @@ class RouteMetrics:
             _remove(routes.popitem(last=False)[1])
 
     def _count_money(self, series: _Series, target: tuple[str, ...], record: UsageRecord) -> None:
-        at = record.started_at_ns / 1e9
-        price = self.last.price(record.tenant, record.model_route, at) if record.target else None
-        if price is None or price.currency != record.currency or record.charge_nanos is None:
+        route, paid, currency = record.model_route, record.charge_nanos, record.currency
+        if paid is not None:
+            price = self.last.price(record.tenant, route, record.started_at_ns / 1e9)
+        else:
+            # Without prices there is what providers bill.
+            paid, currency = record.cost_nanos, record.cost_currency
+            price = self.last.cost(route)
+        if not record.target or price is None or price.currency != currency:
             return
         names = (*target, price.currency)
         if not record.requests or record.phase is Phase.FAILED:
-            self._count(series, self._failed, names, record.charge_nanos + record.waste_nanos)
+            self._count(series, self._failed, names, paid + record.waste_nanos)
             return
         tokens = record.input_tokens + record.output_tokens
         at_last = charge_of(
@@ -102,7 +108,7 @@ class RouteMetrics:
             reasoning=record.reasoning_tokens,
         )
         self._count(series, self._tokens, names, tokens)
-        self._count(series, self._charges, names, record.charge_nanos)
+        self._count(series, self._charges, names, paid)
         # Where nothing was used, nothing is charged for the request either.
         self._count(series, self._at_last, names, at_last if tokens else 0)
 
