@@ -196,7 +196,7 @@ bench-gates: .venv/made ## Measure how often the verdict of a gate is wrong, whi
 	@$(RUN) tools/bench_gates.py $(OPTIONS)
 
 .PHONY: bench-routes
-bench-routes: .venv/made ## Measure what rules of a route cost at 95 % of the better model's quality, and their CPU time (about a minute; needs ../shared, else prompts are generated).
+bench-routes: .venv/made ## Measure what rules of a route cost at 95 % of the better model's quality, and their CPU time (about two minutes; needs ../shared, else prompts are generated).
 	@$(RUN) tools/bench_routes.py $(OPTIONS)
 
 .PHONY: bench-control

@@ -8,8 +8,10 @@ costs, relative to the better model for all, and whether the promise is kept. Th
 answers. Presets are the rules as they are often given, with bounds of their own; `first` is the
 cheaper model for all, beside the dearer one. `month` is how many times less a month of chats costs,
 on simulated replicas of whole fleets, where a share of the requests goes to the small model;
-`blend` is what the prices alone promise. `rules_us` is the CPU time in which a gateway chooses the
-target of a body of 4 KiB. The last line is `BENCH {json}`.
+`blend` is what the prices alone promise. `routed` is the same of a small fleet, request by request:
+rules choose for each one, of which a share is trivial, in an hour that is as a day, and the plan of
+the operator scales both targets, each of which keeps a replica. `rules_us` is the CPU time in which
+a gateway chooses the target of a body of 4 KiB. The last line is `BENCH {json}`.
 """
 
 import gzip
@@ -27,16 +29,21 @@ from typing import Any, NamedTuple
 
 from figures import benchmark
 from tessera.api.model_route import MAX_RULE_NUMBER, MAX_SCORE, ModelRouteSpec
+from tessera.api.ref import Ref
 from tessera.domain.routes.opening import RequestOpening
 from tessera.domain.routes.order import TargetOrder, target_order
 from tessera.domain.routes.savings import router_blend, saved_share
 from tessera.gateway.bodies.opening import read_opening
 from tessera.gateway.bodies.parsing import RequestFields, parse
 from tessera.gateway.paths import PATHS
+from tessera_lab.fleet.capacity_mix import MONTH_HOURS
+from tessera_lab.fleet.generators import situation
+from tessera_lab.fleet.policies.product import WholeGpuPool
+from tessera_lab.fleet.routes import TargetFleet, play_route, trivial_openings
 from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.lever import LeverId
 from tessera_lab.levers.month import Measure, month
-from tessera_lab.levers.published import service_case
+from tessera_lab.levers.published import MODELS, gpu_prices, service_case
 from tessera_lab.levers.replica_rate import replica_rate
 
 _DATA = Path("../shared/data")
@@ -302,6 +309,43 @@ def _month_usd(case: ServiceCase, share: float, measure: Measure) -> float:
     return month(routed, levers, measure).gpus
 
 
+def routed_times(rate: float = 8.0, seconds: float = 3600.0) -> dict[str, float]:
+    """Return of each share of trivial requests how many times less their route costs."""
+    large = MODELS["70B"]
+    fleets = {
+        "small": _target_fleet(large.small, "NVIDIA-A100-SXM4-80GB"),
+        "large": _target_fleet(large.name, "NVIDIA-H200"),
+    }
+    spec = ModelRouteSpec.model_validate(
+        {"targets": [{"service": "small", "when": {"maxScore": 2}}, {"service": "large"}]}
+    )
+    trace = situation("wave", rate, seconds, 1)
+    months, in_time = dict[float, float](), list[float]()
+    for share in (0.0, *_SMALL_SHARES, 1.0):
+        courses = play_route(spec, trace, trivial_openings(len(trace), share, 1), fleets)
+        months[share] = MONTH_HOURS * sum(each.usd_per_hour for each in courses.values())
+        in_time.append(sum(each.in_time for each in courses.values()) / len(trace))
+    figures = {"routed_in_time_min": round(min(in_time), 3)}
+    for share in _SMALL_SHARES:
+        blend = router_blend(share, months[1.0], months[0.0])
+        print(f"70B by rules, {share} trivial: {months[share]:,.0f} USD, by prices {blend:,.0f}")
+        figures[f"routed_usd_{share}"] = round(months[share])
+        figures[f"routed_70B_{share}"] = round(months[0.0] / months[share], 2)
+    return figures
+
+
+def _target_fleet(model: str, product: str) -> TargetFleet:
+    prices = gpu_prices()[product]
+    pool = WholeGpuPool(name="gpus", product=product, price=str(prices.on_demand), nodes=16)
+    spec = {
+        "model": {"uri": f"hf://{model}"},
+        "class": "Standard",
+        "context": {"typicalInputTokens": 1000, "typicalOutputTokens": 200, "maxModelLen": 8192},
+        "scaling": {"minReplicas": 1, "maxReplicas": 64},
+    }
+    return TargetFleet(objects=pool.objects(Ref("team-a", "chat"), spec), prices=prices)
+
+
 def _cpu_us(step: Callable[[], object], count: int) -> float:
     spent = []
     for _ in range(9):
@@ -356,7 +400,7 @@ def measure(data: Path = _DATA, splits: int = 100) -> dict[str, object]:
                 print(f"{label}: this route saves nothing")
             figures |= {f"{label}_{key}": value for key, value in of_sample.items()}
             figures[f"{label}_saves"] = saves
-    return figures | month_times()
+    return figures | month_times() | routed_times()
 
 
 if __name__ == "__main__":
