@@ -14,7 +14,8 @@ MAX_ROUTES = 50
 # Of one tenant and route: a route that is edited often has had many targets.
 MAX_ROUTE_SERIES = 200
 _TARGET = ("tenant", "route", "target")
-_Series = set[tuple[Counter, tuple[str, ...]]]
+# By counter and labels, which take a microsecond each time that they are looked up.
+_Series = dict[tuple[Counter, tuple[str, ...]], Counter]
 
 
 class RouteMetrics:
@@ -72,7 +73,7 @@ class RouteMetrics:
         if not (record.target or record.skipped_targets):
             return
         routes, names = self._routes[record.tenant], (record.tenant, record.model_route)
-        series = routes.setdefault(record.model_route, set())
+        series = routes.setdefault(record.model_route, {})
         routes.move_to_end(record.model_route)
         target = (*names, record.target)
         if record.requests and record.target:
@@ -114,10 +115,12 @@ class RouteMetrics:
 
     @staticmethod
     def _count(series: _Series, counter: Counter, labels: tuple[str, ...], amount: int = 1) -> None:
-        if (counter, labels) not in series and len(series) >= MAX_ROUTE_SERIES:
-            _remove(series)
-        series.add((counter, labels))
-        counter.labels(*labels).inc(amount)
+        child = series.get((counter, labels))
+        if child is None:
+            if len(series) >= MAX_ROUTE_SERIES:
+                _remove(series)
+            child = series[counter, labels] = counter.labels(*labels)
+        child.inc(amount)
 
 
 def _remove(series: _Series) -> None:
