@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tessera.adapters.clock import CLOCK, Clock
-from tessera.api.model_provider import ProviderKey, ProviderTimeouts
+from tessera.api.model_provider import ProviderTimeouts
 from tessera.domain.gateway.directory import OfferedProvider
 from tessera.domain.observed.providers import ProviderSecret
 from tessera.gateway.outside.client import OutsideClient, OutsideError
 from tessera.gateway.outside.keys import ProviderKeys
+from tests.gateway_builders import an_offered_provider
 from world.provider import KEY, Provider
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -22,18 +23,8 @@ TENANT = "team-a"
 
 
 def a_provider(base_url: str = "https://api.example.com/v1", **fields: Any) -> OfferedProvider:
-    timeouts = fields.pop("timeouts", {})
-    values: dict[str, Any] = {
-        "name": "acme",
-        "uid": "uid-acme",
-        "base_url": base_url,
-        "protocols": frozenset({"OpenAIChat", "OpenAIResponses", "AnthropicMessages"}),
-        "secret": ProviderKey(name="acme"),
-        "max_concurrent_requests": 64,
-        "timeouts": ProviderTimeouts.model_validate(timeouts),
-        "weights": {TENANT: 1.0},
-    }
-    return OfferedProvider(**{**values, **fields})
+    timeouts = ProviderTimeouts.model_validate(fields.pop("timeouts", {}))
+    return an_offered_provider(base_url=base_url, timeouts=timeouts, **fields)
 
 
 def provider_keys(key: str | None = KEY) -> ProviderKeys:
