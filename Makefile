@@ -51,7 +51,7 @@ demo-quality: .venv/made ## Run the gate demo: 8-bit weights that lose answers a
 	@$(RUN) -m demo quality $(DEMO_OPTIONS)
 
 .PHONY: demo-routes
-demo-routes: .venv/made ## Run the demo of routes: one name over two models, what that saves, and a target that dies.
+demo-routes: .venv/made ## Run the demo of routes: one name over three models, one of them outside, what that saves, and targets that fail.
 	@$(RUN) -m demo routes $(DEMO_OPTIONS)
 
 .PHONY: demo-mig

@@ -80,9 +80,9 @@ _QUALITY = Scene(
     play=quality.run,
 )
 _ROUTES = Scene(
-    title="One name over two models",
-    expected=f"`{routes.ROUTE}` answers simple requests with the cheaper model and all others with "
-    "the dearer one, which answers both when the other dies.",
+    title="One name over three models",
+    expected=f"`{routes.ROUTE}` answers each request with the cheapest model that suits it, the "
+    "hardest by an outside provider, and with the next one when a model dies.",
     play=routes.run,
 )
 _CHAINS: Mapping[str, Chain] = {

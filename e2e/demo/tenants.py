@@ -58,5 +58,7 @@ async def gateway_address(cluster: InstalledCluster) -> str:
         f"/api/v1/namespaces/{NAMESPACE}/pods",
         labelSelector="app.kubernetes.io/name=tessera-gateway",
     )
-    address: str = pods["items"][0]["status"]["podIP"]
+    # One that an upgrade replaces may be there too.
+    current = [pod for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
+    address: str = current[0]["status"]["podIP"]
     return address
