@@ -96,3 +96,13 @@ def test_no_place_is_given_twice_and_some_tenant_always_gets_a_free_place(
         assert shares.taken == len(running) <= places
     if len(running) < places:
         assert any(shares.take(tenant, places, weights, now) for tenant in weights)
+
+
+def test_a_place_is_wanted_while_who_was_refused_may_come_again() -> None:
+    shares = Shares(5)
+    assert taken(shares, "a", 2, 2) == 2
+    assert not shares.is_wanted("a", 0.0)
+    assert not shares.take("a", 2, EQUAL, 0.0)
+    assert not shares.is_wanted("a", 0.0)
+    assert not shares.take("b", 2, EQUAL, 1.0)
+    assert [shares.is_wanted("a", now) for now in (1.0, 5.9, 6.0)] == [True, True, False]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from openai import AsyncOpenAI
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.requests import Phase, RunningPhase
+from tessera.gateway.http.responses import MAX_UNREAD_BYTES
 from tessera.gateway.receive.receiver import BodyBounds
+from tests.gateway.charging import a_cost_limit
 from tests.gateway.harness import EngineCall, an_api_key
+from tests.gateway.http.test_slow_clients import a_client, post
 from tests.gateway.outside.routing import OUTSIDE, OWN, ROUTE, a_body, answers, routed
 from world.provider import (
     ProviderCall,
@@ -347,3 +351,95 @@ async def test_a_head_that_heartbeats_sent_is_followed_by_who_answers(tmp_path: 
     assert b": waiting\n\n" in got.body
     assert b": x-tessera-target: outside\n: x-tessera-target-reason: RuleMatched\n" in got.body
     assert b": x-tessera-model: big-1\n" in got.body
+
+
+async def test_events_that_come_at_once_reach_the_client_one_by_one(tmp_path: Path) -> None:
+    words = b"".join(
+        b'data: {"choices":[{"delta":{"content":"w%d "}}],"usage":null}\n\n' % number
+        for number in range(2000)
+    )
+
+    async def bursts(call: ProviderCall) -> None:
+        await call.head(200, "text/event-stream")
+        await call.chunk(words + _EVENTS[1] + _EVENTS[2])
+        await call.end()
+
+    async with routed(tmp_path) as world:
+        world.provider.script = bursts
+        got = await world.gateway.post(a_body(stream=True))
+        assert world.gateway.held_bytes == 0
+    assert got.body == words + _EVENTS[2]
+
+
+async def test_a_client_that_does_not_read_holds_the_provider_back(tmp_path: Path) -> None:
+    sent = 0
+
+    async def goes_on(call: ProviderCall) -> None:
+        nonlocal sent
+        await call.head(200, "text/event-stream")
+        while not call.closed.is_set():
+            await call.chunk(_EVENTS[0] * 1000)
+            sent += 1000 * len(_EVENTS[0])
+
+    async with routed(tmp_path) as world, a_client(world.gateway) as client:
+        world.provider.script = goes_on
+        await asyncio.get_running_loop().sock_sendall(client, post(a_body(stream=True)))
+        await world.gateway.wait_for_held_bytes(MAX_UNREAD_BYTES)
+        before = sent
+        await asyncio.sleep(0.1)
+        assert world.gateway.held_bytes < 2 * MAX_UNREAD_BYTES
+        assert sent - before < 4 * 2**20
+        client.close()
+        (record,) = await world.records(1)
+        await asyncio.wait_for(world.provider.calls[0].closed.wait(), 10)
+        await world.gateway.wait_for_held_bytes(0, 0)
+    assert record.reason == "ClientGone"
+
+
+async def test_a_provider_that_is_taken_away_is_not_asked_once_more(tmp_path: Path) -> None:
+    async with routed(tmp_path) as world:
+        admission = world.gateway.admission
+
+        async def leaves(call: ProviderCall) -> None:
+            admission.update(replace(admission.senders.directory, outside={}))
+            await refuse(429)(call)
+
+        world.provider.script = leaves
+        got = await world.gateway.post(a_body())
+        assert len(world.provider.calls) == 1
+    assert got.headers["x-tessera-target"] == "own"
+
+
+async def test_a_provider_that_failed_often_is_asked_nothing_for_a_while(tmp_path: Path) -> None:
+    async with routed(tmp_path) as world:
+        world.provider.script = refuse(500)
+        for _ in range(4):
+            await world.gateway.post(a_body())
+        records = await world.records(7)
+        assert len(world.provider.calls) == 3
+        assert world.asked.client.states["acme"].ended == {"ProviderFailed": 3, "ProviderBusy": 1}
+    assert records[-1].skipped_targets == "outside=ProviderBusy"
+
+
+async def test_what_is_lent_for_providers_makes_no_names_be_looked_up_again(
+    tmp_path: Path,
+) -> None:
+    async with routed(tmp_path) as world:
+        admission, url = world.gateway.admission, world.gateway.url
+        async with world.gateway.client.get(f"{url}/v1/models") as got:
+            assert got.status == 200
+        directory = admission.senders.directory
+        lent = replace(directory.tenants["team-a"], outside=(a_cost_limit(1),))
+        admission.update(replace(directory, tenants={"team-a": lent}))
+        assert admission.models.listings_of("team-a")
+        weighty = replace(lent, charge_limits=())
+        admission.update(replace(directory, tenants={"team-a": weighty}))
+        assert not admission.models.listings_of("team-a")
+
+
+async def test_a_request_that_a_provider_answered_is_explained(tmp_path: Path) -> None:
+    async with routed(tmp_path) as world:
+        await world.gateway.post(a_body(), **{"x-request-id": "first"})
+        (explained,) = world.gateway.app.explain("first").requests
+    assert (explained.provider, explained.service) == ("acme/big-1", "")
+    assert (explained.target, explained.attempts) == ("outside", ())

@@ -63,10 +63,8 @@ def _unknown(request_id: str, explanations: JoinedExplanations) -> str:
 def _lines(request: RequestExplanation) -> Iterator[str]:
     yield f"{request.request_id} at {format_time(request.started_at)} UTC"
     key = f", key {request.key}" if request.key else ""
-    yield (
-        f"  tenant {request.tenant}{key}, model {request.model}, service {request.service}, "
-        f"{request.path}"
-    )
+    at = f"provider {request.provider}" if request.provider else f"service {request.service}"
+    yield f"  tenant {request.tenant}{key}, model {request.model}, {at}, {request.path}"
     if request.model_route:
         skipped = ", ".join(request.skipped_targets.split(",")).replace("=", ": ")
         yield (

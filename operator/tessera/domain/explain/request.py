@@ -46,6 +46,8 @@ class RequestExplanation(Wire):
     tenant: str
     key: str | None
     service: str
+    provider: str = ""
+    """ModelProvider and model, in place of a service."""
     model: str
     path: Annotated[str, Field(validation_alias=AliasChoices("path", "route"))]
     """`route` is what gateways of 0.1 call it, which may run beside this one."""

@@ -33,6 +33,10 @@ class Shares:
         self._taken_at[tenant] = now
         return True
 
+    def is_wanted(self, tenant: str, now: float) -> bool:
+        """Return whether others than a tenant were refused a place just now."""
+        return any(until > now for each, until in self._waits_until.items() if each != tenant)
+
     def give_back(self, tenant: str) -> None:
         """Take back a place of a tenant."""
         self._places[tenant] -= 1

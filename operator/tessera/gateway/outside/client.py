@@ -177,6 +177,18 @@ class OutsideClient:
         state = self.states.get(provider)
         return 0.0 if state is None else state.ejection.seconds(self._monotonic())
 
+    def check(self, provider: str) -> None:
+        """Raise OutsideError while a provider is asked nothing."""
+        if seconds := self.ejected_seconds(provider):
+            reason = RequestReason.PROVIDER_BUSY
+            self.states[provider].ended[reason] += 1
+            raise OutsideError(reason, provider, retry_after_seconds=seconds, was_sent=False)
+
+    def is_wanted(self, provider: str, tenant: str) -> bool:
+        """Return whether others than a tenant found no place at a provider just now."""
+        state = self.states.get(provider)
+        return state is not None and state.shares.is_wanted(tenant, self._monotonic())
+
     def retain(self, providers: Collection[str]) -> None:
         """Forget all providers but these."""
         for name in self.states.keys() - set(providers):

@@ -10,6 +10,7 @@ from tessera.adapters.clock import Clock
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.routes.ejection import PATIENCE_SECONDS
+from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.signed import thinking_mark
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.sse import InvalidStreamError, answer_text_bytes
@@ -28,6 +29,10 @@ from tessera.gateway.resolve.models import Models
 
 # Before a call is repeated whose provider does not say when; from half to one and a half of it.
 _REPEAT_SECONDS = 0.2
+# Of a stream at once; one that keeps the loop for so long rests.
+_PART_BYTES, _SLOW_PART_SECONDS = 2**14, 0.002
+# Of an event with one token, with whatever providers write around it.
+_TOKEN_BYTES = 1024
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -82,10 +87,12 @@ class OutsideSource:
     async def prepare(self, reserved: Reserved) -> AskedOutside:
         """Return the request as its provider gets it.
 
-        Raises RequestError with status 400 for what the protocol or the model cannot say.
+        Raises RequestError with status 400 for what the protocol or the model cannot say, and with
+        status 503 while the provider is left alone.
         """
         received, outside = reserved.chosen.received, reserved.model.outside
         assert outside is not None  # noqa: S101 - others ask a model of a provider for nothing
+        self._client.check(outside.provider.name)
         identified, body, summary = received.identified, received.body, reserved.chosen.summary
         most = reserved.admitted.max_output_tokens // summary.choices
         path = identified.path_item.path
@@ -116,10 +123,11 @@ class OutsideSource:
         finally:
             paid.close()
 
+    def is_wanted(self, asked: AskedOutside) -> bool:
+        """Return whether others found no place at the provider just now."""
+        return self._client.is_wanted(asked.provider, asked.identified.identity.tenant)
+
     async def _run(self, asked: AskedOutside, sink: AnswerSink) -> None:
-        chosen = asked.reserved.chosen
-        # It may have waited.
-        await self._models.confirm(chosen.received, chosen.model)
         try:
             await self._ask(asked, sink)
             return
@@ -143,8 +151,10 @@ class OutsideSource:
 
     async def _ask(self, asked: AskedOutside, sink: AnswerSink) -> None:
         """Make one call; raises RequestError."""
-        identified = asked.identified
+        identified, chosen = asked.identified, asked.reserved.chosen
         path, tenant = identified.path_item.path, identified.identity.tenant
+        # It may have waited.
+        await self._models.confirm(chosen.received, chosen.model)
         asked.sent_ns, asked.engines = self._clock.monotonic_ns(), 1
         try:
             async with self._client.ask(
@@ -216,25 +226,39 @@ class OutsideSource:
         sink: AnswerSink,
     ) -> None:
         """Read the events into the sink, to their end or a failure."""
-        async with aclosing(answer.parts()) as coming:
-            async for part in coming:
-                takes, block = True, events.feed(part)
-                if block:
-                    asked.read_ns = self._clock.monotonic_ns()
-                    if asked.first_token_ns is None:
-                        asked.first_token_ns = asked.read_ns
+        limit = MAX_RESPONSE_BYTES + _TOKEN_BYTES * asked.reserved.admitted.max_output_tokens
+        async with aclosing(answer.parts(limit)) as coming:
+            async for large_part in coming:
+                for start in range(0, len(large_part), _PART_BYTES):
+                    began = self._clock.monotonic()
+                    part = large_part[start : start + _PART_BYTES]
+                    takes = await self._pass_part(part, events, asked, sink)
+                    if not asked.hold(sink.unread_bytes + events.waiting_bytes):
+                        raise asked.holding.error()
+                    if events.closed:
+                        return
+                    if not takes:
                         await sink.drained()
-                        block = begun(sink, asked.headers, asked.target_headers, block)
-                        asked.body = b""
-                        asked.free_request()
-                    takes = sink.part(block)
-                if not asked.hold(sink.unread_bytes + events.waiting_bytes):
-                    raise asked.holding.error()
-                if events.closed:
-                    return
-                if not takes:
-                    await sink.drained()
-                    asked.hold(events.waiting_bytes)
+                        asked.hold(events.waiting_bytes)
+                    elif (seconds := self._clock.monotonic() - began) > _SLOW_PART_SECONDS:
+                        # Others have as much of the loop.
+                        await asyncio.sleep(seconds)
+
+    async def _pass_part(
+        self, part: bytes, events: ProviderEvents, asked: AskedOutside, sink: AnswerSink
+    ) -> bool:
+        """Pass the events on that a part completes; False if the sink takes no more for now."""
+        block = events.feed(part)
+        if not block:
+            return True
+        asked.read_ns = self._clock.monotonic_ns()
+        if asked.first_token_ns is None:
+            asked.first_token_ns = asked.read_ns
+            await sink.drained()
+            block = begun(sink, asked.headers, asked.target_headers, block)
+            asked.body = b""
+            asked.free_request()
+        return sink.part(block)
 
 
 def _filtered(asked: AskedOutside) -> RequestError:

@@ -58,7 +58,12 @@ class Admission:
 
 
 def _without_models(directory: Directory) -> Directory:
-    return replace(directory, models=(), keys={}, revoked_keys={})
+    """Return what is judged once for many requests; what is lent changes while they come."""
+    tenants = {
+        name: replace(tenant, outside=()) if tenant.outside else tenant
+        for name, tenant in directory.tenants.items()
+    }
+    return replace(directory, models=(), keys={}, revoked_keys={}, tenants=tenants)
 
 
 def _with_revoked_keys(directory: Directory, last: Directory) -> Directory:

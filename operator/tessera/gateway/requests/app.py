@@ -223,7 +223,7 @@ class GatewayApp:
 
     def _record_ended(self, record: UsageRecord, attempts: Sequence[SentRequest]) -> None:
         self._record(record)
-        if attempts:
+        if attempts or record.provider:
             self._recent.add(record, attempts)
 
     async def _answer(

@@ -225,6 +225,8 @@ class RequestCourse:
 
     def _is_in_the_way(self) -> bool:
         """Return whether others wait for its place, while it has one."""
+        if isinstance(self.at, AskedOutside):
+            return self._stations.outside.is_wanted(self.at)
         placed = _placed(self.at)
         return placed is not None and self._stations.places.is_wanted(placed)
 

@@ -122,6 +122,7 @@ def _explanation(ended: _EndedRequest) -> RequestExplanation:
         tenant=record.tenant,
         key=record.key,
         service=record.service,
+        provider=record.provider,
         model=record.model,
         path=record.path,
         started_at=_moment(record.started_at_ns),
