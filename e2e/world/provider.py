@@ -40,8 +40,12 @@ class ProviderCall:
         return bool(self.body.get("stream"))
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
+        # A connection that was lost takes all there is, and the loop learns of that later.
+        await asyncio.sleep(0)
 
     async def head(self, status: int, content_type: str = _JSON, **headers: str) -> None:
         """Send the head of a response in chunks; `_` in names of headers stands for `-`."""
@@ -128,7 +132,7 @@ class Provider:
                 async with self._called:
                     self._called.notify_all()
                 await self._script_of(call)(call)
-        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.transport.abort()
@@ -156,7 +160,7 @@ async def _read(
 
 
 async def _watch(writer: asyncio.StreamWriter, closed: asyncio.Event) -> None:
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
+    with contextlib.suppress(OSError):
         await writer.wait_closed()
     closed.set()
 
