@@ -214,8 +214,10 @@ async def test_the_whole_answer_has_a_time_too(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
 
     async with asking(tmp_path) as asked:
+        # The connection costs no time then.
+        await asked.whole()
         asked.provider.script = drip
-        times = asked.offered.timeouts.model_copy(update={"total": timedelta(seconds=0.2)})
+        times = asked.offered.timeouts.model_copy(update={"total": timedelta(seconds=0.3)})
         offered = replace(asked.offered, timeouts=times)
         with pytest.raises(OutsideError, match="its answer had no end") as raised:
             async with asked.client.ask(offered, CHAT, STREAM, tenant=TENANT) as answered:

@@ -178,7 +178,7 @@ async def test_a_provider_that_is_busy_for_a_moment_is_asked_again(
         (record,) = await world.records(1)
         # The call that was refused costs nothing.
         assert record.charge_nanos == PRICE_OF_PROMPT + PRICE_OF_ANSWER
-        assert record.cost_nanos == 2 * record.charge_nanos
+        assert record.cost_nanos == 2 * (PRICE_OF_PROMPT + PRICE_OF_ANSWER)
 
 
 @pytest.mark.parametrize("script", [refuse(500), hang_up, say_nothing, stall])
@@ -226,7 +226,7 @@ async def test_a_stream_that_breaks_off_ends_where_it_is(tmp_path: Path) -> None
         assert world.engine.calls == []
         (record,) = await world.records(1)
         assert (record.reason, record.requests) == ("ProviderFailed", 1)
-        assert 0 < record.charge_nanos <= PRICE_OF_PROMPT + PRICE_OF_ANSWER
+        assert 0 < (record.charge_nanos or 0) <= PRICE_OF_PROMPT + PRICE_OF_ANSWER
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -240,8 +240,8 @@ async def test_a_lie_about_tokens_costs_no_more_than_was_reserved(
         (record,) = await world.records(1)
         assert record.output_tokens <= 10
         assert record.input_tokens <= 1200
-        assert record.charge_nanos == record.input_tokens * INPUT + record.output_tokens * OUTPUT
-        assert record.cost_nanos == 2 * record.charge_nanos
+        price = record.input_tokens * INPUT + record.output_tokens * OUTPUT
+        assert (record.charge_nanos, record.cost_nanos) == (price, 2 * price)
 
 
 async def test_a_client_that_leaves_ends_the_call(tmp_path: Path) -> None:

@@ -260,7 +260,8 @@ class OutsideClient:
         if self._session is None:
             self._session = _open_session(self._rules, self._tls)
         times = provider.timeouts
-        deadline = asyncio.timeout(times.connect.total_seconds())
+        now = asyncio.get_running_loop().time()
+        deadline = asyncio.timeout_at(min(now + times.connect.total_seconds(), ends_at))
         call = _Call(deadline, times.first_byte.total_seconds(), ends_at)
         try:
             async with deadline:
