@@ -656,6 +656,50 @@ def test_the_namespace_of_keys_stays_without_the_chart_and_one_that_is_named_is_
     assert {name for kind, name in named if kind == "Namespace"} == {"tessera-system-prepull"}
 
 
+PROVIDERS = ("--set", "gateway.providers.enabled=true")
+
+
+def variables_of(objects: Objects, name: str) -> dict[str, str]:
+    (container,) = objects["Deployment", name]["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value") for each in container["env"]}
+
+
+def test_nothing_of_providers_is_readable_before_they_are_switched_on() -> None:
+    name, objects = "tessera-gateway-tessera-system", render()
+    assert "modelproviders" not in plurals(objects["ClusterRole", name]["rules"])
+    assert not [name for _, name in objects if name.endswith("providers")]
+    for deployment in ("tessera-gateway", "tessera-operator"):
+        assert not [each for each in variables_of(objects, deployment) if "PROVIDERS" in each]
+    assert ("Namespace", "tessera-system-providers") not in render(*WITHOUT_GATEWAY, *PROVIDERS)
+
+
+def test_switched_on_gateways_read_the_secrets_of_one_more_namespace_alone() -> None:
+    objects = render(*PROVIDERS, "--set", "gateway.providers.allowedRanges={10.0.0.0/8}")
+    cluster = objects["ClusterRole", "tessera-gateway-tessera-system"]["rules"]
+    assert "modelproviders" in plurals(cluster)
+    assert "secrets" not in plurals(cluster)
+    own = "tessera-system-providers/tessera-gateway-providers"
+    assert objects["Role", own]["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
+    ]
+    assert objects["RoleBinding", own]["subjects"][0]["name"] == "tessera-gateway"
+    namespace = objects["Namespace", "tessera-system-providers"]
+    assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    variables = variables_of(objects, "tessera-gateway")
+    assert variables["TESSERA_PROVIDERS_NAMESPACE"] == "tessera-system-providers"
+    assert json.loads(variables["TESSERA_PROVIDERS_ALLOWED_RANGES"]) == ["10.0.0.0/8"]
+    assert variables_of(objects, "tessera-operator")["TESSERA_PROVIDERS_ENABLED"] == "true"
+
+
+def test_keys_of_providers_are_where_no_other_secrets_are() -> None:
+    named = render(*PROVIDERS, "--set", "gateway.providers.namespace=outside")
+    assert ("Role", "outside/tessera-gateway-providers") in named
+    assert ("Namespace", "outside") not in named
+    for namespace in ("tessera-system", "tessera-system-keys"):
+        error = render_error(*PROVIDERS, "--set", f"gateway.providers.namespace={namespace}")
+        assert f"{namespace} has other Secrets too" in error
+
+
 def test_a_gateway_holds_the_authorities_of_the_operator_without_their_keys() -> None:
     pod = gateway_pod(render())
     (operator,) = [volume for volume in pod["volumes"] if volume["name"] == "operator"]
