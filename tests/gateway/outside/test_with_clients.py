@@ -231,4 +231,10 @@ async def test_another_target_answers_where_a_filter_refuses(tmp_path: Path, str
         )
 
         assert answer.headers["x-tessera-target"] == "own"
-        assert (await here.world.records(2))[0].reason == "ContentFiltered"
+        filtered, _ = await here.world.records(2)
+        # The provider bills them.
+        assert (filtered.reason, filtered.input_tokens, filtered.output_tokens) == (
+            "ContentFiltered",
+            7,
+            5,
+        )

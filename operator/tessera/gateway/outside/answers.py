@@ -4,6 +4,7 @@ What a provider signed gets a mark in front, by which it comes back to this prov
 """
 
 import codecs
+import contextlib
 import re
 from collections import deque
 from typing import NamedTuple
@@ -125,11 +126,6 @@ class ProviderEvents(EventRelay):
         self.is_filtered = False
         """A filter refused the request before anything of an answer came."""
 
-    @property
-    @override
-    def closed(self) -> bool:
-        return self.is_filtered or super().closed
-
     @override
     def feed(self, data: bytes) -> bytes:
         # Some end their lines as HTTP does; in JSON it is always an escape.
@@ -139,11 +135,13 @@ class ProviderEvents(EventRelay):
     @override
     def _accepts(self, event: bytes) -> bool:
         if not self.started and any(word in event for word in _FILTER_WORDS):
-            try:
-                self.is_filtered = _is_filtered(event_data(event))
-            except _UNREADABLE:
-                self.is_filtered = False
-        return not self.is_filtered and super()._accepts(event)
+            with contextlib.suppress(*_UNREADABLE, InvalidStreamError):
+                self.is_filtered = self.is_filtered or _is_filtered(event_data(event))
+        accepted = super()._accepts(event)
+        if self.is_filtered:
+            # What it is billed comes before its end.
+            accepted = self.started = False
+        return accepted
 
 
 def _check_encoding(body: bytes) -> None:
