@@ -70,8 +70,9 @@ COUNTS = TokenCounts(input=10, cached=4, output=5, reasoning=2)
             {
                 **{"input_tokens": 2, "output_tokens": 3},
                 **{"cache_read_input_tokens": 5, "cache_creation_input_tokens": 4},
+                "output_tokens_details": {"thinking_tokens": 2},
             },
-            TokenCounts(input=11, cached=5, output=3),
+            TokenCounts(input=11, cached=5, output=3, reasoning=2),
         ),
         (CHAT, {"prompt_tokens": -1, "completion_tokens": 3}, None),
         (CHAT, {"prompt_tokens": "many"}, None),

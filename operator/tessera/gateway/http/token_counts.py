@@ -36,6 +36,8 @@ class TokenCounts:
 class _Details(msgspec.Struct, gc=False):
     cached_tokens: _Tokens | None = None
     reasoning_tokens: _Tokens | None = None
+    thinking_tokens: _Tokens | None = None
+    """Of `/v1/messages`."""
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -70,7 +72,7 @@ class Usage(msgspec.Struct, gc=False):
             input=named or 0,
             cached=of_input.cached_tokens or cache_read,
             output=self.completion_tokens or self.output_tokens or 0,
-            reasoning=of_output.reasoning_tokens or 0,
+            reasoning=of_output.reasoning_tokens or of_output.thinking_tokens or 0,
         )
 
 
