@@ -19,6 +19,7 @@ from tessera.gateway.bodies import listed_fields
 from tessera.gateway.outside import fields
 from tessera.gateway.outside.bodies import outside_body
 from tessera.gateway.refusals import RequestError
+from tests.gateway.bodies.test_coding_clients import REQUESTS
 from tests.gateway_builders import an_outside_model
 
 CHAT, RESPONSES, MESSAGES = PROTOCOLS
@@ -42,8 +43,8 @@ PACKAGES = {
 UNSAYABLE = {
     CHAT: {"audio", "logit_bias", "modalities", "moderation", "web_search_options"},
     RESPONSES: {
-        *("access_programs", "background", "context_management", "conversation", "image"),
-        *("moderation", "previous_response_id", "prompt"),
+        *("background", "context_management", "conversation", "image", "moderation"),
+        *("previous_response_id", "prompt"),
     },
     MESSAGES: {
         *("betas", "billing_policy", "compaction", "container", "fallback_credit_token"),
@@ -272,17 +273,31 @@ def test_tools_that_the_client_runs_pass(path: str, tool: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        (RESPONSES, "web_search"),
         (RESPONSES, "mcp"),
         (RESPONSES, "code_interpreter"),
         (RESPONSES, "file_search"),
-        (MESSAGES, "web_search_20260318"),
         (MESSAGES, "code_execution_20260521"),
         (MESSAGES, "x" * 200),
     ],
 )
 def test_tools_that_the_provider_runs_do_not(path: str, kind: str) -> None:
     assert refused(path, tools=[{"type": kind, "name": "f"}])
+
+
+def test_web_search_is_left_out_since_coding_clients_offer_it_by_default() -> None:
+    function = {"type": "function", "name": "f", "parameters": {}}
+    assert sent(RESPONSES, tools=[function, {"type": "web_search"}])["tools"] == [function]
+    search = {"type": "web_search_20260318", "name": "web_search"}
+    assert "tools" not in sent(MESSAGES, tools=[search])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(each[1], each[2]) for each in REQUESTS if each[1] in PROTOCOLS]
+)
+def test_what_coding_clients_send_by_default_can_be_said(
+    path: str, body: Mapping[str, Any]
+) -> None:
+    assert sent(path, **body)["model"] == "large-1"
 
 
 def an_image(path: str, url: str) -> dict[str, Any]:

@@ -93,16 +93,16 @@ class _BodyValues:
 
     def tools(self, fields: _Fields, lists: listed.Listed, types: Callable[[str], object]) -> None:
         """Cut the tools to those that the client runs itself."""
-        if "tools" not in fields:
-            return
         tools = []
-        for item in self.items("tools", fields["tools"]) or ():
+        for item in self.items("tools", fields.pop("tools", listed.NULL)) or ():
             tool = lists.cut(item)
             kind = _type_of(tool) or "custom"
-            if not types(kind):
+            if types(kind):
+                tools.append(tool)
+            elif not kind.startswith("web_search"):
                 raise _unsayable(f"tools of type {kind}", "tools")
-            tools.append(tool)
-        fields["tools"] = tools
+        if tools:
+            fields["tools"] = tools
 
     def without_reasoning(self, fields: _Fields, *names: str) -> None:
         """Leave out what only models that reason are asked for."""

@@ -14,7 +14,8 @@ nothing leaves the cluster. On the first level a field is of one of three kinds:
   prompts and files would be shared by all tenants, and the tools that a provider runs itself ask
   others and have prices of their own.
 
-Below the first level, what is not listed is left out, and types that are not listed are refused.
+Below the first level, what is not listed is left out, and types that are not listed are refused,
+save the search of the web: coding clients offer it by default, and a model answers without it too.
 """
 
 from collections.abc import Mapping
@@ -104,14 +105,14 @@ CHAT = _lists(
     frequency_penalty seed stop logprobs top_logprobs response_format tools tool_choice
     parallel_tool_calls functions function_call reasoning_effort verbosity
     """,
-    _OWN + "prediction",
+    _OWN + "prediction thinking",
 )
 RESPONSES = _lists(
     """
     model input instructions max_output_tokens stream temperature top_p top_logprobs text
     tools tool_choice parallel_tool_calls reasoning include truncation
     """,
-    _OWN + "max_tool_calls",
+    _OWN + "access_programs max_tool_calls",
 )
 MESSAGES = _lists(
     """
@@ -123,7 +124,7 @@ MESSAGES = _lists(
 
 CHAT_MESSAGE = Listed("role content name refusal tool_calls tool_call_id function_call")
 CHAT_CALL = Listed("id type function custom")
-CHAT_TOOL = Listed("type function custom")
+CHAT_TOOL = Listed("type function custom name description")
 CHAT_PART = Listed("type text refusal image_url")
 CHAT_IMAGE = Listed("url detail")
 RESPONSES_ITEM = Listed(
