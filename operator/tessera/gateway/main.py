@@ -149,18 +149,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         metrics.requests.routes.last.directory = lambda: gateway.directory
         seen = SeenCharges(settings.state_directory)
         gateway.admission.reservations.charges.lending.seen = seen.settled
-        internal = InternalApi(
-            metrics,
-            recording.store,
-            partial(token_user, own, audience=USAGE_READER),
-            settings.namespace,
-            gateway.load,
-            gateway.app,
-            others=OtherGateways(
-                partial(other_gateways, own, settings.namespace, settings.pod_name),
-                settings.metrics_port,
-            ),
-        )
+        internal = _internal_api(settings, own, gateway, metrics, recording)
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
         batches = BatchStore(recording.store, GATEWAY_NAME)
         if settings.batches_port is not None:
@@ -183,6 +172,27 @@ async def run(settings: GatewaySettings, host: str) -> None:
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
         await serve(_listeners(settings, host, gateway, server), parts, stop)
+
+
+def _internal_api(
+    settings: GatewaySettings,
+    own: KubeCluster,
+    gateway: Gateway,
+    metrics: GatewayMetrics,
+    recording: Recording,
+) -> InternalApi:
+    return InternalApi(
+        metrics,
+        recording.store,
+        partial(token_user, own, audience=USAGE_READER),
+        settings.namespace,
+        gateway.load,
+        gateway.app,
+        others=OtherGateways(
+            partial(other_gateways, own, settings.namespace, settings.pod_name),
+            settings.metrics_port,
+        ),
+    )
 
 
 def _outside_client(settings: GatewaySettings, keys: ProviderKeys) -> OutsideClient:

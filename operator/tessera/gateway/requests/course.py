@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
@@ -144,23 +145,20 @@ class RequestCourse:
         # Another target may have a lower price, so that none waits or gives less at first.
         whole = routed is not None and not routed.is_repeated
         reserved = self.at = await stations.reservations.reserve(chosen, whole=whole)
+        asked: Sent | AskedOutside
         if chosen.model.outside is not None:
-            asked = self.at = await stations.outside.prepare(reserved)
-            self._begin(asked, is_last=is_last)
-            await stations.outside.run(asked, sink)
-            return
-        placed = self.at = await stations.places.queue(reserved)
-        sent = self.at = await stations.relay.prepare(placed, self._record_id)
-        self._begin(sent, is_last=is_last)
-        await stations.relay.run(sent, sink)
-
-    def _begin(self, asked: Sent | AskedOutside, *, is_last: bool) -> None:
-        """Keep the body for another model at most, and note that a source gets it."""
+            asked = outside = self.at = await stations.outside.prepare(reserved)
+            answer = partial(stations.outside.run, outside)
+        else:
+            placed = self.at = await stations.places.queue(reserved)
+            asked = sent = self.at = await stations.relay.prepare(placed, self._record_id)
+            answer = partial(stations.relay.run, sent)
         if is_last or not self.identified.holding.take_room(len(asked.body)):
             # No other model gets it.
-            asked.reserved.chosen.received.drop_body()
-        self._stations.places.arrivals.overflow(asked.reserved.chosen)
-        self._stations.note_begun(self._partial_record(asked))
+            chosen.received.drop_body()
+        stations.places.arrivals.overflow(chosen)
+        stations.note_begun(self._partial_record(asked))
+        await answer(sink)
 
     async def _answer_by_target(self, resolved: Resolved, sink: AnswerSink) -> None:
         """Let the targets of a route answer, one after the other; raises RequestError."""

@@ -240,12 +240,12 @@ class Models:
             if outside is not None:
                 provider = outside.provider.name
                 target = self.outside_target(identity, provider, outside.model.name)
-                gone = RequestError(RequestReason.PROVIDER_UNREACHABLE, provider, "it is removed")
+                error = RequestError(RequestReason.PROVIDER_UNREACHABLE, provider, "it is removed")
             else:
                 target = self.target(identity, admitted.service)
-                gone = RequestError(RequestReason.NO_READY_REPLICA, admitted.service)
+                error = RequestError(RequestReason.NO_READY_REPLICA, admitted.service)
             if target is None or target.uid != admitted.uid:
-                raise gone
+                raise error
             return
         if model.uid == admitted.uid:
             return
