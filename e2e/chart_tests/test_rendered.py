@@ -276,6 +276,7 @@ def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> N
         "watch.namespaces={a,b}",
         "webhook.certManager.enabled=true,webhook.certificateDurationDays=30",
         "imagePullSecrets[0].name=registry",
+        "gateway.providers.enabled=true",
     ],
 )
 def test_every_variable_that_the_chart_sets_is_one_that_the_operator_reads(values: str) -> None:
@@ -521,6 +522,10 @@ def test_a_gateway_runs_unless_it_is_disabled_and_the_operator_listens_only_then
             *("--set", "gateway.tokenAudience=models,gateway.oidc[0].audience=models"),
             *("--set", "gateway.oidc[0].issuer=https://login.example.org"),
             *("--set", "gateway.defaultRateLimits.requests.perMinute=600"),
+        ),
+        (
+            *("--set", "gateway.providers.enabled=true"),
+            *("--set", "gateway.providers.allowedRanges={10.20.0.0/16,fd00::/8}"),
         ),
     ],
 )

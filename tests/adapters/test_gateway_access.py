@@ -16,29 +16,40 @@ from tessera.cli.key.arguments import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
-from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
+from tessera.domain.gateway.directory import Directory, Identity, OfferedProvider, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.fleet.watching import FleetWatch
+from tessera.gateway.fleet.watching import FleetWatch, ProviderSecrets
 from tessera.gateway.gateway import Gateway
 from tessera.gateway.identify.token_reviews import TokenReviews
 from tessera.gateway.identify.token_verifier import TokenVerifier
-from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
-from tests.builders import SMALL
+from tessera.gateway.outside.keys import ProviderKeys
+from tessera.resources.api_resources import (
+    INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
+    PROVIDER_SECRETS,
+    TENANT_BUDGETS,
+)
+from tests.builders import SMALL, a_provider_spec
 from tests.gateway.test_gateway import Surroundings
 from world import World
 from world.testing import eventually
 
 NAMESPACE, TENANT = "gateway-keys", "gateway-tenant"
 FORMER_NAMESPACE = "gateway-former-keys"
+PROVIDERS = "gateway-providers"
 AUDIENCE = "tessera-gateway"
 
 
 @asynccontextmanager
-async def a_gateway(world: World) -> AsyncIterator[Gateway]:
+async def a_gateway(world: World, keys: ProviderKeys | None = None) -> AsyncIterator[Gateway]:
     connection = await connect(str(world.kubeconfig))
     fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE, FORMER_NAMESPACE))
+    outside = KubeCluster(connection, (PROVIDERS,))
     surroundings = Surroundings()
-    watch = FleetWatch(fleet, own, surroundings.changed.set, lambda _: None, NAMESPACE)
+    watch = FleetWatch(
+        *(fleet, own, surroundings.changed.set, lambda _: None, NAMESPACE),
+        providers=None if keys is None else ProviderSecrets(outside, keys.update),
+    )
     gateway = surroundings.gateway(watch.observations)
     tasks = [asyncio.create_task(run) for run in (watch.run(), gateway.run())]
     try:
@@ -47,8 +58,8 @@ async def a_gateway(world: World) -> AsyncIterator[Gateway]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await fleet.close()
-        await own.close()
+        for opened in (fleet, own, outside):
+            await opened.close()
 
 
 async def prepare(cluster: KubeCluster, namespace: str, tenant: str) -> None:
@@ -119,6 +130,51 @@ async def test_keys_reach_a_gateway_and_leave_it(
             assert f"{secret} has keys outside" in warnings[0]
 
         await eventually(former_key_is_known_with_a_warning)
+
+
+async def test_keys_of_providers_reach_a_gateway_change_there_and_leave_it(
+    cluster: KubeCluster, world: World
+) -> None:
+    await prepare(cluster, f"{NAMESPACE}-outside", f"{TENANT}-outside")
+    for namespace in (PROVIDERS, "another-namespace"):
+        await cluster.request("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+    body = {
+        "apiVersion": MODEL_PROVIDERS.api_version,
+        "kind": "ModelProvider",
+        "metadata": {"name": "acme"},
+        "spec": a_provider_spec(tenants=[f"{TENANT}-outside"]),
+    }
+    status, answer = await cluster.request("POST", MODEL_PROVIDERS.path(None), body=body)
+    assert status == 201, answer
+    keys, secret = ProviderKeys(), {"metadata": {"name": "acme"}, "type": "Opaque"}
+
+    async def put(namespace: str, key: str, method: str = "POST") -> None:
+        name = None if method == "POST" else "acme"
+        path = PROVIDER_SECRETS.path(namespace, name)
+        status, answer = await cluster.request(
+            method, path, body=secret | {"stringData": {"key": key}}
+        )
+        assert status in (200, 201), answer
+
+    async with a_gateway(world, keys) as gateway:
+
+        def provider() -> OfferedProvider:
+            assert gateway.directory is not None
+            model = gateway.directory.outside.get(("acme", "Big"))
+            assert model is not None
+            assert model.outside is not None
+            return model.outside.provider
+
+        async def key_is(expected: str | None) -> None:
+            assert keys.of(provider()) == expected
+
+        await put("another-namespace", "of others")
+        await put(PROVIDERS, "first")
+        await eventually(partial(key_is, "first"))
+        await put(PROVIDERS, "second", "PUT")
+        await eventually(partial(key_is, "second"))
+        await cluster.request("DELETE", PROVIDER_SECRETS.path(PROVIDERS, "acme"))
+        await eventually(partial(key_is, None))
 
 
 async def test_only_tokens_of_the_audience_have_a_user(cluster: KubeCluster) -> None:
