@@ -11,25 +11,18 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.requests import Phase, RunningPhase
+from tessera.domain.gateway.requests import RunningPhase
 from tessera.gateway.http.responses import MAX_UNREAD_BYTES
 from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.charging import a_cost_limit
-from tests.gateway.harness import EngineCall, an_api_key
+from tests.gateway.harness import an_api_key
 from tests.gateway.http.test_slow_clients import a_client, post
-from tests.gateway.outside.routing import OUTSIDE, OWN, ROUTE, a_body, answers, routed
+from tests.gateway.outside.routing import OUTSIDE, OWN, ROUTE, a_body, routed
 from world.provider import (
     ProviderCall,
-    Script,
     answer,
-    filtered,
-    flood,
-    hang_up,
-    redirect,
     refuse,
     say_nothing,
-    send_page,
-    stall,
 )
 
 SHORT = {"connect": "100ms", "firstByte": "100ms", "gap": "100ms"}
@@ -101,106 +94,11 @@ async def test_clients_of_each_protocol_read_what_a_provider_answers(
     ]
 
 
-async def cut_before_a_token(call: ProviderCall) -> None:
-    await answer(cut_after=1)(call)
-
-
-_FAILURES: list[tuple[Script, str, bool]] = [
-    (refuse(429, retry_after="30"), "ProviderBusy", False),
-    (refuse(500), "ProviderFailed", False),
-    (refuse(400), "ProviderRefused", False),
-    (refuse(401), "ProviderKeyRefused", False),
-    (filtered, "ContentFiltered", False),
-    (hang_up, "ProviderFailed", False),
-    (redirect, "ProviderFailed", False),
-    (send_page, "ProviderFailed", False),
-    (say_nothing, "ProviderTimeout", False),
-    (stall, "ProviderTimeout", True),
-    (flood, "ProviderFailed", True),
-    (cut_before_a_token, "ProviderFailed", True),
-]
-
-
-@pytest.mark.parametrize(("script", "reason", "stream"), _FAILURES)
-async def test_the_next_target_answers_whatever_a_provider_does(
-    tmp_path: Path, script: Script, reason: str, stream: bool
-) -> None:
-    async def own(call: EngineCall) -> None:
-        if stream:
-            await call.stream(*_EVENTS)
-        else:
-            await answers(call)
-
-    async with routed(tmp_path, own=own, timeouts=SHORT) as world:
-        world.provider.script = script
-        got = await world.gateway.post(a_body(stream=stream))
-        failed, answered = await world.records(2)
-        assert world.gateway.held_bytes == 0
-    assert (got.status, got.headers["x-tessera-target"]) == (200, "own")
-    assert b"sk-world" not in got.body
-    assert len(world.provider.calls) == 1
-    assert (failed.target, failed.reason, failed.requests, failed.phase) == (
-        "outside",
-        reason,
-        0,
-        Phase.FAILED,
-    )
-    assert (answered.target, answered.requests, answered.skipped_targets) == (
-        "own",
-        1,
-        f"outside={reason}",
-    )
-    assert failed.request_id == answered.request_id
-
-
 _EVENTS = (
     b'data: {"choices":[{"delta":{"content":"Own"}}]}\n\n',
     b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n',
     b"data: [DONE]\n\n",
 )
-
-
-async def test_nothing_else_answers_after_the_first_byte(tmp_path: Path) -> None:
-    async with routed(tmp_path) as world:
-        world.provider.script = answer(cut_after=4)
-        got = await world.gateway.post(a_body(stream=True))
-        (record,) = await world.records(1)
-        assert not world.engine.calls
-    assert b"word2" in got.body
-    assert b"provider_failed" in got.events[-1]
-    # Those of the text that came, and the one under way.
-    assert (record.output_tokens, record.estimated, record.reason) == (
-        5,
-        True,
-        "ProviderFailed",
-    )
-
-
-@pytest.mark.parametrize("status", [429, 503])
-async def test_a_provider_that_is_busy_for_a_moment_is_asked_once_more(
-    tmp_path: Path, status: int
-) -> None:
-    async with routed(tmp_path) as world:
-        world.provider.scripts.append(refuse(status, retry_after="0.01"))
-        got = await world.gateway.post(a_body())
-        records = await world.records(1)
-        assert len(world.provider.calls) == 2
-        world.provider.script = refuse(status, retry_after="0.01")
-        second = await world.gateway.post(a_body())
-        assert len(world.provider.calls) == 4
-    assert (got.headers["x-tessera-target"], second.headers["x-tessera-target"]) == (
-        "outside",
-        "own",
-    )
-    assert [each.requests for each in records] == [1, 0, 1]
-
-
-async def test_a_provider_that_refuses_the_connection_is_asked_once_more(tmp_path: Path) -> None:
-    async with routed(tmp_path, base_url="https://localhost:1/v1") as world:
-        got = await world.gateway.post(a_body())
-        (record,) = await world.records(1)
-    assert got.headers["x-tessera-target"] == "own"
-    assert record.skipped_targets == "outside=ProviderUnreachable"
 
 
 @pytest.mark.parametrize(

@@ -40,4 +40,5 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     texts = [row[name] or "-" for name in ("service", "tenant", "key", "model", "phase")]
     age = format_age(timedelta(seconds=row["ageSeconds"]))
     tokens = str(row["outputTokens"] or "-")
-    return [*texts, age, tokens, row["replica"] or "-", row["requestId"]]
+    source = row["replica"] or row.get("provider") or "-"
+    return [*texts, age, tokens, source, row["requestId"]]

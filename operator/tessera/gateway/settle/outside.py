@@ -28,11 +28,11 @@ def end_outside(
     Where it is not known what it did with the request, it may bill all that was reserved. Of a
     failure the sender pays what was delivered, as of that of an engine.
     """
-    charge, cost = asked.reserved.charge, _cost(asked)
-    is_failure, price = end is ChargeEnd.FAILURE, reservations.charges.price
+    charge, cost, price = asked.reserved.charge, _cost(asked), reservations.charges.price
+    is_failure = end is ChargeEnd.FAILURE
     if _is_known(asked, end):
         billed, unseen = ChargeEnd.ANSWER, 0
-        if end is not ChargeEnd.ANSWER and (asked.fields.streams or asked.counts is None):
+        if not (end is ChargeEnd.ANSWER or _is_counted(asked)):
             # The token under way is made as well.
             billed = ChargeEnd.REQUEST
             unseen = 1 if is_failure else 1 + _unseen(asked, now_ns)
@@ -48,7 +48,9 @@ def end_outside(
         use = OutsideUse(_most(cost), estimated=True)
         cost.charge = cost.most(cost.max_output)
         if charge is not None:
-            charge.charge = 0 if is_failure else charge.most(charge.max_output)
+            charge.charge = charge.most(charge.max_output)
+    if charge is not None and is_failure and asked.first_token_ns is None:
+        charge.charge = 0
     counts = use.counts
     reservations.settle(asked.reserved, input_tokens=counts.input, output_tokens=counts.output)
     return use
@@ -81,6 +83,12 @@ def _is_known(asked: AskedOutside, end: ChargeEnd) -> bool:
         return True
     has_counts = end is ChargeEnd.FAILURE and asked.counts is not None
     return end is not ChargeEnd.TIME and (asked.first_token_ns is not None or has_counts)
+
+
+def _is_counted(asked: AskedOutside) -> bool:
+    """Return whether a provider counted all of an answer, whatever became of that."""
+    is_read = asked.events.ended if asked.events is not None else not asked.fields.streams
+    return is_read and asked.counts is not None
 
 
 def _unseen(asked: AskedOutside, now_ns: int) -> int:
