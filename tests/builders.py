@@ -41,7 +41,7 @@ MEDIUM = "hf://meta-llama/Llama-3.1-8B-Instruct"
 LARGE = "hf://meta-llama/Llama-3.1-70B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
-A_MODEL_OUTSIDE: Mapping[str, Any] = {
+A_MODEL_OUTSIDE: dict[str, Any] = {
     "name": "Big",
     "maxContextTokens": 4096,
     "maxOutputTokens": 1000,

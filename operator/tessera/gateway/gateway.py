@@ -25,7 +25,6 @@ from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.senders import Identifier
 from tessera.gateway.outside.client import OutsideClient
-from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.queue.arrivals import ArrivalCount
 from tessera.gateway.queue.places import DemandCount
 from tessera.gateway.requests.admission import Admission
@@ -79,7 +78,7 @@ class GatewayParts:
     """Tells the other gateways that the one of a name is there; raises StoreError."""
     recorder: Recorder
     engines: EngineSession
-    outside: OutsideClient = field(default_factory=lambda: OutsideClient(ProviderKeys()))
+    outside: OutsideClient = field(default_factory=OutsideClient)
 
 
 class Gateway:

@@ -31,6 +31,7 @@ from tessera.adapters.run_forever import run_forever
 from tessera.domain.charges.reports import merged_limits, reported_charges
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import BATCH_CHARGES, USAGE_READER, keys_namespace
+from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.quality.names import GATE_AUDIENCE
 from tessera.gateway.batch_api import BatchApi
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
@@ -112,25 +113,20 @@ async def run(settings: GatewaySettings, host: str) -> None:
         namespaces = settings.keys_namespaces or (keys_namespace(settings.namespace),)
         keys = KubeCluster(connection, namespaces)
         engines = EngineSession(ENGINE_IDLE_SECONDS)
-        provider_keys = ProviderKeys()
-        outside = _outside_client(settings, provider_keys)
-        for opened in (fleet, own, keys, engines, outside):
+        for opened in (fleet, own, keys, engines):
             stack.push_async_callback(opened.close)
-        metrics = GatewayMetrics()
-        metrics.providers.client = outside
+        outside, provider_secrets = _providers(settings, connection, stack)
+        metrics = GatewayMetrics(outside)
         output = BackgroundStream(sys.stdout.buffer, metrics.log_lines_lost.inc)
         stack.callback(output.flush)
         recording = await _recording(settings, metrics, output, stack)
         changed = asyncio.Event()
         audit = KeyAudit(output.write, now())
-        watch = FleetWatch(
-            fleet,
-            keys,
-            changed.set,
-            lambda secret: audit.report_unreadable(secret, now()),
-            namespaces[0],
-            _provider_secrets(settings, connection, provider_keys, stack),
-        )
+
+        def report(secret: TenantKeys) -> None:
+            audit.report_unreadable(secret, now())
+
+        watch = FleetWatch(fleet, keys, changed.set, report, namespaces[0], provider_secrets)
         gateway = Gateway(
             GatewayParts(
                 name=GATEWAY_NAME,
@@ -149,7 +145,18 @@ async def run(settings: GatewaySettings, host: str) -> None:
         metrics.requests.routes.last.directory = lambda: gateway.directory
         seen = SeenCharges(settings.state_directory)
         gateway.admission.reservations.charges.lending.seen = seen.settled
-        internal = _internal_api(settings, own, gateway, metrics, recording)
+        internal = InternalApi(
+            metrics,
+            recording.store,
+            partial(token_user, own, audience=USAGE_READER),
+            settings.namespace,
+            gateway.load,
+            gateway.app,
+            others=OtherGateways(
+                partial(other_gateways, own, settings.namespace, settings.pod_name),
+                settings.metrics_port,
+            ),
+        )
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
         batches = BatchStore(recording.store, GATEWAY_NAME)
         if settings.batches_port is not None:
@@ -174,46 +181,20 @@ async def run(settings: GatewaySettings, host: str) -> None:
         await serve(_listeners(settings, host, gateway, server), parts, stop)
 
 
-def _internal_api(
-    settings: GatewaySettings,
-    own: KubeCluster,
-    gateway: Gateway,
-    metrics: GatewayMetrics,
-    recording: Recording,
-) -> InternalApi:
-    return InternalApi(
-        metrics,
-        recording.store,
-        partial(token_user, own, audience=USAGE_READER),
-        settings.namespace,
-        gateway.load,
-        gateway.app,
-        others=OtherGateways(
-            partial(other_gateways, own, settings.namespace, settings.pod_name),
-            settings.metrics_port,
-        ),
-    )
-
-
-def _outside_client(settings: GatewaySettings, keys: ProviderKeys) -> OutsideClient:
-    tls = ssl.create_default_context()
+def _providers(
+    settings: GatewaySettings, connection: Connection, stack: contextlib.AsyncExitStack
+) -> tuple[OutsideClient, ProviderSecrets | None]:
+    """Return what asks providers, and what keeps their keys up to date; None without providers."""
+    keys, tls = ProviderKeys(), ssl.create_default_context()
     if settings.providers_ca_file is not None:
         tls.load_verify_locations(settings.providers_ca_file)
-    return OutsideClient(keys, settings.providers_allowed_ranges, tls=tls)
-
-
-def _provider_secrets(
-    settings: GatewaySettings,
-    connection: Connection,
-    keys: ProviderKeys,
-    stack: contextlib.AsyncExitStack,
-) -> ProviderSecrets | None:
-    """Return what keeps the keys of providers up to date; None where nothing is sent to any."""
+    client = OutsideClient(keys, settings.providers_allowed_ranges, tls=tls)
+    stack.push_async_callback(client.close)
     if settings.providers_namespace is None:
-        return None
+        return client, None
     cluster = KubeCluster(connection, (settings.providers_namespace,))
     stack.push_async_callback(cluster.close)
-    return ProviderSecrets(cluster, keys.update)
+    return client, ProviderSecrets(cluster, keys.update)
 
 
 def stop_event() -> asyncio.Event:

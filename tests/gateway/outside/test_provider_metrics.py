@@ -8,10 +8,9 @@ from world.provider import refuse
 
 
 async def test_the_series_of_a_provider_say_what_became_of_its_calls(tmp_path: Path) -> None:
-    metrics = GatewayMetrics()
-    assert b"tessera_gateway_provider_requests_total{" not in metrics.page()
     async with asking(tmp_path) as asked:
-        metrics.providers.client = asked.client
+        metrics = GatewayMetrics(asked.client)
+        assert b"tessera_gateway_provider_requests_total{" not in metrics.page()
         await asked.whole()
         asked.provider.script = refuse(429, retry_after="30")
         await asked.error()

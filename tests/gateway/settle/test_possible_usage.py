@@ -127,7 +127,7 @@ async def test_the_next_request_of_a_client_is_expected_to_be_as_those_that_ende
             (arrived,) = gateway.admission.arrivals.take().values()
             assert arrived.requests == 1
             assert arrived.tokens.requests == (number >= 20)
-    assert arrived.tokens == (1, 11, 4, 121)
+    assert arrived.tokens[:4] == (1, 11, 4, 121)
 
 
 async def test_parts_are_no_larger_than_the_whole() -> None:

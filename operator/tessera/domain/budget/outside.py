@@ -45,7 +45,7 @@ def next_loan(
         amount += step * next((each for each in steps if 0 <= each <= fit), 0)
     generation = loan.generation
     if amount and (amount != loan.amount or not generation):
-        # Of a status that is lost it does not begin again.
+        # It does not begin again after a status that is lost.
         generation = max(generation + 1, int(at.timestamp() * 1000))
     return OutsideLoan(loan.start, amount, used, generation)
 

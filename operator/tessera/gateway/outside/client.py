@@ -20,6 +20,7 @@ from tessera.api.text import counted
 from tessera.domain.gateway.directory import OfferedProvider
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.routes.ejection import PATIENCE_SECONDS, Ejection
+from tessera.domain.routes.fallback import fallback_kind
 from tessera.domain.routes.shares import Shares
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.outside.addresses import AddressRefusedError, AddressRules
@@ -44,16 +45,6 @@ _CODES = {
     *("context_length_exceeded", "insufficient_quota", "invalid_request_error", "model_not_found"),
     *("not_found_error", "request_too_large", "unsupported_parameter", "unsupported_value"),
 }
-_FAILURES = frozenset(
-    {
-        RequestReason.PROVIDER_UNREACHABLE,
-        RequestReason.PROVIDER_FAILED,
-        RequestReason.PROVIDER_TIMEOUT,
-        RequestReason.PROVIDER_KEY_REFUSED,
-        RequestReason.INVALID_RESPONSE,
-        RequestReason.STREAM_BROKEN,
-    }
-)
 
 
 class OutsideError(RequestError):
@@ -158,13 +149,17 @@ class OutsideClient:
 
     def __init__(
         self,
-        keys: ProviderKeys,
+        keys: ProviderKeys | None = None,
         allowed_ranges: Collection[IPv4Network | IPv6Network] = (),
         clock: Clock = CLOCK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Take ranges of addresses that providers may have though they are not public."""
-        self._keys, self._rules, self._tls = keys, AddressRules(allowed_ranges), tls
+        self._keys, self._rules, self._tls = (
+            keys or ProviderKeys(),
+            AddressRules(allowed_ranges),
+            tls,
+        )
         self._monotonic = clock.monotonic
         self._session: aiohttp.ClientSession | None = None
         self.states: dict[str, ProviderState] = {}
@@ -180,9 +175,7 @@ class OutsideClient:
     def check(self, provider: str) -> None:
         """Raise OutsideError while a provider is asked nothing."""
         if seconds := self.ejected_seconds(provider):
-            reason = RequestReason.PROVIDER_BUSY
-            self.states[provider].ended[reason] += 1
-            raise OutsideError(reason, provider, retry_after_seconds=seconds, was_sent=False)
+            raise self._busy(provider, seconds)
 
     def is_wanted(self, provider: str, tenant: str) -> bool:
         """Return whether others than a tenant found no place at a provider just now."""
@@ -226,15 +219,12 @@ class OutsideClient:
     @contextmanager
     def _place(self, provider: OfferedProvider, tenant: str) -> Iterator[None]:
         """Take a place at a provider, and learn from what becomes of the call."""
+        self.check(provider.name)
         state = self.states.setdefault(provider.name, ProviderState())
         now = self._monotonic()
-        seconds = state.ejection.seconds(now)
         places = max(1, provider.max_concurrent_requests // self.gateways)
-        if seconds or not state.shares.take(tenant, places, provider.weights, now):
-            reason = RequestReason.PROVIDER_BUSY
-            state.ended[reason] += 1
-            retry = seconds or None
-            raise OutsideError(reason, provider.name, retry_after_seconds=retry, was_sent=False)
+        if not state.shares.take(tenant, places, provider.weights, now):
+            raise self._busy(provider.name)
         state.ejection = state.ejection.asked(now)
         outcome: str = CANCELLED
         try:
@@ -248,6 +238,12 @@ class OutsideClient:
         finally:
             state.shares.give_back(tenant)
             state.ended[outcome] += 1
+
+    def _busy(self, provider: str, seconds: float | None = None) -> OutsideError:
+        """Return the error of a call that is not made, and count it."""
+        reason = RequestReason.PROVIDER_BUSY
+        self.states[provider].ended[reason] += 1
+        return OutsideError(reason, provider, retry_after_seconds=seconds, was_sent=False)
 
     async def _post(
         self, provider: OfferedProvider, path: str, body: bytes, ends_at: float
@@ -328,7 +324,8 @@ def _after_error(ejection: Ejection, error: RequestError, now: float) -> Ejectio
     """Return what follows an error; a provider that refuses a request works."""
     if error.reason is RequestReason.PROVIDER_BUSY:
         return ejection.refused(now, error.retry_seconds or 0)
-    return ejection.failed(now) if error.reason in _FAILURES else ejection.answered(now)
+    has_failed = fallback_kind(error.reason) in ("ServerError", "Timeout")
+    return ejection.failed(now) if has_failed else ejection.answered(now)
 
 
 async def _status_error(

@@ -18,7 +18,6 @@ from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
 from tessera.gateway.identify.senders import Identified, by_name, is_true
 from tessera.gateway.outside.client import OutsideClient
-from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.outside.source import OutsideSource
 from tessera.gateway.paths import PATHS
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
@@ -65,7 +64,7 @@ class GatewayApp:
         """Takes the record of a request that an engine gets now, as if it ended at once."""
         turns, reading_turns = (Turns(self._clock.thread_time) for _ in range(2))
         models, places = admission.models, admission.places
-        charges, outside = admission.reservations.charges, outside or OutsideClient(ProviderKeys())
+        charges, outside = admission.reservations.charges, outside or OutsideClient()
         self.stations = Stations(
             receiver=Receiver(bounds, turns, reading_turns),
             models=models,

@@ -16,6 +16,7 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.domain.observed.drafts import TemperatureClass
 from tessera.gateway.http.connections import ConnectionEnd
+from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.store.writer import RecordOutcome
 from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
 from tessera.gateway.usage.provider_metrics import ProviderMetrics
@@ -294,13 +295,13 @@ class RequestMetrics:
 class GatewayMetrics:
     """All series of a gateway; counters by a closed set begin at 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: OutsideClient | None = None) -> None:
+        """Take what asks providers, whose calls it counts itself."""
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         self.requests = RequestMetrics(self.registry)
-        self.providers = ProviderMetrics()
-        self.registry.register(self.providers)
+        self.registry.register(ProviderMetrics(outside))
         self._loads = [(gauge(name, text, ("service",)), value) for name, text, value in _LOADS]
         self.held_bytes = gauge(
             "tessera_gateway_held_bytes",

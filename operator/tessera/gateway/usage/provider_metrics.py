@@ -12,8 +12,8 @@ from tessera.gateway.outside.client import OutsideClient
 class ProviderMetrics(Collector):
     """Reads the client of providers; without one there are none."""
 
-    def __init__(self) -> None:
-        self.client: OutsideClient | None = None
+    def __init__(self, client: OutsideClient | None) -> None:
+        self._client = client
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -33,10 +33,10 @@ class ProviderMetrics(Collector):
             "1 while a ModelProvider is asked nothing, since it failed or refused too often.",
             labels=("provider",),
         )
-        if self.client is not None:
-            for name, state in self.client.states.items():
+        if self._client is not None:
+            for name, state in self._client.states.items():
                 for reason, count in state.ended.items():
                     ended.add_metric((name, reason), count)
                 in_flight.add_metric((name,), state.shares.taken)
-                ejected.add_metric((name,), bool(self.client.ejected_seconds(name)))
+                ejected.add_metric((name,), bool(self._client.ejected_seconds(name)))
         yield from (ended, in_flight, ejected)
