@@ -191,6 +191,17 @@ async def test_nothing_is_sent_twice_that_may_have_been_worked_on(
         assert len(world.provider.calls) == 1
 
 
+async def test_floods_end_no_request_that_another_target_can_answer(tmp_path: Path) -> None:
+    async with routed(tmp_path, own=own) as world:
+        world.provider.script = flood
+        # Whole answers of the largest size would hold six times as much.
+        memory = world.gateway.app.memory
+        memory.limit = memory.tenant_limit = 2**24
+        bodies = [a_body(stream=number > 3) for number in range(6)]
+        answered = await asyncio.gather(*(ask(world, body) for body in bodies))
+        assert [got.status for got in answered] == [200] * 6
+
+
 async def test_a_time_out_costs_all_that_was_reserved(tmp_path: Path) -> None:
     async with routed(tmp_path, own=own, timeouts=SHORT) as world:
         world.provider.script = say_nothing

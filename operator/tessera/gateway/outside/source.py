@@ -33,6 +33,9 @@ _REPEAT_SECONDS = 0.2
 _PART_BYTES, _SLOW_PART_SECONDS = 2**14, 0.002
 # Of an event with one token, with whatever providers write around it.
 _TOKEN_BYTES = 1024
+# Of an answer that is no stream: what stands around its text, the request that some repeat in it,
+# and a token with the log-probabilities of twenty others.
+_WHOLE_BYTES, _ECHOES, _WHOLE_TOKEN_BYTES = 2**20, 2, 4096
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -175,7 +178,10 @@ class OutsideSource:
         self, answer: OutsideAnswer, asked: AskedOutside, sink: AnswerSink
     ) -> None:
         path, parts = asked.identified.path_item.path, list[bytes]()
-        async with aclosing(answer.parts()) as coming:
+        # What is larger is no answer, and would end requests that hold less.
+        most = asked.reserved.admitted.max_output_tokens
+        limit = _WHOLE_BYTES + _ECHOES * len(asked.body) + _WHOLE_TOKEN_BYTES * most
+        async with aclosing(answer.parts(min(limit, MAX_RESPONSE_BYTES))) as coming:
             async for part in coming:
                 parts.append(part)
                 if not asked.hold(asked.answer_bytes + len(part)):
