@@ -1,6 +1,7 @@
 """One name over two services and an outside provider, which fail in every way; what that costs."""
 
 import asyncio
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -65,10 +66,12 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 @pytest.fixture
 async def provider(
-    cluster: InstalledCluster, postgresql: PostgresqlServer, tmp_path: Path
+    cluster: InstalledCluster, postgresql: PostgresqlServer
 ) -> AsyncIterator[Provider]:
     """A provider, and two pods of the gateway that may ask it and share a database."""
-    async with Provider(tmp_path / "keys") as provider:
+    # The pods have a /tmp of their own.
+    folder = Path(tempfile.mkdtemp(dir=cluster.world.folder))
+    async with Provider(folder / "keys") as provider:
         provider.script = _ANSWER
         values = provider_values(provider)
         await install_with_database(cluster, postgresql, _GATEWAYS, *values)
