@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import aiohttp
 import msgspec
+from typing_extensions import override
 
 from tessera.adapters.clock import CLOCK, Clock
 from tessera.api.text import counted
@@ -281,12 +282,28 @@ class OutsideClient:
             raise _connection_error(provider.name, error, was_sent=call.was_sent) from None
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Connections, of which one that got bytes after its answer carries no other request."""
+
+    @override
+    async def _get(
+        self, key: aiohttp.client_reqrep.ConnectionKey, traces: list[aiohttp.tracing.Trace]
+    ) -> aiohttp.connector.Connection | None:
+        # The library looks for such bytes when a connection becomes free, and not once it was.
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                break
+            connection.close()
+        return connection
+
+
 def _open_session(rules: AddressRules, tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
     """Return connections that carry nothing from one request to the next, and read no variables."""
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sent)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+        connector=_Connector(
             ssl=tls or ssl.create_default_context(),
             socket_factory=rules.open_socket,
             # The places of providers are the limit.
@@ -336,14 +353,15 @@ async def _status_error(
     detail = f"status {status}"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         reason = RequestReason.PROVIDER_BUSY
-    elif status in _KEY_STATUSES:
-        reason = RequestReason.PROVIDER_KEY_REFUSED
     elif not 400 <= status < 500:
         reason = RequestReason.PROVIDER_FAILED
+    elif is_filter_error(body := await _error_body(answer)):
+        # With a status of 403 too, which is no fault of the key then.
+        reason = RequestReason.CONTENT_FILTERED
+    elif status in _KEY_STATUSES:
+        reason = RequestReason.PROVIDER_KEY_REFUSED
     else:
-        body = await _error_body(answer)
-        is_filtered = is_filter_error(body)
-        reason = RequestReason.CONTENT_FILTERED if is_filtered else RequestReason.PROVIDER_REFUSED
+        reason = RequestReason.PROVIDER_REFUSED
         detail += _known_code(body)
     return OutsideError(
         reason,
