@@ -103,7 +103,12 @@ class _Event(msgspec.Struct, gc=False):
         return None if usage is None else usage.counts()
 
 
+class _Failure(msgspec.Struct, gc=False):
+    error: msgspec.Raw = _NULL
+
+
 _decoder = msgspec.json.Decoder(_Event)
+_failure_decoder = msgspec.json.Decoder(_Failure)
 _choices_decoder = msgspec.json.Decoder(list[_Choice])
 
 
@@ -300,8 +305,8 @@ class EventRelay:
         try:
             return _decoder.decode(data)
         except msgspec.ValidationError:
-            # Of a shape that is not known here: it is the client's.
-            return _Event()
+            # Of a shape that is not known here: it is the client's, but for an error.
+            return _Event(error=_error_of(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if self.started:
                 return _Event()
@@ -323,6 +328,14 @@ class EventRelay:
         self._held_bytes += len(event)
         if self._held_bytes > MAX_EVENT_BYTES:
             raise EventTooLargeError(f"{counted(MAX_EVENT_BYTES, 'byte')} came without a token")
+
+
+def _error_of(data: bytes) -> msgspec.Raw:
+    """Return the error of an event whose other fields are of no known shape; null without one."""
+    try:
+        return _failure_decoder.decode(data).error
+    except msgspec.ValidationError:
+        return _NULL
 
 
 def _end(tail: bytearray, delimiter: bytes, searched: int) -> int:
