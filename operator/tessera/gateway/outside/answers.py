@@ -34,6 +34,7 @@ _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 # no letter: so these are names of fields. Empty texts are the beginnings of streams.
 _SIGNATURE = re.compile(rb'((?<!\\)"(?:signature|data)"\s*:\s*")(?!")')
 _ENCRYPTED = re.compile(rb'((?<!\\)"encrypted_content"\s*:\s*")(?!")')
+_COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)
 _SIGNED_EVENTS = (b'"signature_delta"', b'"redacted_thinking"')
 _SIGNED_BLOCKS = ("thinking", "redacted_thinking")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
@@ -130,6 +131,9 @@ class ProviderEvents(EventRelay):
     def feed(self, data: bytes) -> bytes:
         # Some end their lines as HTTP does; in JSON it is always an escape.
         block = super().feed(data.replace(b"\r", b""))
+        if block.startswith(b":") or b"\n:" in block:
+            # In comments, gateways speak of the target and the charge.
+            block = _COMMENT.sub(b"", block)
         return _marked_events(self._path, block, self._mark) if block else block
 
     @override
