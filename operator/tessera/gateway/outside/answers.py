@@ -67,6 +67,7 @@ class _AnswerEnd(msgspec.Struct, gc=False):
 
 
 class _WholeAnswer(msgspec.Struct, gc=False):
+    error: msgspec.Raw = NULL
     usage: msgspec.Raw = NULL
     content: msgspec.Raw = NULL
 
@@ -91,6 +92,8 @@ class ProviderAnswer(NamedTuple):
     """As the provider reports them; None where it does not."""
     is_filtered: bool
     """A filter of the provider refused the request, or ended the answer."""
+    is_error: bool
+    """It is an error, as gateways of models report some with the status of a success."""
 
 
 def read_answer(path: str, body: bytes, mark: bytes) -> ProviderAnswer:
@@ -105,6 +108,7 @@ def read_answer(path: str, body: bytes, mark: bytes) -> ProviderAnswer:
             body=_marked_answer(path, body, whole, mark),
             counts=_counts(whole.usage),
             is_filtered=_is_filtered(body),
+            is_error=bytes(memoryview(whole.error)[:4]) != b"null",
         )
     except _UNREADABLE as error:
         raise InvalidStreamError(f"the answer is no valid JSON: {error}") from error

@@ -188,7 +188,7 @@ class OutsideSource:
                     raise asked.holding.error()
         whole = b"".join(parts)
         try:
-            body, counts, is_filtered = await self._turns.take(
+            body, counts, is_filtered, is_error = await self._turns.take(
                 len(whole), lambda: read_answer(path, whole, asked.mark)
             )
         except InvalidStreamError as error:
@@ -196,6 +196,10 @@ class OutsideSource:
         asked.counts = counts
         if is_filtered:
             raise _filtered(asked)
+        if is_error:
+            raise OutsideError(
+                RequestReason.PROVIDER_FAILED, asked.provider, "it reported an error"
+            )
         asked.first_token_ns = self._clock.monotonic_ns()
         asked.text_bytes = answer_text_bytes(body)
         sink.whole(body)
