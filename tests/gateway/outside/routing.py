@@ -105,6 +105,7 @@ async def routed(
     spec: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     keys: Sequence[ApiKey] = (),
+    service: Mapping[str, Any] | None = None,
     **provider: Any,
 ) -> AsyncIterator[Routed]:
     """Run a gateway whose route asks the provider first, and then the service."""
@@ -124,7 +125,7 @@ async def routed(
         fields = paying(*limits)
         payer = replace(fields["tenants"][TENANT], **(tenant or {}))
         directory = a_directory(
-            a_model(a_replica(engine.address)),
+            a_model(a_replica(engine.address, max_num_seqs=1), **(service or {})),
             route,
             keys=keys,
             outside={("acme", MODEL): outside},

@@ -11,13 +11,15 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tessera.api.ref import Ref
+from tessera.domain.gateway.client_lengths import MIN_REQUESTS
 from tessera.domain.gateway.requests import RunningPhase
+from tessera.domain.money import NANO, Money
 from tessera.gateway.http.responses import MAX_UNREAD_BYTES
 from tessera.gateway.receive.receiver import BodyBounds
-from tests.gateway.charging import a_cost_limit
-from tests.gateway.harness import an_api_key
+from tests.gateway.charging import INPUT, OUTPUT, a_cost_limit
+from tests.gateway.harness import EngineCall, an_api_key
 from tests.gateway.http.test_slow_clients import a_client, post
-from tests.gateway.outside.routing import OUTSIDE, OWN, ROUTE, a_body, routed
+from tests.gateway.outside.routing import OUTSIDE, OWN, ROUTE, a_body, answers, routed
 from world.provider import (
     ProviderCall,
     answer,
@@ -341,3 +343,29 @@ async def test_a_request_that_a_provider_answered_is_explained(tmp_path: Path) -
         (explained,) = world.gateway.app.explain("first").requests
     assert (explained.provider, explained.service) == ("acme/big-1", "")
     assert (explained.target, explained.attempts) == ("outside", ())
+
+
+async def test_what_overflows_to_a_provider_counts_with_what_it_bills(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def holds(call: EngineCall) -> None:
+        await release.wait()
+        await answers(call)
+
+    service = {"ttft_seconds": 0.05, "token_cost": Money(NANO, "USD")}
+    async with routed(tmp_path, OWN, OUTSIDE, own=holds, service=service) as world:
+        gateway, body = world.gateway, a_body(max_tokens=9)
+        release.set()
+        for _ in range(MIN_REQUESTS):
+            await gateway.post(body)
+        release.clear()
+        others = [asyncio.create_task(gateway.post(body)) for _ in range(5)]
+        while not any(each.done() for each in others):
+            gateway.admission.queues.pump()
+            await asyncio.sleep(0.02)
+        tokens = gateway.admission.arrivals.take()[Ref("team-a", "chat")].tokens
+        release.set()
+        await asyncio.gather(*others)
+    # The service's answers have 7 tokens of prompt and 2 of answer; it bills twice the prices.
+    assert tokens.overflowed > 0
+    assert tokens.overflow_nanos == tokens.overflowed * 2 * (7 * INPUT + 2 * OUTPUT)
