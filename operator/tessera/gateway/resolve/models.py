@@ -240,7 +240,13 @@ class Models:
             if outside is not None:
                 provider = outside.provider.name
                 target = self.outside_target(identity, provider, outside.model.name)
-                error = RequestError(RequestReason.PROVIDER_UNREACHABLE, provider, "it is removed")
+                regions = self.residency(identity)
+                may_leave = regions is None or outside.provider.region in regions
+                # A key of now is not for where the provider was before.
+                if target is not None and not (target.outside == outside and may_leave):
+                    target = None
+                detail = "it was changed or removed"
+                error = RequestError(RequestReason.PROVIDER_UNREACHABLE, provider, detail)
             else:
                 target = self.target(identity, admitted.service)
                 error = RequestError(RequestReason.NO_READY_REPLICA, admitted.service)
