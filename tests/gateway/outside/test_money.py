@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ async def test_no_time_out_gives_money_for_another_call(tmp_path: Path, is_targe
         _, _, record = await world.records(3)
         assert len(world.provider.calls) == 1
     assert record.skipped_targets == "outside=BudgetExceeded"
+
+
+async def test_a_time_out_before_anything_was_sent_costs_nothing(tmp_path: Path) -> None:
+    target = {**OUTSIDE, "timeouts": {"firstToken": "100ms"}}
+    # Connections are taken there, and no handshake is answered.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/v1"
+        async with routed(tmp_path, target, OWN, base_url=url) as world:
+            got = await world.gateway.post(BODY)
+            (record,) = await world.records(1)
+    assert got.headers["x-tessera-target"] == "own"
+    assert (record.skipped_targets, record.cost_nanos) == ("outside=TargetTimeout", 0)
 
 
 async def test_a_lost_answer_costs_what_it_may_and_is_charged_what_came(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import re
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -136,11 +136,13 @@ class _Call:
     deadline: asyncio.Timeout
     first_byte_seconds: float
     ends_at: float
+    on_sent: Callable[[], None]
     was_sent: bool = False
 
     def sent(self) -> None:
         """Wait for the first byte from now on, rather than for a connection."""
         self.was_sent = True
+        self.on_sent()
         now = asyncio.get_running_loop().time()
         self.deadline.reschedule(min(now + self.first_byte_seconds, self.ends_at))
 
@@ -195,15 +197,22 @@ class OutsideClient:
 
     @asynccontextmanager
     async def ask(
-        self, provider: OfferedProvider, path: str, body: bytes, *, tenant: str
+        self,
+        provider: OfferedProvider,
+        path: str,
+        body: bytes,
+        *,
+        tenant: str,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[OutsideAnswer]:
         """Send a request, and give its answer once that began; it ends with the block.
 
-        Raises OutsideError. A RequestError of the block counts as the provider's, by its reason.
+        From `on_sent` on the provider may have it. Raises OutsideError; a RequestError of the block
+        counts as the provider's, by its reason.
         """
         with self._place(provider, tenant):
             ends_at = asyncio.get_running_loop().time() + provider.timeouts.total.total_seconds()
-            response = await self._post(provider, path, body, ends_at)
+            response = await self._post(provider, path, body, ends_at, on_sent)
             try:
                 answer = OutsideAnswer(provider, response, ends_at)
                 if response.status != HTTPStatus.OK:
@@ -247,7 +256,12 @@ class OutsideClient:
         return OutsideError(reason, provider, retry_after_seconds=seconds, was_sent=False)
 
     async def _post(
-        self, provider: OfferedProvider, path: str, body: bytes, ends_at: float
+        self,
+        provider: OfferedProvider,
+        path: str,
+        body: bytes,
+        ends_at: float,
+        on_sent: Callable[[], None],
     ) -> aiohttp.ClientResponse:
         """Return a response whose head came; raises OutsideError."""
         key = self._keys.of(provider)
@@ -259,7 +273,7 @@ class OutsideClient:
         times = provider.timeouts
         now = asyncio.get_running_loop().time()
         deadline = asyncio.timeout_at(min(now + times.connect.total_seconds(), ends_at))
-        call = _Call(deadline, times.first_byte.total_seconds(), ends_at)
+        call = _Call(deadline, times.first_byte.total_seconds(), ends_at, on_sent)
         try:
             async with deadline:
                 return await self._session.post(

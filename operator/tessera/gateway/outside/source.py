@@ -158,20 +158,21 @@ class OutsideSource:
         path, tenant = identified.path_item.path, identified.identity.tenant
         # It may have waited.
         await self._models.confirm(chosen.received, chosen.model)
-        asked.sent_ns, asked.engines = self._clock.monotonic_ns(), 1
+
+        def note_sent() -> None:
+            asked.sent_ns, asked.engines = self._clock.monotonic_ns(), 1
+
         try:
             async with self._client.ask(
-                asked.outside.provider, path, asked.body, tenant=tenant
+                asked.outside.provider, path, asked.body, tenant=tenant, on_sent=note_sent
             ) as answer:
                 if asked.fields.streams:
                     await self._read_stream(answer, asked, sink)
                 else:
                     await self._read_whole(answer, asked, sink)
         except OutsideError as error:
-            if error.is_refusal or not error.was_sent:
+            if error.is_refusal:
                 asked.engines = 0
-            if not error.was_sent:
-                asked.sent_ns = None
             raise
 
     async def _read_whole(
