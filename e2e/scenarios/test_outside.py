@@ -49,7 +49,8 @@ from world.testing import eventually
 
 _CLIENTS, _GATEWAYS = 40, 2
 _NAME = f"{PROVIDER}/{MODEL}"
-_ANSWER = answer(24, gap_seconds=0.02)
+_TOKENS = 24
+_ANSWER = answer(_TOKENS, gap_seconds=0.02)
 _LIMIT, _SPENDERS, _NANO = "1", 20, 10**9
 
 
@@ -154,27 +155,37 @@ async def _fail(namespace: ScenarioNamespace, clients: RouteClients, provider: P
     namespace.cluster.say(f"a revoked key: {time.monotonic() - since:.1f} s")
 
     # A thousand times the tokens that it sent.
-    provider.script = answer(24, times=1000)
+    provider.script = answer(_TOKENS, times=1000)
     await clients.wait_for_answer(time.monotonic(), "large", "large")
     await asyncio.sleep(LOAD_SECONDS / 2)
-    provider.script = answer(24, gap_seconds=0.02, cut_after=5)
+    provider.script = answer(_TOKENS, gap_seconds=0.02, cut_after=5)
     await asyncio.sleep(LOAD_SECONDS)
     provider.script = _ANSWER
     await clients.wait_for_answer(time.monotonic(), "large", "large")
 
 
 async def _rows(server: PostgresqlServer, route: str) -> list[dict[str, Any]]:
+    """Return the records of a route, of which the sums of the store are those."""
     connection = await asyncpg.connect(server.url("postgres"))
     try:
-        rows = await connection.fetch(
+        records = await connection.fetch(
             "SELECT request_id, target, service, provider, requests, phase, reason,"
             " input_tokens, output_tokens, charge_nanos, cost_nanos, cost_currency, estimated"
             " FROM usage_records WHERE model_route = $1",
             route,
         )
+        sums = await connection.fetchrow(
+            "SELECT sum(charge_nanos) AS charge, sum(cost_nanos) AS cost"
+            " FROM charge_sums WHERE model_route = $1",
+            route,
+        )
     finally:
         await connection.close()
-    return [dict(row) for row in rows]
+    rows = [dict(record) for record in records]
+    assert sums is not None
+    assert sums["charge"] == sum(row["charge_nanos"] or 0 for row in rows)
+    assert sums["cost"] == sum(row["cost_nanos"] for row in rows)
+    return rows
 
 
 async def _all_is_recorded(
@@ -199,17 +210,19 @@ async def _all_is_recorded(
     assert {each: answered_by[each] for each in targets} == dict(targets)
     calls = Counter((row["target"], row["reason"]) for row in rows if not row["requests"])
     namespace.cluster.say(f"{len(rows)} records; calls without an answer: {dict(calls)}")
-    # What the provider bills for the answers that it gave in full, and did not lie about.
-    billed = Counter(
-        call.usage for call in provider.calls if call.usage is not None and call.usage[1] <= 24
-    )
+    whole = [call.usage for call in provider.calls if call.usage is not None and call.is_whole]
+    billed = Counter(usage for usage in whole if usage[1] <= _TOKENS)
     recorded = Counter(
         (row["input_tokens"], row["output_tokens"])
         for row in rows
         if row["provider"] and row["phase"] == "Completed"
     )
-    assert recorded
-    namespace.cluster.say(f"billed {dict(billed)}, recorded {dict(recorded)}")
+    lies = recorded - billed
+    namespace.cluster.say(f"the provider billed {dict(billed)}, and lied about {dict(lies)}")
+    # All that it billed is recorded, and of its lies no more than could be.
+    assert billed - recorded == Counter()
+    assert lies.total() == len(whole) - billed.total() > 0
+    assert all(output <= _TOKENS for _, output in lies)
 
 
 def _check_money(row: Mapping[str, Any]) -> None:
@@ -226,7 +239,7 @@ def _check_money(row: Mapping[str, Any]) -> None:
 async def test_a_tenant_spends_outside_no_more_than_its_limit(
     namespace: ScenarioNamespace, provider: Provider, postgresql: PostgresqlServer
 ) -> None:
-    provider.script = answer(24)
+    provider.script = answer(_TOKENS)
     async with a_budget(namespace, _LIMIT):
         gateway = await _gateway(namespace, provider)
         await set_prices(namespace, large=_NAME)
@@ -261,7 +274,7 @@ async def _spend(gateway: Gateway, base: str, codes: Counter[str]) -> None:
     body = {
         "model": ROUTE,
         "messages": [{"role": "user", "content": PROMPTS["large"]}],
-        "max_tokens": 24,
+        "max_tokens": _TOKENS,
     }
     answered_at = time.monotonic()
     async with httpx.AsyncClient(timeout=60, headers=headers) as http:

@@ -32,6 +32,8 @@ class ProviderCall:
     writer: asyncio.StreamWriter = field(repr=False)
     usage: tuple[int, int] | None = None
     """Tokens of the prompt and of the answer, once they are counted."""
+    is_whole: bool = False
+    """All of its answer was sent."""
     closed: asyncio.Event = field(repr=False)
     """Set once the connection ended."""
 
@@ -58,6 +60,7 @@ class ProviderCall:
             await self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def end(self) -> None:
+        self.is_whole = True
         await self.send(b"0\r\n\r\n")
 
     async def whole(self, body: object, status: int = 200, **headers: str) -> None:
