@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tessera.api.ref import Ref
 from tessera.domain.charges.scopes import OTHER_MONTH
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tests.gateway.charging import INPUT, OUTPUT, a_cost_limit
@@ -201,6 +202,8 @@ async def test_where_no_whole_answer_fits_an_own_target_gives_a_shorter_one(
         got = await world.gateway.post(a_body(max_tokens=4000))
         assert not world.provider.calls
         *_, call = world.engine.calls
+        arrived = world.gateway.admission.arrivals.take()
+    assert arrived[Ref("team-a", "chat")].requests == 1
     assert got.headers["x-tessera-target"] == "own"
     assert 2000 < call.json["max_tokens"] < 3000
     assert int(got.headers["x-tessera-max-tokens"]) == call.json["max_tokens"]

@@ -24,6 +24,8 @@ class RoutedTo:
     than `spec.slo` allows."""
     is_repeated: bool = False
     """It was tried before, without a wait."""
+    gives_less: bool = False
+    """All were tried: where money is left for a part of its answer, it gives that."""
     timeouts: TargetTimeouts
     overflowed: OfferedModel | None = None
     """The first before it that had no place in time."""

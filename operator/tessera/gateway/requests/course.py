@@ -143,7 +143,7 @@ class RequestCourse:
         del resolved
         routed = chosen.received.routed
         # Another target may have a lower price, so that none waits or gives less at first.
-        whole = routed is not None and not routed.is_repeated
+        whole = routed is not None and not routed.gives_less
         reserved = self.at = await stations.reservations.reserve(chosen, whole=whole)
         asked: Sent | AskedOutside
         if chosen.model.outside is not None:

@@ -101,7 +101,7 @@ class RouteCalls:
             if not self._left or self._asked >= MAX_CALLS or not has_body:
                 return None
             target, waits = self._left.popleft()
-            is_repeated = self._skipped.pop(target.target_name, None) is not None
+            before = self._skipped.pop(target.target_name, None)
             model = self._model_of(target)
             if model is None:
                 self._skipped[target.target_name] = RouteReason.TARGET_NOT_FOUND
@@ -109,7 +109,7 @@ class RouteCalls:
                 self._skipped[target.target_name] = RequestReason.PATH_NOT_SERVED
             else:
                 try:
-                    call = await self._with(target, model, waits=waits, is_repeated=is_repeated)
+                    call = await self._with(target, model, before, waits=waits)
                     obstacle = await self._obstacle(call)
                     if obstacle is None:
                         return call
@@ -138,7 +138,7 @@ class RouteCalls:
             may_answer = call.model.may_sleep and not routed.waits
         elif error.reason is RequestReason.BUDGET_EXCEEDED:
             # With fewer tokens, or when others give back what they reserved.
-            may_answer = call.model.outside is None and not routed.is_repeated
+            may_answer = call.model.outside is None and not routed.gives_less
         else:
             may_answer = kind == "Overloaded" and not routed.waits
         if may_answer and self._may_wait is None:
@@ -157,8 +157,9 @@ class RouteCalls:
         return no_target(self._resolved.model.service, self._skipped, errors)
 
     async def _with(
-        self, target: RouteTarget, model: OfferedModel, *, waits: bool, is_repeated: bool
+        self, target: RouteTarget, model: OfferedModel, before: str | None, *, waits: bool
     ) -> Resolved:
+        """Return the request as a target gets it; `before` is why it gave no answer before."""
         received = self._resolved.received
         if received.model in model.adapters:
             # It is the name of the route, which gives no right to an adapter of others.
@@ -169,7 +170,9 @@ class RouteCalls:
             reason=self._reason if target is self._chosen else RouteReason.FALLBACK,
             skipped=tuple(self._skipped.items()),
             waits=waits,
-            is_repeated=is_repeated,
+            # Without money it came to no queue.
+            is_repeated=before not in (None, RequestReason.BUDGET_EXCEEDED),
+            gives_less=before is not None,
             timeouts=target.timeouts,
             overflowed=self._overflowed,
         )
