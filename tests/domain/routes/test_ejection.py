@@ -5,7 +5,7 @@ from functools import reduce
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.routes.ejection import Ejection
+from tessera.domain.routes.ejection import Ejection, ejected_seconds
 
 NEW = Ejection()
 
@@ -93,3 +93,18 @@ def test_it_is_never_left_alone_for_more_than_a_minute(
             case _:
                 ejection = ejection.answered(now)
         assert 0.0 <= ejection.seconds(now) <= 60.0 + 1e-9
+
+
+def test_what_fails_for_one_tenant_alone_ejects_nothing_for_others() -> None:
+    ejections = {"team-a": failed(3)}
+    assert ejected_seconds({}, "team-a", 0.0) == 0.0
+    assert ejected_seconds(ejections, "team-a", 0.0) == 1.0
+    assert ejected_seconds(ejections, None, 0.0) == 1.0
+    assert ejected_seconds(ejections, "team-b", 0.0) == 0.0
+
+
+def test_what_fails_for_two_tenants_is_ejected_for_all_as_long_as_for_both() -> None:
+    ejections = {"team-a": NEW.refused(0.0, 30.0), "team-b": failed(3), "team-c": NEW}
+    assert ejected_seconds(ejections, "team-c", 0.0) == 1.0
+    assert ejected_seconds(ejections, "team-a", 0.0) == 30.0
+    assert ejected_seconds(ejections, "team-c", 1.0) == 0.0

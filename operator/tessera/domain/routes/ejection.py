@@ -1,5 +1,6 @@
 """When a provider is left alone for a time, since it fails or takes no more requests."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 # A call waits for so long, and is then sent once more.
@@ -12,7 +13,10 @@ _MAX_PAUSE_SECONDS, _MAX_PAUSES = 30.0, 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ejection:
-    """What came of the last calls of one provider; moments are seconds of a monotonic clock."""
+    """What came of the last calls of one tenant at one provider.
+
+    Moments are seconds of a monotonic clock.
+    """
 
     failures: int = 0
     """Since its last answer."""
@@ -58,3 +62,16 @@ class Ejection:
         ejected = replace(self, pauses=pauses)
         seconds = least_seconds if self.until > now else max(least_seconds, ejected._pause_seconds)
         return replace(ejected, until=max(self.until, now + seconds))
+
+
+def ejected_seconds(ejections: Mapping[str, Ejection], tenant: str | None, now: float) -> float:
+    """Return for how long a provider is asked nothing for a tenant, or for any; 0 if it is.
+
+    What one tenant sends may be why it fails or refuses: for others it is ejected as long as it is
+    for two.
+    """
+    seconds = sorted((each.seconds(now) for each in ejections.values()), reverse=True)
+    if tenant is None:
+        return max(seconds, default=0.0)
+    own = ejections[tenant].seconds(now) if tenant in ejections else 0.0
+    return max(own, 0.0, *seconds[1:2])

@@ -20,7 +20,7 @@ from tessera.adapters.clock import CLOCK, Clock
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OfferedProvider
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.routes.ejection import PATIENCE_SECONDS, Ejection
+from tessera.domain.routes.ejection import PATIENCE_SECONDS, Ejection, ejected_seconds
 from tessera.domain.routes.fallback import fallback_kind
 from tessera.domain.routes.shares import Shares
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
@@ -78,7 +78,8 @@ class ProviderState:
     """The calls of one provider."""
 
     shares: Shares = field(default_factory=lambda: Shares(_WAITING_SECONDS))
-    ejection: Ejection = field(default_factory=Ejection)
+    ejections: dict[str, Ejection] = field(default_factory=dict)
+    """By the tenant whose calls failed or were refused."""
     ended: Counter[str] = field(default_factory=Counter)
     """By the reason of their error, which is empty for an answer."""
 
@@ -170,14 +171,16 @@ class OutsideClient:
         self.gateways = 1
         """Those that share the places of providers."""
 
-    def ejected_seconds(self, provider: str) -> float:
-        """Return for how long a provider is asked nothing; 0 if it may be asked."""
+    def ejected_seconds(self, provider: str, tenant: str | None = None) -> float:
+        """Return for how long a provider is asked nothing for a tenant, or for any; 0 if it is."""
         state = self.states.get(provider)
-        return 0.0 if state is None else state.ejection.seconds(self._monotonic())
+        if state is None:
+            return 0.0
+        return ejected_seconds(state.ejections, tenant, self._monotonic())
 
-    def check(self, provider: str) -> None:
-        """Raise OutsideError while a provider is asked nothing."""
-        if seconds := self.ejected_seconds(provider):
+    def check(self, provider: str, tenant: str) -> None:
+        """Raise OutsideError while a provider is asked nothing for a tenant."""
+        if seconds := self.ejected_seconds(provider, tenant):
             raise self._busy(provider, seconds)
 
     def is_wanted(self, provider: str, tenant: str) -> bool:
@@ -229,21 +232,22 @@ class OutsideClient:
     @contextmanager
     def _place(self, provider: OfferedProvider, tenant: str) -> Iterator[None]:
         """Take a place at a provider, and learn from what becomes of the call."""
-        self.check(provider.name)
+        self.check(provider.name, tenant)
         state = self.states.setdefault(provider.name, ProviderState())
         now = self._monotonic()
         places = max(1, provider.max_concurrent_requests // self.gateways)
         if not state.shares.take(tenant, places, provider.weights, now):
             raise self._busy(provider.name)
-        state.ejection = state.ejection.asked(now)
+        ejections = state.ejections
+        ejections[tenant] = ejections.get(tenant, Ejection()).asked(now)
         outcome: str = CANCELLED
         try:
             yield
             outcome = ""
-            state.ejection = state.ejection.answered(self._monotonic())
+            ejections[tenant] = ejections[tenant].answered(self._monotonic())
         except RequestError as error:
             outcome = error.reason
-            state.ejection = _after_error(state.ejection, error, self._monotonic())
+            ejections[tenant] = _after_error(ejections[tenant], error, self._monotonic())
             raise
         finally:
             state.shares.give_back(tenant)

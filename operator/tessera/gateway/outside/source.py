@@ -95,8 +95,8 @@ class OutsideSource:
         """
         received, outside = reserved.chosen.received, reserved.model.outside
         assert outside is not None  # noqa: S101 - others ask a model of a provider for nothing
-        self._client.check(outside.provider.name)
         identified, body, summary = received.identified, received.body, reserved.chosen.summary
+        self._client.check(outside.provider.name, identified.identity.tenant)
         most = reserved.admitted.max_output_tokens // summary.choices
         path = identified.path_item.path
         return AskedOutside(
