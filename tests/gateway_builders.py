@@ -4,7 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from tessera.api.model_provider import ModelCost, ProviderKey, ProviderModel, ProviderTimeouts
+from tessera.api.model_provider import ModelCost, ModelProviderSpec, ProviderKey, ProviderModel
 from tessera.api.ref import Ref
 from tessera.domain.budget.name_grants import EVERY_TENANT
 from tessera.domain.charges.prices import RequestPrice
@@ -80,16 +80,14 @@ def an_engine_load(running: int = 0, waiting: int = 0, **fields: Any) -> EngineL
 
 
 def an_offered_provider(name: str = "acme", **fields: Any) -> OfferedProvider:
+    weights = fields.pop("weights", {"team-a": 1.0})
     defaults: dict[str, Any] = {
-        "uid": f"uid-of-{name}",
         "base_url": f"https://{name}.example/v1",
-        "protocols": frozenset({"OpenAIChat", "OpenAIResponses", "AnthropicMessages"}),
+        "protocols": ("OpenAIChat", "OpenAIResponses", "AnthropicMessages"),
         "secret": ProviderKey(name=name),
-        "max_concurrent_requests": 64,
-        "timeouts": ProviderTimeouts(),
-        "weights": {"team-a": 1.0},
     }
-    return OfferedProvider(name=name, **{**defaults, **fields})
+    spec = ModelProviderSpec.model_construct(**{**defaults, **fields})
+    return OfferedProvider(name=name, spec=spec, weights=weights)
 
 
 def an_outside_model(

@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from tessera.api.model_provider import ModelCost, ProviderKey, ProviderModel, ProviderTimeouts
+from tessera.api.model_provider import ModelCost, ProviderModel
 from tessera.api.price_list import PriceEntry, PriceListSpec
 from tessera.api.ref import Ref
 from tessera.api.tenant_budget import WindowName
@@ -17,13 +17,13 @@ from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
-    OfferedProvider,
     OutsideModel,
     TenantLimits,
 )
 from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tests.gateway.harness import TENANT
+from tests.gateway_builders import an_offered_provider
 
 # Nano-units of a token of a prompt, of one that was cached, and of an answer.
 INPUT, CACHED, OUTPUT = 1_000, 100, 10_000
@@ -72,16 +72,7 @@ def paying(*limits: ChargeLimit | int, name: str = TENANT) -> dict[str, Any]:
 
 def an_outside_model(currency: str = "USD", **changes: Any) -> OfferedModel:
     """Return a model of a provider that bills twice the prices of the list."""
-    provider = OfferedProvider(
-        name="acme",
-        uid="uid-acme",
-        base_url="https://api.example.com/v1",
-        protocols=frozenset({"OpenAIChat"}),
-        secret=ProviderKey(name="acme"),
-        max_concurrent_requests=64,
-        timeouts=ProviderTimeouts(),
-        weights={TENANT: 1.0},
-    )
+    provider = an_offered_provider(protocols=("OpenAIChat",), weights={TENANT: 1.0})
     model = ProviderModel(
         name="Big",
         max_context_tokens=4096,

@@ -25,13 +25,15 @@ def a_tenant(known: Directory, **fields: Any) -> Directory:
     return replace(known, tenants={**known.tenants, TENANT: tenant})
 
 
-def edited_provider(known: Directory, **fields: Any) -> Directory:
+def edited_provider(known: Directory, region: str = "eu", **fields: Any) -> Directory:
     """Return the directory with a provider that is edited in place, as gateways build it."""
     [(key, model)] = known.outside.items()
     assert model.outside is not None
-    provider = replace(model.outside.provider, **fields)
+    provider = model.outside.provider
+    spec = provider.spec.model_copy(update={"region": region})
+    provider = replace(provider, spec=spec, **fields)
     outside = replace(model.outside, provider=provider)
-    uid = model.uid if provider.region == "eu" else f"{model.uid} moved"
+    uid = model.uid if region == "eu" else f"{model.uid} moved"
     return replace(known, outside={key: replace(model, outside=outside, uid=uid)})
 
 

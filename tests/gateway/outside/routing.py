@@ -57,12 +57,12 @@ def a_provider_model(asked: Asking, **fields: Any) -> OfferedModel:
     offered = asked.offered
     return OfferedModel(
         service=Ref("ModelProvider", offered.name),
-        uid=f"{offered.uid}/{MODEL}",
+        uid=f"{offered.name}/{MODEL}",
         names=(f"acme/{MODEL}",),
         tenant=None,
         tenants=frozenset(offered.weights),
         max_model_len=values["max_context_tokens"],
-        paths=tuple(path for path, each in PROTOCOLS.items() if each in offered.protocols),
+        paths=tuple(path for path, each in PROTOCOLS.items() if each in offered.spec.protocols),
         outside=OutsideModel(
             provider=offered,
             model=ProviderModel(**{**values, **fields}),

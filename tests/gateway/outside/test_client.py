@@ -217,8 +217,10 @@ async def test_the_whole_answer_has_a_time_too(tmp_path: Path) -> None:
         # The connection costs no time then.
         await asked.whole()
         asked.provider.script = drip
-        times = asked.offered.timeouts.model_copy(update={"total": timedelta(seconds=0.3)})
-        offered = replace(asked.offered, timeouts=times)
+        spec = asked.offered.spec
+        times = spec.timeouts.model_copy(update={"total": timedelta(seconds=0.3)})
+        spec = spec.model_copy(update={"timeouts": times})
+        offered = replace(asked.offered, spec=spec)
         with pytest.raises(OutsideError, match="its answer had no end") as raised:
             async with asked.client.ask(offered, CHAT, STREAM, tenant=TENANT) as answered:
                 await answered.whole()

@@ -7,13 +7,7 @@ from datetime import datetime
 from tessera.api.inference_service import Wake
 from tessera.api.key_record import KeyBudget
 from tessera.api.model_files import ImageTokens
-from tessera.api.model_provider import (
-    KeyHeader,
-    ProviderKey,
-    ProviderModel,
-    ProviderProtocol,
-    ProviderTimeouts,
-)
+from tessera.api.model_provider import ModelProviderSpec, ProviderModel
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
@@ -68,15 +62,7 @@ class OfferedProvider:
     """A ModelProvider that gateways may send requests to; its key is known to `ProviderKeys`."""
 
     name: str
-    uid: str
-    base_url: str
-    protocols: frozenset[ProviderProtocol]
-    key_header: KeyHeader = "Authorization"
-    secret: ProviderKey
-    proxy_url: str | None = None
-    region: str | None = None
-    max_concurrent_requests: int
-    timeouts: ProviderTimeouts
+    spec: ModelProviderSpec
     weights: Mapping[str, float]
     """Of the tenants that may use it and exist."""
 

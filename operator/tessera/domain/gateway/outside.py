@@ -1,7 +1,7 @@
 """What gateways know of outside providers."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from zoneinfo import ZoneInfo
 
@@ -30,53 +30,29 @@ from tessera.domain.observed.snapshot import Budget
 def outside_models(
     providers: tuple[ObservedProvider, ...], tenants: Mapping[str, TenantLimits]
 ) -> Mapping[tuple[str, str], OfferedModel]:
-    """Return the models of all providers by the names of provider and model."""
-    return {
-        (model.outside.provider.name, model.outside.model.name): model
-        for provider in sorted(providers, key=attrgetter("name"))
-        for model in _models_of(provider, tenants)
-        if model.outside is not None
-    }
-
-
-def _models_of(
-    provider: ObservedProvider, tenants: Mapping[str, TenantLimits]
-) -> Iterator[OfferedModel]:
-    """Yield the models of a provider; none while its spec is invalid."""
-    spec = provider.spec
-    if spec is None:
-        return
-    offered = OfferedProvider(
-        name=provider.name,
-        uid=provider.uid,
-        base_url=spec.base_url,
-        protocols=frozenset(spec.protocols),
-        key_header=spec.key_header,
-        secret=spec.secret,
-        proxy_url=spec.proxy_url,
-        region=spec.region,
-        max_concurrent_requests=spec.max_concurrent_requests,
-        timeouts=spec.timeouts,
-        weights={name: tenants[name].weight for name in sorted(spec.tenants) if name in tenants},
-    )
-    for model in spec.models:
-        yield OfferedModel(
-            # All models of the provider share its limits.
-            service=Ref("ModelProvider", provider.name),
-            uid=f"{provider.uid}/{model.name}",
-            created=int(provider.created.timestamp()),
-            names=(f"{provider.name}/{model.name}".lower(),),
-            tenant=None,
-            tenants=frozenset(offered.weights),
-            max_model_len=model.max_context_tokens,
-            paths=tuple(path for path, each in PROTOCOLS.items() if each in offered.protocols),
-            limits=spec.rate_limits,
-            outside=OutsideModel(
-                provider=offered,
-                model=model,
-                cost=_outside_cost(provider.name, spec.currency, model.cost),
-            ),
-        )
+    """Return the models of providers with a valid spec, by the names of provider and model."""
+    models = {}
+    for provider in sorted(providers, key=attrgetter("name")):
+        if (spec := provider.spec) is None:
+            continue
+        weights = {name: tenants[name].weight for name in sorted(spec.tenants) if name in tenants}
+        offered = OfferedProvider(name=provider.name, spec=spec, weights=weights)
+        for model in spec.models:
+            cost = _outside_cost(provider.name, spec.currency, model.cost)
+            models[provider.name, model.name] = OfferedModel(
+                # All models of the provider share its limits.
+                service=Ref("ModelProvider", provider.name),
+                uid=f"{provider.uid}/{model.name}",
+                created=int(provider.created.timestamp()),
+                names=(f"{provider.name}/{model.name}".lower(),),
+                tenant=None,
+                tenants=frozenset(weights),
+                max_model_len=model.max_context_tokens,
+                paths=tuple(path for path, each in PROTOCOLS.items() if each in spec.protocols),
+                limits=spec.rate_limits,
+                outside=OutsideModel(provider=offered, model=model, cost=cost),
+            )
+    return models
 
 
 def _outside_cost(provider: str, currency: str, cost: ModelCost) -> RequestPrice:

@@ -28,7 +28,7 @@ def outside_obstacle(
 
     Nothing is translated: a path of another protocol is not served.
     """
-    provider, model = outside.provider, outside.model
+    provider, model = outside.provider.spec, outside.model
     if request.residency is not None and provider.region not in request.residency:
         return RouteReason.RESIDENCY
     if PROTOCOLS.get(request.path) not in provider.protocols:

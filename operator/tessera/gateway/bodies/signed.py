@@ -46,7 +46,7 @@ _conversations = msgspec.json.Decoder(_Conversations)
 
 def thinking_mark(provider: OfferedProvider) -> bytes:
     """Return what stands in front of the signatures of a provider."""
-    name = f"{provider.name} {provider.base_url}"
+    name = f"{provider.name} {provider.spec.base_url}"
     digest = blake2b(name.encode(), digest_size=_DIGEST_BYTES)
     return b"%b%b." % (_PREFIX, digest.hexdigest().encode())
 

@@ -93,8 +93,8 @@ class OutsideAnswer:
         self.is_stream = response.content_type == STREAM
         """It is a stream of events; else one value of JSON."""
         self._provider, self._content, self._ends_at = provider.name, response.content, ends_at
-        self._seconds = provider.timeouts.first_byte.total_seconds()
-        self._gap_seconds = provider.timeouts.gap.total_seconds()
+        self._seconds = provider.spec.timeouts.first_byte.total_seconds()
+        self._gap_seconds = provider.spec.timeouts.gap.total_seconds()
 
     async def whole(self, limit: int = MAX_RESPONSE_BYTES) -> bytes:
         """Return all of it; raises OutsideError."""
@@ -214,7 +214,8 @@ class OutsideClient:
         counts as the provider's, by its reason.
         """
         with self._place(provider, tenant):
-            ends_at = asyncio.get_running_loop().time() + provider.timeouts.total.total_seconds()
+            seconds = provider.spec.timeouts.total.total_seconds()
+            ends_at = asyncio.get_running_loop().time() + seconds
             response = await self._post(provider, path, body, ends_at, on_sent)
             try:
                 answer = OutsideAnswer(provider, response, ends_at)
@@ -235,7 +236,7 @@ class OutsideClient:
         self.check(provider.name, tenant)
         state = self.states.setdefault(provider.name, ProviderState())
         now = self._monotonic()
-        places = max(1, provider.max_concurrent_requests // self.gateways)
+        places = max(1, provider.spec.max_concurrent_requests // self.gateways)
         if not state.shares.take(tenant, places, provider.weights, now):
             raise self._busy(provider.name)
         ejections = state.ejections
@@ -274,19 +275,19 @@ class OutsideClient:
             raise OutsideError(reason, provider.name, detail, was_sent=False)
         if self._session is None:
             self._session = _open_session(self._rules, self._tls)
-        times = provider.timeouts
+        times = provider.spec.timeouts
         now = asyncio.get_running_loop().time()
         deadline = asyncio.timeout_at(min(now + times.connect.total_seconds(), ends_at))
         call = _Call(deadline, times.first_byte.total_seconds(), ends_at, on_sent)
         try:
             async with deadline:
                 return await self._session.post(
-                    provider.base_url + path.removeprefix("/v1"),
+                    provider.spec.base_url + path.removeprefix("/v1"),
                     # It is sent in parts: the loop waits for no large body.
                     data=io.BytesIO(body),
                     headers=_headers(provider, path, key),
                     allow_redirects=False,
-                    proxy=provider.proxy_url,
+                    proxy=provider.spec.proxy_url,
                     trace_request_ctx=call,
                 )
         # Errors of the library know the headers of the request, and so the key.
@@ -343,12 +344,13 @@ async def _note_sent(
 
 
 def _headers(provider: OfferedProvider, path: str, key: str) -> Mapping[str, str]:
+    name = provider.spec.key_header
     headers = {
         "Content-Type": JSON,
         "Accept": f"{JSON}, {STREAM}",
         "Accept-Encoding": "identity",
         "User-Agent": "tessera",
-        provider.key_header: f"Bearer {key}" if provider.key_header == "Authorization" else key,
+        name: f"Bearer {key}" if name == "Authorization" else key,
     }
     if path.startswith("/v1/messages"):
         headers["anthropic-version"] = "2023-06-01"

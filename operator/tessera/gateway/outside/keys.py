@@ -21,4 +21,5 @@ class ProviderKeys:
 
     def of(self, provider: OfferedProvider) -> str | None:
         """Return the key of a provider; None where its Secret or the field of it is missing."""
-        return self._secrets.get(provider.secret.name, {}).get(provider.secret.key)
+        secret = provider.spec.secret
+        return self._secrets.get(secret.name, {}).get(secret.key)

@@ -241,7 +241,7 @@ class Models:
                 provider = outside.provider.name
                 target = self.outside_target(identity, provider, outside.model.name)
                 regions = self.residency(identity)
-                may_leave = regions is None or outside.provider.region in regions
+                may_leave = regions is None or outside.provider.spec.region in regions
                 # A key of now is not for where the provider was before.
                 if target is not None and not (target.outside == outside and may_leave):
                     target = None
