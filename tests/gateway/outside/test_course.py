@@ -288,7 +288,8 @@ async def test_a_client_that_does_not_read_holds_the_provider_back(tmp_path: Pat
         before = sent
         await asyncio.sleep(0.1)
         assert world.gateway.held_bytes < 2 * MAX_UNREAD_BYTES
-        assert sent - before < 4 * 2**20
+        # Buffers of sockets on both ends take the rest.
+        assert sent - before < 12 * 2**20
         client.close()
         (record,) = await world.records(1)
         await asyncio.wait_for(world.provider.calls[0].closed.wait(), 10)
