@@ -60,6 +60,9 @@ class ReportedDemand(Wire):
     overflow_nanos: Annotated[int, Field(ge=0, le=10**18)] = 0
     """What these probably cost there, in nano-units of the currency of the service."""
 
+    routed: _Count = 0
+    """Requests that came since then, and that another target of their route may answer."""
+
     queued: _Count = 0
     """Requests that wait, for a replica or for their turn."""
 

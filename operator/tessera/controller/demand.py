@@ -143,7 +143,7 @@ class DemandReceiver:
 
 def _tokens(row: ReportedDemand) -> ArrivedTokens:
     sized = (row.prompt_tokens, row.answer_tokens, row.squares) if row.sized else (0, 0, 0)
-    overflow = (row.waited, row.overflowed, row.overflow_nanos)
+    overflow = (row.waited, row.overflowed, row.overflow_nanos, row.routed)
     # Most rows share the one without any.
     return ArrivedTokens(row.sized, *sized, *overflow) if row.sized or any(overflow) else NO_TOKENS
 

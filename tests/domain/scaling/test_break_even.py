@@ -49,7 +49,7 @@ class Played(NamedTuple):
 def a_load(
     seconds: float, rate: float, serving: int, *, dollars: float = 1.0, waited: int = 0
 ) -> ServiceLoad:
-    """Build the load of a minute whose requests overflow where replicas are full.
+    """Build the load of a minute whose requests, all of routes, overflow where replicas are full.
 
     An hour of one request per second costs so much elsewhere.
     """
@@ -68,6 +68,7 @@ def a_load(
             waited=waited,
             overflowed=overflowed,
             overflow_nanos=round(overflowed * dollars * NANO / 3600),
+            routed=round(60 * rate),
         ),
     )
 

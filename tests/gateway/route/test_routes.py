@@ -286,7 +286,9 @@ async def test_what_overflows_is_counted_with_what_it_costs_at_its_target(
         while not any(each.done() for each in others):
             gateway.admission.queues.pump()
             await asyncio.sleep(0.02)
-        tokens = gateway.admission.arrivals.take()[Ref("team-a", "small")].tokens
+        came = gateway.admission.arrivals.take()[Ref("team-a", "small")]
+        tokens = came.tokens
+        assert tokens.routed == came.requests == MIN_REQUESTS + 5
         assert bool(tokens.overflowed) == counted
         # The answers of its client have 2 tokens, and a million costs 8 USD there.
         assert tokens.overflow_nanos == tokens.overflowed * 2 * 8000
@@ -297,7 +299,9 @@ async def test_what_overflows_is_counted_with_what_it_costs_at_its_target(
         waited = 0
         while not waited:
             await asyncio.sleep(0.02)
-            waited += sum(each.tokens.waited for each in gateway.admission.arrivals.take().values())
+            for each in gateway.admission.arrivals.take().values():
+                waited += each.tokens.waited
+                assert not each.tokens.routed
         release.set()
         await asyncio.gather(*others, last)
 

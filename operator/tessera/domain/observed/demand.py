@@ -40,6 +40,8 @@ class ArrivedTokens(NamedTuple):
     """Requests that another target of their route got, since there was no place here in time."""
     overflow_nanos: int = 0
     """Nano-units that these cost there, by the expected tokens."""
+    routed: int = 0
+    """Requests that came, and that another target of their route may answer."""
 
     @property
     def prompt_variation(self) -> float | None:
@@ -58,6 +60,7 @@ class ArrivedTokens(NamedTuple):
             self.waited + sign * other.waited,
             self.overflowed + sign * other.overflowed,
             self.overflow_nanos + sign * other.overflow_nanos,
+            self.routed + sign * other.routed,
         )
 
 

@@ -36,18 +36,20 @@ def within_break_even(
     """Return the decision without replicas that cost more than the requests that overflow.
 
     `history` is the one before, and `hourly` the price of a replica; 0 of what is paid anyway. What
-    waits and has no other target gets replicas at any price.
+    has no other target gets replicas at any price, and more while it waits.
     """
     overflow, rate = _next_overflow(history.overflow, load), load.arrival_rate
     if overflow != decision.history.overflow:
         decision = replace(decision, history=replace(decision.history, overflow=overflow))
     current, wanted = current_replicas(load, history), decision.replicas
-    least = max(1, target.spec.floor)
+    floor = max(1, target.spec.floor)
     if overflow is None or rate is None or not (overflow.replica_rate and hourly.nanos):
         return decision
-    if wanted > current >= least:
+    least = max(floor, _needed(wanted, load))
+    if wanted > current >= floor:
         most = current if _was_removed(history, load) else wanted
-        replicas = _worth(most, current, rate, overflow, hourly.nanos * (1 + MIN_SAVING))
+        lowest = max(current, least)
+        replicas = _worth(most, lowest, rate, overflow, hourly.nanos * (1 + MIN_SAVING))
         own = decision.history
         own = replace(own, decisions=own.decisions[:-1], change=history.change)
     elif wanted == current > least and _is_settled(history, load):
@@ -85,6 +87,12 @@ def _worth(
     return next(
         (each for each in numbers if saved_by(each, rate, overflow) >= hourly_nanos), lowest
     )
+
+
+def _needed(wanted: int, load: ServiceLoad) -> int:
+    """Return the replicas, of so many for all requests, for those that have no other target."""
+    came = sum(load.arrivals)
+    return -(-wanted * max(0, came - load.arrived_tokens.routed) // max(1, came))
 
 
 def _was_removed(history: ScalingHistory, load: ServiceLoad) -> bool:

@@ -185,6 +185,7 @@ class DemandReporter:
                 waited=demand.tokens.waited if known else 0,
                 overflowed=demand.tokens.overflowed if known else 0,
                 overflow_nanos=demand.tokens.overflow_nanos if known else 0,
+                routed=demand.tokens.routed if known else 0,
                 queued=demand.queued,
                 in_flight=demand.in_flight,
                 predicted_seconds=demand.predicted_seconds,

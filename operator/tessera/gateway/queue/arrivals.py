@@ -39,6 +39,10 @@ class ArrivalCounter:
         before = self._counts.get(model.service, ArrivalCount())
         self._counts[model.service] = before.plus(ArrivalCount(1, tokens))
 
+    def route(self, model: OfferedModel) -> None:
+        """Count a request that comes, and that another target of its route may answer."""
+        self._count(model, ArrivedTokens(routed=1))
+
     def wait(self, model: OfferedModel) -> None:
         """Count a request that waits for a place, and that no other target may answer."""
         self._count(model, ArrivedTokens(waited=1))

@@ -145,6 +145,8 @@ class Places:
         routed = reserved.chosen.received.routed
         if routed is None or not routed.is_repeated:
             self.arrivals.add(identity, model, shape)
+            if not _waits(reserved):
+                self.arrivals.route(model)
         work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
         turn = None
         if (schema := reserved.chosen.schema) is not None:
