@@ -212,7 +212,8 @@ async def test_a_new_key_is_not_sent_to_where_the_provider_was(tmp_path: Path) -
         def moves(directory: Directory) -> Directory:
             (model,) = directory.outside.values()
             assert model.outside is not None
-            provider = replace(model.outside.provider, base_url=moved.base_url)
+            spec = model.outside.provider.spec.model_copy(update={"base_url": moved.base_url})
+            provider = replace(model.outside.provider, spec=spec)
             model = replace(model, outside=replace(model.outside, provider=provider))
             world.asked.keys.update([ProviderSecret(name="acme", keys={"key": NEW})])
             return replace(directory, outside={("acme", MODEL): model})

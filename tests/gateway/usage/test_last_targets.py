@@ -6,7 +6,7 @@ from typing import Any
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, OfferedModel
-from tessera.gateway.usage.last_targets import LastTargets
+from tessera.gateway.usage.route_metrics import LastTargets
 from tests.builders import NOW
 from tests.gateway.charging import INPUT, paying
 from tests.gateway.harness import TENANT, a_model

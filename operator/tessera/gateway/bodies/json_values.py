@@ -9,6 +9,7 @@ import msgspec
 from tessera.api.text import counted
 from tessera.gateway.refusals import RequestError, invalid_request
 
+NULL = msgspec.Raw(b"null")
 # As many as OpenAI takes inputs for embeddings.
 MAX_TEXTS = 2048
 # Of an object in which one is replaced.

@@ -9,21 +9,19 @@ Nothing of other tenants is in it, and a provider whose address changed gets not
 Of chat completions no field is signed, and what a model thought is left out of its next request.
 """
 
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from tessera.domain.gateway.directory import OfferedProvider
-from tessera.gateway.bodies.json_values import each_item, with_fields
+from tessera.gateway.bodies.json_values import NULL, each_item, with_fields
 from tessera.gateway.refusals import invalid_request
 
 _DIGEST_BYTES = 8
 _PREFIX = b"tessera-thinking-"
 _MARKED = b'"' + _PREFIX
 _TYPES = ("thinking", "redacted_thinking", "reasoning")
-_NULL = msgspec.Raw(b"null")
 
 
 class _TypedBlock(msgspec.Struct, gc=False):
@@ -31,12 +29,12 @@ class _TypedBlock(msgspec.Struct, gc=False):
 
 
 class _MessageContent(msgspec.Struct, gc=False):
-    content: msgspec.Raw = _NULL
+    content: msgspec.Raw = NULL
 
 
 class _Conversations(msgspec.Struct, gc=False):
-    input: msgspec.Raw = _NULL
-    messages: msgspec.Raw = _NULL
+    input: msgspec.Raw = NULL
+    messages: msgspec.Raw = NULL
 
 
 _block = msgspec.json.Decoder(_TypedBlock)
@@ -59,6 +57,11 @@ def unmarked(signature: msgspec.Raw | None, mark: bytes) -> msgspec.Raw | None:
     return msgspec.Raw(bytes(signature).replace(mark, b""))
 
 
+def is_thinking(block: bytes | memoryview) -> bool:
+    """Return whether a block or an item is what its maker may have signed."""
+    return _block.decode(block).type in _TYPES
+
+
 def is_marked(body: bytes) -> bool:
     """Return whether a body may have something that a provider signed."""
     return _MARKED in body
@@ -75,7 +78,8 @@ def without_marked(path: str, body: bytes) -> bytes:
         conversations = _conversations.decode(body)
         if path == "/v1/responses":
             return with_fields(body, {"input": _unsigned(conversations.input)})
-        messages = [_without_blocks(bytes(each)) for each in _items(conversations.messages)]
+        items = each_item(memoryview(conversations.messages))
+        messages = [_without_blocks(bytes(each)) for each in items]
         return with_fields(body, {"messages": messages})
     except msgspec.DecodeError as error:
         raise invalid_request(f"the body: {error}") from None
@@ -91,13 +95,5 @@ def _without_blocks(message: bytes) -> msgspec.Raw:
 def _unsigned(value: msgspec.Raw) -> Any:
     if bytes(memoryview(value)[:1]) != b"[":
         return value
-    items = (bytes(item) for item in _items(value))
-    return [
-        msgspec.Raw(item)
-        for item in items
-        if not is_marked(item) or _block.decode(item).type not in _TYPES
-    ]
-
-
-def _items(value: msgspec.Raw) -> Iterator[memoryview]:
-    return each_item(memoryview(value))
+    items = map(bytes, each_item(memoryview(value)))
+    return [msgspec.Raw(item) for item in items if not (is_marked(item) and is_thinking(item))]

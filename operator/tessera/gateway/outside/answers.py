@@ -12,7 +12,8 @@ from typing import NamedTuple
 import msgspec
 from typing_extensions import override
 
-from tessera.gateway.bodies.json_values import each_item, with_fields
+from tessera.gateway.bodies.json_values import NULL, each_item, with_fields
+from tessera.gateway.bodies.signed import is_thinking
 from tessera.gateway.http.sse import (
     EventRelay,
     InvalidStreamError,
@@ -21,7 +22,6 @@ from tessera.gateway.http.sse import (
     split_events,
 )
 from tessera.gateway.http.token_counts import TokenCounts, Usage
-from tessera.gateway.outside.fields import NULL
 from tessera.gateway.refusals import RequestError
 
 # Of an error, the words of OpenAI, of Azure and of Anthropic.
@@ -36,7 +36,6 @@ _SIGNATURE = re.compile(rb'((?<!\\)"(?:signature|data)"\s*:\s*")(?!")')
 _ENCRYPTED = re.compile(rb'((?<!\\)"encrypted_content"\s*:\s*")(?!")')
 _COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)
 _SIGNED_EVENTS = (b'"signature_delta"', b'"redacted_thinking"')
-_SIGNED_BLOCKS = ("thinking", "redacted_thinking")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
 
 
@@ -44,26 +43,15 @@ class _EndedChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _IncompleteDetails(msgspec.Struct, gc=False):
-    reason: str | None = None
-
-
-class _ResponseEnd(msgspec.Struct, gc=False):
-    incomplete_details: _IncompleteDetails | None = None
-
-
-class _DeltaEnd(msgspec.Struct, gc=False):
-    stop_reason: str | None = None
-
-
 class _AnswerEnd(msgspec.Struct, gc=False):
-    """Why an answer ended, in the words of all protocols; an event has those of a stream."""
+    """Why an answer ended, in the words of all protocols, or an event or another part of it."""
 
     choices: msgspec.Raw = NULL
+    reason: str | None = None
     stop_reason: str | None = None
-    incomplete_details: _IncompleteDetails | None = None
-    delta: _DeltaEnd | None = None
-    response: _ResponseEnd | None = None
+    incomplete_details: "_AnswerEnd | None" = None
+    delta: "_AnswerEnd | None" = None
+    response: "_AnswerEnd | None" = None
 
 
 class _WholeAnswer(msgspec.Struct, gc=False):
@@ -72,14 +60,9 @@ class _WholeAnswer(msgspec.Struct, gc=False):
     content: msgspec.Raw = NULL
 
 
-class _AnswerBlock(msgspec.Struct, gc=False):
-    type: str = ""
-
-
 _ends = msgspec.json.Decoder(_AnswerEnd)
 _choice = msgspec.json.Decoder(_EndedChoice)
 _whole = msgspec.json.Decoder(_WholeAnswer)
-_block = msgspec.json.Decoder(_AnswerBlock)
 _usage = msgspec.json.Decoder(Usage | None)
 
 
@@ -177,7 +160,7 @@ def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> 
     # The input of a tool may have fields of any name.
     blocks = [
         msgspec.Raw(_SIGNATURE.sub(rb"\1" + mark, bytes(block)))
-        if _block.decode(block).type in _SIGNED_BLOCKS
+        if is_thinking(block)
         else msgspec.Raw(block)
         for block in each_item(content)
     ]
@@ -208,12 +191,11 @@ def _is_filtered(text: bytes) -> bool:
         ends = _ends.decode(text)
     except msgspec.ValidationError:
         return False
-    inner = ends.response.incomplete_details if ends.response is not None else None
-    details = ends.incomplete_details or inner
-    delta = ends.delta.stop_reason if ends.delta is not None else None
+    response, delta = ends.response or ends, ends.delta or ends
+    details = response.incomplete_details
     return (
         (details is not None and details.reason == "content_filter")
-        or "refusal" in (ends.stop_reason, delta)
+        or "refusal" in (ends.stop_reason, delta.stop_reason)
         or _all_filtered(ends.choices)
     )
 

@@ -11,7 +11,7 @@ from tessera.api.model_provider import ProviderModel, ProviderProtocol
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.model.paths import PROTOCOLS
-from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
+from tessera.gateway.bodies.json_values import MAX_TEXTS, NULL, decode, first_items
 from tessera.gateway.bodies.signed import thinking_mark, unmarked
 from tessera.gateway.outside import fields as listed
 from tessera.gateway.refusals import RequestError, invalid_request
@@ -49,7 +49,7 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     fields: _Fields = {}
     for name, value in decode(_all_fields, body).items():
         if name in protocol.fields.passes:
-            if value != listed.NULL:
+            if value != NULL:
                 fields[name] = value
         elif not protocol.fields.leaves_out(name, value):
             raise _unsayable(name)
@@ -94,7 +94,7 @@ class _BodyValues:
     def tools(self, fields: _Fields, lists: listed.Listed, types: Callable[[str], object]) -> None:
         """Cut the tools to those that the client runs itself."""
         tools = []
-        for item in self.items("tools", fields.pop("tools", listed.NULL)) or ():
+        for item in self.items("tools", fields.pop("tools", NULL)) or ():
             tool = lists.cut(item)
             kind = _type_of(tool) or "custom"
             if types(kind):

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tessera.gateway.bodies.json_values import decode
+from tessera.gateway.bodies.json_values import NULL, decode
 from tessera.gateway.refusals import invalid_request
 
-NULL = msgspec.Raw(b"null")
 _NONE = msgspec.Raw()
 # More of them are no value of a table.
 _MAX_VALUE_BYTES = 64

@@ -1,7 +1,6 @@
 """What a call of a provider used, and what it costs by its bill and by the price of its model."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from tessera.domain.usage.payer import ChargeEnd, paid_tokens
 from tessera.gateway.http.token_counts import TokenCounts
@@ -12,18 +11,12 @@ from tessera.gateway.reserve.charges import RequestCharge
 from tessera.gateway.reserve.limits import Reservations
 
 
-class OutsideUse(NamedTuple):
-    """The tokens of one call, within what could be."""
-
-    counts: TokenCounts
-    estimated: bool
-    """The provider did not count them, or otherwise."""
-
-
 def end_outside(
     asked: AskedOutside, end: ChargeEnd, reservations: Reservations, now_ns: int
-) -> OutsideUse:
+) -> tuple[TokenCounts, bool]:
     """Settle a call by what the provider bills, as far as that can be.
+
+    Returns its tokens, within what could be, and whether the provider did not count these.
 
     Where it is not known what it did with the request, it may bill all that was reserved. Of a
     failure the sender pays what was delivered, as of that of an engine.
@@ -38,22 +31,21 @@ def end_outside(
             unseen = 1 if is_failure else 1 + _unseen(asked, now_ns)
         work = known_work(asked, cost, billed, unseen)
         tokens, estimated = paid_tokens(work)
-        use = OutsideUse(TokenCounts(**tokens._asdict()), estimated)
+        counts = TokenCounts(**tokens._asdict())
         cost.charge, is_less = price(cost, work)
+        estimated |= is_less
         if charge is not None:
             own_end = end if is_failure else billed
             charge.charge, _ = price(charge, known_work(asked, charge, own_end, unseen))
-        use = use._replace(estimated=estimated or is_less)
     else:
-        use = OutsideUse(_most(cost), estimated=True)
+        counts, estimated = _most(cost), True
         cost.charge = cost.most(cost.max_output)
         if charge is not None:
             charge.charge = charge.most(charge.max_output)
     if charge is not None and is_failure and asked.first_token_ns is None:
         charge.charge = 0
-    counts = use.counts
     reservations.settle(asked.reserved, input_tokens=counts.input, output_tokens=counts.output)
-    return use
+    return counts, estimated
 
 
 def killed_outside(asked: AskedOutside) -> tuple[TokenCounts, RecordFields]:

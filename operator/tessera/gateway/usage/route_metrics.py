@@ -1,12 +1,14 @@
 """The series of routes: which targets answered, which were skipped, and what that saved."""
 
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
-from tessera.domain.charges.prices import charge_of
+from tessera.domain.charges.prices import RequestPrice, charge_of
+from tessera.domain.gateway.directory import Directory, OfferedModel
 from tessera.domain.gateway.requests import Phase, UsageRecord
-from tessera.gateway.usage.last_targets import LastTargets
+from tessera.domain.limits.charges import price_for
 
 # Routes of one tenant with series of their own, whose names and targets are those of objects; of
 # further ones the route that it did not use for longest makes room.
@@ -16,6 +18,56 @@ MAX_ROUTE_SERIES = 200
 _TARGET = ("tenant", "route", "target")
 # By counter and labels, which take a microsecond each time that they are looked up.
 _Series = dict[tuple[Counter, tuple[str, ...]], Counter]
+
+
+class LastTargets:
+    """The last targets of the routes in the directory of now, and what they are charged."""
+
+    def __init__(self) -> None:
+        self.directory: Callable[[], Directory | None] = lambda: None
+        """Returns the directory, and None before the first."""
+        self._directory = Directory()
+        self._models: Mapping[str, OfferedModel | None] = {}
+        self._names: Mapping[str, str] = {}
+
+    def names(self) -> Mapping[str, str]:
+        """Return the name of the last target of each route."""
+        self._follow()
+        return self._names
+
+    def price(self, tenant: str, route: str, at: float) -> RequestPrice | None:
+        """Return what a tenant pays at the last target of a route, at a time in Unix seconds.
+
+        None where it has no price, or is not there.
+        """
+        self._follow()
+        model = self._models.get(route)
+        if model is None:
+            return None
+        return price_for(self._directory, tenant, model, model.names[0], at)
+
+    def cost(self, route: str) -> RequestPrice | None:
+        """Return what the provider of the last target of a route bills; None of a service."""
+        self._follow()
+        model = self._models.get(route)
+        return model.outside.cost if model is not None and model.outside is not None else None
+
+    def _follow(self) -> None:
+        directory = self.directory()
+        if directory is None or directory is self._directory:
+            return
+        self._directory, models, names = directory, dict[str, OfferedModel | None](), {}
+        services = {model.service: model for model in directory.models if model.route is None}
+        for model in directory.models:
+            if model.route is None:
+                continue
+            route, target = str(model.service), model.route.targets[-1]
+            names[route] = target.target_name
+            if (service := target.service_ref(model.service.namespace)) is not None:
+                models[route] = services.get(service)
+            elif (provider := target.provider) is not None:
+                models[route] = directory.outside.get((provider.name, provider.model))
+        self._models, self._names = models, names
 
 
 class RouteMetrics:
