@@ -81,7 +81,7 @@ def without_marked(path: str, body: bytes) -> bytes:
         items = each_item(memoryview(conversations.messages))
         messages = [_without_blocks(bytes(each)) for each in items]
         return with_fields(body, {"messages": messages})
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_request(f"the body: {error}") from None
 
 
