@@ -34,6 +34,9 @@ _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 # no letter: so these are names of fields. Empty texts are the beginnings of streams.
 _SIGNATURE = re.compile(rb'((?<!\\)"(?:signature|data)"\s*:\s*")(?!")')
 _ENCRYPTED = re.compile(rb'((?<!\\)"encrypted_content"\s*:\s*")(?!")')
+# Events need no names, nor names a space in front; those of these paths have their name as type.
+_SPACELESS = re.compile(rb"^event:(?=\S)", re.MULTILINE)
+_NAMELESS = re.compile(rb'(?<![^\n]\n)^data: *\{"type": *"([a-z_.]+)"', re.MULTILINE)
 _COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)
 _SIGNED_EVENTS = (b'"signature_delta"', b'"redacted_thinking"')
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
@@ -85,7 +88,7 @@ def read_answer(path: str, body: bytes, mark: bytes) -> ProviderAnswer:
     Raises InvalidStreamError where it is no JSON object.
     """
     try:
-        _check_encoding(body)
+        check_encoding(body)
         whole = _whole.decode(body)
         return ProviderAnswer(
             body=_marked_answer(path, body, whole, mark),
@@ -124,6 +127,13 @@ class ProviderEvents(EventRelay):
         return _marked_events(self._path, block, self._mark) if block else block
 
     @override
+    def _complete_events(self, data: bytes) -> bytes:
+        events = super()._complete_events(data)
+        if not events or self._path not in (_RESPONSES, _MESSAGES):
+            return events
+        return _NAMELESS.sub(rb"event: \1\n\g<0>", _SPACELESS.sub(b"event: ", events))
+
+    @override
     def _accepts(self, event: bytes) -> bool:
         if not self.started and any(word in event for word in _FILTER_WORDS):
             with contextlib.suppress(*_UNREADABLE, InvalidStreamError):
@@ -135,7 +145,7 @@ class ProviderEvents(EventRelay):
         return accepted
 
 
-def _check_encoding(body: bytes) -> None:
+def check_encoding(body: bytes) -> None:
     """Raise UnicodeDecodeError unless the body is UTF-8, which decoders of JSON do not read all."""
     if not body.isascii():
         pieces = (body[at : at + _DECODED_BYTES] for at in range(0, len(body), _DECODED_BYTES))

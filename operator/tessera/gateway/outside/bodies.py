@@ -14,6 +14,7 @@ from tessera.domain.model.paths import PROTOCOLS
 from tessera.gateway.bodies.json_values import MAX_TEXTS, NULL, decode, first_items
 from tessera.gateway.bodies.signed import thinking_mark, unmarked
 from tessera.gateway.outside import fields as listed
+from tessera.gateway.outside.answers import check_encoding
 from tessera.gateway.refusals import RequestError, invalid_request
 
 # Of all lists of a body together.
@@ -45,6 +46,12 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     Of signed thinking it has what this provider made. Raises RequestError for what the protocol or
     the model has no word for, so that the target is skipped.
     """
+    try:
+        check_encoding(body)
+    except UnicodeDecodeError as error:
+        raise invalid_request(
+            f"the body is no UTF-8: {error.reason}", code="invalid_json"
+        ) from None
     model, protocol = outside.model, _PROTOCOLS[PROTOCOLS[path]]
     fields: _Fields = {}
     for name, value in decode(_all_fields, body).items():
