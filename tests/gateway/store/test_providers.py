@@ -112,3 +112,15 @@ async def test_what_a_lost_gateway_had_reserved_at_providers_is_a_cost_at_the_cl
     assert lost[ChargeFlag.RESERVED, "team-a", "USD"] == (0, 20, 40)
     by_provider = await amounts(store, ChargeDimension.PROVIDER)
     assert by_provider["unknown", "USD"] == (0, 0, 40)
+
+
+async def test_the_largest_bills_are_in_a_statement_that_leaves_rows_out(
+    store: GatewayStore,
+) -> None:
+    """A tenant without prices is charged nothing, and could hide its bills behind many rows."""
+    small = [a_charged(1, started_at_ns=0, service=f"team-a/{number}") for number in range(3)]
+    await store.record([*small, a_call(1000, None)])
+    by = (ChargeDimension.SERVICE, ChargeDimension.PROVIDER)
+    report = await store.charges(ChargeQuery(by=by, since=0, until=2**40, limit=2))
+    assert report.is_truncated
+    assert sum(row.cost_nanos for row in report.rows) == 1000

@@ -77,7 +77,7 @@ class ChargeQuery:
     tenant: str | None = None
     """Only this tenant's; None for all."""
     limit: int = 10_000
-    """Rows at most, the largest charges first."""
+    """Rows at most, those with the largest charges and bills of providers first."""
 
 
 class ChargeCorrection(Wire):

@@ -281,7 +281,7 @@ async def _compact(connection: AsyncConnection, start: int, end: int) -> None:
 
 
 async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeReport:
-    """Return the sums of the groups with the largest charges."""
+    """Return the sums of the groups with the largest charges and bills of providers."""
     columns = CHARGE_SUMS.c
     groups = [columns[_COLUMNS.get(name, name.value)].label(f"by_{name}") for name in query.by]
     groups.append(columns.currency.label("currency"))
@@ -290,7 +290,7 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
         select(*groups, *sums)
         .where(columns.hour >= query.since, columns.hour < query.until)
         .group_by(*groups)
-        .order_by(func.sum(columns.charge_nanos).desc(), *groups)
+        .order_by(func.sum(columns.charge_nanos + columns.cost_nanos).desc(), *groups)
         .limit(query.limit + 1)
     )
     if query.tenant is not None:
