@@ -129,7 +129,7 @@ class ProviderEvents(EventRelay):
     @override
     def _complete_events(self, data: bytes) -> bytes:
         events = super()._complete_events(data)
-        if not events or self._path not in (_RESPONSES, _MESSAGES):
+        if not events or self._path not in (_RESPONSES, _MESSAGES) or _are_named(events):
             return events
         return _NAMELESS.sub(rb"event: \1\n\g<0>", _SPACELESS.sub(b"event: ", events))
 
@@ -143,6 +143,12 @@ class ProviderEvents(EventRelay):
             # What it is billed comes before its end.
             accepted = self.started = False
         return accepted
+
+
+def _are_named(events: bytes) -> bool:
+    """Return whether events have names as most providers write them."""
+    is_spaced = events.count(b"event:") == events.count(b"event: ")
+    return is_spaced and events.startswith(b"event: ") and b"\n\ndata:" not in events
 
 
 def check_encoding(body: bytes) -> None:
