@@ -120,6 +120,38 @@ async def test_what_comes_after_the_end_is_not_counted(tmp_path: Path, ending: b
     assert b"late" not in got.body
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_no_count_of_caches_or_reasoning_costs_more_than_was_reserved(
+    tmp_path: Path, path: str
+) -> None:
+    usage = {
+        "input_tokens": 10**9,
+        "output_tokens": 10**9,
+        "cache_read_input_tokens": 10**9,
+        "cache_creation_input_tokens": 10**9,
+        "input_tokens_details": {"cached_tokens": 10**9},
+        "output_tokens_details": {"reasoning_tokens": 10**9},
+        "total_tokens": 2 * 10**9,
+    }
+    text = [{"type": "text", "text": "One two three."}]
+    message = {"type": "message", "content": [{"type": "output_text", "text": "One."}]}
+    body = {**a_body(max_tokens=50), "input": "Hi"}
+    del body["messages" if path == "/v1/responses" else "input"]
+    if path == "/v1/responses":
+        del body["max_tokens"]
+    sent = json.dumps(body).encode()
+    async with routed(tmp_path, OUTSIDE, tenant={"outside": (a_cost_limit(10**12),)}) as world:
+        world.provider.script = lambda call: call.whole(
+            {"content": text, "output": [message], "usage": usage}
+        )
+        assert (await world.gateway.post(sent, path)).status == 200
+        (record,) = await world.records(1)
+        assert spent(world) <= 10**12
+    assert record.cost_nanos <= 2 * ((1024 + len(sent)) * INPUT + 100 * OUTPUT)
+    assert record.cached_tokens <= record.input_tokens
+    assert record.reasoning_tokens <= record.output_tokens <= 100
+
+
 async def test_many_at_once_spend_no_more_than_is_lent(tmp_path: Path) -> None:
     """However they end: the last of them may find nothing left."""
     lent = 4 * MOST
