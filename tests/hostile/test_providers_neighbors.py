@@ -109,7 +109,7 @@ async def test_a_flood_of_one_tenant_leaves_others_their_share(tmp_path: Path) -
 
 
 def test_many_names_of_one_sender_take_no_more_than_their_weights() -> None:
-    shares, weights = Shares(5.0), {"team-a": 1.0, OTHER: 9.0}
+    shares, weights = Shares(), {"team-a": 1.0, OTHER: 9.0}
     for _ in range(10):
         assert shares.take("team-a", 10, weights, 0.0)
     assert not shares.take(OTHER, 10, weights, 1.0)

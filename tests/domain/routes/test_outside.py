@@ -7,7 +7,7 @@ import pytest
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import OutsideModel
-from tessera.domain.routes.outside import OutsideRequest, outside_obstacle
+from tessera.domain.routes.outside import outside_obstacle
 from tests.builders import A_MODEL_OUTSIDE, a_budget, a_provider
 
 
@@ -20,17 +20,14 @@ def a_model(changes: dict[str, Any], **fields: Any) -> OutsideModel:
 
 
 def obstacle(outside: OutsideModel, **fields: Any) -> str | None:
-    request = OutsideRequest(
-        **{
-            "path": "/v1/chat/completions",
-            "input_tokens": 100,
-            "has_tools": False,
-            "has_media": False,
-            "residency": None,
-            **fields,
-        }
-    )
-    return outside_obstacle(request, outside)
+    request: dict[str, Any] = {
+        "path": "/v1/chat/completions",
+        "input_tokens": 100,
+        "has_tools": False,
+        "has_media": False,
+        "residency": None,
+    }
+    return outside_obstacle(outside, **{**request, **fields})
 
 
 @pytest.mark.parametrize(

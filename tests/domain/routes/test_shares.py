@@ -17,13 +17,13 @@ def taken(shares: Shares, tenant: str, times: int, places: int, now: float = 0.0
 
 
 def test_a_tenant_alone_takes_all_places() -> None:
-    shares = Shares(5)
+    shares = Shares()
     assert taken(shares, "a", 10, 4) == 4
     assert shares.taken == 4
 
 
 def test_a_place_that_is_given_back_goes_to_who_was_refused() -> None:
-    shares = Shares(5)
+    shares = Shares()
     assert taken(shares, "a", 4, 4) == 4
     assert not shares.take("b", 4, EQUAL, 0.0)
     for _ in range(2):
@@ -35,7 +35,7 @@ def test_a_place_that_is_given_back_goes_to_who_was_refused() -> None:
 
 
 def test_a_refusal_that_is_long_ago_leaves_no_place_free() -> None:
-    shares = Shares(5)
+    shares = Shares()
     assert taken(shares, "a", 4, 4) == 4
     assert not shares.take("b", 4, EQUAL, 0.0)
     shares.give_back("a")
@@ -44,7 +44,7 @@ def test_a_refusal_that_is_long_ago_leaves_no_place_free() -> None:
 
 
 def test_what_is_free_beside_the_shares_of_others_is_taken() -> None:
-    shares = Shares(5)
+    shares = Shares()
     assert taken(shares, "a", 10, 10) == 10
     assert not shares.take("b", 10, EQUAL, 0.0)
     for _ in range(6):
@@ -58,7 +58,7 @@ def test_what_is_free_beside_the_shares_of_others_is_taken() -> None:
 def test_a_tenant_who_asks_seldom_gets_his_share_beside_who_asks_often(
     places: int, weight: float
 ) -> None:
-    shares, running = Shares(5), deque[str]()
+    shares, running = Shares(), deque[str]()
     draw = Random(1)  # noqa: S311 - no secret
     weights, given_to = {"often": 1.0, "seldom": weight}, Counter[str]()
     for step in range(4_000):
@@ -85,7 +85,7 @@ calls = st.lists(
 def test_no_place_is_given_twice_and_some_tenant_always_gets_a_free_place(
     events: list[tuple[str, bool, float]], places: int
 ) -> None:
-    shares, running, now = Shares(5), list[str](), 0.0
+    shares, running, now = Shares(), list[str](), 0.0
     weights = {"a": 1.0, "b": 2.0, "c": 0.5}
     for tenant, ends, seconds in events:
         now += seconds
@@ -99,7 +99,7 @@ def test_no_place_is_given_twice_and_some_tenant_always_gets_a_free_place(
 
 
 def test_a_place_is_wanted_while_who_was_refused_may_come_again() -> None:
-    shares = Shares(5)
+    shares = Shares()
     assert taken(shares, "a", 2, 2) == 2
     assert not shares.is_wanted("a", 0.0)
     assert not shares.take("a", 2, EQUAL, 0.0)

@@ -83,9 +83,9 @@ def router_blend(small_share: float, small: float, large: float, router: float =
     return small_share * small + (1 - small_share) * large + router
 
 
-def blends(small: float, large: float, router: float = 0.0) -> tuple[Blend, ...]:
+def blends(small: float, large: float) -> tuple[Blend, ...]:
     """Return what the shares of the sources make of two prices."""
-    prices = {share: router_blend(share, small, large, router) for share in SHARES}
+    prices = {share: router_blend(share, small, large) for share in SHARES}
     return tuple(Blend(share, price, saved_share(price, large)) for share, price in prices.items())
 
 

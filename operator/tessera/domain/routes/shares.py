@@ -3,6 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 
+# Who found no place has his share left to him for so long.
+_WAITING_SECONDS = 5.0
+
 
 class Shares:
     """The places at a provider that tenants have.
@@ -11,9 +14,7 @@ class Shares:
     more for their weight. Without such a tenant anybody takes what is free.
     """
 
-    def __init__(self, patience_seconds: float) -> None:
-        """Remember a refusal for so long."""
-        self._patience_seconds = patience_seconds
+    def __init__(self) -> None:
         self._places = Counter[str]()
         self._waits_until: dict[str, float] = {}
         self._taken_at: dict[str, float] = {}
@@ -27,7 +28,7 @@ class Shares:
         """Give a tenant one of so many places, if one is free and no share of others."""
         free = places - self.taken - 1
         if free < max(0.0, self._shares_of_others(tenant, places, weights, now)):
-            self._waits_until[tenant] = now + self._patience_seconds
+            self._waits_until[tenant] = now + _WAITING_SECONDS
             return False
         self._places[tenant] += 1
         self._taken_at[tenant] = now

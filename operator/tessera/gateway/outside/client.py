@@ -32,8 +32,6 @@ from tessera.gateway.refusals import RequestError
 JSON, STREAM = "application/json", "text/event-stream"
 # What a call ends with that its sender gave up.
 CANCELLED = "Cancelled"
-# Who found no place has his share left to him for so long.
-_WAITING_SECONDS = 5.0
 _KEEP_ALIVE_SECONDS = 15.0
 _MAX_RETRY_SECONDS = 60.0
 _MAX_ERROR_BYTES, _ERROR_SECONDS = 2**16, 5.0
@@ -58,7 +56,6 @@ class OutsideError(RequestError):
         retry_after_seconds: float | None = None,
         may_repeat: bool = False,
         was_sent: bool = True,
-        had_bytes: bool = False,
         is_refusal: bool = False,
     ) -> None:
         super().__init__(reason, *details, retry_seconds=retry_after_seconds)
@@ -67,8 +64,6 @@ class OutsideError(RequestError):
         """It did no work, and may do it a moment later: it may be asked once more."""
         self.was_sent = was_sent
         """It may have got the request."""
-        self.had_bytes = had_bytes
-        """Its answer had begun."""
         self.is_refusal = is_refusal
         """It said that it gives no answer, which costs nothing."""
 
@@ -77,7 +72,7 @@ class OutsideError(RequestError):
 class ProviderState:
     """The calls of one provider."""
 
-    shares: Shares = field(default_factory=lambda: Shares(_WAITING_SECONDS))
+    shares: Shares = field(default_factory=Shares)
     ejections: dict[str, Ejection] = field(default_factory=dict)
     """By the tenant whose calls failed or were refused."""
     ended: Counter[str] = field(default_factory=Counter)
@@ -127,7 +122,7 @@ class OutsideAnswer:
             yield part
 
     def _error(self, reason: RequestReason, detail: str) -> OutsideError:
-        return OutsideError(reason, self._provider, detail, had_bytes=True)
+        return OutsideError(reason, self._provider, detail)
 
 
 @dataclass(slots=True)

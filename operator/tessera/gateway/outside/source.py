@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from tessera.adapters.clock import Clock
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.routes.ejection import PATIENCE_SECONDS
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.signed import thinking_mark
 from tessera.gateway.bodies.turns import Turns
@@ -135,22 +134,11 @@ class OutsideSource:
             await self._ask(asked, sink)
             return
         except OutsideError as error:
-            seconds = self._repeat_seconds(error)
-            if seconds is None:
+            if not error.may_repeat:
                 raise
+            seconds = error.retry_after_seconds or _REPEAT_SECONDS * (0.5 + self._chance())
         await asyncio.sleep(seconds)
         await self._ask(asked, sink)
-
-    def _repeat_seconds(self, error: OutsideError) -> float | None:
-        """Return after how long a call is repeated; None where it is not.
-
-        What may have been worked on is not.
-        """
-        if not error.may_repeat:
-            return None
-        if error.retry_after_seconds is None:
-            return _REPEAT_SECONDS * (0.5 + self._chance())
-        return error.retry_after_seconds if error.retry_after_seconds <= PATIENCE_SECONDS else None
 
     async def _ask(self, asked: AskedOutside, sink: AnswerSink) -> None:
         """Make one call; raises RequestError."""

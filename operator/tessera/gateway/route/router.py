@@ -9,7 +9,7 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.model.paths import TOKENIZER_PATHS
 from tessera.domain.routes.fallback import CANNOT_TAKE, fallback_kind, goes_on
 from tessera.domain.routes.order import target_order
-from tessera.domain.routes.outside import OutsideRequest, outside_obstacle
+from tessera.domain.routes.outside import outside_obstacle
 from tessera.domain.routes.reasons import RouteReason
 from tessera.gateway.bodies.opening import offers_tools, read_opening
 from tessera.gateway.bodies.settings import with_settings
@@ -207,14 +207,14 @@ class RouteCalls:
             return None
         size, _ = await measured(received, call.model, self._turns)
         identified = received.identified
-        asked = OutsideRequest(
+        return outside_obstacle(
+            outside,
             path=identified.path_item.path,
             input_tokens=size.estimate(None),
             has_tools=offers_tools(received.fields),
             has_media=size.media_tokens > 0,
             residency=self._models.residency(identified.identity),
         )
-        return outside_obstacle(asked, outside)
 
     def _drop(self, call: Resolved) -> None:
         """Hold nothing of the body of a call that is not made, or gave no answer."""
