@@ -29,7 +29,7 @@ from tessera.gateway.resolve.models import Models
 # Before a call is repeated whose provider does not say when; from half to one and a half of it.
 _REPEAT_SECONDS = 0.2
 # Of a stream at once; one that keeps the loop for so long rests.
-_PART_BYTES, _SLOW_PART_SECONDS = 2**14, 0.002
+_PART_BYTES, _SLOW_PART_SECONDS, _MAX_REST_SECONDS = 2**14, 0.002, 0.1
 # Of an event with one token, with whatever providers write around it.
 _TOKEN_BYTES = 1024
 # Of an answer that is no stream: what stands around its text, the request that some repeat in it,
@@ -240,8 +240,8 @@ class OutsideSource:
                         await sink.drained()
                         asked.hold(events.waiting_bytes)
                     elif (seconds := self._clock.monotonic() - began) > _SLOW_PART_SECONDS:
-                        # Others have as much of the loop.
-                        await asyncio.sleep(seconds)
+                        # Others have as much of the loop; the sink may have waited as well.
+                        await asyncio.sleep(min(seconds, _MAX_REST_SECONDS))
 
     async def _pass_part(
         self, part: bytes, events: ProviderEvents, asked: AskedOutside, sink: AnswerSink
