@@ -110,7 +110,7 @@ def route_rows(
             namespace=ref.namespace,
             route=ref.name,
             shares={target: use.share_of(target) or 0.0 for target in sorted(use.requests)},
-            fallback_share=use.fallbacks / max(1.0, sum(use.requests.values())),
+            fallback_share=fallback_share,
             currency=use.currency,
             per_million_tokens=_price(use.per_million),
             last_per_million_tokens=_price(use.last_per_million),
@@ -119,7 +119,7 @@ def route_rows(
         for name, uses in routes.items()
         if (ref := Ref(*name.split("/", 1))) and namespace in (None, ref.namespace)
         for use in uses
-        if sum(use.requests.values())
+        if (fallback_share := use.fallback_share) is not None
     ]
 
 

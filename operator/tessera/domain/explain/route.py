@@ -39,32 +39,26 @@ def _targets(route: ObservedRoute, uses: Sequence[RouteUse]) -> Iterator[tuple[s
             if (price := use.price_of(target.name)) is not None:
                 words.append(f"{price:.4f} {use.currency} a million tokens")
         yield target.name, ", ".join(words)
-    if uses and (total := sum(uses[0].requests.values())):
-        yield "fallback", f"{uses[0].fallbacks / total:.1%} of the requests"
+    if uses and (share := uses[0].fallback_share) is not None:
+        yield "fallback", f"{share:.1%} of the requests"
 
 
 def _selection(spec: ModelRouteSpec) -> Decision:
     """Say who is asked first, without what `when` says besides scores."""
-    names = [target.target_name for target in spec.targets]
     if spec.select == "Weights":
-        weights = [target.weight for target in spec.targets]
+        message = "a hash of each conversation falls to a target by its weight"
+        total = max(1, sum(target.weight for target in spec.targets))
         numbers: Numbers = tuple(
-            (name, f"{weight / max(1, sum(weights)):.0%} of the conversations")
-            for name, weight in zip(names, weights, strict=True)
+            (target.target_name, f"{target.weight / total:.0%} of the conversations")
+            for target in spec.targets
         )
-        return Decision(
-            topic="selection",
-            reason=spec.select,
-            message="a hash of each conversation falls to a target by its weight",
-            numbers=numbers,
+    else:
+        message = (
+            "the first target whose `when` holds; by the score alone, which is 1 and a point for "
+            "each signal, it is"
         )
-    return Decision(
-        topic="selection",
-        reason=spec.select,
-        message="the first target whose `when` holds; by the score alone, which is 1 and a point "
-        "for each signal, it is",
-        numbers=tuple(_by_score(spec)),
-    )
+        numbers = tuple(_by_score(spec))
+    return Decision(topic="selection", reason=spec.select, message=message, numbers=numbers)
 
 
 def _by_score(spec: ModelRouteSpec) -> Iterator[tuple[str, str]]:

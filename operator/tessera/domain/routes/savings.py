@@ -70,8 +70,16 @@ class RouteUse:
 
     def share_of(self, target: str) -> float | None:
         """Return the share of the requests that a target answered, or was the last to refuse."""
+        return self._share(self.requests.get(target, 0.0))
+
+    @property
+    def fallback_share(self) -> float | None:
+        """Return the share of the requests that another target did not answer."""
+        return self._share(self.fallbacks)
+
+    def _share(self, requests: float) -> float | None:
         total = sum(self.requests.values())
-        return self.requests.get(target, 0.0) / total if total else None
+        return requests / total if total else None
 
 
 def _per_million(nanos: float, tokens: float) -> float | None:

@@ -31,7 +31,7 @@ class AddressRules:
     def allow(self, text: str) -> bool:
         """Return whether connections go to an address; it is judged by the one that it embeds."""
         address = _embedded(ip_address(text))
-        return is_public(address) or any(address in allowed for allowed in self._allowed)
+        return _is_public(address) or any(address in allowed for allowed in self._allowed)
 
     def open_socket(self, info: AddrInfoType) -> socket.socket:
         """Return a socket for a connection to an address; raises AddressRefusedError."""
@@ -42,7 +42,7 @@ class AddressRules:
         return socket.socket(family, kind, protocol)
 
 
-def is_public(address: IPv4Address | IPv6Address) -> bool:
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
     """Return whether an address is that of one host of the internet."""
     if isinstance(address, IPv6Address):
         return address in _UNICAST and address.is_global

@@ -4,7 +4,7 @@ import asyncio
 import io
 import re
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ class ProviderState:
     """The calls of one provider."""
 
     shares: Shares = field(default_factory=Shares)
-    ejections: dict[str, Ejection] = field(default_factory=dict)
+    ejections: dict[str, Ejection] = field(default_factory=lambda: defaultdict(Ejection))
     """By the tenant whose calls failed or were refused."""
     ended: Counter[str] = field(default_factory=Counter)
     """By the reason of their error, which is empty for an answer."""
@@ -154,12 +154,8 @@ class OutsideClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Take ranges of addresses that providers may have though they are not public."""
-        self._keys, self._rules, self._tls = (
-            keys or ProviderKeys(),
-            AddressRules(allowed_ranges),
-            tls,
-        )
-        self._monotonic = clock.monotonic
+        self._keys, self._rules = keys or ProviderKeys(), AddressRules(allowed_ranges)
+        self._tls, self._monotonic = tls, clock.monotonic
         self._session: aiohttp.ClientSession | None = None
         self.states: dict[str, ProviderState] = {}
         """Of each provider that was asked."""
@@ -235,7 +231,7 @@ class OutsideClient:
         if not state.shares.take(tenant, places, provider.weights, now):
             raise self._busy(provider.name)
         ejections = state.ejections
-        ejections[tenant] = ejections.get(tenant, Ejection()).asked(now)
+        ejections[tenant] = ejections[tenant].asked(now)
         outcome: str = CANCELLED
         try:
             yield
@@ -287,10 +283,9 @@ class OutsideClient:
                 )
         # Errors of the library know the headers of the request, and so the key.
         except TimeoutError:
+            reason, detail = RequestReason.PROVIDER_UNREACHABLE, "no connection in time"
             if call.was_sent:
                 reason, detail = RequestReason.PROVIDER_TIMEOUT, "its answer did not begin"
-            else:
-                reason, detail = RequestReason.PROVIDER_UNREACHABLE, "no connection in time"
             raise OutsideError(reason, provider.name, detail, was_sent=call.was_sent) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _connection_error(provider.name, error, was_sent=call.was_sent) from None

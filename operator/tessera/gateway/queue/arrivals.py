@@ -36,8 +36,7 @@ class ArrivalCounter:
         tokens = self._lengths.expected(
             model.uid, _client(identity), shape.input_tokens, shape.max_output_tokens
         )
-        before = self._counts.get(model.service, ArrivalCount())
-        self._counts[model.service] = before.plus(ArrivalCount(1, tokens))
+        self._count(model, tokens, requests=1)
 
     def route(self, model: OfferedModel) -> None:
         """Count a request that comes, and that another target of its route may answer."""
@@ -65,9 +64,9 @@ class ArrivalCounter:
         if tokens.requests and own and cost and own.currency == cost.currency:
             self._count(source, ArrivedTokens(overflowed=1, overflow_nanos=cost.nanos))
 
-    def _count(self, model: OfferedModel, tokens: ArrivedTokens) -> None:
+    def _count(self, model: OfferedModel, tokens: ArrivedTokens, *, requests: int = 0) -> None:
         before = self._counts.get(model.service, ArrivalCount())
-        self._counts[model.service] = before.plus(ArrivalCount(0, tokens))
+        self._counts[model.service] = before.plus(ArrivalCount(requests, tokens))
 
     def take(self) -> Mapping[Ref, ArrivalCount]:
         """Return the requests that came since the last time, also those that were refused then."""
