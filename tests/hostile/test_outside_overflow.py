@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,17 @@ from pydantic import ValidationError
 
 from tessera.api.gateway_demand import ReportedDemand, read_report
 from tessera.api.reasons import ScalingReason
+from tessera.api.ref import Ref
 from tessera.domain.observed.demand import ArrivedTokens
 from tessera.domain.scaling.break_even import COOLDOWN, within_break_even
 from tessera.domain.scaling.decisions import changed, current_replicas
 from tessera.domain.scaling.state import Decided, ScalingHistory, TimestampedReplicas
 from tests.builders import at
 from tests.domain.scaling.test_break_even import HOURLY, STEP_SECONDS, TARGET, a_load
+from tests.gateway.harness import TENANT
+from tests.gateway.outside.routing import OUTSIDE, OWN, a_body, routed
+
+pytestmark = pytest.mark.anyio
 
 
 def played(tokens: ArrivedTokens, *, wanted: int = 10, rate: float = 10.0) -> list[int]:
@@ -79,3 +85,17 @@ def test_amounts_that_cannot_be_are_left_out_of_a_report(fields: dict[str, Any])
     body = json.dumps({"gateway": "gateway-0", "services": [row]}).encode()
     report, faults = read_report(body)
     assert (report.services, len(faults)) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "headers"),
+    [((OWN,), {}), ((OUTSIDE, OWN), {"x-tessera-allow-downgrade": "false"})],
+)
+async def test_a_request_with_one_target_alone_is_for_no_other_one(
+    tmp_path: Path, targets: tuple[dict[str, Any], ...], headers: dict[str, str]
+) -> None:
+    """No replica that it needs goes since others' requests have cheaper targets."""
+    async with routed(tmp_path, *targets) as world:
+        await world.gateway.post(a_body(), **headers)
+        came = world.gateway.admission.arrivals.take()[Ref(TENANT, "chat")]
+    assert (came.requests, came.tokens.routed) == (1, 0)

@@ -129,7 +129,7 @@ def test_a_tenant_that_renames_routes_and_targets_without_end_has_few_series() -
     assert of_others, "they keep theirs"
 
 
-CHEAPER = {"tenant": {"cheaper_targets": True}}
+CHEAPER: dict[str, Any] = {"tenant": {"cheaper_targets": True}}
 
 
 async def test_a_filter_that_a_tenant_provokes_gives_no_dearer_target_near_its_limit(

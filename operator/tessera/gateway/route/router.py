@@ -79,7 +79,8 @@ class RouteCalls:
         self._models, self._turns = models, turns
         self._chosen = targets[0]
         self._cheaper_targets = reason is RouteReason.CHEAPER_TARGETS
-        waits = self._cheaper_targets or "Overloaded" not in route.fallback
+        is_alone = self._cheaper_targets or len(targets) == 1
+        waits = is_alone or "Overloaded" not in route.fallback
         self._left = deque((target, waits) for target in targets)
         self._asked = 0
         self._errors: dict[str, RequestError] = {}
