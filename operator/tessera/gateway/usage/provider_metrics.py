@@ -30,7 +30,8 @@ class ProviderMetrics(Collector):
         )
         ejected = GaugeMetricFamily(
             "tessera_gateway_provider_ejected",
-            "1 while a ModelProvider is asked nothing, since it failed or refused too often.",
+            "1 while a ModelProvider is asked nothing for some tenant, since it failed or refused "
+            "too often.",
             labels=("provider",),
         )
         if self._client is not None:
