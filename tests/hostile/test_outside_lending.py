@@ -246,6 +246,27 @@ def test_a_need_beyond_the_limit_lends_nothing_ahead_of_one_that_fits() -> None:
         assert amounts(budget) == {"Hour": 0.2}
 
 
+def test_a_status_of_a_newer_operator_is_read_and_one_of_an_older_one_lends_nothing() -> None:
+    written = recorded(planned(a_budget())).status.model_dump(mode="json", by_alias=True)
+    newer = {**written, "later": 1, "outside": [{**written["outside"][0], "later": 1}]}
+    older = {name: value for name, value in written.items() if name != "outside"}
+    for status, nanos in ((newer, NANO // 5), (older, 0)):
+        budget = a_budget(status=TenantBudgetStatus.model_validate(status))
+        assert budget.spec is not None
+        [limit] = outside_limits(budget, budget.spec)
+        assert limit.amount_at(NOW.timestamp()) == nanos
+
+
+@pytest.mark.parametrize("providers", [True, False])
+def test_a_budget_without_anything_of_providers_is_as_before(providers: bool) -> None:
+    """Objects of the version before, and an installation that has no providers."""
+    config = replace(WITH_PROVIDERS, providers=providers)
+    [view] = plan_of(a_snapshot(budgets=(a_budget(),)), config).budgets
+    status = recorded(view).status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert not status["outside"]
+    assert not any("outside" in each for each in (*status["spend"]["windows"], *status["limits"]))
+
+
 def test_a_gateway_that_was_killed_with_its_volume_keeps_what_it_had_and_no_more() -> None:
     fleet, scope = ChargeFleet(), lent(300)
     dead, other = fleet.start(), fleet.start()

@@ -11,7 +11,12 @@ from pydantic import ValidationError
 from tessera.api.gateway_demand import ReportedDemand, read_report
 from tessera.api.reasons import ScalingReason
 from tessera.api.ref import Ref
-from tessera.domain.observed.demand import ArrivedTokens
+from tessera.domain.observed.demand import (
+    ArrivedTokens,
+    GatewayDemand,
+    GatewayReport,
+    fleet_demand,
+)
 from tessera.domain.scaling.break_even import COOLDOWN, within_break_even
 from tessera.domain.scaling.decisions import changed, current_replicas
 from tessera.domain.scaling.state import Decided, ScalingHistory, TimestampedReplicas
@@ -85,6 +90,37 @@ def test_amounts_that_cannot_be_are_left_out_of_a_report(fields: dict[str, Any])
     body = json.dumps({"gateway": "gateway-0", "services": [row]}).encode()
     report, faults = read_report(body)
     assert (report.services, len(faults)) == ((), 1)
+
+
+def test_what_a_killed_gateway_reported_counts_until_it_is_silent_and_not_for_its_successor() -> (
+    None
+):
+    chat = Ref("team-a", "chat")
+    tokens = ArrivedTokens(routed=9, overflowed=3, overflow_nanos=30)
+    demand = {chat: GatewayDemand(arrived=9, tokens=tokens)}
+    first = GatewayReport(at=at(0))
+    killed = first.followed_by(at(0), {}).followed_by(at(1), demand)
+    successor = first.followed_by(at(3), demand).followed_by(at(4), {})
+    both, later = fleet_demand([killed, successor], at(4)), fleet_demand([killed, successor], at(8))
+    assert both is not None
+    assert later is not None
+    # What a gateway says first may be of any time before.
+    assert both[chat].tokens == tokens
+    assert chat not in later or not any(later[chat].tokens)
+
+
+@pytest.mark.parametrize("seconds", [61, 3600])
+def test_what_overflowed_is_forgotten_after_a_minute(seconds: int) -> None:
+    chat = Ref("team-a", "chat")
+    demand = {chat: GatewayDemand(arrived=9, tokens=ArrivedTokens(routed=9, overflowed=3))}
+    report = GatewayReport(at=at(0)).followed_by(at(0), {}).followed_by(at(1), demand)
+    later = fleet_demand([report.followed_by(at(1 + seconds), {})], at(1 + seconds))
+    assert later is not None
+    assert chat not in later or not any(later[chat].tokens)
+
+
+def test_an_older_gateway_that_says_nothing_of_other_targets_takes_no_replica() -> None:
+    assert set(played(ArrivedTokens(overflowed=300))) == {10}
 
 
 @pytest.mark.parametrize(
