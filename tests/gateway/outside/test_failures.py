@@ -26,7 +26,7 @@ from world.provider import (
     stall,
 )
 
-SHORT = {"connect": "100ms", "firstByte": "100ms", "gap": "100ms"}
+SHORT = {"connect": "5s", "firstByte": "100ms", "gap": "100ms"}
 PRICE_OF_PROMPT, PRICE_OF_ANSWER = 4 * INPUT, 8 * OUTPUT
 
 

@@ -14,7 +14,7 @@ from tests.gateway.charging import INPUT, OUTPUT, a_cost_limit
 from tests.gateway.outside.routing import OUTSIDE, OWN, a_body, routed
 from world.provider import ProviderCall, say_nothing
 
-SHORT = {"connect": "100ms", "firstByte": "100ms", "gap": "100ms"}
+SHORT = {"connect": "5s", "firstByte": "100ms", "gap": "100ms"}
 BODY = json.dumps(a_body()).encode()
 # By the bill: what the request may cost with its template, and what its usual answer does.
 MOST = 2 * ((1024 + len(BODY)) * INPUT + 100 * OUTPUT)
