@@ -1,6 +1,8 @@
 """JSON that is read without an object for each of its values, however many it has."""
 
+import codecs
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +12,8 @@ from tessera.api.text import counted
 from tessera.gateway.refusals import RequestError, invalid_request
 
 NULL = msgspec.Raw(b"null")
+# Of a body at once, since text takes up to four times as much.
+_DECODED_BYTES = 2**20
 # As many as OpenAI takes inputs for embeddings.
 MAX_TEXTS = 2048
 # Of an object in which one is replaced.
@@ -44,6 +48,13 @@ _LEAST_FIELD_BYTES = 6
 # Of the fields that the gateway changes, if all letters were escapes.
 _MAX_NAME_BYTES = 256
 _Parts = list[bytes | memoryview]
+
+
+def check_encoding(body: bytes) -> None:
+    """Raise UnicodeDecodeError unless a body is UTF-8: a decoder of JSON skips most texts."""
+    if not body.isascii():
+        pieces = (body[at : at + _DECODED_BYTES] for at in range(0, len(body), _DECODED_BYTES))
+        deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
 
 
 def decode(decoder: msgspec.json.Decoder[_T], text: bytes | memoryview | msgspec.Raw) -> _T:

@@ -3,16 +3,14 @@
 What a provider signed gets a mark in front, by which it comes back to this provider alone.
 """
 
-import codecs
 import contextlib
 import re
-from collections import deque
 from typing import NamedTuple
 
 import msgspec
 from typing_extensions import override
 
-from tessera.gateway.bodies.json_values import NULL, each_item, with_fields
+from tessera.gateway.bodies.json_values import NULL, check_encoding, each_item, with_fields
 from tessera.gateway.bodies.signed import is_thinking
 from tessera.gateway.http.sse import (
     EventRelay,
@@ -27,8 +25,6 @@ from tessera.gateway.refusals import RequestError
 # Of an error, the words of OpenAI, of Azure and of Anthropic.
 _FILTER_ERRORS = (b'"content_filter"', b'"content_policy_violation"', b"content filtering policy")
 _FILTER_WORDS = (b"content_filter", b"refusal")
-# As text it takes up to four times as much.
-_DECODED_BYTES = 2**20
 _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 # A quotation mark within a text has a backslash in front, and what follows one that ends a text is
 # no letter: so these are names of fields. Empty texts are the beginnings of streams.
@@ -149,13 +145,6 @@ def _are_named(events: bytes) -> bool:
     """Return whether events have names as most providers write them."""
     is_spaced = events.count(b"event:") == events.count(b"event: ")
     return is_spaced and events.startswith(b"event: ") and b"\n\ndata:" not in events
-
-
-def check_encoding(body: bytes) -> None:
-    """Raise UnicodeDecodeError unless the body is UTF-8, which decoders of JSON do not read all."""
-    if not body.isascii():
-        pieces = (body[at : at + _DECODED_BYTES] for at in range(0, len(body), _DECODED_BYTES))
-        deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
 
 
 def _counts(value: msgspec.Raw) -> TokenCounts | None:

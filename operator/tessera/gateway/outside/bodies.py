@@ -11,10 +11,9 @@ from tessera.api.model_provider import ProviderModel, ProviderProtocol
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.model.paths import PROTOCOLS
-from tessera.gateway.bodies.json_values import MAX_TEXTS, NULL, decode, first_items
+from tessera.gateway.bodies.json_values import MAX_TEXTS, NULL, check_encoding, decode, first_items
 from tessera.gateway.bodies.signed import thinking_mark, unmarked
 from tessera.gateway.outside import fields as listed
-from tessera.gateway.outside.answers import check_encoding
 from tessera.gateway.refusals import RequestError, invalid_request
 
 # Of all lists of a body together.
@@ -88,15 +87,14 @@ class _BodyValues:
             )
         return items
 
-    def parts(self, name: str, value: msgspec.Raw, part: _Part) -> Any:
-        """Return a text as it is, and of a list its parts without those that are left out."""
+    def cut(self, fields: _Fields, name: str, part: _Part) -> None:
+        """Cut the parts of a list, without those that are left out; a text stays as it is."""
+        value = _required(fields, name)
         items = self.items(name, value)
         if items is not None:
-            parts = map(part, items)
-            return [each for each in parts if each is not None]
-        if bytes(memoryview(value)[:1]) != b'"':
+            fields[name] = [each for each in map(part, items) if each is not None]
+        elif bytes(memoryview(value)[:1]) != b'"':
             raise invalid_request(f"{name}: expected a text or a list", name)
-        return value
 
     def tools(self, fields: _Fields, lists: listed.Listed, types: Callable[[str], object]) -> None:
         """Cut the tools to those that the client runs itself."""
@@ -119,9 +117,7 @@ class _BodyValues:
 
 
 def _chat(fields: _Fields, values: _BodyValues) -> None:
-    fields["messages"] = values.parts(
-        "messages", _required(fields, "messages"), partial(_chat_message, values)
-    )
+    values.cut(fields, "messages", partial(_chat_message, values))
     values.tools(fields, listed.CHAT_TOOL, _FUNCTIONS.__contains__)
     values.without_reasoning(fields, "reasoning_effort")
     if "stream" in fields and _read(_flag, "stream", fields["stream"]):
@@ -131,7 +127,7 @@ def _chat(fields: _Fields, values: _BodyValues) -> None:
 def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields:
     message = listed.CHAT_MESSAGE.cut(item)
     if "content" in message:
-        message["content"] = values.parts("content", message["content"], _chat_part)
+        values.cut(message, "content", _chat_part)
     if "tool_calls" in message:
         calls = values.items("tool_calls", message.pop("tool_calls"))
         # Engines write empty lists, which providers refuse.
@@ -153,8 +149,7 @@ def _chat_part(item: msgspec.Raw) -> _Fields:
 
 
 def _responses(fields: _Fields, values: _BodyValues) -> None:
-    items = values.parts("input", _required(fields, "input"), partial(_responses_item, values))
-    fields["input"] = items
+    values.cut(fields, "input", partial(_responses_item, values))
     values.tools(fields, listed.RESPONSES_TOOL, _FUNCTIONS.__contains__)
     if "include" in fields:
         included = _read(_texts, "include", fields["include"])
@@ -168,22 +163,18 @@ def _responses_item(values: _BodyValues, value: msgspec.Raw) -> _Fields | None:
     item = listed.RESPONSES_ITEM.cut(value)
     match _type_of(item) or "message":
         case "message":
-            item["content"] = _responses_content(values, _required(item, "content"))
+            values.cut(item, "content", _responses_part)
         case "reasoning":
             item["encrypted_content"] = unmarked(item.get("encrypted_content"), values.mark)
             if item["encrypted_content"] is None:
                 return None
         case "function_call_output" | "custom_tool_call_output":
-            item["output"] = _responses_content(values, _required(item, "output"))
+            values.cut(item, "output", _responses_part)
         case "function_call" | "custom_tool_call":
             pass
         case kind:
             raise _unsayable(f"items of type {kind}", "input")
     return item
-
-
-def _responses_content(values: _BodyValues, value: msgspec.Raw) -> Any:
-    return values.parts("content", value, _responses_part)
 
 
 def _responses_part(item: msgspec.Raw) -> _Fields:
@@ -197,10 +188,9 @@ def _responses_part(item: msgspec.Raw) -> _Fields:
 
 
 def _messages(fields: _Fields, values: _BodyValues) -> None:
-    messages = values.parts("messages", _required(fields, "messages"), partial(_message, values))
-    fields["messages"] = messages
+    values.cut(fields, "messages", partial(_message, values))
     if "system" in fields:
-        fields["system"] = values.parts("system", fields["system"], partial(_block, values))
+        values.cut(fields, "system", partial(_block, values))
     values.tools(fields, listed.MESSAGES_TOOL, _CLIENT_TOOLS.fullmatch)
     values.without_reasoning(fields, "thinking")
     if "output_config" in fields:
@@ -211,9 +201,7 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
 
 def _message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     message = listed.MESSAGES_MESSAGE.cut(item)
-    message["content"] = values.parts(
-        "content", _required(message, "content"), partial(_block, values)
-    )
+    values.cut(message, "content", partial(_block, values))
     # It was all thinking of others.
     return None if message["content"] == [] else message
 
@@ -232,9 +220,7 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
                 _check_image("source", _required(source, "url"))
         case "tool_result":
             if "content" in block:
-                block["content"] = values.parts(
-                    "content", block["content"], partial(_result_block, values)
-                )
+                values.cut(block, "content", partial(_result_block, values))
         case "thinking" | "redacted_thinking" as kind:
             name = "signature" if kind == "thinking" else "data"
             block[name] = unmarked(block.get(name), values.mark)

@@ -1,7 +1,6 @@
 """An engine as the source of an answer: what is sent to it, and what comes back."""
 
 import asyncio
-import codecs
 from collections.abc import Iterator
 
 import msgspec
@@ -9,6 +8,7 @@ import msgspec
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
+from tessera.gateway.bodies.json_values import check_encoding
 from tessera.gateway.http.continued_events import ContinuedEvents, Joint
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
@@ -37,8 +37,6 @@ from tessera.gateway.relay.sent import Sent
 from tessera.gateway.relay.sink import AnswerSink, begun
 
 _MAX_ERROR_BYTES = 2**16
-# Of it at once, since text takes up to four times as much.
-_DECODED_BYTES = 2**20
 # A part of a stream that keeps the loop for so long makes the stream rest; smaller parts do not,
 # whatever else took the time.
 SLOW_PART_SECONDS = 0.002
@@ -103,7 +101,7 @@ class EngineSource:
             size = counted(MAX_RESPONSE_BYTES, "byte")
             raise EngineError(RequestReason.RESPONSE_TOO_LARGE, f"it has more than {size}")
         try:
-            _check_encoding(body)
+            check_encoding(body)
             summary = _summary_of(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid_response(replica, str(error)) from error
@@ -335,15 +333,6 @@ def _summary_of(body: bytes) -> _Whole:
     except msgspec.ValidationError:
         _uncounted_decoder.decode(body)
         return _Whole()
-
-
-def _check_encoding(body: bytes) -> None:
-    """Raise UnicodeDecodeError unless the body is UTF-8: a decoder of JSON skips most texts."""
-    if not body.isascii():
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for place in range(0, len(body), _DECODED_BYTES):
-            decoder.decode(body[place : place + _DECODED_BYTES])
-        decoder.decode(b"", final=True)
 
 
 async def _skip_trailer(connection: EngineConnection) -> None:
