@@ -463,7 +463,7 @@ async def test_a_fleet_of_20_000_services_is_reported_in_bounded_parts(
     server: tuple[HttpsServer, Receiving], tmp_path: Path
 ) -> None:
     serving, receiving = server
-    tokens = ArrivedTokens(10**6, 10**12, 10**12, 10**18)
+    tokens = ArrivedTokens(10**6, 10**12, 10**12, 10**18, 10**6, 10**6, 10**18, 10**6)
     largest = {"arrived": 10**6, "tokens": tokens, "queued": 10**6, "in_flight": 10**6}
     demand = a_fleet(20_000, **largest, predicted_seconds=0.1234567890123456e9)
     async with a_reporter(serving, tmp_path, demand) as reporter:

@@ -13,9 +13,9 @@ DEMAND_AUDIENCE = "tessera-operator"
 DEMAND_PATH = "/demand"
 MAX_REPORT_BYTES = 1024 * 1024
 # Of one part of a report: the longest rows fit into its bytes.
-PART_SERVICES = 3000
+PART_SERVICES = 2300
 # Of one gateway, in all parts: what exceeds them is left out, and the rest counts.
-MAX_REPORT_SERVICES = 8 * PART_SERVICES
+MAX_REPORT_SERVICES = 24_000
 TOO_MANY_SERVICES = f"more than {counted(MAX_REPORT_SERVICES, 'service')}"
 # The same of limits, whose rows may have 2 kB each.
 PART_LIMITS = 400
