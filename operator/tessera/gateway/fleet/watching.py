@@ -115,36 +115,14 @@ class FleetWatch:
         # is cancelled raises its errors alone.
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._run(self._fleet, self._fleet_kinds))
-                group.create_task(self._run(self._keys, _KEYS))
+                watched = (self._fleet, self._fleet_kinds), (self._keys, _KEYS)
+                for cluster, kinds in watched:
+                    group.create_task(_watch(cluster, self._store, kinds, self._changed))
                 if self._providers is not None:
-                    group.create_task(self._watch_secrets(self._providers))
+                    group.create_task(_watch_secrets(self._providers))
         except* VersionRollbackError as errors:
             log.warning("%s", _first_cause(errors))
             self._store = Store((*self._fleet_kinds, *_KEYS))
-
-    async def _run(self, cluster: Cluster, kinds: tuple[ApiResource, ...]) -> None:
-        reflector = Reflector(
-            cluster, self._store, Observations(), lambda _: self._changed(), kinds
-        )
-        await reflector.list_all()
-        self._changed()
-        await reflector.run()
-
-    async def _watch_secrets(self, providers: ProviderSecrets) -> None:
-        # Of a store of their own: requests for services wait neither for them nor for their rights.
-        store = Store((PROVIDER_SECRETS,))
-
-        def changed(_: ApiResource) -> None:
-            secrets = store.plan_inputs(PROVIDER_SECRETS)
-            providers.update(each for each in secrets if isinstance(each, ProviderSecret))
-
-        reflector = Reflector(
-            providers.cluster, store, Observations(), changed, (PROVIDER_SECRETS,)
-        )
-        await reflector.list_all()
-        changed(PROVIDER_SECRETS)
-        await reflector.run()
 
     def _report_malformed(self, keys: tuple[TenantKeys, ...]) -> None:
         for secret in keys:
@@ -162,6 +140,26 @@ class FleetWatch:
                 self._keys_namespace,
             )
         self._outside = outside
+
+
+async def _watch(
+    cluster: Cluster, store: Store, kinds: tuple[ApiResource, ...], changed: Callable[[], None]
+) -> None:
+    reflector = Reflector(cluster, store, Observations(), lambda _: changed(), kinds)
+    await reflector.list_all()
+    changed()
+    await reflector.run()
+
+
+async def _watch_secrets(providers: ProviderSecrets) -> None:
+    # They have their own store: requests for services wait neither for them nor for their rights.
+    store = Store((PROVIDER_SECRETS,))
+
+    def changed() -> None:
+        secrets = store.plan_inputs(PROVIDER_SECRETS)
+        providers.update(each for each in secrets if isinstance(each, ProviderSecret))
+
+    await _watch(providers.cluster, store, (PROVIDER_SECRETS,), changed)
 
 
 def _first_cause(error: BaseException) -> BaseException:
