@@ -295,7 +295,7 @@ def _lines(charges: ChargeTable) -> Iterator[str]:
             *(str(row[name]) for name in counts),
             *([cell(row[_SHARE], "{:.1%}"), row[_PER_MILLION] or "-"] if of_targets else []),
             _charge(row, _TABLE_DIGITS) or "no price",
-            *(_provider_fields(row, _TABLE_DIGITS)[name] or "-" for name in of_providers),
+            *(each or "-" for each in _provider_fields(of_providers, row, _TABLE_DIGITS).values()),
             row["currency"] or "-",
         ]
         for row in _with_shares(charges)
@@ -322,7 +322,7 @@ def _body(charges: ChargeTable) -> dict[str, Any]:
         "to": charges.until.isoformat(),
         "digest": charges.digest,
         "truncated": charges.is_truncated,
-        "rows": [_fields(charges, row) for row in _with_shares(charges)],
+        "rows": list(_fields(charges)),
         **_savings_body(charges),
     }
 
@@ -348,19 +348,19 @@ def _csv(charges: ChargeTable) -> tuple[list[str], list[dict[str, Any]]]:
     columns = [*charges.by, *_COUNTS, *of_targets, "charge", *_provider_columns(charges)]
     columns += ["currency", *period, "digest"]
     digest = charges.digest
-    fields = [_fields(charges, row) for row in _with_shares(charges)]
-    return columns, [{**each, **period, "digest": digest} for each in fields]
+    return columns, [{**each, **period, "digest": digest} for each in _fields(charges)]
 
 
-def _fields(charges: ChargeTable, row: Mapping[str, Any]) -> dict[str, Any]:
-    provider_fields = _provider_fields(row, _FULL_DIGITS)
-    return {
-        **{name: row[name] for name in (*charges.by, *_COUNTS)},
-        **_target_fields(row),
-        "charge": _charge(row, _FULL_DIGITS),
-        **{name: provider_fields[name] for name in _provider_columns(charges)},
-        "currency": row["currency"],
-    }
+def _fields(charges: ChargeTable) -> Iterator[dict[str, Any]]:
+    of_providers = _provider_columns(charges)
+    for row in _with_shares(charges):
+        yield {
+            **{name: row[name] for name in (*charges.by, *_COUNTS)},
+            **_target_fields(row),
+            "charge": _charge(row, _FULL_DIGITS),
+            **_provider_fields(of_providers, row, _FULL_DIGITS),
+            "currency": row["currency"],
+        }
 
 
 def _provider_columns(charges: ChargeTable) -> Sequence[str]:
@@ -370,11 +370,14 @@ def _provider_columns(charges: ChargeTable) -> Sequence[str]:
     return (_PROVIDER_COST, "margin") if _PROVIDER in charges.by else (_PROVIDER_COST,)
 
 
-def _provider_fields(row: Mapping[str, Any], digits: int) -> Mapping[str, str | None]:
+def _provider_fields(
+    columns: Iterable[str], row: Mapping[str, Any], digits: int
+) -> Mapping[str, str | None]:
     """Return what a provider bills, and what the charge has above it; None of services."""
     cost = row.get(_COST_NANOS)
     margin = None if cost is None else row["chargeNanos"] - cost
-    return {_PROVIDER_COST: _amount(cost, digits), "margin": _amount(margin, digits)}
+    amounts = {_PROVIDER_COST: cost, "margin": margin}
+    return {name: _amount(amounts[name], digits) for name in columns}
 
 
 def _target_fields(row: Mapping[str, Any]) -> dict[str, Any]:
