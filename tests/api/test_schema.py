@@ -195,8 +195,11 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("llama-3-1-8b", {"InferenceService", "BatchInference", "AcceleratorPool"}),
-        ("3llama", {"BatchInference", "AcceleratorPool"}),
+        (
+            "llama-3-1-8b",
+            {"InferenceService", "BatchInference", "AcceleratorPool", "ModelProvider"},
+        ),
+        ("3llama", {"BatchInference", "AcceleratorPool", "ModelProvider"}),
         ("llama-3.1-8b", {"AcceleratorPool"}),
         ("n" * 63, {"InferenceService", "BatchInference", "AcceleratorPool"}),
         ("n" * 64, set[str]()),
