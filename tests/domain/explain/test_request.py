@@ -107,7 +107,7 @@ def test_the_explanation_of_a_gateway_of_the_version_before_is_read() -> None:
         **{"started_at": "2026-11-28T12:00:00Z", "attempts": (), "phase": "Completed"},
         "estimated": False,
     }
-    for name in ("path", "model_route", "target", "target_reason", "skipped_targets"):
+    for name in ("path", "model_route", "provider", "target", "target_reason", "skipped_targets"):
         del fields[name]
     of_before = RequestExplanation.model_validate({**fields, "route": "/score"})
     assert of_before == RequestExplanation.model_validate({**fields, "path": "/score"})
