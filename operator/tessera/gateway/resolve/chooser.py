@@ -61,7 +61,7 @@ class Chooser:
         """
         received, model, take = resolved.received, resolved.model, self._turns.take
         if model.outside is not None:
-            return await self._choose_outside(received, model, model.outside)
+            return self._choose_outside(resolved, model.outside)
         identified, fields, body = received.identified, received.fields, received.body
         path = identified.path_item.path
         if model.paths and path not in (*model.paths, *TOKENIZER_PATHS):
@@ -101,12 +101,11 @@ class Chooser:
             schema=schema,
         )
 
-    async def _choose_outside(
-        self, received: Received, model: OfferedModel, outside: OutsideModel
-    ) -> Chosen:
+    def _choose_outside(self, resolved: Resolved, outside: OutsideModel) -> Chosen:
         """Return the request as a provider sees it, which judges the fields of its body itself."""
+        received, model, size = resolved.received, resolved.model, resolved.size
+        assert size is not None  # noqa: S101 - else it is not known to take the request
         fields, means = received.fields, self._replicas.means(model)
-        size, _ = await measured(received, model, self._turns)
         shape = request_shape(fields, size, model, means, None, received.priority)
         most = outside.model.max_output_tokens * fields.choices
         return Chosen(

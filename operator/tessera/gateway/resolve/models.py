@@ -21,6 +21,7 @@ from tessera.domain.gateway.access import (
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.charges import EVALUATION_CLASS
+from tessera.gateway.bodies.prompt_size import PromptSize
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import RequestError, unknown_model
@@ -70,6 +71,8 @@ class Resolved:
 
     received: Received
     model: OfferedModel
+    size: PromptSize | None = None
+    """Its prompt, of a call of a provider: that is measured before it is known to take it."""
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""

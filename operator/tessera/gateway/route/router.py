@@ -207,6 +207,7 @@ class RouteCalls:
         if outside is None:
             return None
         size, _ = await measured(received, call.model, self._turns)
+        call.size = size
         identified = received.identified
         return outside_obstacle(
             outside,
