@@ -185,13 +185,13 @@ def _providers(
     settings: GatewaySettings, connection: Connection, stack: contextlib.AsyncExitStack
 ) -> tuple[OutsideClient, ProviderSecrets | None]:
     """Return what asks providers, and what keeps their keys up to date; None without providers."""
+    if settings.providers_namespace is None:
+        return OutsideClient(), None
     keys, tls = ProviderKeys(), ssl.create_default_context()
     if settings.providers_ca_file is not None:
         tls.load_verify_locations(settings.providers_ca_file)
     client = OutsideClient(keys, settings.providers_allowed_ranges, tls=tls)
     stack.push_async_callback(client.close)
-    if settings.providers_namespace is None:
-        return client, None
     cluster = KubeCluster(connection, (settings.providers_namespace,))
     stack.push_async_callback(cluster.close)
     return client, ProviderSecrets(cluster, keys.update)
