@@ -1,9 +1,16 @@
 """Whether a model of an outside provider can take a request, before anything is reserved for it."""
 
+from collections.abc import Collection
+
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.model.paths import PROTOCOLS
 from tessera.domain.routes.reasons import RouteReason
+
+
+def may_leave(residency: Collection[str] | None, region: str | None) -> bool:
+    """Return whether requests of a tenant may go to a region; `residency` is None for all."""
+    return residency is None or region in residency
 
 
 def outside_obstacle(
@@ -21,7 +28,7 @@ def outside_obstacle(
     is translated: a path of another protocol is not served.
     """
     provider, model = outside.provider.spec, outside.model
-    if residency is not None and provider.region not in residency:
+    if not may_leave(residency, provider.region):
         return RouteReason.RESIDENCY
     if PROTOCOLS.get(path) not in provider.protocols:
         return RequestReason.PATH_NOT_SERVED

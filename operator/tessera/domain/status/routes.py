@@ -27,6 +27,7 @@ from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
+from tessera.domain.routes.outside import may_leave
 from tessera.domain.service.preparation.shape import with_known_files
 from tessera.domain.status.conditions import conditions
 from tessera.domain.steps import Step
@@ -190,8 +191,7 @@ def _outside_state(
         or all(model.name != wanted.model for model in spec.models)
     ):
         return TargetState.TARGET_NOT_FOUND
-    regions = around.residency.get(tenant)
-    if regions is not None and spec.region not in regions:
+    if not may_leave(around.residency.get(tenant), spec.region):
         return TargetState.DATA_RESIDENCY
     return TargetState.AVAILABLE
 

@@ -21,6 +21,7 @@ from tessera.domain.gateway.access import (
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.charges import EVALUATION_CLASS
+from tessera.domain.routes.outside import may_leave
 from tessera.gateway.bodies.prompt_size import PromptSize
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
@@ -243,10 +244,9 @@ class Models:
             if outside is not None:
                 provider = outside.provider.name
                 target = self.outside_target(identity, provider, outside.model.name)
-                regions = self.residency(identity)
-                may_leave = regions is None or outside.provider.spec.region in regions
+                is_allowed = may_leave(self.residency(identity), outside.provider.spec.region)
                 # A key of now is not for where the provider was before.
-                if target is not None and not (target.outside == outside and may_leave):
+                if target is not None and not (target.outside == outside and is_allowed):
                     target = None
                 detail = "it was changed or removed"
                 error = RequestError(RequestReason.PROVIDER_UNREACHABLE, provider, detail)
