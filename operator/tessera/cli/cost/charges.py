@@ -13,7 +13,7 @@ from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.text import cell, column_head, format_time, table
 from tessera.domain.money import Money
-from tessera.domain.routes.savings import saved_share
+from tessera.domain.routes.savings import less_text, saved_share
 from tessera.domain.usage.report import target_shares
 from tessera.domain.usage.statement import CLOSING_SECONDS, WASTE
 
@@ -104,10 +104,9 @@ class RouteSaving:
         charged = f"Route {self.route} was charged {_amount(self.charge, _TABLE_DIGITS)}"
         charged = f"{charged} {self.currency}"
         if self.saved is not None:
-            less = f"{abs(self.saved):.1%} {'less' if self.saved >= 0 else 'more'}"
             return (
-                f"{charged}: {less} than all its tokens at the mean price of {self.last}, its last "
-                "target."
+                f"{charged}: {less_text(self.saved)} than all its tokens at the mean price of "
+                f"{self.last}, its last target."
             )
         cause = f"its last target {self.last} was charged nothing"
         if self.last is None:

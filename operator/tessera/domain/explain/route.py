@@ -7,7 +7,7 @@ from tessera.api.meta import find_condition
 from tessera.api.model_route import MAX_SCORE, ModelRouteSpec
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.reporting.decision import Decision, Numbers
-from tessera.domain.routes.savings import RouteUse, blends
+from tessera.domain.routes.savings import RouteUse, blends, less_text
 
 
 def explain_route(route: ObservedRoute, uses: Sequence[RouteUse]) -> tuple[Decision, ...]:
@@ -85,7 +85,10 @@ def _saving(spec: ModelRouteSpec, use: RouteUse) -> Decision:
     numbers: Numbers = ()
     if small is not None and first != last:
         numbers = tuple(
-            (f"{row.share:.0%} at {first}", f"{row.price:.4f} {use.currency}, {_less(row.saved)}")
+            (
+                f"{row.share:.0%} at {first}",
+                f"{row.price:.4f} {use.currency}, {less_text(row.saved)}",
+            )
             for row in blends(small, at_last)
         )
     cost = use.cost_of_saving
@@ -94,10 +97,6 @@ def _saving(spec: ModelRouteSpec, use: RouteUse) -> Decision:
         topic="saving",
         reason="Saves" if saved > 0 else "SavesNothing",
         message=f"in the last hour a million tokens cost {blended:.4f} {use.currency}, "
-        f"{_less(saved)} than {at_last:.4f} for the same at {last}, the last target{wasted}",
+        f"{less_text(saved)} than {at_last:.4f} for the same at {last}, the last target{wasted}",
         numbers=numbers,
     )
-
-
-def _less(saved: float | None) -> str:
-    return "-" if saved is None else f"{abs(saved):.1%} {'less' if saved >= 0 else 'more'}"

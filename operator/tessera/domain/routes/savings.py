@@ -103,3 +103,8 @@ def saved_share(cost: float, last_target_cost: float) -> float | None:
     None where that costs nothing.
     """
     return 1 - cost / last_target_cost if last_target_cost else None
+
+
+def less_text(saved: float | None) -> str:
+    """Return a saved share in words: `25.0% less`."""
+    return "-" if saved is None else f"{abs(saved):.1%} {'less' if saved >= 0 else 'more'}"
