@@ -1,6 +1,5 @@
 """What gateways know of outside providers."""
 
-import hashlib
 from collections.abc import Mapping
 from operator import attrgetter
 from zoneinfo import ZoneInfo
@@ -10,6 +9,7 @@ from tessera.api.ref import Ref
 from tessera.api.tenant_budget import Limit, TenantBudgetSpec
 from tessera.domain.budget.periods import period_at, zone_of
 from tessera.domain.budget.raises import AmountRaise
+from tessera.domain.charges.price_book import content_digest, request_price
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
@@ -56,17 +56,8 @@ def outside_models(
 
 
 def _outside_cost(provider: str, currency: str, cost: ModelCost) -> RequestPrice:
-    digest = hashlib.sha256(f"{currency}{cost.model_dump_json(by_alias=True)}".encode()).hexdigest()
-    cached, reasoning = cost.cached_input, cost.reasoning
-    return RequestPrice(
-        price_list=f"{provider}@{digest[:12]}",
-        currency=currency,
-        input=to_nanos(cost.input),
-        cached_input=to_nanos(cost.input if cached is None else cached),
-        output=to_nanos(cost.output),
-        reasoning=to_nanos(cost.output if reasoning is None else reasoning),
-        per_request=to_nanos(cost.per_request),
-    )
+    digest = content_digest(f"{currency}{cost.model_dump_json(by_alias=True)}")
+    return request_price(f"{provider}@{digest}", currency, cost, cost.input, cost.output)
 
 
 def outside_limits(budget: Budget, spec: TenantBudgetSpec) -> tuple[ChargeLimit, ...]:
