@@ -72,6 +72,17 @@ def _condition_path(kind: str, field: str) -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
+def _accepted_columns(*columns: PrinterColumn) -> tuple[PrinterColumn, ...]:
+    """Return the columns of a kind that is accepted or not, with its own in between."""
+    return (
+        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
+        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+        *columns,
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
+    )
+
+
 _ITL, _OUTPUT_RATE = ".status.speed.itlMs", ".status.speed.tokensPerSecond"
 
 INFERENCE_SERVICE = CustomResourceType(
@@ -172,14 +183,10 @@ QUALITY_GATE = CustomResourceType(
     model=QualityGate,
     short_names=("tgate",),
     namespaced=True,
-    columns=(
-        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
-        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+    columns=_accepted_columns(
         PrinterColumn(name="Service", path=".status.verdicts[0].service"),
         PrinterColumn(name="Verdict", path=".status.verdicts[0].reason"),
         PrinterColumn(name="Decided", type="date", path=".status.verdicts[0].decidedAt"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
     ),
 )
 
@@ -187,12 +194,8 @@ MODEL_ROUTE = CustomResourceType(
     model=ModelRoute,
     short_names=("troute",),
     namespaced=True,
-    columns=(
-        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
-        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+    columns=_accepted_columns(
         PrinterColumn(name="Targets", path=".status.summary"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
     ),
 )
 
@@ -200,13 +203,9 @@ MODEL_PROVIDER = CustomResourceType(
     model=ModelProvider,
     short_names=("tprovider",),
     namespaced=False,
-    columns=(
-        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
-        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
+    columns=_accepted_columns(
         PrinterColumn(name="Region", path=".spec.region"),
         PrinterColumn(name="Models", path=".spec.models[*].name"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
     ),
 )
 
