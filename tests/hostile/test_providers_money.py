@@ -182,7 +182,7 @@ async def test_without_enough_money_not_even_a_connection_is_made(
 
 
 async def test_the_money_of_another_window_is_not_that_of_now(tmp_path: Path) -> None:
-    """A status that nobody updates, as of a budget that was created again."""
+    """A status that no operator updates, as of a budget that was created again."""
     now = time.time()
     past = replace(
         a_cost_limit(0), raises=(AmountRaise(10**12, now - 1), AmountRaise(-(10**12), now - 9))

@@ -11,7 +11,7 @@ _POD = (
 )
 _PROVIDER = 'job="tessera-system/tessera-gateway",pod="gateway-0",provider="acme"'
 _ROUTE = {"route": "team-a/assistant"}
-# A service that sleeps, or that nobody pays, does not fail.
+# A service that sleeps, or that no budget pays, does not fail.
 _NO_FAILURES = {
     RequestReason.SERVICE_ASLEEP,
     RequestReason.SERVICE_STOPPED,

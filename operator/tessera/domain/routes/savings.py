@@ -36,7 +36,7 @@ class RouteUse:
     at_last: float = 0.0
     """Nano-units that the last target would be charged for the tokens of all answers."""
     failed: float = 0.0
-    """Nano-units of calls that gave no answer, whoever pays them: what routing costs."""
+    """Nano-units of calls that gave no answer, whether paid or not: what routing costs."""
 
     @property
     def cost(self) -> float:

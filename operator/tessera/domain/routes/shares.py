@@ -11,7 +11,7 @@ class Shares:
     """The places at a provider that tenants have.
 
     Who was refused comes first for a while: until then his share is left to him by those who have
-    more for their weight. Without such a tenant anybody takes what is free.
+    more for their weight. Without such a tenant each takes what is free.
     """
 
     def __init__(self) -> None:

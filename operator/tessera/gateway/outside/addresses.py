@@ -37,7 +37,7 @@ class AddressRules:
         """Return a socket for a connection to an address; raises AddressRefusedError."""
         family, kind, protocol, _, where = info
         if not self.allow(str(where[0])):
-            # The same words for each of a name's addresses, of which nobody else learns.
+            # The same words for each of a name's addresses, of which no client learns.
             raise AddressRefusedError("refused")
         return socket.socket(family, kind, protocol)
 
