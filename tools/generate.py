@@ -26,6 +26,7 @@ import home_page
 import ladders_page
 import paths_page
 import takeovers
+import waits_page
 from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
 from chart_rights import render_with
@@ -81,6 +82,7 @@ def generated() -> dict[str, str]:
         f"docs/reference/{resource.name.lower()}.md": _page(resource) for resource in RESOURCES
     }
     files["docs/reference/reasons.md"] = _reasons()
+    files[waits_page.PAGE] = waits_page.page()
     files["docs/reference/metrics.md"] = _metrics()
     files["docs/reference/values.md"] = _values_page()
     files["docs/reference/cli.md"] = cli_page()

@@ -241,6 +241,9 @@ class Condition(Wire):
     last_transition_time: datetime
     """When the status last changed."""
 
+    waiting_since: datetime | None = None
+    """When the wait that the reason says began; absent while nothing waits."""
+
 
 Conditions = Annotated[
     tuple[Condition, ...],

@@ -108,7 +108,7 @@ def test_unknown_and_pooling_targets_are_named_and_the_others_still_count() -> N
     assert reasons == ["PoolingTarget", "TargetNotFound", "TargetNotFound", "Available"]
     value, reason, message = accepted(status)
     assert (value, reason, status.summary) == ("False", "TargetNotFound", "1/4")
-    assert message == "; ".join(
+    assert message.partition(". This ends")[0] == "; ".join(
         f"spec.targets[{number}].service: InferenceService/team-a/{name} does not exist, or its "
         "spec is invalid; requests skip it"
         for number, name in ((1, "gone"), (2, "broken"))
@@ -152,7 +152,7 @@ def test_a_service_of_the_tenant_keeps_its_name_and_so_does_the_older_route() ->
     assert accepted(two["older"])[1] == "Valid"
     value, reason, message = accepted(two["assistant"])
     assert (value, reason) == ("False", "NameConflict")
-    assert message == (
+    assert message.partition(". This ends")[0] == (
         "metadata.name: assistant is also a name of ModelRoute/team-a/older, which gets the "
         "requests of TenantBudget/team-a at the gateway; choose another name"
     )
@@ -244,7 +244,11 @@ def test_a_route_says_that_no_gateway_runs_or_that_its_spec_is_invalid() -> None
     assert accepted(status)[:2] == ("True", "GatewayDisabled")
     invalid = replace(a_route("large"), spec=None, problem="spec.targets: Field required")
     status = statuses(invalid, a_route("large", name="other"))["assistant"]
-    assert accepted(status) == ("False", "InvalidSpec", "spec.targets: Field required")
+    assert accepted(status) == (
+        "False",
+        "InvalidSpec",
+        "spec.targets: Field required. This ends when the spec is edited.",
+    )
     assert (status.targets, status.summary) == ((), "")
 
 

@@ -112,7 +112,7 @@ def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision
         decision,
         reason=condition.reason,
         message=condition.message,
-        since=condition.last_transition_time,
+        since=condition.waiting_since or condition.last_transition_time,
         replayed="" if same else f"{decision.reason}: {decision.message}",
     )
 
@@ -122,7 +122,7 @@ def _condition_decision(topic: str, condition: Condition) -> Decision:
         topic=topic,
         reason=condition.reason,
         message=condition.message,
-        since=condition.last_transition_time,
+        since=condition.waiting_since or condition.last_transition_time,
     )
 
 

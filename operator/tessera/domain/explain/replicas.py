@@ -19,16 +19,9 @@ _READY_CHANGES: dict[str, str] = {
     f"{format_duration(IDLE_PROBE_INTERVAL)} without a finished request",
     Ready.PROBE_SUCCEEDED: "a failing probe; the next one follows "
     f"{format_duration(IDLE_PROBE_INTERVAL)} without a finished request",
-    Ready.SCALED_TO_ZERO: "spec.replicas above 0, or with spec.scaling a request at the gateway or "
-    "minReplicas above 0",
-    Ready.BUDGET_EXHAUSTED: "budget for the first replica: see budget",
     Ready.NOT_PLACED: "hardware for the service: see placed",
     Ready.NO_REPLICA_READY: "a replica that passes its probes: see rollout",
     Ready.PROBE_PENDING: "the response to the running probe",
-    Ready.PROBE_FAILED: "a successful probe; the next one follows within seconds",
-    Ready.GATE_RUNNING: "the verdict of the QualityGate on the first version: see rollout",
-    Ready.GATE_NOT_PASSED: "another spec, a QualityGate that can judge, or spec.rollout.skipGate",
-    Ready.COMPLETION_FAILED: "a successful completion; the next probe follows within seconds",
 }
 
 

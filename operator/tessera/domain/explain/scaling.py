@@ -17,6 +17,7 @@ from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
 from tessera.domain.service.variant_counts import shares_of, unit_choice
 from tessera.domain.status.scaling import WITHOUT_RATES
+from tessera.domain.waits import kind_of
 
 
 def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
@@ -122,22 +123,6 @@ def _further_numbers(
         yield "recommended", f"{pods} ({recommended.reason}: {recommended.message})"
 
 
-_WAYS_OUT = {
-    ScalingReason.SCALED_EXTERNALLY: "another spec.replicas, by the autoscaler or the person that "
-    "scales it, or spec.scaling.mode Native",
-    ScalingReason.PAUSED: "the removal of spec.scaling.paused",
-    ScalingReason.BUDGET_EXHAUSTED: "budget for more replicas: see budget",
-    ScalingReason.GPU_QUOTA_EXCEEDED: "a larger spec.gpus of the TenantBudget: see budget",
-    ScalingReason.FAIR_SHARE: "more devices in the pool, or a larger share of them: see budget",
-    ScalingReason.UNSCHEDULABLE: "a node for 1 more replica: see placed",
-    ScalingReason.OVERFLOW_CHEAPER: "more requests that overflow, or a dearer target for them",
-    ScalingReason.UNBALANCED: "requests through the gateway, which picks a replica for each one, "
-    "or clients that connect again",
-    ScalingReason.SCALED_TO_ZERO: "a request that waits at the gateway, or "
-    "spec.scaling.minReplicas above 0",
-}
-
-
 def _would_change(
     spec: InferenceServiceSpec, load: ServiceLoad, service_plan: ServicePlan
 ) -> Iterator[str]:
@@ -148,11 +133,14 @@ def _would_change(
     if service_plan.choice is None:
         yield "hardware for the service: see placed"
         return
-    if service_plan.start_refusal is not None:
-        yield _WAYS_OUT[ScalingReason.BUDGET_EXHAUSTED]
+    refused = service_plan.start_refusal is not None
+    reason = ScalingReason.BUDGET_EXHAUSTED if refused else scale.reason
+    if reason is ScalingReason.SCALED_EXTERNALLY:
+        yield "another spec.replicas, by whoever scales it, or spec.scaling.mode Native"
         return
-    if scale.reason in _WAYS_OUT:
-        yield _WAYS_OUT[scale.reason]
-        return
+    if (kind := kind_of(reason)) is not None:
+        yield kind.exit
+        if reason is not ScalingReason.FAILED_GET_METRICS:
+            return
     policy = POLICIES[spec.scaling.policy]
     yield from policy.would_change(_target(spec, service_plan), load, scale)

@@ -12,6 +12,7 @@ from tessera.domain.observed.gates import ObservedGate
 from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
+from tessera.domain.waits import kind_of
 
 _MAX_MESSAGE_LENGTH = 2048
 # Objects with a status.
@@ -32,9 +33,10 @@ def with_accepted(
 def conditions(
     verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed, at: datetime
 ) -> tuple[Condition, ...]:
-    """Return conditions; lastTransitionTime stays while the status does."""
+    """Return conditions; lastTransitionTime stays while the status does, waitingSince while the
+    reason does."""
     before = {condition.type: condition for condition in observed.status.conditions}
-    generation = observed.generation
+    generation, now = observed.generation, at.replace(microsecond=0)
     updated = []
     for condition_type, verdict in verdicts.items():
         last = before.get(condition_type)
@@ -42,10 +44,13 @@ def conditions(
         status: Literal["True", "False", "Unknown"] = (
             "Unknown" if not reason.is_known else "True" if reason.is_true else "False"
         )
-        message = plain_text(verdict.message, _MAX_MESSAGE_LENGTH)
-        content = (status, reason, message, generation)
+        message, since = _with_exit(verdict), None
+        if kind_of(reason) is not None:
+            since = last.waiting_since if last is not None and last.reason == reason else None
+            since = min(since or now, now)
+        content = (status, reason, message, generation, since)
         if last is not None and content == (
-            last.status, last.reason, last.message, last.observed_generation,
+            last.status, last.reason, last.message, last.observed_generation, last.waiting_since,
         ):  # fmt: skip
             updated.append(last)
             continue
@@ -59,7 +64,17 @@ def conditions(
                 observed_generation=generation,
                 last_transition_time=last.last_transition_time
                 if last is not None and same
-                else at.replace(microsecond=0),
+                else now,
+                waiting_since=since,
             )
         )
     return tuple(updated)
+
+
+def _with_exit(verdict: StatusVerdict[StatusReason]) -> str:
+    """Return the message of a verdict, which ends with what ends its wait."""
+    kind = kind_of(verdict.reason)
+    if kind is None:
+        return plain_text(verdict.message, _MAX_MESSAGE_LENGTH)
+    message = plain_text(verdict.message, _MAX_MESSAGE_LENGTH - len(kind.exit) - 2)
+    return f"{message.rstrip('.')}. {kind.exit}"
