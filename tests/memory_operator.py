@@ -129,6 +129,7 @@ class MemoryOperator:
         self.builder = 1
         self.platform = Platform()
         self.require_budget = False
+        self.gated_namespaces = frozenset[str]()
         self.at = NOW
         self.observations = Observations()
         self.restart()
@@ -141,6 +142,7 @@ class MemoryOperator:
             builder_version=self.builder,
             platform=self.platform,
             require_budget=self.require_budget,
+            gated_namespaces=self.gated_namespaces,
         )
         self.store = Store(KINDS)
         self.events = EventRecorder(

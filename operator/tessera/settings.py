@@ -123,6 +123,12 @@ class Settings(PrometheusSettings, _ProcessSettings):
     require_budget: bool = False
     """Whether a namespace without a TenantBudget gets nothing new."""
 
+    gated_namespaces: frozenset[str] = frozenset()
+    """Namespaces in which an InferenceService has to have a QualityGate, as JSON."""
+
+    gated_classes: frozenset[str] = frozenset()
+    """Classes of services that have to have one in every namespace, as JSON."""
+
     hpa_enabled: bool = False
     """Whether HorizontalPodAutoscalers are written; the chart then grants permissions for it."""
 

@@ -14,6 +14,7 @@ from tessera.resources.api_resources import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     JOBS,
+    NODES,
     PODS,
     QUALITY_GATES,
 )
@@ -36,10 +37,35 @@ class GatedOperator(MemoryOperator):
         """Requests that wait at each replica."""
         self.hanging = False
         """Engines of new replicas never get ready."""
+        self.broken = ""
+        """Neither do engines with this argument, if any."""
+        self.unbound = False
+        """No node takes new replicas."""
         super().__init__()
         add_pool_and_node(self)
         self.serve(**self.fields)
         self.put_gate()
+
+    def set_slices(self, count: int) -> None:
+        """Let the node have so many slices."""
+        (node,) = self.keys(NODES.plural)
+        self.body(node)["status"]["allocatable"] = {"nvidia.com/mig-1g.10gb": str(count)}
+        self.cluster.touch(node)
+
+    def break_replicas(self) -> None:
+        """Let the containers of all replicas fail from now on."""
+        for pod in self.keys(PODS.plural):
+            body, at = self.body(pod), f"{self.at:%Y-%m-%dT%H:%M:%SZ}"
+            if body["metadata"]["ownerReferences"][0]["kind"] != "ReplicaSet":
+                continue
+            for each in body["status"]["conditions"]:
+                if each["type"] in {"ContainersReady", "Ready"}:
+                    each |= {"status": "False", "lastTransitionTime": at}
+            state = {"waiting": {"reason": "ImagePullBackOff", "message": "pull image"}}
+            body["status"]["containerStatuses"] = [
+                {"name": "engine", "ready": False, "state": state}
+            ]
+            self.cluster.touch(pod)
 
     def put_gate(self, **spec: Any) -> None:
         suite = {"suite": {"configMap": {"name": "suite"}}, **spec}
@@ -217,12 +243,23 @@ class GatedOperator(MemoryOperator):
         if body is None:
             body = replica_of(deployment, name)
             body["metadata"]["labels"] |= template["metadata"]["labels"]
-            body["spec"] = {**template["spec"], "nodeName": "a100-0"}
+            arguments = template["spec"]["containers"][0]["args"]
+            is_up = not self.hanging and not any(
+                self.broken and each.startswith(self.broken) for each in arguments
+            )
+            body["spec"] = {**template["spec"]}
+            if not self.unbound:
+                body["spec"]["nodeName"] = "a100-0"
             conditions = [
-                {"type": "PodScheduled", "status": "True", "lastTransitionTime": at},
+                {
+                    "type": "PodScheduled",
+                    "status": str(not self.unbound),
+                    "lastTransitionTime": at,
+                    "message": "0/1 nodes are available",
+                },
                 {
                     "type": "ContainersReady",
-                    "status": str(not self.hanging),
+                    "status": str(is_up),
                     "lastTransitionTime": at,
                 },
             ]
@@ -238,6 +275,7 @@ class GatedOperator(MemoryOperator):
             return
         present = {each["type"]: each for each in body["status"]["conditions"]}
         serving = present.get("tessera.dev/serving", {}).get("status") == "True"
+        serving = serving and present["ContainersReady"]["status"] == "True"
         ready = {"type": "Ready", "status": str(serving), "lastTransitionTime": at}
         if present.get("Ready", {}).get("status") != str(serving):
             body["status"]["conditions"] = [

@@ -54,6 +54,9 @@ class GateOutcome(StatusReason):
     ROLLED_BACK_TO = "RolledBackTo", True
     """The version was stable before, within `spec.rollout.rollbackWindow`, so it passes without a
     gate."""
+    NO_BASELINE = "NoBaseline", True
+    """The version in force had no replica ready in time and no answers to compare with, so the
+    change went on as a first version does: without `minScore` at once."""
     SKIPPED = "Skipped", True
     """`spec.rollout.skipGate` let the change go on without a gate."""
     NOT_GATED = "NotGated", True

@@ -252,6 +252,9 @@ class Progressing(StatusReason):
     GATE_NOT_ACCEPTED = "GateNotAccepted"
     """The changed version waits, since the QualityGate cannot judge; the message has the reason of
     its condition Accepted, for example `SuiteNotFound`."""
+    NO_BASELINE = "NoBaseline"
+    """The changed version waits, since the one in force is down without answers to compare with,
+    and the platform demands a gate; the message names the ways out."""
     GATE_INCONCLUSIVE = "GateInconclusive"
     """The suite did not prove what its `require: Proven` asks for, so the stable version stays
     until the spec changes."""

@@ -70,6 +70,8 @@ def _config(settings: Settings) -> Config:
         autoscalers=settings.hpa_enabled,
         gateways=settings.gateway_account is not None,
         providers=settings.providers_enabled,
+        gated_namespaces=settings.gated_namespaces,
+        gated_classes=settings.gated_classes,
         builder_version=newest_version(),
         platform=settings.platform,
     )

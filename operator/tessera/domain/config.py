@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.template_version import Platform, PodTemplateVersion
 
 # In the field 120 s are used: what halts an engine in the middle of service and passes, such as a
@@ -28,10 +29,19 @@ class Config:
     """Whether the installation runs gateways, where services have names of their own choice."""
     providers: bool = False
     """Whether gateways may send requests to outside providers."""
+    gated_namespaces: frozenset[str] = frozenset()
+    """Namespaces in which services have to have a gate."""
+    gated_classes: frozenset[str] = frozenset()
+    """Classes of services that have to have one in every namespace."""
     builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)
     """The surroundings of engines, as the platform team sets them now."""
+
+    def demands_gate(self, namespace: str, spec: InferenceServiceSpec | None) -> bool:
+        """Return whether the platform demands a gate of a service."""
+        service_class = spec.service_class if spec is not None else None
+        return namespace in self.gated_namespaces or service_class in self.gated_classes
 
     @property
     def newest_template(self) -> PodTemplateVersion:

@@ -4,7 +4,7 @@ from kubernetes import client
 
 from tessera.domain.names import SERVICE_LABEL, VLLM
 from tessera.domain.observed.gates import ServiceRevision
-from tessera.domain.quality.names import PRECISIONS_ANNOTATION
+from tessera.domain.quality.names import PRECISIONS_ANNOTATION, READINESS_ANNOTATION
 from tessera.resources.api_resources import CONTROLLER_REVISIONS, INFERENCE_SERVICES
 from tessera.resources.manifest import (
     ObjectManifest,
@@ -17,15 +17,16 @@ from tessera.resources.manifest import (
 
 
 def revision_manifest(revision: ServiceRevision) -> ObjectManifest:
-    """Return the revision: all but its number and the precisions that may serve never changes."""
+    """Return the revision: number, precisions that may serve and readiness alone change."""
     owner = Owner(INFERENCE_SERVICES, revision.service, revision.service_uid)
+    annotations = {READINESS_ANNOTATION: str(revision.readiness)}
+    if revision.tried is not None:
+        annotations[PRECISIONS_ANNOTATION] = ",".join(sorted(revision.tried))
     metadata = client.V1ObjectMeta(
         name=revision.ref.name,
         namespace=revision.ref.namespace,
         labels=labels(VLLM, revision.service.name) | {SERVICE_LABEL: revision.service.name},
-        annotations={PRECISIONS_ANNOTATION: ",".join(sorted(revision.tried))}
-        if revision.tried is not None
-        else None,
+        annotations=annotations,
         owner_references=[owner_reference(owner, controller=True)],
     )
     data = {

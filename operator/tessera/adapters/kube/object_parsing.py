@@ -283,7 +283,9 @@ def parse_revision(
     number, update, model = body.get("revision", 0), data.get("update"), data.get("model")
     if not isinstance(number, int) or number < 0 or not isinstance(update, str | None):
         raise ValueError("revision is no number of versions, or data.update no text")
-    tried = meta.get("annotations", {}).get(gate_names.PRECISIONS_ANNOTATION)
+    annotations = meta.get("annotations", {})
+    tried = annotations.get(gate_names.PRECISIONS_ANNOTATION)
+    readiness = annotations.get(gate_names.READINESS_ANNOTATION, "")
     return ServiceRevision(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -298,6 +300,7 @@ def parse_revision(
         precisions=_PRECISIONS.validate_python(data.get("precisions", ()), extra="ignore"),
         builder_version=int(data.get("builderVersion", 1)),
         tried=frozenset(tried.split(",")) if tried is not None else None,
+        readiness=gate_names.READINESS.get(readiness, "Ready"),
         created=_creation_time(meta),
     )
 
@@ -517,6 +520,7 @@ def _with_state(pod: Pod, body: JsonObject) -> Pod:
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     labels, containers = meta.get("labels", {}), _containers(status)
     ready, gate = _condition(body, "Ready"), _condition(body, names.SERVING_GATE)
+    all_ready = _condition(body, "ContainersReady")
     trouble, last_words = _waiting_reason(containers)
     return replace(
         pod,
@@ -524,7 +528,8 @@ def _with_state(pod: Pod, body: JsonObject) -> Pod:
         address=status.get("podIP"),
         started=_first_start(status),
         ready_since=_transition_time(ready, "True"),
-        containers_ready=_condition(body, "ContainersReady").get("status") == "True",
+        containers_ready=all_ready.get("status") == "True",
+        containers_unready_since=_transition_time(all_ready, "False"),
         serving={"True": True, "False": False}.get(gate.get("status", "")),
         draining_since=_transition_time(gate, "False")
         if gate.get("reason") == names.DRAINING

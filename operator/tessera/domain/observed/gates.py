@@ -12,6 +12,10 @@ from tessera.api.ref import Ref
 from tessera.api.service_status import ModelStatus, PrecisionStatus
 
 GateRole = Literal["Baseline", "Candidate"]
+# Pending: no replica of a version has been Ready yet. Overdue: none was within its expected start
+# and 10 minutes, so it protects no user. Ready: one was, so it protects users. Failing: the same,
+# and its containers have failed for as long by now.
+Readiness = Literal["Pending", "Overdue", "Ready", "Failing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,19 @@ class ServiceRevision:
     builder_version: int = 1
     tried: frozenset[str] | None = None
     """Names of the precisions that may serve users; None: all that it lists."""
+    readiness: Readiness = "Ready"
+    """What is known of its replicas; `Ready` of one that an older Tessera recorded."""
     created: datetime | None = None
+
+    @property
+    def has_served(self) -> bool:
+        """Return whether a replica of it was Ready, so that it protects users."""
+        return self.readiness in {"Ready", "Failing"}
+
+    @property
+    def is_down(self) -> bool:
+        """Return whether none of its replicas gets ready any more, as far as anybody can tell."""
+        return self.readiness in {"Overdue", "Failing"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -206,6 +206,8 @@ class Pod:
     """Since when it takes requests; None while it does not."""
     containers_ready: bool = False
     """All containers pass their probes, whatever the readiness gate says."""
+    containers_unready_since: datetime | None = None
+    """Since when they do not; None while they do, or before the kubelet said so."""
     serving: bool | None = None
     """The readiness gate as the operator set it; None before the first time."""
     draining_since: datetime | None = None

@@ -6,7 +6,7 @@ needs, and within `spec.rollout.gateWindow` one of the floor, as for a rollout i
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -15,12 +15,14 @@ from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
-from tessera.domain.incremental import reused_per_object
+from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.observed.snapshot import Node
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan, VariantPlan
 from tessera.domain.quality.candidates import GatedFleet
+from tessera.domain.quality.readiness import VersionReadiness, version_readiness
 from tessera.domain.quality.split_service import SplitService
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.decisions import needed_lately
@@ -51,6 +53,13 @@ class _Device(NamedTuple):
     missing: str | None = None
     lent: Proposal | None = None
     """The proposal of the version in force that lends it."""
+
+
+class _Timely(NamedTuple):
+    """What passing time decides of a service and of the version that is tried."""
+
+    is_overdue: bool
+    readiness: VersionReadiness | None
 
 
 def proposals_in_force(
@@ -166,10 +175,13 @@ def _lent(split: SplitService, stable: Proposal, tried: Proposal, at: datetime) 
     """Return the proposal of the version in force with one replica less, if it may lend a device.
 
     One that its load does not need leaves the floor as it is. Within a window one of the floor may
-    be away, as in a rollout in place, and never the last one that is ready.
+    be away, as in a rollout in place, and never the last one that is ready. What is down lends
+    that of a replica which is not.
     """
     lender, floor = _lender(stable, tried), stable.disruptions.floor
-    if lender is None or not _may_lend(split, stable, tried, lender, at):
+    if lender is None or not (
+        _is_of_none(split, stable, lender) or _may_lend(split, stable, tried, lender, at)
+    ):
         return None
     fewer = lender._replace(replicas=lender.replicas - 1)
     return replace(
@@ -196,6 +208,13 @@ def _lender(stable: Proposal, tried: Proposal) -> VariantCount | None:
         same += [each for each in lenders if each.replicas > ready[each.choice.variant]]
         same.sort(key=lambda each: each.replicas <= ready[each.choice.variant])
     return same[0] if same else None
+
+
+def _is_of_none(split: SplitService, stable: Proposal, lender: VariantCount) -> bool:
+    """Return whether the device serves no user: the version is down, and a replica is not ready."""
+    version, variant = split.state.stable, lender.choice.variant
+    ready = sum(pod.takes_requests and pod.variant == variant for pod in stable.objects.pods)
+    return version is not None and version.is_down and ready < lender.replicas
 
 
 def stable_pods(stable: Proposal) -> int:
@@ -282,13 +301,21 @@ def with_candidates(
     if not fleet.services:
         return service_plans
     joined = {ref: each for ref, each in service_plans.items() if ref == ref.base}
+    ready_nodes = _ready_nodes(fleet.snapshot.nodes)
     for ref, split in fleet.services.items():
         tried, missing = service_plans.get(ref.candidate), devices.missing.get(ref.candidate)
         if split.state.phase == "Stable" and missing is not None:
             # No edit waits for it, so nothing is said of the device that it has not.
             tried = None
-        joined[ref] = joined_plan(split, joined[ref], tried, missing, fleet.snapshot.at)
+        joined[ref] = joined_plan(
+            split, joined[ref], tried, missing, ready_nodes, fleet.snapshot.at
+        )
     return joined
+
+
+@reused
+def _ready_nodes(nodes: Sequence[Node]) -> frozenset[str]:
+    return frozenset(node.name for node in nodes if node.kubelet_ready)
 
 
 def _joined_plan(
@@ -296,10 +323,45 @@ def _joined_plan(
     service_plan: ServicePlan,
     tried: ServicePlan | None,
     missing: str | None,
+    ready_nodes: frozenset[str],
     at: datetime,
 ) -> ServicePlan:
-    is_overdue = tried is not None and _is_overdue(split, service_plan, tried, at)
-    return _joined(split.service.ref, split, service_plan, tried, missing, is_overdue)
+    timely = _Timely(
+        is_overdue=tried is not None and _is_overdue(split, service_plan, tried, at),
+        readiness=_readiness(split, service_plan, ready_nodes, at),
+    )
+    return _joined(split.service.ref, split, service_plan, tried, missing, timely)
+
+
+def _readiness(
+    split: SplitService, service_plan: ServicePlan, ready_nodes: frozenset[str], at: datetime
+) -> VersionReadiness | None:
+    """Return what is known of the version in force; None before there is one.
+
+    Its replicas are those of its newest templates, and of others that a record says are of it.
+    """
+    stable = split.state.stable
+    if stable is None:
+        return None
+    newest = {each.workload.ref for each in service_plan.variants if each.workload is not None}
+    own = {
+        (each.variant, each.template_digest)
+        for each in service_plan.workloads
+        if each.ref in newest | split.own
+    }
+    pods = [pod for pod in service_plan.pods if (pod.variant, pod.template_digest) in own]
+    known = version_readiness(
+        stable.readiness,
+        service_plan.service.spec,
+        pods,
+        ready_nodes,
+        expected_lead(service_plan.pods, split.observed.status.start, _variant_of(service_plan)),
+        at,
+    )
+    if known.readiness == "Pending" and any(each.is_withdrawn for each in service_plan.variants):
+        # A rollout took back the devices of a template that was not ready in time.
+        return known._replace(readiness="Overdue", down_at=None)
+    return known
 
 
 joined_plan = Step(_joined_plan, lambda _error, _split, service_plan, *_: service_plan)
@@ -312,7 +374,7 @@ def _joined(
     service_plan: ServicePlan,
     tried: ServicePlan | None,
     missing: str | None,
-    is_overdue: bool,
+    timely: _Timely,
 ) -> ServicePlan:
     candidate = _as_written(split, service_plan, tried, missing) if tried is not None else None
     edited, state = candidate or service_plan, split.state
@@ -334,7 +396,8 @@ def _joined(
         and (candidate is not None or state.stable is None or state.phase == "Stable"),
         pod=next((pod for pod in pods if is_tried and not pod.terminating), None),
         missing_device=missing if candidate is not None else None,
-        is_overdue=is_overdue,
+        is_overdue=timely.is_overdue,
+        readiness=timely.readiness,
     )
     return replace(
         service_plan,

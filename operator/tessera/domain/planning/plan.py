@@ -272,7 +272,11 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     Running services keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    fleet = split_candidates(observed, config.newest_template.builder_version)
+    fleet = split_candidates(
+        observed,
+        config.newest_template.builder_version,
+        lambda service: config.demands_gate(service.ref.namespace, service.spec),
+    )
     snapshot = replace(fleet.snapshot, services=with_known_shapes(fleet.snapshot.services))
     views = _offered_views(snapshot, memory.pools)
     metering = metering_inputs(observed.pods, views)

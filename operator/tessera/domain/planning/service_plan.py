@@ -1,7 +1,7 @@
 """The plan of one service: what is decided for it and its Deployments."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.precision import CHECKPOINT
@@ -12,6 +12,7 @@ from tessera.domain.health.stall import Stall
 from tessera.domain.model.fetched import located
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.money import Money
+from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
 from tessera.domain.perf.sources import SpeedMeasurement
 from tessera.domain.placement.candidates import HardwareChoice
@@ -20,6 +21,7 @@ from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.quality.gates import TrialDecision
+from tessera.domain.quality.readiness import VersionReadiness
 from tessera.domain.quality.rollout_state import VersionState
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
@@ -96,8 +98,18 @@ class GatedPlan:
     """What its device waits for; None where it has one."""
     is_overdue: bool = False
     """The replica did not get ready in time."""
+    readiness: VersionReadiness | None = None
+    """What is known of the replicas of the version in force; None before there is one."""
     trial: TrialDecision | None = None
     """What its gate does about it; None while nothing is tried."""
+
+    @property
+    def changed_revision(self) -> ServiceRevision | None:
+        """Return the version in force with what is known of its replicas by now, if that is new."""
+        stable, readiness = self.state.stable, self.readiness
+        if stable is None or readiness is None or readiness.readiness == stable.readiness:
+            return None
+        return replace(stable, readiness=readiness.readiness)
 
     @property
     def address(self) -> str | None:

@@ -114,6 +114,7 @@ def _trial(
     last = service_plan.service.status.candidate
     if last is not None and last.digest != gated.state.digest:
         last = None
+    is_unopposed = gated.state.lacks_baseline and not gated.state.is_of_precision
     first_seen = snapshot.at if stable is not None else service_plan.service.created
     task, tenant = pooling_task(spec), service_plan.service.status.tenant
     return ChangeTrial(
@@ -123,8 +124,11 @@ def _trial(
         gate_ref=spec.rollout.gate_ref or "",
         gate=gate,
         baseline=_version(service_plan, stable, _serving_pod(service_plan))
-        if stable is not None
+        if stable is not None and not is_unopposed
         else TriedVersion(digest=""),
+        is_unopposed=is_unopposed,
+        stable_outlook=_stable_outlook(gated, gate),
+        demands_baseline=is_unopposed and not _has_min_score(gate),
         candidate=_version(
             tried or service_plan,
             edited,
@@ -205,6 +209,26 @@ def _serving_pod(service_plan: ServicePlan) -> Pod | None:
     if spec is not None and spec.precision.variants and {pod.variant for pod in pods} - current:
         return None
     return min(pods, key=lambda pod: (pod.variant != variant, pod.ref), default=None)
+
+
+def _has_min_score(gate: ObservedGate | None) -> bool:
+    return gate is not None and gate.spec is not None and gate.spec.min_score is not None
+
+
+def _stable_outlook(gated: GatedPlan, gate: ObservedGate | None) -> str:
+    """Return until when the version in force has time for a replica that is ready."""
+    stable, known = gated.state.stable, gated.readiness
+    if stable is None or known is None or known.down_at is None:
+        return ""
+    then = "the change goes on without a baseline"
+    if _has_min_score(gate):
+        then = "spec.minScore alone decides on the change"
+    elif gated.state.is_demanded and stable.has_served:
+        then = "the change waits for spec.rollout.skipGate, since the platform demands a gate here"
+    return (
+        f"It counts as down from {known.down_at:%Y-%m-%dT%H:%M:%SZ} on unless a replica is ready "
+        f"by then: {then}. "
+    )
 
 
 def _judge(

@@ -6,7 +6,7 @@ nothing of it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
@@ -28,6 +28,7 @@ from tessera.domain.quality.rollout_state import is_gated
 from tessera.domain.quality.split_service import (
     Identity,
     SplitService,
+    SplitTerms,
     by_service,
     split_service,
 )
@@ -58,10 +59,15 @@ class GatedFleet:
         }
 
 
-def split_candidates(observed: Snapshot, builder_version: int) -> GatedFleet:
+def split_candidates(
+    observed: Snapshot,
+    builder_version: int,
+    is_demanded: Callable[[ObservedService], bool] = lambda _: False,
+) -> GatedFleet:
     """Return the fleet with the version in force of each service, and those that are tried.
 
-    The latter come after all services. `builder_version` is what new templates are made with.
+    The latter come after all services. `builder_version` is what new templates are made with; of
+    some services a gate `is_demanded`.
     """
     gated = _gated_services(observed.services)
     if not gated:
@@ -85,7 +91,7 @@ def split_candidates(observed: Snapshot, builder_version: int) -> GatedFleet:
             revisions.get(ref, ()),
             gates,
             (own, serves),
-            builder_version,
+            SplitTerms(builder_version, is_demanded(service)),
             at=observed.at,
         )
         if isinstance(split, SplitService):

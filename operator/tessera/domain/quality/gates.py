@@ -56,6 +56,10 @@ _PROBLEMS: Mapping[GateJobState, GateAccepted] = {
     "judgeUnreliable": GateAccepted.JUDGE_UNRELIABLE,
     "requestsRefused": GateAccepted.REQUESTS_REFUSED,
 }
+_WAY_OUT = (
+    "The change goes on at once by spec.rollout.skipGate, which needs the verb bypass on "
+    "qualitygates"
+)
 _DONE: Mapping[GateRole, GateJobState] = {"Baseline": "answered", "Candidate": "judged"}
 
 
@@ -164,6 +168,14 @@ def decide_trial(trial: ChangeTrial, jobs: GateJobs) -> TrialDecision:
         return TrialDecision(progressing=StatusVerdict(Progressing.VECTORS_CHANGE, message))
     if (verdict := recorded_verdict(gate, trial)) is not None:
         return _concluded(trial, spec, verdict)
+    if trial.demands_baseline:
+        return _hold(
+            Progressing.NO_BASELINE,
+            f"QualityGate/{trial.gate_ref}: no replica of the stable version is ready, it has no "
+            "answers to compare the change with, and the platform demands a gate here. The change "
+            "waits until a replica is ready again, or spec.minScore of the gate is set and decides "
+            f"alone. {_WAY_OUT}.",
+        )
     if trial.overdue is not None:
         return _ended(trial, GateOutcome.NOT_READY, trial.overdue)
     return _Rounds(trial, gate, spec, jobs).decide()
@@ -262,8 +274,11 @@ class _Rounds:
         if version.endpoint is None:
             if run.role == "Candidate" and trial.waits is not None:
                 return TrialDecision(progressing=trial.waits)
-            text = f"0 replicas of the {_which(run)} version answer"
-            return _waiting(trial, text)
+            text = f"0 replicas of the {self._which(run)} version answer"
+            if run.role == "Candidate":
+                return _waiting(trial, text)
+            message = f"QualityGate/{trial.gate_ref}: {text}. {trial.stable_outlook}{_WAY_OUT}."
+            return _hold(Progressing.GATE_RUNNING, message)
         if self.spec.judge is not None and trial.judge is None and not trial.is_first:
             text = f"spec.judge: InferenceService/{self.spec.judge.service} does not answer"
             problem = StatusVerdict(GateAccepted.JUDGE_NOT_FOUND, text)
@@ -286,7 +301,7 @@ class _Rounds:
     def _running(self, run: GateRun, job: GateJob) -> TrialDecision:
         said = self.jobs.answered.get(job.ref, FetchProgress(done=0))
         answered, prompts = said.done, said.total or 0
-        which, after = _which(run), "then both are compared"
+        which, after = self._which(run), "then both are compared"
         if run.is_first:
             after = f"which needs spec.minScore {self.spec.min_score}"
         if run.role == "Baseline":
@@ -346,7 +361,7 @@ class _Rounds:
             ended = _ended(
                 self.trial,
                 GateOutcome.TIMED_OUT,
-                f"the {_which(run)} version did not answer the suite within spec.timeout of "
+                f"the {self._which(run)} version did not answer the suite within spec.timeout of "
                 f"QualityGate/{self.gate.ref.name}",
             )
             return replace(ended, retained=(job.ref,))
@@ -370,6 +385,11 @@ class _Rounds:
         start = self._start(run, version, attempt, digest)
         # The number of the last attempt is in the name of its Job alone.
         return replace(start, retained=(job.ref,), progress=last)
+
+    def _which(self, run: GateRun) -> str:
+        if run.is_first and not self.trial.is_unopposed:
+            return "first"
+        return "stable" if run.role == "Baseline" else "changed"
 
     def _age(self, job: GateJob) -> timedelta:
         return self.trial.at - job.created if job.created is not None else timedelta()
@@ -399,12 +419,6 @@ class _Rounds:
         return replace(_waiting(self.trial, text), answers=answers, suite=suite)
 
 
-def _which(run: GateRun) -> str:
-    if run.is_first:
-        return "first"
-    return "stable" if run.role == "Baseline" else "changed"
-
-
 def _is_of(report: GateReport, run: GateRun) -> bool:
     """Return whether a report says that it is of what was asked; any process may write one."""
     baseline = run.baseline if run.role == "Candidate" else report.baseline
@@ -426,12 +440,14 @@ def _hold(reason: Progressing, message: str) -> TrialDecision:
 
 def _waiting(trial: ChangeTrial, text: str) -> TrialDecision:
     users = "Users have none yet." if trial.is_first else "Users have the stable version."
+    if trial.is_unopposed:
+        users = "The stable version is down."
     message = f"QualityGate/{trial.gate_ref}: {text}. {users}"
     return TrialDecision(progressing=StatusVerdict(Progressing.GATE_RUNNING, message))
 
 
 def _ended(trial: ChangeTrial, outcome: GateOutcome, message: str) -> TrialDecision:
-    text = refusal_text(outcome, message, is_first=trial.is_first)
+    text = refusal_text(outcome, message, is_first=trial.is_first and not trial.is_unopposed)
     return TrialDecision(
         outcome=StatusVerdict(outcome, message),
         progressing=StatusVerdict(Progressing.ROLLED_BACK, text),
@@ -446,7 +462,8 @@ def _concluded(trial: ChangeTrial, spec: QualityGateSpec, verdict: VerdictStatus
         return TrialDecision(
             outcome=outcome, progressing=StatusVerdict(Progressing.GATE_RUNNING, text)
         )
-    text = refusal_text(outcome.reason, verdict.message, is_first=trial.is_first)
+    is_first = trial.is_first and not trial.is_unopposed
+    text = refusal_text(outcome.reason, verdict.message, is_first=is_first)
     is_open = outcome.reason is GateOutcome.INCONCLUSIVE
     reason = Progressing.GATE_INCONCLUSIVE if is_open else Progressing.ROLLED_BACK
     return TrialDecision(outcome=outcome, progressing=StatusVerdict(reason, text))

@@ -16,7 +16,7 @@ from tessera.api.ref import Ref
 from tessera.api.rollout import Rollout
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.model.precision_files import listed_precisions
-from tessera.domain.observed.gates import ObservedGate, ServiceRevision
+from tessera.domain.observed.gates import ObservedGate, Readiness, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.quality.change import (
@@ -30,9 +30,19 @@ from tessera.domain.quality.gate_jobs import is_by_terms
 
 # First: no version is recorded yet, so the edited one is in force. Stable: nothing waits.
 # Candidate: a change waits for its verdict, or a first version whose gate has a `minScore`. Passed,
-# Skipped and RolledBack: it gets the next number. Refused: it waits for another edit.
-RolloutPhase = Literal["First", "Stable", "Candidate", "Passed", "Skipped", "RolledBack", "Refused"]
-_PROMOTED = frozenset({"Passed", "Skipped", "RolledBack"})
+# Skipped, RolledBack, and NoBaseline, where the version in force is down without answers: it gets
+# the next number. Refused: it waits for another edit.
+RolloutPhase = Literal[
+    "First",
+    "Stable",
+    "Candidate",
+    "Passed",
+    "Skipped",
+    "RolledBack",
+    "NoBaseline",
+    "Refused",
+]
+_PROMOTED = frozenset({"Passed", "Skipped", "RolledBack", "NoBaseline"})
 _WITH_VECTORS = ("Embed", "Tokens")
 NUMBERED_PHASES = _PROMOTED | {"First"}
 _DECIDING = frozenset({"Passed", "Failed", "Slower", "Dearer", "Inconclusive"})
@@ -72,6 +82,10 @@ class VersionState:
     next_number: int = 1
     vectors_of: str | None = None
     """The new model of an embedding service, as long as its vectors are not expected."""
+    lacks_baseline: bool = False
+    """The version in force does not run, and has no answers for an edit to be compared with."""
+    is_demanded: bool = False
+    """The platform demands a gate of the service, so no edit goes on without a baseline."""
 
     def trying(self, precision: str) -> "VersionState":
         """Return the state while a precision of the version in force is tried."""
@@ -116,7 +130,9 @@ class VersionState:
         if self.phase == "Passed":
             unchanged = _unchanged(stable, edited) if stable is not None else frozenset[str]()
             tried = unchanged | {self.precision}
-        return replace(edited, number=self.next_number, tried=tried)
+        # Its replicas have their time from now on.
+        readiness: Readiness = "Ready" if edited.has_served else "Pending"
+        return replace(edited, number=self.next_number, tried=tried, readiness=readiness)
 
 
 def revision_name(service: str, digest: str) -> str:
@@ -134,30 +150,47 @@ def rollout_state(
     revisions: Collection[ServiceRevision],
     gate: ObservedGate | None,
     running: Collection[str] = (),
+    *,
+    is_demanded: bool = False,
 ) -> VersionState:
     """Return the state of a gated service, from its revisions and its gate.
 
     `running` are the versions that have a Deployment, whose revisions stay: their digests, and
-    behind `/` the precision.
+    behind `/` the precision. The platform may have `demanded` a gate.
     """
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
     own = [each for each in revisions if each.service_uid == service.uid]
     ranked = sorted((each for each in own if each.number), key=lambda each: -each.number)
-    stable = next(iter(ranked), None)
-    update = _requested_update(service, stable)
+    latest = next(iter(ranked), None)
+    update = _requested_update(service, latest)
     digest = gated_digest(spec, update)
     edited = next((each for each in own if each.digest == digest), None)
-    recent = ranked[1 : 1 + spec.rollout.rollback_window]
+    served = [each for each in ranked[1:] if each.has_served]
+    recent, stable = served[: spec.rollout.rollback_window], latest
+    if latest is not None and latest.readiness == "Overdue" and served:
+        known = {latest.digest, *(each.digest for each in recent)}
+        # It protects nobody, so an edit of it is compared with what served before.
+        stable = latest if digest in known else served[0]
     deployed = {each.partition("/")[0] for each in running}
-    in_use = {digest, *deployed, *(each.digest for each in (*ranked[:1], *recent))}
-    verdict, precision = _verdict(service.ref.name, gate, edited, stable)
+    in_use = {digest, *deployed, *(each.digest for each in (*ranked[:1], *served[:1], *recent))}
+    lacks_baseline = stable is not None and stable.is_down and not has_answered(gate, stable)
+    verdict, precision = _verdict(
+        service.ref.name, gate, edited, stable, lacks_baseline=lacks_baseline
+    )
     phase: RolloutPhase = "First"
     if stable is not None or _needs_score(service.status, gate):
         phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
     has_gate = gate is not None and gate.spec is not None and gate.ref.name == spec.rollout.gate_ref
-    vectors_of = _unexpected_vectors(stable, spec) if stable and phase == "Candidate" else None
+    vectors_of = None
+    if stable is not None and stable.readiness != "Overdue" and phase == "Candidate":
+        vectors_of = _unexpected_vectors(stable, spec)
     may_try = has_gate and vectors_of is None and spec.fixed_replicas != 0
+    if lacks_baseline and not _has_min_score(gate):
+        may_try = False
+        is_let = stable is not None and not (is_demanded and stable.has_served)
+        if phase == "Candidate" and has_gate and vectors_of is None and is_let:
+            phase = "NoBaseline"
     state = VersionState(
         service=service.ref,
         phase=phase,
@@ -174,10 +207,12 @@ def rollout_state(
         precision=precision,
         untried=_untried(stable) if stable is not None else frozenset(),
         obsolete=tuple(sorted(each.ref for each in own if each.digest not in in_use)),
-        next_number=stable.number + 1 if stable is not None else 1,
+        next_number=latest.number + 1 if latest is not None else 1,
         vectors_of=vectors_of,
+        lacks_baseline=lacks_baseline,
+        is_demanded=is_demanded,
     )
-    return _of_precisions(state, service, gate, running, may_try=may_try)
+    return _of_precisions(state, service, gate, running, may_try=may_try and not lacks_baseline)
 
 
 def _of_precisions(
@@ -230,6 +265,20 @@ def _needs_score(status: InferenceServiceStatus, gate: ObservedGate | None) -> b
     return is_new and (gate is None or gate.spec is None or gate.spec.min_score is not None)
 
 
+def _has_min_score(gate: ObservedGate | None) -> bool:
+    return gate is not None and gate.spec is not None and gate.spec.min_score is not None
+
+
+def has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
+    """Return whether the answers of the version in force are known, or no gate asks for them."""
+    if gate is None or gate.spec is None:
+        return True
+    suite = gate.status.suite
+    digests = {digest_of(stable, each) for each in tried_precisions(stable)}
+    digest = gate.spec.suite.digest or (suite.digest if suite is not None else "")
+    return any(each.digest in digests and each.suite == digest for each in gate.status.answers)
+
+
 def _unexpected_vectors(stable: ServiceRevision, edited: InferenceServiceSpec) -> str | None:
     """Return the other model of an embedding service, unless the edit expects its vectors."""
     spec, known = stable.spec, stable.model.shape if stable.model is not None else None
@@ -276,6 +325,7 @@ def _verdict(
     edited: ServiceRevision | None,
     stable: ServiceRevision | None,
     *precisions: str,
+    lacks_baseline: bool = False,
 ) -> tuple[VerdictStatus | None, str]:
     """Return the verdict on the edited version beside the one in force, by the gate of today, and
     on which of these precisions it is; without any, on any that the version lists."""
@@ -283,9 +333,9 @@ def _verdict(
     if gate is None or spec is None or suite is None or edited is None:
         return None, CHECKPOINT
     candidates = {digest_of(edited, each): each for each in precisions or _listed(edited)}
-    baselines = {""}
+    baselines = {""} if stable is None or lacks_baseline else set[str]()
     if stable is not None:
-        baselines = {digest_of(stable, each) for each in tried_precisions(stable)}
+        baselines |= {digest_of(stable, each) for each in tried_precisions(stable)}
     verdicts = (
         each
         for each in gate.status.verdicts

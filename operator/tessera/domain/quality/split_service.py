@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tessera.api.gate_reasons import LATE_REFUSALS
 from tessera.api.inference_service import InferenceServiceSpec
@@ -26,7 +26,7 @@ from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.quality.change import digest_in, in_force
 from tessera.domain.quality.rollout_state import (
     VersionState,
-    digest_of,
+    has_answered,
     is_gated,
     rollout_state,
     tried_precisions,
@@ -39,6 +39,17 @@ from tessera.domain.steps import Step
 Identity = tuple[Ref, str, str]
 # Those of a service, and which of them serve users.
 _Deployments = tuple[tuple[Workload, ...], frozenset[Ref]]
+
+
+class SplitTerms(NamedTuple):
+    """What versions are told apart by beside the objects of a service."""
+
+    builder_version: int = 1
+    """Of new templates."""
+    is_demanded: bool = False
+    """The platform demands a gate of the service."""
+
+
 OwnedT = TypeVar("OwnedT", ServiceRevision, Workload)
 
 
@@ -59,6 +70,8 @@ class SplitService:
     """Deployments of versions that were tried and are not wanted any more; they serve no user."""
     moved: tuple[tuple[Identity, Ref], ...] = ()
     """Under which name the replicas of both are planned."""
+    own: frozenset[Ref] = frozenset()
+    """Deployments of the version in force, as their records say."""
     is_window_open: bool = False
     """A replica of the version in force may lend its device."""
 
@@ -76,7 +89,7 @@ def _split_service(
     revisions: tuple[ServiceRevision, ...],
     gates: Mapping[Ref, ObservedGate],
     deployments: _Deployments,
-    builder_version: int,
+    terms: SplitTerms,
     *,
     at: datetime,
 ) -> SplitService:
@@ -90,7 +103,7 @@ def _split_service(
             f"ControllerRevision/{stable}, which is in force, is not there, not read or unnumbered"
         )
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
-    split = _split(service.ref, service, revisions, gates.get(gate), deployments, builder_version)
+    split = _split(service.ref, service, revisions, gates.get(gate), deployments, terms)
     return replace(split, is_window_open=window is not None and in_window(window, at))
 
 
@@ -104,11 +117,12 @@ def _split(
     revisions: tuple[ServiceRevision, ...],
     gate: ObservedGate | None,
     deployments: _Deployments,
-    builder_version: int,
+    terms: SplitTerms,
 ) -> SplitService:
     workloads, serving = deployments
     versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
-    state = rollout_state(service, revisions, gate, frozenset(filter(None, versions.values())))
+    running = frozenset(filter(None, versions.values()))
+    state = rollout_state(service, revisions, gate, running, is_demanded=terms.is_demanded)
     spec, stable, edited = service.spec, state.stable, state.edited
     assert spec is not None  # noqa: S101 - it is gated
     is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
@@ -118,7 +132,7 @@ def _split(
         state = replace(state, wants_candidate=False)
     if stable is None:
         builders = [each.record.builder_version for each in workloads if each.record is not None]
-        version = GatedVersion(state.digest, max(builders, default=builder_version))
+        version = GatedVersion(state.digest, max(builders, default=terms.builder_version))
         planned = replace(service, spec=_first_spec(spec, state), gated=version)
         # Those of an edit before that were tried are opened by no verdict on this one.
         others = _other_versions(versions, state.digest) - serving
@@ -131,7 +145,7 @@ def _split(
         )
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
-    is_unanswered = is_undecided and not _has_answered(gate, stable)
+    is_unanswered = is_undecided and not (state.lacks_baseline or has_answered(gate, stable))
     sleeps = spec.scaling.may_sleep and not state.is_of_precision and state.phase != "Stable"
     if is_unanswered and (sleeps or refusal is not None):
         state = replace(state, wants_candidate=False)
@@ -155,7 +169,7 @@ def _split(
         for each, version in versions.items()
         if version is not None and version not in may_serve and each not in tried | serving
     ]
-    builder = edited.builder_version if edited is not None else builder_version
+    builder = edited.builder_version if edited is not None else terms.builder_version
     candidate = ObservedService(
         ref=ref.candidate,
         uid=service.uid,
@@ -179,6 +193,9 @@ def _split(
         candidate=candidate if state.wants_candidate else None,
         tried=frozenset(tried),
         former=tuple(sorted(former)),
+        own=frozenset(
+            each for each, version in versions.items() if _is_version(version, stable.digest)
+        ),
         moved=_moved(ref, workloads, former, tried),
     )
 
@@ -213,16 +230,6 @@ def _first_spec(spec: InferenceServiceSpec, state: VersionState) -> InferenceSer
     if state.phase != "Passed":
         return spec
     return with_one_precision(spec, state.precision)
-
-
-def _has_answered(gate: ObservedGate | None, stable: ServiceRevision) -> bool:
-    """Return whether the answers of the version in force are known, or no gate asks for them."""
-    if gate is None or gate.spec is None:
-        return True
-    suite = gate.status.suite
-    digests = {digest_of(stable, each) for each in tried_precisions(stable)}
-    digest = gate.spec.suite.digest or (suite.digest if suite is not None else "")
-    return any(each.digest in digests and each.suite == digest for each in gate.status.answers)
 
 
 def _version_of(workload: Workload, last: CandidateStatus | None) -> str | None:
@@ -386,5 +393,5 @@ def services_in_force(
 def _in_force(
     _uid: str, service: ObservedService, revisions: tuple[ServiceRevision, ...]
 ) -> ObservedService:
-    split = _split(service.ref, service, revisions, None, ((), frozenset()), 1)
+    split = _split(service.ref, service, revisions, None, ((), frozenset()), SplitTerms())
     return split.service if split.state.stable is not None else service

@@ -46,6 +46,12 @@ class ChangeTrial:
     baseline: TriedVersion
     """The stable version; without a digest beside a first one."""
     candidate: TriedVersion
+    is_unopposed: bool = False
+    """A stable version exists, which is down without answers, so that nothing compares."""
+    stable_outlook: str = ""
+    """Until when a stable version of which no replica answers has time, and what then follows."""
+    demands_baseline: bool = False
+    """Nothing compares, and the platform demands that something does."""
     judge: GateEndpoint | None = None
     """Where the judge answers; None while it does not, or without one."""
     task: PromptTask = "chat"
@@ -75,6 +81,8 @@ class ChangeTrial:
     @property
     def waits_text(self) -> str:
         """Return what becomes of the change, and of its users, until the gate decides."""
+        if self.is_unopposed:
+            return "The change waits, and the stable version is down"
         if self.is_first:
             return "The first version waits, and users have none"
         return "The change waits, and users have the stable version"

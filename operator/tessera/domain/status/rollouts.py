@@ -6,13 +6,16 @@ from decimal import Decimal
 from typing import Any
 
 from tessera.api.gate_reasons import GateOutcome
+from tessera.api.meta import format_duration
 from tessera.api.quality_gate import QualityGateStatus, VerdictStatus
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
 from tessera.api.rollout import MAX_RECORDS, BeforeAndAfter, RolloutRecord
 from tessera.api.service_status import CandidateStatus, InferenceServiceStatus
+from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
 from tessera.domain.quality.gates import GatePlan, refusal_text
-from tessera.domain.quality.rollout_state import is_gated
+from tessera.domain.quality.rollout_state import VersionState, is_gated
+from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.status.conditions import conditions
 
 # Those that skipped a gate stay so long, however many follow.
@@ -32,10 +35,14 @@ def gate_status(gate_plan: GatePlan, at: datetime) -> QualityGateStatus:
 def gated_verdict(
     service_plan: ServicePlan, verdict: StatusVerdict[Progressing]
 ) -> StatusVerdict[Progressing]:
-    """Return what is said of a change that waits or was refused, unless the service has trouble."""
+    """Return what is said of a change that waits or was refused.
+
+    Where the service has trouble, that is said of one that was refused, and behind what is said of
+    one that waits: who mends the trouble by it has to know what it waits for.
+    """
     gated = service_plan.gated
     if gated is None or not verdict.reason.is_true:
-        return verdict
+        return _trouble(gated, verdict)
     state = gated.state
     if state.is_of_precision and (gated.trial is None or gated.trial.outcome is not None):
         # No edit waits, so nothing of the service is rolled back.
@@ -53,9 +60,20 @@ def gated_verdict(
         return StatusVerdict(word, refusal_text(reason, message, is_first=is_first))
     if state.phase != "Candidate":
         return verdict
-    if gated.trial is not None:
-        return gated.trial.progressing
-    return StatusVerdict(Progressing.GATE_RUNNING, "the changed version is being read")
+    reading = StatusVerdict(Progressing.GATE_RUNNING, "the changed version is being read")
+    return gated.trial.progressing if gated.trial is not None else reading
+
+
+def _trouble(
+    gated: GatedPlan | None, verdict: StatusVerdict[Progressing]
+) -> StatusVerdict[Progressing]:
+    """Return the trouble of a service, behind what its change waits for."""
+    if gated is None or gated.trial is None or gated.state.phase != "Candidate":
+        return verdict
+    if gated.state.stable is None:
+        return verdict
+    text = f"{gated.trial.progressing.message} The version in force: {verdict.message}"
+    return StatusVerdict(verdict.reason, text)
 
 
 def first_version_verdict(
@@ -146,6 +164,17 @@ def _candidate(
     )
 
 
+def down_text(stable: ServiceRevision) -> str:
+    """Return why no change is compared with a version that does not run."""
+    name, span = f"ControllerRevision/{stable.ref.name}", format_duration(START_TOLERANCE)
+    if stable.has_served:
+        return (
+            f"the containers of {name} failed for the expected start and {span}, and the gate has "
+            "no answers of it"
+        )
+    return f"no replica of {name} was ever ready, {span} after the expected start"
+
+
 def is_recorded(gated: GatedPlan, status: InferenceServiceStatus, at: datetime) -> bool:
     """Return whether a status as it was written says how the change ended.
 
@@ -190,13 +219,10 @@ def _ending(
 ) -> tuple[GateOutcome, str, VerdictStatus | None] | None:
     """Return reason, numbers and verdict of the change that ended; None while none did."""
     state, last, trial = gated.state, status.candidate, gated.trial
-    skip = state.spec.rollout.skip_gate
     if state.phase in ("Passed", "Refused") and state.verdict is not None:
         return GateOutcome(state.verdict.reason), state.verdict.message, state.verdict
-    if state.phase == "Skipped" and skip is not None:
-        return GateOutcome.SKIPPED, skip.reason, None
-    if state.phase == "RolledBack":
-        return GateOutcome.ROLLED_BACK_TO, "it was in force before", None
+    if (untried := _untried_ending(state)) is not None:
+        return *untried, None
     if state.phase == "Candidate" and trial is not None and trial.outcome is not None:
         return trial.outcome.reason, trial.outcome.message, trial.verdict
     reason, message = GateOutcome.REPLACED, "a newer edit took its place"
@@ -209,6 +235,18 @@ def _ending(
                 return None
     is_other = last is not None and last.digest != state.digest
     return (reason, message, None) if is_other else None
+
+
+def _untried_ending(state: VersionState) -> tuple[GateOutcome, str] | None:
+    """Return reason and message of a change that goes on without a verdict."""
+    skip = state.spec.rollout.skip_gate
+    if state.phase == "Skipped" and skip is not None:
+        return GateOutcome.SKIPPED, skip.reason
+    if state.phase == "RolledBack":
+        return GateOutcome.ROLLED_BACK_TO, "it was in force before"
+    if state.phase == "NoBaseline" and state.stable is not None:
+        return GateOutcome.NO_BASELINE, down_text(state.stable)
+    return None
 
 
 def _is_refused(gated: GatedPlan) -> bool:

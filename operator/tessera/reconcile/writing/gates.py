@@ -104,12 +104,13 @@ class GateApplier:
     ) -> list[str]:
         """Record the edited version, and which one is in force; delete those of long ago."""
         state, problems = gated.state, list[str]()
-        if state.edited is None:
-            if gated.is_resolved:
-                revision = _new_revision(snapshot, service_plan, gated)
-                problems += await attempt(self._writer.apply(revision_manifest(revision)))
+        if state.edited is None and gated.is_resolved:
+            revision = _new_revision(snapshot, service_plan, gated)
+            problems += await attempt(self._writer.apply(revision_manifest(revision)))
         elif state.promoted is not None and _is_due(snapshot, service_plan, gated):
             problems += await attempt(self._writer.apply(revision_manifest(state.promoted)))
+        elif (changed := gated.changed_revision) is not None:
+            problems += await attempt(self._writer.apply(revision_manifest(changed)))
         for ref in state.obsolete:
             key = ObjectKey(CONTROLLER_REVISIONS.plural, ref.namespace, ref.name)
             problems += await attempt(self._writer.delete(CONTROLLER_REVISIONS, key))
@@ -127,6 +128,7 @@ def _has_changes(snapshot: Snapshot, service_plan: ServicePlan, gated: GatedPlan
     return (
         (state.edited is None and gated.is_resolved)
         or (state.promoted is not None and _is_due(snapshot, service_plan, gated))
+        or gated.changed_revision is not None
         or bool(state.obsolete)
     )
 
@@ -149,5 +151,6 @@ def _new_revision(
         model=resolved.model,
         precisions=resolved.precisions,
         builder_version=gated.builder_version,
+        readiness="Pending",
         tried=service_plan.served_precisions if state.phase == "First" else None,
     )

@@ -1,0 +1,50 @@
+"""Services whose changes wait for a gate, in pools without a free device."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tessera.resources.api_resources import QUALITY_GATES
+from tests.floors.fleet import NAMESPACE, FloorFleet, add_gpus
+from tests.floors.kube import BAD_IMAGE, PodTimes
+
+MINUTE = 60.0
+ROLLOUT = {"strategy": "Gated", "gateRef": "answers"}
+
+
+@pytest.fixture
+async def begin() -> AsyncIterator[Callable[[], FloorFleet]]:
+    """Begin fleets that end with the test."""
+    fleets: list[FloorFleet] = []
+
+    def start() -> FloorFleet:
+        fleets.append(FloorFleet.begin(1, PodTimes(start=(10, 30))))
+        return fleets[-1]
+
+    yield start
+    for fleet in fleets:
+        await fleet.close()
+
+
+def _put_gate(fleet: FloorFleet) -> None:
+    spec = {"suite": {"configMap": {"name": "suite"}}}
+    meta = {"name": "answers", "namespace": NAMESPACE}
+    fleet.kube.put(QUALITY_GATES, {"metadata": meta, "spec": spec}, "kubectl")
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["same", "restarted"])
+@pytest.mark.parametrize("devices", [2, 3], ids=["full", "room"])
+async def test_a_typo_in_a_first_version_is_fixed_by_an_edit(
+    devices: int, restart: bool, begin: Callable[[], FloorFleet]
+) -> None:
+    fleet = begin()
+    add_gpus(fleet, "a100", devices)
+    _put_gate(fleet)
+    fleet.serve("chat", 2, engine={"image": BAD_IMAGE}, rollout=ROLLOUT)
+    await fleet.run(5 * MINUTE)
+    fleet.edit("chat", engine=None)
+    if restart:
+        await fleet.restart_operator()
+    await fleet.run(15 * MINUTE)
+    assert fleet.healthy("chat") == 2, "\n".join(fleet.describe())
+    assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
