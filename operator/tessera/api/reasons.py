@@ -70,6 +70,9 @@ class Accepted(StatusReason):
     INVALID_NAME = "InvalidName"
     """No Service can have the name of this object, so nothing runs for it; recreate it under
     another name."""
+    REVISION_MISSING = "RevisionMissing"
+    """The ControllerRevision of the version in force is gone, and no spec of it is known: replicas
+    stay as they are, and serve again after a restart. The message names the ways out."""
     READING_MODEL = "ReadingModel"
     """Tessera does not know the dimensions of the model; a Job reads its `config.json`."""
     BUDGET_EXHAUSTED = "BudgetExhausted"

@@ -398,6 +398,7 @@ def _joined(
         missing_device=missing if candidate is not None else None,
         is_overdue=timely.is_overdue,
         readiness=timely.readiness,
+        is_restored=split.is_restored,
     )
     return replace(
         service_plan,

@@ -44,6 +44,7 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import TenantShare, paid_replicas, tenant_shares
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
+from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
@@ -61,6 +62,7 @@ from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tena
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.observations import with_observations
 from tessera.domain.planning.service_decision import (
+    held_plan,
     plan_service,
     set_aside_plan,
     unpaid_surges,
@@ -76,6 +78,8 @@ from tessera.domain.planning.trials import (
 )
 from tessera.domain.quality.candidates import aimed, split_candidates, tried_jobs
 from tessera.domain.quality.gates import GatePlan
+from tessera.domain.quality.lost_revision import RevisionMissingError
+from tessera.domain.quality.rollout_state import is_gated
 from tessera.domain.quality.split_service import split_service
 from tessera.domain.repartition.cycle import (
     FundedProposals,
@@ -171,6 +175,16 @@ class Plan:
         }
 
 
+def _revision_in_force(
+    service_plan: ServicePlan, last: ServiceRevision | None
+) -> ServiceRevision | None:
+    """Return the version in force of a gated service; the last one while it is set aside."""
+    gated = service_plan.gated
+    if gated is None:
+        return last if is_gated(service_plan.service) else None
+    return gated.state.stable
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanMemory:
     """What earlier cycles decided or learned, and the next one needs."""
@@ -192,6 +206,8 @@ class PlanMemory:
     """The same without replicas, also of budgets that do not exist now."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
+    revisions: Mapping[Ref, ServiceRevision] = field(default_factory=dict)
+    """The versions in force of gated services."""
     job_creation_errors: Mapping[str, str] = field(default_factory=dict)
     """What the API server said when it refused the Job of an attempt, by the batches' uids."""
     layouts: LayoutMemory = field(default_factory=LayoutMemory)
@@ -214,6 +230,11 @@ class PlanMemory:
                 each.workload.ref: each.conflict
                 for service_plan in service_plans.values()
                 for each in service_plan.contested
+            },
+            revisions={
+                ref: revision
+                for ref, service_plan in service_plans.items()
+                if (revision := _revision_in_force(service_plan, self.revisions.get(ref)))
             },
             pins={
                 service_plan.service.uid: pin
@@ -272,11 +293,8 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     Running services keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    fleet = split_candidates(
-        observed,
-        config.newest_template.builder_version,
-        lambda service: config.demands_gate(service.ref.namespace, service.spec),
-    )
+    demands_gate, revisions = config.demands_gate, memory.revisions
+    fleet = split_candidates(observed, config.builder_version, demands_gate, revisions)
     snapshot = replace(fleet.snapshot, services=with_known_shapes(fleet.snapshot.services))
     views = _offered_views(snapshot, memory.pools)
     metering = metering_inputs(observed.pods, views)
@@ -471,7 +489,9 @@ def _engine_watch(config: Config, snapshot: Snapshot, memory: PlanMemory) -> Eng
 
 def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) -> _PlannedService:
     snapshot, memory = context.snapshot, context.memory
-    if isinstance(grant := context.grants.get(ref), Exception):
+    if isinstance(grant := context.grants.get(ref), RevisionMissingError):
+        return _PlannedService(held_plan(proposal, grant))
+    if isinstance(grant, Exception):
         raise grant
     displacement, surge_replicas = NO_DISPLACEMENT, 0
     if actions := context.layouts.actions:

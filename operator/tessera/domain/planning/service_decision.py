@@ -26,6 +26,7 @@ from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.previous_deployments import previous_drains, yielding_previous
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.planning.variant_rollouts import is_moving, plan_variants
+from tessera.domain.quality.lost_revision import RevisionMissingError
 from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import (
@@ -44,6 +45,7 @@ from tessera.domain.service.proposal import (
     Proposal,
     planner_error_proposal,
     termination_time,
+    unchanged_proposal,
 )
 from tessera.domain.service.variant_counts import (
     VariantCount,
@@ -199,6 +201,24 @@ def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
     service_plan = _unchanged_plan(
         planner_error_proposal(error, proposal.service, proposal.objects, proposal.scale.history)
     )
+    return replace(service_plan, reported=reported_by(service_plan.placed))
+
+
+def held_plan(proposal: Proposal, error: RevisionMissingError) -> ServicePlan:
+    """Return the plan of a service whose version in force is not known.
+
+    All objects stay as they are, and a replica that restarts serves again if it did before.
+    """
+    verdict = StatusVerdict(Accepted.REVISION_MISSING, error.message)
+    objects, history = proposal.objects, proposal.scale.history
+    unchanged = unchanged_proposal(proposal.service, objects, verdict, history).result
+    service_plan = _unchanged_plan(unchanged)
+    closed = tuple(
+        pod.ref
+        for pod in objects.pods
+        if (pod.variant, pod.template_digest) in error.closed or pod.draining_since is not None
+    )
+    service_plan = replace(service_plan, drain=replace(service_plan.drain, draining=closed))
     return replace(service_plan, reported=reported_by(service_plan.placed))
 
 

@@ -98,6 +98,8 @@ class GatedPlan:
     """What its device waits for; None where it has one."""
     is_overdue: bool = False
     """The replica did not get ready in time."""
+    is_restored: bool = False
+    """The record of the version in force was lost, and is written again."""
     readiness: VersionReadiness | None = None
     """What is known of the replicas of the version in force; None before there is one."""
     trial: TrialDecision | None = None
@@ -105,11 +107,15 @@ class GatedPlan:
 
     @property
     def changed_revision(self) -> ServiceRevision | None:
-        """Return the version in force with what is known of its replicas by now, if that is new."""
+        """Return the version in force as it is to be recorded, if its record says less.
+
+        It may be lost, or what is known of its replicas is new.
+        """
         stable, readiness = self.state.stable, self.readiness
-        if stable is None or readiness is None or readiness.readiness == stable.readiness:
+        if stable is None or readiness is None:
             return None
-        return replace(stable, readiness=readiness.readiness)
+        is_known = readiness.readiness == stable.readiness and not self.is_restored
+        return None if is_known else replace(stable, readiness=readiness.readiness)
 
     @property
     def address(self) -> str | None:

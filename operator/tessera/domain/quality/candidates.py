@@ -22,6 +22,7 @@ from tessera.domain.model.precision_files import (
     spec_in,
     with_one_precision,
 )
+from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Snapshot, Workload
 from tessera.domain.quality.rollout_state import is_gated
@@ -37,6 +38,7 @@ from tessera.domain.service.preparation.precisions import shape_job_names
 from tessera.domain.service.preparation.shape import draft_as_model, with_known_files
 from tessera.domain.steps import Step
 
+NOTHING_KNOWN: Mapping[Ref, ServiceRevision] = {}
 MovedT = TypeVar("MovedT", Pod, Workload)
 
 
@@ -63,11 +65,12 @@ def split_candidates(
     observed: Snapshot,
     builder_version: int,
     is_demanded: Callable[[ObservedService], bool] = lambda _: False,
+    last: Mapping[Ref, ServiceRevision] = NOTHING_KNOWN,
 ) -> GatedFleet:
     """Return the fleet with the version in force of each service, and those that are tried.
 
     The latter come after all services. `builder_version` is what new templates are made with; of
-    some services a gate `is_demanded`.
+    some services a gate `is_demanded`. `last` has their versions in force as they were known last.
     """
     gated = _gated_services(observed.services)
     if not gated:
@@ -91,7 +94,7 @@ def split_candidates(
             revisions.get(ref, ()),
             gates,
             (own, serves),
-            SplitTerms(builder_version, is_demanded(service)),
+            SplitTerms(builder_version, is_demanded(service), last.get(ref)),
             at=observed.at,
         )
         if isinstance(split, SplitService):

@@ -84,6 +84,8 @@ class VersionState:
     """The new model of an embedding service, as long as its vectors are not expected."""
     lacks_baseline: bool = False
     """The version in force does not run, and has no answers for an edit to be compared with."""
+    is_lost: bool = False
+    """The version in force is not known."""
     is_demanded: bool = False
     """The platform demands a gate of the service, so no edit goes on without a baseline."""
 
@@ -152,11 +154,13 @@ def rollout_state(
     running: Collection[str] = (),
     *,
     is_demanded: bool = False,
+    is_lost: bool = False,
 ) -> VersionState:
     """Return the state of a gated service, from its revisions and its gate.
 
     `running` are the versions that have a Deployment, whose revisions stay: their digests, and
-    behind `/` the precision. The platform may have `demanded` a gate.
+    behind `/` the precision. The platform may have demanded a gate. Where the version in force is
+    lost, only a skipped gate or the way back to one before it goes on.
     """
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
@@ -166,9 +170,9 @@ def rollout_state(
     update = _requested_update(service, latest)
     digest = gated_digest(spec, update)
     edited = next((each for each in own if each.digest == digest), None)
-    served = [each for each in ranked[1:] if each.has_served]
-    recent, stable = served[: spec.rollout.rollback_window], latest
-    if latest is not None and latest.readiness == "Overdue" and served:
+    served = [each for each in ranked[0 if is_lost else 1 :] if each.has_served]
+    recent, stable = served[: spec.rollout.rollback_window], None if is_lost else latest
+    if stable is not None and latest is not None and latest.readiness == "Overdue" and served:
         known = {latest.digest, *(each.digest for each in recent)}
         # It protects nobody, so an edit of it is compared with what served before.
         stable = latest if digest in known else served[0]
@@ -179,7 +183,7 @@ def rollout_state(
         service.ref.name, gate, edited, stable, lacks_baseline=lacks_baseline
     )
     phase: RolloutPhase = "First"
-    if stable is not None or _needs_score(service.status, gate):
+    if stable is not None or is_lost or _needs_score(service.status, gate):
         phase = _phase(service, spec.rollout, digest, stable, recent, _outcome(gate, verdict))
     has_gate = gate is not None and gate.spec is not None and gate.ref.name == spec.rollout.gate_ref
     vectors_of = None
@@ -210,6 +214,7 @@ def rollout_state(
         next_number=latest.number + 1 if latest is not None else 1,
         vectors_of=vectors_of,
         lacks_baseline=lacks_baseline,
+        is_lost=is_lost,
         is_demanded=is_demanded,
     )
     return _of_precisions(state, service, gate, running, may_try=may_try and not lacks_baseline)

@@ -24,10 +24,17 @@ from tessera.domain.model.precision_files import (
 from tessera.domain.observed.gates import GatedVersion, ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.quality.change import digest_in, in_force
+from tessera.domain.quality.lost_revision import (
+    RevisionMissingError,
+    found_revision,
+    lost_revision,
+    missing_text,
+)
 from tessera.domain.quality.rollout_state import (
     VersionState,
     has_answered,
     is_gated,
+    revision_name,
     rollout_state,
     tried_precisions,
 )
@@ -48,6 +55,10 @@ class SplitTerms(NamedTuple):
     """Of new templates."""
     is_demanded: bool = False
     """The platform demands a gate of the service."""
+    last: ServiceRevision | None = None
+    """The version in force as the operator knew it last."""
+    is_lost: bool = False
+    """The version in force is not known."""
 
 
 OwnedT = TypeVar("OwnedT", ServiceRevision, Workload)
@@ -72,6 +83,8 @@ class SplitService:
     """Under which name the replicas of both are planned."""
     own: frozenset[Ref] = frozenset()
     """Deployments of the version in force, as their records say."""
+    is_restored: bool = False
+    """The record of the version in force was lost, and is written again."""
     is_window_open: bool = False
     """A replica of the version in force may lend its device."""
 
@@ -92,22 +105,55 @@ def _split_service(
     terms: SplitTerms,
     *,
     at: datetime,
-) -> SplitService:
+) -> SplitService | RevisionMissingError:
+    """Return the versions of a service, or that the one in force is not known."""
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
-    known = {each.ref.name for each in revisions if each.number}
-    stable = service.status.stable_revision
-    if stable is not None and stable not in known:
-        # Without it the edited version would pass as a first one.
-        raise ValueError(
-            f"ControllerRevision/{stable}, which is in force, is not there, not read or unnumbered"
-        )
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
+    own = tuple(each for each in revisions if each.service_uid == service.uid)
+    numbered = [each for each in own if each.number]
+    lost, found = lost_revision(service, numbered), None
+    if lost is not None:
+        # Without it the edited version would pass as a first one.
+        versions = _versions_of(service, deployments[0])
+        running = frozenset(filter(None, versions.values()))
+        found = found_revision(service, lost, own, terms.last, running)
+        revisions = tuple(each for each in revisions if each.ref.name != lost)
+        revisions += (found,) if found is not None else ()
+        terms = terms._replace(is_lost=found is None)
     split = _split(service.ref, service, revisions, gates.get(gate), deployments, terms)
-    return replace(split, is_window_open=window is not None and in_window(window, at))
+    if lost is not None and found is None and split.state.phase not in {"Skipped", "RolledBack"}:
+        return _missing(service, lost, numbered, deployments)
+    is_open = window is not None and in_window(window, at)
+    return replace(split, is_window_open=is_open, is_restored=found is not None)
 
 
 split_service = Step[..., SplitService | Exception](_split_service, lambda error, *_, **_n: error)
+
+
+def _missing(
+    service: ObservedService,
+    lost: str,
+    numbered: Sequence[ServiceRevision],
+    deployments: _Deployments,
+) -> RevisionMissingError:
+    """Return that the version in force is not known; what serves users goes on doing so."""
+    workloads, serving = deployments
+    versions, name = _versions_of(service, workloads), service.ref.name
+    closed = frozenset(
+        (each.variant, each.template_digest)
+        for each in workloads
+        if (version := versions[each.ref]) is not None
+        and revision_name(name, version) != lost
+        and each.ref not in serving
+    )
+    return RevisionMissingError(missing_text(lost, numbered), closed)
+
+
+def _versions_of(
+    service: ObservedService, workloads: Iterable[Workload]
+) -> Mapping[Ref, str | None]:
+    return {each.ref: _version_of(each, service.status.candidate) for each in workloads}
 
 
 @reused_per_object
@@ -120,9 +166,16 @@ def _split(
     terms: SplitTerms,
 ) -> SplitService:
     workloads, serving = deployments
-    versions = {each.ref: _version_of(each, service.status.candidate) for each in workloads}
+    versions = _versions_of(service, workloads)
     running = frozenset(filter(None, versions.values()))
-    state = rollout_state(service, revisions, gate, running, is_demanded=terms.is_demanded)
+    state = rollout_state(
+        service,
+        revisions,
+        gate,
+        running,
+        is_demanded=terms.is_demanded,
+        is_lost=terms.is_lost,
+    )
     spec, stable, edited = service.spec, state.stable, state.edited
     assert spec is not None  # noqa: S101 - it is gated
     is_undecided = state.phase in {"Candidate", "Stable"} and state.wants_candidate
@@ -157,12 +210,7 @@ def _split(
     if state.phase == "Candidate" and edits & serving:
         # Rolled out while gates were off, it serves until the version in force does.
         state = replace(state, wants_candidate=False)
-    may_serve = {
-        version
-        for each in revisions
-        if each.number
-        for version in (each.digest, *(f"{each.digest}/{name}" for name in tried_precisions(each)))
-    }
+    may_serve = _serving_versions(revisions)
     tried = edits if state.wants_candidate and state.phase != "Stable" else set[Ref]()
     former = [
         each
@@ -197,6 +245,16 @@ def _split(
             each for each, version in versions.items() if _is_version(version, stable.digest)
         ),
         moved=_moved(ref, workloads, former, tried),
+    )
+
+
+def _serving_versions(revisions: Iterable[ServiceRevision]) -> frozenset[str]:
+    """Return the versions that may serve users, also with each of their precisions that may."""
+    return frozenset(
+        version
+        for each in revisions
+        if each.number
+        for version in (each.digest, *(f"{each.digest}/{name}" for name in tried_precisions(each)))
     )
 
 

@@ -129,9 +129,11 @@ def _propose(
     spec, history = service.spec, memory or history_from_status(service.status)
     if spec is None:
         message = service.problem or "spec: unreadable"
-        return _unchanged(service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history)
+        return unchanged_proposal(
+            service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history
+        )
     if not can_name_service(service.ref.name):
-        return _unchanged(service, objects, _INVALID_NAME, history)
+        return unchanged_proposal(service, objects, _INVALID_NAME, history)
     schedule = _schedule_of(service, spec, at)
     model_jobs = ModelJobs(at, objects.model_jobs, objects.job_pods)
     preparation = prepare_model(model_jobs, service, schedule.apply(spec) if schedule else spec)
@@ -144,12 +146,14 @@ def _propose(
         tolerated, denials = split_running(denials, flags=flags, keys=keys)
     if denials:
         message = "; ".join(denial.sentence for denial in denials)
-        return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
+        return unchanged_proposal(
+            service, objects, StatusVerdict(denials[0].reason, message), history
+        )
     if preparation.missing_shape is None:
         preparation = with_precisions(model_jobs, service, preparation)
     awaited = preparation.missing_shape or _awaited_precision(preparation, service, objects, views)
     if awaited is not None:
-        return _unchanged(service, objects, awaited, history, at, preparation=preparation)
+        return unchanged_proposal(service, objects, awaited, history, at, preparation=preparation)
     spec = preparation.spec
     service = replace(service, spec=spec)
     until = (schedule.status.next_at if schedule is not None else None) or FOREVER
@@ -170,7 +174,7 @@ def _propose(
     accepted = _accepted(spec, preparation, tolerated)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
-        return _unchanged(service, objects, accepted, history, until, **parts)
+        return unchanged_proposal(service, objects, accepted, history, until, **parts)
     reference = objects.reference_workload(service.status)
     if not objects.is_new and (reference is None or reference.variant != placement.choice.variant):
         until = at  # other services take or free devices
@@ -462,7 +466,7 @@ def _any_speed(_choices: Sequence[HardwareChoice]) -> None:
     """Return nothing against any mix: gateways send each replica what it can serve."""
 
 
-def _unchanged(
+def unchanged_proposal(
     service: ObservedService,
     objects: CurrentObjects,
     accepted: StatusVerdict[Accepted],
@@ -495,7 +499,7 @@ def planner_error_proposal(
     """Return the proposal for a service that is set aside because its planning raised."""
     message = planner_error(error, "tsvc", service.ref.name, service.ref.namespace)
     verdict = StatusVerdict(Accepted.PLANNER_ERROR, message)
-    return _unchanged(service, objects, verdict, history).result
+    return unchanged_proposal(service, objects, verdict, history).result
 
 
 def min_replicas_of(spec: InferenceServiceSpec) -> int:

@@ -114,6 +114,9 @@ def rollout_fields(
         return {"rollouts": _retained(records, None, at)}
     state = gated.state
     stable = state.stable.ref.name if state.stable is not None else None
+    if state.is_lost:
+        # It stays in force until the change that goes on without it has its number.
+        stable = status.stable_revision
     records = (*_new_records(gated, status, at), *status.rollouts)
     waits = state.is_closed or state.phase not in ("First", "Stable", "Refused")
     return {
