@@ -92,7 +92,9 @@ async def test_it_is_found_once_the_spec_is_as_it_was(operator: GatedOperator) -
 
 
 @pytest.mark.parametrize("way", ["skip", "back"])
-async def test_a_skipped_gate_or_an_earlier_version_takes_its_place(way: str, operator: GatedOperator) -> None:
+async def test_a_skipped_gate_or_an_earlier_version_takes_its_place(
+    way: str, operator: GatedOperator
+) -> None:
     await lose_it_while_the_operator_is_down(operator)
     if way == "skip":
         operator.edit(8, rollout={**ROLLOUT, **SKIP})

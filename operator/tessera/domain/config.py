@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tessera.api.template_version import Platform, PodTemplateVersion
-from tessera.domain.observed.snapshot import ObservedService
 
 # In the field 120 s are used: what halts an engine in the middle of service and passes, such as a
 # kernel that is compiled, takes tens of seconds.
@@ -38,10 +37,9 @@ class Config:
     platform: Platform = field(default_factory=Platform)
     """The surroundings of engines, as the platform team sets them now."""
 
-    def demands_gate(self, service: ObservedService) -> bool:
+    def demands_gate(self, namespace: str, service_class: str) -> bool:
         """Return whether the platform demands a gate of a service."""
-        service_class = service.spec.service_class if service.spec is not None else None
-        return service.ref.namespace in self.gated_namespaces or service_class in self.gated_classes
+        return namespace in self.gated_namespaces or service_class in self.gated_classes
 
     @property
     def newest_template(self) -> PodTemplateVersion:

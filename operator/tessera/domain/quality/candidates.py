@@ -64,13 +64,13 @@ class GatedFleet:
 def split_candidates(
     observed: Snapshot,
     builder_version: int,
-    is_demanded: Callable[[ObservedService], bool] = lambda _: False,
+    is_demanded: Callable[[str, str], bool] = lambda *_: False,
     last: Mapping[Ref, ServiceRevision] = NOTHING_KNOWN,
 ) -> GatedFleet:
     """Return the fleet with the version in force of each service, and those that are tried.
 
-    The latter come after all services. `builder_version` is what new templates are made with; of
-    some services a gate `is_demanded`. `last` has their versions in force as they were known last.
+    The latter come after all services. `builder_version` is what new templates are made with. A
+    gate `is_demanded` of services by namespace and class. `last` has their versions in force as they were known last.
     """
     gated = _gated_services(observed.services)
     if not gated:
@@ -86,7 +86,8 @@ def split_candidates(
     }
     services, errors = dict[Ref, SplitService](), dict[Ref, Exception]()
     for service in gated:
-        ref, own = service.ref, workloads.get(service.ref, ())
+        ref, own, spec = service.ref, workloads.get(service.ref, ()), service.spec
+        assert spec is not None  # noqa: S101 - it is gated
         identities = {each.ref: (ref, each.variant, each.template_digest) for each in own}
         serves = frozenset(each for each, identity in identities.items() if identity in serving)
         split = split_service(
@@ -94,7 +95,9 @@ def split_candidates(
             revisions.get(ref, ()),
             gates,
             (own, serves),
-            SplitTerms(builder_version, is_demanded(service), last.get(ref)),
+            SplitTerms(
+                builder_version, is_demanded(ref.namespace, spec.service_class), last.get(ref)
+            ),
             at=observed.at,
         )
         if isinstance(split, SplitService):
