@@ -246,3 +246,46 @@ async def test_a_change_goes_on_without_its_gate_and_the_status_remembers_it(
     assert (record["reason"], record["skipped"]) == ("NotGated", True)
     assert not operator.keys(JOBS.plural)
     assert operator.condition("Progressing")["reason"] == "RolloutComplete"
+
+
+@pytest.mark.parametrize("has_report", [True, False], ids=["report", "log"])
+async def test_the_last_line_of_a_failed_job_is_in_the_condition_at_once(
+    has_report: bool, operator: GatedOperator
+) -> None:
+    operator.edit(7)
+    job = await operator.ask("baseline")
+    if has_report:
+        operator.report(job, state="failed", message="no room on the claim")
+    else:
+        operator.report(job, "Traceback (most recent call last):\nOSError: no room on the claim\n")
+    await operator.step()
+    for _ in range(3):
+        progressing = operator.condition("Progressing")
+        assert progressing["reason"] == "GateRunning"
+        assert "its last Job failed: " in progressing["message"]
+        assert "no room on the claim" in progressing["message"]
+        (accepted,) = operator.gate_status["conditions"]
+        assert "no room on the claim" in accepted["message"]
+        await operator.step()
+
+
+async def test_a_gateway_that_nobody_reaches_ends_the_trial_and_frees_its_device(
+    operator: GatedOperator,
+) -> None:
+    operator.edit(7)
+    words = "http://gateway:8082 did not answer for 60 s: Name or service not known"
+    job = await operator.ask("baseline")
+    assert len(operator.keys("deployments")) == 2
+    operator.report(job, state="gatewayAway", message=words)
+    await operator.settle(4)
+    assert len(operator.keys("deployments")) == 1
+    progressing = operator.condition("Progressing")
+    assert progressing["reason"] == "GateNotAccepted"
+    assert "GatewayUnreachable" in progressing["message"]
+    assert words in progressing["message"]
+    assert "asked again after 30m" in progressing["message"]
+    for _ in range(31):
+        await operator.step(60)
+    operator.report(await operator.ask("candidate"))
+    await operator.settle(12)
+    assert operator.status["rollouts"][0]["reason"] == "Passed"

@@ -29,12 +29,21 @@ class GateAccepted(StatusReason):
     REQUESTS_REFUSED = "RequestsRefused"
     """What the Job asks is refused, for example since the tenant has no money left, or a limit of
     its charges and no price of the model; the message has the words of the gateway."""
+    GATEWAY_UNREACHABLE = "GatewayUnreachable"
+    """The Job reaches no gateway, for example by a NetworkPolicy or since its name does not
+    resolve; the message has the error. It is asked again half an hour later."""
     FAILED_CREATE = "FailedCreate"
     """The API server refuses the pod of the Job or its claim; the message has its words."""
 
 
 # What may refuse the changed version after the stable one has answered.
-LATE_REFUSALS = frozenset({GateAccepted.JUDGE_UNRELIABLE, GateAccepted.REQUESTS_REFUSED})
+LATE_REFUSALS = frozenset(
+    {
+        GateAccepted.JUDGE_UNRELIABLE,
+        GateAccepted.REQUESTS_REFUSED,
+        GateAccepted.GATEWAY_UNREACHABLE,
+    }
+)
 
 
 class GateOutcome(StatusReason):

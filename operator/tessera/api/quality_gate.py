@@ -311,6 +311,9 @@ class GateProgress(_GateStatusBase):
     answers_digest: str = ""
     """SHA-256 of the answers on the claim, with which the next Job goes on if it is killed."""
 
+    failure: StatusText = ""
+    """What the last Job that failed said at its end."""
+
 
 class QualityGateStatus(_GateStatusBase):
     """What the gate knows and decided; written by the operator only."""

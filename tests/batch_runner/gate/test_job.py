@@ -21,6 +21,7 @@ from tessera.batch_runner.gate.answers import AnswersFile
 from tessera.batch_runner.gate.asking import (
     AskOptions,
     EngineAwayError,
+    GatewayAwayError,
     PromptAsker,
     QuestionKey,
     RequestsRefusedError,
@@ -368,6 +369,23 @@ async def test_an_engine_that_is_away_too_long_ends_the_job_for_another_attempt(
     url = f"http://127.0.0.1:{free_port()}"
     async with PromptAsker(AskOptions(url=url, model="tiny", away_seconds=0.05)) as asker:
         with pytest.raises(TransientError, match=r"did not answer for 0\.05 s: "):
+            await asker.ask(HI, QuestionKey("line-1", 0, 0))
+
+
+async def test_a_gateway_that_nobody_reaches_ends_the_job_sooner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(asking, "_WAIT_SECONDS", 0.01)
+    token = tmp_path / "token"
+    token.write_text("token")
+    options = AskOptions(
+        url=f"http://127.0.0.1:{free_port()}",
+        model="tiny",
+        token_file=token,
+        gateway_away_seconds=0.05,
+    )
+    async with PromptAsker(options) as asker:
+        with pytest.raises(GatewayAwayError, match=r"did not answer for 0\.05 s: .*Connect"):
             await asker.ask(HI, QuestionKey("line-1", 0, 0))
 
 

@@ -50,6 +50,10 @@ class EngineAwayError(TransientError):
     """Nothing answered at an address for too long."""
 
 
+class GatewayAwayError(RefusedError):
+    """No gateway answered at an address for too long."""
+
+
 class RequestsRefusedError(RefusedError):
     """A server refuses whatever it is asked, for example since no money is left for it."""
 
@@ -80,6 +84,8 @@ class AskOptions:
     away_seconds: float = 180.0
     """Time in which an engine that is away has to come back: one that was scaled away does not, and
     the next Job asks another replica."""
+    gateway_away_seconds: float = 60.0
+    """The same of a gateway, behind which any replica would answer."""
     variant: str = ""
     """Where gateways answer, that of the replica that they ask; of any without it."""
     token: str = ""
@@ -144,8 +150,8 @@ class PromptAsker:
     ) -> ModelAnswer | None:
         """Return the answer; None where the prompt is to be asked again with no other in flight.
 
-        Raises RefusedError when the first prompts are all refused, RequestsRefusedError, and
-        EngineAwayError.
+        Raises RefusedError when the first prompts are all refused, RequestsRefusedError,
+        GatewayAwayError, and EngineAwayError.
         """
         trial, body = retry.Trial(), self._options.body(row, key)
         while True:
@@ -211,16 +217,19 @@ class PromptAsker:
 
     async def _wait_healthy(self, reply: PromptOutcome) -> None:
         """Wait until something answers at the address."""
+        options = self._options
+        is_gateway = options.token_file is not None
+        seconds = options.gateway_away_seconds if is_gateway else options.away_seconds
         await asyncio.sleep(max(reply.pause_seconds, _WAIT_SECONDS))
         try:
-            async with asyncio.timeout(self._options.away_seconds):
+            async with asyncio.timeout(seconds):
                 while True:
                     if await self._is_healthy():
                         return
                     await asyncio.sleep(_WAIT_SECONDS)
         except TimeoutError as error:
-            away = f"{self._options.url} did not answer for {self._options.away_seconds:g} s"
-            raise EngineAwayError(f"{away}: {reply.problem}") from error
+            text = f"{options.url} did not answer for {seconds:g} s: {reply.problem}"
+            raise (GatewayAwayError if is_gateway else EngineAwayError)(text) from error
 
     async def _is_healthy(self) -> bool:
         with suppress(aiohttp.ClientError, TimeoutError, OSError):

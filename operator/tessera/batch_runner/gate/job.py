@@ -19,7 +19,12 @@ from tessera.batch_runner.errors import (
     TransientError,
 )
 from tessera.batch_runner.gate.answers import AnswersFile, answer_shares
-from tessera.batch_runner.gate.asking import AskOptions, EngineAwayError, RequestsRefusedError
+from tessera.batch_runner.gate.asking import (
+    AskOptions,
+    EngineAwayError,
+    GatewayAwayError,
+    RequestsRefusedError,
+)
 from tessera.batch_runner.gate.run import (
     BASELINE_RUNS,
     JudgeUnreliableError,
@@ -36,6 +41,13 @@ from tessera.batch_runner.progress import serve
 from tessera.domain.observed.gate_reports import MAX_MESSAGE_LENGTH, GateJobState, GateReport
 from tessera.domain.quality.names import ROLES
 from tessera.domain.quality.verdict import GateTerms, ScoredPrompt, Verdict, judge, judge_first
+
+# Errors by which a Job says that it reached nobody, or was refused.
+_STATES: Mapping[type[BatchError], GateJobState] = {
+    RequestsRefusedError: "requestsRefused",
+    GatewayAwayError: "gatewayAway",
+    EngineAwayError: "engineAway",
+}
 
 
 class GateProblemError(RefusedError):
@@ -82,12 +94,9 @@ class GateJobRunner:
             return error.code, self.report | {"state": "suiteInvalid", "message": str(error)}
         except GateProblemError as error:
             return error.code, self.report | {"state": error.gate_state, "message": str(error)}
-        except RequestsRefusedError as error:
-            return error.code, self.report | {"state": "requestsRefused", "message": str(error)}
-        except EngineAwayError as error:
-            return error.code, self.report | {"state": "engineAway", "message": str(error)}
         except BatchError as error:
-            return error.code, self.report | {"message": str(error)}
+            state = _STATES.get(type(error), "failed")
+            return error.code, self.report | {"state": state, "message": str(error)}
         return 0, self.report | {"state": state}
 
     async def _until(self, stop: asyncio.Event) -> GateJobState:

@@ -94,7 +94,11 @@ def _lines(gate: ObservedGate) -> Iterator[str]:
         yield f"suite {suite.digest[:_DIGEST_LENGTH]}: {counts}"
     for progress in gate.status.progress:
         prompts = counted(progress.prompts, "prompt")
-        yield f"{progress.role} of {progress.service}: {progress.answered} of {prompts} answered"
+        failure = f"; the last Job failed: {progress.failure}" if progress.failure else ""
+        yield (
+            f"{progress.role} of {progress.service}: {progress.answered} of {prompts} answered"
+            f"{failure}"
+        )
     if not gate.status.verdicts:
         return
     yield ""

@@ -28,6 +28,7 @@ GateJobState: TypeAlias = Literal[
     "judgeNotFound",
     "judgeUnreliable",
     "requestsRefused",
+    "gatewayAway",
     # The claim lacks answers of the stable version.
     "baselineMissing",
     # Another attempt goes on; what was asked went away, as where its device was given back.

@@ -70,7 +70,8 @@ def split_candidates(
     """Return the fleet with the version in force of each service, and those that are tried.
 
     The latter come after all services. `builder_version` is what new templates are made with. A
-    gate `is_demanded` of services by namespace and class. `last` has their versions in force as they were known last.
+    gate `is_demanded` of services by namespace and class. `last` has their versions in force as
+    they were known last.
     """
     gated = _gated_services(observed.services)
     if not gated:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tessera.api.gate_reasons import LATE_REFUSALS, GateAccepted, GateOutcome
+from tessera.api.meta import format_duration
 from tessera.api.quality_gate import (
     MAX_VERDICTS,
     AnswersStatus,
@@ -21,7 +22,7 @@ from tessera.api.quality_gate import (
 )
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
-from tessera.api.text import counted
+from tessera.api.text import counted, one_line
 from tessera.domain.observed.gate_reports import GateJobState, GateReport, gate_report
 from tessera.domain.observed.gates import GateJob, GateRole, ObservedGate
 from tessera.domain.observed.model_reports import FetchProgress
@@ -45,6 +46,7 @@ MAX_RETURNS = 9
 RETRY = timedelta(minutes=5)
 # The changed version needs a device to be judged again, and has none until then.
 JUDGE_RETRY = timedelta(hours=6)
+GATEWAY_RETRY = timedelta(minutes=30)
 # The pod of a Job that ended is seen before or after the Job's own condition.
 _REPORT_TIME = timedelta(seconds=30)
 # What a Job may say of suite and judge: then the gate decides nothing.
@@ -55,11 +57,14 @@ _PROBLEMS: Mapping[GateJobState, GateAccepted] = {
     "judgeNotFound": GateAccepted.JUDGE_NOT_FOUND,
     "judgeUnreliable": GateAccepted.JUDGE_UNRELIABLE,
     "requestsRefused": GateAccepted.REQUESTS_REFUSED,
+    "gatewayAway": GateAccepted.GATEWAY_UNREACHABLE,
 }
 _WAY_OUT = (
     "The change goes on at once by spec.rollout.skipGate, which needs the verb bypass on "
     "qualitygates"
 )
+# Of the last line of a failed Job, beside what its change waits for.
+_FAILURE_LENGTH = 512
 _DONE: Mapping[GateRole, GateJobState] = {"Baseline": "answered", "Candidate": "judged"}
 
 
@@ -266,7 +271,13 @@ class _Rounds:
         return self._running(run, job)
 
     def _start(
-        self, run: GateRun, version: TriedVersion, attempt: int, answers_digest: str = ""
+        self,
+        run: GateRun,
+        version: TriedVersion,
+        attempt: int,
+        answers_digest: str = "",
+        *,
+        failure: str = "",
     ) -> TrialDecision:
         trial, refusal = self.trial, self.gate.refusal
         if refusal is not None and refusal.reason in LATE_REFUSALS:
@@ -274,7 +285,7 @@ class _Rounds:
         if version.endpoint is None:
             if run.role == "Candidate" and trial.waits is not None:
                 return TrialDecision(progressing=trial.waits)
-            text = f"0 replicas of the {self._which(run)} version answer"
+            text = f"0 replicas of the {self._which(run)} version answer{_failure_text(failure)}"
             if run.role == "Candidate":
                 return _waiting(trial, text)
             message = f"QualityGate/{trial.gate_ref}: {text}. {trial.stable_outlook}{_WAY_OUT}."
@@ -295,7 +306,7 @@ class _Rounds:
             baseline_digest=baseline.file_digest if baseline is not None else "",
             active_deadline=self.spec.timeout,
         )
-        starting = _waiting(trial, f"its Job {request.name} starts")
+        starting = _waiting(trial, f"its Job {request.name} starts{_failure_text(failure)}")
         return replace(starting, create=request)
 
     def _running(self, run: GateRun, job: GateJob) -> TrialDecision:
@@ -307,15 +318,18 @@ class _Rounds:
         if run.role == "Baseline":
             after = "then the changed version answers it"
         count = f"answered {answered} of {counted(prompts, 'prompt')}"
+        last = self._last_progress(run) if attempt_of(job.ref.name) > 1 else None
+        failure = last.failure if last is not None else ""
         text = f"the {which} version {count if prompts else 'is asked'}, {after}"
+        text += _failure_text(failure)
         progress = GateProgress(
             service=run.service.name,
             role=run.role,
             answered=answered,
             prompts=prompts,
             answers_digest=said.digest,
+            failure=failure,
         )
-        last = self._last_progress(run) if attempt_of(job.ref.name) > 1 else None
         running = _waiting(self.trial, text)
         return replace(running, progress=progress if prompts else last, retained=(job.ref,))
 
@@ -342,8 +356,8 @@ class _Rounds:
     def _refused(self, problem: StatusVerdict[GateAccepted]) -> TrialDecision:
         text, again = problem.message.removesuffix("."), ""
         if problem.reason in LATE_REFUSALS:
-            hours = JUDGE_RETRY // timedelta(hours=1)
-            again = f"; it is asked again after {hours} h, or once spec changes"
+            span = format_duration(_retry(problem))
+            again = f"; it is asked again after {span}, or once spec changes"
         return _hold(
             Progressing.GATE_NOT_ACCEPTED,
             f"QualityGate/{self.gate.ref.name}: {problem.reason}: {text}. "
@@ -366,11 +380,11 @@ class _Rounds:
             )
             return replace(ended, retained=(job.ref,))
         if attempt % 10 > MAX_ATTEMPTS or attempt // 10 > MAX_RETURNS:
-            said = report.message if report is not None and report.message else "no report"
             ended = _ended(
                 self.trial,
                 GateOutcome.JOB_FAILED,
-                f"Job/{job.ref.name}, the last attempt, ended without an answer: {said}",
+                f"Job/{job.ref.name}, the last attempt, ended without an answer: "
+                f"{self._last_words(job, report)}",
             )
             return replace(ended, retained=(job.ref,))
         answers = self._answers_of(self.trial.baseline)
@@ -382,9 +396,24 @@ class _Rounds:
         digest = last.answers_digest if last is not None else ""
         if report is not None:
             digest = report.answers_digest
-        start = self._start(run, version, attempt, digest)
+        failure = self._last_words(job, report)
+        known = last or GateProgress(service=run.service.name, role=run.role, answered=0, prompts=0)
+        start = self._start(run, version, attempt, digest, failure=failure)
         # The number of the last attempt is in the name of its Job alone.
-        return replace(start, retained=(job.ref,), progress=last)
+        return replace(
+            start,
+            retained=(job.ref,),
+            progress=known.model_copy(update={"failure": failure}),
+        )
+
+    def _last_words(self, job: GateJob, report: GateReport | None) -> str:
+        """Return what a Job said that ended without an answer."""
+        if report is not None and report.message:
+            return one_line(report.message, _FAILURE_LENGTH)
+        pod = self.jobs.runs.get(job.uid)
+        lines = pod.report.splitlines() if pod is not None and report is None else ()
+        last = next((line for line in reversed(lines) if line.strip()), "no report")
+        return one_line(last, _FAILURE_LENGTH)
 
     def _which(self, run: GateRun) -> str:
         if run.is_first and not self.trial.is_unopposed:
@@ -493,6 +522,16 @@ def _status(gate: ObservedGate, decisions: Sequence[TrialDecision]) -> QualityGa
     )
 
 
+def _retry(refusal: StatusVerdict[GateAccepted]) -> timedelta:
+    """Return after how long a gate is asked again that has a device no more."""
+    is_away = refusal.reason is GateAccepted.GATEWAY_UNREACHABLE
+    return GATEWAY_RETRY if is_away else JUDGE_RETRY
+
+
+def _failure_text(failure: str) -> str:
+    return f"; its last Job failed: {failure}" if failure else ""
+
+
 def _accepted(
     gate: ObservedGate, decisions: Sequence[TrialDecision], now: Sequence[datetime]
 ) -> StatusVerdict[GateAccepted]:
@@ -504,14 +543,19 @@ def _accepted(
     has_result = any(each.suite is not None for each in decisions)
     last = next((each for each in gate.status.conditions if each.type == "Accepted"), None)
     is_current = last is not None and last.observed_generation == gate.generation
-    is_due = last is not None and any(at - last.last_transition_time >= JUDGE_RETRY for at in now)
-    if is_due and gate.refusal is not None:
-        is_current = gate.refusal.reason not in LATE_REFUSALS
-    if last is not None and is_current and not has_result:
+    refusal = gate.refusal
+    if last is not None and refusal is not None and refusal.reason in LATE_REFUSALS:
+        is_current = all(at - last.last_transition_time < _retry(refusal) for at in now)
+    is_unread = last is not None and last.reason == GateAccepted.SUITE_NOT_READ
+    if last is not None and is_current and not (has_result or is_unread):
         # What was wrong with it may be so still, until a Job has looked again.
         return StatusVerdict(GateAccepted(last.reason), last.message)
     suite = next((each.suite for each in decisions if each.suite is not None), gate.status.suite)
     if suite is None:
-        return StatusVerdict(GateAccepted.SUITE_NOT_READ, "no Job has read spec.suite yet")
+        failures = (each.progress.failure for each in decisions if each.progress is not None)
+        failure = _failure_text(next(filter(None, failures), ""))
+        return StatusVerdict(
+            GateAccepted.SUITE_NOT_READ, f"no Job has read spec.suite yet{failure}"
+        )
     prompts, strata = sum(suite.prompts.values()), counted(len(suite.prompts), "stratum", "strata")
     return StatusVerdict(GateAccepted.VALID, f"{counted(prompts, 'prompt')} in {strata}")
