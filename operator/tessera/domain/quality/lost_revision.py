@@ -5,7 +5,7 @@ written again from a spec of its digest, or its service stays as it is until som
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tessera.api.ref import Ref
 from tessera.api.text import first_names
@@ -24,13 +24,20 @@ class RevisionMissingError(Exception):
     """Variant and template digest of Deployments that are not of it: they serve no user."""
 
 
-def lost_revision(service: ObservedService, numbered: Sequence[ServiceRevision]) -> str | None:
+def lost_revision(
+    service: ObservedService,
+    numbered: Sequence[ServiceRevision],
+    last: ServiceRevision | None,
+) -> str | None:
     """Return the name of the version in force if it is not there, not read or unnumbered.
 
-    The spec may be that of the newest one by now, which took its place.
+    The spec may be that of the newest one by now, which took its place. While the one that the
+    operator knows (`last`) is there, a status that names another one is wrong.
     """
-    name = service.status.stable_revision
-    if name is None or service.spec is None or any(each.ref.name == name for each in numbered):
+    name, names = service.status.stable_revision, {each.ref.name for each in numbered}
+    if last is not None and last.service_uid == service.uid:
+        name = last.ref.name
+    if name is None or service.spec is None or name in names:
         return None
     newest = max(numbered, key=lambda each: each.number, default=None)
     update = service.update
@@ -43,28 +50,28 @@ def lost_revision(service: ObservedService, numbered: Sequence[ServiceRevision])
 def found_revision(
     service: ObservedService,
     name: str,
-    own: Sequence[ServiceRevision],
+    numbered: Sequence[ServiceRevision],
     last: ServiceRevision | None,
-    running: Collection[str],
+    serving: Collection[str],
 ) -> ServiceRevision | None:
     """Return the lost version as it is known otherwise; None if no spec has its digest.
 
-    The operator may remember it (`last`), it may be there without its number, or the service has
-    its spec. Only precisions that are `running` are known to be tried then.
+    The operator may remember it (`last`), or the service has its spec and replicas of it are
+    `serving`: who forges a status puts nothing in force that serves no user.
     """
     if last is not None and (last.ref.name, last.service_uid) == (name, service.uid):
         return last
-    number = max((each.number for each in own), default=0) + 1
-    if (unnumbered := next((each for each in own if each.ref.name == name), None)) is not None:
-        return replace(unnumbered, number=number, readiness="Ready")
+    number = max((each.number for each in numbered), default=0) + 1
     spec, status = service.spec, service.status
     if spec is None:
         return None
     digest = gated_digest(spec, service.update)
     if revision_name(service.ref.name, digest) != name:
         return None
-    versions = (each.partition("/") for each in running)
+    versions = [each.partition("/") for each in serving]
     tried = frozenset(precision for version, _, precision in versions if version == digest)
+    if not tried:
+        return None
     template = status.pod_template_version
     return ServiceRevision(
         ref=Ref(service.ref.namespace, name),

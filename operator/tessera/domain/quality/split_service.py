@@ -110,14 +110,14 @@ def _split_service(
     spec = service.spec
     assert spec is not None  # noqa: S101 - it is gated
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
-    own = tuple(each for each in revisions if each.service_uid == service.uid)
-    numbered = [each for each in own if each.number]
-    lost, found = lost_revision(service, numbered), None
+    numbered = [each for each in revisions if each.number and each.service_uid == service.uid]
+    lost, found = lost_revision(service, numbered, terms.last), None
     if lost is not None:
         # Without it the edited version would pass as a first one.
-        versions = _versions_of(service, deployments[0])
-        running = frozenset(filter(None, versions.values()))
-        found = found_revision(service, lost, own, terms.last, running)
+        workloads, serving = deployments
+        versions = _versions_of(service, [each for each in workloads if each.ref in serving])
+        served = frozenset(filter(None, versions.values()))
+        found = found_revision(service, lost, numbered, terms.last, served)
         revisions = tuple(each for each in revisions if each.ref.name != lost)
         revisions += (found,) if found is not None else ()
         terms = terms._replace(is_lost=found is None)
