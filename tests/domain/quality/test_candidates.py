@@ -6,6 +6,7 @@ from typing import Any
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+from tessera.domain.planning.trials import change_trial
 from tessera.domain.quality.candidates import split_candidates
 from tests.builders import MEDIUM, a_budget, a_node, a_pool, a_service, a_snapshot, a_spec
 from tests.domain.quality.gated_fleet import (
@@ -17,6 +18,7 @@ from tests.domain.quality.gated_fleet import (
     an_always_open_window,
     version_of,
 )
+from tests.domain.variant_fleet import CHAT
 
 ANOTHER = {"engine": {"extraArgs": ["--seed=8"]}}
 
@@ -46,6 +48,22 @@ def test_a_passed_change_takes_over_with_the_replica_that_was_tried() -> None:
     assert fleet.serving() == {fleet.state.digest: 2}
     assert (tried.ref in fleet.pods, fleet.lost) == (True, [])
     assert len(fleet.workloads) == 1, "the Deployment that was tried is the only one"
+
+
+def test_a_change_costs_what_the_version_in_force_does_in_whatever_pool_it_is_tried() -> None:
+    fleet = a_gated_fleet(devices=2)
+    fleet.pools.append(a_pool("spare", "3.36"))
+    fleet.nodes.append(a_node("spare", whole=1))
+    fleet.edit(**A_CHANGE)
+    fleet.run(60)
+    (tried,) = fleet.tried_pods()
+    assert tried.variant.startswith("spare")
+    snapshot = fleet.snapshot()
+    gates = {each.ref: each for each in snapshot.gates}
+    trial = change_trial(fleet.plans[CHAT], snapshot, gates, fleet.plans)
+    assert trial is not None
+    assert trial.candidate.variant.startswith("spare")
+    assert trial.candidate.per_million_tokens == trial.baseline.per_million_tokens
 
 
 def test_a_failed_change_leaves_nothing_and_the_version_in_force_alone() -> None:

@@ -159,6 +159,29 @@ def test_of_a_change_that_changes_no_answers_latency_and_cost_alone_decide(
     assert "quality: not asked, since speculation and prefix caching" in verdict.message
 
 
+def test_prices_of_today_are_compared_whatever_the_answers_cost_when_they_were_given() -> None:
+    world = GateWorld()
+    assert outcome(tried(world, verdict="Failed")) is GateOutcome.FAILED
+    raised = money(Decimal("0.80"), "USD")
+    another = a_version("c" * 32, "10.0.0.3", per_million_tokens=raised)
+    stable = a_version(per_million_tokens=raised)
+    world.trial = replace(world.trial, baseline=stable, candidate=another)
+    decision = tried(world)
+    assert outcome(decision) is GateOutcome.PASSED
+    assert decision.verdict is not None
+    assert decision.verdict.baseline_answers is not None
+    assert decision.verdict.baseline_answers.usd_per_million_tokens == Decimal("0.8")
+
+
+def test_a_stable_version_that_moved_since_it_answered_is_compared_by_no_price() -> None:
+    world = GateWorld()
+    assert outcome(tried(world, verdict="Failed")) is GateOutcome.FAILED
+    raised = money(Decimal("0.80"), "USD")
+    another = a_version("c" * 32, "10.0.0.3", per_million_tokens=raised)
+    world.trial = replace(world.trial, baseline=a_version(hardware="H100"), candidate=another)
+    assert outcome(tried(world)) is GateOutcome.PASSED
+
+
 def test_the_table_has_quality_latency_and_cost_before_and_after() -> None:
     cheap = money(Decimal("0.30"), "USD")
     candidate = a_version(CHANGED, "10.0.0.2", per_million_tokens=cheap)

@@ -107,7 +107,7 @@ def _trial(
     gated, ref = service_plan.gated, service_plan.service.ref
     if gated is None or gated.state.phase != "Candidate":
         return None
-    stable = gated.state.stable
+    stable, serving = gated.state.stable, _serving_pod(service_plan)
     spec, edited, tried = gated.state.spec, gated.state.candidate, service_plan.candidate
     gate = gates.get(Ref(ref.namespace, spec.rollout.gate_ref or ""))
     judge, judge_digest = _judge(snapshot, ref, gate, service_plans)
@@ -123,7 +123,7 @@ def _trial(
         slo=spec.slo,
         gate_ref=spec.rollout.gate_ref or "",
         gate=gate,
-        baseline=_version(service_plan, stable, _serving_pod(service_plan))
+        baseline=_version(service_plan, stable, serving)
         if stable is not None and not is_unopposed
         else TriedVersion(digest=""),
         is_unopposed=is_unopposed,
@@ -133,6 +133,7 @@ def _trial(
             tried or service_plan,
             edited,
             gated.pod if gated.address is not None else None,
+            _choice_of(service_plan, serving) if stable is not None else None,
         ),
         judge=judge,
         judge_digest=judge_digest,
@@ -156,9 +157,16 @@ _TASKS: Mapping[str, PromptTask] = {
 
 
 def _version(
-    service_plan: ServicePlan, revision: ServiceRevision | None, pod: Pod | None
+    service_plan: ServicePlan,
+    revision: ServiceRevision | None,
+    pod: Pod | None,
+    beside: HardwareChoice | None = None,
 ) -> TriedVersion:
-    """Return a version as its gate sees it; one that is not recorded yet is not asked."""
+    """Return a version as its gate sees it; one that is not recorded yet is not asked.
+
+    On the hardware of the stable version it costs what that does (`beside`): the pool where a
+    device was free for the trial says nothing of the change.
+    """
     choice = _choice_of(service_plan, pod)
     precision = (choice.fit.precision if choice is not None else None) or CHECKPOINT
     digest = answers = ""
@@ -173,17 +181,23 @@ def _version(
         )
     if choice is None:
         return TriedVersion(digest=digest, answers=answers, endpoint=endpoint)
-    rate = choice.fit.limits.tokens_per_second
+    rate, hourly = choice.fit.limits.tokens_per_second, choice.hourly
+    if beside is not None and _hardware(beside) == _hardware(choice):
+        hourly = beside.hourly
     return TriedVersion(
         digest=digest,
         answers=answers,
         endpoint=endpoint,
-        hardware=f"{choice.fit.hardware.product} {choice.fit.hardware.name}",
+        hardware=_hardware(choice),
         precision=precision,
         variant=choice.variant,
         # Both as predicted: only one of them can have been measured under load.
-        per_million_tokens=per_million_tokens(choice.hourly, rate) if rate > 0 else None,
+        per_million_tokens=per_million_tokens(hourly, rate) if rate > 0 else None,
     )
+
+
+def _hardware(choice: HardwareChoice) -> str:
+    return f"{choice.fit.hardware.product} {choice.fit.hardware.name}"
 
 
 def _choice_of(service_plan: ServicePlan, pod: Pod | None) -> HardwareChoice | None:

@@ -44,7 +44,11 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
         shares = with_cost(report.answers, trial.candidate)
         candidate = _adjusted(shares, total.candidate if total is not None else None)
     if baseline is not None:
-        before = _adjusted(baseline.answers, total.baseline if total is not None else None)
+        answers = baseline.answers
+        if baseline.hardware == trial.baseline.hardware:
+            # Prices of today on both sides: a raise is no fault of the change.
+            answers = with_cost(answers, trial.baseline)
+        before = _adjusted(answers, total.baseline if total is not None else None)
     if baseline is not None and before is not None and candidate is not None:
         columns = _Columns(trial, before, candidate)
         is_comparable = baseline.hardware == trial.candidate.hardware != ""
@@ -126,6 +130,9 @@ class _Columns:
     def dearer(self) -> str | None:
         """Return by how much a token costs more than allowed, longer answers counted."""
         gate, before, after = self.trial.gate, self.before, self.after
+        if self.trial.baseline.hardware != self.trial.candidate.hardware:
+            # The stable version has moved since it answered, so its price is of another time.
+            return None
         costs = before.usd_per_million_tokens, after.usd_per_million_tokens
         if gate is None or gate.spec is None or costs[0] is None or costs[1] is None:
             return None
