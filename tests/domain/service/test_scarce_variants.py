@@ -124,7 +124,7 @@ def test_a_budget_that_pays_for_the_cheap_variant_alone_buys_that_and_says_so() 
         ),
         (
             a_node("new", {"1g.10gb": 7}, name="new-0"),
-            {"reserved": 1, "new": 0, "burst": 2},
+            {"reserved": 1, "new": 2, "burst": 0},
             "count 1",
         ),
     ],

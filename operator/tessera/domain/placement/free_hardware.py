@@ -61,15 +61,18 @@ def why_not_beside(
     spec: InferenceServiceSpec, placement: PlacementDecision, other: HardwareChoice
 ) -> str:
     """Return why a service that runs does not use other hardware that its spec allows, too."""
-    reference, pools = placement.choice, {each.offer.pool for each in placement.choices}
-    if other.offer.pool in pools:
-        return "but a running service has one instance type per pool"
+    reference = placement.choice
+    devices = {(each.offer.pool, each.offer.hardware.resource) for each in placement.choices}
+    if (other.offer.pool, other.offer.hardware.resource) in devices:
+        return "but replicas of a running service have equally many GPUs of a pool"
     if reference is not None and other.fit.precision != reference.fit.precision:
         return "but all replicas of a running service have one precision"
     if spec.placement.mig == "Auto":
         return "but layout plans give a service the slices of one pool"
     if placement.unshared is not None and other.variant in placement.unshared:
         return f"but {placement.unshared}"
+    if other.offer.pool in {each.offer.pool for each in placement.choices}:
+        return "but a pool gives devices of another kind only where the first one has too few"
     return "but without the gateway only replicas of about equal speed serve together"
 
 

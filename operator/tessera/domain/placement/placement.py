@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import Tier
@@ -105,12 +106,14 @@ def place(  # noqa: PLR0913 - two of them are for batches
     running: RunningReplicas | None = None,
     running_variants: Collection[str] = (),
     min_replicas: int,
+    desired: int = 0,
     used_devices: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = NON_SPOT_TIERS,
     rank: Ranking = by_price,
     assignments: Sequence[SliceAssignment] = (),
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None = None,
     bound: bool = True,
+    stuck: bool = False,
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
 
@@ -118,15 +121,17 @@ def place(  # noqa: PLR0913 - two of them are for batches
     price, except to a listed precision in which it costs less, beside what is `running` (None:
     never). No choice that turns within the error of the predictions moves `running_variants`. It
     moves from slices that the pool's `spec.mig.layout` has no more, once others have room, and from
-    a pool without a node that backs off, unless it is `bound`: a replica of it is on a node.
-    Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any the
-    cheapest of all, where the scheduler reports what is missing; of equal price what draws fewer
-    watts. `used_devices` counts devices of other services by pool and resource. Only pools of
-    `tiers` that admit the namespace count, and `rank` defines cheap.
+    a pool without a node that backs off, unless it is `bound`: a replica of it is on a node. Nor
+    does it stay where its replicas are `stuck`, since none has a device and others hold all.
+    Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any what
+    has capacity for most of them, where the scheduler reports what is missing; of equal price what
+    draws fewer watts. `used_devices` counts devices of other services by pool and resource. Only
+    pools of `tiers` that admit the namespace count, and `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignments`; until it has
-    one, it stays where it is or waits. `may_share` says why hardware of several pools may not serve
-    together (None: it is not asked, and one pool serves).
+    one, it stays where it is or waits. `may_share` says why several kinds of hardware may not serve
+    together (None: it is not asked, and one serves). Several kinds of a pool do where one of them
+    has too few devices for the floor and for the replicas that were `desired` last.
     """
     shape = shape_of(spec)
     if shape is None:
@@ -166,19 +171,26 @@ def place(  # noqa: PLR0913 - two of them are for batches
     current_choices = [choice for choice in choices if choice.variant == current]
     if layout_pools := _pools_with_layouts(spec, allowed, choices):
         return _place_as_assigned(layout_pools, choices, current_choices, assignments)
-    free = {
-        choice.variant
-        for choice in choices
-        if free_replicas(choice.offer, used_devices) >= min_replicas
-    }
-    decision = _stay_or_change(choices, current_choices, free, running, used_devices, min_replicas)
-    decision = _with_others(decision, choices, may_share, running_variants)
-    if not bound and all(_rests_without_nodes(choice) for choice in decision.choices):
+    room = {choice.variant: max(0, free_replicas(choice.offer, used_devices)) for choice in choices}
+    with_others = partial(
+        _with_others,
+        may_share=may_share,
+        running_variants=running_variants,
+        room=room,
+        wanted=max(min_replicas, desired),
+    )
+    decision = _stay_or_change(choices, current_choices, room, running, used_devices, min_replicas)
+    decision = with_others(decision, choices)
+
+    def is_hopeless(choice: HardwareChoice) -> bool:
+        return _rests_without_nodes(choice) or (stuck and not room[choice.variant])
+
+    if not bound and all(is_hopeless(choice) for choice in decision.choices):
         # Nothing that may serve beside it has a node, so all replicas go where one is.
-        lasting = [choice for choice in choices if not _rests_without_nodes(choice)]
-        if any(choice.variant in free for choice in lasting):
-            decision = _place_on_existing(lasting, [], free)
-            decision = _with_others(decision, lasting, may_share, running_variants)
+        others = [choice for choice in choices if not is_hopeless(choice)]
+        if any(room[choice.variant] for choice in others):
+            decision = _place_on_existing(others, [], room, min_replicas)
+            decision = with_others(decision, others)
     return decision
 
 
@@ -191,10 +203,14 @@ def _with_others(
     choices: Sequence[HardwareChoice],
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None,
     running_variants: Collection[str],
+    room: Mapping[str, int],
+    wanted: int,
 ) -> PlacementDecision:
     """Add the cheapest hardware per token of each other pool, in the same precision.
 
-    What runs in a pool stays unless other hardware there is surely cheaper.
+    What runs in a pool stays unless other hardware there is surely cheaper. A pool gives devices of
+    another kind, too, where these run already, or the first kind has `room` for fewer replicas than
+    are `wanted`.
     """
     reference = decision.choice
     if may_share is None or reference is None:
@@ -212,25 +228,39 @@ def _with_others(
         if choice.variant in running_variants
     }
     shared, unshared = [reference], None
-    for cheapest in by_tokens:
-        pool, choice = cheapest.offer.pool, cheapest
-        if len(shared) == MAX_VARIANTS or pool in {each.offer.pool for each in shared}:
-            continue
-        if pool in running and not is_surely_cheaper(choice, running[pool]):
-            choice = running[pool]
+
+    def add(choice: HardwareChoice) -> None:
+        nonlocal unshared
         if (reason := may_share((*shared, choice))) is None:
             shared.append(choice)
         else:
             unshared = unshared or reason
-    return replace(decision, choices=tuple(shared), unshared=unshared)
+
+    for cheapest in by_tokens:
+        pool, choice = cheapest.offer.pool, cheapest
+        if pool in {each.offer.pool for each in shared}:
+            continue
+        if pool in running and not is_surely_cheaper(choice, running[pool]):
+            choice = running[pool]
+        add(choice)
+    # What runs comes first, so that it leaves no later than what could start.
+    for choice in sorted(by_tokens, key=lambda each: each.variant not in running_variants):
+        same_pool = [each for each in shared if each.offer.pool == choice.offer.pool]
+        if choice.offer.hardware.resource in {each.offer.hardware.resource for each in same_pool}:
+            continue  # replicas of another number of GPUs are on the same devices
+        is_short = sum(room[each.variant] for each in same_pool) < wanted
+        if choice.variant in running_variants or (is_short and room[choice.variant]):
+            add(choice)
+    return replace(decision, choices=tuple(shared[:MAX_VARIANTS]), unshared=unshared)
 
 
 def _place_on_existing(
     choices: Sequence[HardwareChoice],
     current_choices: Sequence[HardwareChoice],
-    free: Collection[str],
+    room: Mapping[str, int],
+    min_replicas: int,
 ) -> PlacementDecision:
-    """Choose among hardware that exists; `free` are the variants with room for minReplicas."""
+    """Choose among hardware that exists, by how many of minReplicas it has `room` for."""
     existing = [
         choice
         for choice in choices
@@ -239,10 +269,12 @@ def _place_on_existing(
     ]
     if not existing:
         return _layout_pending([choices[0].offer.pool], choices)
-    with_capacity = [choice for choice in existing if choice.variant in free]
+    with_capacity = [choice for choice in existing if room[choice.variant] >= min_replicas]
     lasting = [choice for choice in with_capacity if choice.offer.in_layout is not False]
     unmoved = [choice for choice in current_choices if choice.offer.in_layout is not False]
-    preferred = unmoved or lasting or current_choices or with_capacity or existing
+    most = max(room[choice.variant] for choice in existing)
+    largest = [choice for choice in existing if room[choice.variant] == most]
+    preferred = unmoved or lasting or current_choices or with_capacity or largest
     if preferred[0].offer.in_layout is False:
         return _leaving_decision(preferred[0], choices)
     return _placed_decision(preferred[0], existing)
@@ -251,7 +283,7 @@ def _place_on_existing(
 def _stay_or_change(
     choices: Sequence[HardwareChoice],
     current_choices: Sequence[HardwareChoice],
-    free: Collection[str],
+    room: Mapping[str, int],
     running: RunningReplicas | None,
     used_devices: Mapping[tuple[str, str], int],
     min_replicas: int,
@@ -260,7 +292,7 @@ def _stay_or_change(
     change = _PrecisionChange()
     if current_choices and running is not None:
         change = _precision_change(choices, current_choices[0], running, used_devices, min_replicas)
-    decision = change.decision or _place_on_existing(choices, current_choices, free)
+    decision = change.decision or _place_on_existing(choices, current_choices, room, min_replicas)
     if change.unsure is None or decision.choice is not current_choices[0]:
         return decision
     return _with_unsure(decision, current_choices[0], change.unsure)

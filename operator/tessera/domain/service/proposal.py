@@ -166,6 +166,7 @@ def _propose(
         objects=objects,
         views=views,
         used=room.used,
+        desired=_last_desired(history),
         assignments=slice_assignments(service.ref, [view.pool for view in views]),
         running=running,
         gateways=inputs.gateways,
@@ -405,6 +406,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
     used: Devices,
     assignments: Sequence[SliceAssignment],
     *,
+    desired: int,
     running: RunningReplicas | None,
     gateways: bool,
 ) -> PlacementDecision:
@@ -416,6 +418,9 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
             message = f"AcceleratorPool/{pool} is set aside (PlannerError), so its replicas stay"
             return PlacementDecision(verdict=StatusVerdict(PlacementReason.NO_HARDWARE, message))
     current = objects.reference_workload(service.status)
+    # The status, and so the current variant, may be of earlier cycles.
+    own = [pod for pod in objects.pods if current is not None and pod.variant == current.variant]
+    bound = any(pod.node for pod in own)
     return place(
         spec,
         views,
@@ -427,15 +432,22 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
             | {each.variant for each in objects.workloads if each.replicas or each is current}
         ),
         min_replicas=min_replicas_of(spec),
+        desired=desired,
         used_devices=used,
         tiers=spec.placement.tiers,
         # Only the gateway knows what each replica can serve.
         assignments=assignments if gateways else assignments[:1],
         may_share=_any_speed if gateways else may_share_service,
-        # The status, and so the current variant, may be of earlier cycles.
-        bound=current is not None
-        and any(pod.node and pod.variant == current.variant for pod in objects.pods),
+        bound=bound,
+        stuck=not bound and any(pod.unschedulable for pod in own),
     )
+
+
+def _last_desired(history: ScalingHistory) -> int:
+    """Return the replicas of all variants that were decided last; 0 where none were."""
+    if history.counts:
+        return sum(replicas for _, replicas in history.counts)
+    return history.decisions[-1].replicas if history.decisions else 0
 
 
 def _running(

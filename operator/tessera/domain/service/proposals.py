@@ -156,8 +156,8 @@ def _read_free(
     free: Mapping[str, tuple[int, ...]],
     used: Mapping[tuple[str, str], int],
 ) -> object:
-    """Return the free devices of its pools to a service that may use several, or may change its
-    precision, and to a new one how many of its replicas each offer has room for."""
+    """Return the free devices of its pools to a service that may use several kinds, or may change
+    its precision, and to a new one how many of its replicas each offer has room for."""
     spec = service.spec
     if spec is None:
         return None
@@ -171,11 +171,10 @@ def _read_free(
             ]
         )
     changes_precision, pools = bool(spec.precision.variants), spec.placement.pools
-    if not pools:
-        return free if len(free) > 1 or changes_precision else None
-    if len(pools) == 1 and not changes_precision:
+    rooms = [free.get(pool, ()) for pool in pools or free]
+    if len(rooms) == 1 and len(rooms[0]) == 1 and not changes_precision:
         return None
-    return tuple([free.get(pool) for pool in pools])
+    return free if not pools else tuple(rooms)
 
 
 def _most_replicas(spec: InferenceServiceSpec) -> int:
