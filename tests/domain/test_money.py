@@ -6,12 +6,13 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tessera.api.accelerator_pool import Price
 from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
-from tessera.domain.money import Money, money, per_million_tokens, price_on
+from tessera.domain.money import Money, from_nanos, money, per_million_tokens, price_on
 from tests.builders import A100
 
 
@@ -27,6 +28,20 @@ def test_the_last_price_whose_day_has_come_holds(day: str, expected: str | None)
     prices = (price("2026-07-01", "1.98"), price("2026-01-01", "2.16"))
     found_price = price_on(prices, date.fromisoformat(day))
     assert (None if found_price is None else str(found_price.per_gpu_hour)) == expected
+
+
+@pytest.mark.parametrize(
+    "amount", ["1e999", "NaN", "Infinity", "-1", "1000000000", "0.0000000001", "0e-999999"]
+)
+def test_a_price_beyond_any_currency_is_refused(amount: str) -> None:
+    with pytest.raises(ValidationError):
+        price("2026-01-01", amount)
+
+
+def test_a_sum_beyond_any_currency_is_the_largest_amount_of_a_status() -> None:
+    sums = (from_nanos(10**40), from_nanos(10**24), from_nanos(10**24 - 1), from_nanos(5))
+    largest = Decimal("999999999999999.999999999")
+    assert sums == (largest, largest, largest, Decimal("0.000000005"))
 
 
 @pytest.mark.parametrize(

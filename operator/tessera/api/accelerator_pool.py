@@ -15,6 +15,7 @@ from tessera.api.meta import (
     LabelKey,
     LabelValue,
     StatusText,
+    UnitPrice,
     Wire,
     between,
     name_rule,
@@ -44,7 +45,7 @@ class Price(Wire):
     from_: Annotated[date, Field(alias="from")]
     """First day, in UTC, on which this price applies."""
 
-    per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
+    per_gpu_hour: Annotated[UnitPrice, Field(alias="perGPUHour")]
     """Price of one whole GPU per hour, including its share of the node."""
 
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"

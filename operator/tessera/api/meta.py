@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -161,17 +162,47 @@ def matching(pattern: str, words: str) -> _RuledCheck:
     return _RuledCheck(check, rule(f"self.matches('{pattern}')", words))
 
 
-_AMOUNT = r"^[0-9]{1,15}(\.[0-9]{1,9})?$"
+# Digits before and after the point.
+_MAX_DIGITS, _DECIMALS = 15, 9
+
+
+def _pattern(digits: int) -> str:
+    return rf"^[0-9]{{1,{digits}}}(\.[0-9]{{1,{_DECIMALS}}})?$"
+
+
+def _schema(digits: int) -> WithJsonSchema:
+    length = digits + 1 + _DECIMALS
+    return WithJsonSchema({"type": "string", "pattern": _pattern(digits), "maxLength": length})
+
+
+def _below(digits: int) -> AfterValidator:
+    """Return the check that the CRD makes by its pattern: what others wrote may be any number."""
+
+    def check(value: Decimal) -> Decimal:
+        # A number of a million digits after the point would be written with all of them.
+        if not 0 <= value < 10**digits or int(value.as_tuple().exponent) < -_DECIMALS:
+            raise ValueError(
+                f"must be a number from 0 to below {10**digits:,} with at most {_DECIMALS} digits "
+                "after the point"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+_WRITTEN_OUT = PlainSerializer(lambda value: format(value, "f"), return_type=str)
 # A decimal number as a string, which keeps it exact where a float would round.
-Amount = Annotated[
-    Decimal,
-    PlainSerializer(lambda value: format(value, "f"), return_type=str),
-    WithJsonSchema({"type": "string", "pattern": _AMOUNT, "maxLength": 25}),
-]
+Amount = Annotated[Decimal, _below(_MAX_DIGITS), _WRITTEN_OUT, _schema(_MAX_DIGITS)]
+# The largest one.
+MAX_AMOUNT = Decimal(10**_MAX_DIGITS) - Decimal(1).scaleb(-_DECIMALS)
+# A price of a GPU hour, a request or a million tokens, of which many together are an Amount.
+UnitPrice = Annotated[Amount, _below(9), _schema(9)]
+# An amount that may be below 0, such as what is lost.
+SignedAmount = Annotated[Decimal, _WRITTEN_OUT]
 
 
 # A CEL string has no escape of a dot.
-_NUMBER = _AMOUNT.replace(r"\.", "[.]")
+_NUMBER = _pattern(_MAX_DIGITS).replace(r"\.", "[.]")
 
 
 def amount_between(lowest: str, highest: str) -> _RuledCheck:

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import (
-    Amount,
     Conditions,
     DnsLabel,
     DnsSubdomain,
     Duration,
+    UnitPrice,
     Wire,
     between,
     matching,
@@ -44,19 +44,19 @@ _Minutes = between(timedelta(milliseconds=100), timedelta(minutes=15))
 class ModelCost(Wire):
     """What the provider's bill says of a model; tokens are a million."""
 
-    input: Amount
+    input: UnitPrice
     """A million tokens of prompts."""
 
-    cached_input: Amount | None = None
+    cached_input: UnitPrice | None = None
     """A million tokens of prompts that the provider had in its cache; omitted, as `input`."""
 
-    output: Amount
+    output: UnitPrice
     """A million tokens of answers."""
 
-    reasoning: Amount | None = None
+    reasoning: UnitPrice | None = None
     """A million tokens of answers that are reasoning; omitted, as `output`."""
 
-    per_request: Amount = text_default("0")
+    per_request: UnitPrice = text_default("0")
     """A request, in addition to its tokens."""
 
 

@@ -5,7 +5,16 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, DnsSubdomain, Wire, matching, rule, rules_config, text_default
+from tessera.api.meta import (
+    Amount,
+    DnsSubdomain,
+    UnitPrice,
+    Wire,
+    matching,
+    rule,
+    rules_config,
+    text_default,
+)
 
 # In place of the name of a model.
 ANY_MODEL = "*"
@@ -28,11 +37,11 @@ class CostPrice(Wire):
     factor: Amount
     """What the cost is multiplied by, for example `"1.2"`."""
 
-    at_least: Amount | None = None
+    at_least: UnitPrice | None = None
     """Lowest price, which also applies until a cost is measured; omitted, the entry does not apply
     before that."""
 
-    at_most: Amount | None = None
+    at_most: UnitPrice | None = None
     """Highest price."""
 
     model_config = rules_config(
@@ -65,29 +74,29 @@ class PriceEntry(Wire):
     ] = ()
     """TenantBudgets whose tenants pay the prices; omitted, all whose budget has the currency."""
 
-    input: Amount | None = None
+    input: UnitPrice | None = None
     """A million tokens of prompts."""
 
-    cached_input: Amount | None = None
+    cached_input: UnitPrice | None = None
     """A million tokens of prompts that a prefix cache had; omitted, as `input`."""
 
-    output: Amount | None = None
+    output: UnitPrice | None = None
     """A million tokens of answers; `"0"` for models that generate none."""
 
-    reasoning: Amount | None = None
+    reasoning: UnitPrice | None = None
     """A million tokens of answers that are reasoning; omitted, as `output`."""
 
     from_cost: CostPrice | None = None
     """A million tokens of any kind, by their cost on the last day that has ended. The price of a
     day is in `status` before the day begins, and never changes."""
 
-    per_request: Amount = text_default("0")
+    per_request: UnitPrice = text_default("0")
     """A request, in addition to its tokens."""
 
-    per_cached_answer: Amount = text_default("0")
+    per_cached_answer: UnitPrice = text_default("0")
     """A request that is answered by an answer that was kept, in place of its tokens."""
 
-    per_batch_row: Amount = text_default("0")
+    per_batch_row: UnitPrice = text_default("0")
     """A row of a batch, in addition to its tokens."""
 
     model_config = rules_config(

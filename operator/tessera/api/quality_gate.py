@@ -10,6 +10,7 @@ from tessera.api.meta import (
     Conditions,
     DnsLabel,
     Duration,
+    SignedAmount,
     StatusText,
     Wire,
     amount_between,
@@ -28,7 +29,7 @@ Path = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Share = Annotated[Amount, amount_between("0", "1")]
 # Points of 100, negative for a gain.
 LossPoints = Annotated[
-    Amount, WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]{1,3}(\.[0-9]{1,9})?$"})
+    SignedAmount, WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]{1,3}(\.[0-9]{1,9})?$"})
 ]
 GateRequirement = Literal["NotWorse", "Proven"]
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from tessera.api.accelerator_pool import Price, Tier
+from tessera.api.meta import MAX_AMOUNT
 from tessera.api.ref import Ref
 
 PriceT = TypeVar("PriceT", bound=Price)
@@ -52,8 +53,8 @@ def to_nanos(amount: Decimal) -> int:
 
 
 def from_nanos(amount: int) -> Decimal:
-    """Return nano-units as an exact amount in units."""
-    return Decimal(amount) / NANO
+    """Return nano-units as an exact amount in units, or the largest one that a status can have."""
+    return min(Decimal(amount) / NANO, MAX_AMOUNT)
 
 
 def _round_half_even(value: Decimal) -> int:
