@@ -113,6 +113,17 @@ class TimestampedReplicas:
     replicas: int
 
 
+@dataclass(frozen=True, slots=True)
+class TimestampedRate:
+    """What replicas of several variants serve together, and when it was decided.
+
+    It is no count of replicas before a unit is known: `TimestampedReplicas` have another type.
+    """
+
+    at: datetime
+    tokens_per_second: int
+
+
 class RequestTokens(NamedTuple):
     """Mean tokens of the requests of a service."""
 
@@ -167,6 +178,8 @@ class ScalingHistory:
     """Recommendations of the scale-down window that no later one exceeds, oldest first."""
     decisions: tuple[TimestampedReplicas, ...] = ()
     """Decisions of the last period, oldest first; the last one is in effect."""
+    reported: tuple[TimestampedRate, ...] = ()
+    """The same as a status has them, where no hardware, and so no unit, was chosen since."""
     change: ScalingChange | None = None
     requests: RequestWatch | None = None
     """Only of a service that may sleep and has replicas."""

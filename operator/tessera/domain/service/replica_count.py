@@ -1,7 +1,7 @@
 """The number of replicas of a service before budgets: who decides it, and by which policy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -25,6 +25,7 @@ from tessera.domain.scaling.state import (
     ScalingHistory,
     ScalingUnit,
     ServiceLoad,
+    TimestampedRate,
     TimestampedReplicas,
 )
 from tessera.domain.scaling.target import ObservedVariant, ScaleTarget, target_of
@@ -34,7 +35,6 @@ from tessera.domain.service.variant_counts import shares_of, unit_choice
 
 # A status has whole tokens per second.
 _ROUNDING = 0.01
-_TOKEN = ScalingUnit("", 1000)
 
 
 def decide_replicas(  # noqa: PLR0913 - what is read of the service, and what was decided of it
@@ -195,16 +195,16 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     changes, unit = status.scaling.recent_changes, _reported_unit(status)
     counts = tuple((variant.name, variant.desired_replicas) for variant in status.variants or ())
     if unit is not None and any(change.tokens_per_second is not None for change in changes):
-        tokens = tuple(
-            TimestampedReplicas(
+        rates = tuple(
+            TimestampedRate(
                 change.at,
-                round(change.replicas * unit.capacity / _TOKEN.capacity)
+                round(change.replicas * unit.capacity / 1000)
                 if change.tokens_per_second is None
                 else change.tokens_per_second,
             )
             for change in changes
         )
-        return ScalingHistory(unit=_TOKEN, decisions=tokens, counts=counts)
+        return ScalingHistory(reported=rates, counts=counts)
     decisions = tuple(TimestampedReplicas(change.at, change.replicas) for change in changes)
     return ScalingHistory(unit=unit, decisions=decisions, counts=counts)
 
@@ -220,18 +220,28 @@ def _reported_unit(status: InferenceServiceStatus) -> ScalingUnit | None:
 def in_unit(history: ScalingHistory, unit: ScalingUnit) -> ScalingHistory:
     """Return a history that counts another unit; its windows start again where that serves more or
     less."""
+    if history.reported:
+        rates = [(each.at, 1000 * each.tokens_per_second) for each in history.reported]
+        return replace(history, unit=unit, decisions=_in_units(rates, unit), reported=())
     last = history.unit
     if last is None or last.variant == unit.variant or last.capacity == unit.capacity:
         return history if last == unit else replace(history, unit=unit)
     return ScalingHistory(
         unit=unit,
-        decisions=tuple(
-            replace(
-                each, replicas=math.ceil(each.replicas * last.capacity / unit.capacity - _ROUNDING)
-            )
-            for each in history.decisions
+        decisions=_in_units(
+            [(each.at, each.replicas * last.capacity) for each in history.decisions], unit
         ),
         counts=history.counts,
         variants=history.variants,
         changes=history.changes,
+    )
+
+
+def _in_units(
+    capacities: Iterable[tuple[datetime, int]], unit: ScalingUnit
+) -> tuple[TimestampedReplicas, ...]:
+    """Return the replicas of the unit that have these capacities."""
+    return tuple(
+        TimestampedReplicas(at, math.ceil(capacity / unit.capacity - _ROUNDING))
+        for at, capacity in capacities
     )

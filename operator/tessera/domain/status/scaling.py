@@ -55,9 +55,15 @@ def scaling_status(
 def _recent_changes(
     service_plan: ServicePlan, previous: ScalingStatus | None
 ) -> tuple[ReplicaChange, ...]:
-    """Return the decisions of the last period; of several variants also the capacity."""
+    """Return the decisions of the last period; what is not placed keeps those of the status.
+
+    They count replicas where the unit is the only variant, else pods with their capacity.
+    """
     history, desired = service_plan.scale.history, service_plan.desired_pods
-    if len(service_plan.variants) < 2 or history.unit is None:
+    variants = {variant.choice.variant for variant in service_plan.variants}
+    if not variants or not history.decisions:
+        return previous.recent_changes if previous else ()
+    if history.unit is None or variants == {history.unit.variant}:
         return tuple(
             ReplicaChange(at=each.at, replicas=each.replicas) for each in history.decisions[-16:]
         )
