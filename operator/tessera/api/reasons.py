@@ -191,8 +191,12 @@ class Progressing(StatusReason):
     DISRUPTION_NOT_ALLOWED = "DisruptionNotAllowed"
     """Healthy replicas within minReplicas stay although the plan took them: a defect of Tessera."""
     BUDGET_EXHAUSTED = "BudgetExhausted"
-    """The TenantBudget pays for no replica, so no file of the model is downloaded; or replicas of a
-    pool that does not offer them any more stay, since it pays for none in their place."""
+    """The TenantBudget pays for fewer replicas than minReplicas or `spec.replicas`, or for none, so
+    no file of the model is downloaded; or replicas of a pool that does not offer them any more
+    stay, since it pays for none in their place."""
+    GPU_QUOTA_EXCEEDED = "GPUQuotaExceeded"
+    """`spec.gpus` of the TenantBudget leaves no room for replicas of minReplicas or
+    `spec.replicas`."""
     STORAGE_QUOTA_EXCEEDED = "StorageQuotaExceeded"
     """`spec.storage` of the TenantBudget leaves no room for the claim of the model's files."""
     DRAINING = "Draining", True

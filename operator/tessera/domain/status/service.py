@@ -60,11 +60,12 @@ def _service_status(
     """Return the status of a service; `problem` is an error of the API server in this cycle."""
     service, previous = service_plan.service, service_plan.service.status
     choice, template, placed = service_plan.choice, service_plan.template, service_plan.placed
+    budget = budget_view.budget.name if budget_view is not None else ""
     of_conditions = {
         "Accepted": service_plan.accepted,
         "Placed": placed_verdict(snapshot, service_plan),
         "Progressing": gated_verdict(
-            service_plan, progressing_verdict(service_plan, problem, snapshot.at)
+            service_plan, progressing_verdict(service_plan, problem, snapshot.at, budget)
         ),
         "Ready": ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
@@ -90,7 +91,7 @@ def _service_status(
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         **status_fields(placed, service_plan.reported),
         tenant=TenancyStatus(
-            budget=(budget_view.budget.name or None) if budget_view is not None else None,
+            budget=budget or None,
             reason=budget_view.within_budget.reason
             if budget_view is not None
             else WithinBudget.NO_BUDGET,

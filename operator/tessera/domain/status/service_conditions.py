@@ -18,6 +18,7 @@ from tessera.domain.rollout.strategy import (
     strategy_message,
 )
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
+from tessera.domain.service.proposal import min_replicas_of
 from tessera.domain.status.rollouts import first_version_verdict
 
 
@@ -79,8 +80,9 @@ def _placed_on(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
 
 
 def progressing_verdict(
-    service_plan: ServicePlan, problem: str | None, at: datetime
+    service_plan: ServicePlan, problem: str | None, at: datetime, budget: str = ""
 ) -> StatusVerdict[Progressing]:
+    """Return how far a service is; `budget` names the TenantBudget of its tenant, if any."""
     if problem is not None:
         return StatusVerdict(Progressing.APPLY_FAILED, problem)
     if service_plan.choice is None:
@@ -106,7 +108,7 @@ def progressing_verdict(
             f"{counted(len(service_plan.drain.draining), 'replica')} draining, {desired} desired",
         )
     if complete and service_plan.pinned_revision.query is None:
-        return _complete_verdict(service_plan)
+        return _refused_verdict(service_plan, budget) or _complete_verdict(service_plan)
     return _in_progress_verdict(service_plan)
 
 
@@ -175,6 +177,39 @@ def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | 
 
 
 _NOT_GRANTED = (ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED)
+
+
+def _refused_verdict(service_plan: ServicePlan, budget: str) -> StatusVerdict[Progressing] | None:
+    """Return that replicas of the floor are refused, and whose act ends that."""
+    spec, granted, refusal = service_plan.service.spec, service_plan.desired_pods, None
+    if spec is not None and service_plan.scale.reason in _REFUSALS:
+        refusal = _REFUSALS[service_plan.scale.reason]
+    floor = min(service_plan.need.pods, min_replicas_of(spec)) if spec is not None else 0
+    if spec is None or refusal is None or granted >= floor:
+        return None
+    reason, until, act = refusal
+    field = "spec.scaling.minReplicas" if spec.fixed_replicas is None else "spec.replicas"
+    owner = f"the owner of TenantBudget/{budget}" if budget else "the platform team"
+    # The amounts change all the time; this message changes with the counts alone.
+    return StatusVerdict(
+        reason,
+        f"{granted} of {counted(floor, 'replica')} of {field} are granted, all of them ready: the "
+        f"others start once {until}, or once {owner} {act}; see status.scaling.message",
+    )
+
+
+_REFUSALS = {
+    ScalingReason.BUDGET_EXHAUSTED: (
+        Progressing.BUDGET_EXHAUSTED,
+        "a window of the budget has room for them",
+        "raises the limit in spec.limits",
+    ),
+    ScalingReason.GPU_QUOTA_EXCEEDED: (
+        Progressing.GPU_QUOTA_EXCEEDED,
+        "other replicas or batches of the tenant end",
+        "raises spec.gpus",
+    ),
+}
 
 
 def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
