@@ -194,6 +194,14 @@ class FloorFleet:
             await self.operator.stop()
             self.operator = None
 
+    def set_node_ready(self, name: str, ready: bool) -> None:
+        """Let the kubelet of a node fall silent, or be heard again."""
+        if not ready:
+            self.judge.excuse_node(name)
+        status = "True" if ready else "Unknown"
+        conditions = [{"type": "Ready", "status": status}]
+        self.kube.set(ObjectKey(NODES.plural, "", name), "status", conditions=conditions)
+
     def lose_node(self, name: str) -> None:
         self.judge.excuse_node(name)
         self.kube.lose_node(name)

@@ -252,6 +252,30 @@ class VariantTemplates(Wire):
     """Digest of the template that did not become ready in time, and gave its devices back."""
 
 
+class RolloutStepStatus(Wire):
+    """Device that a replica gives back for its successor."""
+
+    node: str
+    """Node of the device."""
+
+    since: datetime
+    """When the replica began to leave."""
+
+
+class RolloutFloorStatus(Wire):
+    """What a rollout keeps, as the next leader has to know it before a replica leaves."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)]
+    """Replicas that were healthy when the rollout began, or later; in place one of them at a time
+    is replaced. What is lost for the expected start and 10 minutes is subtracted."""
+
+    step: RolloutStepStatus | None = None
+    """The latest replacement, until the successor is ready; absent once the device is lost."""
+
+    short_since: datetime | None = None
+    """Since when fewer replicas are healthy although none is being replaced."""
+
+
 class TenancyStatus(Wire):
     """Budget of the service's tenant."""
 
@@ -534,6 +558,9 @@ class InferenceServiceStatus(Wire):
 
     templates: Annotated[tuple[VariantTemplates, ...], Field(max_length=MAX_VARIANTS)] = ()
     """What is known of the pod templates of each variant."""
+
+    rollout_floor: RolloutFloorStatus | None = None
+    """What the rollout in progress keeps; absent without one."""
 
     cost: CostStatus | None = None
     """Current cost of the service."""

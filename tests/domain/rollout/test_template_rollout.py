@@ -101,6 +101,7 @@ class Variant:
         counts = rollout.counts(
             may_step=True,
             may_take=self.ready >= self.desired,
+            may_leave=max(0, self.ready - self.desired) + (self.ready >= self.desired),
             is_withdrawn=newest.name in self.withdrawn and bool(rollout.older),
         )
         by_name = {f"chat-{each.name}": each for each in self.templates}
@@ -308,10 +309,10 @@ def test_the_deployment_of_before_is_kept_until_the_newest_was_ready_once() -> N
         at=NOW,
         has_capacity=True,
     )
-    before = rollout.counts(may_step=True, may_take=True, is_withdrawn=False)
+    before = rollout.counts(may_step=True, may_take=True, may_leave=1, is_withdrawn=False)
     assert before.removable == ()
     ready = replace(rollout, pods=(a_pod("chat-2", template="two"),))
-    after = ready.counts(may_step=True, may_take=True, is_withdrawn=False)
+    after = ready.counts(may_step=True, may_take=True, may_leave=1, is_withdrawn=False)
     assert after.removable == (empty.workload.ref,)
 
 
@@ -326,4 +327,4 @@ def test_the_surge_of_another_controller_takes_no_room_from_the_newest_template(
         at=NOW,
         has_capacity=True,
     )
-    assert rollout.counts(may_step=True, may_take=True, is_withdrawn=False).newest == 1
+    assert rollout.counts(may_step=True, may_take=True, may_leave=1, is_withdrawn=False).newest == 1

@@ -1,13 +1,12 @@
 """A variant of a service before its rollout is decided: its Deployments, and what they have."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.observed.snapshot import Node, ObservedService, Pod
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
-from tessera.domain.rollout.devices import usable_nodes
+from tessera.domain.rollout.devices import free_devices, usable_nodes
 from tessera.domain.rollout.template_rollout import OlderTemplate, TemplateRollout
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.current_objects import pods_of_variant, pods_of_workload
@@ -53,8 +52,7 @@ def draft_variant(
     inputs: ServicePlanInputs,
     spec: InferenceServiceSpec,
     count: VariantCount,
-    nodes: Sequence[Node],
-    at: datetime,
+    snapshot: Snapshot,
 ) -> RolloutDraft:
     objects, choice = inputs.proposal.objects, count.choice
     pods = pods_of_variant(objects.pods, choice)
@@ -72,9 +70,11 @@ def draft_variant(
         workloads,
         unused=next(iter(first), None),
     )
-    workload, usable = template.workload, frozenset[str]()
+    workload, usable, free = template.workload, frozenset[str](), 0
     if any(each is not workload for each in workloads):
-        usable = usable_nodes(nodes, choice.offer)
+        usable = usable_nodes(snapshot.nodes, choice.offer)
+        devices = free_devices(snapshot.nodes, snapshot.pods, choice.offer).values()
+        free = sum(max(0, count) // choice.offer.hardware.devices for count in devices)
     older = [
         OlderTemplate(workload=each, pods=pods_of_workload(pods, each), usable_nodes=usable)
         for each in workloads
@@ -86,7 +86,8 @@ def draft_variant(
         pods=[pod for pod in pods if pod.ref not in others],
         older=older,
         desired=_remaining_replicas(inputs, count, pods),
-        at=at,
+        at=snapshot.at,
+        free=free,
         has_capacity=choice.variant in inputs.with_surge_capacity,
         # Those within the minimum would need a new grant if they left first.
         is_paid=choice.variant not in inputs.unpaid_surges or _are_all_guaranteed(inputs, spec),

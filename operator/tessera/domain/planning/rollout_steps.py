@@ -4,14 +4,18 @@ One variant steps at a time. Where its pool is full, one more replica may serve 
 until the rollout has ended.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.service_status import RolloutFloorStatus
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant, is_withdrawn
-from tessera.domain.rollout.devices import usable_nodes
+from tessera.domain.rollout.devices import free_devices, usable_nodes
+from tessera.domain.rollout.disruptions import Disruptions
+from tessera.domain.rollout.rollout_floor import ReplacedService, RolloutFloor, rollout_floor
 from tessera.domain.rollout.strategy import surge_timed_out
 from tessera.domain.rollout.template_rollout import START_TOLERANCE, RolloutCounts
 from tessera.domain.scaling.starts import expected_lead
@@ -30,12 +34,13 @@ def stepping_draft(drafts: Sequence[RolloutDraft]) -> RolloutDraft | None:
     return in_step or next(iter(rolling), None)
 
 
-def extra_elsewhere(
+def extra_elsewhere(  # noqa: PLR0913, PLR0917 - what is decided of the service
     inputs: ServicePlanInputs,
     spec: InferenceServiceSpec,
     counts: Sequence[VariantCount],
     drafts: Sequence[RolloutDraft],
     stepping: RolloutDraft,
+    floor: int,
     snapshot: Snapshot,
 ) -> RolloutDraft | None:
     """Return another variant with one replica more, while one of this is replaced in place.
@@ -46,7 +51,7 @@ def extra_elsewhere(
     rollout = stepping.rollout
     if rollout.has_capacity or not rollout.is_in_place or is_withdrawn(inputs, stepping):
         return None
-    if _count_serving(inputs, drafts) > inputs.proposal.disruptions.floor:
+    if _count_serving(inputs, drafts) > floor:
         return None
     by_variant = {each.variant_count.choice.variant: each for each in drafts}
     for count in sorted(counts, key=lambda count: count.choice.hourly.nanos):
@@ -56,7 +61,7 @@ def extra_elsewhere(
             continue
         draft = by_variant.get(variant)
         if draft is None:
-            draft = draft_variant(inputs, spec, count, snapshot.nodes, snapshot.at)
+            draft = draft_variant(inputs, spec, count, snapshot)
         desired = max(draft.rollout.desired, draft.lasting + 1)
         extra = draft._replace(rollout=replace(draft.rollout, desired=desired))
         if not draft.rollout.older and (
@@ -85,32 +90,113 @@ def _is_given_up(inputs: ServicePlanInputs, extra: RolloutDraft) -> bool:
     )
 
 
-def count_replicas(  # noqa: PLR0913 - what is decided of the service, and what there is
+def floor_of_rollout(
+    inputs: ServicePlanInputs,
+    drafts: Sequence[RolloutDraft],
+    disruptions: Disruptions,
+    snapshot: Snapshot,
+) -> RolloutFloor | None:
+    """Return what a rollout of a service keeps; None while no replica is replaced."""
+    objects, service = inputs.proposal.objects, inputs.proposal.service
+    counts = inputs.proposal.counts
+    offered = {count.choice.variant for count in counts}
+    has_previous = any(pod.variant not in offered for pod in objects.pods)
+    if not has_previous and not any(draft.rollout.older for draft in drafts):
+        return None
+    by_variant = Counter(pod.variant for pod in objects.pods if pod.ref in disruptions.healthy)
+    desired = {each.variant_count.choice.variant: each.rollout.desired for each in drafts}
+    live = {node.name for node in snapshot.nodes if node.kubelet_ready}
+    versions = {service.ref.base, service.ref.candidate}
+    replaced = ReplacedService(
+        desired=sum(desired.values()),
+        staying=sum(
+            min(count, desired.get(variant, count)) for variant, count in by_variant.items()
+        ),
+        leaving=[pod for pod in objects.pods if pod.terminating or pod.draining_since is not None],
+        is_starting=any(
+            pod.node in live and not pod.takes_requests and not pod.terminating
+            for draft in drafts
+            for pod in draft.rollout.pods
+        ),
+        nodes_with_free_devices=_nodes_with_free_devices(drafts, snapshot),
+        others=[pod for pod in snapshot.pods if pod.holds_devices and pod.service not in versions],
+    )
+    if service.ref != service.ref.base:
+        # Its status is not written, and it serves no user.
+        status = RolloutFloorStatus(replicas=replaced.desired)
+        return RolloutFloor(status, is_recorded=True)
+    lead = expected_lead(objects.pods, service.status.start, counts[0].choice.variant)
+    return rollout_floor(
+        service.status.rollout_floor, replaced, lead + START_TOLERANCE, snapshot.at
+    )
+
+
+def _nodes_with_free_devices(drafts: Sequence[RolloutDraft], snapshot: Snapshot) -> frozenset[str]:
+    offers = [draft.variant_count.choice.offer for draft in drafts]
+    return frozenset(
+        node
+        for offer in offers
+        for node, count in free_devices(snapshot.nodes, snapshot.pods, offer).items()
+        if count >= offer.hardware.devices
+    )
+
+
+def with_shortage(drafts: Sequence[RolloutDraft], floor: RolloutFloor | None) -> list[RolloutDraft]:
+    """Return the drafts with the replicas that had no device when the rollout began.
+
+    What other variants find no device for is not missing in the one that replaces a replica.
+    """
+    if floor is None or not floor.is_recorded:
+        return list(drafts)
+    missing = sum(draft.rollout.desired for draft in drafts) - floor.replicas
+    unplaced = [draft.rollout.unplaced for draft in drafts]
+    return [
+        draft._replace(
+            rollout=replace(
+                draft.rollout, shortage=max(0, missing - sum(unplaced) + unplaced[index])
+            )
+        )
+        for index, draft in enumerate(drafts)
+    ]
+
+
+def count_replicas(  # noqa: PLR0913, PLR0917 - what is decided of the service, and what there is
     inputs: ServicePlanInputs,
     spec: InferenceServiceSpec,
     drafts: Sequence[RolloutDraft],
     stepping: RolloutDraft | None,
     extra: RolloutDraft | None,
+    disruptions: Disruptions,
     snapshot: Snapshot,
     *,
     is_held: bool,
+    is_recorded: bool,
 ) -> Sequence[RolloutCounts]:
     """Return the replicas of all Deployments: one variant at a time replaces one replica.
 
-    Where none of the older templates' serves there is nothing to wait for.
+    Where none of the older templates' serves there is nothing to wait for. In place none leaves
+    before the status has what the rollout keeps, which is the floor of the `disruptions`.
     """
     serving = _count_serving(inputs, drafts)
     may_step = not is_held and (extra is None or extra.has_surplus)
-    return [
-        draft.rollout.counts(
+    may_leave = disruptions.allowed + disruptions.allows_replacement()
+    counts = []
+    for draft in drafts:
+        rollout_counts = draft.rollout.counts(
             may_step=may_step if draft is stepping else not is_held and draft.replaces_none,
             may_take=draft is stepping
-            and serving >= _needed(inputs, spec, draft, extra)
+            and is_recorded
+            and serving >= _needed(inputs, spec, draft, extra, disruptions.floor)
             and waiting_pod(inputs, draft, snapshot) is None,
+            may_leave=may_leave,
             is_withdrawn=is_withdrawn(inputs, draft),
         )
-        for draft in drafts
-    ]
+        may_leave -= sum(
+            max(0, each.healthy - rollout_counts.older[each.workload.ref])
+            for each in draft.rollout.older
+        )
+        counts.append(rollout_counts)
+    return counts
 
 
 def _needed(
@@ -118,12 +204,12 @@ def _needed(
     spec: InferenceServiceSpec,
     draft: RolloutDraft,
     extra: RolloutDraft | None,
+    floor: int,
 ) -> int:
     """Return how many replicas have to serve before one leaves for its successor.
 
     With an extra one elsewhere none of the floor is missing, unless it stands for a lost device.
     """
-    floor = inputs.proposal.disruptions.floor
     if extra is not None:
         return floor + any(_comes_or_goes(pod) for pod in inputs.proposal.objects.pods)
     return floor if draft.rollout.is_paid else min(floor, guaranteed_replicas(spec) + 1)

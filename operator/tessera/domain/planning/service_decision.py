@@ -114,9 +114,13 @@ def _plan_service(
         or pinned_revision.query is not None
         or (preparation is not None and preparation.missing_files is not None)
     )
-    rollouts = plan_variants(inputs, spec, counts, snapshot, is_held=is_held)
+    rollouts = plan_variants(inputs, spec, counts, disruptions, snapshot, is_held=is_held)
+    disruptions = disruptions.within(rollouts.floor)
     variants = rollouts.variants
-    previous = _previous_deployments(inputs, variants, snapshot, is_replacing=rollouts.is_replacing)
+    may_yield = (
+        not rollouts.is_replacing and rollouts.floor is not None and rollouts.floor.is_recorded
+    )
+    previous = _previous_deployments(inputs, variants, disruptions if may_yield else None, snapshot)
     drain = with_leaving(
         snapshot,
         joined_drains(
@@ -136,6 +140,8 @@ def _plan_service(
         variants=variants,
         drain=drain,
         contested=rollouts.contested,
+        disruptions=disruptions,
+        rollout_floor=rollouts.floor,
         holds_rollout=bool(displacement.draining)
         and any(variant.workload is not None for variant in variants),
         is_moving=has_shortage
@@ -313,11 +319,12 @@ class _Previous(NamedTuple):
 def _previous_deployments(
     inputs: ServicePlanInputs,
     variants: Sequence[VariantPlan],
+    disruptions: Disruptions | None,
     snapshot: Snapshot,
-    *,
-    is_replacing: bool,
 ) -> _Previous:
     """Return what becomes of the Deployments of variants that are not offered any more.
+
+    A replica gives way to its successor within the `disruptions`, if there are any now.
 
     One of a variant that may come back goes once it is empty. A service whose slices are planned
     keeps them, also when its pool does not plan any more: its replicas move as slices are made.
@@ -338,8 +345,8 @@ def _previous_deployments(
     if spec.placement.mig == "Auto":
         return _previous_of_layouts(inputs, empty, workloads, pods, missing)
     yielding = frozenset[Ref]()
-    if not is_replacing:
-        yielding = yielding_previous(snapshot, variants, objects.pods, proposal.disruptions)
+    if disruptions is not None:
+        yielding = yielding_previous(snapshot, variants, objects.pods, disruptions)
     drains = previous_drains(
         snapshot,
         proposal.service.status,

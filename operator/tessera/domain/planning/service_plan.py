@@ -26,6 +26,7 @@ from tessera.domain.quality.rollout_state import VersionState
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.rollout.replica_conflict import ContestedReplicas
+from tessera.domain.rollout.rollout_floor import RolloutFloor
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
@@ -139,6 +140,8 @@ class ServicePlan:
     """Its healthy replicas, and how many of them stay."""
     drain: DrainPlan
     """Those of its replicas that leave, of all variants."""
+    rollout_floor: RolloutFloor | None = None
+    """What is kept while its replicas are replaced."""
     schedule: BoundsSchedule | None = None
     """The bounds of the autoscaler that schedules set."""
     has_autoscaler: bool = False

@@ -16,14 +16,18 @@ from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant
 from tessera.domain.planning.rollout_steps import (
     count_replicas,
     extra_elsewhere,
+    floor_of_rollout,
     stepping_draft,
     waiting_pod,
+    with_shortage,
 )
 from tessera.domain.planning.service_plan import VariantPlan
+from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import DrainPlan, plan_drain
 from tessera.domain.rollout.replica_conflict import (
     ContestedReplicas,
 )
+from tessera.domain.rollout.rollout_floor import RolloutFloor
 from tessera.domain.rollout.strategy import is_rolling_out
 from tessera.domain.rollout.template_rollout import (
     RolloutCounts,
@@ -46,6 +50,8 @@ class VariantRollouts:
     """Deployments whose replicas somebody else writes."""
     is_rolling: bool
     """A replica may leave for one of a newer template, which is an extra until then."""
+    floor: RolloutFloor | None
+    """What is kept while replicas are replaced."""
 
     @property
     def is_replacing(self) -> bool:
@@ -67,6 +73,7 @@ def plan_variants(
     inputs: ServicePlanInputs,
     spec: InferenceServiceSpec,
     counts: Sequence[VariantCount],
+    disruptions: Disruptions,
     snapshot: Snapshot,
     *,
     is_held: bool,
@@ -77,22 +84,35 @@ def plan_variants(
     replicas of an older template: whatever leaves there is started again, on the same device.
     """
     drafts = [
-        draft_variant(inputs, spec, count, snapshot.nodes, snapshot.at)
+        draft_variant(inputs, spec, count, snapshot)
         for index, count in enumerate(counts)
         if not index
         or count.replicas
         or pods_of_variant(inputs.proposal.objects.pods, count.choice)
     ]
+    floor = floor_of_rollout(inputs, drafts, disruptions, snapshot)
+    disruptions = disruptions.within(floor)
+    drafts = with_shortage(drafts, floor)
     stepping = stepping_draft(drafts)
     is_held = is_held or is_contested(inputs, drafts)
     extra = None
     if stepping is not None and not is_held:
-        extra = extra_elsewhere(inputs, spec, counts, drafts, stepping, snapshot)
+        extra = extra_elsewhere(inputs, spec, counts, drafts, stepping, disruptions.floor, snapshot)
     if extra is not None:
         variant = extra.variant_count.choice.variant
         drafts = [each for each in drafts if each.variant_count.choice.variant != variant]
         drafts.append(extra)
-    replicas = count_replicas(inputs, spec, drafts, stepping, extra, snapshot, is_held=is_held)
+    replicas = count_replicas(
+        inputs,
+        spec,
+        drafts,
+        stepping,
+        extra,
+        disruptions,
+        snapshot,
+        is_held=is_held,
+        is_recorded=floor is not None and floor.is_recorded,
+    )
     contested = tuple(
         each
         for draft, rollout in zip(drafts, replicas, strict=True)
@@ -126,6 +146,7 @@ def plan_variants(
         older=older,
         removable=tuple(ref for rollout in replicas for ref in rollout.removable),
         is_rolling=any(each.rollout.older for each in drafts),
+        floor=floor,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from tessera.domain.observed.snapshot import Pod, Ref
+from tessera.domain.rollout.rollout_floor import RolloutFloor
 
 
 class Disruptions(NamedTuple):
@@ -32,6 +33,10 @@ class Disruptions(NamedTuple):
     def allows_replacement(self) -> bool:
         """Return whether one may leave before its successor is ready: none of the floor is away."""
         return len(self.healthy) >= self.floor
+
+    def within(self, floor: RolloutFloor | None) -> "Disruptions":
+        """Return them with the floor that a rollout keeps, which may have begun below."""
+        return self if floor is None else self._replace(floor=floor.within(self.floor))
 
 
 NO_DISRUPTIONS = Disruptions()

@@ -31,6 +31,11 @@ class OlderTemplate:
         return sum(pod.takes_requests for pod in self.pods)
 
     @property
+    def healthy(self) -> int:
+        """Return those that take requests and do not drain."""
+        return sum(pod.takes_requests and pod.draining_since is None for pod in self.pods)
+
+    @property
     def yielding(self) -> frozenset[Ref]:
         """Return the replicas whose devices a successor can take."""
         return frozenset(pod.ref for pod in self.pods if pod.node in self.usable_nodes)
@@ -72,10 +77,31 @@ class TemplateRollout:
     """The budget grants one more replica."""
     has_fallback: bool = True
     """The oldest one came before the newest template, and all replicas had it once."""
+    shortage: int = 0
+    """Desired replicas that had no device when the rollout began."""
+    free: int = 0
+    """Devices that are free for further replicas."""
 
     @property
     def ready(self) -> int:
         return sum(pod.takes_requests for pod in self.pods)
+
+    @property
+    def unplaced(self) -> int:
+        """Return the desired replicas that have no device, and find none."""
+        pods = [*self.pods, *(pod for each in self.older for pod in each.pods)]
+        usable = frozenset[str]().union(*(each.usable_nodes for each in self.older))
+        free = 0 if self.is_refused else self.free
+        return max(0, self.desired - sum(pod.node in usable for pod in pods) - free)
+
+    @property
+    def target(self) -> int:
+        """Return the replicas of all templates while there are older ones.
+
+        A replica that had no device when the rollout began waits until its end, or its pod would
+        take the device of a successor.
+        """
+        return self.desired - min(self.shortage, self.unplaced)
 
     @property
     def in_step(self) -> bool:
@@ -90,7 +116,7 @@ class TemplateRollout:
         existing = sum(each.workload.replicas for each in self.older)
         if self.workload is not None and self.workload.replicas > self.ready:
             existing += self.workload.replicas
-            if existing <= self.desired:
+            if existing <= self.target:
                 return True
             if any(pod.node is not None and not pod.takes_requests for pod in self.pods):
                 return False
@@ -133,13 +159,16 @@ class TemplateRollout:
             and self.at - min(bound) >= expected_start + START_TOLERANCE
         )
 
-    def counts(self, *, may_step: bool, may_take: bool, is_withdrawn: bool) -> RolloutCounts:
+    def counts(
+        self, *, may_step: bool, may_take: bool, may_leave: int, is_withdrawn: bool
+    ) -> RolloutCounts:
         """Return the replicas of each Deployment.
 
-        One more of the newest template starts if it `may_step`. In place one of the oldest leaves
-        for it if none of the service is away (`may_take`), and once its successor's Deployment
-        counts it; one that no budget pays beside it is counted once the other has left. A
-        withdrawn template gives back what it has.
+        One more of the newest template starts if it `may_step`. At most `may_leave` healthy ones
+        of older templates leave. In place one of the oldest does so for its successor if none of
+        the service is away (`may_take`), and once the successor's Deployment counts it; one that
+        no budget pays beside it is counted once the other has left. A withdrawn template gives
+        back what it has.
         """
         if not self.older:
             return RolloutCounts(newest=self.desired)
@@ -151,11 +180,19 @@ class TemplateRollout:
             older[each.workload.ref] = min(each.ready, missing)
             missing -= older[each.workload.ref]
         is_restored = not ready and (self.has_fallback or self.workload is None)
-        older[last.workload.ref] = missing if is_restored else min(last.ready, missing)
+        restored = max(min(last.ready, missing), min(missing, self.target - ready))
+        if is_withdrawn:
+            restored = missing
+        older[last.workload.ref] = restored if is_restored else min(last.ready, missing)
+        for each in self.older:
+            count = max(each.healthy - may_leave, older[each.workload.ref])
+            may_leave -= max(0, each.healthy - count)
+            older[each.workload.ref] = count
         if may_step and not is_withdrawn and self.is_in_place:
-            self._give_way(older, ready, may_take=may_take)
+            self._give_way(older, ready, may_take=may_take and may_leave > 0)
         alive = sum(not pod.terminating for pod in self.pods)
-        newest = max(ready + 1, self.desired - sum(older.values())) if may_step else alive
+        wanted = self.target if any(older.values()) else self.desired
+        newest = max(ready + 1, wanted - sum(older.values())) if may_step else alive
         newest = 0 if is_withdrawn else min(self.desired, newest, max(ready, self._room()))
         return RolloutCounts(
             newest=newest,
@@ -178,7 +215,7 @@ class TemplateRollout:
 
     def _give_way(self, counts: dict[Ref, int], ready: int, *, may_take: bool) -> None:
         """Lower the count of the oldest template that has any, for a replica in its place."""
-        if ready + sum(counts.values()) < self.desired:
+        if ready + sum(counts.values()) < self.target:
             return  # what is there leaves room for it
         leaving = (each for each in self.older if counts[each.workload.ref])
         oldest = next((each for each in leaving if self.has_capacity or each.yields), None)

@@ -98,6 +98,7 @@ def progressing_verdict(
         or _withdrawn_verdict(service_plan)
         or _unpaid_verdict(service_plan)
         or _blocked_verdict(service_plan)
+        or _short_verdict(service_plan)
     )
     if failure is not None:
         return failure
@@ -174,6 +175,37 @@ def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | 
                 "uncordon or select it, or add such hardware",
             )
     return None
+
+
+def _short_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
+    """Return why no replica stops for its successor while others are missing."""
+    floor = service_plan.rollout_floor
+    if floor is None or not floor.missing:
+        return None
+    unbound = {pod.variant for pod in service_plan.pods if pod.unschedulable}
+    waiting = [each for each in service_plan.variants if each.choice.variant in unbound]
+    if not waiting or waiting[0].surge:
+        return None
+    choice = waiting[0].choice
+    hardware = f"{choice.fit.hardware.name} of AcceleratorPool/{choice.offer.pool}"
+    if floor.taker is not None:
+        pod = floor.taker.ref
+        cause = (
+            f"Pod/{pod.name} of namespace {pod.namespace} took the device on "
+            f"Node/{floor.taker.node} that one of them gave back for its successor"
+        )
+        cure = f"delete that pod, free or add a {hardware}"
+    else:
+        cause = f"{floor.missing} of the {counted(floor.replicas, 'replica')} to keep is missing"
+        cure = f"free or add a {hardware}"
+    ends = ""
+    if floor.falls_at is not None:
+        ends = f"; at {floor.falls_at:%Y-%m-%dT%H:%M:%SZ} the rollout goes on without it"
+    return StatusVerdict(
+        Progressing.WAITING_FOR_DEVICE,
+        f"replicas of older templates stay, since {cause}{ends}: {cure}, or lower "
+        "spec.scaling.minReplicas",
+    )
 
 
 _NOT_GRANTED = (ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED)
@@ -284,10 +316,15 @@ def _template_progress(service_plan: ServicePlan) -> tuple[int, int]:
 
 
 def _is_rolling_out(service_plan: ServicePlan) -> bool:
-    """Return whether new replicas replace old ones; a reported rollout lasts until its end."""
+    """Return whether new replicas replace old ones; a reported rollout lasts until its end.
+
+    It has ended where those of the newest template that are not ready find no device.
+    """
     pods, status = service_plan.pods, service_plan.service.status
     if is_rolling_out(pods) or replaces_in_place(pods):
         return True
+    if all(pod.takes_requests or pod.unschedulable for pod in pods):
+        return False
     reported = any(condition.reason == Progressing.ROLLING_OUT for condition in status.conditions)
     return reported and any(not pod.terminating for pod in pods)
 
