@@ -23,6 +23,7 @@ from tessera.ports import (
 from tessera.resources.api_resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
+    FOREIGN_AUTOSCALERS,
     KINDS,
     NODES,
     POD_MONITORS,
@@ -57,7 +58,8 @@ class MemoryCluster:
 
     def __init__(self, *, monitored: bool = False) -> None:
         self._kinds = {
-            kind.plural: kind for kind in (*KINDS, PRICE_LISTS, CONFIG_MAPS, PROVIDER_SECRETS)
+            kind.plural: kind
+            for kind in (*KINDS, PRICE_LISTS, CONFIG_MAPS, PROVIDER_SECRETS, FOREIGN_AUTOSCALERS)
         }
         self._unknown = set() if monitored else {POD_MONITORS.plural}
         self.objects: dict[ObjectKey, dict[str, Any]] = {}
@@ -74,6 +76,8 @@ class MemoryCluster:
         self.refusals: dict[ObjectKey, str] = {}
         self.pod_refusals: dict[str, str] = {}
         """The messages of events FailedCreate, by the UIDs of Jobs."""
+        self.autoscaler_refusal: str | None = None
+        """Why HorizontalPodAutoscalers cannot be listed."""
         self.pod_events_by_uid: dict[str, tuple[PodEvent, ...]] = {}
         self.event_queries: list[str] = []
         self.events: dict[str, dict[str, Any]] = {}
@@ -201,6 +205,20 @@ class MemoryCluster:
         del pod
         self.event_queries.append(uid)
         return self.pod_events_by_uid.get(uid, ())
+
+    async def list_autoscalers(self, namespace: str) -> Mapping[str, str]:
+        if self.autoscaler_refusal is not None:
+            raise ClusterError(self.autoscaler_refusal)
+        plural = FOREIGN_AUTOSCALERS.plural
+        names = sorted(
+            key.name for key in self.objects if (key.plural, key.namespace) == (plural, namespace)
+        )
+        by_deployment: dict[str, str] = {}
+        for name in names:
+            body = self.objects[ObjectKey(plural, namespace, name)]
+            if (deployment := wire.scaled_deployment(body)) is not None:
+                by_deployment.setdefault(deployment, name)
+        return by_deployment
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         if key in self.refusals:

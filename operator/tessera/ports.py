@@ -248,6 +248,13 @@ class Cluster(Protocol):
         Raises ClusterError on failure.
         """
 
+    async def list_autoscalers(self, namespace: str) -> Mapping[str, str]:
+        """Return the HorizontalPodAutoscalers of a namespace, by the Deployments that they scale.
+
+        Of several of one Deployment it is the first by name. There are none where the API server
+        does not know the kind; raises ClusterError on failure.
+        """
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         """Return the data of a ConfigMap, nothing if it does not exist; ClusterError on failure."""
 

@@ -13,6 +13,7 @@ from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
 from tessera.resources.api_resources import (
     DISRUPTION_BUDGETS,
+    FOREIGN_AUTOSCALERS,
     INFERENCE_SERVICES,
     KINDS,
     NODES,
@@ -27,6 +28,8 @@ from tests.builders import NOW, SMALL, a_pod
 from tests.memory_cluster import MemoryCluster
 
 _numbers = itertools.count(1)
+# The kinds that other clients write here.
+WRITTEN = (INFERENCE_SERVICES, SERVICES, FOREIGN_AUTOSCALERS)
 
 
 class ClusterHarness(Protocol):
@@ -55,7 +58,7 @@ class MemoryHarness:
 
     async def write(self, key: ObjectKey, body: dict[str, Any], manager: str) -> None:
         del key
-        kind = INFERENCE_SERVICES if body["kind"] == "InferenceService" else SERVICES
+        kind = next(kind for kind in WRITTEN if kind.kind == body["kind"])
         self._memory.put(kind, body, manager)
 
     async def read(self, key: ObjectKey) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class RealHarness:
 
     async def write(self, key: ObjectKey, body: dict[str, Any], manager: str) -> None:
         """Write as `kubectl apply --server-side --force-conflicts` of another manager does."""
-        kind = INFERENCE_SERVICES if key.plural == INFERENCE_SERVICES.plural else SERVICES
+        kind = next(kind for kind in WRITTEN if kind.plural == key.plural)
         path = kind.path(key.namespace, key.name)
         query = {"fieldManager": manager, "force": "true"}
         status, answer = await self._real.request(
@@ -313,6 +316,30 @@ async def test_only_what_the_selector_takes_is_listed(harness: ClusterHarness) -
     plain = {**foreign.body, "metadata": {"name": foreign.name, "namespace": "default"}}
     await harness.write(foreign.key, plain, "helm")
     assert foreign.key not in await list_objects(harness)
+
+
+async def test_autoscalers_of_a_namespace_are_listed_by_the_deployments_that_they_scale(
+    harness: ClusterHarness,
+) -> None:
+    number = next(_numbers)
+    for suffix, kind in (("a", "Deployment"), ("b", "Deployment"), ("c", "StatefulSet")):
+        name = f"contract-{number}-{suffix}"
+        target = f"contract-{number}" + ("-set" if kind == "StatefulSet" else "")
+        body = {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": kind, "name": target},
+                "maxReplicas": 2,
+            },
+        }
+        key = ObjectKey(FOREIGN_AUTOSCALERS.plural, "default", name)
+        await harness.write(key, body, "kubectl")
+    listed = await harness.cluster.list_autoscalers("default")
+    assert listed[f"contract-{number}"] == f"contract-{number}-a"
+    assert f"contract-{number}-set" not in listed
+    assert await harness.cluster.list_autoscalers("kube-public") == {}
 
 
 async def test_a_kind_that_does_not_exist_is_distinguished_from_an_empty_one(

@@ -309,6 +309,10 @@ class FloorFleet:
     def deployments(self, name: str) -> list[ObjectKey]:
         return [key for key in self.kube.deployments() if key.name.startswith(f"{name}-")]
 
+    def status(self, name: str) -> Mapping[str, Any]:
+        status: Mapping[str, Any] = self.kube.objects[_service(name)].get("status", {})
+        return status
+
     def conditions(self, name: str) -> Sequence[Mapping[str, str]]:
         return _conditions(self.kube.objects[_service(name)])
 

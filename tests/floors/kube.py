@@ -17,6 +17,7 @@ from typing_extensions import override
 from tessera.adapters.kube import object_parsing as wire
 from tessera.domain.names import ENGINE
 from tessera.domain.observed.snapshot import Node, Pod
+from tessera.ports import ClusterError
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -46,10 +47,15 @@ class Quota:
 
 @dataclass(slots=True, kw_only=True)
 class Autoscaler:
-    """A HorizontalPodAutoscaler that wants the same number whatever is there."""
+    """A HorizontalPodAutoscaler that wants the same number whatever is there.
+
+    One that is not listed stands for any other client that writes the number again and again.
+    """
 
     replicas: int
     next_at: datetime
+    period: timedelta = _AUTOSCALER_PERIOD
+    is_listed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +304,15 @@ class FloorKube(Kube):
     def _autoscale(self) -> None:
         for key, autoscaler in sorted(self.autoscalers.items()):
             if self.at >= autoscaler.next_at and key in self.objects:
-                autoscaler.next_at = self.at + _AUTOSCALER_PERIOD
+                autoscaler.next_at = self.at + autoscaler.period
                 self.scale_as(key, autoscaler.replicas, "kube-controller-manager")
+
+    @override
+    async def list_autoscalers(self, namespace: str) -> Mapping[str, str]:
+        if self.autoscaler_refusal is not None:
+            raise ClusterError(self.autoscaler_refusal)
+        keys = (key for key in sorted(self.autoscalers) if key.namespace == namespace)
+        return {key.name: f"{key.name}-hpa" for key in keys if self.autoscalers[key].is_listed}
 
     def scale_as(self, deployment: ObjectKey, replicas: int, manager: str) -> None:
         """Write the replicas of a Deployment by its scale subresource, as somebody else."""

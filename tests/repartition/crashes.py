@@ -137,6 +137,9 @@ class KillableCluster:
     async def pod_refusal(self, job: Ref, uid: str) -> str | None:
         return await self.cluster.pod_refusal(job, uid)
 
+    async def list_autoscalers(self, namespace: str) -> Mapping[str, str]:
+        return await self.cluster.list_autoscalers(namespace)
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         return await self.cluster.config_data(key)
 

@@ -115,7 +115,9 @@ class KillableOperator:
         def wake() -> None:
             """Do nothing: a cycle runs in every tick."""
 
-        self._prober = Prober(AnsweringEngines(kube), observations.answers, now, wake)
+        self._prober = Prober(
+            AnsweringEngines(kube), observations.answers, now, wake, cluster=cluster
+        )
         self._background_planner = BackgroundPlanner(CachedSolver(), observations, now, wake)
         self._reflector = Reflector(cluster, store, observations, lambda _: wake())
         self._listed = False

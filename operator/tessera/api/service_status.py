@@ -276,6 +276,37 @@ class RolloutFloorStatus(Wire):
     """Since when fewer replicas are healthy although none is being replaced."""
 
 
+class ReplicaConflict(Wire):
+    """Numbers that somebody else wrote to the replicas of a Deployment, one after the other."""
+
+    deployment: str
+    """Name of the Deployment."""
+
+    manager: str
+    """Who wrote the last one, as in `metadata.managedFields`."""
+
+    replicas: int
+    """The last one."""
+
+    generation: int
+    """Generation of the Deployment with the last one."""
+
+    writes: int
+    """Numbers that were set back, with the last one."""
+
+    correction_at: datetime
+    """When the last one was or will be set back."""
+
+    since: datetime
+    """When the last one was seen, or was taken back after a silence."""
+
+    takes: Annotated[int, Field(ge=0)] = 0
+    """How often a number was taken back after a silence; each time doubles the next silence."""
+
+    is_taken: bool = False
+    """Nobody wrote since it was taken back, so that a rollout goes on."""
+
+
 class TenancyStatus(Wire):
     """Budget of the service's tenant."""
 
@@ -561,6 +592,12 @@ class InferenceServiceStatus(Wire):
 
     rollout_floor: RolloutFloorStatus | None = None
     """What the rollout in progress keeps; absent without one."""
+
+    replica_conflicts: Annotated[
+        tuple[ReplicaConflict, ...],
+        Field(max_length=MAX_VARIANTS, exclude_if=lambda conflicts: not conflicts),
+    ] = ()
+    """Deployments whose replicas somebody else writes too; what the next leader has to know."""
 
     cost: CostStatus | None = None
     """Current cost of the service."""

@@ -23,6 +23,7 @@ from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import (
     Budget,
     InFlight,
+    ListedAutoscalers,
     Node,
     ObservedService,
     Pod,
@@ -57,6 +58,7 @@ class ProbeAnswers:
     silent_runners: dict[str, datetime] = field(default_factory=dict)
     pod_refusals: dict[str, PodRefusal] = field(default_factory=dict)
     pod_events: dict[str, tuple[PodEvent, ...]] = field(default_factory=dict)
+    autoscalers: dict[str, ListedAutoscalers] = field(default_factory=dict)
     fetch_progress: dict[Ref, FetchProgress] = field(default_factory=dict)
     resolutions: dict[RevisionQuery, Resolution] | None = None
     """The resolved revisions; None where no hub is queried."""
@@ -222,6 +224,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         },
         pod_refusals=dict(answers.pod_refusals),
         pod_events=dict(answers.pod_events),
+        autoscalers=dict(answers.autoscalers),
         runner_answers=dict(answers.runner_answers),
         silent_runners=dict(answers.silent_runners),
         budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),

@@ -17,6 +17,7 @@ from tessera.domain.observed.batches import BatchJob, PodRefusal, ProgressSample
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import (
     InFlight,
+    ListedAutoscalers,
     ObservedService,
     Pod,
     ProbeResult,
@@ -42,6 +43,10 @@ _RUNNER_INTERVAL = timedelta(seconds=3)
 _EVENTS_INTERVAL = timedelta(seconds=30)
 # Pods whose events a cycle asks for.
 _MAX_EVENT_READS = 4
+# Seconds between two lists of the autoscalers of a namespace where somebody else writes replicas.
+_AUTOSCALERS_INTERVAL = timedelta(seconds=15)
+# Namespaces whose autoscalers a cycle lists.
+_MAX_AUTOSCALER_LISTS = 4
 # Probes of one namespace at the same time: engines that hang delay those beside them alone.
 _PROBES_PER_NAMESPACE = 16
 # How long a resolved revision stays valid.
@@ -94,6 +99,7 @@ class Prober:
         for ref, address in _gate_job_addresses(plan).items():
             self._start_fetch_probe(ref, _host_port(address, RUNNER_PORT))
         self._start_event_reads(snapshot, plan)
+        self._start_autoscaler_lists(plan)
         self._forget(plan)
 
     def _start_event_reads(self, snapshot: Snapshot, plan: Plan) -> None:
@@ -118,6 +124,21 @@ class Prober:
         for pod in due[:_MAX_EVENT_READS]:
             read = partial(self._read_pod_events, self._cluster, pod)
             self._start_once(f"events {pod.uid}", pod.ref.namespace, read)
+
+    def _start_autoscaler_lists(self, plan: Plan) -> None:
+        """List autoscalers where somebody else writes replicas, and forget them elsewhere."""
+        known = self._answers.autoscalers
+        contested = {ref.namespace for ref, each in plan.service_plans.items() if each.contested}
+        forget_all_but(contested, known)
+        if self._cluster is None:
+            return
+        last = {each: known[each].at if each in known else None for each in contested}
+        due = [each for each in contested if self._is_due(last[each], _AUTOSCALERS_INTERVAL)]
+        # The oldest list comes first, so that none waits behind the others for ever.
+        due.sort(key=lambda each: (last[each] is not None, last[each], each))
+        for namespace in due[:_MAX_AUTOSCALER_LISTS]:
+            read = partial(self._list_autoscalers, self._cluster, namespace)
+            self._start_once(f"autoscalers {namespace}", namespace, read)
 
     def _start_batch_probes(self, batch_plan: BatchPlan) -> None:
         uid, probe = batch_plan.batch.uid, batch_plan.progress_target
@@ -241,6 +262,17 @@ class Prober:
             if events != self._answers.pod_events.get(pod.uid):
                 self._answers.pod_events[pod.uid] = events
                 self._wake()
+
+    async def _list_autoscalers(self, cluster: Cluster, namespace: str) -> None:
+        asked_at = self._clock()
+        try:
+            listed = ListedAutoscalers(
+                at=asked_at, by_deployment=await cluster.list_autoscalers(namespace)
+            )
+        except ClusterError as error:
+            listed = ListedAutoscalers(at=asked_at, problem=str(error))
+        self._answers.autoscalers[namespace] = listed
+        self._wake()
 
     async def _fetch_status(self, service: Ref, address: str) -> None:
         self._fetch_times[service] = self._clock()

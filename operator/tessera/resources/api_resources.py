@@ -115,6 +115,10 @@ HORIZONTAL_POD_AUTOSCALERS = _managed_kind(
     version="v2",
     kind="HorizontalPodAutoscaler",
 )
+# Those of others too, which are listed where somebody else writes the replicas of a Deployment.
+FOREIGN_AUTOSCALERS = replace(
+    HORIZONTAL_POD_AUTOSCALERS, verbs=("list",), selector=None, watched=False
+)
 ROLE_BINDINGS = _managed_kind(
     group="rbac.authorization.k8s.io",
     kind="RoleBinding",

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, RevisionReason, StatusVerdict
-from tessera.api.service_status import ModelStatus
+from tessera.api.service_status import ModelStatus, ReplicaConflict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
@@ -25,12 +25,11 @@ from tessera.domain.incremental import Incremental
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Ref, Snapshot, SpeedReading, TokenRates
 from tessera.domain.planning import plan as planning
-from tessera.domain.planning.inputs import ServicePlanInputs
+from tessera.domain.planning.inputs import KnownConflicts, ServicePlanInputs
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.planning.service_decision import plan_service
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import Displacement
-from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service import proposals
@@ -164,7 +163,15 @@ def _decide(call: _Call, inputs: Any) -> Any:
 
 def _a_conflict(call: _Call) -> ReplicaConflict:
     at = call.circumstances["at"] + timedelta(minutes=5)
-    return ReplicaConflict(manager="hpa", replicas=7, generation=1, writes=3, correction_at=at)
+    return ReplicaConflict(
+        deployment="chat-a100",
+        manager="hpa",
+        replicas=7,
+        generation=1,
+        writes=3,
+        correction_at=at,
+        since=at,
+    )
 
 
 def _a_pin(call: _Call) -> ModelStatus:
@@ -186,8 +193,8 @@ OTHERS: Mapping[str, Callable[[_Call], object]] = {
     "start_refusal": lambda _: "no money",
     "autoscalers": lambda call: not call.inputs.autoscalers,
     "name_conflicts": lambda _: (StatusVerdict(Accepted.NAME_CONFLICT, "taken"),),
-    "replica_conflicts": lambda call: tuple(
-        _a_conflict(call) for _ in call.inputs.proposal.objects.workloads
+    "known_conflicts": lambda call: KnownConflicts(
+        tuple(_a_conflict(call) for _ in call.inputs.proposal.objects.workloads)
     ),
     "last_pin": _a_pin,
     "withdrawn": lambda call: frozenset(

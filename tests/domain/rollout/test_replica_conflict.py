@@ -1,18 +1,22 @@
 """Who else writes the replicas of a Deployment, and when the number is set back."""
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from tessera.domain.observed.snapshot import ForeignField, Workload
+from tessera.api.service_status import ReplicaConflict
+from tessera.domain.observed.snapshot import ForeignField, ListedAutoscalers, Workload
 from tessera.domain.placement.cover import Need
 from tessera.domain.rollout.replica_conflict import (
     CONFLICT_MEMORY,
     ContestedReplicas,
-    ReplicaConflict,
     WrittenReplicas,
+    holds_rollout,
     leaves_enough,
     next_conflict,
+    stands,
 )
 from tests.builders import NOW, a_workload, at
 
@@ -45,11 +49,13 @@ def test_a_number_that_may_not_stand_is_set_back_at_once_every_time() -> None:
 
 def a_conflict(**fields: int) -> ReplicaConflict:
     return ReplicaConflict(
+        deployment="chat-a100-1g-10gb",
         manager=HPA.manager,
         replicas=4,
         generation=7,
         writes=fields.get("writes", 4),
         correction_at=at(fields.get("seconds", 60)),
+        since=NOW,
     )
 
 
@@ -58,7 +64,7 @@ def test_a_number_that_stands_is_no_new_one(workload: Workload) -> None:
     """Tessera applies it meanwhile, so that both own the field."""
     last = a_conflict()
     assert next_conflict(last, workload, 2, at(30), may_stand=True) is last
-    assert (last.stands(at(59)), last.stands(at(60))) == (True, False)
+    assert (stands(last, at(59)), stands(last, at(60))) == (True, False)
 
 
 def test_another_number_waits_no_longer_than_the_one_before() -> None:
@@ -74,7 +80,7 @@ def test_a_number_stops_standing_when_it_is_right_or_may_stand_no_more(
     workload = written(replicas, 8)
     conflict = next_conflict(a_conflict(), workload, 2, at(30), may_stand=may_stand)
     assert conflict is not None
-    assert conflict.stands(at(30)) is False
+    assert not stands(conflict, at(30))
 
 
 def test_a_conflict_is_over_when_nobody_wrote_for_two_minutes() -> None:
@@ -131,13 +137,145 @@ def test_spot_replicas_replace_none_of_the_floor_on_other_nodes() -> None:
 
 def test_the_message_names_manager_field_and_numbers_and_says_how_to_scale() -> None:
     workload = written(4, 7)
-    waiting = ContestedReplicas(workload, 2, a_conflict()).verdict(at(30)).message
-    assert waiting == (
+    contested = ContestedReplicas(workload=workload, desired=2, conflict=a_conflict())
+    waiting = contested.verdict(at(30))
+    assert waiting is not None
+    assert waiting.message == (
         "Deployment/chat-a100-1g-10gb: kube-controller-manager set spec.replicas to 4, and "
         "Tessera, which decides this number, sets it back to 2 at 2026-11-20T12:01:00Z. Scale "
         "InferenceService/chat instead: kubectl -n team-a scale tsvc/chat --replicas=4, or for a "
         "HorizontalPodAutoscaler spec.scaling.mode External and this object as its scaleTargetRef."
     )
-    contested = ContestedReplicas(workload, 2, a_conflict(writes=1))
-    corrected = contested.verdict(at(60)).message
-    assert "and Tessera, which decides this number, set it back to 2 (1 time). " in corrected
+    corrected = replace(contested, conflict=a_conflict(writes=1)).verdict(at(60))
+    assert corrected is not None
+    assert "and Tessera, which decides this number, set it back to 2 (1 time). " in (
+        corrected.message
+    )
+
+
+# An older template, of which replicas leave for those of a newer one
+
+NONE_LISTED = {"by_deployment": {}}
+LISTED = {"by_deployment": {"chat-a100-1g-10gb": "chat"}}
+
+
+def next_of_older(
+    last: ReplicaConflict | None, workload: Workload, now: datetime, **listed: Any
+) -> ReplicaConflict:
+    conflict = next_conflict(
+        last,
+        workload,
+        2,
+        now,
+        may_stand=True,
+        is_older=True,
+        listed=ListedAutoscalers(at=now, **listed) if listed else None,
+    )
+    assert conflict is not None
+    return conflict
+
+
+def test_each_number_that_was_taken_and_set_again_doubles_the_silence() -> None:
+    now, silences, last = NOW, [], None
+    for generation in range(1, 8):
+        since, last = now, next_of_older(last, written(2, generation), now, **NONE_LISTED)
+        while not last.is_taken:
+            now += timedelta(seconds=30)
+            last = next_of_older(last, written(2, generation), now, **NONE_LISTED)
+        silences.append((now - since) / timedelta(minutes=1))
+        now += timedelta(minutes=1)
+    assert silences == [2, 4, 8, 16, 32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("listed", "held"),
+    [
+        pytest.param({}, True, id="not listed yet"),
+        pytest.param({"problem": "403 forbidden"}, True, id="refused"),
+        pytest.param(LISTED, True, id="scaled"),
+        pytest.param({"by_deployment": {"other": "chat"}}, False, id="others are scaled"),
+    ],
+)
+def test_a_number_is_taken_back_only_where_no_autoscaler_is_listed(
+    listed: dict[str, Any], *, held: bool
+) -> None:
+    workload = written(2, 7)
+    last, now = next_of_older(None, workload, NOW), at(3600)
+    known = ListedAutoscalers(at=now, **listed) if listed else None
+    assert holds_rollout(last, workload, known, now) is held
+    assert next_of_older(last, workload, now, **listed).is_taken is not held
+
+
+def test_a_list_from_before_the_last_write_says_nothing() -> None:
+    workload = written(2, 7)
+    last = next_of_older(None, workload, at(60))
+    assert holds_rollout(last, workload, ListedAutoscalers(at=at(59)), at(3600))
+
+
+def test_a_rollout_is_held_from_the_first_look_at_a_number_of_somebody_else() -> None:
+    assert holds_rollout(None, written(2, 7), None, NOW)
+    assert not holds_rollout(None, a_workload(2, generation=7), None, NOW)
+
+
+def test_an_autoscaler_that_comes_after_the_number_was_taken_back_holds_the_rollout_again() -> None:
+    workload = written(2, 7)
+    last = next_of_older(None, workload, NOW)
+    last = next_of_older(last, workload, at(120), **NONE_LISTED)
+    assert last.is_taken
+    assert ContestedReplicas(workload=workload, desired=1, conflict=last).verdict(at(120)) is None
+    assert not next_of_older(last, workload, at(150), **LISTED).is_taken
+
+
+def test_a_conflict_lasts_as_long_as_its_autoscaler() -> None:
+    last, quiet, later = a_conflict(), a_workload(2, generation=8), at(3600)
+    for is_older in (True, False):
+        listed = ListedAutoscalers(at=later, **LISTED)
+        known = next_conflict(
+            last, quiet, 2, later, may_stand=True, is_older=is_older, listed=listed
+        )
+        assert known is last
+    assert next_conflict(last, quiet, 2, later, may_stand=True) is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "text"),
+    [
+        (
+            LISTED,
+            "HorizontalPodAutoscaler/chat scales it, and kube-controller-manager set spec.replicas "
+            "to 2 last; the newest template waits until HorizontalPodAutoscaler/chat is gone or "
+            "scales something else. Delete it (or the ScaledObject that owns it): kubectl -n "
+            "team-a delete hpa chat, or set spec.scaling.mode of InferenceService/chat to External "
+            "and name that object in its scaleTargetRef.",
+        ),
+        (
+            {"problem": "403 forbidden"},
+            "kube-controller-manager set spec.replicas to 2 last; the newest template waits until "
+            "the HorizontalPodAutoscalers of namespace team-a are listed. Listing them failed: 403 "
+            "forbidden. Grant the operator the verb list on horizontalpodautoscalers of API group "
+            "autoscaling, as its chart does.",
+        ),
+        (
+            NONE_LISTED,
+            "kube-controller-manager set spec.replicas to 2 last; the newest template waits until "
+            "2026-11-20T12:02:00Z, and goes on then unless somebody writes spec.replicas. Scale "
+            "InferenceService/chat instead: kubectl -n team-a scale tsvc/chat --replicas=2, or for "
+            "a HorizontalPodAutoscaler spec.scaling.mode External and this object as its "
+            "scaleTargetRef.",
+        ),
+    ],
+)
+def test_the_message_says_what_a_rollout_waits_for_and_whose_act_ends_it(
+    listed: dict[str, Any], text: str
+) -> None:
+    workload = written(2, 7)
+    contested = ContestedReplicas(
+        workload=workload,
+        desired=2,
+        conflict=next_of_older(None, workload, NOW),
+        is_older=True,
+        listed=ListedAutoscalers(at=NOW, **listed),
+    )
+    verdict = contested.verdict(at(30))
+    assert verdict is not None
+    assert verdict.message == f"Deployment/chat-a100-1g-10gb: {text}"

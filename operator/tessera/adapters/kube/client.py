@@ -45,6 +45,7 @@ from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     EVENTS,
+    FOREIGN_AUTOSCALERS,
     NODES,
     PODS,
     ApiResource,
@@ -293,6 +294,22 @@ class KubeCluster:
             with contextlib.suppress(ClusterError):
                 events = [*events, *await _list_events(self, "default", selector)]
         return wire.parse_pod_events(events)
+
+    async def list_autoscalers(self, namespace: str) -> Mapping[str, str]:
+        query, by_deployment = {"limit": str(_PAGE_SIZE)}, dict[str, str]()
+        path, what = FOREIGN_AUTOSCALERS.path(namespace), f"list autoscalers of {namespace}"
+        while True:
+            status, body = await self.request("GET", path, query)
+            if status == HTTPStatus.NOT_FOUND:
+                return {}
+            raise_for_status(status, body, what)
+            # The API server returns them by name.
+            for item in body["items"]:
+                if (deployment := wire.scaled_deployment(item)) is not None:
+                    by_deployment.setdefault(deployment, item["metadata"]["name"])
+            query["continue"] = body["metadata"].get("continue", "")
+            if not query["continue"]:
+                return by_deployment
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         path = CONFIG_MAPS.path(key.namespace, key.name)

@@ -598,6 +598,13 @@ def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> boo
     return kind.plural == api_resources.PODS.plural and observed.plan_input is None
 
 
+def scaled_deployment(autoscaler: JsonObject) -> str | None:
+    """Return the Deployment that a HorizontalPodAutoscaler scales; None for any other target."""
+    target, kind = autoscaler["spec"]["scaleTargetRef"], api_resources.DEPLOYMENTS
+    group = str(target.get("apiVersion", "")).partition("/")[0]
+    return str(target["name"]) if (group, target["kind"]) == (kind.group, kind.kind) else None
+
+
 def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
     exit_code, report = _container_end(status)
     return ModelJobRun(

@@ -1,22 +1,19 @@
 """Checks of the autoscalers of others."""
 
 from collections import defaultdict
-from dataclasses import replace
 
 from tessera.api.ref import Ref
 from tessera.api.text import first_names
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Findings, ok, warning
-from tessera.resources.api_resources import HORIZONTAL_POD_AUTOSCALERS, INFERENCE_SERVICES
-
-# Not only those that Tessera writes; a ScaledObject of KEDA has one, too.
-_ALL_AUTOSCALERS = replace(HORIZONTAL_POD_AUTOSCALERS, selector=None)
+from tessera.resources.api_resources import FOREIGN_AUTOSCALERS, INFERENCE_SERVICES
 
 
 async def check_autoscalers(context: CheckContext) -> Findings:
     """Name the autoscalers of services that Tessera scales itself, and of those with several."""
     by_service: dict[Ref, list[str]] = defaultdict(list)
-    for body in await context.reader.list_objects(_ALL_AUTOSCALERS):
+    # Not only those that Tessera writes; a ScaledObject of KEDA has one, too.
+    for body in await context.reader.list_objects(FOREIGN_AUTOSCALERS):
         if (target := _target(body)) is not None:
             by_service[target].append(body["metadata"]["name"])
     findings = []

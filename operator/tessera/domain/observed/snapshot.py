@@ -325,6 +325,21 @@ class Workload:
     """Field, key and value of what its pods have and the installation does not list."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedAutoscalers:
+    """The HorizontalPodAutoscalers of a namespace that scale Deployments."""
+
+    at: datetime
+    by_deployment: Mapping[str, str] = field(default_factory=dict)
+    """Names of the first one by the name of the Deployment."""
+    problem: str | None = None
+    """Why they could not be listed."""
+
+    def scaling(self, workload: Workload) -> str | None:
+        """Return the autoscaler of a Deployment; None without one, or where none is known."""
+        return self.by_deployment.get(workload.ref.name)
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceEndpoint:
     """The Kubernetes Service of an InferenceService."""
@@ -562,6 +577,8 @@ class Snapshot:
     """Answers about Jobs of batches that have no pod, by the Jobs' UIDs."""
     pod_events: Mapping[str, tuple[PodEvent, ...]] = field(default_factory=dict)
     """What is said of pods that wait long for a node or an image, by their UIDs, latest first."""
+    autoscalers: Mapping[str, ListedAutoscalers] = field(default_factory=dict)
+    """HorizontalPodAutoscalers of namespaces where somebody else writes replicas."""
     model_jobs: tuple[ObservedModelJob, ...] = ()
     gates: tuple[ObservedGate, ...] = ()
     revisions: tuple[ServiceRevision, ...] = ()

@@ -3,30 +3,40 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from tessera.api.service_status import ReplicaConflict
 from tessera.domain.observed.snapshot import Workload
 from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_draft import RolloutDraft
 from tessera.domain.rollout.replica_conflict import (
     ContestedReplicas,
-    ReplicaConflict,
     WrittenReplicas,
+    holds_rollout,
     is_written_by_others,
     leaves_enough,
     next_conflict,
+    remembered_conflict,
 )
 from tessera.domain.rollout.template_rollout import RolloutCounts
 
 
-def is_contested(inputs: ServicePlanInputs, drafts: Iterable[RolloutDraft]) -> bool:
+def is_contested(inputs: ServicePlanInputs, drafts: Iterable[RolloutDraft], at: datetime) -> bool:
     """Return whether somebody else writes the replicas of an older template of a service.
 
     Whatever leaves there is started again, on the device that was freed for its successor.
     """
+    listed = inputs.known_conflicts.listed
+    workloads = (each.workload for draft in drafts for each in draft.rollout.older)
     return any(
-        _last_conflict(inputs, each.workload) is not None
-        for draft in drafts
-        for each in draft.rollout.older
+        holds_rollout(
+            remembered_conflict(
+                _last_conflict(inputs, workload), workload, listed, at, is_older=True
+            ),
+            workload,
+            listed,
+            at,
+        )
+        for workload in workloads
     )
 
 
@@ -35,11 +45,16 @@ def contested_replicas(
 ) -> tuple[ContestedReplicas, ...]:
     """Return the Deployments of a variant whose replicas somebody else writes, the newest first."""
     workloads = [(each.workload, counts.older[each.workload.ref]) for each in draft.rollout.older]
-    if draft.template.workload is not None:
-        workloads.insert(0, (draft.template.workload, counts.newest))
+    newest, listed = draft.template.workload, inputs.known_conflicts.listed
+    if newest is not None:
+        workloads.insert(0, (newest, counts.newest))
     return tuple(
         ContestedReplicas(
-            workload, desired, conflict, is_older=workload is not draft.template.workload
+            workload=workload,
+            desired=desired,
+            conflict=conflict,
+            is_older=workload is not newest,
+            listed=listed,
         )
         for workload, desired in workloads
         if (
@@ -49,6 +64,8 @@ def contested_replicas(
                 desired,
                 at,
                 may_stand=_may_stand(inputs, draft, workload, desired, at),
+                is_older=workload is not newest,
+                listed=listed,
             )
         )
         is not None
@@ -56,7 +73,7 @@ def contested_replicas(
 
 
 def _last_conflict(inputs: ServicePlanInputs, workload: Workload) -> ReplicaConflict | None:
-    return inputs.replica_conflicts[inputs.proposal.objects.workloads.index(workload)]
+    return inputs.known_conflicts.of_workloads[inputs.proposal.objects.workloads.index(workload)]
 
 
 def _may_stand(
@@ -85,7 +102,7 @@ def _may_be_fewer(inputs: ServicePlanInputs, at: datetime) -> bool:
     written: dict[str, int] = {}
     foreign = set[str]()
     workloads = inputs.proposal.objects.workloads
-    for workload, last in zip(workloads, inputs.replica_conflicts, strict=True):
+    for workload, last in zip(workloads, inputs.known_conflicts.of_workloads, strict=True):
         written[workload.variant] = written.get(workload.variant, 0) + workload.replicas
         if is_written_by_others(workload, last, at):
             foreign.add(workload.variant)

@@ -3,12 +3,21 @@
 from typing import NamedTuple
 
 from tessera.api.reasons import Accepted, StatusVerdict
-from tessera.api.service_status import ModelStatus
+from tessera.api.service_status import ModelStatus, ReplicaConflict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
+from tessera.domain.observed.snapshot import ListedAutoscalers
 from tessera.domain.rollout.drain import Displacement
-from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.service.proposal import Proposal
+
+
+class KnownConflicts(NamedTuple):
+    """What is known of others who write the replicas of a service."""
+
+    of_workloads: tuple[ReplicaConflict | None, ...] = ()
+    """What the last plan or the status says of each of its Deployments."""
+    listed: ListedAutoscalers | None = None
+    """Autoscalers of its namespace, where there is such a conflict."""
 
 
 class ServicePlanInputs(NamedTuple):
@@ -33,8 +42,7 @@ class ServicePlanInputs(NamedTuple):
     """HorizontalPodAutoscalers may be written."""
     name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()
     """What is wrong with its names, the worst first."""
-    replica_conflicts: tuple[ReplicaConflict | None, ...] = ()
-    """What the last plan knew of others who write the replicas of each of its Deployments."""
+    known_conflicts: KnownConflicts = KnownConflicts()
     last_pin: ModelStatus | None = None
     """The revision that the last plan pinned, while the status does not have it."""
     withdrawn: frozenset[str] = frozenset()

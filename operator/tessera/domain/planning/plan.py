@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
-from tessera.api.service_status import ModelStatus
+from tessera.api.service_status import ModelStatus, ReplicaConflict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.aspects.aspect import Measurements, energy_of, measured_at
 from tessera.domain.batch import batches
@@ -59,7 +59,7 @@ from tessera.domain.planning.candidates import (
 )
 from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
-from tessera.domain.planning.inputs import ServicePlanInputs
+from tessera.domain.planning.inputs import KnownConflicts, ServicePlanInputs
 from tessera.domain.planning.observations import with_observations
 from tessera.domain.planning.service_decision import (
     held_plan,
@@ -91,7 +91,6 @@ from tessera.domain.repartition.cycle import (
 from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.rollout.drain import NO_DISPLACEMENT, Displacement
-from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.device_shares import share_devices
@@ -501,7 +500,13 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         displacement = Displacement(displacement.displaced | lost, displacement.draining | lost)
     spec, conflicts = proposal.service.spec, context.name_conflicts
     budget_state = context.budget_states.get(ref.namespace)
-    conflicts_of = memory.replica_conflicts
+    reported = {each.deployment: each for each in proposal.service.status.replica_conflicts}
+    replica_conflicts = tuple(
+        [
+            memory.replica_conflicts.get(workload.ref) or reported.get(workload.ref.name)
+            for workload in proposal.objects.workloads
+        ]
+    )
     with_capacity = with_surge_capacity(proposal, grant, context.allocated)
     inputs = ServicePlanInputs(
         proposal,
@@ -515,7 +520,10 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         preparation_refusal(proposal, grant, budget_state, context.views),
         context.config.autoscalers,
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
-        tuple([conflicts_of.get(workload.ref) for workload in proposal.objects.workloads]),
+        KnownConflicts(
+            replica_conflicts,
+            snapshot.autoscalers.get(ref.namespace) if any(replica_conflicts) else None,
+        ),
         memory.pins.get(proposal.service.uid),
         memory.withdrawn.get(ref, frozenset()),
         recorded_claims(snapshot, context.claim_users, proposal.service),

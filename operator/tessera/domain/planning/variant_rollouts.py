@@ -24,9 +24,7 @@ from tessera.domain.planning.rollout_steps import (
 from tessera.domain.planning.service_plan import VariantPlan
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import DrainPlan, plan_drain
-from tessera.domain.rollout.replica_conflict import (
-    ContestedReplicas,
-)
+from tessera.domain.rollout.replica_conflict import ContestedReplicas, stands
 from tessera.domain.rollout.rollout_floor import RolloutFloor
 from tessera.domain.rollout.strategy import is_rolling_out
 from tessera.domain.rollout.template_rollout import (
@@ -94,7 +92,7 @@ def plan_variants(
     disruptions = disruptions.within(floor)
     drafts = with_shortage(drafts, floor)
     stepping = stepping_draft(drafts)
-    is_held = is_held or is_contested(inputs, drafts)
+    is_held = is_held or is_contested(inputs, drafts, snapshot.at)
     extra = None
     if stepping is not None and not is_held:
         extra = extra_elsewhere(inputs, spec, counts, drafts, stepping, disruptions.floor, snapshot)
@@ -158,7 +156,7 @@ def _standing(
 ) -> RolloutCounts:
     """Return the counts, with the numbers of somebody else that are left for now."""
     standing = {
-        each.workload.ref: each.workload.replicas for each in contested if each.conflict.stands(at)
+        each.workload.ref: each.workload.replicas for each in contested if stands(each.conflict, at)
     }
     if not standing:
         return counts

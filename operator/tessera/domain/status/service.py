@@ -89,6 +89,7 @@ def _service_status(
         else previous.pod_template_version,
         templates=_templates(service_plan),
         rollout_floor=service_plan.rollout_floor.status if service_plan.rollout_floor else None,
+        replica_conflicts=tuple(each.conflict for each in service_plan.contested[:MAX_VARIANTS]),
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         **status_fields(placed, service_plan.reported),
         tenant=TenancyStatus(

@@ -93,7 +93,7 @@ def progressing_verdict(
         startup_failure(spec, service_plan.pods, service_plan.current_workloads)
         or _stalled_verdict(service_plan, complete=complete)
         or (preparation.missing_files if preparation is not None else None)
-        or next((each.verdict(at) for each in service_plan.contested), None)
+        or next(filter(None, (each.verdict(at) for each in service_plan.contested)), None)
         or _withheld_verdict(service_plan)
         or _withdrawn_verdict(service_plan)
         or _unpaid_verdict(service_plan)
