@@ -214,7 +214,8 @@ class FloorKube(Kube):
 
     def _age_class(self, since: datetime | None) -> int:
         """Return the logarithm of an age, in which ReplicaSets compare pods."""
-        return int(math.log2(1 + (self.at - since).total_seconds())) if since else -1
+        # One from before the clock was set back is as young as can be.
+        return int(math.log2(1 + max(0, (self.at - since).total_seconds()))) if since else -1
 
     def _create_pods(self, deployment: ObjectKey, replica_set: ReplicaSet, missing: int) -> None:
         for _ in range(missing):
@@ -400,6 +401,14 @@ class FloorKube(Kube):
             if self.objects[key].get("status") != status:
                 self.objects[key]["status"] = status
                 self.touch(key)
+
+    def set_clock(self, step: timedelta) -> None:
+        """Set the clock of the cluster; what waits by a monotonic clock waits no longer for it."""
+        self.at += step
+        for moments in (self._starts, self._ends):
+            moments.update({key: at + step for key, at in moments.items()})
+        for autoscaler in self.autoscalers.values():
+            autoscaler.next_at += step
 
     # Kubelets
 

@@ -4,12 +4,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tessera.domain.billing.bill import Bill, accrue
 from tessera.domain.billing.device_use import busy_since
 from tessera.domain.billing.energy import EnergyMeter, meter_energy, restored_meter
-from tessera.domain.budget.metering import merge_records
+from tessera.domain.budget.metering import MAX_CLOCK_ERROR, merge_records
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import Ref, Snapshot
@@ -74,6 +74,7 @@ class FleetReconciler:
         self._background_planner = background_planner
         self._incremental = Incremental()
         self._restored = False
+        self._last_at: datetime | None = None
         self.memory = PlanMemory()
         """What the next plan needs to know of earlier ones."""
         self.bill = Bill()
@@ -92,7 +93,7 @@ class FleetReconciler:
             await self._restore()
             started = time.thread_time()
             observations = self._observations
-            snapshot = observe(self._store, observations, self._clock())
+            snapshot = observe(self._store, observations, self._read_clock())
             memory = self._memory_with_results()
             decision = self._incremental.run(plan, self._config, snapshot, memory)
             self.memory = memory = memory.after(decision)
@@ -116,6 +117,19 @@ class FleetReconciler:
             cpu_seconds=time.thread_time() - started,
             backlog=self._applier.queue.backlog,
         )
+
+    def _read_clock(self) -> datetime:
+        """Return the time; if it was set back, forget what was dated before, as a restart does."""
+        at, observations = self._clock(), self._observations
+        if self._last_at is None:
+            observations.set_back_at = at  # a new process does not know what the clock was
+        elif self._last_at - at > MAX_CLOCK_ERROR:
+            log.warning("the clock was set back by %s", self._last_at - at)
+            observations.set_back_at = at
+            observations.answers.forget_measurements()
+            self.memory = self.memory.without_moments()
+        self._last_at = at
+        return at
 
     async def write(self) -> None:
         """Write forever what the cycles decide."""

@@ -20,6 +20,7 @@ from tessera.domain.observed.node_layout import (
     silenced,
 )
 from tessera.domain.observed.providers import ObservedProvider
+from tessera.domain.observed.setback import counted_as_now, pod_since_setback
 from tessera.domain.observed.snapshot import (
     Budget,
     InFlight,
@@ -45,6 +46,7 @@ from tessera.resources import api_resources
 
 T = TypeVar("T")
 Job: TypeAlias = BatchJob | ObservedModelJob | GateJob
+ObservedT = TypeVar("ObservedT", ObservedService, Pool)
 RefusedJobT = TypeVar("RefusedJobT", ObservedModelJob, GateJob)
 
 
@@ -62,6 +64,11 @@ class ProbeAnswers:
     fetch_progress: dict[Ref, FetchProgress] = field(default_factory=dict)
     resolutions: dict[RevisionQuery, Resolution] | None = None
     """The resolved revisions; None where no hub is queried."""
+
+    def forget_measurements(self) -> None:
+        """Forget what is dated by a clock that was set back since; it is asked again."""
+        for answers in (self.probe_results, self.in_flight, self.autoscalers):
+            answers.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +108,11 @@ class Observations:
     monitored: bool = False
     """Whether the cluster has PodMonitors; written by the Reflector."""
     incremental: Incremental = field(default_factory=Incremental)
+    set_back_at: datetime | None = None
+    """The first cycle of the process, or after the clock was set back.
+
+    Until nothing has a moment in the future; written by the FleetReconciler and `observe`.
+    """
 
 
 @reused
@@ -172,7 +184,24 @@ def _layouts_with_age(
 
 def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
     """Return the fleet at one moment; unchanged parts are the same objects as before."""
-    return observations.incremental.run(_observe, store, observations, at)
+    snapshot = observations.incremental.run(_observe, store, observations, at)
+    if (set_back_at := observations.set_back_at) is None:
+        return snapshot
+    services = tuple([_written_again(service, at) for service in snapshot.services])
+    pools = tuple([_written_again(pool, at) for pool in snapshot.pools])
+    pods = tuple([pod_since_setback(pod, at, set_back_at) for pod in snapshot.pods])
+    if (services, pools, pods) == (snapshot.services, snapshot.pools, snapshot.pods):
+        observations.set_back_at = None
+        return snapshot
+    return replace(snapshot, services=services, pools=pools, pods=pods)
+
+
+def _written_again(observed: ObservedT, at: datetime) -> ObservedT:
+    """Return an object whose status says nothing of the future, and is written again if it did."""
+    status = counted_as_now(observed.status, at)
+    if status is observed.status:
+        return observed
+    return replace(observed, status=status.model_copy(update={"observed_generation": 0}))
 
 
 def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot:

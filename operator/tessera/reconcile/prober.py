@@ -282,7 +282,8 @@ class Prober:
             self._wake()
 
     def _is_due(self, last: datetime | None, interval: timedelta) -> bool:
-        return last is None or self._clock() - last >= interval
+        # After the clock was set back nothing waits for the moment of the last one.
+        return last is None or not timedelta() <= self._clock() - last < interval
 
     def _forget(self, plan: Plan) -> None:
         answers, service_plans = self._answers, plan.versions
@@ -295,7 +296,7 @@ class Prober:
             # Services with the same model share one query.
             queries = {service_plan.pinned_revision.query for service_plan in service_plans}
             for query, resolved_at in self._resolution_times.items():
-                if self._clock() - resolved_at < _RESOLUTION_TTL:
+                if abs(self._clock() - resolved_at) < _RESOLUTION_TTL:
                     queries.add(query)
             forget_all_but(queries, answers.resolutions, self._resolution_times)
         if answers.fetch_progress or self._fetch_times:

@@ -155,8 +155,8 @@ def test_the_message_names_manager_field_and_numbers_and_says_how_to_scale() -> 
 
 # An older template, of which replicas leave for those of a newer one
 
-NONE_LISTED = {"by_deployment": {}}
-LISTED = {"by_deployment": {"chat-a100-1g-10gb": "chat"}}
+NONE_LISTED: dict[str, Any] = {"by_deployment": {}}
+LISTED: dict[str, Any] = {"by_deployment": {"chat-a100-1g-10gb": "chat"}}
 
 
 def next_of_older(

@@ -25,7 +25,8 @@ from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import (
     MeteringInputs,
     accrue_spend,
-    is_past,
+    after_setback,
+    is_current,
     rates,
     recorded_meter,
     restore_meter,
@@ -391,7 +392,13 @@ def _metered_view(
         period.key: period.start
         for period in periods
         # A record outside the status has no spend of single services.
-        if is_lost or (period.service is not None and not meter.names_replicas)
+        if is_lost
+        or (period.service is not None and not meter.names_replicas)
+        # The clock was set back over its end: only the spend of a later window is known.
+        or (
+            (later := meter.spend_by_window.get(period.key)) is not None
+            and later.start > period.start
+        )
     }
     meter = replace(meter, incomplete_windows={**meter.incomplete_windows, **unknown})
     pods = in_namespaces(view.namespaces, inputs.pods)
@@ -539,8 +546,8 @@ def _latest_meter(
     history: _SpendHistory,
 ) -> tuple[SpendMeter, bool]:
     """Return the meter to go on from, and whether there was one that cannot be used."""
-    if history.meter is not None and is_past(history.meter, at):
-        return history.meter, False
+    if history.meter is not None and is_current(history.meter, at):
+        return after_setback(history.meter, at), False
     spend, record = budget.status.spend, history.record
     recorded = (
         SpendMeter()
@@ -554,7 +561,7 @@ def _latest_meter(
     was_enforced = budget.status.accepted_spec is not None or was_accepted
     # A budget that was enforced had a record of its spend: without it the windows are incomplete.
     is_lost = budget.record_lost or was_enforced or record is not None or recorded.as_of is not None
-    return meter, meter.as_of is None and is_lost
+    return after_setback(meter, at), meter.as_of is None and is_lost
 
 
 def _allowance(spec: TenantBudgetSpec) -> int:

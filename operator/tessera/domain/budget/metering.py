@@ -209,17 +209,17 @@ def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
 
 
 def recorded_meter(recorded: SpendMeter, outside: SpendMeter, at: datetime) -> SpendMeter:
-    """Return the record to go on from, of those that are not from the future; an empty one if none.
+    """Return the record to go on from, of those of a window of now; an empty one if none is.
 
     The status says more than the record outside, which counts only where the status is missing,
     or is older by more than the interval at which both are written.
     """
-    if not is_past(recorded, at):
-        return outside if is_past(outside, at) else SpendMeter()
+    if not is_current(recorded, at):
+        return outside if is_current(outside, at) else SpendMeter()
     restored = recorded.as_of is None or (
-        outside.as_of is not None and outside.as_of - recorded.as_of > MAX_CLOCK_ERROR
+        outside.as_of is not None and min(outside.as_of, at) - recorded.as_of > MAX_CLOCK_ERROR
     )
-    return outside if restored and is_past(outside, at) else recorded
+    return outside if restored and is_current(outside, at) else recorded
 
 
 def merge_records(
@@ -233,9 +233,34 @@ def merge_records(
     return merged
 
 
-def is_past(meter: SpendMeter, at: datetime) -> bool:
-    """Return whether a meter has spend, and none from the future."""
-    return meter.as_of is not None and meter.as_of - at <= _MAX_RECORD_LEAD
+def is_current(meter: SpendMeter, at: datetime) -> bool:
+    """Return whether a meter has spend of a window of now, whatever the clock was since."""
+    if meter.as_of is None:
+        return False
+    windows = meter.spend_by_window.values()
+    return not _is_ahead(meter, at) or any(window.start <= at for window in windows)
+
+
+def _is_ahead(meter: SpendMeter, at: datetime) -> bool:
+    return meter.as_of is not None and meter.as_of - at > _MAX_RECORD_LEAD
+
+
+def after_setback(meter: SpendMeter, at: datetime) -> SpendMeter:
+    """Return a meter as of now where the clock was set back since.
+
+    A window that goes on keeps its spend, and the time that runs twice is charged once. Where one
+    began that has not begun now, its spend is forgotten, so that the time is charged again.
+    """
+    if not _is_ahead(meter, at):
+        return meter
+    is_forgotten = any(window.start > at for window in meter.spend_by_window.values())
+    running = meter.running
+    if is_forgotten:
+        running = {
+            uid: replace(replica, charged_until=min(replica.charged_until, at))
+            for uid, replica in running.items()
+        }
+    return replace(meter, as_of=at, running=running)
 
 
 def restore_meter(

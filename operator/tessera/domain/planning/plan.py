@@ -211,6 +211,13 @@ class PlanMemory:
     """What the API server said when it refused the Job of an attempt, by the batches' uids."""
     layouts: LayoutMemory = field(default_factory=LayoutMemory)
 
+    def without_moments(self) -> "PlanMemory":
+        """Return the memory without what a clock dated that was set back since.
+
+        A new process has none of it either; spend has a rule of its own.
+        """
+        return replace(self, scaling_history={}, replica_conflicts={}, engine_progress={})
+
     def after(self, plan: Plan) -> "PlanMemory":
         """Return the memory with what a plan adds to it; the first plan uses up `last_seen`."""
         service_plans = plan.service_plans

@@ -231,7 +231,7 @@ def _writer(workload: Workload) -> str | None:
 
 
 def _silence(takes: int) -> timedelta:
-    return CONFLICT_MEMORY * 2 ** min(takes, _MAX_DOUBLINGS)
+    return CONFLICT_MEMORY * (1 << min(takes, _MAX_DOUBLINGS))
 
 
 def _quiet_at(conflict: ReplicaConflict) -> datetime:
