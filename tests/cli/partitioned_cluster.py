@@ -115,6 +115,14 @@ def a_plan(name: str = "3f2a91c0", **fields: Any) -> Json:
             },
             {"service": "team-a/code", "profile": "3g.40gb", "replicas": 2},
         ],
+        "changes": [
+            {
+                "service": "team-a/chat",
+                "moves": 1,
+                "perHourBefore": "0.27",
+                "perHourAfter": "0.54",
+            }
+        ],
         "nodes": [
             {
                 "node": "a100-0",

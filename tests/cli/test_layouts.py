@@ -124,6 +124,7 @@ async def test_a_plan_in_progress_is_shown_with_its_order_moves_price_and_reason
         "    SERVICE      SLICES      PREVIOUS\n"
         "    team-a/chat  1x 2g.20gb  1g.10gb\n"
         "    team-a/code  2x 3g.40gb  -\n"
+        "    team-a/chat moves 1 replica and costs 0.27 -> 0.54 USD per hour\n"
         "    reason for team-a/chat: 310 tokens/s on 2g.20gb serve 300\n"
         "    1 GPU to repartition, 2 of 3 as planned; at most 1 node at a time, in this order as "
         "capacity allows:\n"

@@ -13,7 +13,9 @@ from fakegpu.nvml import nvml
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
+from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.node_layout import HEARTBEAT_INTERVAL, ObservedNodeLayout
@@ -37,11 +39,25 @@ class InvariantError(AssertionError):
 
 
 class RecordingGpuDriver(GpuDriver):
-    """Records attempts to destroy an instance in use, which the driver refuses."""
+    """Records attempts to destroy an instance in use, which the driver refuses.
 
-    def __init__(self, node: str, layouts: Sequence[Sequence[ProfilePlacement]]) -> None:
+    A GPU whose layout is None is not in MIG mode.
+    """
+
+    def __init__(self, node: str, layouts: Sequence[Sequence[ProfilePlacement] | None]) -> None:
         self.refused_destructions: list[str] = []
-        super().__init__(A100, len(layouts), node=node, layouts=layouts)
+        super().__init__(
+            A100,
+            len(layouts),
+            node=node,
+            mig=[layout is not None for layout in layouts],
+            layouts=[layout or [] for layout in layouts],
+        )
+
+    @property
+    def whole_gpus(self) -> Mapping[str, str]:
+        """The GPUs outside MIG mode, with the word for all of one, by UUID."""
+        return {gpu.uuid: WHOLE_GPU for gpu in self.gpus if not gpu.mig}
 
     @override
     def destroy(self, gpu_index: int, which: int | str) -> None:
@@ -168,6 +184,7 @@ class SimulatedNode:
                 )
             )
             for gpu in self.gpu_driver.gpus
+            if gpu.mig
         }
 
     async def step(self, seconds: float) -> None:
@@ -199,7 +216,8 @@ class SimulatedNode:
             return
         uuid = self.device_by_pod.pop(key, None)
         if uuid is not None:
-            self.gpu_driver.detach(uuid, key.name)
+            if uuid not in self.gpu_driver.whole_gpus:
+                self.gpu_driver.detach(uuid, key.name)
         await self.kube.drop(key)
 
     def _admit(self, key: ObjectKey, pod: Pod) -> None:
@@ -218,8 +236,8 @@ class SimulatedNode:
                 f"{key.name} got a device of {self.name} that is not there any more"
             )
         self.device_by_pod[key], self._since[key] = uuid, 0
-        self.gpu_driver.attach(uuid, key.name)
-
+        if uuid not in self.gpu_driver.whole_gpus:
+            self.gpu_driver.attach(uuid, key.name)
         self.kube.address(key)
 
     def _profiles_by_uuid(self) -> Mapping[str, str]:
@@ -227,7 +245,7 @@ class SimulatedNode:
             instance.uuid: instance.profile
             for gpu in self.gpu_driver.gpus
             for instance in gpu.instances
-        }
+        } | self.gpu_driver.whole_gpus
 
     def _check_devices_exist(self) -> None:
         lost = set(self.device_by_pod.values()) - self._profiles_by_uuid().keys()
@@ -264,7 +282,7 @@ class SimulatedNode:
         self._devices = dict(self._profiles_by_uuid())
         resources = Counter(self._resource(profile) for profile in self._devices.values())
         self._set_allocatable(resources)
-        counts = {f"{name}.count": str(count) for name, count in resources.items()}
+        counts = {f"{name}.count": str(count) for name, count in resources.items() if name != GPU}
         other_labels = {
             key: value
             for key, value in self.labels.items()
@@ -274,6 +292,8 @@ class SimulatedNode:
         self.kube.set(self.key, "metadata", labels=other_labels | counts | discovered)
 
     def _resource(self, profile: str) -> str:
+        if profile == WHOLE_GPU:
+            return GPU
         return f"nvidia.com/mig-{self.names.get(profile, profile).replace('+', '.')}"
 
     def _set_allocatable(self, resources: Mapping[str, int]) -> None:

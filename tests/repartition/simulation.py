@@ -13,8 +13,9 @@ from tessera.api.model_files import PoolingTask
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
 from tessera.domain.hardware.gpu_layouts import geometry
+from tessera.domain.layout.pool_layout import profiles_by_service
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
-from tessera.domain.layout.solution import profiles_by_service, solve
+from tessera.domain.layout.solution import solve
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.names import PORT
 from tessera.domain.observed.model_reports import FetchProgress
@@ -213,7 +214,7 @@ class RepartitionSimulation:
     def of(
         cls,
         backend: PartitionBackend,
-        nodes: Sequence[Sequence[list[tuple[str, int]]]],
+        nodes: Sequence[Sequence[list[tuple[str, int]] | None]],
         seed: int = 0,
         names: Mapping[str, str] | None = None,
         *,
@@ -262,10 +263,12 @@ class RepartitionSimulation:
         }
         self.kube.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": spec}, "kubectl")
 
-    def serve(self, name: str, uri: str, min_replicas: int, **spec: Any) -> None:
+    def serve(
+        self, name: str, uri: str, min_replicas: int, namespace: str = "team-a", **spec: Any
+    ) -> None:
         """Apply a service with this number of replicas and almost no load."""
         body = {
-            "metadata": {"name": name, "namespace": "team-a"},
+            "metadata": {"name": name, "namespace": namespace},
             "spec": {
                 "model": {"uri": uri},
                 "placement": {"mig": "Auto"},
@@ -273,7 +276,7 @@ class RepartitionSimulation:
                 **spec,
             },
         }
-        self.min_replicas[Ref("team-a", name)] = min_replicas
+        self.min_replicas[Ref(namespace, name)] = min_replicas
         self.kube.put(INFERENCE_SERVICES, body, "kubectl")
 
     async def remove(self, name: str) -> None:

@@ -52,9 +52,10 @@ class Mig(Wire):
     """How the GPUs of the pool are partitioned into MIG slices."""
 
     mode: Literal["Auto", "Propose", "Static"] = "Auto"
-    """`Auto` plans layouts from the demand of services and applies them. `Propose` writes the plan
-    to the status and waits for the annotation `tessera.dev/approve-layout` with the plan's name.
-    `Static` gives every GPU the `layout`."""
+    """`Auto` plans layouts from the demand of services and applies them. `Propose` uses free slices
+    at once; a plan that moves replicas or repartitions GPUs is written to the status and waits for
+    the annotation `tessera.dev/approve-layout` with its name. `Static` gives every GPU the
+    `layout`."""
 
     layout: Annotated[
         dict[Profile, Annotated[int, Field(ge=1, le=8)]], Field(max_length=8, default_factory=dict)
@@ -129,6 +130,22 @@ class Assignment(Wire):
     """Calculation behind the assignment, in one sentence."""
 
 
+class ServiceChange(Wire):
+    """What a plan changes for a service."""
+
+    service: Annotated[str, Field(max_length=320)]
+    """The InferenceService, as namespace/name."""
+
+    moves: int = 0
+    """Replicas that move to another slice."""
+
+    per_hour_before: Amount
+    """Price per hour of its replicas that run on planned GPUs."""
+
+    per_hour_after: Amount
+    """Price per hour of its replicas by the plan."""
+
+
 class Unit(Wire):
     """Node, or some of its GPUs, that is being repartitioned."""
 
@@ -192,6 +209,9 @@ class MigPlan(Wire):
 
     services: Annotated[tuple[Assignment, ...], Field(max_length=512)] = ()
     """Slices by service."""
+
+    changes: Annotated[tuple[ServiceChange, ...], Field(max_length=512)] = ()
+    """Services whose replicas move or whose price changes."""
 
     nodes: Annotated[tuple[NodeTarget, ...], Field(max_length=512)] = ()
     """Desired layout of all GPUs, by node."""

@@ -20,7 +20,7 @@ from tessera.domain.hardware.gpu_layouts import (
 )
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
-from tessera.domain.layout.solution import profiles_by_service
+from tessera.domain.layout.pool_layout import profiles_by_service
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes, with_assumed_gpus

@@ -159,6 +159,11 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
         ]
         yield from indent_lines(table(("SERVICE", "SLICES", "PREVIOUS"), rows), "  ")
     yield from (
+        f"  {change.service} moves {counted(change.moves, 'replica')} and costs "
+        f"{change.per_hour_before:.2f} -> {change.per_hour_after:.2f} {currency} per hour"
+        for change in plan.changes
+    )
+    yield from (
         f"  reason for {assignment.service}: {assignment.message}"
         for assignment in plan.services
         if assignment.message

@@ -5,23 +5,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, first_names
-from tessera.domain.hardware.gpu_layouts import geometry, geometry_problem, place_geometry
+from tessera.domain.hardware.gpu_layouts import (
+    Layout,
+    geometry,
+    geometry_problem,
+    place_geometry,
+)
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import gpu_name, planned_type
+from tessera.domain.layout.pool_layout import plan_name
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
-from tessera.domain.layout.solution import plan_name
 from tessera.domain.mig.demand import (
     DEMAND_TOLERANCE,
     InstanceType,
     ServiceDemand,
     meets_demand,
-    replicas_needed,
     served_demand,
+    served_share,
 )
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.format import format_slice
@@ -64,26 +70,44 @@ def adopt(
         return PlanAdoption(status=MigStatus(), verdict=None)
     if spec.mig.mode == "Static":
         return _static_layout(view, spec.mig, status, nodes, capabilities, at)
-    pool_layout = _usable_layout(solution, problem, view.pool.name, status.target)
-    if pool_layout is None:
+    pool_layouts = _usable_layouts(solution, problem, view.pool.name, status.target)
+    if pool_layouts is None:
         verdict = None if status.target else _planning_verdict(view, nodes)
         return PlanAdoption(status=status, verdict=verdict)
-    return _adopt_layout(view, spec.mig, problem, pool_layout, at)
+    return _adopt_layout(view, spec.mig, problem, pool_layouts, at)
 
 
-def _usable_layout(
+class _PoolLayouts(NamedTuple):
+    best: PoolLayout
+    staying: PoolLayout | None
+    """The layout in which nobody moves, where a person approves the other one."""
+
+
+def _usable_layouts(
     solution: LayoutSolution | None, problem: LayoutProblem, pool: str, target: MigPlan | None
-) -> PoolLayout | None:
+) -> _PoolLayouts | None:
     """Return the solution for the pool, unless it is older and no better than the present plan."""
-    pool_layout = solution.pools.get(pool) if solution is not None else None
-    if solution is None or pool_layout is None:
+    best = solution.pools.get(pool) if solution is not None else None
+    if solution is None or best is None:
         return None
+    layouts = _PoolLayouts(best, solution.staying.get(pool))
     if solution.problem is problem or solution.problem == problem:
-        return pool_layout
-    same_gpus = _gpus_of(solution.problem, pool) == _gpus_of(problem, pool)
-    served = _served_services(pool_layout.plan, problem, pool)
+        return layouts
+    if _gpus_of(solution.problem, pool) != _gpus_of(problem, pool):
+        return None
+    served = _served_services(best.plan, problem, pool)
     better = target is None or served > _served_services(target, problem, pool)
-    return pool_layout if same_gpus and better else None
+    return layouts if better and not _raises_price(best.plan, problem, pool) else None
+
+
+def _raises_price(plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
+    """Return whether a service that is unchanged by now costs more by a plan."""
+    limits = {demand.service.name: demand for demand in problem.demands}
+    return any(
+        (limit := limits[service.name].max_hourly_nanos) is not None
+        and limits[service.name].hourly_nanos(replicas) > limit
+        for service, replicas in _assigned_replicas(plan, problem, pool)
+    )
 
 
 def _gpus_of(problem: LayoutProblem, pool: str) -> tuple[PoolTerms | None, frozenset[str]]:
@@ -96,14 +120,8 @@ def _served_services(plan: MigPlan, problem: LayoutProblem, pool: str) -> float:
 
     A service that changed since the plan was made counts as far as its slices still serve it.
     """
-    served = 0.0
-    for service, replicas in _assigned_replicas(plan, problem, pool):
-        shares = (
-            count / replicas_needed(service, service.throughput[instance_type])
-            for instance_type, count in replicas.items()
-        )
-        served += min(1.0, sum(shares))
-    return served
+    assigned = _assigned_replicas(plan, problem, pool)
+    return sum(served_share(service, replicas) for service, replicas in assigned)
 
 
 def _assigned_replicas(
@@ -128,10 +146,11 @@ def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict
 
 
 def _adopt_layout(
-    view: PoolView, mig: Mig, problem: LayoutProblem, pool_layout: PoolLayout, at: datetime
+    view: PoolView, mig: Mig, problem: LayoutProblem, pool_layouts: _PoolLayouts, at: datetime
 ) -> PlanAdoption:
-    status, unmet = view.pool.status.mig or MigStatus(), _unmet_demand(pool_layout)
+    status, pool_layout = view.pool.status.mig or MigStatus(), pool_layouts.best
     plan, target, proposed = pool_layout.plan, status.target, status.proposed
+    unmet = _unmet_demand(pool_layout)
 
     def adoption(**changes: MigPlan | None) -> PlanAdoption:
         return PlanAdoption(status=status.model_copy(update=changes), verdict=unmet)
@@ -140,35 +159,69 @@ def _adopt_layout(
     if target is not None and target.name == plan.name:
         return replace(adoption(proposed=None), crowded_gpus=pool_layout.crowded_gpus)
     sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
-    if proposed is not None and not _goes_on(proposed, plan, target, mig):
+    if proposed is not None and not _goes_on(proposed, plan, target, mig, problem, view.pool.name):
         proposed = None
     # A rollout under way is finished first, unless its plan leaves demand unmet.
     if sufficient and status.units:
         return adoption(proposed=proposed)
     since = proposed.at if proposed is not None else at
-    proposal = adoption(proposed=plan.model_copy(update={"at": since}))
-    # With `propose`, a person decides whether the plan is worth it.
+    # With `Propose`, a person decides whether the plan is worth it.
     stable = at - since >= STABILIZATION_WINDOW or mig.mode == "Propose"
     if sufficient and not stable:
-        return proposal
-    repartitioned_gpus = pool_layout.repartitioned_gpus
-    # A plan that only changes which service runs on which slice repartitions nothing and needs no
-    # approval.
-    needs_approval = (
-        mig.mode == "Propose" and repartitioned_gpus and view.pool.approved_plan != plan.name
-    )
-    if not needs_approval:
-        return adoption(target=plan.model_copy(update={"at": at}), proposed=None)
-    currency = f" {view.price.currency}" if view.price else ""
-    verdict = StatusVerdict(
+        return adoption(proposed=plan.model_copy(update={"at": since}))
+    name = plan.name
+    if mig.mode == "Propose" and (plan.moves or pool_layout.repartitioned_gpus):
+        name = proposed.name if proposed is not None else name
+        if view.pool.approved_plan != name:
+            proposal = plan.model_copy(update={"at": since, "name": name})
+            next_target = _staying_target(target, pool_layouts.staying, problem, view.pool.name, at)
+            verdict = _awaiting_approval(view, problem, pool_layout, proposal)
+            return replace(adoption(target=next_target, proposed=proposal), verdict=verdict)
+    return adoption(target=plan.model_copy(update={"at": at}), proposed=None)
+
+
+def _staying_target(
+    target: MigPlan | None,
+    staying: PoolLayout | None,
+    problem: LayoutProblem,
+    pool: str,
+    at: datetime,
+) -> MigPlan | None:
+    """Return the plan to carry out while another one waits for its approval.
+
+    Where the present one serves less than a plan that moves nobody and repartitions nothing, it is
+    that one.
+    """
+    if staying is None or (target is not None and target.name == staying.plan.name):
+        return target
+    served = _served_services(staying.plan, problem, pool)
+    present = _served_services(target, problem, pool) if target is not None else 0.0
+    return staying.plan.model_copy(update={"at": at}) if served > present else target
+
+
+def _awaiting_approval(
+    view: PoolView, problem: LayoutProblem, pool_layout: PoolLayout, plan: MigPlan
+) -> StatusVerdict[LayoutReady]:
+    currency, pool = f" {view.price.currency}" if view.price else "", view.pool.name
+    repartitions = ""
+    if gpus := pool_layout.repartitioned_gpus:
+        deleted = _deletions(problem, pool, plan)
+        repartitions = f"repartitions {counted(gpus, 'GPU')}{deleted} and "
+    moved = [
+        f"{change.service} {counted(change.moves, 'replica')}, {change.per_hour_before:.2f} -> "
+        f"{change.per_hour_after:.2f}{currency} per hour"
+        for change in plan.changes
+        if change.moves
+    ]
+    of_services = f" ({first_names(moved, 5)})" if moved else ""
+    return StatusVerdict(
         LayoutReady.AWAITING_APPROVAL,
-        f"plan {plan.name} repartitions {counted(repartitioned_gpus, 'GPU')}"
-        f"{_deletions(problem, view.pool.name, plan)} and moves "
-        f"{counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
-        f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
-        f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
+        f"plan {plan.name} {repartitions}moves {counted(plan.moves, 'replica')}{of_services}, for "
+        f"{plan.per_hour_after:f}{currency} per hour of GPUs instead of "
+        f"{plan.per_hour_before:f}{currency}; until it is approved, replicas that run stay and new "
+        f"ones take free slices; approve it with: kubectl annotate acceleratorpool {pool} "
+        f"{APPROVAL}={plan.name} --overwrite",
     )
-    return replace(proposal, verdict=verdict)
 
 
 def _deletions(problem: LayoutProblem, pool: str, plan: MigPlan) -> str:
@@ -183,17 +236,53 @@ def _deletions(problem: LayoutProblem, pool: str, plan: MigPlan) -> str:
     return f", deletes {slices}" if slices else ""
 
 
-def _goes_on(proposed: MigPlan, plan: MigPlan, target: MigPlan | None, mig: Mig) -> bool:
+def _goes_on(
+    proposed: MigPlan,
+    plan: MigPlan,
+    target: MigPlan | None,
+    mig: Mig,
+    problem: LayoutProblem,
+    pool: str,
+) -> bool:
     """Return whether a proposal's time counts for the plan: both are one plan, or both save.
 
     Under a demand that fluctuates, each solution may differ from the one before, and yet each of
-    them saves. An approval is of one plan.
+    them saves. An approval is of what a plan moves and repartitions.
     """
     if proposed.name == plan.name:
         return True
-    if target is None or mig.mode == "Propose":
+    if mig.mode == "Propose":
+        return _approved_content(proposed, problem, pool) == _approved_content(plan, problem, pool)
+    if target is None:
         return False
     return max(proposed.per_hour_after, plan.per_hour_after) < target.per_hour_after
+
+
+def _approved_content(plan: MigPlan, problem: LayoutProblem, pool: str) -> object:
+    """Return what a person approves of a plan: the layouts that change, and who moves where."""
+    layouts = [
+        (node.node, gpu.gpu, gpu.slices)
+        for node in plan.nodes
+        for gpu in node.gpus
+        if _changes_layout(
+            gpu, problem.observed_layouts.get(gpu_name(pool, node.node, gpu.gpu), ())
+        )
+    ]
+    moving = {change.service: change.moves for change in plan.changes if change.moves}
+    places = [
+        (each.service, each.profile, each.replicas)
+        for each in plan.services
+        if each.service in moving
+    ]
+    return layouts, moving, places
+
+
+def _changes_layout(target: GpuTarget, layout: Layout) -> bool:
+    planned = sorted(text.partition("@")[0] for text in target.slices)
+    if planned != sorted(placement.profile for placement in layout):
+        return True
+    starts = {format_slice(placement, pinned=True) for placement in layout}
+    return any("@" in text and text not in starts for text in target.slices)
 
 
 def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
@@ -221,7 +310,10 @@ def _unmet_demand(pool_layout: PoolLayout) -> StatusVerdict[LayoutReady] | None:
     if not pool_layout.shortfalls:
         return None
     shortfalls = [
-        f"{shortfall.service} {shortfall.provided:.0f} of {shortfall.demanded:.0f} tokens/s"
+        f"{shortfall.service} {shortfall.provided_replicas} of "
+        f"{counted(shortfall.demanded_replicas, 'replica')}"
+        if shortfall.provided >= shortfall.demanded
+        else f"{shortfall.service} {shortfall.provided:.0f} of {shortfall.demanded:.0f} tokens/s"
         for shortfall in pool_layout.shortfalls
     ]
     return StatusVerdict(

@@ -44,11 +44,16 @@ def lock(problem: LayoutProblem, names: Collection[str]) -> LayoutProblem:
     if not names:
         return problem
     gpus = tuple(replace(gpu, locked=True) if gpu.name in names else gpu for gpu in problem.gpus)
-    counts = Counter(gpu.gpu_model for gpu in gpus if not gpu.sunk)
+    return with_counted_gpus(replace(problem, gpus=gpus))
+
+
+def with_counted_gpus(problem: LayoutProblem) -> LayoutProblem:
+    """Return the problem whose offers have as many GPUs as may still be added or given up."""
+    counts = Counter(gpu.gpu_model for gpu in problem.gpus if not gpu.sunk)
     offers = tuple(
         replace(offer, max_gpus=counts[offer.gpu_model.name]) for offer in problem.offers
     )
-    return replace(problem, gpus=gpus, offers=offers)
+    return replace(problem, offers=offers)
 
 
 def _count_free_slices(problem: LayoutProblem, offers: dict[str, GpuOffer]) -> int:

@@ -15,6 +15,7 @@ from tessera.domain.hardware.gpu_layouts import WHOLE_GPU_LAYOUT, Layout
 from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.hardware.pools import PoolView, admits, plans_layouts
 from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.layout.price_limits import with_price_limits
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
@@ -101,6 +102,7 @@ def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the
     )
     unplanned = _unplanned_slices(tuple(proposals.values()), shares or {})
     node_gpus = _with_unplanned_slices(node_gpus, unplanned)
+    demands = _with_price_limits(demands, tuple(gpu for node in node_gpus for gpu in node.gpus))
     return _build_problem(planned, nodes_by_pool, capabilities, demands, node_gpus)
 
 
@@ -208,12 +210,21 @@ def _build_problem(
     )
 
 
+@reused
+def _with_price_limits(
+    demands: tuple[SliceDemand, ...], gpus: tuple[FleetGpu, ...]
+) -> tuple[SliceDemand, ...]:
+    return with_price_limits(demands, gpus)
+
+
 def _pool_terms(view: PoolView, capabilities: Capabilities) -> PoolTerms:
+    mig = view.pool.spec.mig if view.pool.spec is not None else None
     return PoolTerms(
         pool=view.pool.name,
         currency=view.price.currency if view.price else "",
         per_gpu_hour=_per_gpu_hour(view),
         pinned_starts=capabilities.pinned_starts,
+        asks_approval=mig is not None and mig.mode == "Propose",
     )
 
 
@@ -250,6 +261,10 @@ def _build_demand(
     if not speeds:
         return None
     current = _current_types(proposal)
+    # The demand is counted in replicas of what it runs on, perhaps at a measured speed.
+    for instance_type, choice in _planned_choices(proposal):
+        if instance_type in speeds:
+            speeds[instance_type] = choice.fit.limits.tokens_per_second
     may_mix = gateways and _has_one_precision(proposal, options)
     service = ServiceDemand(
         name=str(proposal.service.ref),
@@ -269,6 +284,9 @@ def _build_demand(
         options=options,
         current=current,
         floor=0 if proposal.service.allows_downtime else min_replicas_of(spec),
+        assigned=_assigned_types(proposal),
+        is_moving=_is_moving(proposal),
+        is_asleep=not proposal.scale.replicas and not proposal.objects.pods and bool(current),
     )
 
 
@@ -333,9 +351,7 @@ def _token_demand(
         return _paid(max(1, min_replicas), share) * cheapest.tokens_per_second
     replicas = proposal.scale.replicas
     variants = {each.variant for each in proposal.placement.choices}
-    moving = any(
-        pod.variant not in variants and not pod.terminating for pod in proposal.objects.pods
-    )
+    moving = _is_moving(proposal)
     # While it changes its hardware, the autoscaler sees few replicas: the planned number counts
     # if it is larger.
     if moving:
@@ -351,6 +367,31 @@ def _token_demand(
     limits = choice.fit.limits
     needed = in_flight / places(spec, limits) * limits.tokens_per_second / _TARGET_OCCUPANCY
     return min(current, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
+
+
+def _is_moving(proposal: Proposal) -> bool:
+    """Return whether replicas run on hardware that is not chosen any more."""
+    variants = {each.variant for each in proposal.placement.choices}
+    return any(pod.variant not in variants and not pod.terminating for pod in proposal.objects.pods)
+
+
+def _assigned_types(proposal: Proposal) -> Mapping[InstanceType, int]:
+    """Return the replicas that layout plans assign, by instance type."""
+    assigned = proposal.placement.assigned
+    return {
+        instance_type: assigned[choice.variant]
+        for instance_type, choice in _planned_choices(proposal)
+        if choice.variant in assigned
+    }
+
+
+def _planned_choices(proposal: Proposal) -> Sequence[tuple[InstanceType, HardwareChoice]]:
+    """Return the choices that layouts are planned for, with their instance types."""
+    return [
+        (planned_type(choice.offer.pool, choice.offer.layout_profile), choice)
+        for choice in proposal.placement.choices
+        if choice.offer.layout_profile
+    ]
 
 
 def _paid(replicas: int, share: TenantShare) -> int:
@@ -380,12 +421,7 @@ def _has_one_precision(proposal: Proposal, options: Sequence[HardwareOption]) ->
 
 def _current_types(proposal: Proposal) -> tuple[InstanceType, ...]:
     """Return the instance types that layout plans assign, or that it runs on without one."""
-    types = (
-        planned_type(choice.offer.pool, choice.offer.layout_profile)
-        for choice in proposal.placement.choices
-        if choice.offer.layout_profile
-    )
-    return tuple(dict.fromkeys(types))
+    return tuple(dict.fromkeys(each for each, _ in _planned_choices(proposal)))
 
 
 class _DeviceHolders:

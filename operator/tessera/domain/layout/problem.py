@@ -5,7 +5,7 @@ nothing is solved twice.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tessera.api.mig import MigPlan
 from tessera.domain.hardware.gpu_layouts import Layout
@@ -38,6 +38,20 @@ class SliceDemand:
     """The instance types that it runs on now, first the one that it was placed on."""
     floor: int = 0
     """Replicas that leave no slice without a replacement; 0 if the service allows downtime."""
+    assigned: Mapping[InstanceType, int] = field(default_factory=dict)
+    """Replicas by the plans that are carried out."""
+    is_moving: bool = False
+    """Whether some replicas are not on these instance types yet."""
+    is_asleep: bool = False
+    """Whether it has no replica until a request comes."""
+    max_hourly_nanos: int | None = None
+    """Most that its replicas may cost per hour; None if it wants more replicas than it has, or lost
+    a device."""
+
+    def hourly_nanos(self, counts: Mapping[InstanceType, int]) -> int:
+        """Return what these replicas cost per hour, without those on hardware that is no option."""
+        prices = {option.instance_type: option.hourly_nanos for option in self.options}
+        return sum(prices.get(each, 0) * count for each, count in counts.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +63,8 @@ class PoolTerms:
     per_gpu_hour: int
     """Price of one GPU per hour, in nano-units."""
     pinned_starts: bool
+    asks_approval: bool = False
+    """Whether a person approves what moves replicas or repartitions GPUs (`Propose`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +81,13 @@ class LayoutProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortfall:
-    """A service that gets less than its demand, in output tokens per second."""
+    """A service that gets less than its demand, in output tokens per second or in replicas."""
 
     service: str
     demanded: float
     provided: float
+    demanded_replicas: int
+    provided_replicas: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,3 +109,6 @@ class LayoutSolution:
 
     problem: LayoutProblem
     pools: Mapping[str, PoolLayout]
+    staying: Mapping[str, PoolLayout] = field(default_factory=dict)
+    """Layouts in which every running replica stays and no GPU is repartitioned, where a person
+    approves those of `pools`."""

@@ -1,33 +1,26 @@
-"""Solve the layout problem; the solution is one plan per pool, with its costs and reasons."""
+"""Solve the layout problem of all pools: whom a better layout moves, and what stays meanwhile."""
 
-import hashlib
-import json
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 
-from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
-from tessera.api.text import counted
-from tessera.domain import money
-from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement, geometry, place_geometry
-from tessera.domain.hardware.gpu_models import GpuModel
-from tessera.domain.layout.crowded import crowded_gpus, lock
+from tessera.domain.layout.crowded import crowded_gpus, lock, with_counted_gpus
 from tessera.domain.layout.demand import whole_gpu_model
+from tessera.domain.layout.pool_layout import pool_layout
+from tessera.domain.layout.price_limits import with_limit
 from tessera.domain.layout.problem import (
-    HardwareOption,
     LayoutProblem,
     LayoutSolution,
     PoolLayout,
     PoolTerms,
-    Shortfall,
     SliceDemand,
 )
-from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed, served_demand
+from tessera.domain.layout.staying import staying_gpus
+from tessera.domain.mig.demand import InstanceType, meets_demand, served_demand, served_share
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
+from tessera.domain.mig.fleet_repair import unmet_services
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
-from tessera.domain.mig_backends.format import format_slice
 
 # How long a demand is assumed to last: savings are counted up to this horizon.
 HORIZON = timedelta(minutes=30)
@@ -36,38 +29,225 @@ HORIZON = timedelta(minutes=30)
 MOVE_COST = timedelta(minutes=10)
 # Moves that are worth it for every GPU saved.
 MOVES_PER_SAVED_GPU = HORIZON / MOVE_COST
-_MAX_MESSAGE_LENGTH = 300
-_MAX_UNMET = 64
-_UNSET_TIME = datetime.fromtimestamp(0, UTC)
 
 
 def solve(problem: LayoutProblem) -> LayoutSolution:
     """Return the plans of all pools."""
-    pool_layouts: dict[str, PoolLayout] = {}
+    pools, staying = dict[str, PoolLayout](), dict[str, PoolLayout]()
     # Pools of one currency are planned together, so that a service gets the cheapest of them.
     for currency in sorted({pool_terms.currency for pool_terms in problem.terms}):
         terms = [pool_terms for pool_terms in problem.terms if pool_terms.currency == currency]
-        model_names = {
-            name
-            for pool_terms in terms
-            for name in (pool_terms.pool, whole_gpu_model(pool_terms.pool))
-        }
-        part = replace(
-            problem,
-            demands=tuple(
-                demand
-                for demand in problem.demands
-                if {instance_type.gpu_model for instance_type in demand.service.throughput}
-                <= model_names
+        part = _part_of(problem, terms)
+        if any(pool_terms.asks_approval for pool_terms in terms):
+            stay = _staying_plan(part)
+            part = _within_staying(part, stay)
+            best, crowded = _best_plan(part)
+            stay = replace(stay, bound=min(best.bound, stay.cost))
+            staying |= {each.pool: pool_layout(part, each, stay, ()) for each in terms}
+            if not _is_better(part, best, stay):
+                best, crowded = stay, frozenset()
+        else:
+            best, crowded = _best_plan(part)
+        pools |= {each.pool: pool_layout(part, each, best, crowded) for each in terms}
+    return LayoutSolution(problem=problem, pools=pools, staying=staying)
+
+
+def _part_of(problem: LayoutProblem, terms: Sequence[PoolTerms]) -> LayoutProblem:
+    """Return the problem of these pools, with the services that fit on no others."""
+    model_names = {
+        name for pool_terms in terms for name in (pool_terms.pool, whole_gpu_model(pool_terms.pool))
+    }
+    return replace(
+        problem,
+        terms=tuple(terms),
+        demands=tuple(
+            demand
+            for demand in problem.demands
+            if {instance_type.gpu_model for instance_type in demand.service.throughput}
+            <= model_names
+        ),
+        offers=tuple(offer for offer in problem.offers if offer.gpu_model.name in model_names),
+        gpus=tuple(gpu for gpu in problem.gpus if gpu.gpu_model in model_names),
+    )
+
+
+def _best_plan(problem: LayoutProblem) -> tuple[LayoutPlan, frozenset[str]]:
+    """Return the plan of all services, and the GPUs that it keeps as they are.
+
+    Services that sleep get what the others leave, if their places would cost these anything.
+    """
+    plan, crowded = _plan_within_limits(problem)
+    awake = tuple(demand for demand in problem.demands if not demand.is_asleep)
+    if len(awake) == len(problem.demands):
+        return plan, crowded
+    plan_of_awake, crowded_by_awake = _plan_within_limits(replace(problem, demands=awake))
+    counts, without = replicas_by_service(plan.gpus), replicas_by_service(plan_of_awake.gpus)
+    names = [demand.service.name for demand in awake]
+    if all(_serves_alike(demand, counts, without) for demand in awake) and not (
+        set(plan.unmet) - set(plan_of_awake.unmet)
+    ) & set(names):
+        return plan, crowded
+    asleep = [demand for demand in problem.demands if demand.is_asleep]
+    gpus = staying_gpus(asleep, plan_of_awake.gpus, problem)
+    return _with_gpus(problem, plan_of_awake, gpus), crowded_by_awake
+
+
+def _serves_alike(
+    demand: SliceDemand,
+    counts: Mapping[str, Mapping[InstanceType, int]],
+    others: Mapping[str, Mapping[InstanceType, int]],
+) -> bool:
+    """Return whether a service costs no more by these counts than by the others."""
+    name = demand.service.name
+    return demand.hourly_nanos(counts.get(name, {})) <= demand.hourly_nanos(others.get(name, {}))
+
+
+def _plan_within_limits(problem: LayoutProblem) -> tuple[LayoutPlan, frozenset[str]]:
+    """Return a plan by which no unchanged service costs more.
+
+    A service on two instance types may get other counts of both that do: its replicas stay then.
+    """
+    plan, crowded = _plan_that_begins(problem)
+    fixed = set[str]()
+    while dearer := dearer_services(problem, plan.gpus) - fixed:
+        fixed |= dearer
+        plan, crowded = _plan_that_begins(_with_fixed(problem, fixed))
+        plan = _with_gpus(problem, plan, _with_services_of(problem.gpus, plan.gpus, fixed))
+    return plan, crowded
+
+
+def dearer_services(problem: LayoutProblem, gpus: Sequence[FleetGpu]) -> set[str]:
+    """Return the unchanged services that cost more on these GPUs than they do now."""
+    counts = replicas_by_service(gpus)
+    return {
+        demand.service.name
+        for demand in problem.demands
+        if demand.max_hourly_nanos is not None
+        and demand.hourly_nanos(counts.get(demand.service.name, {})) > demand.max_hourly_nanos
+    }
+
+
+def _with_fixed(problem: LayoutProblem, fixed: Collection[str]) -> LayoutProblem:
+    """Return the problem in which the running replicas of these services stay."""
+    running = replicas_by_service(problem.gpus)
+    demands = []
+    for demand in problem.demands:
+        service, held = demand.service, running.get(demand.service.name, Counter())
+        if service.name not in fixed:
+            demands.append(demand)
+        elif not meets_demand(service, held):
+            missing = replace(
+                service,
+                demand=max(0.0, service.demand - served_demand(service, held)),
+                min_replicas=max(0, service.min_replicas - held.total()),
+                throughput={
+                    each: speed
+                    for each, speed in service.throughput.items()
+                    if each in demand.assigned or each in demand.current
+                },
+                may_mix=False,
+                max_types=1,
+            )
+            demands.append(replace(demand, service=missing, max_hourly_nanos=None))
+    gpus = tuple(
+        replace(
+            gpu,
+            slices=tuple(
+                part._replace(service=None) if part.service in fixed else part
+                for part in gpu.slices
             ),
-            offers=tuple(offer for offer in problem.offers if offer.gpu_model.name in model_names),
-            gpus=tuple(gpu for gpu in problem.gpus if gpu.gpu_model in model_names),
+            foreign_slices=tuple(
+                part.placement
+                for part in gpu.slices
+                if part.service in fixed or part.placement in gpu.foreign_slices
+            ),
         )
-        plan, crowded = _plan_that_begins(part)
-        pool_layouts |= {
-            pool_terms.pool: _pool_layout(part, pool_terms, plan, crowded) for pool_terms in terms
-        }
-    return LayoutSolution(problem=problem, pools=pool_layouts)
+        for gpu in problem.gpus
+    )
+    return with_counted_gpus(replace(problem, demands=tuple(demands), gpus=gpus))
+
+
+def _with_services_of(
+    before: Sequence[FleetGpu], after: Sequence[FleetGpu], fixed: Collection[str]
+) -> tuple[FleetGpu, ...]:
+    """Return the later GPUs with the replicas of these services where they were."""
+    old = {gpu.name: gpu for gpu in before}
+    holders = {
+        (gpu.name, part.placement): part.service
+        for gpu in before
+        for part in gpu.slices
+        if part.service in fixed
+    }
+    return tuple(
+        replace(
+            gpu,
+            slices=tuple(
+                part._replace(service=holders.get((gpu.name, part.placement), part.service))
+                for part in gpu.slices
+            ),
+            foreign_slices=old[gpu.name].foreign_slices if gpu.name in old else (),
+        )
+        for gpu in after
+    )
+
+
+def _with_gpus(problem: LayoutProblem, plan: LayoutPlan, gpus: tuple[FleetGpu, ...]) -> LayoutPlan:
+    """Return the plan with other GPUs; its bound holds, unless these cost less."""
+    other = _plan_of(problem, gpus)
+    return replace(other, bound=min(plan.bound, other.cost))
+
+
+def _plan_of(problem: LayoutProblem, gpus: tuple[FleetGpu, ...]) -> LayoutPlan:
+    """Return a plan with these GPUs, which claims nothing of cheaper ones."""
+    prices = {offer.gpu_model.name: offer.price for offer in problem.offers}
+    cost = sum(prices[gpu.gpu_model] for gpu in gpus if gpu.paid)
+    services = [demand.service for demand in problem.demands]
+    return LayoutPlan(gpus=gpus, cost=cost, bound=0, unmet=unmet_services(services, gpus))
+
+
+def _staying_plan(problem: LayoutProblem) -> LayoutPlan:
+    """Return the plan in which every running replica stays; services that sleep come last."""
+    gpus = problem.gpus
+    for asleep in (False, True):
+        demands = [demand for demand in problem.demands if demand.is_asleep is asleep]
+        gpus = staying_gpus(demands, gpus, problem)
+    return _plan_of(problem, gpus)
+
+
+def _within_staying(problem: LayoutProblem, staying: LayoutPlan) -> LayoutProblem:
+    """Return the problem in which nobody gets a dearer place than where everybody stays."""
+    counts = replicas_by_service(staying.gpus)
+    return replace(
+        problem,
+        demands=tuple(
+            with_limit(demand, own, own)
+            if demand.max_hourly_nanos is None
+            and (own := counts.get(demand.service.name))
+            and meets_demand(demand.service, own)
+            else demand
+            for demand in problem.demands
+        ),
+    )
+
+
+def _is_better(problem: LayoutProblem, best: LayoutPlan, staying: LayoutPlan) -> bool:
+    """Return whether a plan that moves somebody serves more than the other, or costs less."""
+    served, served_by_staying = (_served(problem, plan) for plan in (best, staying))
+    if served != served_by_staying:
+        return served > served_by_staying
+    return best.cost < staying.cost
+
+
+def _served(problem: LayoutProblem, plan: LayoutPlan) -> float:
+    """Return how many services the plan serves; one served in part counts as that part."""
+    counts = replicas_by_service(plan.gpus)
+    return round(
+        sum(
+            served_share(demand.service, counts.get(demand.service.name, {}))
+            for demand in problem.demands
+        ),
+        6,
+    )
 
 
 def _plan_that_begins(problem: LayoutProblem) -> tuple[LayoutPlan, frozenset[str]]:
@@ -92,278 +272,3 @@ def _plan(problem: LayoutProblem) -> LayoutPlan:
         problem.gpus,
         moves_per_gpu=MOVES_PER_SAVED_GPU,
     )
-
-
-def _pool_layout(
-    problem: LayoutProblem, terms: PoolTerms, plan: LayoutPlan, crowded: Collection[str]
-) -> PoolLayout:
-    pool = terms.pool
-    model_names = {pool, whole_gpu_model(pool)}
-    before = [gpu for gpu in problem.gpus if gpu.gpu_model in model_names]
-    after = [gpu for gpu in plan.gpus if gpu.gpu_model in model_names]
-    pool_demands = [
-        demand
-        for demand in problem.demands
-        if {instance_type.gpu_model for instance_type in demand.service.throughput} & model_names
-    ]
-    offer = next(candidate for candidate in problem.offers if candidate.gpu_model.name == pool)
-    targets = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == pool])
-    nodes = _node_targets(targets, terms)
-    services = tuple(_assignments(pool_demands, plan.gpus, terms))
-    shortfalls = tuple(
-        _shortfall(demand, plan.gpus)
-        for demand in pool_demands
-        if demand.service.name in plan.unmet
-    )
-    gpus_before, gpus_after = (
-        sum(gpu.used or bool(gpu.foreign_slices) for gpu in gpus) for gpus in (before, after)
-    )
-    repartitioned = {
-        name
-        for name, (_, layout) in targets.items()
-        if not _is_same_layout(problem.observed_layouts[name], layout, terms)
-    }
-    planned = profiles_by_service(services)
-    mig_plan = MigPlan(
-        name=plan_name(nodes, services, _mixed_services(pool_demands, plan.gpus)),
-        at=_UNSET_TIME,
-        gpus_before=gpus_before,
-        gpus_after=gpus_after,
-        per_hour_before=money.from_nanos(gpus_before * terms.per_gpu_hour),
-        per_hour_after=money.from_nanos(gpus_after * terms.per_gpu_hour),
-        lower_bound=money.from_nanos(round(gpus_after * terms.per_gpu_hour * (1 - plan.gap))),
-        gap=Decimal(f"{plan.gap:.4f}"),
-        moves=sum(
-            _count_moves(gpu, _removed_placements(gpu, targets, repartitioned, offer), planned)
-            for gpu in before
-            if gpu.name in targets
-        ),
-        services=services,
-        nodes=nodes,
-        unmet=tuple(shortfall.service for shortfall in shortfalls)[:_MAX_UNMET],
-    )
-    return PoolLayout(
-        plan=mig_plan,
-        shortfalls=shortfalls,
-        repartitioned_gpus=len(repartitioned),
-        crowded_gpus=sum(gpu.name in crowded for gpu in before),
-    )
-
-
-def _count_moves(
-    gpu: FleetGpu, removed: Collection[SlicePlacement], planned: Mapping[str, Collection[str]]
-) -> int:
-    """Count the replicas that leave the GPU: of removed slices, or planned on another profile."""
-    return sum(
-        gpu_slice.service is not None
-        and (
-            gpu_slice.placement in removed
-            or (
-                (profiles := planned.get(gpu_slice.service)) is not None
-                and gpu_slice.profile not in profiles
-            )
-        )
-        for gpu_slice in gpu.slices
-    )
-
-
-def _removed_placements(
-    gpu: FleetGpu,
-    targets: Mapping[str, tuple[FleetGpu, Layout]],
-    repartitioned: Collection[str],
-    offer: GpuOffer,
-) -> Collection[SlicePlacement]:
-    """Return the slices whose pods have to leave for the GPU or its node to be repartitioned."""
-    nodes = {targets[name][0].node for name in repartitioned}
-    if offer.drains_node and gpu.node in nodes:
-        return gpu.layout
-    if gpu.name not in repartitioned:
-        return ()
-    retained = targets[gpu.name][1] if offer.sibling_safe else ()
-    return [placement for placement in gpu.layout if placement not in retained]
-
-
-def _target_layouts(
-    problem: LayoutProblem, offer: GpuOffer, gpus: Sequence[FleetGpu]
-) -> dict[str, tuple[FleetGpu, Layout]]:
-    """Return the GPUs in MIG mode with their target layouts, by name."""
-    current = {gpu.name: gpu.layout for gpu in problem.gpus}
-    profiles = Counter(
-        gpu_slice.profile for gpu in gpus for gpu_slice in gpu.slices if gpu_slice.service
-    )
-    targets = {}
-    for gpu in gpus:
-        layout = gpu.layout
-        if layout == current[gpu.name]:
-            layout = problem.observed_layouts[gpu.name]
-        elif not offer.sibling_safe:
-            # The backend rebuilds the whole GPU: fill it now, since one slice more later would
-            # displace every pod on it.
-            preferred = [profile for profile, _ in profiles.most_common()]
-            layout = _fill_gpu(offer.gpu_model, layout, preferred)
-        targets[gpu.name] = (gpu, layout)
-    return targets
-
-
-def _fill_gpu(gpu_model: GpuModel, layout: Layout, preferred: Sequence[str]) -> Layout:
-    """Return the layout with as many more slices as fit, first of its own profiles."""
-    own_profiles = sorted(
-        {placement.profile for placement in layout},
-        key=lambda name: (-gpu_model.memory_slices_of(name), name),
-    )
-    for profile in (*own_profiles, *preferred):
-        while (grown := place_geometry(gpu_model, ((profile, 1),), layout)) is not None:
-            layout = grown
-    return layout
-
-
-def _is_same_layout(current: Layout, target: Layout, terms: PoolTerms) -> bool:
-    return current == target if terms.pinned_starts else geometry(current) == geometry(target)
-
-
-def _node_targets(
-    targets: Mapping[str, tuple[FleetGpu, Layout]], terms: PoolTerms
-) -> tuple[NodeTarget, ...]:
-    gpus_by_node: dict[str, list[GpuTarget]] = {}
-    for name, (gpu, layout) in sorted(targets.items()):
-        index = int(name.rpartition("/")[2])
-        slices = tuple(format_slice(placement, pinned=terms.pinned_starts) for placement in layout)
-        gpus_by_node.setdefault(gpu.node, []).append(GpuTarget(gpu=index, slices=slices))
-    return tuple(
-        NodeTarget(node=node, gpus=tuple(gpus)) for node, gpus in sorted(gpus_by_node.items())
-    )
-
-
-def plan_name(
-    nodes: Sequence[NodeTarget],
-    services: Sequence[Assignment],
-    mixed: Collection[str] = (),
-) -> str:
-    """Return a name that changes with the layouts and with the profile of any service.
-
-    Of `mixed` services it changes with the replicas of each profile too. Those of others are left
-    out: they follow the load without a new plan.
-    """
-    content = [
-        [node.model_dump() for node in nodes],
-        [
-            [each.service, each.profile, *([each.replicas] if each.service in mixed else ())]
-            for each in services
-        ],
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
-
-
-def _mixed_services(demands: Sequence[SliceDemand], gpus: Sequence[FleetGpu]) -> Collection[str]:
-    """Return the services that the GPUs serve by several instance types."""
-    replica_counts = replicas_by_service(gpus)
-    return {
-        demand.service.name
-        for demand in demands
-        if demand.service.may_mix and len(replica_counts.get(demand.service.name, ())) > 1
-    }
-
-
-def profiles_by_service(services: Iterable[Assignment]) -> Mapping[str, Collection[str]]:
-    """Return the profiles that a plan assigns to each service."""
-    profiles = defaultdict[str, set[str]](set)
-    for assignment in services:
-        profiles[assignment.service].add(assignment.profile)
-    return profiles
-
-
-def _assignments(
-    demands: Sequence[SliceDemand], gpus: Sequence[FleetGpu], terms: PoolTerms
-) -> Iterator[Assignment]:
-    replica_counts = replicas_by_service(gpus)
-    model_names = {terms.pool, whole_gpu_model(terms.pool)}
-    for demand in demands:
-        counts = {
-            instance_type: count
-            for instance_type, count in replica_counts.get(demand.service.name, {}).items()
-            if instance_type in demand.service.throughput
-        }
-        for instance_type, count in sorted(counts.items()):
-            if instance_type.gpu_model in model_names:
-                message = _explain_choice(demand, instance_type, counts, terms)
-                yield Assignment(
-                    service=demand.service.name,
-                    profile=instance_type.profile,
-                    replicas=count,
-                    previous_profile=_previous_profile(demand, instance_type),
-                    message=message[:_MAX_MESSAGE_LENGTH],
-                )
-
-
-def _previous_profile(demand: SliceDemand, instance_type: InstanceType) -> str:
-    if instance_type in demand.current:
-        return instance_type.profile
-    return demand.current[0].profile if demand.current else ""
-
-
-def _explain_choice(
-    demand: SliceDemand,
-    instance_type: InstanceType,
-    counts: Mapping[InstanceType, int],
-    terms: PoolTerms,
-) -> str:
-    """Return the arithmetic behind an assignment, with the nearest alternative and its price."""
-    service, count = demand.service, counts[instance_type]
-    throughput = service.throughput
-    speed = throughput[instance_type]
-    text = (
-        f"{service.demand:.0f} tokens/s and at least {counted(service.min_replicas, 'replica')}: "
-        f"{count} x {instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at "
-        f"{speed:.0f} tokens/s"
-    )
-    others = [
-        f"{number} x {other.profile} of {other.gpu_model.partition('/')[0]}"
-        for other, number in sorted(counts.items())
-        if other != instance_type
-    ]
-    if others:
-        text += f", beside {', '.join(others)}"
-    options = demand.options
-    alternatives = [
-        option
-        for option in options
-        if option.instance_type in throughput and option.instance_type != instance_type
-    ]
-    if alternatives:
-        nearest = _nearest_alternative(demand, alternatives, terms)
-        # Its slices may cost less; what counts are the whole GPUs that the services take together.
-        text += f"; {nearest} per hour by slices, and save no GPU of the pool"
-    # Isolation leaves only options that fill their GPU; the others would be cheaper.
-    shared_options = [option for option in options if option.instance_type not in throughput]
-    if shared_options:
-        exclusive_cost = (
-            next(option for option in options if option.instance_type == instance_type).hourly_nanos
-            * count
-        )
-        text += (
-            f"; spec.placement.isolation Gpu costs {_format_price(exclusive_cost, terms)} per "
-            f"hour, where {_nearest_alternative(demand, shared_options, terms)}"
-        )
-    return text
-
-
-def _nearest_alternative(
-    demand: SliceDemand, options: Sequence[HardwareOption], terms: PoolTerms
-) -> str:
-    """Return the cheapest of these options as `2 x 2g.20gb would cost 1.20 USD`."""
-    cost, name, count = min(
-        (count * option.hourly_nanos, option.instance_type.profile, count)
-        for option in options
-        for count in (replicas_needed(demand.service, option.tokens_per_second),)
-    )
-    return f"{count} x {name} would cost {_format_price(cost, terms)}"
-
-
-def _format_price(nanos: int, terms: PoolTerms) -> str:
-    return str(money.Money(nanos, terms.currency))
-
-
-def _shortfall(demand: SliceDemand, gpus: Sequence[FleetGpu]) -> Shortfall:
-    service = demand.service
-    provided = served_demand(service, replicas_by_service(gpus).get(service.name, Counter()))
-    return Shortfall(service=service.name, demanded=service.demand, provided=provided)

@@ -98,6 +98,19 @@ def served_demand(service: ServiceDemand, replicas: Mapping[InstanceType, int]) 
     )
 
 
+def served_share(service: ServiceDemand, replicas: Mapping[InstanceType, int]) -> float:
+    """Return the part of the service that these replicas are, at most 1.
+
+    Replicas count as parts of as many of their instance type as would serve it alone.
+    """
+    shares = (
+        count / replicas_needed(service, service.throughput[instance_type])
+        for instance_type, count in replicas.items()
+        if instance_type in service.throughput
+    )
+    return min(1.0, sum(shares))
+
+
 def meets_demand(service: ServiceDemand, replicas: Mapping[InstanceType, int]) -> bool:
     """Return whether these replicas serve the demand and reach `required_replicas`."""
     return (
