@@ -1,0 +1,40 @@
+"""The whole operator: a tenant's `replicas: 3` leaves its neighbours where they are."""
+
+import pytest
+
+from tests.builders import MEDIUM, SMALL
+from tests.repartition.simulation import BACKENDS, RepartitionSimulation
+
+TINY = "hf://Qwen/Qwen2.5-0.5B-Instruct"
+CUT = [*(("1g.10gb", at) for at in range(4)), ("3g.40gb", 4)]
+
+
+def variants(simulation: RepartitionSimulation, name: str) -> list[str]:
+    return sorted(
+        key.name.removeprefix(f"{name}-a100-").rpartition("-")[0]
+        for key, pod in simulation.kube.pods()
+        if pod.service.name == name and pod.takes_requests
+    )
+
+
+@pytest.mark.parametrize("mode", ["Propose", "Auto"])
+async def test_a_third_replica_moves_no_neighbour_to_a_whole_gpu(mode: str) -> None:
+    simulation = RepartitionSimulation.of(BACKENDS["agent"], [[CUT, None]])
+    simulation.gateways = True
+    simulation.pool(mode=mode)
+    existing = {"mig": "Existing"}
+    simulation.serve("svc2", MEDIUM, 1, "team-b", placement=existing)
+    simulation.serve("chat", SMALL, 2)
+    simulation.serve("mail", TINY, 1, "team-b")
+    simulation.serve("svc1", TINY, 1, "team-b", placement=existing)
+    await simulation.run_until_quiet()
+    assert variants(simulation, "mail") == ["1g-10gb"], simulation.describe()
+    mail = {key for key, pod in simulation.kube.pods() if pod.service.name == "mail"}
+
+    simulation.serve("chat", SMALL, 3)
+    await simulation.run_until_quiet()
+    assert variants(simulation, "chat") == ["1g-10gb", "1g-10gb", "1gpu"], simulation.describe()
+    assert {key for key, pod in simulation.kube.pods() if pod.service.name == "mail"} == mail
+    assert not simulation.mig.proposed
+    simulation.replay()
+    await simulation.close()
