@@ -148,7 +148,7 @@ images-list: .venv/made ## List the images that a cluster pulls, for a mirror (R
 	@$(RUN) tools/images.py $(REGISTRY)
 
 .PHONY: bench-turn
-bench-turn: .venv/made ## Measure the CPU time of an unchanged reconcile with 50 services.
+bench-turn: .venv/made ## Measure the CPU time of an unchanged reconcile with 50 services (OPTIONS='--moving 2000': of a rollout; --gated: of idle gates, budgets and routes).
 	@$(RUN) tools/bench_turn.py $(OPTIONS)
 
 .PHONY: bench-scaling

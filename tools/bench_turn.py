@@ -3,10 +3,13 @@
 An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
 planning, comparing. With `--foreign`, other people's pods hold devices of all nodes of the cluster,
 the pool's and others, and what one takes is measured. With `--variants`, each service has a replica
-in each of so many pools, of which none has room for more. The last line is `BENCH {json}`.
+in each of so many pools, of which none has room for more. With `--moving 2000`, so many services
+in three pools roll out (`moving_fleet.py`), and what `plan()` takes is measured. With `--gated`,
+services with gates, budgets and routes are idle. The last line is `BENCH {json}`.
 """
 
 import asyncio
+import gc
 import math
 import resource
 import statistics
@@ -20,6 +23,7 @@ from pydantic_core import from_json, to_json
 from typing_extensions import override
 
 from figures import benchmark
+from moving_fleet import MovingFleet
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.model_files import PoolingTask
 from tessera.domain.names import deployment_name
@@ -32,9 +36,12 @@ from tessera.resources.api_resources import (
     DEPLOYMENTS,
     INFERENCE_SERVICES,
     KINDS,
+    MODEL_ROUTES,
     NODES,
     PODS,
+    QUALITY_GATES,
     SERVICES,
+    TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, a_speed_reading
@@ -53,6 +60,9 @@ PERIOD = timedelta(seconds=5)
 _SPEEDS = timedelta(seconds=30)
 _SPEED_RECONCILES = 20
 NAMESPACES = 40
+# What part of the services of a rollout changes between two cycles: a twentieth.
+MOVING_SHARE = 20
+GATED_SERVICES, BUDGETS, ROUTES, GATES = 200, 500, 100, 50
 POOLS = ("a100", "b100", "c100", "d100", "e100", "f100", "g100", "h100")
 
 
@@ -173,10 +183,9 @@ def _foreign_pod_bytes(count: int) -> int:
     return size // count
 
 
-async def _measure(services: int, foreign: int, variants: int) -> dict[str, float]:
-    operator = MemoryOperator(engines=_Engines())
+async def _begin(operator: MemoryOperator, foreign: int = 0) -> list[Pod]:
+    """Run cycles until nothing changes; return the replicas."""
     observations = operator.observations
-    _stock(operator, services, variants)
     await operator.reflector.list_all()
     pods = [
         entry.plan_input
@@ -200,13 +209,27 @@ async def _measure(services: int, foreign: int, variants: int) -> dict[str, floa
     for observed in _foreign_pods(foreign):
         operator.store.put(PODS, observed)
     await _reconcile(operator)
+    return pods
+
+
+async def _unchanged(operator: MemoryOperator) -> tuple[list[float], int]:
+    """Return the milliseconds of CPU that cycles took in which nothing changed, and the writes."""
+    observations = operator.observations
     spent, writes = [], 0
     for _ in range(RECONCILES):
         operator.at += PERIOD
-        observations.readings = replace(observations.readings, at=operator.at)
+        observations.readings = replace(observations.readings or Readings(at=NOW), at=operator.at)
         begun = time.process_time()
         writes += (await _reconcile(operator)).writes
         spent.append((time.process_time() - begun) * 1e3)
+    return spent, writes
+
+
+async def _measure(services: int, foreign: int, variants: int) -> dict[str, float]:
+    operator = MemoryOperator(engines=_Engines())
+    _stock(operator, services, variants)
+    pods = await _begin(operator, foreign)
+    spent, writes = await _unchanged(operator)
     one_change = await _one_change(operator, pods[0])
     status_bytes = max(
         len(to_json(body["status"]))
@@ -230,6 +253,51 @@ async def _measure(services: int, foreign: int, variants: int) -> dict[str, floa
         "speeds_writes_per_service": round(speed_writes / services, 2),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+async def _measure_gated() -> dict[str, float]:
+    """Measure cycles of services with gates, budgets and routes in which nothing changes."""
+    operator = MemoryOperator(engines=_Engines())
+    _stock_gated(operator)
+    await _begin(operator)
+    gc.collect()
+    gc.freeze()  # as the operator does with what outlives a collection
+    spent, writes = await _unchanged(operator)
+    phases = {
+        service_plan.gated.state.phase
+        for service_plan in (await _reconcile(operator)).plan.service_plans.values()
+        if service_plan.gated is not None
+    }
+    if phases != {"Stable"}:
+        raise RuntimeError(f"services are {phases}, so their gates are not idle")
+    await operator.prober.stop()
+    return {"turn_gated_idle_ms": round(statistics.median(spent), 2), "gated_writes": writes}
+
+
+def _stock_gated(operator: MemoryOperator) -> None:
+    cluster = operator.cluster
+    _stock(operator, 0, 1)
+    for index in range(GATED_SERVICES):
+        cluster.put(NODES, _node("a100", index, full=False))
+        name, namespace = f"chat-{index:04d}", f"team-{index % GATES}"
+        operator.serve(name, namespace, rollout={"strategy": "Gated", "gateRef": "answers"})
+        for replica in range(REPLICAS):
+            cluster.put(PODS, _pod(namespace, name, "a100", replica))
+    for index in range(GATES):
+        meta = {"name": "answers", "namespace": f"team-{index}"}
+        suite = {"suite": {"configMap": {"name": "suite"}}}
+        cluster.put(QUALITY_GATES, {"metadata": meta, "spec": suite})
+    for index in range(ROUTES):
+        meta = {"name": f"route-{index}", "namespace": f"team-{index % GATES}"}
+        targets = [{"service": f"chat-{index:04d}"}, {"service": f"chat-{index + ROUTES:04d}"}]
+        cluster.put(MODEL_ROUTES, {"metadata": meta, "spec": {"targets": targets}})
+    for index in range(BUDGETS):
+        spec = {
+            "owner": "anna@example.org",
+            "tenant": {"namespaces": [f"team-{index}"]},
+            "limits": [{"window": "Day", "amount": "1000"}],
+        }
+        cluster.put(TENANT_BUDGETS, {"metadata": {"name": f"team-{index}"}, "spec": spec})
 
 
 async def _reconcile(operator: MemoryOperator) -> ReconcileOutcome:
@@ -281,8 +349,36 @@ async def _with_speeds(operator: MemoryOperator) -> tuple[float, int]:
     return round(statistics.median(spent), 2), writes
 
 
-async def measure(services: int = 50, foreign: int = 0, variants: int = 1) -> dict[str, float]:
+def _measure_moving(services: int) -> dict[str, float]:
+    """Measure the cycles of a rollout: all services edited, some of them changed, all changed."""
+    fleet = MovingFleet(services, POOLS[:3])
+    fleet.settle()
+    fleet.edit(1)
+    edited = fleet.run_cycle()
+    moving, share = [], max(1, services // MOVING_SHARE)
+    for _ in range(MOVING_SHARE):
+        fleet.follow(share)
+        moving.append(fleet.run_cycle())
+    fleet.follow(services)
+    changed = fleet.run_cycle()
+    return {
+        "services": services,
+        "pools": 3,
+        "rolling_out": fleet.moving,
+        f"turn_{services}_moving_ms": round(statistics.median(moving), 1),
+        f"turn_{services}_moving_ms_mean": round(statistics.mean(moving), 1),
+        f"turn_{services}_all_ms": round(max(edited, changed), 1),
+    }
+
+
+async def measure(
+    services: int = 50, foreign: int = 0, variants: int = 1, moving: int = 0, gated: bool = False
+) -> dict[str, float]:
     """Measure cycles, and what a foreign pod takes where there are some."""
+    if moving:
+        return _measure_moving(moving)
+    if gated:
+        return await _measure_gated()
     figures = await _measure(services, foreign, variants)
     if foreign:
         figures["foreign_pod_bytes"] = _foreign_pod_bytes(foreign)

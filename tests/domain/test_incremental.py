@@ -29,7 +29,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.placement import placement
 from tessera.domain.placement.placement import PlacementDecision
-from tessera.domain.planning import observations, service_decision
+from tessera.domain.planning import observations, rollout_span
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout import balance
@@ -523,7 +523,7 @@ def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> No
         (observations, A_REPLICA_THAT_HOLDS_ALL_REQUESTS),
         (proposal, SPIKE_AFTER_A_LULL),
         (schedules, [a_step("nothing", passed=45) for _ in range(4)]),
-        (service_decision, A_REPLICA_THAT_LEAVES),
+        (rollout_span, A_REPLICA_THAT_LEAVES),
         (stall, AN_ENGINE_THAT_STALLS),
     ],
 )
@@ -532,8 +532,8 @@ def test_a_decision_that_hides_that_the_time_changes_it_is_found(
 ) -> None:
     compare_plans(sequence)
 
-    def forever(result: object, _until: datetime, memory: object = None) -> Until[object]:
-        return Until(result, FOREVER, memory)
+    def forever(result: object, _until: datetime = FOREVER, *rest: Any) -> Until[object]:
+        return Until(result, FOREVER, *rest[:1])
 
     monkeypatch.setattr(module, "Until", forever)
     with pytest.raises(AssertionError):

@@ -215,9 +215,8 @@ class SimulatedNode:
             self._since[key] = -1
             return
         uuid = self.device_by_pod.pop(key, None)
-        if uuid is not None:
-            if uuid not in self.gpu_driver.whole_gpus:
-                self.gpu_driver.detach(uuid, key.name)
+        if uuid is not None and uuid not in self.gpu_driver.whole_gpus:
+            self.gpu_driver.detach(uuid, key.name)
         await self.kube.drop(key)
 
     def _admit(self, key: ObjectKey, pod: Pod) -> None:

@@ -30,6 +30,8 @@ class Until(NamedTuple, Generic[T]):
     until: datetime = FOREVER
     memory: object = None
     """What the next run remembers of it: with any other memory it does not hold."""
+    reads: Callable[..., object] | None = None
+    """What it depends on beside its inputs and the time, as a function of its circumstances."""
 
 
 @dataclass(slots=True)
@@ -42,10 +44,17 @@ class _Result:
     """Results of the marked functions that it called."""
     until: datetime
     memory: object
+    reads: Callable[..., object] | None
+    read: object
+    """What `reads` returned for it."""
 
     def holds(self, circumstances: Any) -> bool:
-        """Return whether neither the time nor the memory changes it."""
-        return bool(circumstances["at"] < self.until and circumstances.get("memory") == self.memory)
+        """Return whether neither the time, the memory nor what it read changes it."""
+        return bool(
+            circumstances["at"] < self.until
+            and circumstances.get("memory") == self.memory
+            and (self.reads is None or self.reads(**circumstances) == self.read)
+        )
 
 
 _Results: TypeAlias = dict[object, _Result]
@@ -56,6 +65,8 @@ class _Run(NamedTuple):
 
     previous: _Results
     current: _Results
+    shared: "_Run | None" = None
+    """The results of the whole run, for what several objects ask; None in that run itself."""
 
 
 _active: ContextVar[_Run | None] = ContextVar("active", default=None)
@@ -84,7 +95,11 @@ def _call(run: _Run, function: Callable[P, T], *arguments: P.args, **named: P.kw
 
 
 def reused(
-    function: Callable[P, T], *, per_object: bool = False, says_until: bool = False
+    function: Callable[P, T],
+    *,
+    per_object: bool = False,
+    says_until: bool = False,
+    is_shared: bool = False,
 ) -> Callable[P, T]:
     """Mark a pure function whose last result is worth keeping while its inputs stay the same.
 
@@ -99,9 +114,11 @@ def reused(
         if run is None:
             value: Any = function(*inputs, **circumstances)
             return value.result if says_until else value
-        previous, current = run
+        if is_shared:
+            run = run.shared or run
+        previous, current, shared = run
         key = (call, inputs[0]) if per_object else call
-        last = previous.get(key)
+        last = (is_shared and current.get(key)) or previous.get(key)
         if (
             last is not None
             and last.inputs == inputs
@@ -110,12 +127,13 @@ def reused(
             last.inputs = inputs  # the same objects are equal at once in the next run
             current[key] = last
             return last.value
-        inner = _Run(last.parts if last is not None else {}, {})
+        inner = _Run(last.parts if last is not None else {}, {}, shared or run)
         value = _call(inner, function, *inputs, **circumstances)
-        value, until, memory = value if says_until else (value, FOREVER, None)
+        value, until, memory, reads = value if says_until else Until(value)
         if last is not None and last.value == value:
             value = last.value
-        current[key] = _Result(inputs, value, inner.current, until, memory)
+        read = reads(**circumstances) if reads is not None else None
+        current[key] = _Result(inputs, value, inner.current, until, memory, reads, read)
         return value
 
     return call
@@ -124,6 +142,14 @@ def reused(
 def reused_per_object(function: Callable[P, T]) -> Callable[P, T]:
     """Mark a function of which the result for each object is worth keeping: see `reused`."""
     return reused(function, per_object=True)
+
+
+def reused_by_all(function: Callable[P, T]) -> Callable[P, T]:
+    """Mark a function of a thing that many objects ask for, so that one call a run is enough.
+
+    Its first argument names the thing, whose other inputs are the same for all of them.
+    """
+    return reused(function, per_object=True, is_shared=True)
 
 
 def reused_until(function: Callable[P, Until[T]]) -> Callable[P, T]:

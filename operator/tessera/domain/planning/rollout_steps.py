@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.ref import Ref
 from tessera.api.service_status import RolloutFloorStatus
+from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant, is_withdrawn
-from tessera.domain.rollout.devices import free_devices, usable_nodes
+from tessera.domain.rollout.devices import first_waiting, free_devices
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.rollout_floor import ReplacedService, RolloutFloor, rollout_floor
 from tessera.domain.rollout.strategy import surge_timed_out
@@ -178,6 +180,7 @@ def count_replicas(  # noqa: PLR0913, PLR0917 - what is decided of the service, 
     before the status has what the rollout keeps, which is the floor of the `disruptions`.
     """
     serving = _count_serving(inputs, drafts)
+    service = inputs.proposal.service.ref
     may_step = not is_held and (extra is None or extra.has_surplus)
     may_leave = disruptions.allowed + disruptions.allows_replacement()
     counts = []
@@ -187,7 +190,7 @@ def count_replicas(  # noqa: PLR0913, PLR0917 - what is decided of the service, 
             may_take=draft is stepping
             and is_recorded
             and serving >= _needed(inputs, spec, draft, extra, disruptions.floor)
-            and waiting_pod(inputs, draft, snapshot) is None,
+            and waiting_pod(service, draft.variant_count.choice.offer, snapshot) is None,
             may_leave=may_leave,
             is_withdrawn=is_withdrawn(inputs, draft),
         )
@@ -229,22 +232,11 @@ def _count_serving(inputs: ServicePlanInputs, drafts: Sequence[RolloutDraft]) ->
     return serving + sum(each.ready_that_stay for each in drafts)
 
 
-def waiting_pod(inputs: ServicePlanInputs, draft: RolloutDraft, snapshot: Snapshot) -> Pod | None:
+def waiting_pod(service: Ref, offer: HardwareOffer, snapshot: Snapshot) -> Pod | None:
     """Return a pod of somebody else that would take the device that a replica in place gives back.
 
     It waits for such a device, and may run on a node of the pool. Of services that wait for each
     other the first by name goes on.
     """
-    service, offer = inputs.proposal.service.ref, draft.variant_count.choice.offer
-    resource, usable = offer.hardware.resource, usable_nodes(snapshot.nodes, offer)
-    labels = [node.labels.items() for node in snapshot.nodes if node.name in usable]
-    waiting = (
-        pod
-        for pod in snapshot.pods
-        if pod.unschedulable is not None
-        and pod.devices.get(resource, 0) > 0
-        and not pod.terminating
-        and (pod.unmanaged or pod.service < service)
-        and any(set(pod.node_selector) <= each for each in labels)
-    )
-    return next(waiting, None)
+    pod = first_waiting(snapshot.nodes, snapshot.pods, offer)
+    return pod if pod is not None and (pod.unmanaged or pod.service < service) else None

@@ -9,7 +9,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.domain.aspects.aspects import reported_by
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
-from tessera.domain.incremental import FOREVER, Until, reused_until
+from tessera.domain.incremental import Until, reused_until
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, Workload
 from tessera.domain.placement.candidates import free_replicas
@@ -24,6 +24,7 @@ from tessera.domain.planning.funding import (
 )
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.previous_deployments import previous_drains, yielding_previous
+from tessera.domain.planning.rollout_span import until_it_moves
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.planning.variant_rollouts import is_moving, plan_variants
 from tessera.domain.quality.lost_revision import RevisionMissingError
@@ -59,8 +60,7 @@ def plan_service(
     _ref: Ref, inputs: ServicePlanInputs, *, at: datetime, snapshot: Snapshot, users: ClaimUsers
 ) -> Until[ServicePlan]:
     """Return the plan of a service within its grant."""
-    service_plan = _plan_service(inputs, at, snapshot, users)
-    return Until(service_plan, at if service_plan.is_moving else FOREVER)
+    return until_it_moves(_plan_service(inputs, at, snapshot, users), inputs, at)
 
 
 def _plan_service(

@@ -173,7 +173,7 @@ def _blocker(inputs: ServicePlanInputs, draft: RolloutDraft, snapshot: Snapshot)
     rollout = draft.rollout
     if not rollout.older or not any(pod.unschedulable for pod in rollout.pods):
         return None
-    pod = waiting_pod(inputs, draft, snapshot)
+    pod = waiting_pod(inputs.proposal.service.ref, draft.variant_count.choice.offer, snapshot)
     return None if pod is None else f"Pod/{pod.ref.name} of namespace {pod.ref.namespace}"
 
 

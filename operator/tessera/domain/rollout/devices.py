@@ -1,9 +1,13 @@
 """Whose devices a successor can take: those on schedulable nodes that its pod selects."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from tessera.domain.hardware.pools import HardwareOffer
+from tessera.domain.incremental import reused_by_all
 from tessera.domain.observed.snapshot import Node, Pod
+
+Selector: TypeAlias = tuple[tuple[str, str], ...]
 
 
 def usable_nodes(nodes: Sequence[Node], offer: HardwareOffer) -> frozenset[str]:
@@ -11,10 +15,21 @@ def usable_nodes(nodes: Sequence[Node], offer: HardwareOffer) -> frozenset[str]:
 
     A cordoned node has none for it, and neither has one that left the selector of the pool.
     """
-    selector = offer.node_selector.items()
+    return _usable_nodes(tuple(sorted(offer.node_selector.items())), nodes)
+
+
+@reused_by_all
+def _usable_nodes(selector: Selector, nodes: Sequence[Node]) -> frozenset[str]:
+    labels = dict(selector).items()
     return frozenset(
-        node.name for node in nodes if node.schedulable and selector <= node.labels.items()
+        node.name for node in nodes if node.schedulable and labels <= node.labels.items()
     )
+
+
+@reused_by_all
+def silent_nodes(_all: str, nodes: Sequence[Node]) -> frozenset[str]:
+    """Return the nodes whose kubelet does not answer."""
+    return frozenset(node.name for node in nodes if not node.kubelet_ready)
 
 
 def free_devices(
@@ -27,3 +42,39 @@ def free_devices(
         if pod.node in free and pod.ended is None:
             free[pod.node] -= pod.devices.get(resource, 0)
     return free
+
+
+def first_waiting(nodes: Sequence[Node], pods: Sequence[Pod], offer: HardwareOffer) -> Pod | None:
+    """Return the pod that waits first for a device of an offer, on a node that is usable.
+
+    Those of others come first, and then those of services by name.
+    """
+    selector = tuple(sorted(offer.node_selector.items()))
+    return _first_waiting((selector, offer.hardware.resource), nodes, pods)
+
+
+@reused_by_all
+def _first_waiting(
+    kind: tuple[Selector, str], nodes: Sequence[Node], pods: Sequence[Pod]
+) -> Pod | None:
+    selector, resource = kind
+    waiting = [pod for pod in _unschedulable("", pods) if pod.devices.get(resource, 0) > 0]
+    if not waiting:
+        return None
+    usable = _usable_nodes(selector, nodes)
+    labels = [node.labels.items() for node in nodes if node.name in usable]
+    selectors = {
+        wanted
+        for wanted in {pod.node_selector for pod in waiting}
+        if any(set(wanted) <= each for each in labels)
+    }
+    return min(
+        (pod for pod in waiting if pod.node_selector in selectors),
+        key=lambda pod: (not pod.unmanaged, pod.service, pod.ref),
+        default=None,
+    )
+
+
+@reused_by_all
+def _unschedulable(_all: str, pods: Sequence[Pod]) -> Sequence[Pod]:
+    return tuple(pod for pod in pods if pod.unschedulable is not None and not pod.terminating)

@@ -58,7 +58,7 @@ def propose_all(
     for ref, devices in devices_by_ref.items():
         if ref == ref.base:
             allocated.update(devices)
-    free = _free_devices({view.pool.name: free_in_pool(view, allocated) for view in views})
+    free = {view.pool.name: free_in_pool(view, allocated) for view in views}
     turns = chain(order.running, _in_turns(order.new, gpus, forecast), order.tried)
     for each in turns:
         service, ref, objects = each, each.ref, objects_by_ref[each.ref]
@@ -129,19 +129,31 @@ def _count_held(_ref: Ref, pods: Sequence[Pod], pools: Mapping[str, str]) -> Dev
 held_devices = Step(_count_held, lambda *_: Devices())
 
 
-@reused
-def _free_devices(free: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
-    """Return how many devices are free, as the same object while that does not change."""
-    return free
+class _FreeDevices(NamedTuple):
+    """Devices of one kind of a pool that are free, and how many of them a replica has at most."""
+
+    count: int
+    most_of_replica: int
+
+    def level(self, replicas: int) -> int:
+        """Return about how many are free for a service with at most so many replicas.
+
+        The power of two is enough to learn of room, and changes rarely where many services run.
+        What is free beyond twice of all that it could have changes nothing for it.
+        """
+        return min(self.count, 2 * replicas * self.most_of_replica).bit_length()
 
 
-def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[int, ...]:
-    """Return about how many devices of each kind of a pool are free.
-
-    The power of two is enough to learn of room, and changes rarely where many services run.
-    """
+def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[_FreeDevices, ...]:
+    """Return how many devices of each kind of a pool are free."""
+    largest = dict[str, int]()
+    for offer in view.offers:
+        hardware = offer.hardware
+        largest[hardware.resource] = max(largest.get(hardware.resource, 1), hardware.devices)
     return tuple(
-        max(0, capacity - used.get((view.pool.name, resource), 0)).bit_length()
+        _FreeDevices(
+            max(0, capacity - used.get((view.pool.name, resource), 0)), largest.get(resource, 1)
+        )
         for resource, capacity in device_capacities(view).items()
     )
 
@@ -153,7 +165,7 @@ def _read_free(
     service: ObservedService,
     objects: CurrentObjects,
     views: Sequence[PoolView],
-    free: Mapping[str, tuple[int, ...]],
+    free: Mapping[str, tuple[_FreeDevices, ...]],
     used: Mapping[tuple[str, str], int],
 ) -> object:
     """Return the free devices of its pools to a service that may use several kinds, or may change
@@ -170,11 +182,12 @@ def _read_free(
                 for offer in view.offers
             ]
         )
-    changes_precision, pools = bool(spec.precision.variants), spec.placement.pools
-    rooms = [free.get(pool, ()) for pool in pools or free]
+    changes_precision, pools = bool(spec.precision.variants), spec.placement.pools or tuple(free)
+    rooms = [free[pool] for pool in pools if pool in free]
     if len(rooms) == 1 and len(rooms[0]) == 1 and not changes_precision:
         return None
-    return free if not pools else tuple(rooms)
+    most = _most_replicas(spec)
+    return tuple([tuple([kind.level(most) for kind in kinds]) for kinds in rooms])
 
 
 def _most_replicas(spec: InferenceServiceSpec) -> int:
