@@ -76,6 +76,8 @@ class FloorKube(Kube):
         """By namespace."""
         self.autoscalers: dict[ObjectKey, Autoscaler] = {}
         """By Deployment."""
+        self.lost_images = set[str]()
+        """Images that no new pod can pull."""
         self.foreign_losses: Callable[[ObjectKey], None] = lambda _: None
         """Called with each Deployment whose replicas somebody else lowered."""
         self.after_round: Callable[[], None] = lambda: None
@@ -436,8 +438,9 @@ class FloorKube(Kube):
 
     def _start(self, key: ObjectKey, pod: Pod) -> None:
         container = self.objects[key]["spec"]["containers"][0]
-        if container["image"] == BAD_IMAGE:
-            waiting = {"reason": "ImagePullBackOff", "message": f'pull image "{BAD_IMAGE}"'}
+        image = container["image"]
+        if image == BAD_IMAGE or (image in self.lost_images and key not in self._starts):
+            waiting = {"reason": "ImagePullBackOff", "message": f'pull image "{image}"'}
             self._container(key, state={"waiting": waiting}, ready=False)
             return
         if key not in self._starts:

@@ -48,3 +48,42 @@ async def test_a_typo_in_a_first_version_is_fixed_by_an_edit(
     await fleet.run(15 * MINUTE)
     assert fleet.healthy("chat") == 2, "\n".join(fleet.describe())
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
+
+
+@pytest.mark.parametrize("devices", [2, 3], ids=["full", "room"])
+async def test_a_gate_that_is_turned_on_over_a_typo_holds_back_no_fix(
+    devices: int, begin: Callable[[], FloorFleet]
+) -> None:
+    fleet = begin()
+    add_gpus(fleet, "a100", devices)
+    _put_gate(fleet)
+    fleet.serve("chat", 2)
+    await fleet.settle()
+    fleet.edit("chat", engine={"image": BAD_IMAGE}, rollout=ROLLOUT)
+    await fleet.run(3 * MINUTE)
+    fleet.edit("chat", engine=None, podTemplate={"env": [{"name": "EDIT", "value": "1"}]})
+    await fleet.run(2 * MINUTE)
+    assert "spec.rollout.skipGate" in fleet.condition("chat", "Progressing")["message"]
+    await fleet.run(20 * MINUTE)
+    assert not fleet.judge.findings
+    assert fleet.healthy("chat") == 2, "\n".join(fleet.describe())
+    assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
+
+
+async def test_an_image_that_is_gone_is_replaced_by_an_edit(
+    begin: Callable[[], FloorFleet],
+) -> None:
+    fleet = begin()
+    add_gpus(fleet, "a100", 2)
+    _put_gate(fleet)
+    fleet.serve("chat", 2, rollout=ROLLOUT)
+    await fleet.settle()
+    (image,) = fleet.images("chat")
+    fleet.kube.lost_images.add(image)
+    for key, _ in list(fleet.kube.service_pods(NAMESPACE, "chat")):
+        fleet.kube.begin_deletion(key)
+    await fleet.run(5 * MINUTE)
+    fleet.edit("chat", engine={"image": "example.com/vllm:other"})
+    await fleet.run(25 * MINUTE)
+    assert fleet.healthy("chat") == 2, "\n".join(fleet.describe())
+    assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"

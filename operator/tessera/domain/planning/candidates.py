@@ -336,19 +336,10 @@ def _joined_plan(
 def _readiness(
     split: SplitService, service_plan: ServicePlan, ready_nodes: frozenset[str], at: datetime
 ) -> VersionReadiness | None:
-    """Return what is known of the version in force; None before there is one.
-
-    Its replicas are those of its newest templates, and of others that a record says are of it.
-    """
-    stable = split.state.stable
+    """Return what is known of the version in force; None before there is one."""
+    stable, own = split.state.stable, _own_templates(split, service_plan)
     if stable is None:
         return None
-    newest = {each.workload.ref for each in service_plan.variants if each.workload is not None}
-    own = {
-        (each.variant, each.template_digest)
-        for each in service_plan.workloads
-        if each.ref in newest | split.own
-    }
     pods = [pod for pod in service_plan.pods if (pod.variant, pod.template_digest) in own]
     known = version_readiness(
         stable.readiness,
@@ -362,6 +353,19 @@ def _readiness(
         # A rollout took back the devices of a template that was not ready in time.
         return known._replace(readiness="Overdue", down_at=None)
     return known
+
+
+def _own_templates(split: SplitService, service_plan: ServicePlan) -> frozenset[tuple[str, str]]:
+    """Return variant and template digest of the Deployments of the version in force.
+
+    They are those of its newest templates, and others that a record says are of it.
+    """
+    newest = {each.workload.ref for each in service_plan.variants if each.workload is not None}
+    return frozenset(
+        (each.variant, each.template_digest)
+        for each in service_plan.workloads
+        if each.ref in newest | split.own
+    )
 
 
 joined_plan = Step(_joined_plan, lambda _error, _split, service_plan, *_: service_plan)
@@ -399,6 +403,7 @@ def _joined(
         is_overdue=timely.is_overdue,
         readiness=timely.readiness,
         is_restored=split.is_restored,
+        own_templates=_own_templates(split, service_plan),
     )
     return replace(
         service_plan,

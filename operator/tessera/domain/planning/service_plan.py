@@ -99,6 +99,8 @@ class GatedPlan:
     """What its device waits for; None where it has one."""
     is_overdue: bool = False
     """The replica did not get ready in time."""
+    own_templates: frozenset[tuple[str, str]] = frozenset()
+    """Variant and template digest of the Deployments of the version in force."""
     is_restored: bool = False
     """The record of the version in force was lost, and is written again."""
     readiness: VersionReadiness | None = None

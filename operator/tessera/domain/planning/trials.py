@@ -107,7 +107,7 @@ def _trial(
     gated, ref = service_plan.gated, service_plan.service.ref
     if gated is None or gated.state.phase != "Candidate":
         return None
-    stable, serving = gated.state.stable, _serving_pod(service_plan)
+    stable, serving = gated.state.stable, _serving_pod(service_plan, gated)
     spec, edited, tried = gated.state.spec, gated.state.candidate, service_plan.candidate
     gate = gates.get(Ref(ref.namespace, spec.rollout.gate_ref or ""))
     judge, judge_digest = _judge(snapshot, ref, gate, service_plans)
@@ -207,10 +207,11 @@ def _choice_of(service_plan: ServicePlan, pod: Pod | None) -> HardwareChoice | N
     return service_plan.choice
 
 
-def _serving_pod(service_plan: ServicePlan) -> Pod | None:
+def _serving_pod(service_plan: ServicePlan, gated: GatedPlan) -> Pod | None:
     """Return a replica of the version in force, where possible on the hardware of the other.
 
-    None while another precision is being left, of which gateways would ask replicas as well.
+    None while replicas of another version or precision are being left, which gateways would ask as
+    well.
     """
     tried, spec = service_plan.candidate, service_plan.service.spec
     variant = tried.choice.variant if tried is not None and tried.choice is not None else ""
@@ -220,6 +221,8 @@ def _serving_pod(service_plan: ServicePlan) -> Pod | None:
         for pod in service_plan.pods
         if pod.takes_requests and pod.address is not None and pod.draining_since is None
     ]
+    if any((pod.variant, pod.template_digest) not in gated.own_templates for pod in pods):
+        return None
     if spec is not None and spec.precision.variants and {pod.variant for pod in pods} - current:
         return None
     return min(pods, key=lambda pod: (pod.variant != variant, pod.ref), default=None)
