@@ -21,6 +21,7 @@ from tessera.ports import (
     WatchEvent,
 )
 from tessera.resources.api_resources import (
+    AUTOSCALING,
     CONFIG_MAPS,
     DEPLOYMENTS,
     FOREIGN_AUTOSCALERS,
@@ -57,10 +58,8 @@ class MemoryCluster:
     but for the conditions of pods."""
 
     def __init__(self, *, monitored: bool = False) -> None:
-        self._kinds = {
-            kind.plural: kind
-            for kind in (*KINDS, PRICE_LISTS, CONFIG_MAPS, PROVIDER_SECRETS, FOREIGN_AUTOSCALERS)
-        }
+        further = (PRICE_LISTS, CONFIG_MAPS, PROVIDER_SECRETS, FOREIGN_AUTOSCALERS)
+        self._kinds = {kind.plural: kind for kind in (*KINDS, *further, *AUTOSCALING)}
         self._unknown = set() if monitored else {POD_MONITORS.plural}
         self.objects: dict[ObjectKey, dict[str, Any]] = {}
         self._owners: dict[ObjectKey, dict[Path, str]] = {}

@@ -88,7 +88,7 @@ def _autoscale(fleet: FloorFleet, deployment: str) -> None:
 
 
 def _end_autoscaler(fleet: FloorFleet, deployment: str) -> None:
-    fleet.kube.autoscalers.pop(fleet.deployment(deployment), None)
+    fleet.end_autoscaler(fleet.deployment(deployment))
 
 
 def _scale_once(fleet: FloorFleet, deployment: str) -> None:

@@ -11,10 +11,14 @@ from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import PodReading, Readings
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    CLAIMS,
+    CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    HORIZONTAL_POD_AUTOSCALERS,
     INFERENCE_SERVICES,
+    JOBS,
     NODES,
-    PODS,
+    QUALITY_GATES,
     TENANT_BUDGETS,
     ApiResource,
 )
@@ -48,7 +52,6 @@ class FloorFleet:
     """Requests that wait at each replica, by service."""
     quiet_ticks: int = 0
     restart_requested: bool = False
-    _foreign_pods: int = 0
 
     @classmethod
     def begin(
@@ -58,6 +61,8 @@ class FloorFleet:
         fleet = cls(kube=kube, judge=Judge(kube), late_controllers=late_controllers)
         kube.after_round = fleet.judge.look
         kube.foreign_losses = fleet.judge.excuse_foreign_write
+        kube.node_losses = fleet.judge.excuse_node
+        kube.pod_losses = fleet.judge.excuse_pod
         return fleet
 
     # Users and clouds
@@ -79,16 +84,25 @@ class FloorFleet:
         self.kube.discard(ObjectKey(ACCELERATOR_POOLS.plural, "", old))
 
     def add_node(
-        self, label: str, *, whole: int = 0, slices: int = 0, product: str = A100, name: str = ""
+        self,
+        label: str,
+        *,
+        whole: int = 0,
+        slices: int = 0,
+        product: str = A100,
+        name: str = "",
+        devices: Mapping[str, int] | None = None,
     ) -> None:
-        """Add a node with whole GPUs, or with one GPU in slices 1g.10gb."""
+        """Add a node with whole GPUs, with one GPU in slices 1g.10gb, or with these `devices`."""
         name = name or f"{label}-{len(self.kube.nodes())}"
         labels = {
             "pool": label,
             "nvidia.com/gpu.product": product,
-            "nvidia.com/gpu.count": str(whole + (1 if slices else 0)),
+            "nvidia.com/gpu.count": str(whole or 1),
         }
         allocatable = {GPU: str(whole)} if whole else {SLICE: str(slices)}
+        if devices is not None:
+            allocatable = {resource: str(count) for resource, count in devices.items()}
         status = {
             "allocatable": allocatable,
             "conditions": [{"type": "Ready", "status": "True"}],
@@ -150,27 +164,74 @@ class FloorFleet:
 
     def autoscale(self, deployment: ObjectKey, replicas: int) -> None:
         """Let a HorizontalPodAutoscaler hold a Deployment at this number."""
-        self.kube.autoscalers[deployment] = Autoscaler(replicas=replicas, next_at=self.kube.at)
+        self.kube.autoscalers[deployment] = Autoscaler(replicas=replicas, next_at=self.kube.steady)
+        target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment.name}
+        body = {
+            "metadata": {"name": deployment.name, "namespace": deployment.namespace},
+            "spec": {"scaleTargetRef": target, "minReplicas": replicas, "maxReplicas": replicas},
+        }
+        self.kube.put(HORIZONTAL_POD_AUTOSCALERS, body, "kubectl")
+
+    def end_autoscaler(self, deployment: ObjectKey) -> None:
+        """Delete the HorizontalPodAutoscaler of a Deployment; what it wrote last stays its own."""
+        self.kube.autoscalers.pop(deployment, None)
+        plural = HORIZONTAL_POD_AUTOSCALERS.plural
+        self.kube.discard(ObjectKey(plural, deployment.namespace, deployment.name))
+
+    def serve_gated(self, name: str, floor: int, **spec: Any) -> None:
+        """Create a service whose changes are tried on the gate `answers`."""
+        if _gate() not in self.kube.objects:
+            self.put_gate()
+        self.serve(name, floor, rollout={"strategy": "Gated", "gateRef": "answers"}, **spec)
+
+    def put_gate(self, **spec: Any) -> None:
+        meta = {"name": "answers", "namespace": NAMESPACE}
+        suite = {"configMap": {"name": "suite"}}
+        self.kube.put(
+            QUALITY_GATES, {"metadata": meta, "spec": {"suite": suite, **spec}}, "kubectl"
+        )
+
+    def remove_gate(self) -> None:
+        self.kube.discard(_gate())
+
+    def edit_version(self, name: str, value: int) -> None:
+        """Change what a gate has to try: a flag of the engine that may change answers."""
+        self.edit(name, engine={"extraArgs": [f"--seed={value}"]})
+
+    def objects(self, kind: ApiResource) -> list[ObjectKey]:
+        return sorted(key for key in self.kube.objects if key.plural == kind.plural)
+
+    def gate_jobs(self) -> list[ObjectKey]:
+        return self.objects(JOBS)
+
+    def revisions(self) -> list[ObjectKey]:
+        return self.objects(CONTROLLER_REVISIONS)
+
+    def claims(self) -> list[ObjectKey]:
+        return self.objects(CLAIMS)
+
+    def erase_status(self, key: ObjectKey) -> None:
+        """Lose the status of an object, as a restore from a backup does."""
+        if "status" in self.kube.objects.get(key, {}):
+            self.kube.remove(key, "status")
+
+    def cordon(self, name: str, *, cordoned: bool = True) -> None:
+        """Keep new pods away from a node; what leaves it is the user's own act."""
+        if cordoned:
+            self.judge.excuse_node(name)
+        self.kube.set(ObjectKey(NODES.plural, "", name), "spec", unschedulable=cordoned)
+
+    def taint(self, name: str, *, tainted: bool = True) -> None:
+        """Put a taint on a node that no pod tolerates, or take it away."""
+        taints = [{"key": "example.org/repair", "effect": "NoSchedule"}] if tainted else []
+        self.kube.set(ObjectKey(NODES.plural, "", name), "spec", taints=taints)
 
     def take_devices(
         self, label: str, count: int = 1, resource: str = GPU, priority: int = 0
     ) -> None:
         """Let pods of somebody else want devices of a pool; they wait while there are none."""
         for _ in range(count):
-            self._foreign_pods += 1
-            meta = {
-                "name": f"notebook-{self._foreign_pods}",
-                "namespace": "people",
-                "labels": {},
-                "creationTimestamp": self.kube.moment,
-            }
-            container = {"name": "notebook", "resources": {"limits": {resource: "1"}}}
-            spec = {
-                "nodeSelector": {"pool": label},
-                "containers": [container],
-                "priority": priority,
-            }
-            self.kube.put(PODS, {"metadata": meta, "spec": spec}, "kubectl")
+            self.kube.add_foreign_pod(label, resource, priority)
 
     def free_devices(self, label: str) -> None:
         """End the pods of somebody else on a pool."""
@@ -231,14 +292,14 @@ class FloorFleet:
         self.quiet_ticks = 0 if is_busy else self.quiet_ticks + 1
 
     async def run(self, seconds: float) -> None:
-        end, self.quiet_ticks = self.kube.at + timedelta(seconds=seconds), 0
-        while self.kube.at < end:
+        end, self.quiet_ticks = self.kube.steady + timedelta(seconds=seconds), 0
+        while self.kube.steady < end:
             await self.tick()
 
     async def settle(self, seconds: float = 600) -> None:
         """Run until nothing changes for a minute, but no longer than this."""
-        end, self.quiet_ticks = self.kube.at + timedelta(seconds=seconds), 0
-        while self.kube.at < end and self.quiet_ticks < _IDLE_AFTER:
+        end, self.quiet_ticks = self.kube.steady + timedelta(seconds=seconds), 0
+        while self.kube.steady < end and self.quiet_ticks < _IDLE_AFTER:
             await self.tick()
 
     async def close(self) -> None:
@@ -346,6 +407,10 @@ class FloorFleet:
 def _conditions(body: Body) -> Sequence[Mapping[str, str]]:
     conditions: Sequence[Mapping[str, str]] = body.get("status", {}).get("conditions", ())
     return conditions
+
+
+def _gate() -> ObjectKey:
+    return ObjectKey(QUALITY_GATES.plural, NAMESPACE, "answers")
 
 
 def _service(name: str) -> ObjectKey:

@@ -71,6 +71,11 @@ class Judge:
             if pod.node == name and pod.takes_requests:
                 self._lost[pod.service] += 1
 
+    def excuse_pod(self, key: ObjectKey) -> None:
+        """A replica that is about to fail by itself may be missing until its floor is there."""
+        if (pod := self.kube.pod(key)).takes_requests:
+            self._lost[pod.service] += 1
+
     def excuse_foreign_write(self, deployment: ObjectKey) -> None:
         """What somebody else's number takes may be missing until others are there."""
         healthy = [

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,15 +17,18 @@ from typing_extensions import override
 from tessera.adapters.kube import object_parsing as wire
 from tessera.domain.names import ENGINE
 from tessera.domain.observed.snapshot import Node, Pod
-from tessera.ports import ClusterError
+from tessera.ports import ClusterError, ClusterObject, WatchEvent
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
     NODES,
     PODS,
+    ApiResource,
 )
-from tessera.resources.manifest import ObjectKey
+from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tests.floors.gate_jobs import run_gate_jobs
+from tests.floors.nodes import NodeLifecycle
 from tests.floors.replica_sets import ReplicaSet, RollingUpdate, annotate, sync_sizes
 from tests.repartition.kube import Body, Kube
 
@@ -82,6 +85,25 @@ class FloorKube(Kube):
         """Called with each Deployment whose replicas somebody else lowered."""
         self.after_round: Callable[[], None] = lambda: None
         """Called whenever the controllers have taken one step each."""
+        self.node_losses: Callable[[str], None] = lambda _: None
+        """Called with each node whose pods are about to be NotReady."""
+        self.pod_losses: Callable[[ObjectKey], None] = lambda _: None
+        """Called with each pod that is about to fail."""
+        self.clock_offset = timedelta()
+        """How far the clock of the cluster was stepped; time passes by `steady` alone."""
+        self.node_lifecycle = NodeLifecycle(self)
+        self.takers: set[str] = set()
+        """Labels of the pools of which somebody else takes each device as soon as it is free."""
+        self.refused_statuses = 0.0
+        """Share of the operator's writes of a status that fail."""
+        self.watch_lag = timedelta()
+        """How late the operator learns of changes."""
+        self.due_reports: dict[ObjectKey, datetime] = {}
+        """When the pod of each Job of a gate reports."""
+        self.gate_verdict: dict[str, object] = {}
+        """What the Jobs of gates report of changed versions, where that is not that they pass."""
+        self.gate_problem: dict[str, object] = {}
+        """What all Jobs of gates report in place of answers."""
         self._replica_sets: dict[str, list[ReplicaSet]] = {}
         """By the UID of their Deployment."""
         self._templates: dict[str, tuple[int, str, str]] = {}
@@ -90,6 +112,42 @@ class FloorKube(Kube):
         self._ends: dict[ObjectKey, datetime] = {}
         self._nodes: dict[str, tuple[str, Node]] = {}
         self._counter = 0
+        self._moments: list[tuple[datetime, int]] = []
+        """The last version of each moment."""
+
+    # The API server
+
+    @property
+    def steady(self) -> datetime:
+        """The time that no step of the clock changes."""
+        return self.at - self.clock_offset
+
+    def step_clock(self, step: timedelta) -> None:
+        """Step the clock of every machine of the cluster."""
+        self.at += step
+        self.clock_offset += step
+
+    @override
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
+        if subresource == "status" and self.rng.random() < self.refused_statuses:
+            raise ClusterError(f"apply {manifest.key.describe()} status: request timed out")
+        return await super().apply(manifest, subresource=subresource)
+
+    @override
+    async def watch(
+        self, kind: ApiResource, version: int, scope: str | None = None
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Yield what changed since a version, as far as news of it has arrived."""
+        horizon = self.version
+        if self.watch_lag:
+            arrived = [at for since, at in self._moments if since <= self.steady - self.watch_lag]
+            horizon = max(version, arrived[-1] if arrived else 0)
+        async for event in super().watch(kind, version, scope):
+            if event.version <= horizon:
+                yield event
+        yield WatchEvent(version=horizon)
 
     # Controllers
 
@@ -101,8 +159,10 @@ class FloorKube(Kube):
             version = self.version
             self._autoscale()
             self._collect_garbage()
+            run_gate_jobs(self)
             self._deployments()
             self._drop_unbound()
+            self._take_free_devices()
             self._schedule()
             self._disruption_budgets()
             self.after_round()
@@ -189,7 +249,7 @@ class FloorKube(Kube):
         """Create or delete pods of a ReplicaSet until it has its size."""
         own = pods[replica_set.uid]
         missing = replica_set.replicas - len(own)
-        if missing > 0 and (replica_set.retry_at is None or self.at >= replica_set.retry_at):
+        if missing > 0 and (replica_set.retry_at is None or self.steady >= replica_set.retry_at):
             self._create_pods(deployment, replica_set, missing)
         elif missing <= 0:
             replica_set.refusal, replica_set.failing_since, replica_set.retry_at = "", None, None
@@ -223,9 +283,9 @@ class FloorKube(Kube):
         for _ in range(missing):
             replica_set.refusal = self._quota_refusal(deployment, replica_set)
             if replica_set.refusal:
-                since = replica_set.failing_since or self.at
-                wait = min(max(self.at - since, _FIRST_RETRY), _LAST_RETRY)
-                replica_set.failing_since, replica_set.retry_at = since, self.at + wait
+                since = replica_set.failing_since or self.steady
+                wait = min(max(self.steady - since, _FIRST_RETRY), _LAST_RETRY)
+                replica_set.failing_since, replica_set.retry_at = since, self.steady + wait
                 return
             self._create_pod(deployment, replica_set)
         replica_set.failing_since = replica_set.retry_at = None
@@ -306,8 +366,11 @@ class FloorKube(Kube):
 
     def _autoscale(self) -> None:
         for key, autoscaler in sorted(self.autoscalers.items()):
-            if self.at >= autoscaler.next_at and key in self.objects:
-                autoscaler.next_at = self.at + autoscaler.period
+            if self.steady < autoscaler.next_at or key not in self.objects:
+                continue
+            autoscaler.next_at = self.steady + autoscaler.period
+            # A Deployment of no replicas is one whose autoscaling somebody turned off.
+            if self.objects[key]["spec"]["replicas"]:
                 self.scale_as(key, autoscaler.replicas, "kube-controller-manager")
 
     @override
@@ -346,8 +409,15 @@ class FloorKube(Kube):
         owned = {each.uid for sets in self._replica_sets.values() for each in sets}
         for key, pod in list(self.pods()):
             is_orphan = _owner_uid(self.objects[key]) not in owned
-            if pod.service.name and not pod.terminating and is_orphan:
-                self.begin_deletion(key)
+            if pod.service.name and is_orphan:
+                self.collect(key)
+
+    def collect(self, pod: ObjectKey) -> None:
+        """Delete a pod whose owner is gone."""
+        if self.has_ended(pod):
+            self.forget(pod)
+        else:
+            self.begin_deletion(pod)
 
     def _drop_unbound(self) -> None:
         for key, pod in list(self.pods()):
@@ -377,6 +447,9 @@ class FloorKube(Kube):
         selector = self.objects[key]["spec"]["nodeSelector"]
         if not node.schedulable or not selector.items() <= node.labels.items():
             return False
+        # Whatever tolerations pods have, they are none of what a person puts on a node.
+        if node.barring_taints:
+            return False
         free = self.free_devices(name)
         return all(free.get(each, 0) >= count for each, count in self.pod(key).devices.items())
 
@@ -390,10 +463,38 @@ class FloorKube(Kube):
     def free_devices(self, name: str) -> Counter[str]:
         """Return the devices of a node that no pod holds."""
         free = Counter(self.node(name).allocatable)
-        for _, pod in self.pods():
-            if pod.node == name:
+        for key, pod in self.pods():
+            if pod.node == name and not self.has_ended(key):
                 free.subtract(pod.devices)
         return free
+
+    def has_ended(self, pod: ObjectKey) -> bool:
+        """Return whether the containers of a pod ended for good."""
+        return self.objects[pod].get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+    def _take_free_devices(self) -> None:
+        """Let somebody else's pods wait wherever a device is free, ahead of all others."""
+        for name in self.nodes() if self.takers else ():
+            node = self.node(name)
+            label = node.labels["pool"]
+            if label not in self.takers or not node.schedulable:
+                continue
+            for resource, count in self.free_devices(name).items():
+                for _ in range(count):
+                    self.add_foreign_pod(label, resource, priority=100)
+
+    def add_foreign_pod(self, label: str, resource: str, priority: int = 0) -> None:
+        """Create a pod of somebody else that wants a device of a pool, and waits for it."""
+        self._counter += 1
+        meta = {
+            "name": f"notebook-{self._counter}",
+            "namespace": "people",
+            "labels": {},
+            "creationTimestamp": self.moment,
+        }
+        container = {"name": "notebook", "resources": {"limits": {resource: "1"}}}
+        spec = {"nodeSelector": {"pool": label}, "containers": [container], "priority": priority}
+        self.put(PODS, {"metadata": meta, "spec": spec}, "kubectl")
 
     def _disruption_budgets(self) -> None:
         for key in [key for key in self.objects if key.plural == DISRUPTION_BUDGETS.plural]:
@@ -415,9 +516,11 @@ class FloorKube(Kube):
     # Kubelets
 
     def run_kubelets(self) -> None:
-        """Start and end the pods whose time has come."""
+        """Start and end the pods whose time has come; a node that is away does nothing."""
+        self._moments.append((self.steady, self.version))
+        self.node_lifecycle.run()
         for key, pod in list(self.pods()):
-            if pod.node is None:
+            if pod.node is None or pod.node in self.node_lifecycle.away or self.has_ended(key):
                 continue
             # Of somebody else's pod the product does not read it.
             if "deletionTimestamp" in self.objects[key]["metadata"]:
@@ -426,9 +529,32 @@ class FloorKube(Kube):
                 self._start(key, pod)
 
     def _end(self, key: ObjectKey) -> None:
-        due = self._ends.setdefault(key, self.at + self._drawn(self.times.end))
-        if self.at >= due:
+        due = self._ends.setdefault(key, self.steady + self._drawn(self.times.end))
+        if self.steady >= due:
             self.forget(key)
+
+    def fail(self, key: ObjectKey) -> None:
+        """End the containers of a pod for good, as a kubelet that evicts it."""
+        self.pod_losses(key)
+        ended = {"exitCode": 137, "reason": "Evicted", "finishedAt": self.moment}
+        states = [{"name": ENGINE, "ready": False, "state": {"terminated": ended}}]
+        self.set(key, "status", phase="Failed", reason="Evicted", containerStatuses=states)
+        self.condition(key, "Ready", "False")
+        self.condition(key, "ContainersReady", "False")
+
+    def crash(self, key: ObjectKey) -> None:
+        """Let an engine exit; its kubelet starts it again."""
+        self.pod_losses(key)
+        self._starts[key] = self.steady + self._drawn(self.times.start)
+        last = {"exitCode": 1, "finishedAt": self.moment, "message": "CUDA error"}
+        self._container(
+            key,
+            ready=False,
+            restartCount=1,
+            state={"running": {"startedAt": self.moment}},
+            lastState={"terminated": last},
+        )
+        self.ready(key, up=False)
 
     def forget(self, key: ObjectKey) -> None:
         """Remove a pod at once."""
@@ -444,17 +570,17 @@ class FloorKube(Kube):
             self._container(key, state={"waiting": waiting}, ready=False)
             return
         if key not in self._starts:
-            self._starts[key] = self.at + self._drawn(self.times.start)
+            self._starts[key] = self.steady + self._drawn(self.times.start)
             self.address(key)
             self._container(key, state={"running": {"startedAt": self.moment}}, ready=False)
-        up = self.at >= self._starts[key] and self.node(pod.node or "").schedulable
+        up = self.steady >= self._starts[key]
         if up != pod.containers_ready:
             self.ready(key, up=up)
 
     @property
     def is_waiting(self) -> bool:
         """Return whether a pod starts or ends within its own time."""
-        return bool(self._ends) or any(at > self.at for at in self._starts.values())
+        return bool(self._ends) or any(at > self.steady for at in self._starts.values())
 
     def _container(self, key: ObjectKey, **fields: object) -> None:
         self.set(key, "status", containerStatuses=[{"name": ENGINE, **fields}])
