@@ -93,16 +93,15 @@ class FloorFleet:
         name: str = "",
         devices: Mapping[str, int] | None = None,
     ) -> None:
-        """Add a node with whole GPUs, with one GPU in slices 1g.10gb, or with these `devices`."""
+        """Add a node with whole GPUs, one GPU in slices 1g.10gb, or with these `devices`."""
         name = name or f"{label}-{len(self.kube.nodes())}"
         labels = {
             "pool": label,
             "nvidia.com/gpu.product": product,
-            "nvidia.com/gpu.count": str(whole or 1),
+            "nvidia.com/gpu.count": str(whole or (devices or {}).get(GPU, 1)),
         }
-        allocatable = {GPU: str(whole)} if whole else {SLICE: str(slices)}
-        if devices is not None:
-            allocatable = {resource: str(count) for resource, count in devices.items()}
+        counts = devices or ({GPU: whole} if whole else {SLICE: slices})
+        allocatable = {resource: str(count) for resource, count in counts.items()}
         status = {
             "allocatable": allocatable,
             "conditions": [{"type": "Ready", "status": "True"}],
@@ -216,9 +215,7 @@ class FloorFleet:
             self.kube.remove(key, "status")
 
     def cordon(self, name: str, *, cordoned: bool = True) -> None:
-        """Keep new pods away from a node; what leaves it is the user's own act."""
-        if cordoned:
-            self.judge.excuse_node(name)
+        """Keep new pods away from a node; those that it has serve on."""
         self.kube.set(ObjectKey(NODES.plural, "", name), "spec", unschedulable=cordoned)
 
     def taint(self, name: str, *, tainted: bool = True) -> None:
@@ -267,6 +264,10 @@ class FloorFleet:
         self.judge.excuse_node(name)
         self.kube.lose_node(name)
 
+    def start_operator(self) -> KillableOperator:
+        injector = CrashInjector(state=lambda: ())
+        return KillableOperator(self.kube, injector, node_agents=False, gateways=True)
+
     # Time
 
     async def tick(self) -> None:
@@ -274,9 +275,7 @@ class FloorFleet:
         if self.restart_requested:
             await self.restart_operator()
         if self.operator is None:
-            self.operator = KillableOperator(
-                self.kube, CrashInjector(state=lambda: ()), node_agents=False, gateways=True
-            )
+            self.operator = self.start_operator()
         await self.operator.reconcile()
         self.judge.look()
         self.judge.look_at_numbers()

@@ -5,7 +5,7 @@ It reads objects and conditions alone, as anybody with `kubectl` can.
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Pod
@@ -13,6 +13,9 @@ from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, POD
 from tessera.resources.manifest import ObjectKey
 from tests.floors.kube import FloorKube
 from tests.repartition.kube import Body
+
+# How long after somebody else's act the replicas that it takes may go: controllers are late.
+_EXCUSE = timedelta(minutes=2)
 
 
 @dataclass(slots=True)
@@ -28,10 +31,14 @@ class Judge:
     findings: list[str] = field(default_factory=list)
     lowest: dict[Ref, int] = field(default_factory=dict)
     """The fewest healthy replicas of each service since its floor was reached first."""
+    counts_written_numbers: bool = True
+    """Whether a number that an autoscaler of somebody else wrote is below a floor by itself."""
     last_change: datetime | None = None
     """When a Deployment or a pod was created, changed or deleted."""
     _reached: Counter[Ref] = field(default_factory=Counter)
     _lost: Counter[Ref] = field(default_factory=Counter)
+    _excused_until: dict[Ref, datetime] = field(default_factory=dict)
+    """Until when a service with its floor may still lose what was excused."""
     _below: dict[Ref, str] = field(default_factory=dict)
     """What is wrong now, by service."""
     _was_below: dict[Ref, str] = field(default_factory=dict)
@@ -45,7 +52,7 @@ class Judge:
 
     def healthy(self) -> Counter[Ref]:
         """Return the replicas that take requests and do not go by themselves."""
-        nodes = {name for name in self.kube.nodes() if self.kube.node(name).schedulable}
+        nodes = {name for name in self.kube.nodes() if self.kube.node(name).kubelet_ready}
         return Counter(
             pod.service
             for _, pod in self.kube.pods()
@@ -69,23 +76,33 @@ class Judge:
         """The replicas of a node that is about to go may be missing until others are there."""
         for _, pod in self.kube.pods():
             if pod.node == name and pod.takes_requests:
-                self._lost[pod.service] += 1
+                self._excuse(pod.service)
+
+    def forget(self, service: Ref) -> None:
+        """Forget what a service had, since its user deleted it."""
+        del self._reached[service], self._lost[service]
+        self._replacing.discard(service)
+        self._below.pop(service, None)
 
     def excuse_pod(self, key: ObjectKey) -> None:
         """A replica that is about to fail by itself may be missing until its floor is there."""
         if (pod := self.kube.pod(key)).takes_requests:
-            self._lost[pod.service] += 1
+            self._excuse(pod.service)
+
+    def _excuse(self, service: Ref, replicas: int = 1) -> None:
+        self._lost[service] += replicas
+        self._excused_until[service] = self.kube.steady + _EXCUSE
 
     def excuse_foreign_write(self, deployment: ObjectKey) -> None:
         """What somebody else's number takes may be missing until others are there."""
         healthy = [
             pod
             for key, pod in self.kube.pods()
-            if key.name.startswith(f"{deployment.name}-") and pod.takes_requests
+            if _deployment_of(self.kube.objects[key]) == deployment.name and pod.takes_requests
         ]
         excess = len(healthy) - int(self.kube.objects[deployment]["spec"]["replicas"])
         if excess > 0:
-            self._lost[healthy[0].service] += excess
+            self._excuse(healthy[0].service, excess)
 
     def look(self) -> None:
         """Compare every service with its floor."""
@@ -102,7 +119,9 @@ class Judge:
             count = healthy[service]
             reached = min(floor, max(self._reached[service], count))
             self._reached[service] = reached
-            if count >= floor:
+            if count < floor:
+                self._excused_until.pop(service, None)
+            elif self.kube.steady >= self._excused_until.get(service, self.kube.steady):
                 self._lost[service] = 0
             if reached:
                 self.lowest[service] = min(self.lowest.get(service, floor), count)
@@ -119,7 +138,7 @@ class Judge:
             replicas[self._service_of(key)] += self.kube.strategy(key).replicas
         floors = self.floors()
         for key, autoscaler in self.kube.autoscalers.items():
-            if key not in self.kube.objects:
+            if key not in self.kube.objects or not self.counts_written_numbers:
                 continue
             service, number = self._service_of(key), self.kube.strategy(key).replicas
             reached = min(floors.get(service, 0), self._reached[service])

@@ -7,6 +7,7 @@ pods start and end in their own time, and what is owned goes with its owner. See
 import hashlib
 import json
 import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,11 @@ class FloorKube(Kube):
         self.at += step
         self.clock_offset += step
 
+    def version_at(self, moment: datetime) -> int:
+        """Return the last version that there was at a moment of `steady`."""
+        index = bisect_right(self._moments, moment, key=lambda each: each[0])
+        return self._moments[index - 1][1] if index else 0
+
     @override
     async def apply(
         self, manifest: ObjectManifest, *, subresource: str | None = None
@@ -142,8 +148,7 @@ class FloorKube(Kube):
         """Yield what changed since a version, as far as news of it has arrived."""
         horizon = self.version
         if self.watch_lag:
-            arrived = [at for since, at in self._moments if since <= self.steady - self.watch_lag]
-            horizon = max(version, arrived[-1] if arrived else 0)
+            horizon = max(version, self.version_at(self.steady - self.watch_lag))
         async for event in super().watch(kind, version, scope):
             if event.version <= horizon:
                 yield event
@@ -186,6 +191,17 @@ class FloorKube(Kube):
             surge=int(rolling["maxSurge"]),
             unavailable=int(rolling["maxUnavailable"]),
         )
+
+    def template_of(self, pod: ObjectKey) -> Body:
+        """Return the template of the ReplicaSet that created a pod."""
+        uid = self.owner_uid(pod)
+        sets = (each for own in self._replica_sets.values() for each in own)
+        template: Body = json.loads(next(each.template for each in sets if each.uid == uid))
+        return template
+
+    def owner_uid(self, pod: ObjectKey) -> str:
+        """Return the UID of the ReplicaSet that created a pod."""
+        return _owner_uid(self.objects[pod])
 
     def replica_sets(self, deployment: ObjectKey) -> Sequence[ReplicaSet]:
         return self._replica_sets.get(self._uid(deployment) or "", ())
@@ -276,8 +292,10 @@ class FloorKube(Kube):
 
     def _age_class(self, since: datetime | None) -> int:
         """Return the logarithm of an age, in which ReplicaSets compare pods."""
-        # One from before the clock was set back is as young as can be.
-        return int(math.log2(1 + max(0, (self.at - since).total_seconds()))) if since else -1
+        if since is None:
+            return -1
+        # A clock that stepped back leaves ages below 0.
+        return int(math.log2(1 + max(0.0, (self.at - since).total_seconds())))
 
     def _create_pods(self, deployment: ObjectKey, replica_set: ReplicaSet, missing: int) -> None:
         for _ in range(missing):
@@ -477,7 +495,7 @@ class FloorKube(Kube):
         for name in self.nodes() if self.takers else ():
             node = self.node(name)
             label = node.labels["pool"]
-            if label not in self.takers or not node.schedulable:
+            if label not in self.takers or not node.schedulable or node.barring_taints:
                 continue
             for resource, count in self.free_devices(name).items():
                 for _ in range(count):

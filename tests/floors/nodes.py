@@ -31,7 +31,8 @@ class NodeLifecycle:
 
     def come_back(self, name: str) -> None:
         """Let the kubelet report again: what was not evicted meanwhile serves on."""
-        if self.away.pop(name, None) is None or name not in self.kube.nodes():
+        self.away.pop(name, None)
+        if name not in self.kube.nodes() or self.kube.node(name).kubelet_ready:
             return
         self._write(name, "True", tainted=False)
         for key, pod in list(self.kube.pods()):

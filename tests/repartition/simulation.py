@@ -151,18 +151,26 @@ class KillableOperator:
 
     async def reconcile(self) -> int:
         """Run a cycle, and return its writes."""
+        await self._observe()
+        outcome = await reconcile_and_write(self._reconciler, self._applier)
+        for defect in outcome.defects:
+            raise defect
+        assert not outcome.problems, outcome.problems
+        await self._hear_answers()
+        return outcome.writes
+
+    async def _observe(self) -> None:
+        """Read what changed, or everything at first."""
         if not self._listed:
             await self._reflector.list_all()
             self._listed = True
         for kind in WATCHED:
             await self._reflector.watch(kind)
-        outcome = await reconcile_and_write(self._reconciler, self._applier)
-        for defect in outcome.defects:
-            raise defect
-        assert not outcome.problems, outcome.problems
-        for _ in range(3):  # probes of engines and the planner are answered
+
+    async def _hear_answers(self) -> None:
+        """Let probes of engines and the planner be answered."""
+        for _ in range(3):
             await asyncio.sleep(0)
-        return outcome.writes
 
     async def stop(self) -> None:
         await self._prober.stop()
