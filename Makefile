@@ -184,7 +184,7 @@ bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs wit
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)
 
 .PHONY: bench-floors
-bench-floors: .venv/made ## Measure what generated fleets lose of their floors, whatever meets in them (about 2 minutes of CPU; OPTIONS='--fleets 10000 --sequences 1000').
+bench-floors: .venv/made ## Measure what generated fleets lose of their floors, whatever meets in them (about 4 minutes of CPU; OPTIONS='--fleets 10000 --sequences 1000 --drawn 2000 --jobs 2').
 	@$(RUN) tools/bench_floors.py $(OPTIONS)
 
 .PHONY: bench-charges
