@@ -28,7 +28,7 @@ from tessera.api.reasons import (
 from tessera.api.route_reasons import RouteAccepted
 from tessera.domain.batch.attempt_state import MAX_BACKOFF, STALL_TIMEOUT
 from tessera.domain.health.stall import REPLACEMENT_INTERVAL
-from tessera.domain.quality.gates import RETRY
+from tessera.domain.quality.gates import GATEWAY_RETRY, RETRY
 from tessera.domain.repartition.evictions import BLOCKED_PERIOD
 from tessera.domain.rollout.replica_conflict import CONFLICT_MEMORY
 from tessera.domain.scaling.additions import RETRY_INTERVAL
@@ -341,6 +341,7 @@ KINDS = (
             Ready.BUDGET_EXHAUSTED,
             ScalingReason.BUDGET_EXHAUSTED,
             ScalingReason.GPU_QUOTA_EXCEEDED,
+            Progressing.GPU_QUOTA_EXCEEDED,
             Progressing.STORAGE_QUOTA_EXCEEDED,
             BatchRunning.BUDGET_EXHAUSTED,
             WithinBudget.BUDGET_EXHAUSTED,
@@ -493,11 +494,33 @@ KINDS = (
         act="correct the gate, take the change back, or set spec.rollout.skipGate",
     ),
     WaitKind(
+        name="Gateway",
+        reasons=(GateAccepted.GATEWAY_UNREACHABLE,),
+        ends="a Job of the gate, which is sent again after "
+        f"{format_duration(GATEWAY_RETRY)}, reaches the gateway",
+        actor=Actor.PLATFORM,
+        act="allow the Job's traffic to the gateway, and its name to resolve",
+    ),
+    WaitKind(
         name="SuiteRead",
         reasons=(GateAccepted.SUITE_NOT_READ,),
         ends="a change of a service is tried on the gate",
         actor=Actor.OWNER,
         act="run tessera gate run",
+    ),
+    WaitKind(
+        name="Revision",
+        reasons=(Accepted.REVISION_MISSING,),
+        ends="the spec is again that of the version in force, or the gate is skipped",
+        actor=Actor.OWNER,
+        act="write that spec again, set spec.rollout.skipGate, or turn the gate off",
+    ),
+    WaitKind(
+        name="Baseline",
+        reasons=(Progressing.NO_BASELINE,),
+        ends="a replica of the version in force answers",
+        actor=Actor.OWNER,
+        act="take the change back, set minScore, or ask for spec.rollout.skipGate",
     ),
     WaitKind(
         name="RefusedChange",
