@@ -254,7 +254,7 @@ async def test_an_autoscaler_on_an_older_template_stops_a_rollout_and_is_named(
     _assert_floor_held(fleet, 1)
     progressing = fleet.condition("chat", "Progressing")
     assert progressing["reason"] == "FieldManagerConflict"
-    assert "the newest template waits until that ends" in progressing["message"]
+    assert "the newest template waits until HorizontalPodAutoscaler/" in progressing["message"]
     fleet.kube.autoscalers.clear()
     await fleet.run(30 * MINUTE)
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"

@@ -47,5 +47,7 @@ def _counted_as_now(value: Any, at: datetime) -> Any:
 def pod_since_setback(pod: Pod, at: datetime, set_back_at: datetime) -> Pod:
     """Return a pod none of whose moments lies after `at`."""
     moments: dict[str, Any] = {name: getattr(pod, name) for name in _OF_PODS}
-    ahead = {name for name, moment in moments.items() if moment is not None and moment > at}
-    return replace(pod, **dict.fromkeys(ahead, set_back_at)) if ahead else pod
+    ahead: dict[str, Any] = {
+        name: set_back_at for name, moment in moments.items() if moment is not None and moment > at
+    }
+    return replace(pod, **ahead) if ahead else pod
