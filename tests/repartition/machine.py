@@ -244,7 +244,7 @@ class SimulatedNode:
             instance.uuid: instance.profile
             for gpu in self.gpu_driver.gpus
             for instance in gpu.instances
-        } | self.gpu_driver.whole_gpus
+        } | dict(self.gpu_driver.whole_gpus)
 
     def _check_devices_exist(self) -> None:
         lost = set(self.device_by_pod.values()) - self._profiles_by_uuid().keys()

@@ -287,9 +287,9 @@ class RepartitionSimulation:
         self.min_replicas[Ref(namespace, name)] = min_replicas
         self.kube.put(INFERENCE_SERVICES, body, "kubectl")
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, namespace: str = "team-a") -> None:
         """Delete a service; the garbage collector deletes its Deployments."""
-        del self.min_replicas[Ref("team-a", name)]
+        del self.min_replicas[Ref(namespace, name)]
         for key in [*self.kube.objects]:
             if key.plural == INFERENCE_SERVICES.plural and key.name == name:
                 await self.kube.delete(INFERENCE_SERVICES, key)

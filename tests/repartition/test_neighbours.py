@@ -3,6 +3,8 @@
 import pytest
 
 from tests.builders import MEDIUM, SMALL
+from tests.cases import full
+from tests.floors.neighbours import raises_of
 from tests.repartition.simulation import BACKENDS, RepartitionSimulation
 
 TINY = "hf://Qwen/Qwen2.5-0.5B-Instruct"
@@ -38,3 +40,9 @@ async def test_a_third_replica_moves_no_neighbour_to_a_whole_gpu(mode: str) -> N
     assert not simulation.mig.proposed
     simulation.replay()
     await simulation.close()
+
+
+@pytest.mark.parametrize("seed", [4, *full(*range(4), *range(5, 40))])
+async def test_no_event_of_a_neighbour_makes_an_unchanged_service_dearer(seed: int) -> None:
+    """Three tenants come, grow, leave and restart on slices and whole GPUs."""
+    assert not await raises_of([seed])

@@ -187,7 +187,10 @@ def test_a_sleeping_service_says_how_to_wake_it() -> None:
     status = service_status(snapshot, plan.service_plans[CHAT], None, None)
     reasons = {condition.type: condition for condition in status.conditions}
     assert reasons["Ready"].reason == "ScaledToZero"
-    assert "0 replicas; the next request at the gateway starts one" in reasons["Ready"].message
+    assert reasons["Ready"].message.startswith(
+        "0 replicas; the next request at the gateway starts one on a100-1g-10gb for 0.27 USD per "
+        "hour. Without the gateway:"
+    )
     assert (
         "kubectl -n team-a patch tsvc chat --type merge "
         '-p \'{"spec": {"scaling": {"minReplicas": 1}}}\'' in reasons["Ready"].message

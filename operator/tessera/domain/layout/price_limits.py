@@ -7,6 +7,7 @@ than it has, and lost no device, is offered only instance types on which it cost
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.layout.problem import SliceDemand
@@ -24,17 +25,17 @@ def with_price_limits(
     A replica that restarts finds its slice again. Where more replicas want the free ones of an
     instance type than there are, each of them counts as one that has none.
     """
-    running, free = replicas_by_service(gpus), free_places(gpus)
-    present = [_present(demand, running.get(demand.service.name, Counter())) for demand in demands]
+    replicas, free = replicas_by_service(gpus), free_places(gpus)
+    counts = [_counts(demand, replicas.get(demand.service.name, Counter())) for demand in demands]
     missing = Counter[InstanceType]()
-    for wanted, held in present:
-        missing.update(_missing(wanted, held))
+    for each in counts:
+        missing.update(each.missing)
     short = {each for each, count in missing.items() if count > free[each]}
     return tuple(
         demand
-        if not wanted or (not demand.is_moving and short & _missing(wanted, held).keys())
-        else with_limit(demand, wanted, held)
-        for demand, (wanted, held) in zip(demands, present, strict=True)
+        if not own.wanted or (not demand.is_moving and short & own.missing.keys())
+        else with_limit(demand, own.wanted, own.running)
+        for demand, own in zip(demands, counts, strict=True)
     )
 
 
@@ -57,40 +58,47 @@ def is_free_whole_gpu(gpu: FleetGpu) -> bool:
     return gpu.gpu_model.endswith(f"/{WHOLE_GPU}") and not gpu.slices and not gpu.locked
 
 
-def _present(demand: SliceDemand, held: _Counts) -> tuple[_Counts, _Counts]:
-    """Return the replicas that an unchanged service has, and those of them that hold a device.
+class _OwnCounts(NamedTuple):
+    """Replicas of a service by instance type."""
 
-    None are returned for a service that has none, or wants more.
-    """
+    wanted: _Counts
+    """Those that an unchanged service has; none of a service that wants more."""
+    running: _Counts
+    """Those on devices."""
+
+    @property
+    def missing(self) -> Counter[InstanceType]:
+        return Counter(dict(self.wanted)) - Counter(dict(self.running))
+
+
+def _counts(demand: SliceDemand, replicas: _Counts) -> _OwnCounts:
     service = demand.service
-    usable = {each: count for each, count in held.items() if each in service.throughput}
+    running = {each: count for each, count in replicas.items() if each in service.throughput}
     if demand.is_asleep or not demand.current:
-        return {}, usable
+        return _OwnCounts({}, running)
     if demand.is_moving or len(demand.current) > 1:
-        wanted = {
+        assigned = {
             each: demand.assigned[each] for each in demand.assigned.keys() & service.throughput
         }
-        return (wanted if meets_demand(service, wanted) else {}), usable
+        return _OwnCounts(assigned if meets_demand(service, assigned) else {}, running)
     own = demand.current[0]
     if own not in service.throughput:
-        return {}, usable
-    return {own: replicas_needed(service, service.throughput[own])}, usable
+        return _OwnCounts({}, running)
+    return _OwnCounts({own: replicas_needed(service, service.throughput[own])}, running)
 
 
-def _missing(wanted: _Counts, held: _Counts) -> Counter[InstanceType]:
-    return Counter(dict(wanted)) - Counter(dict(held))
-
-
-def with_limit(demand: SliceDemand, wanted: _Counts, held: _Counts) -> SliceDemand:
+def with_limit(demand: SliceDemand, wanted: _Counts, running: _Counts) -> SliceDemand:
     """Return the demand on instance types that cost no more than the wanted replicas.
 
-    Those that are wanted and those that it holds are among them.
+    The types of wanted and of running replicas are among them.
     """
     service, limit = demand.service, demand.hourly_nanos(wanted)
     prices = {option.instance_type: option.hourly_nanos for option in demand.options}
     throughput = {
         each: speed
         for each, speed in service.throughput.items()
-        if each in wanted or each in held or replicas_needed(service, speed) * prices[each] <= limit
+        if each in wanted
+        or each in running
+        or replicas_needed(service, speed) * prices[each] <= limit
     }
     return replace(demand, service=replace(service, throughput=throughput), max_hourly_nanos=limit)

@@ -132,14 +132,14 @@ def _with_fixed(problem: LayoutProblem, fixed: Collection[str]) -> LayoutProblem
     running = replicas_by_service(problem.gpus)
     demands = []
     for demand in problem.demands:
-        service, held = demand.service, running.get(demand.service.name, Counter())
+        service, own = demand.service, running.get(demand.service.name, Counter())
         if service.name not in fixed:
             demands.append(demand)
-        elif not meets_demand(service, held):
+        elif not meets_demand(service, own):
             missing = replace(
                 service,
-                demand=max(0.0, service.demand - served_demand(service, held)),
-                min_replicas=max(0, service.min_replicas - held.total()),
+                demand=max(0.0, service.demand - served_demand(service, own)),
+                min_replicas=max(0, service.min_replicas - own.total()),
                 throughput={
                     each: speed
                     for each, speed in service.throughput.items()

@@ -391,7 +391,7 @@ _WITHOUT_REPLICA = {
 
 
 def _sleeping_message(service_plan: ServicePlan) -> str:
-    """Return why there is no replica, and how one starts.
+    """Return why there is no replica, how one starts, and what it costs.
 
     For how long no request came stands in status.scaling, which is written once.
     """
@@ -402,7 +402,9 @@ def _sleeping_message(service_plan: ServicePlan) -> str:
     start = f"patch tsvc {ref.name} --type merge -p '{patch}'"
     if service_plan.schedule is not None:
         start = f"scale tsvc/{ref.name} --replicas=1"
+    choice = service_plan.choice
+    place = f" on {choice.variant} for {choice.hourly} per hour" if choice is not None else ""
     return (
-        "0 replicas; the next request at the gateway starts one. Without the gateway: kubectl -n "
-        f"{ref.namespace} {start}"
+        f"0 replicas; the next request at the gateway starts one{place}. Without the gateway: "
+        f"kubectl -n {ref.namespace} {start}"
     )
