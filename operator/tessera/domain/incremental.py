@@ -42,6 +42,8 @@ class _Result:
     value: Any
     parts: "_Results"
     """Results of the marked functions that it called."""
+    since: datetime
+    """When it was computed; after a clock was set back before that, it does not hold."""
     until: datetime
     memory: object
     reads: Callable[..., object] | None
@@ -51,7 +53,7 @@ class _Result:
     def holds(self, circumstances: Any) -> bool:
         """Return whether neither the time, the memory nor what it read changes it."""
         return bool(
-            circumstances["at"] < self.until
+            self.since <= circumstances["at"] < self.until
             and circumstances.get("memory") == self.memory
             and (self.reads is None or self.reads(**circumstances) == self.read)
         )
@@ -133,7 +135,8 @@ def reused(
         if last is not None and last.value == value:
             value = last.value
         read = reads(**circumstances) if reads is not None else None
-        current[key] = _Result(inputs, value, inner.current, until, memory, reads, read)
+        since: Any = circumstances["at"] if says_until else NEVER
+        current[key] = _Result(inputs, value, inner.current, since, until, memory, reads, read)
         return value
 
     return call

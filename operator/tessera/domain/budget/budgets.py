@@ -26,6 +26,7 @@ from tessera.domain.budget.metering import (
     MeteringInputs,
     accrue_spend,
     after_setback,
+    is_charge_due,
     is_current,
     rates,
     recorded_meter,
@@ -44,9 +45,10 @@ from tessera.domain.budget.raises import current_raises, limit_at
 from tessera.domain.budget.state import BudgetState, BudgetWindow, amount_path
 from tessera.domain.budget.verdicts import within_budget
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.incremental import FOREVER, Until, reused, reused_per_object, reused_until
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.charges import LimitCharges, LimitId
-from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Ref, Snapshot
 from tessera.domain.steps import Step, planner_error
 
 _NO_RECORDS: Mapping[str, SpendRecord] = {}
@@ -149,6 +151,7 @@ class NamespaceClaim:
     namespaces: tuple[str, ...]
 
 
+@reused
 def namespace_claims(budgets: Iterable[Budget]) -> Sequence[NamespaceClaim]:
     """Return what every budget claims, the oldest budget first.
 
@@ -168,8 +171,10 @@ def namespace_claims(budgets: Iterable[Budget]) -> Sequence[NamespaceClaim]:
         accepted, spec = acceptance(budget, owners, granted), budget.status.accepted_spec
         if accepted.reason.is_true and budget.spec is not None:
             granted.replace(budget.name, budget.spec, spec)
+            for name in spec.tenant.namespaces if spec is not None else ():
+                if owners[name] == budget.name:
+                    del owners[name]
             spec = budget.spec
-            owners = {name: owner for name, owner in owners.items() if owner != budget.name}
             owners |= dict.fromkeys(spec.tenant.namespaces, budget.name)
         names = [
             name
@@ -230,34 +235,35 @@ def build_budget_views(
     records: Mapping[str, SpendRecord] = _NO_RECORDS,
 ) -> tuple[BudgetView, ...]:
     """Return every budget with its spend until now, in the order of names."""
-    services = group_by_namespace((service.ref, service.ref) for service in snapshot.services)
+    services = _refs_by_namespace(snapshot.services)
     batches = Counter(batch.ref.namespace for batch in snapshot.batches if batch.unfinished)
     budget_views = {}
     for claim in namespace_claims(snapshot.budgets):
         budget, names = claim.budget, claim.namespaces
-        view = BudgetView(
-            budget=budget,
-            accepted=claim.accepted,
-            spec=claim.spec,
-            namespaces=names,
-            state=_closed_state(budget.name, snapshot.at, _NOT_ACCEPTED),
-            meter=meters.get(budget.name, SpendMeter()),
+        last = meters.get(budget.name)
+        metered = MeteredTenant(
+            claim,
             override=budget.override
             if budget.override is not None and snapshot.at < budget.override.until
             else None,
             raises=current_raises(claim.spec, budget.raises, snapshot.at) if claim.spec else (),
-            services=len(in_namespaces(names, services)),
+            services=tuple(in_namespaces(names, services)),
             batches=sum(batches[name] for name in names),
+            pods=tuple(in_namespaces(names, inputs.pods)),
+            pools=inputs.pools,
+            specs=inputs.specs,
+            record=None
+            if last is not None and is_current(last, snapshot.at)
+            else records.get(budget.name),
         )
-        history = _SpendHistory(
-            meters.get(budget.name),
-            records.get(budget.name),
-            last_seen,
-            in_namespaces(names, services),
-        )
-        view = meter_budget(snapshot.at, view, inputs, history)
+        view = meter_budget(metered, at=snapshot.at, memory=last, last_seen=last_seen)
         budget_views[budget.name] = judge_limits(view, snapshot.charges)
     return tuple(budget_views[name] for name in sorted(budget_views))
+
+
+@reused
+def _refs_by_namespace(services: tuple[ObservedService, ...]) -> Mapping[str, Sequence[Ref]]:
+    return group_by_namespace((service.ref, service.ref) for service in services)
 
 
 def closed_views(
@@ -372,20 +378,66 @@ def _refuse(error: Exception, budget: Budget, *_: object) -> StatusVerdict[Budge
 acceptance = Step(_acceptance, _refuse)
 
 
+class MeteredTenant(NamedTuple):
+    """What the view of a budget is made of but the time and the last meter."""
+
+    claim: NamespaceClaim
+    override: BudgetOverride | None
+    raises: tuple[BudgetRaise, ...]
+    services: tuple[Ref, ...]
+    batches: int
+    pods: tuple[Pod, ...]
+    pools: Mapping[str, PoolView]
+    specs: Mapping[str, AcceleratorPoolSpec]
+    record: SpendRecord | None
+    """What is known outside the object, where the last meter is not known or of the future."""
+
+    def unmetered(self, at: datetime, meter: SpendMeter | None) -> BudgetView:
+        """Return the view of a budget of which no spec is in force."""
+        budget = self.claim.budget
+        return BudgetView(
+            budget=budget,
+            accepted=self.claim.accepted,
+            spec=self.claim.spec,
+            namespaces=self.claim.namespaces,
+            state=_closed_state(budget.name, at, _NOT_ACCEPTED),
+            meter=meter or SpendMeter(),
+            override=self.override,
+            raises=self.raises,
+            services=len(self.services),
+            batches=self.batches,
+        )
+
+
 def _metered_view(
-    now: datetime,
-    view: BudgetView,
-    inputs: MeteringInputs,
-    history: "_SpendHistory",
+    tenant: MeteredTenant,
+    *,
+    at: datetime,
+    memory: SpendMeter | None,
+    last_seen: Mapping[str, datetime],
 ) -> BudgetView:
     """Return the view with the meter advanced and its state, if a spec is in force."""
-    budget, spec = view.budget, view.spec
+    name = tenant.claim.budget.name
+    return _metered(name, tenant, at=at, memory=memory, last_seen=last_seen)
+
+
+@reused_until
+def _metered(
+    _name: str,
+    tenant: MeteredTenant,
+    *,
+    at: datetime,
+    memory: SpendMeter | None,
+    last_seen: Mapping[str, datetime],
+) -> Until[BudgetView]:
+    view = tenant.unmetered(at, memory)
+    spec, now = view.spec, at
     zone = zone_of(spec.time_zone) if spec is not None else None
     if spec is None or zone is None:
-        return view
-    meter, is_lost = _latest_meter(now, budget, spec, inputs.specs, history)
+        return Until(view, now)
+    meter, is_lost = _latest_meter(now, tenant, spec, memory)
     at = max(now, meter.as_of or now)
-    limits = _cost_limits(spec, meter, history.services, at, zone)
+    limits = _cost_limits(spec, meter, tenant.services, at, zone)
     # A service may have a limit of its own beside that for each.
     periods = list({each.period.key: each.period for each in limits}.values())
     unknown = {
@@ -400,14 +452,24 @@ def _metered_view(
             and later.start > period.start
         )
     }
-    meter = replace(meter, incomplete_windows={**meter.incomplete_windows, **unknown})
-    pods = in_namespaces(view.namespaces, inputs.pods)
-    pod_rates = rates(pods, inputs.pools, spec.currency)
-    meter = accrue_spend(meter, pods, pod_rates, periods, at, history.last_seen)
-    state = _budget_state(view, spec, meter, limits, at)
-    state.currency_mismatch = _uncounted_pods(pods, inputs.pools, spec.currency)
-    hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
-    return replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
+    if unknown:
+        meter = replace(meter, incomplete_windows={**meter.incomplete_windows, **unknown})
+    pods, pools = tenant.pods, tenant.pools
+    pod_rates = rates(pods, pools, spec.currency)
+    as_of = meter.as_of or at
+    next_window = min(
+        (period_at(each.window, as_of, zone).end for each in spec.limits), default=FOREVER
+    )
+    if at >= next_window or is_charge_due(meter, pods, pod_rates, periods):
+        meter = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
+    as_of = meter.as_of or at
+    state = _budget_state(view, spec, meter, limits, as_of)
+    state.currency_mismatch = _uncounted_pods(pods, pools, spec.currency)
+    hourly_cost = sum(
+        replica.tariff.hourly(as_of.date()).nanos for replica in meter.running.values()
+    )
+    view = replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
+    return Until(view, now if meter.running or at >= next_window else next_window, meter)
 
 
 def _uncounted_pods(
@@ -431,18 +493,27 @@ def _uncounted_pods(
     )
 
 
-def _set_aside(error: Exception, _: datetime, view: BudgetView, *others: object) -> BudgetView:
-    del others
+def _set_aside(error: Exception, view: BudgetView) -> BudgetView:
     message = planner_error(error, "tenantbudget", view.budget.name)
     accepted = StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
     return replace(view, accepted=accepted, spec=None)
 
 
-meter_budget = Step(_metered_view, _set_aside)
+meter_budget = Step(
+    _metered_view,
+    lambda error, tenant, *, at, memory, **_: _set_aside(error, tenant.unmetered(at, memory)),
+)
 
 
 def _with_limits(view: BudgetView, charges: Mapping[LimitId, LimitCharges] | None) -> BudgetView:
     """Return the view with the state of its limits, and with what it does by them."""
+    return _judged(view.budget.name, view, charges)
+
+
+@reused_per_object
+def _judged(
+    _name: str, view: BudgetView, charges: Mapping[LimitId, LimitCharges] | None
+) -> BudgetView:
     if view.spec is None or view.state.closed is not None:
         return view
     acting = ActingBudget(
@@ -457,7 +528,7 @@ def _with_limits(view: BudgetView, charges: Mapping[LimitId, LimitCharges] | Non
     return replace(view, limits=limits, has_gateway=charges is not None)
 
 
-judge_limits = Step(_with_limits, lambda error, view, _: _set_aside(error, view.state.at, view))
+judge_limits = Step(_with_limits, lambda error, view, _: _set_aside(error, view))
 
 
 def _budget_state(
@@ -528,27 +599,14 @@ def _cost_limits(
     return limits
 
 
-@dataclass(frozen=True, slots=True)
-class _SpendHistory:
-    """What is known of a budget's spend apart from its object."""
-
-    meter: SpendMeter | None
-    record: SpendRecord | None
-    last_seen: Mapping[str, datetime]
-    services: Sequence[Ref]
-
-
 def _latest_meter(
-    at: datetime,
-    budget: Budget,
-    spec: TenantBudgetSpec,
-    specs: Mapping[str, AcceleratorPoolSpec],
-    history: _SpendHistory,
+    at: datetime, tenant: MeteredTenant, spec: TenantBudgetSpec, last: SpendMeter | None
 ) -> tuple[SpendMeter, bool]:
     """Return the meter to go on from, and whether there was one that cannot be used."""
-    if history.meter is not None and is_current(history.meter, at):
-        return after_setback(history.meter, at), False
-    spend, record = budget.status.spend, history.record
+    if last is not None and is_current(last, at):
+        return after_setback(last, at), False
+    budget, specs = tenant.claim.budget, tenant.specs
+    spend, record = budget.status.spend, tenant.record
     recorded = (
         SpendMeter()
         if spend is None

@@ -55,9 +55,17 @@ class MeteringInputs:
 def metering_inputs(pods: Iterable[Pod], views: Sequence[PoolView]) -> MeteringInputs:
     return MeteringInputs(
         pods=group_by_namespace((pod.ref, pod) for pod in pods if pod.devices),
-        pools=pools_by_node(views),
-        specs={view.pool.name: view.pool.spec for view in views if view.pool.spec is not None},
+        pools=_pools_by_node(views),
+        specs=_pool_specs(views),
     )
+
+
+_pools_by_node = reused(pools_by_node)
+
+
+@reused
+def _pool_specs(views: Sequence[PoolView]) -> Mapping[str, AcceleratorPoolSpec]:
+    return {view.pool.name: view.pool.spec for view in views if view.pool.spec is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,30 @@ def rates(pods: Iterable[Pod], pools: Mapping[str, PoolView], currency: str) -> 
         if view is not None and tariff is not None and tariff.currency == currency:
             rates_by_uid[pod.uid] = Rate(view.pool.name, tariff)
     return rates_by_uid
+
+
+def is_charge_due(
+    meter: SpendMeter,
+    pods: Sequence[Pod],
+    pod_rates: Mapping[str, Rate],
+    periods: Sequence[CalendarPeriod],
+) -> bool:
+    """Return whether a meter goes on; while nothing runs it stands until anything changes."""
+    as_of, known = meter.as_of, meter.spend_by_window
+    return (
+        as_of is None
+        or bool(meter.running)
+        or bool(meter.groups)
+        or not meter.names_replicas
+        or [(key, spend.start) for key, spend in known.items()]
+        != [(period.key, period.start) for period in periods]
+        or any(
+            pod.ended > as_of
+            if pod.ended is not None
+            else _metered_replica(pod, pod_rates.get(pod.uid), meter) is not None
+            for pod in pods
+        )
+    )
 
 
 def accrue_spend(

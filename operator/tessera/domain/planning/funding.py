@@ -1,13 +1,16 @@
 """What a budget refuses a service that has no replica: a start, slices, and its model's files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import PlacementReason, Progressing, ScalingReason, StatusVerdict
+from tessera.api.ref import Ref
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
 from tessera.domain.hardware.pools import PoolView, admits
+from tessera.domain.incremental import reused_per_object
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.money import Tariff
 from tessera.domain.placement.placement import PlacementDecision
@@ -18,8 +21,62 @@ from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termi
 _NOT_PAID = (ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED)
 
 
+class PaidService(NamedTuple):
+    """A service, and what its budget has left; without a budget nothing is refused."""
+
+    proposal: Proposal
+    grant: Grant | None
+    state: BudgetState | None
+    with_surge_capacity: frozenset[str]
+    share: TenantShare | None
+    views: Sequence[PoolView]
+
+
+class BudgetRefusals(NamedTuple):
+    """What a budget does not pay for."""
+
+    surges: frozenset[str] = frozenset()
+    """See `ServicePlanInputs`, as for the next two."""
+    start: str | None = None
+    preparation: str | None = None
+
+
+@reused_per_object
+def budget_refusals(_ref: Ref, paid: PaidService) -> BudgetRefusals:
+    """Return what the budget of a service refuses it once all grants are made."""
+    proposal, grant, state, variants, share, views = paid
+    if state is None:
+        return BudgetRefusals()
+    return BudgetRefusals(
+        unpaid_surges(proposal, grant, state, variants),
+        start_refusal(proposal, grant, state, share),
+        preparation_refusal(proposal, grant, state, views),
+    )
+
+
+def unpaid_surges(
+    proposal: Proposal, grant: Grant | None, state: BudgetState, variants: Collection[str]
+) -> frozenset[str]:
+    """Return those of the variants of which a budget grants no replica beyond the desired ones.
+
+    One that runs is reserved with all that run.
+    """
+    spec = proposal.service.spec
+    desired = [count.replicas for count in proposal.counts] if grant is None else grant.counts
+    if spec is None:
+        return frozenset()
+    span = max(RESERVED_DURATION, termination_time(spec))
+    return frozenset(
+        count.choice.variant
+        for count, replicas in zip(proposal.counts, desired, strict=True)
+        if count.choice.variant in variants
+        and count.existing <= replicas
+        and not state.has_room(count.choice.offer.tariff.paid_for(proposal.service.ref), span)
+    )
+
+
 def start_refusal(
-    proposal: Proposal, grant: Grant | None, state: BudgetState | None, share: TenantShare | None
+    proposal: Proposal, grant: Grant | None, state: BudgetState, share: TenantShare | None
 ) -> str | None:
     """Return why a request would start no replica of a service that may have none and has none.
 
@@ -27,7 +84,7 @@ def start_refusal(
     layout, it is why none is planned for it.
     """
     spec, awaited = proposal.service.spec, proposal.placement.awaited
-    if spec is None or state is None:
+    if spec is None:
         return None
     if awaited is not None and share is not None and share.paid_replicas == 0:
         tariff = awaited.offer.tariff.paid_for(proposal.service.ref)
@@ -40,7 +97,7 @@ def start_refusal(
 
 
 def preparation_refusal(
-    proposal: Proposal, grant: Grant | None, state: BudgetState | None, views: Sequence[PoolView]
+    proposal: Proposal, grant: Grant | None, state: BudgetState, views: Sequence[PoolView]
 ) -> str | None:
     """Return why neither Jobs nor claims are made for the model of a service.
 
@@ -48,7 +105,7 @@ def preparation_refusal(
     would pay for the cheapest hardware that it may use.
     """
     spec = proposal.service.spec
-    if spec is None or state is None or proposal.objects.pods:
+    if spec is None or proposal.objects.pods:
         return None
     if grant is not None and grant.replicas:
         return None

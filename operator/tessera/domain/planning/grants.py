@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import TypeAlias
 
 from tessera.domain.batch import batches
@@ -17,6 +19,7 @@ from tessera.domain.budget.state import (
     grant_requests,
     joined_grants,
 )
+from tessera.domain.incremental import reused_per_object
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.state import ScalingHistory
@@ -35,31 +38,54 @@ def grant_replicas(
     unclaimed: Mapping[str, Sequence[Pod]],
     budgets: Sequence[BudgetView],
     scaling_history: Mapping[Ref, ScalingHistory],
-) -> Mapping[Ref, Grant | Exception]:
-    """Return the grants of all services and batches for which a budget, open or closed, decides.
+) -> tuple[Mapping[Ref, Grant | Exception], tuple[BudgetView, ...]]:
+    """Return the grants of all services and batches for which a budget, open or closed, decides,
+    and the budgets with what is left after them.
 
     An exception in place of a grant sets its service or batch aside: nothing is added to it. What
     `unclaimed` pods cost, by namespace, is committed as long as they run.
     """
     if not budgets:
-        return {}
+        return {}, ()
     services = group_by_namespace((ref, proposals[ref]) for ref in sorted(proposals))
     runs = group_by_namespace((ref, batch_proposals[ref]) for ref in sorted(batch_proposals))
-    grants: dict[Ref, Grant | Exception] = {}
-    for view in budgets:
-        names = view.namespaces
-        for pod in in_namespaces(names, unclaimed):
-            running = view.meter.running.get(pod.uid)
-            if running is not None and pod.terminating:
-                view.state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
-            elif running is not None:
-                view.state.reserve_min_replicas(running.tariff, 1)
-        members: list[_Member] = [
+    grants, granted = dict[Ref, Grant | Exception](), list[BudgetView]()
+    for budget in budgets:
+        view, names = budget, budget.namespaces
+        members: tuple[_Member, ...] = (
             *in_namespaces(names, services),
             *in_namespaces(names, runs),
-        ]
-        grants |= grant_tenant(view.meter, view.state, members, scaling_history)
-    return grants
+        )
+        others = tuple(in_namespaces(names, unclaimed))
+        if members or others:
+            histories = {
+                ref: scaling_history[ref]
+                for ref in map(_billed_ref, members)
+                if ref in scaling_history
+            }
+            own, view = _granted(names, view, members, others, histories)
+            grants |= own
+        granted.append(view)
+    return grants, tuple(granted)
+
+
+@reused_per_object
+def _granted(
+    _namespaces: tuple[str, ...],
+    view: BudgetView,
+    members: tuple[_Member, ...],
+    unclaimed: tuple[Pod, ...],
+    scaling_history: Mapping[Ref, ScalingHistory],
+) -> tuple[Mapping[Ref, Grant | Exception], BudgetView]:
+    """Return the grants of one tenant, and its budget with what is left."""
+    view = replace(view, state=deepcopy(view.state))
+    for pod in unclaimed:
+        running = view.meter.running.get(pod.uid)
+        if running is not None and pod.terminating:
+            view.state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
+        elif running is not None:
+            view.state.reserve_min_replicas(running.tariff, 1)
+    return grant_tenant(view.meter, view.state, members, scaling_history), view
 
 
 def _grant_members(

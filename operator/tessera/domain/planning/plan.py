@@ -57,7 +57,7 @@ from tessera.domain.planning.candidates import (
     wanted_devices,
     with_candidates,
 )
-from tessera.domain.planning.funding import pool_refusal, preparation_refusal, start_refusal
+from tessera.domain.planning.funding import PaidService, budget_refusals, pool_refusal
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import KnownConflicts, ServicePlanInputs
 from tessera.domain.planning.observations import with_observations
@@ -65,7 +65,6 @@ from tessera.domain.planning.service_decision import (
     held_plan,
     plan_service,
     set_aside_plan,
-    unpaid_surges,
     with_surge_capacity,
 )
 from tessera.domain.planning.service_plan import ServicePlan
@@ -323,9 +322,10 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     batch_proposals = batches.propose_batches(
         snapshot, views, allocated, forecast, memory.job_creation_errors, users
     )
-    grants = grant_replicas(
+    grants, deciding = grant_replicas(
         proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
     )
+    budgets, closed = deciding[: len(budgets)], deciding[len(budgets) :]
     budgets = lend_to_gateways(budgets, snapshot, has_providers=config.providers)
     # What is tried takes what others leave: no share of devices, and no layout is made for it.
     in_force = proposals_in_force(fleet, proposals)
@@ -515,6 +515,12 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         ]
     )
     with_capacity = with_surge_capacity(proposal, grant, context.allocated)
+    refused = budget_refusals(
+        ref,
+        PaidService(
+            proposal, grant, budget_state, with_capacity, context.shares.get(ref), context.views
+        ),
+    )
     inputs = ServicePlanInputs(
         proposal,
         grant,
@@ -522,9 +528,9 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         surge_replicas,
         context.newest_template,
         with_capacity,
-        unpaid_surges(proposal, grant, budget_state, with_capacity),
-        start_refusal(proposal, grant, budget_state, context.shares.get(ref)),
-        preparation_refusal(proposal, grant, budget_state, context.views),
+        refused.surges,
+        refused.start,
+        refused.preparation,
         context.config.autoscalers,
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         KnownConflicts(

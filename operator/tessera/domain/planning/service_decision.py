@@ -1,6 +1,6 @@
 """The decision for one service, computed from its proposal and its grant."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.domain.aspects.aspects import reported_by
-from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
+from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import Until, reused_until
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, Workload
@@ -45,7 +45,6 @@ from tessera.domain.service.preparation.preparation import Preparation
 from tessera.domain.service.proposal import (
     Proposal,
     planner_error_proposal,
-    termination_time,
     unchanged_proposal,
 )
 from tessera.domain.service.variant_counts import (
@@ -268,27 +267,6 @@ def with_surge_capacity(
         if _has_surge_capacity(
             count, count.replicas if grant is None else grant.counts[index], allocated
         )
-    )
-
-
-def unpaid_surges(
-    proposal: Proposal, grant: Grant | None, state: BudgetState | None, variants: Collection[str]
-) -> frozenset[str]:
-    """Return those of the variants of which a budget grants no replica beyond the desired ones.
-
-    One that runs is reserved with all that run.
-    """
-    spec = proposal.service.spec
-    desired = [count.replicas for count in proposal.counts] if grant is None else grant.counts
-    if state is None or spec is None:
-        return frozenset()
-    span = max(RESERVED_DURATION, termination_time(spec))
-    return frozenset(
-        count.choice.variant
-        for count, replicas in zip(proposal.counts, desired, strict=True)
-        if count.choice.variant in variants
-        and count.existing <= replicas
-        and not state.has_room(count.choice.offer.tariff.paid_for(proposal.service.ref), span)
     )
 
 

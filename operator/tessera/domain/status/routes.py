@@ -16,7 +16,7 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.route_reasons import RouteAccepted, TargetState
 from tessera.api.text import counted
-from tessera.domain.budget.budgets import BudgetView, grants_in_force
+from tessera.domain.budget.budgets import BudgetView, NamespaceClaim, grants_in_force
 from tessera.domain.gateway.access import may_offer, may_use, offered_to
 from tessera.domain.gateway.build import is_asleep, offered_names, offered_route, oldest_first
 from tessera.domain.gateway.directory import OfferedModel
@@ -72,6 +72,26 @@ def route_statuses(
     `gateways` says whether the installation runs any; `providers` is None if they send nothing
     outside. A tenant reads the same of what it may not use and of what does not exist.
     """
+    claims = tuple(
+        NamespaceClaim(
+            budget=view.budget, accepted=view.accepted, spec=view.spec, namespaces=view.namespaces
+        )
+        for view in budgets
+    )
+    return _statuses(routes, services, claims, providers, gateways, at=at)
+
+
+@reused
+def _statuses(
+    routes: Sequence[ObservedRoute],
+    services: Sequence[ObservedService],
+    budgets: Sequence[NamespaceClaim],
+    providers: Sequence[ObservedProvider] | None,
+    gateways: bool,
+    *,
+    at: datetime,
+) -> Mapping[Ref, ModelRouteStatus]:
+    """Return the statuses; the time is only that of a condition that changes."""
     around = _surroundings(routes, services, budgets, providers, gateways=gateways)
     return {route.ref: route_status(route, around, at) for route in routes}
 
@@ -79,7 +99,7 @@ def route_statuses(
 def _surroundings(
     routes: Sequence[ObservedRoute],
     services: Sequence[ObservedService],
-    budgets: Sequence[BudgetView],
+    budgets: Sequence[NamespaceClaim],
     providers: Sequence[ObservedProvider] | None,
     *,
     gateways: bool,

@@ -1,12 +1,15 @@
 """Write the statuses of TenantBudgets, with the record of what was spent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
+from datetime import datetime
 from functools import partial
 
 from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.status.budget import budget_status
+from tessera.domain.steps import Step
 from tessera.reconcile.writing.write_order import Stage, Work, WorkKey, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep
 from tessera.resources.api_resources import TENANT_BUDGETS
@@ -17,15 +20,21 @@ class BudgetApplier:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._incremental = Incremental()
         self._unrecorded = set[str]()
         """Budgets whose last status was refused or could not be built."""
         self.refusals: dict[str, list[str]] = {}
         """Why there is no record of the last cycle, by budget."""
 
     def work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
-        """Yield the work of all budgets."""
+        """Yield the work of budgets whose status is not as it is in the cluster."""
+        settled = self._incremental.run(_settled, plan.budgets, snapshot.at)
         for view in plan.budgets:
-            yield Work(budget_key(view.budget.name), partial(self.apply, view, snapshot))
+            name = view.budget.name
+            if name not in settled or name in self._unrecorded:
+                yield Work(budget_key(name), partial(self.apply, view, snapshot))
+            else:
+                self.refusals.pop(name, None)
 
     async def apply(self, view: BudgetView, snapshot: Snapshot) -> None:
         """Write the status if its record is due, before anything that costs money."""
@@ -44,6 +53,20 @@ class BudgetApplier:
         if not refusals:
             self._unrecorded.discard(name)
         return refusals
+
+
+def _settled(views: Sequence[BudgetView], at: datetime) -> Set[str]:
+    """Return the budgets whose status is the last one."""
+    return {view.budget.name for view in views if is_settled(view.budget.name, view, at=at)}
+
+
+@reused_per_object
+def _is_settled(_name: str, view: BudgetView, *, at: datetime) -> bool:
+    return budget_status(view, at) == view.budget.status
+
+
+# One whose status cannot be built says so when it is written.
+is_settled = Step(_is_settled, lambda *_, **_n: False)
 
 
 def budget_key(name: str) -> WorkKey:
