@@ -9,7 +9,8 @@ from tessera.resources.manifest import ObjectKey
 from tests.floors.fleet import FloorFleet, add_gpus
 from tests.floors.kube import PodTimes
 
-ABSURD = ["1e999", "NaN", "Infinity", "-1", "1000000000000000", "1e-999999"]
+# The first one broke the plan of its service, the second one the bill of all.
+ABSURD = ["1e999", "-1"]
 DEAREST = "999999999"
 
 
