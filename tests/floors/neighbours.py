@@ -1,7 +1,8 @@
 """Three tenants on one pool of slices and whole GPUs: whose price rises though it changed nothing.
 
-A service is unchanged from one event to the next, unless the event is its own. Its price is that of
-as many of its dearest replicas as it wants: the second replica of a move is none of them.
+A service is unchanged from one event to the next, unless the event is its own. Its price is looked at
+while it has as many replicas as it wants, all of them on devices: the second replica of a move, which
+may be on a dearer place until its slice is made, is no raise.
 """
 
 import asyncio
@@ -134,17 +135,17 @@ class NeighbourFleet:
             if ref in self._changing:
                 continue
             own = pods.get(ref, [])
-            prices = sorted((_price(pod) for pod in own if pod.node is not None), reverse=True)
+            bound = [pod for pod in own if pod.node is not None]
             waiting = [pod for pod in own if pod.node is None]
-            if len(prices) < wanted and not all(map(self._finds_device, waiting)):
+            if len(bound) < wanted and not all(map(self._finds_device, waiting)):
                 self._changing.add(ref)  # somebody else took its device
+            if len(bound) != wanted or waiting or ref in self._changing:
                 continue
-            price = round(sum(prices[:wanted]), 9)
+            price = round(sum(map(_price, bound)), 9)
             before = self._prices.get(ref)
-            if before is not None and len(prices) >= wanted and price > before:
+            if before is not None and price > before:
                 self.raises.append(f"{ref} {before} -> {price}, after {self.events[-1]}")
-            if len(prices) >= wanted:
-                self._prices[ref] = price
+            self._prices[ref] = price
 
     def _finds_device(self, pod: Pod) -> bool:
         taken, offered = Counter[str](), Counter[str]()
