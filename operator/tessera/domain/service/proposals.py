@@ -132,7 +132,7 @@ held_devices = Step(_count_held, lambda *_: Devices())
 class _FreeDevices(NamedTuple):
     """Devices of one kind of a pool that are free, and how many of them a replica has at most."""
 
-    count: int
+    free: int
     most_of_replica: int
 
     def level(self, replicas: int) -> int:
@@ -141,7 +141,7 @@ class _FreeDevices(NamedTuple):
         The power of two is enough to learn of room, and changes rarely where many services run.
         What is free beyond twice of all that it could have changes nothing for it.
         """
-        return min(self.count, 2 * replicas * self.most_of_replica).bit_length()
+        return min(self.free, 2 * replicas * self.most_of_replica).bit_length()
 
 
 def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[_FreeDevices, ...]:
