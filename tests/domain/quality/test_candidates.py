@@ -52,8 +52,8 @@ def test_a_passed_change_takes_over_with_the_replica_that_was_tried() -> None:
 
 def test_a_change_costs_what_the_version_in_force_does_in_whatever_pool_it_is_tried() -> None:
     fleet = a_gated_fleet(devices=2)
-    fleet.pools.append(a_pool("spare", "3.36"))
-    fleet.nodes.append(a_node("spare", whole=1))
+    fleet.pools = [*fleet.pools, a_pool("spare", "3.36")]
+    fleet.nodes = [*fleet.nodes, a_node("spare", whole=1)]
     fleet.edit(**A_CHANGE)
     fleet.run(60)
     (tried,) = fleet.tried_pods()
