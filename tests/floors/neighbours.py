@@ -1,8 +1,8 @@
-"""Three tenants on one pool of slices and whole GPUs: whose price rises though it changed nothing.
+"""Three tenants on one pool of slices and whole GPUs: whose price rises while it stays the same.
 
-A service is unchanged from one event to the next, unless the event is its own. Its price is looked at
-while it has as many replicas as it wants, all of them on devices: the second replica of a move, which
-may be on a dearer place until its slice is made, is no raise.
+A service is unchanged from one event to the next, unless the event is its own. Its price is read
+while it has as many replicas as it wants, all of them on devices: the second replica of a move,
+which may be on a dearer place until its slice is made, is no raise.
 """
 
 import asyncio

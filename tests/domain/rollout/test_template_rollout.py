@@ -328,3 +328,20 @@ def test_the_surge_of_another_controller_takes_no_room_from_the_newest_template(
         has_capacity=True,
     )
     assert rollout.counts(may_step=True, may_take=True, may_leave=1, is_withdrawn=False).newest == 1
+
+
+def test_a_successor_that_is_ready_lets_none_go_while_others_of_the_service_are_away() -> None:
+    old = OlderTemplate(workload=a_workload(1), pods=(a_pod("chat-0"),))
+    rollout = TemplateRollout(
+        workload=a_workload(1, template_digest="two"),
+        pods=(a_pod("chat-1", template="two"),),
+        older=(old,),
+        desired=1,
+        at=NOW,
+        has_capacity=True,
+    )
+    for may_leave in (0, 1):
+        counts = rollout.counts(
+            may_step=True, may_take=True, may_leave=may_leave, is_withdrawn=False
+        )
+        assert counts.older == {old.workload.ref: 1 - may_leave}

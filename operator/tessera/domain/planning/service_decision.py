@@ -26,7 +26,7 @@ from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.previous_deployments import previous_drains, yielding_previous
 from tessera.domain.planning.rollout_span import until_it_moves
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
-from tessera.domain.planning.variant_rollouts import is_moving, plan_variants
+from tessera.domain.planning.variant_rollouts import VariantRollouts, is_moving, plan_variants
 from tessera.domain.quality.lost_revision import RevisionMissingError
 from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.rollout.disruptions import Disruptions
@@ -116,10 +116,7 @@ def _plan_service(
     rollouts = plan_variants(inputs, spec, counts, disruptions, snapshot, is_held=is_held)
     disruptions = disruptions.within(rollouts.floor)
     variants = rollouts.variants
-    may_yield = (
-        not rollouts.is_replacing and rollouts.floor is not None and rollouts.floor.is_recorded
-    )
-    previous = _previous_deployments(inputs, variants, disruptions if may_yield else None, snapshot)
+    previous = _previous_deployments(inputs, rollouts, disruptions, snapshot)
     drain = with_leaving(
         snapshot,
         joined_drains(
@@ -296,18 +293,18 @@ class _Previous(NamedTuple):
 
 def _previous_deployments(
     inputs: ServicePlanInputs,
-    variants: Sequence[VariantPlan],
-    disruptions: Disruptions | None,
+    rollouts: VariantRollouts,
+    disruptions: Disruptions,
     snapshot: Snapshot,
 ) -> _Previous:
     """Return what becomes of the Deployments of variants that are not offered any more.
 
-    A replica gives way to its successor within the `disruptions`, if there are any now.
+    A replica gives way to its successor within the `disruptions`, if no other one is replaced.
 
     One of a variant that may come back goes once it is empty. A service whose slices are planned
     keeps them, also when its pool does not plan any more: its replicas move as slices are made.
     """
-    proposal = inputs.proposal
+    proposal, variants = inputs.proposal, rollouts.variants
     objects, spec = proposal.objects, proposal.service.spec
     names = {variant.choice.variant for variant in variants}
     offered = {count.choice.variant for count in proposal.counts}
@@ -323,7 +320,7 @@ def _previous_deployments(
     if spec.placement.mig == "Auto":
         return _previous_of_layouts(inputs, empty, workloads, pods, missing)
     yielding = frozenset[Ref]()
-    if disruptions is not None:
+    if rollouts.may_yield:
         yielding = yielding_previous(snapshot, variants, objects.pods, disruptions)
     drains = previous_drains(
         snapshot,

@@ -52,9 +52,13 @@ class VariantRollouts:
     """What is kept while replicas are replaced."""
 
     @property
-    def is_replacing(self) -> bool:
-        """Return whether a replica leaves for one of a newer template."""
-        return any(drain.draining for drain in self.older.values())
+    def may_yield(self) -> bool:
+        """Return whether a replica of a previous variant may leave for its successor.
+
+        None leaves for one of a newer template, and the status has what is kept.
+        """
+        is_replacing = any(drain.draining for drain in self.older.values())
+        return not is_replacing and self.floor is not None and self.floor.is_recorded
 
     def replicas(self, workloads: Sequence[Workload]) -> Mapping[Ref, int]:
         """Return the new replica counts of older templates' Deployments, where they change."""
