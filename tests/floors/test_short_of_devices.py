@@ -123,7 +123,7 @@ async def test_takers_of_freed_devices_get_one_and_are_named(
     assert fleet.healthy("chat") == gpus - 1, "\n".join(fleet.describe())
     progressing = fleet.condition("chat", "Progressing")
     assert progressing["reason"] == "WaitingForDevice", "\n".join(fleet.describe())
-    assert "Pod/notebook-1 of namespace people" in progressing["message"]
+    assert " of namespace people took the device on Node/" in progressing["message"]
     assert "spec.scaling.minReplicas" in progressing["message"]
     fleet.free_devices("a100-0")
     await _watch(fleet, 15 * MINUTE, healthy=gpus - 1)
