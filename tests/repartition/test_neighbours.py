@@ -42,7 +42,23 @@ async def test_a_third_replica_moves_no_neighbour_to_a_whole_gpu(mode: str) -> N
     await simulation.close()
 
 
-@pytest.mark.parametrize("seed", [4, *full(*range(4), *range(5, 10))])
+@pytest.mark.parametrize("seed", [4, *full(*range(4), *range(5, 20))])
 async def test_no_event_of_a_neighbour_makes_an_unchanged_service_dearer(seed: int) -> None:
     """Three tenants come, grow, leave and restart on slices and whole GPUs."""
     assert not await raises_of([seed])
+
+
+async def test_layouts_that_are_assumed_before_an_agent_reports_are_not_made_unasked() -> None:
+    """Without a report the larger slices are taken to be on other GPUs than they are."""
+    simulation = RepartitionSimulation.of(
+        BACKENDS["agent"], [[[("3g.40gb", 0), ("3g.40gb", 4)], [("7g.80gb", 0)]]]
+    )
+    simulation.pool(mode="Propose")
+    simulation.serve("chat", SMALL, 1)
+    [machine] = simulation.machines
+    before = machine.layouts()
+    for _ in range(12):
+        await simulation.tick()
+        assert not simulation.mig.units, simulation.describe()
+    assert machine.layouts() == before
+    await simulation.close()

@@ -71,7 +71,14 @@ def adopt(
     if spec.mig.mode == "Static":
         return _static_layout(view, spec.mig, status, nodes, capabilities, at)
     pool_layouts = _usable_layouts(solution, problem, view.pool.name, status.target)
-    if pool_layouts is None:
+    # Before an agent reports, its layouts are assumed: nobody has approved to make them so.
+    is_assumed = (
+        spec.mig.mode == "Propose"
+        and status.target is None
+        and capabilities.pinned_starts
+        and any(node.gpus and not node.reports_pods for node in nodes)
+    )
+    if pool_layouts is None or is_assumed:
         verdict = None if status.target else _planning_verdict(view, nodes)
         return PlanAdoption(status=status, verdict=verdict)
     return _adopt_layout(view, spec.mig, problem, pool_layouts, at)
@@ -94,6 +101,10 @@ def _usable_layouts(
     if solution.problem is problem or solution.problem == problem:
         return layouts
     if _gpus_of(solution.problem, pool) != _gpus_of(problem, pool):
+        return None
+    # What repartitioned nothing then may repartition something now, and nobody approved that.
+    is_approved_alone = layouts.staying is not None
+    if is_approved_alone and solution.problem.observed_layouts != problem.observed_layouts:
         return None
     served = _served_services(best.plan, problem, pool)
     better = target is None or served > _served_services(target, problem, pool)
@@ -174,7 +185,9 @@ def _adopt_layout(
         name = proposed.name if proposed is not None else name
         if view.pool.approved_plan != name:
             proposal = plan.model_copy(update={"at": since, "name": name})
-            next_target = _staying_target(target, pool_layouts.staying, problem, view.pool.name, at)
+            # A GPU that is being repartitioned gets its layout first.
+            staying = pool_layouts.staying if not status.busy_nodes else None
+            next_target = _staying_target(target, staying, problem, view.pool.name, at)
             verdict = _awaiting_approval(view, problem, pool_layout, proposal)
             return replace(adoption(target=next_target, proposed=proposal), verdict=verdict)
     return adoption(target=plan.model_copy(update={"at": at}), proposed=None)
