@@ -239,11 +239,7 @@ class FloorFleet:
 
     def devices_in_use(self, resource: str) -> int:
         """Return the devices that pods of the namespace hold or want."""
-        return sum(
-            pod.devices.get(resource, 0)
-            for key, pod in self.kube.pods()
-            if key.namespace == NAMESPACE
-        )
+        return self.kube.devices_in_use(NAMESPACE, resource)
 
     async def restart_operator(self) -> None:
         """End the process of the operator; the next tick starts one without memory."""

@@ -314,11 +314,7 @@ class FloorKube(Kube):
         if quota is None:
             return ""
         requested = _devices(json.loads(replica_set.template)).get(quota.resource, 0)
-        used = sum(
-            pod.devices.get(quota.resource, 0)
-            for key, pod in self.pods()
-            if key.namespace == deployment.namespace
-        )
+        used = self.devices_in_use(deployment.namespace, quota.resource)
         if not requested or used + requested <= quota.hard:
             return ""
         name, resource = f"{deployment.name}-{replica_set.template_hash}", quota.resource
@@ -326,6 +322,14 @@ class FloorKube(Kube):
             f'pods "{name}-x" is forbidden: exceeded quota: {quota.name}, requested: '
             f"requests.{resource}={requested}, used: requests.{resource}={used}, limited: "
             f"requests.{resource}={quota.hard}"
+        )
+
+    def devices_in_use(self, namespace: str, resource: str) -> int:
+        """Return the devices that a quota counts: pods that ended have none."""
+        return sum(
+            pod.devices.get(resource, 0)
+            for key, pod in self.pods()
+            if key.namespace == namespace and not self.has_ended(key)
         )
 
     def _create_pod(self, deployment: ObjectKey, replica_set: ReplicaSet) -> None:

@@ -61,6 +61,13 @@ async def test_a_pod_that_fails_is_replaced_and_holds_no_device(fleet: FloorFlee
     assert fleet.kube.has_ended(key)
 
 
+async def test_a_quota_does_not_count_a_pod_that_failed(fleet: FloorFleet) -> None:
+    fleet.set_quota(2)
+    fleet.kube.fail(next(key for key, _ in fleet.kube.pods()))
+    await fleet.settle()
+    assert fleet.healthy("chat") == 2, fleet.describe()
+
+
 async def test_an_engine_that_exits_starts_again_in_its_pod(fleet: FloorFleet) -> None:
     names = {key.name for key, _ in fleet.kube.pods()}
     fleet.kube.crash(next(key for key, _ in fleet.kube.pods()))
