@@ -29,11 +29,12 @@ from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.gateway.outside import outside_limits
 from tessera.domain.hardware.pools import discover
+from tessera.domain.incremental import Incremental
 from tessera.domain.money import NANO, from_nanos
 from tessera.domain.observed.charges import OUTSIDE, AccountCharge, LimitCharges, LimitId
 from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import Budget
-from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.plan import Plan, plan
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.events import event_notes
 from tessera.resources.manifest import wire_format
@@ -555,3 +556,15 @@ def exchange(
 ) -> None:
     at = BEGUN.timestamp() + now
     gateway.receive([account.exchange("gateway-0", each, at) for each in asks], now)
+
+
+def test_a_cycle_that_is_repeated_lends_once() -> None:
+    """The view of a budget in which nothing runs is kept, and what is lent is not counted twice."""
+    incremental = Incremental()
+    before = a_snapshot(budgets=(a_budget(),), charges=reported(0))
+    memory = NO_MEMORY.after(incremental.run(plan, WITH_PROVIDERS, before, NO_MEMORY))
+    snapshot = replace(before, providers=(a_provider(),))
+    lent = [
+        incremental.run(plan, WITH_PROVIDERS, snapshot, memory).budgets[0].state for _ in range(3)
+    ]
+    assert [each.current_windows[0].outside for each in lent] == [NANO // 5] * 3

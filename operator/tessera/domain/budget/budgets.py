@@ -23,6 +23,7 @@ from tessera.api.text import counted
 from tessera.domain.budget.actions import ActingBudget, LimitState, current_actions, limit_states
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import (
+    IDLE_INTERVAL,
     MeteringInputs,
     accrue_spend,
     after_setback,
@@ -460,7 +461,7 @@ def _metered(
     next_window = min(
         (period_at(each.window, as_of, zone).end for each in spec.limits), default=FOREVER
     )
-    if at >= next_window or is_charge_due(meter, pods, pod_rates, periods):
+    if at >= next_window or is_charge_due(meter, pods, pod_rates, periods, at):
         meter = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
     as_of = meter.as_of or at
     state = _budget_state(view, spec, meter, limits, as_of)
@@ -469,7 +470,8 @@ def _metered(
         replica.tariff.hourly(as_of.date()).nanos for replica in meter.running.values()
     )
     view = replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
-    return Until(view, now if meter.running or at >= next_window else next_window, meter)
+    is_moving = meter.running or at >= next_window
+    return Until(view, now if is_moving else min(next_window, as_of + IDLE_INTERVAL), meter)
 
 
 def _uncounted_pods(

@@ -37,6 +37,9 @@ MAX_CLOCK_ERROR = timedelta(minutes=2)
 _MAX_RECORD_LEAD = 2 * MAX_CLOCK_ERROR
 # A pod may be observed so much later than it was bound.
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
+# So long a meter stands while nothing runs: what comes from another tenant, or is priced from now
+# on, is charged from then on at the earliest.
+IDLE_INTERVAL = _MAX_OBSERVATION_DELAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +96,13 @@ def is_charge_due(
     pods: Sequence[Pod],
     pod_rates: Mapping[str, Rate],
     periods: Sequence[CalendarPeriod],
+    at: datetime,
 ) -> bool:
-    """Return whether a meter goes on; while nothing runs it stands until anything changes."""
+    """Return whether a meter goes on; while nothing runs and nothing changes it stands a while."""
     as_of, known = meter.as_of, meter.spend_by_window
     return (
         as_of is None
+        or at - as_of >= IDLE_INTERVAL
         or bool(meter.running)
         or bool(meter.groups)
         or not meter.names_replicas

@@ -6,6 +6,7 @@ and for the rest of the window: whatever gateways spend of it, the limit holds w
 """
 
 from collections.abc import Mapping, Sequence, Set
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 
@@ -66,8 +67,8 @@ def _lent(
 ) -> BudgetView:
     if view.state.closed is not None:
         return view
-    loans: dict[str, OutsideLoan] = {}
-    for window in view.state.current_windows:
+    loans, added = dict[str, OutsideLoan](), dict[int, int]()
+    for index, window in enumerate(view.state.current_windows):
         if window.period.key != window.period.name:
             continue
         before = view.meter.loan(window.period)
@@ -80,12 +81,17 @@ def _lent(
             grows=(view.budget.name, view.state.currency) in listed
             and (view.override is not None or view.meter.is_complete(window.period)),
         )
-        window.lend(loan.amount - before.amount)
+        added[index] = loan.amount - before.amount
         if loan.amount:
             loans[window.period.name] = loan
     if loans == view.meter.loans:
         return view
-    return judge_limits(replace(view, meter=replace(view.meter, loans=loans)), charges)
+    # The view may be kept for the next cycle, which lends by its own.
+    state = deepcopy(view.state)
+    for index, nanos in added.items():
+        state.current_windows[index].lend(nanos)
+    meter = replace(view.meter, loans=loans)
+    return judge_limits(replace(view, state=state, meter=meter), charges)
 
 
 lend_outside = Step(_lent, lambda _error, view, *_: view)

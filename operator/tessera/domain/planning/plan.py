@@ -327,6 +327,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     )
     budgets, closed = deciding[: len(budgets)], deciding[len(budgets) :]
     budgets = lend_to_gateways(budgets, snapshot, has_providers=config.providers)
+    deciding = (*budgets, *closed)
     # What is tried takes what others leave: no share of devices, and no layout is made for it.
     in_force = proposals_in_force(fleet, proposals)
     shares = tenant_shares(in_force, grants, deciding)

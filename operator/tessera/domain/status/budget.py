@@ -36,9 +36,9 @@ def budget_status(
 ) -> TenantBudgetStatus:
     """Return the status of one budget.
 
-    The spend is recorded each minute, before each grant, and when a reason, a window, a price or
-    the set of replicas changes; in between the last record stands, so that a reconcile in which
-    nothing happens writes nothing.
+    The spend is recorded each minute while there is any, before each grant, and when a reason, a
+    window, a price or the set of replicas changes; in between the last record stands, so that a
+    reconcile in which nothing happens writes nothing.
     """
     budget, previous, state = view.budget, view.budget.status, view.state
     verdicts = {
@@ -67,7 +67,7 @@ def budget_status(
         [(each.start, each.amount) for each in listed] for listed in (previous.outside, outside)
     ]
     changed = changed or acts[0] != acts[1] or lent[0] != lent[1]
-    is_due = changed or _is_record_due(view, previous.spend, state)
+    is_due = changed or _is_record_due(view, limits, state)
     if before == after and same_spec and not is_due:
         return previous
     return TenantBudgetStatus(
@@ -88,10 +88,11 @@ def budget_status(
     )
 
 
-def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetState) -> bool:
+def _is_record_due(view: BudgetView, limits: tuple[LimitStatus, ...], state: BudgetState) -> bool:
     if state.closed is not None:
         return False
-    recorded_counts = (view.budget.status.services, view.budget.status.batches)
+    previous = view.budget.status
+    record, recorded_counts = previous.spend, (previous.services, previous.batches)
     if record is None or state.has_new_grants or recorded_counts != (view.services, view.batches):
         return True
     starts = [window.start for window in record.windows]
@@ -104,7 +105,15 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
         window_changed
         or recorded != rates
         or record.running_groups != groups
-        or abs(state.at - record.as_of) >= RECORD_INTERVAL
+        or (abs(state.at - record.as_of) >= RECORD_INTERVAL and _says_more(view, limits, record))
+    )
+
+
+def _says_more(view: BudgetView, limits: tuple[LimitStatus, ...], record: SpendStatus) -> bool:
+    """Return whether a record of now says more than that nothing was spent since the last one."""
+    spend = _spend_status(view.meter, view.state)
+    return limits != view.budget.status.limits or record != spend.model_copy(
+        update={"as_of": record.as_of}
     )
 
 
