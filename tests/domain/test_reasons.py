@@ -254,6 +254,7 @@ def test_every_reason_that_refuses_has_a_case() -> None:
     assert refusing - shown == {
         Accepted.FAILED_CREATE,
         Accepted.PLANNER_ERROR,
+        Accepted.REVISION_MISSING,
         Accepted.UNKNOWN_MODEL,
     }
 

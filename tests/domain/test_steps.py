@@ -14,7 +14,7 @@ from tessera.api.pool_reasons import LayoutReady, PoolAccepted
 from tessera.api.reasons import Accepted
 from tessera.domain.batch.batches import ProposedBatch
 from tessera.domain.billing.bill import Bill, accrue
-from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.budget.budgets import BudgetView, MeteredTenant
 from tessera.domain.budget.state import BudgetState
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView, pool_view
@@ -125,10 +125,11 @@ def _fleet() -> Snapshot:
 
 
 def _revised(fleet: Snapshot, revision: int) -> Snapshot:
-    """Change every service and node in what matters to no decision, so that all are planned."""
+    """Change each service, budget and node in what decides nothing, so that all are planned."""
     return replace(
         fleet,
         services=tuple(replace(service, generation=revision) for service in fleet.services),
+        budgets=tuple(replace(budget, generation=revision) for budget in fleet.budgets),
         nodes=tuple(
             replace(node, labels={**node.labels, "revision": str(revision)}) for node in fleet.nodes
         ),
@@ -140,6 +141,7 @@ _OWNERS: dict[type, Callable[[Any], str]] = {
     Budget: attrgetter("name"),
     BudgetState: attrgetter("name"),
     BudgetView: attrgetter("budget.name"),
+    MeteredTenant: attrgetter("claim.budget.name"),
     MigNode: lambda node: str(node.name.removesuffix("-0")),
     Node: lambda node: str(node.name.removesuffix("-0")),
     ChangeTrial: attrgetter("service.namespace"),

@@ -301,9 +301,11 @@ class LayoutFleet(RepartitionSimulation):
     # Users
 
     @override
-    def serve(self, name: str, uri: str, min_replicas: int, **spec: Any) -> None:
+    def serve(
+        self, name: str, uri: str, min_replicas: int, namespace: str = "team-a", **spec: Any
+    ) -> None:
         self.specs[name] = uri, spec
-        RepartitionSimulation.serve(self, name, uri, min_replicas, **spec)
+        RepartitionSimulation.serve(self, name, uri, min_replicas, namespace, **spec)
 
     def set_floor(self, name: str, min_replicas: int) -> None:
         uri, spec = self.specs[name]

@@ -250,11 +250,8 @@ class FloorFleet:
 
     def set_node_ready(self, name: str, ready: bool) -> None:
         """Let the kubelet of a node fall silent, or be heard again."""
-        if not ready:
-            self.judge.excuse_node(name)
-        status = "True" if ready else "Unknown"
-        conditions = [{"type": "Ready", "status": status}]
-        self.kube.set(ObjectKey(NODES.plural, "", name), "status", conditions=conditions)
+        lifecycle = self.kube.node_lifecycle
+        (lifecycle.come_back if ready else lifecycle.leave)(name)
 
     def lose_node(self, name: str) -> None:
         self.judge.excuse_node(name)

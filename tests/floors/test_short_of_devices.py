@@ -176,7 +176,7 @@ async def test_an_edit_goes_on_while_a_node_is_not_ready(back: bool, fleet: Floo
     await fleet.settle()
     old = _templates(fleet)
     fleet.set_node_ready("second", False)
-    await fleet.run(15)
+    await fleet.run(MINUTE)
     fleet.edit_template("chat", "two")
     await _watch(fleet, 5 * MINUTE, healthy=2)
     fleet.set_node_ready("second", back)

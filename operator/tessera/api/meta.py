@@ -251,6 +251,10 @@ def _plain(value: object) -> object:
 StatusText = Annotated[str, BeforeValidator(_plain)]
 
 
+# How the sentence on what ends a wait begins.
+EXIT = "This ends when"
+
+
 class Condition(Wire):
     """One aspect of an object's state, with its reason."""
 
@@ -274,6 +278,11 @@ class Condition(Wire):
 
     waiting_since: datetime | None = None
     """When the wait that the reason says began; absent while nothing waits."""
+
+    @property
+    def cause(self) -> str:
+        """Return the message without what ends its wait."""
+        return self.message.partition(f". {EXIT} ")[0]
 
 
 Conditions = Annotated[

@@ -145,7 +145,7 @@ def _pool_warnings(
         if accepted is not None and accepted.status == "False":
             yield (
                 f"spec.placement.pools[{index}]: AcceleratorPool/{name} is not accepted "
-                f"({accepted.reason}): {accepted.message}"
+                f"({accepted.reason}): {accepted.cause}"
             )
         elif pool.spec is not None and pool.spec.tier not in placement.tiers:
             yield (

@@ -14,7 +14,7 @@ from enum import StrEnum
 from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.budget_reasons import BudgetAccepted, Enforcing, WithinBudget
 from tessera.api.gate_reasons import GateAccepted
-from tessera.api.meta import format_duration
+from tessera.api.meta import EXIT, format_duration
 from tessera.api.pool_reasons import Discovered, LayoutReady, NodesProvisioned, PoolAccepted
 from tessera.api.provider_reasons import ProviderAccepted
 from tessera.api.reasons import (
@@ -67,11 +67,11 @@ class WaitKind:
         """Return what ends the wait and who can end it, as one sentence."""
         if self.limit is None:
             act = f"; {self.actor} can {self.act}" if self.act else ""
-            return f"This ends when {self.ends}{act}."
+            return f"{EXIT} {self.ends}{act}."
         limit = self.limit if isinstance(self.limit, str) else format_duration(self.limit)
         return (
-            f"This ends when {self.ends}, at the latest after {limit}, and then {self.then}; "
-            f"{self.actor} can {self.act} before."
+            f"{EXIT} {self.ends}, at the latest after {limit}, and then {self.then}; before that "
+            f"{self.actor} can {self.act}."
         )
 
 
@@ -101,6 +101,7 @@ CONSEQUENCES = (
     Progressing.NOT_PLACED,
     Ready.NOT_PLACED,
     Ready.NO_REPLICA_READY,
+    Ready.SCALED_TO_ZERO,
     ScalingReason.NOT_PLACED,
     Discovered.NOT_ACCEPTED,
     LayoutReady.NOT_DISCOVERED,
@@ -407,9 +408,9 @@ KINDS = (
             Progressing.CREATE_CONTAINER_ERROR,
             Progressing.PROGRESS_DEADLINE_EXCEEDED,
         ),
-        ends="an edit corrects it, or the container starts, which the kubelet tries again",
+        ends="an edit corrects it or a later start succeeds",
         actor=Actor.OWNER,
-        act="edit spec.model, spec.engine or spec.podTemplate, or take the last change back",
+        act="edit the spec or take the last change back",
     ),
     WaitKind(
         name="Answer",
@@ -420,7 +421,7 @@ KINDS = (
     ),
     WaitKind(
         name="Request",
-        reasons=(Ready.SCALED_TO_ZERO, ScalingReason.SCALED_TO_ZERO),
+        reasons=(ScalingReason.SCALED_TO_ZERO,),
         ends="a request for the model arrives at the gateway, or more replicas are set",
         actor=Actor.CLIENT,
         act="send a request",

@@ -548,7 +548,7 @@ def test_every_reason_that_refuses_has_a_case() -> None:
 def test_the_deciding_reason_stands_in_the_table_of_kubectl_get(case: BatchCase) -> None:
     status = batch_status(plan_batch(case.situation, case.shortage), case.situation.at)
     messages = {condition.reason: condition.message for condition in status.conditions}
-    assert messages[status.reason] == status.message
+    assert messages[status.reason].partition(". This ends")[0] == status.message
     assert status.state == "completed" or status.reason not in ("Valid", "InProgress")
 
 

@@ -106,7 +106,8 @@ def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
     for fact in ("hour limit 0.3700 USD until 2026-11-20T13:00Z", "raise spec.limits[0].amount"):
         assert fact in scale.message
     reason, message = reason_and_message(budget_in(decision))
-    assert (reason, message) == ("BudgetExhausted", scale.message)
+    assert reason == "BudgetExhausted"
+    assert message.startswith(scale.message)
 
 
 def test_a_bigger_budget_lifts_the_cap_in_the_next_cycle() -> None:
@@ -254,10 +255,10 @@ def test_a_budget_with_limits_of_charges_alone_grants_everything() -> None:
     budget = a_budget(limits=limits, basis="Charge")
     decision = plan_of(replace(scaled(1), budgets=(budget,)))
     assert decision.service_plans[CHAT].scale.replicas == 6
-    assert reason_and_message(budget_in(decision)) == (
-        "BudgetExhausted",
-        "charge-hour: 0.00 of 0.00 USD (100%) spent until 2026-11-20T13:00Z",
-    )
+    reason, message = reason_and_message(budget_in(decision))
+    assert reason == "BudgetExhausted"
+    spent = "charge-hour: 0.00 of 0.00 USD (100%) spent until 2026-11-20T13:00Z. This ends when"
+    assert message.startswith(spent)
     assert budget_in(decision).status.summary == "0.00 of 0.00 USD charge-hour (100%)"
     explained = explain_budget(scaled(1), decision, decision.service_plans[CHAT])
     assert "the limits already cover 1 more replica for 10 minutes" in explained.would_change

@@ -95,7 +95,10 @@ def test_the_last_price_whose_day_has_come_holds() -> None:
         ('{"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01"}]}', "[0].perGPUHour: Field"),
         ('{"prices": [{"from": "2026-01-01", "perGPUHour": "1"}]}', "[0].product: Field required"),
         ('{"prices": [{"product": "NVIDIA-L40S", "perGPUHour": "1"}]}', "[0].from: Field required"),
-        (f'{{"prices": [{ENTRY.replace("1.55", "-1")}]}}', "write an amount above 0"),
+        (
+            f'{{"prices": [{ENTRY.replace("1.55", "-1")}]}}',
+            "[0].perGPUHour: Value error",
+        ),
         (f'{{"prices": [{ENTRY.replace("1.55", "dear")}]}}', "[0].perGPUHour"),
         (f'{{"prices": [{ENTRY.replace("L40S", "L40X")}]}}', "NVIDIA-L40X is unknown"),
         (f'{{"prices": [{ENTRY.replace("2026-01", "2027-01")}]}}', "no price before 2027-01-01"),

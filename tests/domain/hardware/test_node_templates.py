@@ -9,6 +9,7 @@ import pytest
 from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import Discovered, PoolAccepted
 from tessera.api.reasons import PlacementReason, ScalingReason
+from tessera.api.service_status import InferenceServiceStatus, RolloutFloorStatus
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.observed.snapshot import Node, Pool, Ref
 from tessera.domain.placement.candidates import free_replicas
@@ -215,8 +216,9 @@ def test_what_runs_elsewhere_stays_while_its_successor_waits_for_a_node() -> Non
     previous, variant = "a100-2gpu", "a100-1gpu"
     waiting = a_pod("chat-1", variant=variant, ready_since=None, unschedulable="no node")
     running = a_pod(variant=previous, node="a100-0", devices={"nvidia.com/gpu": 2}, bound=at(-60))
+    status = InferenceServiceStatus(rollout_floor=RolloutFloorStatus(replicas=1))
     snapshot = a_snapshot(
-        a_service(spec=a_spec(scaling={"minReplicas": 1})),
+        a_service(status=status, spec=a_spec(scaling={"minReplicas": 1})),
         pools=(a_scalable_pool(gpus=2),),
         nodes=(a_node(whole=2),),
         workloads=(a_workload(1, variant=variant), a_workload(1, variant=previous)),

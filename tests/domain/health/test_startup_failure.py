@@ -157,7 +157,7 @@ def test_a_startup_failure_is_reported_in_the_words_of_its_source(
     status = service_status(snapshot, plan_of(snapshot).service_plans[ref], None, None)
     conditions = {condition.type: condition for condition in status.conditions}
     assert (conditions["Progressing"].status, conditions["Progressing"].reason) == ("False", reason)
-    assert conditions["Progressing"].message == message
+    assert conditions["Progressing"].cause == message
     if pod.ready_since is None:
         assert conditions["Ready"].message == f"0 of 2 replicas ready; {reason}: {message}"
 
@@ -181,8 +181,10 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.WAITING_FOR_DEVICE,
         Progressing.DISRUPTION_NOT_ALLOWED,
         Progressing.BUDGET_EXHAUSTED,
+        Progressing.GPU_QUOTA_EXCEEDED,
         Progressing.STORAGE_QUOTA_EXCEEDED,
         Progressing.NO_SURGE_CAPACITY,
+        Progressing.NO_BASELINE,
         Progressing.GATE_NOT_FOUND,
         Progressing.GATE_NOT_ACCEPTED,
         Progressing.GATE_INCONCLUSIVE,
@@ -246,7 +248,7 @@ def progressing_condition(pod: Pod, **model: object) -> tuple[str, str]:
     (progressing,) = [
         condition for condition in status.conditions if condition.type == "Progressing"
     ]
-    return progressing.reason, progressing.message
+    return progressing.reason, progressing.cause
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.observed.snapshot import ForeignField, Ref
-from tests.builders import NOW, a_budget, a_node, a_pool, a_service, a_spec
+from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
 
 RESERVED = a_pool("reserved", "1.00")
@@ -87,8 +87,12 @@ def test_foreign_pods_on_freed_devices_stop_a_renamed_pool_from_moving_below_the
     cluster.nodes[1] = a_node("other", whole=3, name="burst-0")
     while serving(cluster) == 3:
         cluster.cycle()
-    cluster.nodes[1] = a_node("other", whole=2, name="burst-0")
-    watch(cluster, 900, 2)
+    bound = NOW + cluster.now
+    taker = a_pod(
+        "notebook", service="", node="burst-0", devices={"nvidia.com/gpu": 1}, bound=bound
+    )
+    cluster.pods[taker.ref] = taker
+    watch(cluster, 1800, 2)
 
 
 @pytest.mark.parametrize("pool", ["reserved", "burst"])

@@ -81,7 +81,7 @@ def reason_and_message(snapshot: Snapshot, kind: str) -> tuple[str, str]:
     (condition,) = [
         candidate for candidate in status_of(snapshot).conditions if candidate.type == kind
     ]
-    return condition.reason, condition.message
+    return condition.reason, condition.cause
 
 
 def preparation(snapshot: Snapshot) -> Any:

@@ -331,5 +331,5 @@ def _verdict_from_status(
     reasons = {str(reason): reason for reason in type(default.reason)}
     for condition in situation.batch.status.conditions:
         if condition.type == condition_type and condition.reason in reasons:
-            return StatusVerdict(reasons[condition.reason], condition.message)
+            return StatusVerdict(reasons[condition.reason], condition.cause)
     return default

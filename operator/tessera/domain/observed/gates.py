@@ -35,7 +35,7 @@ class ObservedGate:
         for each in self.status.conditions:
             key = each.type, each.status, each.observed_generation
             if key == ("Accepted", "False", self.generation):
-                return StatusVerdict(GateAccepted(each.reason), each.message)
+                return StatusVerdict(GateAccepted(each.reason), each.cause)
         return None
 
 

@@ -145,6 +145,7 @@ def _plan_service(
         or (preparation is not None and preparation.pending)
         or pinned_revision.query is not None
         or bool(rollouts.contested)
+        or rollouts.floor is not None
         or any(is_moving(variant, objects.pods) for variant in variants),
         removable_deployments=(*previous.removable, *rollouts.removable),
         previous_deployments={**previous.replicas, **rollouts.replicas(objects.workloads)},

@@ -549,7 +549,7 @@ def _accepted(
     is_unread = last is not None and last.reason == GateAccepted.SUITE_NOT_READ
     if last is not None and is_current and not (has_result or is_unread):
         # What was wrong with it may be so still, until a Job has looked again.
-        return StatusVerdict(GateAccepted(last.reason), last.message)
+        return StatusVerdict(GateAccepted(last.reason), last.cause)
     suite = next((each.suite for each in decisions if each.suite is not None), gate.status.suite)
     if suite is None:
         failures = (each.progress.failure for each in decisions if each.progress is not None)

@@ -62,7 +62,7 @@ def _batch_status(
         conditions=conditions(verdicts, batch, at),
         state=plan.state,
         reason=deciding.reason,
-        message=plain_text(message, _MAX_MESSAGE_LENGTH),
+        message=plain_text(message.rstrip("."), _MAX_MESSAGE_LENGTH),
         done="" if progress is None else _done(progress),
         deadline=plan.deadline,
         model=plan.model,
@@ -98,13 +98,11 @@ def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
         and (previous.attempt, previous.progress) == (plan.attempt, plan.progress)
         and not (
             running.reason is BatchRunning.BUDGET_EXHAUSTED
-            and _has_moved(existing.message, running.message)
+            and _has_moved(existing.cause, running.message.rstrip("."))
         )
     )
     return (
-        replace(running, message=existing.message)
-        if existing is not None and unchanged
-        else running
+        replace(running, message=existing.cause) if existing is not None and unchanged else running
     )
 
 
