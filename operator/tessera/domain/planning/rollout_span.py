@@ -49,10 +49,17 @@ def _only_rolls_out(service_plan: ServicePlan, inputs: ServicePlanInputs) -> boo
 
 
 def _keeps_its_floor(service_plan: ServicePlan) -> bool:
-    """Return whether only its own replicas decide what the rollout of a service keeps."""
-    floor = service_plan.rollout_floor
-    if floor is None or not floor.is_recorded or floor.missing:
-        return floor is None
+    """Return whether only its own replicas decide what the rollout of a service keeps.
+
+    That is not so while its status does not say it yet, nor where a replica had no device when the
+    rollout began: each device that is free counts then.
+    """
+    floor, service = service_plan.rollout_floor, service_plan.service
+    if floor is None:
+        return True
+    is_written = service.ref != service.ref.base or floor.status == service.status.rollout_floor
+    if not is_written or floor.missing or floor.replicas < service_plan.desired_pods:
+        return False
     return floor.status.step is None or any(
         pod.terminating or pod.draining_since is not None for pod in service_plan.pods
     )
