@@ -21,6 +21,7 @@ from figures import benchmark
 from tests.floors.drawn import play as drawn
 from tests.floors.drawn.verdict import Verdict as DrawnVerdict
 from tests.floors.known import probable_reason
+from tests.floors.neighbours import neighbour_raises
 from tests.floors.player import FloorPlay, Verdict, play_one_step
 
 _LOOK_EVERY = 500
@@ -120,6 +121,7 @@ def measure(  # noqa: PLR0913 - the options of the command
     fleets: int = 300,
     sequences: int = 100,
     drawn: int = 50,
+    neighbours: int = 4,
     first: int = 1,
     jobs: int = 1,
     known: bool = False,
@@ -137,8 +139,12 @@ def measure(  # noqa: PLR0913 - the options of the command
     if known:
         for reason, seeds in sorted(failing.items()):
             print(f"{reason}: {' '.join(map(str, seeds))}")
-    counts = {"fleets": fleets, "sequences": sequences, "drawn": drawn}
-    return {**_figures(verdicts, drawn_verdicts), **counts, "cpu_seconds": round(spent, 1)}
+    begun = time.process_time()
+    raised = {"neighbour_raises": neighbour_raises(neighbours)}
+    spent += time.process_time() - begun
+    counts = {"fleets": fleets, "sequences": sequences, "drawn": drawn, "neighbours": neighbours}
+    figures = _figures(verdicts, drawn_verdicts) | raised | counts
+    return {**figures, "cpu_seconds": round(spent, 1)}
 
 
 if __name__ == "__main__":
@@ -146,6 +152,7 @@ if __name__ == "__main__":
         measure,
         24,
         known={"help": "print the seeds that fail"},
+        neighbours={"help": "fleets of three tenants whose prices are watched"},
         first={"help": "the first seed of the drawn sequences"},
         jobs={"help": "processes that play drawn sequences"},
         shrink={"help": "print the events that a drawn sequence needs to fail"},

@@ -1,10 +1,12 @@
 """Compares what conditions promise with what happens: an act follows, or the words change."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, StatusReason
+from tessera.domain.waits import kind_of
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.drawn.fleet import DrawnFleet
@@ -31,8 +33,13 @@ _UNTIL = re.compile(r"\buntil (?:(\d{4}-\d\d-\d\d)T)?(\d\d:\d\d(?::\d\d)?)(?:Z|\
 # How late what follows a moment may be: a cycle, and what its write needs.
 _LATE = timedelta(minutes=2)
 _NUMBERS = re.compile(r"\d+")
-# The others say what was measured.
-_TYPES = ("Accepted", "Placed", "Progressing", "Ready")
+# The conditions with waits; the others say what was measured.
+_REASONS: Mapping[str, type[StatusReason]] = {
+    "Accepted": Accepted,
+    "Placed": PlacementReason,
+    "Progressing": Progressing,
+    "Ready": Ready,
+}
 
 
 @dataclass(slots=True)
@@ -65,7 +72,7 @@ class Promises:
         for service in self.fleet.services():
             for condition in self.fleet.conditions(service):
                 name = service, condition["type"]
-                if condition["type"] in _TYPES:
+                if condition["type"] in _REASONS:
                     present.add(name)
                     self._compare(name, condition["reason"], condition["message"])
         for name in self._said.keys() - present:
@@ -81,14 +88,14 @@ class Promises:
             said = self._said[name]
         if said.reported:
             return
-        over = self._overdue(said, name[0], reason, message)
+        over = self._overdue(said, *name, reason, message)
         if over:
             said.reported = True
             self.untrue.append(
                 f"{self.fleet.kube.at:%H:%M:%S} {name[0]} {reason}: {message} ({over})"
             )
 
-    def _overdue(self, said: _Said, service: str, reason: str, message: str) -> str:
+    def _overdue(self, said: _Said, service: str, condition: str, reason: str, message: str) -> str:
         """Return what did not follow in its time; nothing while all may be true."""
         waited = self.fleet.kube.steady - said.since
         for moment in _moments(message, self.fleet.kube.at):
@@ -97,6 +104,9 @@ class Promises:
         limits = [limit for pattern, limit in _PROMISES if pattern.search(message)]
         if reason in _MOVING and not waits_for_device(self.fleet, service, reason):
             limits.append(_MOVING[reason])
+        kind = kind_of(_REASONS[condition](reason))
+        if kind is not None and isinstance(kind.limit, timedelta):
+            limits.append(kind.limit)
         if limits and waited > min(limits):
             return f"nothing changed for {waited.total_seconds() / 60:.0f} min"
         return ""
