@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from demo.charges import set_price
+from demo.ready_replicas import watch_minimum_ready
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.commands import run_tessera
 from scenarios.gates import GATE, PROMPTS_A_STRATUM, GatedNamespace, streaming
@@ -184,7 +185,10 @@ async def test_a_change_ends_the_same_though_the_operator_is_killed_in_each_step
 ) -> None:
     namespace = gated.namespace
     cluster, before = namespace.cluster, await gated.engine_pods()
-    async with streaming(namespace) as ends:
+    async with (
+        watch_minimum_ready(cluster, namespace.name) as minimum,
+        streaming(namespace) as ends,
+    ):
         await gated.apply_service(answers, replicas=_REPLICAS, engine=engine)
         await kill_operator(cluster)
         await gated.wait_for_candidate(set(before))
@@ -199,7 +203,9 @@ async def test_a_change_ends_the_same_though_the_operator_is_killed_in_each_step
             await _wait_until_rolled_out(gated, set(before))
         else:
             await namespace.wait_for_condition("chat", "Progressing", "RolledBack")
+    cluster.say(f"{ends}, at least {minimum.replicas['chat']} of {_REPLICAS} replicas Ready")
     assert ends.broken == []
+    assert minimum.replicas["chat"] >= _REPLICAS
     records = (await namespace.service_status())["rollouts"]
     assert [each["reason"] for each in records if each["reason"] in ("Passed", "Failed")] == [
         reason
