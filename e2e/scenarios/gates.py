@@ -142,9 +142,11 @@ class StreamEnds:
 
 
 @asynccontextmanager
-async def streaming(namespace: ScenarioNamespace, clients: int = 4) -> AsyncIterator[StreamEnds]:
+async def streaming(
+    namespace: ScenarioNamespace, service: str = "chat", clients: int = 4
+) -> AsyncIterator[StreamEnds]:
     """Stream all the time of the block, and let the last streams end after it."""
-    ref = namespace.ref("chat")
+    ref = namespace.ref(service)
     base = await namespace.cluster.address(ref)
     ends, ended = StreamEnds(), asyncio.Event()
 
