@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # At most so many words by group; pages of docs/reference are generated, and looked up, not read.
 BOUNDS = {
     "README": 900,
-    "docs without the reference": 117_700,
+    "docs without the reference": 118_800,
     "claims": 5_000,
-    "tasks": 50_700,
+    "tasks": 50_900,
     "benchmarks and ladders": 6_000,
 }
 _BENCHMARKS = ("benchmarks.md", "ladders.md", "ladders-history.md")

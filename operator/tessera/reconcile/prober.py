@@ -111,7 +111,7 @@ class Prober:
         podless += [each.podless_job for each in plan.batches.values() if each.podless_job]
         for job in podless:
             refusal = self._answers.pod_refusals.get(job.uid)
-            if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
+            if _is_due(self._clock(), refusal.at if refusal else None, _EVENTS_INTERVAL):
                 read = partial(self._read_pod_refusal, self._cluster, job)
                 self._start_once(f"job {job.uid}", job.ref.namespace, read)
         forget_all_but({job.uid for job in podless}, self._answers.pod_refusals)
@@ -119,7 +119,7 @@ class Prober:
             pod
             for view in plan.pools
             for pod in view.pods_to_explain
-            if self._is_due(self._event_times.get(pod.uid), _EVENTS_INTERVAL)
+            if _is_due(self._clock(), self._event_times.get(pod.uid), _EVENTS_INTERVAL)
         ]
         for pod in due[:_MAX_EVENT_READS]:
             read = partial(self._read_pod_events, self._cluster, pod)
@@ -133,18 +133,24 @@ class Prober:
         if self._cluster is None:
             return
         last = {each: known[each].at if each in known else None for each in contested}
-        due = [each for each in contested if self._is_due(last[each], _AUTOSCALERS_INTERVAL)]
+        due = [
+            each for each in contested if _is_due(self._clock(), last[each], _AUTOSCALERS_INTERVAL)
+        ]
         # The oldest list comes first, so that none waits behind the others for ever.
         due.sort(key=lambda each: (last[each] is not None, last[each], each))
         for namespace in due[:_MAX_AUTOSCALER_LISTS]:
-            read = partial(self._list_autoscalers, self._cluster, namespace)
+            read = partial(
+                _list_autoscalers, self._cluster, namespace, self._clock(), known, self._wake
+            )
             self._start_once(f"autoscalers {namespace}", namespace, read)
 
     def _start_batch_probes(self, batch_plan: BatchPlan) -> None:
         uid, probe = batch_plan.batch.uid, batch_plan.progress_target
         namespace = batch_plan.batch.ref.namespace
         answer = self._answers.runner_answers.get(uid)
-        if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
+        if probe is not None and _is_due(
+            self._clock(), answer.at if answer else None, _RUNNER_INTERVAL
+        ):
             fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
             self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
 
@@ -159,7 +165,7 @@ class Prober:
         self._start_drain_probes(service_plan.pods, service_plan.drain)
 
     def _start_fetch_probe(self, ref: Ref, address: str) -> None:
-        if self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
+        if _is_due(self._clock(), self._fetch_times.get(ref), _RUNNER_INTERVAL):
             fetch = partial(self._fetch_status, ref, address)
             self._start_once(f"fetch {ref}", ref.namespace, fetch)
 
@@ -168,7 +174,7 @@ class Prober:
             return
         for pod in pods:
             load = self._answers.in_flight.get(pod.ref)
-            due = self._is_due(load.at if load else None, _DRAIN_INTERVAL)
+            due = _is_due(self._clock(), load.at if load else None, _DRAIN_INTERVAL)
             if pod.ref in draining and pod.address and due:
                 count = partial(self._count_requests, pod, _host_port(pod.address, PORT))
                 self._start_once(f"pod {pod.uid}", pod.ref.namespace, count)
@@ -263,27 +269,12 @@ class Prober:
                 self._answers.pod_events[pod.uid] = events
                 self._wake()
 
-    async def _list_autoscalers(self, cluster: Cluster, namespace: str) -> None:
-        asked_at = self._clock()
-        try:
-            listed = ListedAutoscalers(
-                at=asked_at, by_deployment=await cluster.list_autoscalers(namespace)
-            )
-        except ClusterError as error:
-            listed = ListedAutoscalers(at=asked_at, problem=str(error))
-        self._answers.autoscalers[namespace] = listed
-        self._wake()
-
     async def _fetch_status(self, service: Ref, address: str) -> None:
         self._fetch_times[service] = self._clock()
         progress = await self._engines.fetch_progress(address)
         if progress is not None:
             self._answers.fetch_progress[service] = progress
             self._wake()
-
-    def _is_due(self, last: datetime | None, interval: timedelta) -> bool:
-        # After the clock was set back nothing waits for the moment of the last one.
-        return last is None or not timedelta() <= self._clock() - last < interval
 
     def _forget(self, plan: Plan) -> None:
         answers, service_plans = self._answers, plan.versions
@@ -333,3 +324,23 @@ def _task_of(service: ObservedService) -> PoolingTask | None:
 def _host_port(address: str, port: int) -> str:
     """Return host and port as they appear in a URL; IPv6 addresses in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _is_due(now: datetime, last: datetime | None, interval: timedelta) -> bool:
+    # After the clock was set back nothing waits for the moment of the last one.
+    return last is None or not timedelta() <= now - last < interval
+
+
+async def _list_autoscalers(
+    cluster: Cluster,
+    namespace: str,
+    at: datetime,
+    known: dict[str, ListedAutoscalers],
+    wake: Callable[[], None],
+) -> None:
+    try:
+        by_deployment = await cluster.list_autoscalers(namespace)
+        known[namespace] = ListedAutoscalers(at=at, by_deployment=by_deployment)
+    except ClusterError as error:
+        known[namespace] = ListedAutoscalers(at=at, problem=str(error))
+    wake()

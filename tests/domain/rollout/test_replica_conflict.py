@@ -188,7 +188,7 @@ def test_each_number_that_was_taken_and_set_again_doubles_the_silence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listed", "held"),
+    ("listed", "stands"),
     [
         pytest.param({}, True, id="not listed yet"),
         pytest.param({"problem": "403 forbidden"}, True, id="refused"),
@@ -197,13 +197,13 @@ def test_each_number_that_was_taken_and_set_again_doubles_the_silence() -> None:
     ],
 )
 def test_a_number_is_taken_back_only_where_no_autoscaler_is_listed(
-    listed: dict[str, Any], *, held: bool
+    listed: dict[str, Any], *, stands: bool
 ) -> None:
     workload = written(2, 7)
     last, now = next_of_older(None, workload, NOW), at(3600)
     known = ListedAutoscalers(at=now, **listed) if listed else None
-    assert holds_rollout(last, workload, known, now) is held
-    assert next_of_older(last, workload, now, **listed).is_taken is not held
+    assert holds_rollout(last, workload, known, now) is stands
+    assert next_of_older(last, workload, now, **listed).is_taken is not stands
 
 
 def test_a_list_from_before_the_last_write_says_nothing() -> None:

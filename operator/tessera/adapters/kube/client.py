@@ -203,7 +203,7 @@ class KubeCluster:
     ) -> ClusterObject:
         # An object that the operator never creates is the one meant: its fields there are its own.
         force = "create" not in manifest.kind.verbs
-        status, body = await self._apply(manifest, subresource, force=force)
+        status, body = await _send_apply(self, manifest, subresource, force=force)
         if status == HTTPStatus.CONFLICT:
             managers = await _field_managers(self, manifest)
             if managers and not force and FIELD_MANAGER not in managers:
@@ -212,7 +212,7 @@ class KubeCluster:
                     f"{', '.join(sorted(managers))}; rename it or the InferenceService"
                 )
             if managers:
-                status, body = await self._apply(manifest, subresource, force=True)
+                status, body = await _send_apply(self, manifest, subresource, force=True)
         refused = status == HTTPStatus.UNPROCESSABLE_ENTITY
         if refused and FIELD_MANAGER in await _field_managers(self, manifest):
             status, body = await _replace(self, manifest, subresource)
@@ -318,7 +318,7 @@ class KubeCluster:
 
     async def record_event(self, event: ObjectManifest) -> None:
         if "series" in event.body:
-            status, body = await self._apply(event, None, force=True)
+            status, body = await _send_apply(self, event, None, force=True)
         else:  # creating takes half of the CPU time of applying
             path, query = event.kind.path(event.namespace), {"fieldManager": FIELD_MANAGER}
             status, body = await self.request("POST", path, query, event.body)
@@ -397,19 +397,20 @@ class KubeCluster:
             raise ClusterError(f"{message}: {str(error) or type(error).__name__}") from error
         return response.status, text, _retry_seconds(response.headers.get("Retry-After"))
 
-    async def _apply(
-        self, manifest: ObjectManifest, subresource: str | None, *, force: bool
-    ) -> tuple[int, Any]:
-        path = manifest.kind.path(manifest.namespace, manifest.name)
-        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
-        if subresource:
-            path = f"{path}/{subresource}"
-        if manifest.kind.plural == PODS.plural and subresource == "status":
-            # Conditions are merged by type, as those of the kubelet: 8 ms of the API server's CPU
-            # time, of which applying takes 13.
-            del query["force"]
-            return await self.request("PATCH", path, query, manifest.body, _STRATEGIC_MERGE_PATCH)
-        return await self.request("PATCH", path, query, manifest.body, _APPLY_PATCH)
+
+async def _send_apply(
+    cluster: KubeCluster, manifest: ObjectManifest, subresource: str | None, *, force: bool
+) -> tuple[int, Any]:
+    path = manifest.kind.path(manifest.namespace, manifest.name)
+    query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+    if subresource:
+        path = f"{path}/{subresource}"
+    if manifest.kind.plural == PODS.plural and subresource == "status":
+        # Conditions are merged by type, as those of the kubelet: 8 ms of the API server's CPU
+        # time, of which applying takes 13.
+        del query["force"]
+        return await cluster.request("PATCH", path, query, manifest.body, _STRATEGIC_MERGE_PATCH)
+    return await cluster.request("PATCH", path, query, manifest.body, _APPLY_PATCH)
 
 
 class _OwnWrites:
@@ -568,7 +569,7 @@ async def _replace(
     status, body = await cluster.request("PATCH", path, query, manifest.body, _MERGE_PATCH)
     if status != HTTPStatus.OK:
         return status, body
-    return await cluster._apply(manifest, subresource, force=True)
+    return await _send_apply(cluster, manifest, subresource, force=True)
 
 
 async def _list_events(

@@ -67,11 +67,12 @@ def why_not_beside(
         return "but replicas of a running service have equally many GPUs of a pool"
     if reference is not None and other.fit.precision != reference.fit.precision:
         return "but all replicas of a running service have one precision"
-    if spec.placement.mig == "Auto":
+    pools = {each.offer.pool for each in placement.choices}
+    if spec.placement.mig == "Auto" and other.offer.pool not in pools:
         return "but layout plans give a service the slices of one pool"
     if placement.unshared is not None and other.variant in placement.unshared:
         return f"but {placement.unshared}"
-    if other.offer.pool in {each.offer.pool for each in placement.choices}:
+    if other.offer.pool in pools:
         return "but a pool gives devices of another kind only where the first one has too few"
     return "but without the gateway only replicas of about equal speed serve together"
 

@@ -292,14 +292,21 @@ class _PlannedService(NamedTuple):
     inspection: Inspection = _NO_INSPECTION
 
 
+def _services_to_probe(
+    snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]
+) -> frozenset[Ref]:
+    return frozenset(ref for ref, each in service_plans.items() if is_probe_due(snapshot, each))
+
+
 def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
     Running services keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    demands_gate, revisions = config.demands_gate, memory.revisions
-    fleet = split_candidates(observed, config.builder_version, demands_gate, revisions)
+    fleet = split_candidates(
+        observed, config.builder_version, config.demands_gate, memory.revisions
+    )
     snapshot = replace(fleet.snapshot, services=with_known_shapes(fleet.snapshot.services))
     views = _offered_views(snapshot, memory.pools)
     metering = metering_inputs(observed.pods, views)
@@ -367,11 +374,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         orphaned_jobs=batches.orphaned_jobs(snapshot),
         removed_workloads=drain_removed(snapshot),
         repartitions=layouts,
-        services_to_probe=frozenset(
-            ref
-            for ref, service_plan in service_plans.items()
-            if is_probe_due(snapshot, service_plan)
-        ),
+        services_to_probe=_services_to_probe(snapshot, service_plans),
         engine_progress=inspection.engine_progress,
         suspects=inspection.suspects,
         batches=_final_batches(observed, batch_proposals, grants, deciding, views, storage),

@@ -69,7 +69,7 @@ def _plan_service(
     has_shortage = grant is not None and grant.shortage is not None
     choice, service, preparation = proposal.placement.choice, proposal.service, proposal.preparation
     if preparation is not None:
-        preparation, _ = without_unpaid(preparation, (), inputs.preparation_refusal)
+        preparation = without_unpaid(preparation, (), inputs.preparation_refusal)[0]
     scale, counts, disruptions = proposal.scale, proposal.counts, proposal.disruptions
     if grant is not None and grant.shortage is not None:
         counts = tuple(
@@ -138,8 +138,7 @@ def _plan_service(
         contested=rollouts.contested,
         disruptions=disruptions,
         rollout_floor=rollouts.floor,
-        holds_rollout=bool(displacement.draining)
-        and any(variant.workload is not None for variant in variants),
+        holds_rollout=bool(displacement.draining) and any(each.workload for each in variants),
         is_moving=has_shortage
         or bool(drain.draining)
         or (preparation is not None and preparation.pending)

@@ -111,21 +111,21 @@ def _split_service(
     assert spec is not None  # noqa: S101 - it is gated
     gate, window = Ref(service.ref.namespace, spec.rollout.gate_ref or ""), spec.rollout.gate_window
     numbered = [each for each in revisions if each.number and each.service_uid == service.uid]
-    lost, found = lost_revision(service, numbered, terms.last), None
+    lost, restored = lost_revision(service, numbered, terms.last), None
     if lost is not None:
         # Without it the edited version would pass as a first one.
         workloads, serving = deployments
         versions = _versions_of(service, [each for each in workloads if each.ref in serving])
         served = frozenset(filter(None, versions.values()))
-        found = found_revision(service, lost, numbered, terms.last, served)
+        restored = found_revision(service, lost, numbered, terms.last, served)
         revisions = tuple(each for each in revisions if each.ref.name != lost)
-        revisions += (found,) if found is not None else ()
-        terms = terms._replace(is_lost=found is None)
+        revisions += (restored,) if restored is not None else ()
+        terms = terms._replace(is_lost=restored is None)
     split = _split(service.ref, service, revisions, gates.get(gate), deployments, terms)
-    if lost is not None and found is None and split.state.phase not in {"Skipped", "RolledBack"}:
+    if lost is not None and restored is None and split.state.phase not in {"Skipped", "RolledBack"}:
         return _missing(service, lost, numbered, deployments)
     is_open = window is not None and in_window(window, at)
-    return replace(split, is_window_open=is_open, is_restored=found is not None)
+    return replace(split, is_window_open=is_open, is_restored=restored is not None)
 
 
 split_service = Step[..., SplitService | Exception](_split_service, lambda error, *_, **_n: error)
@@ -184,18 +184,7 @@ def _split(
         # Nothing asks it, so it would be paid for until somebody corrects what is wrong.
         state = replace(state, wants_candidate=False)
     if stable is None:
-        builders = [each.record.builder_version for each in workloads if each.record is not None]
-        version = GatedVersion(state.digest, max(builders, default=terms.builder_version))
-        planned = replace(service, spec=_first_spec(spec, state), gated=version)
-        # Those of an edit before that were tried are opened by no verdict on this one.
-        others = _other_versions(versions, state.digest) - serving
-        return SplitService(
-            observed=service,
-            state=state,
-            service=planned,
-            former=tuple(sorted(others)),
-            moved=_moved(ref, workloads, others),
-        )
+        return _first_version(service, state, deployments, versions, terms)
     in_force_spec = spec if state.phase == "Stable" else in_force(stable.spec, spec)
     in_force_spec = with_closed(in_force_spec, state.untried, state.refused)
     is_unanswered = is_undecided and not (state.lacks_baseline or has_answered(gate, stable))
@@ -245,6 +234,29 @@ def _split(
             each for each, version in versions.items() if _is_version(version, stable.digest)
         ),
         moved=_moved(ref, workloads, former, tried),
+    )
+
+
+def _first_version(
+    service: ObservedService,
+    state: VersionState,
+    deployments: _Deployments,
+    versions: Mapping[Ref, str | None],
+    terms: SplitTerms,
+) -> SplitService:
+    """Return a service of which no version was in force yet."""
+    workloads, serving = deployments
+    assert service.spec is not None  # noqa: S101 - it is gated
+    builders = [each.record.builder_version for each in workloads if each.record is not None]
+    version = GatedVersion(state.digest, max(builders, default=terms.builder_version))
+    # Those of an edit before that were tried are opened by no verdict on this one.
+    others = _other_versions(versions, state.digest) - serving
+    return SplitService(
+        observed=service,
+        state=state,
+        service=replace(service, spec=_first_spec(service.spec, state), gated=version),
+        former=tuple(sorted(others)),
+        moved=_moved(service.ref, workloads, others),
     )
 
 
