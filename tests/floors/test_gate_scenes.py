@@ -86,3 +86,22 @@ async def test_an_image_that_is_gone_is_replaced_by_an_edit(
     await fleet.run(25 * MINUTE)
     assert fleet.healthy("chat") == 2, "\n".join(fleet.describe())
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
+
+
+async def test_a_change_that_waits_for_money_is_not_written_in_every_cycle(
+    begin: Callable[[], FloorFleet],
+) -> None:
+    """What is spent moves all the time, and what the change waits for does not."""
+    fleet = begin()
+    add_gpus(fleet, "a100", 4)
+    fleet.serve_gated("chat", 2)
+    await fleet.settle()
+    fleet.set_budget([{"window": "Month", "amount": "0.01"}])
+    fleet.edit_version("chat", 7)
+    await fleet.run(MINUTE)
+    said = set()
+    for _ in range(24):
+        await fleet.tick()
+        said.add(fleet.status("chat")["candidate"]["missingDevice"])
+    assert len(said) == 1, said
+    assert "TenantBudget" in min(said)

@@ -5,6 +5,7 @@ version in force lends that of a replica which neither its floor nor the load of
 needs, and within `spec.rollout.gateWindow` one of the floor, as for a rollout in place.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
+from tessera.api.service_status import CandidateStatus
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import reused, reused_per_object
@@ -30,6 +32,9 @@ from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.service.variant_counts import VariantCount
 from tessera.domain.steps import Step, error_text
+
+# Sums of money in a text.
+_AMOUNT = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +360,18 @@ def _readiness(
     return known
 
 
+def _as_said(missing: str | None, last: CandidateStatus | None) -> str | None:
+    """Return what a device waits for, in the words of the status while only sums moved.
+
+    They move in every cycle, and the status would be written as often.
+    """
+    said = last.missing_device if last is not None else None
+    if missing is None or said is None:
+        return missing
+    # The status has the first 1,024 characters.
+    return said if _AMOUNT.sub("", missing[:1024]) == _AMOUNT.sub("", said) else missing
+
+
 def _own_templates(split: SplitService, service_plan: ServicePlan) -> frozenset[tuple[str, str]]:
     """Return variant and template digest of the Deployments of the version in force.
 
@@ -399,7 +416,9 @@ def _joined(
         is_resolved=_is_resolved(edited)
         and (candidate is not None or state.stable is None or state.phase == "Stable"),
         pod=next((pod for pod in pods if is_tried and not pod.terminating), None),
-        missing_device=missing if candidate is not None else None,
+        missing_device=_as_said(missing, split.observed.status.candidate)
+        if candidate is not None
+        else None,
         is_overdue=timely.is_overdue,
         readiness=timely.readiness,
         is_restored=split.is_restored,
