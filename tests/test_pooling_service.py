@@ -67,7 +67,7 @@ def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
 def ready(status: InferenceServiceStatus) -> tuple[str, str]:
     condition = find_condition(status.conditions, "Ready")
     assert condition is not None
-    return condition.reason, condition.message
+    return condition.reason, condition.cause
 
 
 def test_its_engine_pools_and_reads_the_longest_text_in_one_step() -> None:

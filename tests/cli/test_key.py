@@ -287,9 +287,9 @@ async def test_a_given_digest_is_stored_without_a_key() -> None:
         ("ci --tenant team-a --team a/b", "--team: String should match"),
         ("ci --tenant team-a --requests-per-minute 0", "--requests-per-minute.*greater than"),
         ("ci --tenant team-a --budget 20", "--budget: Input should be 'Hour', 'Day', 'Week' or"),
-        ("ci --tenant team-a --budget=-1/Day", "--budget: Input should be greater than or equal"),
+        ("ci --tenant team-a --budget=-1/Day", "--budget: Value error, must be a number from 0"),
         ("ci --tenant team-a --budget nan/Day", "--budget: Input should be a finite number"),
-        ("ci --tenant team-a --budget 1e400/Day", "--budget: Input should be less than or equal"),
+        ("ci --tenant team-a --budget 1e400/Day", "--budget: Value error, must be a number from 0"),
     ],
 )
 async def test_what_cannot_be_a_key_is_refused_with_what_to_do(text: str, message: str) -> None:

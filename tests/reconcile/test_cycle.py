@@ -684,7 +684,8 @@ async def test_a_refused_model_job_is_reported_and_tried_again(
     operator.cluster.refusals[job] = "exceeded quota: small"
     await operator.reconcile()
     await operator.reconcile()
-    assert _progressing(operator.body(own)) == ("ApplyFailed", "exceeded quota: small")
+    reason, message = _progressing(operator.body(own))
+    assert (reason, message.partition(". ")[0]) == ("ApplyFailed", "exceeded quota: small")
     del operator.cluster.refusals[job]
     await operator.reconcile()
     await operator.reconcile()

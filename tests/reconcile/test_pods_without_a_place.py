@@ -50,7 +50,7 @@ async def test_a_quota_that_refuses_the_pod_of_a_models_job_is_named() -> None:
     reason, message = condition(operator, "Accepted")
     assert reason == "FailedCreate"
     assert message.startswith(f"spec.model.shape: Job/{key.name} has no pod: {QUOTA}; a LimitRange")
-    assert message.endswith(f"kubectl describe job -n team-a {key.name}")
+    assert f"kubectl describe job -n team-a {key.name}. This ends when" in message
     assert operator.cluster.event_queries == [operator.body(key)["metadata"]["uid"]]
 
 

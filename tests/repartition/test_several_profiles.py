@@ -12,14 +12,18 @@ HALVES = [("4g.40gb", 0), ("3g.40gb", 4)]
 
 
 async def five_of_six(backend: str, *, gateways: bool) -> RepartitionSimulation:
-    """Return a fleet of halves, too full to empty a GPU; a replica waits for a fourth 3g.40gb."""
+    """Return a fleet of halves, too full to empty a GPU; three of its slices are 3g.40gb.
+
+    Without gateways a replica waits for a fourth one, with them it takes the next that fits.
+    """
     simulation = RepartitionSimulation.of(BACKENDS[backend], [[HALVES]] * 3)
     simulation.gateways = gateways
     simulation.pool()
     simulation.serve("chat", MEDIUM, 4)
     simulation.serve("mail", SMALL, 2)
     await simulation.run_until_quiet()
-    assert profiles_of(simulation, "chat") == {"3g-40gb": 3}
+    further = {"4g-40gb": 1} if gateways else {}
+    assert profiles_of(simulation, "chat") == {"3g-40gb": 3, **further}
     return simulation
 
 

@@ -111,8 +111,7 @@ def test_explain_shows_what_the_policy_recommends() -> None:
     (scaling,) = (each for each in explain(fleet, plan_of(fleet), CHAT) if each.topic == "scaling")
     assert dict(scaling.numbers)["recommended"].startswith("5 (QueueAboveTarget: 120 waiting")
     assert scaling.would_change == (
-        "another spec.replicas, by the autoscaler or the person that scales it, or "
-        "spec.scaling.mode Native",
+        "another spec.replicas, by whoever scales it, or spec.scaling.mode Native",
     )
 
 

@@ -63,7 +63,7 @@ def grant_replicas(
                 for ref in map(_billed_ref, members)
                 if ref in scaling_history
             }
-            own, view = _granted(names, view, members, others, histories)
+            own, view = granted_of_tenant(names, view, members, others, histories)
             grants |= own
         granted.append(view)
     return grants, tuple(granted)
@@ -86,6 +86,15 @@ def _granted(
         elif running is not None:
             view.state.reserve_min_replicas(running.tariff, 1)
     return grant_tenant(view.meter, view.state, members, scaling_history), view
+
+
+granted_of_tenant = Step(
+    _granted,
+    lambda error, _names, view, members, *_: (
+        {_billed_ref(member): error for member in members},
+        view,
+    ),
+)
 
 
 def _grant_members(
