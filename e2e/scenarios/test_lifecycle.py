@@ -80,7 +80,7 @@ async def test_an_unknown_flag_is_reported_with_the_message_of_the_engine(
     await namespace.apply_service(replicas=1, engine=engine)
     words = ("correct or remove --no-such-flag; chat-", "exit code 2: ")
     condition = await wait_for_explained_reason(namespace, "InvalidEngineArguments", words=words)
-    assert condition.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
+    assert "vllm serve: error: unrecognized arguments: --no-such-flag. This" in condition.message
     wide = await namespace.cluster.run(
         *("kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide")
     )

@@ -18,6 +18,8 @@ from tests.domain.test_steps import EVIL, cycles, good_part, owner_of
 PLAIN = {
     "batch_run",
     "billing_ref",
+    "_billed_ref",
+    "_revision_in_force",
     "_named_namespaces",
     "_last_good_view",
     "_objects_in_order",
