@@ -290,8 +290,9 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
     names = {variant.choice.variant for variant in service_plan.variants}
     has_previous = any(pod.variant not in names for pod in pods if not pod.terminating)
     has_older = has_previous or any(variant.older for variant in service_plan.variants)
-    if has_older or _is_rolling_out(service_plan):
-        new, old = _template_progress(service_plan) if has_older else rollout_progress(pods)
+    new, old = _template_progress(service_plan) if has_older else rollout_progress(pods)
+    # An older Deployment without replicas is kept as a way back, and nothing rolls out from it.
+    if (has_older and old) or _is_rolling_out(service_plan):
         return StatusVerdict(
             Progressing.ROLLING_OUT,
             f"{new} of {counted(desired, 'replica')} updated, {old} old; {strategy}",
