@@ -9,8 +9,8 @@ from world.api import Json
 # Names of single objects, times, and counts of writes; a recreated Service has another cluster IP.
 VOLATILE = {
     "uid", "resourceVersion", "generation", "observedGeneration", "creationTimestamp",
-    "managedFields", "lastTransitionTime", "lastUpdateTime", "time", "at", "clusterIP",
-    "clusterIPs", "deployment.kubernetes.io/revision", "collisionCount",
+    "managedFields", "lastTransitionTime", "waitingSince", "lastUpdateTime", "time", "at",
+    "clusterIP", "clusterIPs", "deployment.kubernetes.io/revision", "collisionCount",
 }  # fmt: skip
 
 # Fields that depend on what happened before; numbers of replicas are compared elsewhere. Speeds,

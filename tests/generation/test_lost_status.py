@@ -13,6 +13,7 @@ from world.object_comparison import differences
 _MADE_AGAIN = (
     *("status/model/reason", "status/model/message", "status/mig/target/services/"),
     *("status/mig/target/gpusBefore", "status/mig/target/perHourBefore"),
+    "status/mig/target/changes",
 )
 # A record of the spend is rounded to nano-units for each replica.
 _ROUNDING_NANOS = 10
