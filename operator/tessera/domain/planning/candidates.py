@@ -7,7 +7,7 @@ needs, and within `spec.rollout.gateWindow` one of the floor, as for a rollout i
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -17,8 +17,7 @@ from tessera.api.ref import Ref
 from tessera.api.service_status import CandidateStatus
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
-from tessera.domain.incremental import reused, reused_per_object
-from tessera.domain.observed.snapshot import Node
+from tessera.domain.incremental import reused_per_object
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import served_by
@@ -26,6 +25,7 @@ from tessera.domain.planning.service_plan import GatedPlan, ServicePlan, Variant
 from tessera.domain.quality.candidates import GatedFleet
 from tessera.domain.quality.readiness import VersionReadiness, version_readiness
 from tessera.domain.quality.split_service import SplitService
+from tessera.domain.rollout.devices import ready_nodes
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.decisions import needed_lately
 from tessera.domain.scaling.starts import expected_lead
@@ -306,21 +306,16 @@ def with_candidates(
     if not fleet.services:
         return service_plans
     joined = {ref: each for ref, each in service_plans.items() if ref == ref.base}
-    ready_nodes = _ready_nodes(fleet.snapshot.nodes)
+    with_kubelet = ready_nodes("", fleet.snapshot.nodes)
     for ref, split in fleet.services.items():
         tried, missing = service_plans.get(ref.candidate), devices.missing.get(ref.candidate)
         if split.state.phase == "Stable" and missing is not None:
             # No edit waits for it, so nothing is said of the device that it has not.
             tried = None
         joined[ref] = joined_plan(
-            split, joined[ref], tried, missing, ready_nodes, fleet.snapshot.at
+            split, joined[ref], tried, missing, with_kubelet, fleet.snapshot.at
         )
     return joined
-
-
-@reused
-def _ready_nodes(nodes: Sequence[Node]) -> frozenset[str]:
-    return frozenset(node.name for node in nodes if node.kubelet_ready)
 
 
 def _joined_plan(
@@ -328,18 +323,18 @@ def _joined_plan(
     service_plan: ServicePlan,
     tried: ServicePlan | None,
     missing: str | None,
-    ready_nodes: frozenset[str],
+    with_kubelet: frozenset[str],
     at: datetime,
 ) -> ServicePlan:
     timely = _Timely(
         is_overdue=tried is not None and _is_overdue(split, service_plan, tried, at),
-        readiness=_readiness(split, service_plan, ready_nodes, at),
+        readiness=_readiness(split, service_plan, with_kubelet, at),
     )
     return _joined(split.service.ref, split, service_plan, tried, missing, timely)
 
 
 def _readiness(
-    split: SplitService, service_plan: ServicePlan, ready_nodes: frozenset[str], at: datetime
+    split: SplitService, service_plan: ServicePlan, with_kubelet: frozenset[str], at: datetime
 ) -> VersionReadiness | None:
     """Return what is known of the version in force; None before there is one."""
     stable, own = split.state.stable, _own_templates(split, service_plan)
@@ -350,7 +345,7 @@ def _readiness(
         stable.readiness,
         service_plan.service.spec,
         pods,
-        ready_nodes,
+        with_kubelet,
         expected_lead(service_plan.pods, split.observed.status.start, _variant_of(service_plan)),
         at,
     )

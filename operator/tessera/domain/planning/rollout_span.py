@@ -13,7 +13,7 @@ from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_steps import waiting_pod
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.rollout.devices import silent_nodes, usable_nodes
+from tessera.domain.rollout.devices import ready_nodes, usable_nodes
 from tessera.domain.rollout.drain import NO_DISPLACEMENT
 from tessera.domain.rollout.strategy import SURGE_TIMEOUT
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
@@ -97,7 +97,7 @@ def _reader(service_plan: ServicePlan, inputs: ServicePlanInputs) -> Callable[..
         readings = snapshot.readings.pods if snapshot.readings is not None else {}
         return (
             [usable_nodes(snapshot.nodes, offer) for offer in offers],
-            silent_nodes("", snapshot.nodes),
+            ready_nodes("", snapshot.nodes),
             [waiting_pod(service, offer, snapshot) for offer in offers],
             [snapshot.in_flight.get(ref) for ref in draining],
             [readings.get(ref) for ref in ranked],

@@ -15,7 +15,7 @@ from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant, is_withdrawn
-from tessera.domain.rollout.devices import first_waiting, free_devices
+from tessera.domain.rollout.devices import first_waiting, free_devices, ready_nodes
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.rollout_floor import ReplacedService, RolloutFloor, rollout_floor
 from tessera.domain.rollout.strategy import surge_timed_out
@@ -107,7 +107,7 @@ def floor_of_rollout(
         return None
     by_variant = Counter(pod.variant for pod in objects.pods if pod.ref in disruptions.healthy)
     desired = {each.variant_count.choice.variant: each.rollout.desired for each in drafts}
-    live = {node.name for node in snapshot.nodes if node.kubelet_ready}
+    live = ready_nodes("", snapshot.nodes)
     versions = {service.ref.base, service.ref.candidate}
     replaced = ReplacedService(
         desired=sum(desired.values()),

@@ -27,9 +27,9 @@ def _usable_nodes(selector: Selector, nodes: Sequence[Node]) -> frozenset[str]:
 
 
 @reused_by_all
-def silent_nodes(_all: str, nodes: Sequence[Node]) -> frozenset[str]:
-    """Return the nodes whose kubelet does not answer."""
-    return frozenset(node.name for node in nodes if not node.kubelet_ready)
+def ready_nodes(_all: str, nodes: Sequence[Node]) -> frozenset[str]:
+    """Return the nodes whose kubelet answers."""
+    return frozenset(node.name for node in nodes if node.kubelet_ready)
 
 
 def free_devices(

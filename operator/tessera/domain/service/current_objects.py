@@ -14,6 +14,7 @@ from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Workload
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.pod_template import unlisted_metadata
+from tessera.domain.rollout.devices import ready_nodes
 
 _NONE: frozenset[Ref] = frozenset()
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -80,9 +81,9 @@ def objects_by_service(
     model_jobs: Sequence[ObservedModelJob],
 ) -> Mapping[Ref, CurrentObjects]:
     """Return the existing objects of each service."""
-    ready_nodes = {node.name for node in nodes if node.kubelet_ready}
+    with_kubelet = ready_nodes("", nodes)
     leaving_nodes = {node.name for node in nodes if node.taints & DISRUPTION_TAINTS}
-    pods_by_ref = _by_service(pod for pod in pods if _is_replica(pod, ready_nodes))
+    pods_by_ref = _by_service(pod for pod in pods if _is_replica(pod, with_kubelet))
     workloads_by_ref, jobs_by_ref = _by_service(workloads), _by_service(model_jobs)
     job_pods_by_ref = defaultdict[Ref, list[Pod]](list)
     for pod in pods:
