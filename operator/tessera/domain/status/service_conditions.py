@@ -1,5 +1,6 @@
 """The verdicts on a service that its plan has: Placed, Progressing and Ready."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from tessera.api.meta import format_duration
@@ -7,7 +8,7 @@ from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReas
 from tessera.api.text import counted
 from tessera.domain.health.readiness import assess_readiness
 from tessera.domain.health.startup_failure import startup_failure
-from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.observed.taints import names_taints
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.service_plan import ServicePlan
@@ -291,8 +292,8 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
     has_previous = any(pod.variant not in names for pod in pods if not pod.terminating)
     has_older = has_previous or any(variant.older for variant in service_plan.variants)
     new, old = _template_progress(service_plan) if has_older else rollout_progress(pods)
-    # An older Deployment without replicas is kept as a way back, and nothing rolls out from it.
-    if (has_older and old) or _is_rolling_out(service_plan):
+    replaces_any = has_older and (old > 0 or not _lack_devices(pods))
+    if replaces_any or _is_rolling_out(service_plan):
         return StatusVerdict(
             Progressing.ROLLING_OUT,
             f"{new} of {counted(desired, 'replica')} updated, {old} old; {strategy}",
@@ -324,10 +325,16 @@ def _is_rolling_out(service_plan: ServicePlan) -> bool:
     pods, status = service_plan.pods, service_plan.service.status
     if is_rolling_out(pods) or replaces_in_place(pods):
         return True
-    if all(pod.takes_requests or pod.unschedulable for pod in pods):
+    if _lack_devices(pods):
         return False
     reported = any(condition.reason == Progressing.ROLLING_OUT for condition in status.conditions)
     return reported and any(not pod.terminating for pod in pods)
+
+
+def _lack_devices(pods: Sequence[Pod]) -> bool:
+    """Return whether the replicas that are not ready find no device, so that no step follows."""
+    waiting = [pod for pod in pods if not pod.takes_requests]
+    return bool(waiting) and all(pod.unschedulable for pod in waiting)
 
 
 def _is_rollout_complete(service_plan: ServicePlan) -> bool:
