@@ -527,14 +527,6 @@ class FloorKube(Kube):
                 self.objects[key]["status"] = status
                 self.touch(key)
 
-    def set_clock(self, step: timedelta) -> None:
-        """Set the clock of the cluster; what waits by a monotonic clock waits no longer for it."""
-        self.at += step
-        for moments in (self._starts, self._ends):
-            moments.update({key: at + step for key, at in moments.items()})
-        for autoscaler in self.autoscalers.values():
-            autoscaler.next_at += step
-
     # Kubelets
 
     def run_kubelets(self) -> None:

@@ -38,7 +38,7 @@ async def _set_clock(fleet: FloorFleet, steps: tuple[timedelta, ...], *, restart
     """Set the clock, with a minute between two steps."""
     for step in steps:
         await fleet.run(MINUTE)
-        fleet.kube.set_clock(step)
+        fleet.kube.step_clock(step)
     if restarted:
         await fleet.restart_operator()
 
@@ -63,7 +63,7 @@ async def test_a_service_that_was_not_ready_is_ready_two_cycles_after_its_replic
     assert fleet.condition("chat", "Ready")["status"] == "False"
     for step in steps:
         await fleet.tick()
-        fleet.kube.set_clock(step)
+        fleet.kube.step_clock(step)
     if restarted:
         await fleet.restart_operator()
     while fleet.healthy("chat") < 1:
@@ -107,7 +107,7 @@ async def test_a_replica_that_drains_leaves_in_its_time(
     fleet.edit_template("chat", "two")
     while not any(pod.draining_since for _, pod in fleet.kube.pods()):
         await fleet.tick()
-    fleet.kube.set_clock(-HOUR)
+    fleet.kube.step_clock(-HOUR)
     if restarted:
         await fleet.restart_operator()
     await fleet.run(10 * MINUTE)

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tessera.resources.api_resources import QUALITY_GATES
 from tests.floors.fleet import NAMESPACE, FloorFleet, add_gpus
 from tests.floors.kube import BAD_IMAGE, PodTimes
 
@@ -26,20 +25,13 @@ async def begin() -> AsyncIterator[Callable[[], FloorFleet]]:
         await fleet.close()
 
 
-def _put_gate(fleet: FloorFleet) -> None:
-    spec = {"suite": {"configMap": {"name": "suite"}}}
-    meta = {"name": "answers", "namespace": NAMESPACE}
-    fleet.kube.put(QUALITY_GATES, {"metadata": meta, "spec": spec}, "kubectl")
-
-
 @pytest.mark.parametrize(("devices", "restart"), [(2, False), (2, True), (3, False)])
 async def test_a_typo_in_a_first_version_is_fixed_by_an_edit(
     devices: int, restart: bool, begin: Callable[[], FloorFleet]
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", devices)
-    _put_gate(fleet)
-    fleet.serve("chat", 2, engine={"image": BAD_IMAGE}, rollout=ROLLOUT)
+    fleet.serve_gated("chat", 2, engine={"image": BAD_IMAGE})
     await fleet.run(5 * MINUTE)
     fleet.edit("chat", engine=None)
     if restart:
@@ -55,7 +47,7 @@ async def test_a_gate_that_is_turned_on_over_a_typo_holds_back_no_fix(
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", devices)
-    _put_gate(fleet)
+    fleet.put_gate()
     fleet.serve("chat", 2)
     await fleet.settle()
     fleet.edit("chat", engine={"image": BAD_IMAGE}, rollout=ROLLOUT)
@@ -74,8 +66,7 @@ async def test_an_image_that_is_gone_is_replaced_by_an_edit(
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 2)
-    _put_gate(fleet)
-    fleet.serve("chat", 2, rollout=ROLLOUT)
+    fleet.serve_gated("chat", 2)
     await fleet.settle()
     (image,) = fleet.images("chat")
     fleet.kube.lost_images.add(image)
