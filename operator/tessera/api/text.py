@@ -1,6 +1,10 @@
 """Counts with their nouns, lists of names, words of others, and numbers in labels."""
 
+import re
 from collections.abc import Sequence
+
+# Sums of money, and other numbers with decimals, in a text.
+AMOUNT = re.compile(r"\d+\.\d+")
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -38,3 +42,8 @@ def parse_decimal(text: str, high: int = 10**18) -> int | None:
         return None
     number = int(text)
     return number if number <= high else None
+
+
+def differ_in_more_than_amounts(before: str, now: str) -> bool:
+    """Return whether a text says something else, whatever its sums of money are."""
+    return AMOUNT.sub("", before) != AMOUNT.sub("", now)

@@ -5,7 +5,6 @@ version in force lends that of a replica which neither its floor nor the load of
 needs, and within `spec.rollout.gateWindow` one of the floor, as for a rollout in place.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from typing import NamedTuple
 from tessera.api.precision import CHECKPOINT
 from tessera.api.ref import Ref
 from tessera.api.service_status import CandidateStatus
-from tessera.api.text import counted
+from tessera.api.text import counted, differ_in_more_than_amounts
 from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.placement.candidates import free_replicas
@@ -32,9 +31,6 @@ from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.service.variant_counts import VariantCount
 from tessera.domain.steps import Step, error_text
-
-# Sums of money in a text.
-_AMOUNT = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,7 +360,7 @@ def _as_said(missing: str | None, last: CandidateStatus | None) -> str | None:
     if missing is None or said is None:
         return missing
     # The status has the first 1,024 characters.
-    return said if _AMOUNT.sub("", missing[:1024]) == _AMOUNT.sub("", said) else missing
+    return missing if differ_in_more_than_amounts(said, missing[:1024]) else said
 
 
 def _own_templates(split: SplitService, service_plan: ServicePlan) -> frozenset[tuple[str, str]]:

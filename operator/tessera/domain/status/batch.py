@@ -1,6 +1,5 @@
 """Allotment -> the status of a batch, with times and texts of what did not change kept."""
 
-import re
 from dataclasses import replace
 from datetime import datetime
 
@@ -8,13 +7,12 @@ from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus, P
 from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusReason, StatusVerdict
-from tessera.api.text import plain_text
+from tessera.api.text import AMOUNT, differ_in_more_than_amounts, plain_text
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.status.conditions import conditions, with_accepted
 from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
-_AMOUNT = re.compile(r"\d+\.\d+")
 # Amounts that moved by more are written again: a few dozen times in a window of any length.
 _MAX_AMOUNT_CHANGE = 0.1
 # Their messages hold amounts that move with time alone.
@@ -108,9 +106,9 @@ def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
 
 def _has_moved(before: str, now: str) -> bool:
     """Return whether a text says something else, or an amount that differs by much."""
-    if _AMOUNT.sub("", before) != _AMOUNT.sub("", now):
+    if differ_in_more_than_amounts(before, now):
         return True
-    amounts = zip(_AMOUNT.findall(before), _AMOUNT.findall(now), strict=True)
+    amounts = zip(AMOUNT.findall(before), AMOUNT.findall(now), strict=True)
     return any(
         abs(float(new) - float(old)) > _MAX_AMOUNT_CHANGE * float(old) for old, new in amounts
     )
