@@ -38,7 +38,7 @@ _SHORT = {_VARIANT: _NODES - 1, f"{_VARIANT} that does not serve": 1}
 _DOWN_SECONDS = 1200
 _SLICES = Pool("floor-slices", "Reserved", "1.79")
 _TINY, _MEDIUM = "hf://Qwen/Qwen2.5-0.5B-Instruct", "hf://meta-llama/Llama-3.1-8B-Instruct"
-# So many streams of the neighbor end while a plan would move it: ten seconds were enough once.
+# Streams of the neighbor that end while a plan would move it; 100 of them ended within 10 s.
 _STREAMS = 300
 
 

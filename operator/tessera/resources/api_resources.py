@@ -115,7 +115,7 @@ HORIZONTAL_POD_AUTOSCALERS = _managed_kind(
     version="v2",
     kind="HorizontalPodAutoscaler",
 )
-# Those of others too, which are listed where somebody else writes the replicas of a Deployment.
+# Autoscalers of anybody, which are listed where somebody else writes a Deployment's replicas.
 FOREIGN_AUTOSCALERS = replace(
     HORIZONTAL_POD_AUTOSCALERS, verbs=("list",), selector=None, watched=False
 )

@@ -11,7 +11,7 @@ from tests.floors.drawn.promises import Promises
 from tests.floors.drawn.verdict import Verdict, end_findings
 
 _TICKS, _EVENTS = (60, 90), (5, 40)
-# As fast as time goes while nothing happens.
+# Quiet ticks after which time goes fastest.
 _IDLE = 12
 # How long nothing may change until a fleet is at rest; a wait of half of this may still end.
 _REST = timedelta(minutes=25)
@@ -83,7 +83,7 @@ class Play:
 
     seed: int
     events: Sequence[Event] = ()
-    """Those of the seed where none are given."""
+    """Events to play; the seed draws them where none are given."""
     log: list[str] = field(default_factory=list)
     _hit: list[str] = field(default_factory=list)
 

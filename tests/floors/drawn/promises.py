@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, StatusReason
-from tessera.domain.waits import kind_of
+from tessera.domain.waits import Wait, kind_of
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.drawn.fleet import DrawnFleet
@@ -105,9 +105,9 @@ class Promises:
         if reason in _MOVING and not waits_for_device(self.fleet, service, reason):
             limits.append(_MOVING[reason])
         kind = kind_of(_REASONS[condition](reason))
-        if kind is not None and isinstance(kind.limit, timedelta):
-            limits.append(kind.limit)
-        if limits and waited > min(limits):
+        wait = Wait(kind=kind, subject=service, since=said.since) if kind is not None else None
+        is_overdue = wait is not None and wait.is_overdue(self.fleet.kube.steady)
+        if is_overdue or (limits and waited > min(limits)):
             return f"nothing changed for {waited.total_seconds() / 60:.0f} min"
         return ""
 

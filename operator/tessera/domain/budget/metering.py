@@ -37,8 +37,8 @@ MAX_CLOCK_ERROR = timedelta(minutes=2)
 _MAX_RECORD_LEAD = 2 * MAX_CLOCK_ERROR
 # A pod may be observed so much later than it was bound.
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
-# So long a meter stands while nothing runs: what comes from another tenant, or is priced from now
-# on, is charged from then on at the earliest.
+# How long a meter may stand while nothing runs. A pod that comes from another tenant, or gets its
+# first price, is charged from that moment at the earliest.
 IDLE_INTERVAL = _MAX_OBSERVATION_DELAY
 
 

@@ -62,9 +62,9 @@ class _OwnCounts(NamedTuple):
     """Replicas of a service by instance type."""
 
     wanted: _Counts
-    """Those that an unchanged service has; none of a service that wants more."""
+    """Replicas that an unchanged service has; none where it wants more."""
     running: _Counts
-    """Those on devices."""
+    """Replicas that have a device."""
 
     @property
     def missing(self) -> Counter[InstanceType]:

@@ -90,7 +90,7 @@ def _reader(service_plan: ServicePlan, inputs: ServicePlanInputs) -> Callable[..
     service, pods = service_plan.service.ref, service_plan.pods
     offers = [count.choice.offer for count in inputs.proposal.counts]
     draining = [pod.ref for pod in pods if pod.draining_since is not None]
-    # Those with the fewest requests are drained.
+    # Replicas with the fewest requests are drained.
     ranked = [pod.ref for pod in pods] if service_plan.drain.draining else []
 
     def read(*, snapshot: Snapshot, **_: object) -> object:

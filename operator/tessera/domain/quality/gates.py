@@ -63,7 +63,7 @@ _WAY_OUT = (
     "The change goes on at once by spec.rollout.skipGate, which needs the verb bypass on "
     "qualitygates"
 )
-# Of the last line of a failed Job, beside what its change waits for.
+# Most characters of a failed Job's last line that a condition repeats.
 _FAILURE_LENGTH = 512
 _DONE: Mapping[GateRole, GateJobState] = {"Baseline": "answered", "Candidate": "judged"}
 

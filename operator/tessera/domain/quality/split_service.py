@@ -52,7 +52,7 @@ class SplitTerms(NamedTuple):
     """What versions are told apart by beside the objects of a service."""
 
     builder_version: int = 1
-    """Of new templates."""
+    """Version of the builder that makes new templates."""
     is_demanded: bool = False
     """The platform demands a gate of the service."""
     last: ServiceRevision | None = None
