@@ -81,7 +81,7 @@ BASH_COMPLETION = {
     [(["--help"], {}, "Usage: tessera"), ([], BASH_COMPLETION, "plain,explain\n")],
     ids=["help", "completion"],
 )
-def test_help_and_completion_take_less_than_a_quarter_of_a_second_of_the_processor(
+def test_help_and_completion_take_less_than_half_a_second_of_the_processor(
     arguments: list[str], environment: dict[str, str], output: str
 ) -> None:
     used = []
@@ -92,7 +92,7 @@ def test_help_and_completion_take_less_than_a_quarter_of_a_second_of_the_process
         assert done.returncode == 0
         assert done.stdout.startswith(output)
         used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(used) < 0.25, used
+    assert min(used) < 0.5, used
 
 
 def test_control_characters_of_arguments_are_escaped_in_messages() -> None:

@@ -23,7 +23,7 @@ from tests.batch_builders import a_batch, a_batch_spec
 from tests.builders import NOW, SMALL, a_pod, a_service
 from tests.controller.test_admission import a_batch_body, a_body, a_store
 
-MOST = timedelta(milliseconds=10)
+MOST = timedelta(milliseconds=25)
 
 
 def cpu_time(review: Callable[[], object]) -> timedelta:

@@ -249,10 +249,12 @@ def recorded_meter(recorded: SpendMeter, outside: SpendMeter, at: datetime) -> S
     """Return the record to go on from, of those of a window of now; an empty one if none is.
 
     The status says more than the record outside, which counts only where the status is missing,
-    or is older by more than the interval at which both are written.
+    is of a later moment than now, or is older by more than the interval at which both are written.
     """
     if not is_current(recorded, at):
         return outside if is_current(outside, at) else SpendMeter()
+    if _is_ahead(recorded, at) and is_current(outside, at) and not _is_ahead(outside, at):
+        return outside
     restored = recorded.as_of is None or (
         outside.as_of is not None and min(outside.as_of, at) - recorded.as_of > MAX_CLOCK_ERROR
     )
