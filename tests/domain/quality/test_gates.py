@@ -68,6 +68,21 @@ def test_the_stable_version_answers_first_and_the_changed_one_is_compared() -> N
     assert world.created == 2
 
 
+@pytest.mark.parametrize(
+    ("lacks_devices", "reason"),
+    [(True, Progressing.NO_SURGE_CAPACITY), (False, Progressing.GATE_RUNNING)],
+)
+def test_a_stable_version_that_does_not_answer_waits_for_devices_only_where_it_has_none(
+    lacks_devices: bool, reason: Progressing
+) -> None:
+    stable = a_version(address=None)
+    world = GateWorld(a_trial(baseline=stable, stable_lacks_devices=lacks_devices))
+    progressing = world.cycle().progressing
+    assert progressing.reason is reason
+    assert "0 replicas of the stable version answer" in progressing.message
+    assert ("none of them has a device" in progressing.message) is lacks_devices
+
+
 def test_answers_that_are_known_are_not_asked_again() -> None:
     world = GateWorld()
     assert outcome(tried(world, verdict="Failed")) is GateOutcome.FAILED

@@ -345,3 +345,16 @@ def test_a_successor_that_is_ready_lets_none_go_while_others_of_the_service_are_
             may_step=True, may_take=True, may_leave=may_leave, is_withdrawn=False
         )
         assert counts.older == {old.workload.ref: 1 - may_leave}
+
+
+def test_only_replicas_without_a_node_are_unplaced_where_none_is_replaced() -> None:
+    waiting = a_pod("chat-1", node=None, bound=None, ready_since=None)
+    rollout = TemplateRollout(
+        workload=a_workload(2),
+        pods=(a_pod("chat-0", node="node-1"), waiting),
+        older=(),
+        desired=2,
+        at=NOW,
+        has_capacity=False,
+    )
+    assert rollout.unplaced == 1

@@ -1,7 +1,7 @@
 """The changes that gates try, out of what was planned for each version, and what they decide."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.api.precision import CHECKPOINT
@@ -127,6 +127,7 @@ def _trial(
         if stable is not None and not is_unopposed
         else TriedVersion(digest=""),
         is_unopposed=is_unopposed,
+        stable_lacks_devices=_lacks_devices(service_plan.pods),
         stable_outlook=_stable_outlook(gated, gate),
         demands_baseline=is_unopposed and not _has_min_score(gate),
         candidate=_version(
@@ -230,6 +231,11 @@ def _serving_pod(service_plan: ServicePlan, gated: GatedPlan) -> Pod | None:
 
 def _has_min_score(gate: ObservedGate | None) -> bool:
     return gate is not None and gate.spec is not None and gate.spec.min_score is not None
+
+
+def _lacks_devices(pods: Sequence[Pod]) -> bool:
+    staying = [pod for pod in pods if not (pod.terminating or pod.ended)]
+    return bool(staying) and all(pod.node is None for pod in staying)
 
 
 def _stable_outlook(gated: GatedPlan, gate: ObservedGate | None) -> str:

@@ -288,8 +288,11 @@ class _Rounds:
             text = f"0 replicas of the {self._which(run)} version answer{_failure_text(failure)}"
             if run.role == "Candidate":
                 return _waiting(trial, text)
+            reason = Progressing.GATE_RUNNING
+            if trial.stable_lacks_devices:
+                reason, text = Progressing.NO_SURGE_CAPACITY, f"{text}: none of them has a device"
             message = f"QualityGate/{trial.gate_ref}: {text}. {trial.stable_outlook}{_WAY_OUT}."
-            return _hold(Progressing.GATE_RUNNING, message)
+            return _hold(reason, message)
         if self.spec.judge is not None and trial.judge is None and not trial.is_first:
             text = f"spec.judge: InferenceService/{self.spec.judge.service} does not answer"
             problem = StatusVerdict(GateAccepted.JUDGE_NOT_FOUND, text)

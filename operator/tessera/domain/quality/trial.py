@@ -48,6 +48,8 @@ class ChangeTrial:
     candidate: TriedVersion
     is_unopposed: bool = False
     """A stable version exists, which is down without answers, so that nothing compares."""
+    stable_lacks_devices: bool = False
+    """No replica of the stable version has a node, and at least one waits for one."""
     stable_outlook: str = ""
     """Until when a stable version of which no replica answers has time, and what then follows."""
     demands_baseline: bool = False
