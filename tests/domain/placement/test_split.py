@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -510,3 +511,16 @@ def test_larger_replicas_take_the_place_of_as_many_as_there_may_be() -> None:
     assert reasons_of(result) == {GPU.variant: VariantReason.MOVED_TO_LARGER}
     ready = pods_of(SLICE, 2, free=3), pods_of(GPU, 1)
     assert split(10, *ready, floor=1, most=2).replicas == {SLICE.variant: 0, GPU.variant: 1}
+
+
+@pytest.mark.parametrize("ready", [1, 2])
+def test_a_replica_that_a_rollout_replaces_is_given_up_no_sooner_than_a_ready_one(
+    ready: int,
+) -> None:
+    """A move to what is cheaper waits for its replica, which a budget may refuse."""
+    replaced = 2 - ready
+    dear = pods_of(ON_DEMAND, ready=ready, starting=replaced, replaced=replaced)
+    cheap = pods_of(RESERVED, free=2)
+    memory = [VariantMemory(variant=R, room_since=at(-36000))]
+    result = split(2, dear, cheap, floor=2, memory=memory)
+    assert result.replicas == {D: 2, R: 1}

@@ -255,8 +255,11 @@ def _add_waiting(
 
 
 def _bridge(order: Sequence[_Option], counts: _Counts, need: Need) -> _Counts:
-    """Return the ready replicas that stay until those that replace them are ready."""
-    existing = {option.variant: option.pods.ready for option in order}
+    """Return the ready replicas that stay until those that replace them are ready.
+
+    So does one that a rollout replaces, or each of its steps would give up a ready one.
+    """
+    existing = {option.variant: option.pods.ready + option.pods.replaced for option in order}
     ready = {variant: min(number, counts[variant]) for variant, number in existing.items()}
     required = need.within(_total(order, existing))
     missing = required.beside(_total(order, ready))

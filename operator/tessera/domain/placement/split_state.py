@@ -21,6 +21,8 @@ class VariantPods:
     ready: int = 0
     starting: int = 0
     """Pods on a node that are not ready."""
+    replaced: int = 0
+    """Those of them that a rollout replaces: one that was ready left its device for it."""
     pending: int = 0
     """Pods without a node."""
     pending_since: datetime | None = None

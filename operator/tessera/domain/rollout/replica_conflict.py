@@ -157,6 +157,9 @@ def remembered_conflict(
     It lasts while an autoscaler scales the Deployment, and while somebody else owns the replicas of
     an older template, where nothing that Tessera writes takes them back by itself.
     """
+    if last is not None and last.correction_at > at + _WAITS[-1]:
+        # The clock was set back.
+        last = last.model_copy(update={"correction_at": at})
     if last is None or at < _over_at(last):
         return last
     if listed is not None and listed.scaling(workload) is not None:

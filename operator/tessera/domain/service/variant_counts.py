@@ -168,20 +168,22 @@ def _devices_by_pool(pods: Iterable[Pod], pools: Mapping[str, str]) -> Devices:
 def _in_rollout(objects: CurrentObjects, variant: str, at: datetime) -> int:
     """Return the replicas of a variant of which one may be away while its template changes.
 
-    The device of that one is kept for its successor, unless somebody else took it. What a quota
-    refuses is kept too, since it refuses as much elsewhere.
+    The device of that one is kept for its successor, which may wait for as long as it takes to
+    leave, unless somebody else took it. What a quota refuses is kept too, since it refuses as much
+    elsewhere.
     """
     workloads = objects.workloads_of(variant)
     is_refused = any(each.replica_failure for each in workloads)
     if not is_refused and not objects.replaces_template(variant):
         return 0
-    lost = sum(
-        pod.variant == variant
-        and pod.unschedulable is not None
-        and at - pod.created >= SURGE_TIMEOUT
-        for pod in objects.pods
+    pods = [pod for pod in objects.pods if pod.variant == variant]
+    waiting = sum(
+        pod.unschedulable is not None and at - pod.created >= SURGE_TIMEOUT for pod in pods
     )
-    return sum(workload.replicas for workload in workloads) - lost
+    leaving = sum(
+        pod.holds_devices and (pod.terminating or pod.draining_since is not None) for pod in pods
+    )
+    return sum(workload.replicas for workload in workloads) - max(0, waiting - leaving)
 
 
 def _next_loss(objects: CurrentObjects, at: datetime) -> datetime:
@@ -221,6 +223,7 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
         choice=choice,
         ready=ready,
         starting=starting,
+        replaced=max(0, ordered - ready),
         pending=len(pending),
         pending_since=min((pod.created for pod in pending), default=None),
         free=free,
