@@ -3,6 +3,7 @@
 import pytest
 
 from tessera.resources.api_resources import CLAIMS, CONTROLLER_REVISIONS, JOBS, ApiResource
+from tests.cases import full
 from tests.reconcile.gated_operator import FAILED, GATE, GatedOperator
 
 STATES = ("waits", "baseline", "candidate", "passed", "refused")
@@ -45,7 +46,7 @@ async def finish(operator: GatedOperator) -> str:
         *(pytest.param((kind,), marks=pytest.mark.full, id=kind.plural) for kind in KINDS),
     ],
 )
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", [STATES[0], *full(*STATES[1:])])
 async def test_a_change_ends_whatever_is_deleted(
     state: str, kinds: tuple[ApiResource, ...]
 ) -> None:
@@ -60,7 +61,7 @@ async def test_a_change_ends_whatever_is_deleted(
     assert operator.status["readyReplicas"] == 1
 
 
-@pytest.mark.parametrize("state", ["baseline", "passed", "refused"])
+@pytest.mark.parametrize("state", ["baseline", *full("passed", "refused")])
 async def test_a_change_whose_gate_is_deleted_names_it_until_it_is_there(state: str) -> None:
     operator = GatedOperator()
     await reach(operator, state)

@@ -42,6 +42,7 @@ async def test_it_is_written_again_as_it_was(operator: GatedOperator) -> None:
     assert operator.condition("Accepted")["reason"] == "Valid"
 
 
+@pytest.mark.full
 async def test_an_edit_beside_it_is_tried_as_before(operator: GatedOperator) -> None:
     stable = operator.status["stableRevision"]
     operator.edit(8)
@@ -51,6 +52,7 @@ async def test_an_edit_beside_it_is_tried_as_before(operator: GatedOperator) -> 
     assert operator.status["stableRevision"] == stable
 
 
+@pytest.mark.full
 async def test_after_a_restart_the_spec_of_its_digest_is_recorded(operator: GatedOperator) -> None:
     stable = operator.status["stableRevision"]
     lose_revision(operator)
@@ -82,6 +84,7 @@ async def test_one_that_nobody_knows_keeps_counts_and_opens_replicas_that_restar
         assert operator.status["readyReplicas"] == 2
 
 
+@pytest.mark.full
 async def test_it_is_found_once_the_spec_is_as_it_was(operator: GatedOperator) -> None:
     stable = operator.status["stableRevision"]
     await lose_it_while_the_operator_is_down(operator)
@@ -91,6 +94,7 @@ async def test_it_is_found_once_the_spec_is_as_it_was(operator: GatedOperator) -
     assert operator.condition("Progressing")["reason"] == "RolloutComplete"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("way", ["skip", "back"])
 async def test_a_skipped_gate_or_an_earlier_version_takes_its_place(
     way: str, operator: GatedOperator

@@ -47,6 +47,7 @@ async def served() -> GatedOperator:
     return operator
 
 
+@pytest.mark.full
 async def test_a_version_is_recorded_as_one_that_served() -> None:
     operator = GatedOperator()
     await operator.settle(2)
@@ -70,6 +71,7 @@ async def test_the_successor_of_one_that_never_served_goes_on_at_once_in_time(
     assert readiness(broken) == {2: "Ready"}
 
 
+@pytest.mark.full
 async def test_with_a_score_it_is_tried_on_the_device_of_a_replica_that_is_not_ready(
     broken: GatedOperator,
 ) -> None:
@@ -105,6 +107,7 @@ async def test_answers_on_the_claim_are_the_baseline_of_one_that_fails() -> None
     assert operator.status["rollouts"][0]["reason"] == "Passed"
 
 
+@pytest.mark.full
 async def test_the_successor_of_one_that_fails_without_answers_has_no_baseline(
     served: GatedOperator,
 ) -> None:
@@ -139,6 +142,7 @@ async def test_where_the_platform_demands_a_gate_breaking_a_version_passes_nothi
     assert operator.condition("Progressing")["reason"] == "RolloutComplete"
 
 
+@pytest.mark.full
 async def test_a_version_after_a_skipped_gate_is_compared_with_what_served_before() -> None:
     operator = GatedOperator()
     await operator.settle()
@@ -157,6 +161,7 @@ async def test_a_version_after_a_skipped_gate_is_compared_with_what_served_befor
     assert max(operator.revisions().values()) == 3
 
 
+@pytest.mark.full
 async def test_what_never_served_is_not_gone_back_to_without_a_gate(broken: GatedOperator) -> None:
     await wait(broken, 16)
     broken.edit(7)
@@ -168,6 +173,7 @@ async def test_what_never_served_is_not_gone_back_to_without_a_gate(broken: Gate
     assert max(broken.revisions().values()) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["zero", "unbound", "NotReady"])
 async def test_what_is_no_failure_of_a_version_lets_no_edit_pass(
     case: str, broken: GatedOperator
