@@ -596,6 +596,27 @@ def test_pods_of_a_previous_variant_are_paid_while_they_run() -> None:
     assert state.current_windows[0].granted > alone.current_windows[0].granted
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_second_pod_of_a_move_is_granted_before_replicas_that_others_start(
+    moves: bool,
+) -> None:
+    """The budget has room for one replica of each and for two that start, which chat wants."""
+    snapshot = replace(scaled(1), budgets=(a_budget(amount="0.64"),))
+    variant = "a100-3g-40gb" if moves else "a100-1g-10gb"
+    old = a_pod("mail-0", "mail", variant, node="a100-0", devices=SLICE, bound=NOW)
+    mail = a_service("mail", spec=a_spec())
+    workload = a_workload(1, "mail", variant)
+    both = replace(
+        snapshot,
+        services=(*snapshot.services, mail),
+        pods=(*snapshot.pods, old),
+        workloads=(*snapshot.workloads, workload),
+    )
+    scales = {ref.name: plan.scale for ref, plan in plan_of(both).service_plans.items()}
+    assert scales["mail"].replicas == 1
+    assert scales["chat"].replicas == (1 if moves else 3)
+
+
 def test_of_two_new_budgets_for_a_namespace_the_later_name_gives_way() -> None:
     other = a_budget("zone", tenant={"namespaces": ["team-b", "team-a"]})
     decision = plan_of(replace(scaled(1), budgets=(other, a_budget(amount="0.37"))))
