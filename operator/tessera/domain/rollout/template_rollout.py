@@ -91,7 +91,7 @@ class TemplateRollout:
         """Return the desired replicas that have no device, and find none."""
         if not self.older:
             bound = sum(pod.node is not None and not pod.terminating for pod in self.pods)
-            return max(0, self.desired - bound - self.has_capacity)
+            return max(0, self.desired - bound - (self.has_capacity and not self.is_refused))
         pods = [*self.pods, *(pod for each in self.older for pod in each.pods)]
         usable = frozenset[str]().union(*(each.usable_nodes for each in self.older))
         free = 0 if self.is_refused else self.free

@@ -209,6 +209,7 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     total = max(0, free_replicas(offer, {kind: room.used[kind] + room.held[kind]}))
     free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
+    unready = len(pods) - ready
     pending = [pod for pod in pods if pod.node is None]
     bound = len(pods) - len(pending)
     if most is not None:
@@ -223,7 +224,8 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
         choice=choice,
         ready=ready,
         starting=starting,
-        replaced=max(0, ordered - ready),
+        # What a quota refuses has no pod, and replaces none.
+        replaced=max(0, min(ordered - ready, unready)),
         pending=len(pending),
         pending_since=min((pod.created for pod in pending), default=None),
         free=free,
