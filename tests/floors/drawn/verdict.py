@@ -18,6 +18,7 @@ from tests.repartition.kube import Body
 
 # What a message names that its reader can change.
 _WAY_OUT = re.compile(r"[A-Z][A-Za-z]+/[a-z0-9]|\bspec\.|[Qq]uota|\bimage\b")
+_TAKER = re.compile(r"Pod/(\S+) of namespace \S+ took the device on Node/(\S+) ")
 # Reasons of Progressing that are no end: something has to follow.
 _MOVING = {"RollingOut", "Starting", "Draining", "FetchingModel", "GateRunning"}
 # Reasons that are true of no fleet in which all that others did has ended.
@@ -108,11 +109,21 @@ def _floor_finding(fleet: DrawnFleet, service: str, healthy: int, floor: int) ->
 
 
 def _is_held(fleet: DrawnFleet, service: str) -> bool:
-    """Return whether an edit waits for a device that nothing of the service could give it."""
-    reason = fleet.condition(service, "Progressing").get("reason")
+    """Return whether an edit waits for money, or a device that nothing of the service could give.
+
+    What somebody else's pod took of a rollout is missing until a person acts.
+    """
+    progressing = fleet.condition(service, "Progressing")
+    reason = progressing.get("reason")
+    if reason == "BudgetExhausted":
+        return any(key.plural == TENANT_BUDGETS.plural for key in fleet.kube.objects)
     if reason == "WaitingForDevice":
-        others = (pod for _, pod in fleet.kube.pods() if pod.service.name != service)
-        return any(pod.node is None for pod in others)
+        taker = _TAKER.search(progressing["message"])
+        others = [(key, pod) for key, pod in fleet.kube.pods() if pod.service.name != service]
+        return any(
+            pod.node is None or (taker is not None and taker.groups() == (key.name, pod.node))
+            for key, pod in others
+        )
     own = [pod for _, pod in fleet.kube.service_pods(NAMESPACE, service) if not pod.terminating]
     holds_one = any(pod.node is not None and not pod.takes_requests for pod in own)
     return reason == "NoSurgeCapacity" and not holds_one and not _free_for(fleet, service)

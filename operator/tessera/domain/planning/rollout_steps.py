@@ -109,6 +109,15 @@ def floor_of_rollout(
     desired = {each.variant_count.choice.variant: each.rollout.desired for each in drafts}
     live = ready_nodes("", snapshot.nodes)
     versions = {service.ref.base, service.ref.candidate}
+    wait = START_TOLERANCE + expected_lead(
+        objects.pods, service.status.start, counts[0].choice.variant
+    )
+    record = service.status.rollout_floor
+    starting = [pod for draft in drafts for pod in draft.rollout.pods]
+    if record is None:
+        # A successor of the last rollout may start yet, whose template is older by now.
+        older = [pod for draft in drafts for each in draft.rollout.older for pod in each.pods]
+        starting += [pod for pod in older if snapshot.at - (pod.bound or snapshot.at) < wait]
     replaced = ReplacedService(
         desired=sum(desired.values()),
         staying=sum(
@@ -116,9 +125,7 @@ def floor_of_rollout(
         ),
         leaving=[pod for pod in objects.pods if pod.terminating or pod.draining_since is not None],
         is_starting=any(
-            pod.node in live and not pod.takes_requests and not pod.terminating
-            for draft in drafts
-            for pod in draft.rollout.pods
+            pod.node in live and not pod.takes_requests and not pod.terminating for pod in starting
         ),
         nodes_with_free_devices=_nodes_with_free_devices(drafts, snapshot),
         others=[pod for pod in snapshot.pods if pod.holds_devices and pod.service not in versions],
@@ -127,10 +134,7 @@ def floor_of_rollout(
         # Its status is not written, and it serves no user.
         status = RolloutFloorStatus(replicas=replaced.desired)
         return RolloutFloor(status, is_recorded=True)
-    lead = expected_lead(objects.pods, service.status.start, counts[0].choice.variant)
-    return rollout_floor(
-        service.status.rollout_floor, replaced, lead + START_TOLERANCE, snapshot.at
-    )
+    return rollout_floor(record, replaced, wait, snapshot.at)
 
 
 def _nodes_with_free_devices(drafts: Sequence[RolloutDraft], snapshot: Snapshot) -> frozenset[str]:

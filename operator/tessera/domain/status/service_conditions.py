@@ -97,7 +97,7 @@ def progressing_verdict(
         or next(filter(None, (each.verdict(at) for each in service_plan.contested)), None)
         or _withheld_verdict(service_plan)
         or _withdrawn_verdict(service_plan)
-        or _unpaid_verdict(service_plan)
+        or _unpaid_verdict(service_plan, budget)
         or _blocked_verdict(service_plan)
         or _short_verdict(service_plan)
     )
@@ -142,7 +142,7 @@ def _withdrawn_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] 
     )
 
 
-def _unpaid_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
+def _unpaid_verdict(service_plan: ServicePlan, budget: str) -> StatusVerdict[Progressing] | None:
     """Return that replicas of previous variants stay while no successor is granted."""
     names = {each.choice.variant for each in service_plan.variants}
     previous = [pod for pod in service_plan.pods if pod.variant not in names]
@@ -152,7 +152,8 @@ def _unpaid_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | N
     pools = ", ".join(sorted({pod.variant for pod in previous}))
     message = f"{counted(len(previous), 'replica')} of {pools} stay, which no pool offers any more"
     # The amounts change all the time; that message changes with the count alone.
-    message += ", and the TenantBudget grants none in their place: see status.scaling.message"
+    owner = f"TenantBudget/{budget}" if budget else "the platform"
+    message += f", and {owner} grants none in their place: see status.scaling.message"
     return StatusVerdict(Progressing.BUDGET_EXHAUSTED, message)
 
 
