@@ -70,10 +70,10 @@ def test_a_number_that_stands_is_no_new_one(workload: Workload) -> None:
 def test_a_conflict_of_before_the_clock_was_set_back_ends_in_its_time() -> None:
     workload = a_workload(2, generation=7)
     last = a_conflict(seconds=3600)
-    kept = next_conflict(last, workload, 2, at(1), may_stand=True)
-    assert kept is not None
-    assert kept.correction_at == at(1)
-    assert next_conflict(kept, workload, 2, at(1) + CONFLICT_MEMORY, may_stand=True) is None
+    known = next_conflict(last, workload, 2, at(1), may_stand=True)
+    assert known is not None
+    assert known.correction_at == at(1)
+    assert next_conflict(known, workload, 2, at(1) + CONFLICT_MEMORY, may_stand=True) is None
 
 
 def test_another_number_waits_no_longer_than_the_one_before() -> None:
