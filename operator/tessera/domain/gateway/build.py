@@ -428,7 +428,7 @@ def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> Engi
         uid=pod.uid,
         address=f"[{pod.address}]:{PORT}" if ":" in str(pod.address) else f"{pod.address}:{PORT}",
         ready_since=pod.ready_since,
-        leaving=pod.leaving or pod.terminating or pod.draining_since is not None,
+        leaving=pod.leaving or pod.is_stopping,
         engine=pod.engine,
         variant=pod.variant,
         precision=None if variant == _KnownVariant() else variant.precision or CHECKPOINT,

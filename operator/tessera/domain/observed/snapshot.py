@@ -212,7 +212,7 @@ class Pod:
     """The readiness gate as the operator set it; None before the first time."""
     draining_since: datetime | None = None
     terminating: bool = False
-    """It has a deletion timestamp."""
+    """It has a deletion timestamp, or its containers ended for good."""
     deletion_cost: int = 0
     leaving: bool = False
     """It has the label by which its PodDisruptionBudget selects it no more."""
@@ -257,6 +257,11 @@ class Pod:
     def takes_requests(self) -> bool:
         """Ready, and not on its way out: on a dead node that may hang for ever."""
         return self.ready_since is not None and not self.terminating
+
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether it drains, or is being deleted, or has ended."""
+        return self.terminating or self.draining_since is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,9 +60,7 @@ def _keeps_its_floor(service_plan: ServicePlan) -> bool:
     is_written = service.ref != service.ref.base or floor.status == service.status.rollout_floor
     if not is_written or floor.missing or floor.replicas < service_plan.desired_pods:
         return False
-    return floor.status.step is None or any(
-        pod.terminating or pod.draining_since is not None for pod in service_plan.pods
-    )
+    return floor.status.step is None or any(pod.is_stopping for pod in service_plan.pods)
 
 
 def _time_limits(service_plan: ServicePlan) -> Sequence[datetime]:

@@ -123,7 +123,7 @@ def floor_of_rollout(
         staying=sum(
             min(count, desired.get(variant, count)) for variant, count in by_variant.items()
         ),
-        leaving=[pod for pod in objects.pods if pod.terminating or pod.draining_since is not None],
+        leaving=[pod for pod in objects.pods if pod.is_stopping],
         is_starting=any(
             pod.node in live and not pod.takes_requests and not pod.terminating for pod in starting
         ),
@@ -225,7 +225,7 @@ def _needed(
 def _comes_or_goes(pod: Pod) -> bool:
     """Return whether a replica starts, drains or ends; one on a dead node does not start."""
     starts = pod.node is not None and not pod.takes_requests and not pod.containers_ready
-    return starts or pod.draining_since is not None or pod.terminating
+    return starts or pod.is_stopping
 
 
 def _count_serving(inputs: ServicePlanInputs, drafts: Sequence[RolloutDraft]) -> int:

@@ -111,7 +111,7 @@ class TemplateRollout:
         """Return whether a replica of it starts or leaves for the rollout."""
         started = self.workload is not None and self.workload.replicas > self.ready
         leaving = (pod for each in self.older for pod in each.pods)
-        return started or any(pod.terminating or pod.draining_since is not None for pod in leaving)
+        return started or any(pod.is_stopping for pod in leaving)
 
     @property
     def is_in_place(self) -> bool:

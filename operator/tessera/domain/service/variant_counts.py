@@ -180,9 +180,7 @@ def _in_rollout(objects: CurrentObjects, variant: str, at: datetime) -> int:
     waiting = sum(
         pod.unschedulable is not None and at - pod.created >= SURGE_TIMEOUT for pod in pods
     )
-    leaving = sum(
-        pod.holds_devices and (pod.terminating or pod.draining_since is not None) for pod in pods
-    )
+    leaving = sum(pod.holds_devices and pod.is_stopping for pod in pods)
     return sum(workload.replicas for workload in workloads) - max(0, waiting - leaving)
 
 
