@@ -16,7 +16,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.status.conditions import conditions
-from tests.builders import NOW, a_pod, a_service, a_snapshot, at
+from tests.builders import NOW, a_pod, a_service, a_snapshot, at, plan_of
 
 CHAT = Ref("team-a", "chat")
 
@@ -86,6 +86,12 @@ def test_only_an_idle_service_is_probed_again(age: float, finished: float, probe
         must_probe(snapshot, with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), [a_pod()])
         is probed
     )
+
+
+def test_replicas_of_a_service_that_is_not_placed_are_probed_too() -> None:
+    plan = plan_of(a_snapshot(a_service(), pods=(a_pod(),), pools=(), nodes=()))
+    assert plan.service_plans[CHAT].choice is None
+    assert plan.services_to_probe == {CHAT}
 
 
 def test_zero_wanted_replicas_are_a_reason_of_their_own() -> None:

@@ -572,10 +572,8 @@ plan_one_service = Step(
 
 
 def _read_probe_due(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
-    """Return whether a completion of a placed service is due."""
-    return service_plan.choice is not None and must_probe(
-        snapshot, service_plan.service, service_plan.pods
-    )
+    """Return whether a completion is due; what is not placed serves with the replicas it has."""
+    return must_probe(snapshot, service_plan.service, service_plan.pods)
 
 
 is_probe_due = Step(_read_probe_due, lambda *_: False)
