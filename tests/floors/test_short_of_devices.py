@@ -130,6 +130,24 @@ async def test_takers_of_freed_devices_get_one_and_are_named(
     _assert_replaced(fleet, old, healthy=gpus)
 
 
+async def test_an_error_in_the_spec_forgets_no_device_that_was_taken(fleet: FloorFleet) -> None:
+    add_gpus(fleet, "a100-0", 4)
+    fleet.serve("chat", 4)
+    await fleet.settle()
+    old = _templates(fleet)
+    fleet.edit_template("chat", "two")
+    await _watch_takers(fleet, 5 * MINUTE)
+    placement = fleet.spec("chat").get("placement", {})
+    fleet.edit("chat", placement={**placement, "pools": ["a100-typo", "a100-typo"]})
+    await _watch(fleet, MINUTE, healthy=3)
+    fleet.edit("chat", placement=placement)
+    await _watch(fleet, 30 * MINUTE, healthy=3)
+    assert fleet.condition("chat", "Progressing")["reason"] == "WaitingForDevice"
+    fleet.free_devices("a100-0")
+    await _watch(fleet, 15 * MINUTE, healthy=3)
+    _assert_replaced(fleet, old, healthy=4)
+
+
 async def test_a_lower_floor_ends_the_wait_for_a_device_that_was_taken(fleet: FloorFleet) -> None:
     add_gpus(fleet, "a100-0", 4)
     fleet.serve("chat", 4)

@@ -12,6 +12,7 @@ from tessera.api.service_status import (
     InferenceServiceStatus,
     ModelStatus,
     PrecisionStatus,
+    RolloutFloorStatus,
     TenancyStatus,
     VariantTemplates,
 )
@@ -88,7 +89,7 @@ def _service_status(
         if service_plan.variants
         else previous.pod_template_version,
         templates=_templates(service_plan),
-        rollout_floor=service_plan.rollout_floor.status if service_plan.rollout_floor else None,
+        rollout_floor=_rollout_floor(service_plan, previous),
         replica_conflicts=tuple(each.conflict for each in service_plan.contested[:MAX_VARIANTS]),
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         **status_fields(placed, service_plan.reported),
@@ -105,6 +106,15 @@ def _service_status(
         start=next_start_status(service_plan.pods, previous.start, snapshot.at),
         **rollout_fields(service_plan, _tried_status(snapshot, service_plan), snapshot.at),
     )
+
+
+def _rollout_floor(
+    service_plan: ServicePlan, previous: InferenceServiceStatus
+) -> RolloutFloorStatus | None:
+    """Return what a rollout keeps; one that stands while nothing is placed keeps what it had."""
+    if not service_plan.variants:
+        return previous.rollout_floor
+    return service_plan.rollout_floor.status if service_plan.rollout_floor else None
 
 
 def _tried_status(snapshot: Snapshot, service_plan: ServicePlan) -> InferenceServiceStatus | None:
