@@ -316,6 +316,28 @@ def test_the_deployment_of_before_is_kept_until_the_newest_was_ready_once() -> N
     assert after.removable == (empty.workload.ref,)
 
 
+def test_without_a_device_for_all_a_step_in_place_counts_what_all_older_templates_have() -> None:
+    """Of 4 desired replicas 3 have a device: two of the oldest template, one of the next."""
+    first, second, third = (a_pod(f"chat-{index}", node="a100-0") for index in range(3))
+    nodes = frozenset({"a100-0"})
+    oldest = OlderTemplate(workload=a_workload(2), pods=(first, second), usable_nodes=nodes)
+    next_ = OlderTemplate(
+        workload=a_workload(1, ref=Ref("team-a", "chat-two")), pods=(third,), usable_nodes=nodes
+    )
+    waiting = a_pod("chat-3", ready_since=None, containers_ready=False)
+    rollout = TemplateRollout(
+        workload=a_workload(1, ref=Ref("team-a", "chat-three")),
+        pods=(waiting,),
+        older=(oldest, next_),
+        desired=4,
+        shortage=1,
+        at=NOW,
+        has_capacity=False,
+    )
+    counts = rollout.counts(may_step=True, may_take=True, may_leave=1, is_withdrawn=False)
+    assert counts.older == {oldest.workload.ref: 1, next_.workload.ref: 1}
+
+
 def test_the_surge_of_another_controller_takes_no_room_from_the_newest_template() -> None:
     """An older Deployment has a pod of a second ReplicaSet that never gets ready."""
     pods = (a_pod("chat-0"), a_pod("chat-1"), a_pod("chat-2", template="two", ready_since=None))

@@ -183,7 +183,8 @@ class TemplateRollout:
             older[each.workload.ref] = min(each.ready, missing)
             missing -= older[each.workload.ref]
         is_restored = not ready and (self.has_fallback or self.workload is None)
-        restored = max(min(last.ready, missing), min(missing, self.target - ready))
+        placed = self.target - ready - sum(older.values())
+        restored = max(min(last.ready, missing), min(missing, placed))
         if is_withdrawn:
             restored = missing
         older[last.workload.ref] = restored if is_restored else min(last.ready, missing)
