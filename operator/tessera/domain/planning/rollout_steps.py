@@ -30,7 +30,8 @@ def stepping_draft(drafts: Sequence[RolloutDraft]) -> RolloutDraft | None:
 
     Those with a free device come first: then an extra replica may serve there for the others.
     """
-    rolling = [draft for draft in drafts if draft.rollout.older]
+    # One that is to have no replica replaces none.
+    rolling = [draft for draft in drafts if draft.rollout.older and draft.rollout.desired]
     rolling.sort(key=lambda draft: not draft.rollout.has_capacity)
     in_step = next((draft for draft in rolling if draft.rollout.in_step), None)
     return in_step or next(iter(rolling), None)
@@ -186,22 +187,24 @@ def count_replicas(  # noqa: PLR0913, PLR0917 - what is decided of the service, 
     serving = _count_serving(inputs, drafts)
     service = inputs.proposal.service.ref
     may_step = not is_held and (extra is None or extra.has_surplus)
-    may_leave = disruptions.allowed + disruptions.allows_replacement()
-    counts = []
+    may_leave, counts = disruptions.allowed, []
     for draft in drafts:
+        # No other variant has a successor for the device of one that leaves.
+        is_replaced = draft is stepping and disruptions.allows_replacement()
         rollout_counts = draft.rollout.counts(
             may_step=may_step if draft is stepping else not is_held and draft.replaces_none,
             may_take=draft is stepping
             and is_recorded
             and serving >= _needed(inputs, spec, draft, extra, disruptions.floor)
             and waiting_pod(service, draft.variant_count.choice.offer, snapshot) is None,
-            may_leave=may_leave,
+            may_leave=may_leave + is_replaced,
             is_withdrawn=is_withdrawn(inputs, draft),
         )
-        may_leave -= sum(
+        leaving = sum(
             max(0, each.healthy - rollout_counts.older[each.workload.ref])
             for each in draft.rollout.older
         )
+        may_leave = max(0, may_leave - leaving)
         counts.append(rollout_counts)
     return counts
 
