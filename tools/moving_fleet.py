@@ -126,14 +126,18 @@ class MovingFleet:
         return sum(each.is_moving for each in self.decision.service_plans.values())
 
     def follow(self, count: int) -> None:
-        """Let the cluster do what the last plan says, for the next so many services."""
-        for served in itertools.islice(self._turns, count):
+        """Write all statuses, and let the cluster carry out the plans of the next services."""
+        moved = list(itertools.islice(self._turns, count))
+        for served in moved:
             service_plan = self.decision.service_plans[served.service.ref]
             self._write(served, service_plan)
             for name, workload in served.workloads.items():
                 served.pods[name] = list(self._replicas(served, service_plan, workload))
+        for served in self._served.values():
+            service_plan = self.decision.service_plans[served.service.ref]
             status = service_status(self._snapshot, service_plan, None, None)
-            served.service = replace(served.service, status=status)
+            if status != served.service.status:
+                served.service = replace(served.service, status=status)
 
     def _write(self, served: _Served, service_plan: ServicePlan) -> None:
         namespace = served.service.ref.namespace

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
-from tessera.domain.rollout.devices import free_devices, usable_nodes
+from tessera.domain.rollout.devices import free_replicas, usable_nodes
 from tessera.domain.rollout.template_rollout import OlderTemplate, TemplateRollout
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.current_objects import pods_of_variant, pods_of_workload
@@ -73,8 +73,7 @@ def draft_variant(
     workload, usable, free = template.workload, frozenset[str](), 0
     if any(each is not workload for each in workloads):
         usable = usable_nodes(snapshot.nodes, choice.offer)
-        devices = free_devices(snapshot.nodes, snapshot.pods, choice.offer).values()
-        free = sum(max(0, count) // choice.offer.hardware.devices for count in devices)
+        free = sum(free_replicas(snapshot.nodes, snapshot.pods, choice.offer).values())
     older = [
         OlderTemplate(workload=each, pods=pods_of_workload(pods, each), usable_nodes=usable)
         for each in workloads

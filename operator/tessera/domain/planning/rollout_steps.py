@@ -15,7 +15,12 @@ from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant, is_withdrawn
-from tessera.domain.rollout.devices import first_waiting, free_devices, ready_nodes
+from tessera.domain.rollout.devices import (
+    first_waiting,
+    free_replicas,
+    holders_by_node,
+    ready_nodes,
+)
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.rollout_floor import ReplacedService, RolloutFloor, rollout_floor
 from tessera.domain.rollout.strategy import surge_timed_out
@@ -119,17 +124,27 @@ def floor_of_rollout(
         # A successor of the last rollout may start yet, whose template is older by now.
         older = [pod for draft in drafts for each in draft.rollout.older for pod in each.pods]
         starting += [pod for pod in older if snapshot.at - (pod.bound or snapshot.at) < wait]
+    leaving = [pod for pod in objects.pods if pod.is_stopping]
+    nodes = {pod.node for pod in leaving if pod.node is not None}
+    if record is not None and record.step is not None:
+        nodes.add(record.step.node)
+    holders = holders_by_node(snapshot.pods)
     replaced = ReplacedService(
         desired=sum(desired.values()),
         staying=sum(
             min(count, desired.get(variant, count)) for variant, count in by_variant.items()
         ),
-        leaving=[pod for pod in objects.pods if pod.is_stopping],
+        leaving=leaving,
         is_starting=any(
             pod.node in live and not pod.takes_requests and not pod.terminating for pod in starting
         ),
         nodes_with_free_devices=_nodes_with_free_devices(drafts, snapshot),
-        others=[pod for pod in snapshot.pods if pod.holds_devices and pod.service not in versions],
+        others=[
+            pod
+            for node in nodes
+            for pod in holders.get(node, ())
+            if pod.service not in versions
+        ],
     )
     if service.ref != service.ref.base:
         # Its status is not written, and it serves no user.
@@ -140,12 +155,8 @@ def floor_of_rollout(
 
 def _nodes_with_free_devices(drafts: Sequence[RolloutDraft], snapshot: Snapshot) -> frozenset[str]:
     offers = [draft.variant_count.choice.offer for draft in drafts]
-    return frozenset(
-        node
-        for offer in offers
-        for node, count in free_devices(snapshot.nodes, snapshot.pods, offer).items()
-        if count >= offer.hardware.devices
-    )
+    free = (free_replicas(snapshot.nodes, snapshot.pods, offer) for offer in offers)
+    return frozenset[str]().union(*free)
 
 
 def with_shortage(drafts: Sequence[RolloutDraft], floor: RolloutFloor | None) -> list[RolloutDraft]:

@@ -1,6 +1,7 @@
 """Whose devices a successor can take: those on schedulable nodes that its pod selects."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from tessera.domain.hardware.pools import HardwareOffer
@@ -33,10 +34,22 @@ def ready_nodes(_all: str, nodes: Sequence[Node]) -> frozenset[str]:
 
 
 def free_devices(
-    nodes: Sequence[Node], pods: Iterable[Pod], offer: HardwareOffer
+    nodes: Sequence[Node], pods: Sequence[Pod], offer: HardwareOffer
 ) -> Mapping[str, int]:
     """Return the devices of an offer's kind that no pod holds, of each node that is usable."""
-    resource, usable = offer.hardware.resource, usable_nodes(nodes, offer)
+    return _free_devices(_kind(offer), nodes, pods)
+
+
+def _kind(offer: HardwareOffer) -> tuple[Selector, str]:
+    return tuple(sorted(offer.node_selector.items())), offer.hardware.resource
+
+
+@reused_by_all
+def _free_devices(
+    kind: tuple[Selector, str], nodes: Sequence[Node], pods: Sequence[Pod]
+) -> Mapping[str, int]:
+    selector, resource = kind
+    usable = _usable_nodes(selector, nodes)
     free = {node.name: node.allocatable.get(resource, 0) for node in nodes if node.name in usable}
     for pod in pods:
         if pod.node in free and pod.ended is None:
@@ -44,13 +57,42 @@ def free_devices(
     return free
 
 
+def free_replicas(
+    nodes: Sequence[Node], pods: Sequence[Pod], offer: HardwareOffer
+) -> Mapping[str, int]:
+    """Return how many more replicas of an offer can be bound, of each node where one can."""
+    return _free_replicas((*_kind(offer), offer.hardware.devices), nodes, pods)
+
+
+@reused_by_all
+def _free_replicas(
+    kind: tuple[Selector, str, int], nodes: Sequence[Node], pods: Sequence[Pod]
+) -> Mapping[str, int]:
+    selector, resource, devices = kind
+    free = _free_devices((selector, resource), nodes, pods)
+    return {node: count // devices for node, count in free.items() if count >= devices}
+
+
+def holders_by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
+    """Return the pods that hold devices, by their nodes."""
+    return _holders_by_node("", pods)
+
+
+@reused_by_all
+def _holders_by_node(_all: str, pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
+    holders = defaultdict[str, list[Pod]](list)
+    for pod in pods:
+        if pod.node is not None and pod.holds_devices:
+            holders[pod.node].append(pod)
+    return dict(holders)
+
+
 def first_waiting(nodes: Sequence[Node], pods: Sequence[Pod], offer: HardwareOffer) -> Pod | None:
     """Return the pod that waits first for a device of an offer, on a node that is usable.
 
     Those of others come first, and then those of services by name.
     """
-    selector = tuple(sorted(offer.node_selector.items()))
-    return _first_waiting((selector, offer.hardware.resource), nodes, pods)
+    return _first_waiting(_kind(offer), nodes, pods)
 
 
 @reused_by_all

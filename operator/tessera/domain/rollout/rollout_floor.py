@@ -29,7 +29,7 @@ class ReplacedService:
     nodes_with_free_devices: Collection[str]
     """Nodes where one more replica can be bound."""
     others: Sequence[Pod]
-    """Pods of others that hold devices."""
+    """Pods of others that hold devices, on the nodes that replicas left."""
 
 
 class RolloutFloor(NamedTuple):
