@@ -16,6 +16,8 @@ from tests.repartition.kube import Body
 
 # How long after somebody else's act the replicas that it takes may go: controllers are late.
 _EXCUSE = timedelta(minutes=2)
+# A rollout goes on without a replica that found no device for so long.
+_LASTING = timedelta(minutes=10)
 
 
 @dataclass(slots=True)
@@ -33,12 +35,16 @@ class Judge:
     """The fewest healthy replicas of each service since its floor was reached first."""
     counts_written_numbers: bool = True
     """Whether a number that an autoscaler of somebody else wrote is below a floor by itself."""
+    forgives_lasting: bool = False
+    """Whether what was missing for ten minutes, by the clock of the cluster, is excused."""
     last_change: datetime | None = None
     """When a Deployment or a pod was created, changed or deleted."""
     _reached: Counter[Ref] = field(default_factory=Counter)
     _lost: Counter[Ref] = field(default_factory=Counter)
     _excused_until: dict[Ref, datetime] = field(default_factory=dict)
     """Until when a service with its floor may still lose what was excused."""
+    _short: dict[Ref, tuple[int, datetime]] = field(default_factory=dict)
+    """How many replicas a service below its floor has, and since when."""
     _below: dict[Ref, str] = field(default_factory=dict)
     """What is wrong now, by service."""
     _was_below: dict[Ref, str] = field(default_factory=dict)
@@ -125,11 +131,22 @@ class Judge:
                 self._lost[service] = 0
             if reached:
                 self.lowest[service] = min(self.lowest.get(service, floor), count)
+            if self.forgives_lasting:
+                self._forgive(service, count, reached)
             tolerated = self._lost[service] + (service in self._replacing)
             if count + tolerated < reached:
                 text = f"{service} has {count} healthy of {reached}, {tolerated} may be missing"
                 self._below[service] = text
         self._was_below = {**self._below, **self._was_below}
+
+    def _forgive(self, service: Ref, count: int, reached: int) -> None:
+        """Excuse what was missing of a service for so long, once it loses one more."""
+        last, since = self._short.get(service, (count, self.kube.at))
+        if last != count:
+            if self.kube.at - since >= _LASTING and count < last < reached:
+                self._lost[service] = max(self._lost[service], reached - last)
+            since = self.kube.at
+        self._short[service] = count, min(since, self.kube.at)
 
     def look_at_numbers(self) -> None:
         """Compare what autoscalers of others wrote, and a cycle let stand, with the floors."""
@@ -201,8 +218,21 @@ class Judge:
         return {service for (service, _), count in templates.items() if count > 1}
 
     def _moving_on_same_devices(self) -> set[Ref]:
-        """Return services whose pods of several Deployments want the same devices."""
+        """Return services whose pods of several Deployments want the same devices.
+
+        A pod that a quota refuses wants them too.
+        """
         variants = defaultdict[tuple[Ref, tuple[object, ...]], set[str]](set)
+        for key in self.kube.deployments():
+            body = self.kube.objects[key]
+            conditions = body.get("status", {}).get("conditions", ())
+            if any(each["type"] == "ReplicaFailure" for each in conditions):
+                template = body["spec"]["template"]
+                limits = template["spec"]["containers"][0]["resources"]["limits"]
+                devices = sorted(name for name in limits if name.startswith("nvidia.com/"))
+                wanted = (*sorted(template["spec"]["nodeSelector"].items()), *devices)
+                variant = template["metadata"]["labels"]["tessera.dev/variant"]
+                variants[self._service_of(key), wanted].add(variant)
         for key, pod in self.kube.pods():
             if pod.service.name:
                 selector = self.kube.objects[key]["spec"]["nodeSelector"]

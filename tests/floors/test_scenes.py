@@ -201,6 +201,19 @@ async def test_a_used_up_budget_keeps_the_floor_while_a_pool_is_renamed(
     _assert_floor_held(fleet, 2)
 
 
+async def test_a_full_quota_keeps_the_floor_while_a_pool_is_renamed(
+    begin: Callable[..., FloorFleet],
+) -> None:
+    fleet = begin()
+    add_gpus(fleet, "a100", 3)
+    await _serve(fleet, 2)
+    fleet.set_quota(2)
+    fleet.rename_pool("a100", "a100-new")
+    await fleet.run(15 * MINUTE)
+    _assert_floor_held(fleet, 2)
+    assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
+
+
 @pytest.mark.parametrize(
     "floor",
     [

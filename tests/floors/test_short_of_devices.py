@@ -160,6 +160,22 @@ async def test_a_lower_floor_ends_the_wait_for_a_device_that_was_taken(fleet: Fl
     _assert_replaced(fleet, old)
 
 
+async def test_a_quota_that_is_lowered_in_a_step_counts_as_a_lost_replica(
+    fleet: FloorFleet,
+) -> None:
+    add_gpus(fleet, "a100-0", 4)
+    fleet.serve("chat", 3)
+    await fleet.settle()
+    fleet.set_quota(3)
+    old = _templates(fleet)
+    fleet.edit_template("chat", "two")
+    while not any(pod.terminating for _, pod in fleet.kube.service_pods(NAMESPACE, "chat")):
+        await fleet.tick()
+    fleet.set_quota(2)
+    await fleet.run(30 * MINUTE)
+    _assert_replaced(fleet, old, healthy=2)
+
+
 def _add_two_nodes(fleet: FloorFleet, first: int, second: int) -> None:
     fleet.add_pool("a100-0")
     fleet.add_node("a100-0", whole=first, name="first")

@@ -329,6 +329,10 @@ class Workload:
     unlisted_metadata: frozenset[tuple[str, str, str]] = frozenset()
     """Field, key and value of what its pods have and the installation does not list."""
 
+    def is_refused(self, pods: int) -> bool:
+        """Return whether a quota or admission refuses a pod of it, of which `pods` exist."""
+        return self.replica_failure is not None and pods < self.replicas
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedAutoscalers:

@@ -88,8 +88,9 @@ def yielding_previous(
 ) -> frozenset[Ref]:
     """Return the replicas of previous variants of which one is to give its device to a successor.
 
-    One waits for it, no other device is free for that, and no further replica is away: the floor
-    serves, none starts or ends, and at most the one that gives way drains.
+    One waits for it and no other device is free for that, or a quota refuses it beside the replica.
+    No further replica is away: the floor serves, none starts or ends, and at most the one that
+    gives way drains.
     """
     names = {variant.choice.variant for variant in variants}
     own = [pod for pod in pods if pod.variant in names]
@@ -102,21 +103,26 @@ def yielding_previous(
         return frozenset()
     stuck = {pod.variant for pod in own if pod.unschedulable}
     for variant in variants:
-        offer = variant.choice.offer
-        if variant.choice.variant not in stuck or offer.awaits_nodes:
+        offer, is_refused = variant.choice.offer, _is_refused(variant, own)
+        if variant.choice.variant not in stuck and not is_refused or offer.awaits_nodes:
             continue
-        if yielding := _yielding_to(snapshot, offer, previous):
+        if yielding := _yielding_to(snapshot, offer, previous, is_refused=is_refused):
             return yielding
     return frozenset()
 
 
+def _is_refused(variant: VariantPlan, pods: Sequence[Pod]) -> bool:
+    workload = variant.workload
+    return workload is not None and workload.is_refused(len(pods_of_workload(pods, workload)))
+
+
 def _yielding_to(
-    snapshot: Snapshot, offer: HardwareOffer, previous: Sequence[Pod]
+    snapshot: Snapshot, offer: HardwareOffer, previous: Sequence[Pod], *, is_refused: bool
 ) -> frozenset[Ref]:
-    """Return the pods whose devices are enough for a replica that finds none free."""
+    """Return the pods whose devices are enough for a replica that finds none free, or may not."""
     resource, needed = offer.hardware.resource, offer.hardware.devices
     free = free_devices(snapshot.nodes, snapshot.pods, offer)
-    if any(devices >= needed for devices in free.values()):
+    if not is_refused and any(devices >= needed for devices in free.values()):
         return frozenset()
     return frozenset(
         pod.ref

@@ -154,7 +154,8 @@ def floor_of_rollout(
 
 
 def _nodes_with_free_devices(drafts: Sequence[RolloutDraft], snapshot: Snapshot) -> frozenset[str]:
-    offers = [draft.variant_count.choice.offer for draft in drafts]
+    # No device is of use to a pod that a quota refuses.
+    offers = [draft.variant_count.choice.offer for draft in drafts if not draft.rollout.is_refused]
     free = (free_replicas(snapshot.nodes, snapshot.pods, offer) for offer in offers)
     return frozenset[str]().union(*free)
 

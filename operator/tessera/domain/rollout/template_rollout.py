@@ -130,11 +130,7 @@ class TemplateRollout:
     @property
     def is_refused(self) -> bool:
         """Return whether a quota or admission refuses the pod of the newest template."""
-        return (
-            self.workload is not None
-            and self.workload.replica_failure is not None
-            and len(self.pods) < self.workload.replicas
-        )
+        return self.workload is not None and self.workload.is_refused(len(self.pods))
 
     @property
     def is_stuck(self) -> bool:
