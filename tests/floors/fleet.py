@@ -367,7 +367,7 @@ class FloorFleet:
         return status
 
     def conditions(self, name: str) -> Sequence[Mapping[str, str]]:
-        return _conditions(self.kube.objects[_service(name)])
+        return body_conditions(self.kube.objects[_service(name)])
 
     def condition(self, name: str, type: str) -> Mapping[str, str]:
         return next((each for each in self.conditions(name) if each["type"] == type), {})
@@ -377,7 +377,7 @@ class FloorFleet:
             condition
             for key, body in self.kube.objects.items()
             if key.plural == TENANT_BUDGETS.plural
-            for condition in _conditions(body)
+            for condition in body_conditions(body)
         ]
 
     def describe(self) -> list[str]:
@@ -396,7 +396,7 @@ class FloorFleet:
         return lines
 
 
-def _conditions(body: Body) -> Sequence[Mapping[str, str]]:
+def body_conditions(body: Body) -> Sequence[Mapping[str, str]]:
     conditions: Sequence[Mapping[str, str]] = body.get("status", {}).get("conditions", ())
     return conditions
 

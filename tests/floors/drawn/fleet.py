@@ -10,10 +10,10 @@ from typing import Any
 from typing_extensions import override
 
 from tessera.api.reasons import Accepted
-from tessera.resources.api_resources import PODS
+from tessera.resources.api_resources import ACCELERATOR_POOLS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100, H100
-from tests.floors.fleet import GPU, NAMESPACE, SLICE, FloorFleet
+from tests.floors.fleet import GPU, NAMESPACE, SLICE, FloorFleet, body_conditions
 from tests.floors.kube import FloorKube, PodTimes
 from tests.repartition.crashes import CrashInjector
 from tests.repartition.simulation import KillableOperator
@@ -76,6 +76,14 @@ class DrawnFleet(FloorFleet):
         if text not in self.defects:
             self.defects.append(text)
 
+    def pool_conditions(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the status of each condition, by pool."""
+        return {
+            key.name: {each["type"]: each["status"] for each in body_conditions(body)}
+            for key, body in self.kube.objects.items()
+            if key.plural == ACCELERATOR_POOLS.plural
+        }
+
     def next_edit(self) -> int:
         self.edits += 1
         return self.edits
@@ -130,7 +138,7 @@ def drawn_fleet(seed: int) -> DrawnFleet:
     rng = random.Random(seed)  # noqa: S311 - no secret
     times = PodTimes(start=rng.choice(((10, 30), (10, 60), (60, 100))))
     fleet = DrawnFleet.begin(seed, times)
-    fleet.judge.counts_written_numbers = False
+    fleet.judge.counts_written_numbers, fleet.judge.forgives_lasting = False, True
     names = rng.sample(sorted(_POOLS), rng.choice((1, 1, 2, 2, 3)))
     free = sum(_add_pool(fleet, name, rng) for name in names)
     for service in ("chat", "sage", "mail")[: rng.choice((1, 1, 2, 2, 3))]:

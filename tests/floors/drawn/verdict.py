@@ -19,6 +19,7 @@ from tests.repartition.kube import Body
 # What a message names that its reader can change.
 _WAY_OUT = re.compile(r"[A-Z][A-Za-z]+/[a-z0-9]|\bspec\.|[Qq]uota|\bimage\b")
 _TAKER = re.compile(r"Pod/(\S+) of namespace \S+ took the device on Node/(\S+) ")
+_REVISION = re.compile(r"ControllerRevision/(\S+), the version in force, is gone")
 # Reasons of Progressing that are no end: something has to follow.
 _MOVING = {"RollingOut", "Starting", "Draining", "FetchingModel", "GateRunning"}
 # Reasons that are true of no fleet in which all that others did has ended.
@@ -111,10 +112,13 @@ def _floor_finding(fleet: DrawnFleet, service: str, healthy: int, floor: int) ->
 def _is_held(fleet: DrawnFleet, service: str) -> bool:
     """Return whether an edit waits for money, or a device that nothing of the service could give.
 
-    What somebody else's pod took of a rollout is missing until a person acts.
+    What somebody else's pod took of a rollout is missing until a person acts, and so is a version
+    that somebody deleted, or a pool that nobody corrected.
     """
     progressing = fleet.condition(service, "Progressing")
     reason = progressing.get("reason")
+    if reason == "NotPlaced":
+        return _is_lost(fleet, service)
     if reason == "BudgetExhausted":
         return any(key.plural == TENANT_BUDGETS.plural for key in fleet.kube.objects)
     if reason == "WaitingForDevice":
@@ -127,6 +131,19 @@ def _is_held(fleet: DrawnFleet, service: str) -> bool:
     own = [pod for _, pod in fleet.kube.service_pods(NAMESPACE, service) if not pod.terminating]
     holds_one = any(pod.node is not None and not pod.takes_requests for pod in own)
     return reason == "NoSurgeCapacity" and not holds_one and not _free_for(fleet, service)
+
+
+def _is_lost(fleet: DrawnFleet, service: str) -> bool:
+    """Return whether nothing can be placed for a version or pools that are not there as such."""
+    accepted = fleet.condition(service, "Accepted")
+    if accepted.get("reason") == "RevisionMissing":
+        revision = _REVISION.search(accepted["message"])
+        names = {key.name for key in fleet.kube.objects if key.plural == "controllerrevisions"}
+        return revision is not None and revision[1] not in names
+    pools = fleet.pool_conditions()
+    wanted = fleet.spec(service).get("placement", {}).get("pools", pools)
+    are_refused = all(pools[name].get("Accepted") == "False" for name in wanted if name in pools)
+    return fleet.condition(service, "Placed").get("reason") == "NoHardware" and are_refused
 
 
 def waits_for_device(fleet: DrawnFleet, service: str, reason: str) -> bool:
