@@ -229,8 +229,9 @@ class Judge:
             if any(each["type"] == "ReplicaFailure" for each in conditions):
                 template = body["spec"]["template"]
                 limits = template["spec"]["containers"][0]["resources"]["limits"]
-                devices = sorted(name for name in limits if name.startswith("nvidia.com/"))
-                wanted = (*sorted(template["spec"]["nodeSelector"].items()), *devices)
+                selector = template["spec"]["nodeSelector"]
+                resources = sorted(name for name in limits if name.startswith("nvidia.com/"))
+                wanted = (*sorted(selector.items()), *resources)
                 variant = template["metadata"]["labels"]["tessera.dev/variant"]
                 variants[self._service_of(key), wanted].add(variant)
         for key, pod in self.kube.pods():

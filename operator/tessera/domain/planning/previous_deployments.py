@@ -104,7 +104,8 @@ def yielding_previous(
     stuck = {pod.variant for pod in own if pod.unschedulable}
     for variant in variants:
         offer, is_refused = variant.choice.offer, _is_refused(variant, own)
-        if variant.choice.variant not in stuck and not is_refused or offer.awaits_nodes:
+        waits = is_refused or variant.choice.variant in stuck
+        if not waits or offer.awaits_nodes:
             continue
         if yielding := _yielding_to(snapshot, offer, previous, is_refused=is_refused):
             return yielding

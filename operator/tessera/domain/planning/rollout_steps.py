@@ -140,10 +140,7 @@ def floor_of_rollout(
         ),
         nodes_with_free_devices=_nodes_with_free_devices(drafts, snapshot),
         others=[
-            pod
-            for node in nodes
-            for pod in holders.get(node, ())
-            if pod.service not in versions
+            pod for node in nodes for pod in holders.get(node, ()) if pod.service not in versions
         ],
     )
     if service.ref != service.ref.base:
