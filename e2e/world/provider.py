@@ -19,7 +19,7 @@ KEY = "sk-world-provider-0123456789"
 _SSE, _JSON = "text/event-stream", "application/json"
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _CREATED = 1_700_000_000
-_READING_SECONDS = 0.1
+_READING_SECONDS = 0.05
 
 
 @dataclass(kw_only=True)
@@ -193,7 +193,7 @@ def answer(
         for number, event in enumerate(speak(call, output)):
             if number == cut_after:
                 # A reset drops what the client has not read.
-                await asyncio.sleep(_READING_SECONDS)
+                await asyncio.sleep(_READING_SECONDS if number else 0)
                 call.cut()
                 return
             name = f"event: {event['type']}\n" if "type" in event else ""
