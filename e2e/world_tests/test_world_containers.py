@@ -152,6 +152,23 @@ async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(
     assert termination_message(pod) == f"alphaalphabetareader{pod['metadata']['uid']}"
 
 
+async def test_a_file_of_the_world_is_read_below_a_path_that_the_pod_mounts(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    file = world.folder / f"{namespace.name}.txt"
+    file.write_text("alpha", encoding="utf-8")
+    container = a_container(
+        "cat $FILE > /dev/termination-log",
+        env=[{"name": "FILE", "value": str(file)}],
+        volumeMounts=[{"name": "scratch", "mountPath": str(world.folder.parent)}],
+    )
+    volumes = [{"name": "scratch", "emptyDir": {}}]
+
+    pod = await namespace.run_pod(a_pod("reader", container, volumes=volumes, **NEVER))
+
+    assert termination_message(pod) == "alpha"
+
+
 async def test_a_changed_secret_arrives_in_a_running_container(namespace: WorldNamespace) -> None:
     secret = {
         "apiVersion": "v1",

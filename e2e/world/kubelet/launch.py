@@ -131,7 +131,9 @@ def _mounts(context: ContainerContext, env: dict[str, str]) -> dict[str, Path]:
             target.mkdir(parents=True)
         mounts[mount_path(mount["mountPath"])] = target
     last_words = context.container.get("terminationMessagePath", TERMINATION_LOG)
-    return mounts | {last_words: context.termination_log}
+    # A home may lie under a path that pods mount, such as /tmp: what is real already stays.
+    real = context.host.machine.folder
+    return mounts | {last_words: context.termination_log, str(real): real}
 
 
 async def _sources(context: ContainerContext, pod: Json) -> dict[SourceRef, dict[str, str] | None]:
