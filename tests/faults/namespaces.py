@@ -48,6 +48,12 @@ class TenantNamespace:
         await self.api.delete(TENANT_BUDGETS.path(None, self.name))
         await self.api.delete(f"/api/v1/namespaces/{self.name}")
 
+    async def wait_until_gone(self, within: float = 90) -> None:
+        async def is_gone() -> None:
+            assert not await exists(self.api, f"/api/v1/namespaces/{self.name}")
+
+        await eventually(is_gone, within=within)
+
     async def apply_budget(self, *namespaces: str, name: str | None = None) -> None:
         spec = {
             "owner": "anna@example.org",

@@ -73,14 +73,18 @@ async def run_with_faults(
     async with fault_proxy(world.folder, faults) as (proxy, kubeconfig):
         async with running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator:
             started_at = time.monotonic()
-            end_states: list[object] = []
+            end_states, names = list[object](), list[str]()
             for round_number in range(rounds):
-                names = [f"{name}-{round_number}-{index}" for index in range(NAMESPACES)]
-                end_states += await run_in_namespaces(api, names, TIMEOUT_SECONDS)
+                of_round = [f"{name}-{round_number}-{index}" for index in range(NAMESPACES)]
+                end_states += await run_in_namespaces(api, of_round, TIMEOUT_SECONDS)
+                names += of_round
             seconds = time.monotonic() - started_at
             assert set(operator.exit_codes) <= {LEADERSHIP_LOST}, (
                 "it ends only when it loses the Lease"
             )
+        # The next operator would ask for what is in a namespace that ends, and be refused.
+        for ended in names:
+            await TenantNamespace(api, ended).wait_until_gone()
         return end_states, proxy, seconds
 
 
