@@ -26,6 +26,7 @@ def observed(
 ) -> ReplacedService:
     return ReplacedService(
         desired=4,
+        guaranteed=4,
         staying=staying,
         leaving=leaving,
         is_starting=is_starting,
@@ -104,3 +105,18 @@ def test_a_device_that_nobody_has_is_lost() -> None:
     record = RolloutFloorStatus(replicas=4, step=STEP)
     lost = floor(record, observed(3, others=[a_taker(-90)]))
     assert (lost.taker, lost.status.step, lost.status.short_since) == (None, None, NOW)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "staying", "replicas"),
+    [
+        pytest.param(4, 3, 4, id="a refused successor lowers nothing"),
+        pytest.param(2, 3, 2, id="an extra replica raises nothing"),
+        pytest.param(1, 2, 2, id="granted ones raise it"),
+    ],
+)
+def test_money_that_refuses_a_replica_changes_nothing_of_what_is_kept(
+    recorded: int, staying: int, replicas: int
+) -> None:
+    granted = replace(observed(staying), desired=2)
+    assert floor(RolloutFloorStatus(replicas=recorded), granted).replicas == replicas

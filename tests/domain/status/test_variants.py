@@ -7,6 +7,7 @@ from tessera.api.meta import find_condition
 from tessera.api.reasons import VariantReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.cli.top.rows import service_rows
+from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.status.events import event_notes
 from tests.builders import a_node
 from tests.domain.service.test_variants import fleet, resized
@@ -64,6 +65,8 @@ def test_a_variant_that_is_offered_again_is_not_said_to_be_gone() -> None:
     pools, cluster.pools = cluster.pools, cluster.pools[:1]
     cluster.run(30)
     assert reasons(cluster)["burst-1gpu"] == VariantReason.NOT_OFFERED
+    # What an operator that starts now reads refuses none of its replicas.
+    assert "burst-1gpu" not in dict(history_from_status(cluster.service.status).counts)
     cluster.pools = pools
     cluster.run(30)
     assert cluster.counts() == {"reserved": 2, "burst": 1}

@@ -100,6 +100,7 @@ def _is_given_up(inputs: ServicePlanInputs, extra: RolloutDraft) -> bool:
 
 def floor_of_rollout(
     inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
     drafts: Sequence[RolloutDraft],
     disruptions: Disruptions,
     snapshot: Snapshot,
@@ -112,7 +113,11 @@ def floor_of_rollout(
     if not has_previous and not any(draft.rollout.older for draft in drafts):
         return None
     by_variant = Counter(pod.variant for pod in objects.pods if pod.ref in disruptions.healthy)
-    desired = {each.variant_count.choice.variant: each.rollout.desired for each in drafts}
+    desired = {count.choice.variant: count.replicas for count in counts}
+    # Money that refuses a successor takes nothing of the guaranteed replicas.
+    guaranteed = min(
+        sum(desired.values()), guaranteed_replicas(spec), inputs.proposal.disruptions.floor
+    )
     live = ready_nodes("", snapshot.nodes)
     versions = {service.ref.base, service.ref.candidate}
     wait = START_TOLERANCE + expected_lead(
@@ -130,7 +135,8 @@ def floor_of_rollout(
         nodes.add(record.step.node)
     holders = holders_by_node(snapshot.pods)
     replaced = ReplacedService(
-        desired=sum(desired.values()),
+        desired=sum(draft.rollout.desired for draft in drafts),
+        guaranteed=guaranteed,
         staying=sum(
             min(count, desired.get(variant, count)) for variant, count in by_variant.items()
         ),
@@ -147,7 +153,8 @@ def floor_of_rollout(
         # Its status is not written, and it serves no user.
         status = RolloutFloorStatus(replicas=replaced.desired)
         return RolloutFloor(status, is_recorded=True)
-    return rollout_floor(record, replaced, wait, snapshot.at)
+    floor = rollout_floor(record, replaced, wait, snapshot.at)
+    return floor._replace(guaranteed=guaranteed)
 
 
 def _nodes_with_free_devices(drafts: Sequence[RolloutDraft], snapshot: Snapshot) -> frozenset[str]:

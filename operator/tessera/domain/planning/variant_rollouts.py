@@ -92,7 +92,7 @@ def plan_variants(
         or count.replicas
         or pods_of_variant(inputs.proposal.objects.pods, count.choice)
     ]
-    floor = floor_of_rollout(inputs, drafts, disruptions, snapshot)
+    floor = floor_of_rollout(inputs, spec, drafts, disruptions, snapshot)
     disruptions = disruptions.within(floor)
     drafts = with_shortage(drafts, floor)
     stepping = stepping_draft(drafts)

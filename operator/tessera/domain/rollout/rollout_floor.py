@@ -19,7 +19,9 @@ class ReplacedService:
     """What is observed of a service whose replicas are replaced."""
 
     desired: int
-    """Replicas of all variants and templates together."""
+    """Replicas of all variants and templates together, as money grants them."""
+    guaranteed: int
+    """Those of the floor that count although no money is granted for them now."""
     staying: int
     """Healthy ones, of each variant at most the desired ones."""
     leaving: Sequence[Pod]
@@ -45,14 +47,16 @@ class RolloutFloor(NamedTuple):
     """Whose pod has the device that a replica gave back for its successor."""
     falls_at: datetime | None = None
     """When what is missing is subtracted; None where the taker has it."""
+    guaranteed: int = 0
+    """See `ReplacedService`."""
 
     @property
     def replicas(self) -> int:
         return self.status.replicas
 
     def within(self, floor: int) -> int:
-        """Return how many of a service's floor are kept."""
-        return min(floor, self.replicas) if self.is_recorded else floor
+        """Return how many of a service's granted floor, and of what is guaranteed, are kept."""
+        return min(max(floor, self.guaranteed), self.replicas) if self.is_recorded else floor
 
 
 def rollout_floor(
@@ -62,12 +66,15 @@ def rollout_floor(
 
     Without a record it begins now. If a replica leaves or starts already, the record was lost.
     """
-    staying = min(service.desired, service.staying)
+    # What is kept does not grow by a replica beyond the granted ones, which leaves again.
+    granted = min(service.desired, service.staying)
+    limit = max(service.desired, service.guaranteed)
+    staying = min(limit, service.staying)
     is_moving = bool(service.leaving) or service.is_starting
     if record is None:
-        replicas = service.desired if is_moving else staying
+        replicas = service.desired if is_moving else granted
         return RolloutFloor(RolloutFloorStatus(replicas=replicas), is_recorded=False)
-    replicas = min(service.desired, max(record.replicas, staying))
+    replicas = max(min(limit, record.replicas), granted)
     if staying >= replicas:
         return _floor(record, RolloutFloorStatus(replicas=replicas))
     step = _step(record.step, service.leaving, at)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ScalingPause
-from tessera.api.reasons import ScalingReason
+from tessera.api.reasons import ScalingReason, VariantReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.money import Money
@@ -193,7 +193,12 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     if status.scaling is None:
         return ScalingHistory()
     changes, unit = status.scaling.recent_changes, _reported_unit(status)
-    counts = tuple((variant.name, variant.desired_replicas) for variant in status.variants or ())
+    # Nothing was decided of a variant that no pool offered: what it runs is not refused.
+    counts = tuple(
+        (variant.name, variant.desired_replicas)
+        for variant in status.variants or ()
+        if variant.reason is not VariantReason.NOT_OFFERED
+    )
     if unit is not None and any(change.tokens_per_second is not None for change in changes):
         rates = tuple(
             TimestampedRate(
