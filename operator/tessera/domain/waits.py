@@ -438,7 +438,10 @@ KINDS = (
     WaitKind(
         name="FieldConflict",
         reasons=(Progressing.FIELD_MANAGER_CONFLICT,),
-        ends=f"no other writer changed the field for {format_duration(CONFLICT_MEMORY)}",
+        ends=(
+            "no HorizontalPodAutoscaler scales the Deployment, and nobody else changed the field "
+            f"for {format_duration(CONFLICT_MEMORY)}"
+        ),
         actor=Actor.OWNER,
         act="stop that writer",
     ),

@@ -17,7 +17,7 @@ _MINUTE = timedelta(minutes=1)
 # What a message promises, and how long nothing may change about the service until then.
 _PROMISES: tuple[tuple[re.Pattern[str], timedelta], ...] = (
     (re.compile(r"an old (replica|one) (stops|leaves) first"), 15 * _MINUTE),
-    (re.compile(r"\bsets? (it|them|.{0,40}) ?back to\b"), 3 * _MINUTE),
+    (re.compile(r"\bsets (it|them|.{0,40}) ?back to\b"), 3 * _MINUTE),
     (re.compile(r"\bits Job \S+ starts\b"), 5 * _MINUTE),
     (re.compile(r"\bis tried\b|\bis next\b|\bis asked\b"), 30 * _MINUTE),
 )
