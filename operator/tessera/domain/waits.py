@@ -439,8 +439,8 @@ KINDS = (
         name="FieldConflict",
         reasons=(Progressing.FIELD_MANAGER_CONFLICT,),
         ends=(
-            "no HorizontalPodAutoscaler scales the Deployment, and nobody else changed the field "
-            f"for {format_duration(CONFLICT_MEMORY)}"
+            "no HorizontalPodAutoscaler scales the Deployment, and no other writer changed the "
+            f"field for {format_duration(CONFLICT_MEMORY)}"
         ),
         actor=Actor.OWNER,
         act="stop that writer",

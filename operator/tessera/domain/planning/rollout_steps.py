@@ -108,12 +108,11 @@ def floor_of_rollout(
     """Return what a rollout of a service keeps; None while no replica is replaced."""
     objects, service = inputs.proposal.objects, inputs.proposal.service
     counts = inputs.proposal.counts
-    offered = {count.choice.variant for count in counts}
-    has_previous = any(pod.variant not in offered for pod in objects.pods)
+    desired = {count.choice.variant: count.replicas for count in counts}
+    has_previous = any(pod.variant not in desired for pod in objects.pods)
     if not has_previous and not any(draft.rollout.older for draft in drafts):
         return None
     by_variant = Counter(pod.variant for pod in objects.pods if pod.ref in disruptions.healthy)
-    desired = {count.choice.variant: count.replicas for count in counts}
     # Money that refuses a successor takes nothing of the guaranteed replicas.
     guaranteed = min(
         sum(desired.values()), guaranteed_replicas(spec), inputs.proposal.disruptions.floor

@@ -21,7 +21,7 @@ class ReplacedService:
     desired: int
     """Replicas of all variants and templates together, as money grants them."""
     guaranteed: int
-    """Those of the floor that count although no money is granted for them now."""
+    """Replicas of the floor that count although no money is granted for them now."""
     staying: int
     """Healthy ones, of each variant at most the desired ones."""
     leaving: Sequence[Pod]
