@@ -103,7 +103,7 @@ from tessera.gateway.relay.resume import MAX_PROTECTED_BYTES
 from tessera.gateway.resolve.models import MAX_LISTING_BYTES, MAX_LISTINGS
 from tessera.gateway.settle.recent import MAX_EXPLAINED, MAX_RECENT_BYTES
 from tessera.gateway.store.writer import MAX_SPOOLED
-from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_UNWRITTEN_RECORDS, file_rows
+from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_UNWRITTEN_BYTES, file_rows
 from tessera.gateway.usage.summing import (
     MAX_TENANT_ROWS,
     MAX_TENANT_SUMS,
@@ -314,11 +314,11 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 f"usage records of a tenant in {SUM_SECONDS} s, before they are added up",
                 MAX_TENANT_ROWS,
             ),
-            (f"such sums of a tenant in {SUM_SECONDS} s, before it waits", MAX_TENANT_SUMS),
+            ("such sums of a tenant that grow at a time", MAX_TENANT_SUMS),
             ("sums beside these that tell users and tags apart", MAX_TENANT_SUMS),
             (
-                "usage records that wait, before tenants with many of them wait",
-                MAX_UNWRITTEN_RECORDS,
+                "bytes of usage records that wait, before tenants with many of them wait",
+                MAX_UNWRITTEN_BYTES,
             ),
             ("bytes of an engine's metrics page that are read", MAX_PAGE_BYTES),
             ("an engine's metrics page", timedelta(seconds=PAGE_SECONDS)),

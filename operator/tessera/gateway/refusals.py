@@ -122,12 +122,6 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "The gateway cannot record usage now: its database does not answer. Try again.",
         retry_seconds=5,
     ),
-    RequestReason.TOO_MANY_USAGE_SUMS: _Refusal(
-        429,
-        "The usage of this tenant has {} sums that are not stored, the most in {} s: its requests "
-        "have too many different keys, teams, services or models. Retry in {retry} s.",
-        retry_seconds=60,
-    ),
     # SDKs repeat what is refused by 429, unless they are told not to.
     RequestReason.BUDGET_EXCEEDED: _Refusal(
         429,

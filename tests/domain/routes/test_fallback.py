@@ -13,7 +13,7 @@ ENDS = {
     "UnknownPath MethodNotAllowed UnsupportedEncoding BodyTooLarge BodyTimeout HeldBytesExceeded",
     "HeadersTooLarge HeadersTimeout ClientGone MissingKey AmbiguousKey InvalidKey ExpiredKey",
     "InvalidToken UnknownTenant TokensNotVerified TooManyChoices LimitsUnavailable",
-    "UsageNotRecorded TooManyUsageSums ResponseTooLarge",
+    "UsageNotRecorded ResponseTooLarge",
     "GatewayDraining GatewayKilled InternalError NoTarget",
 }
 

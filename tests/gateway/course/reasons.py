@@ -487,12 +487,8 @@ def _drains() -> Iterator[Course]:
     yield a_course("the gateway drains", sent(_ASKED), engines=_ENGINES, happenings=(drains,))
     ready = request("/readyz", b"", method="GET", key=None)
     yield a_course("readiness while it drains", sent(ready), engines={}, happenings=(drains,))
-    for name, reason in (
-        ("no room for records", RequestReason.USAGE_NOT_RECORDED),
-        ("too many sums of usage", RequestReason.TOO_MANY_USAGE_SUMS),
-    ):
-        full = Happening(seconds=0.005, recorder_refuses=reason)
-        yield a_course(name, sent(_ASKED), engines=_ENGINES, happenings=(full,))
+    full = Happening(seconds=0.005, recorder_refuses=RequestReason.USAGE_NOT_RECORDED)
+    yield a_course("no room for records", sent(_ASKED), engines=_ENGINES, happenings=(full,))
 
 
 def reasons() -> Iterator[Course]:

@@ -53,8 +53,6 @@ class RequestReason(StrEnum):
     """It asks for more answers than `max_output_tokens` has tokens."""
     LIMITS_UNAVAILABLE = "LimitsUnavailable"
     USAGE_NOT_RECORDED = "UsageNotRecorded"
-    TOO_MANY_USAGE_SUMS = "TooManyUsageSums"
-    """Its tenant's requests of a minute have too many keys, services and models to be recorded."""
 
     # Money.
     BUDGET_EXCEEDED = "BudgetExceeded"

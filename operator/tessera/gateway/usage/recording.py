@@ -28,7 +28,7 @@ from tessera.gateway.usage.journal import (
     abandoned_journals,
 )
 from tessera.gateway.usage.metrics import GatewayMetrics
-from tessera.gateway.usage.summing import MAX_TENANT_SUMS, SUM_SECONDS, Summing
+from tessera.gateway.usage.summing import SUM_SECONDS, Summing, record_bytes
 
 log = logging.getLogger("tessera.gateway")
 
@@ -37,9 +37,10 @@ RecordObserver: TypeAlias = Callable[[UsageRecord], object]
 
 _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
-# Seconds of a busy gateway; above it those wait whose tenant has more than a few, and above the
-# second all do. The records of requests that run then still have room.
-MAX_UNWRITTEN_RECORDS, _MAX_UNWRITTEN_OF_ALL, _FEW_UNWRITTEN = 5_000, 15_000, 100
+# Memory of records that the store has not taken, seconds of a busy gateway. Above the first bound
+# the gateway refuses requests of tenants with more than a few such records, and above the second
+# those of all. The records of requests that run then still have room.
+MAX_UNWRITTEN_BYTES, _MAX_UNWRITTEN_OF_ALL, _FEW_UNWRITTEN = 5_000_000, 15_000_000, 100_000
 # Sums that become rows in one turn, and while so many records wait none does.
 _SUMS_AT_ONCE, _MAX_UNWRITTEN_FOR_SUMS = 100, 500
 _SUMS_PAUSE_SECONDS = 0.02
@@ -115,10 +116,10 @@ class Recording:
         self._journals = journals
         self._journal = _open_journal(journals, name) if journals is not None else None
         self.ended = EndedGateways(store, lambda: self.writer.spooled)
-        self._added = self._written = 0
+        self._added = self._written = self._unwritten_bytes = 0
         self._unwritten = Counter[str]()
-        """By tenant."""
-        self._sums, self._period_began = Summing(), time.monotonic()
+        """Memory of the records of each tenant that are not written."""
+        self._sums = Summing()
         self._last_sum = 0
         """Number of the last sum that became a row."""
         self._observers = (metrics.requests.observe, *observers)
@@ -162,18 +163,15 @@ class Recording:
         )
 
     def check_room(self, tenant: str) -> None:
-        """Raise RequestError with status 429 or 503 where a new request may not begin.
+        """Raise RequestError with status 503 where a new request may not begin.
 
-        What is not recorded is not granted. Who makes very many different records waits alone.
+        What is not recorded is not granted, so only a store that is away or too slow refuses; those
+        whose records wait are refused first.
         """
-        waiting, own = self._added - self._written, self._unwritten[tenant]
-        most = _MAX_UNWRITTEN_OF_ALL if own < _FEW_UNWRITTEN else MAX_UNWRITTEN_RECORDS
-        if waiting >= most:
+        few = self._unwritten[tenant] < _FEW_UNWRITTEN
+        most = _MAX_UNWRITTEN_OF_ALL if few else MAX_UNWRITTEN_BYTES
+        if self._unwritten_bytes >= most or self._sums.ended_bytes(tenant) >= MAX_UNWRITTEN_BYTES:
             raise RequestError(RequestReason.USAGE_NOT_RECORDED)
-        if self._sums.is_full(tenant):
-            left = self._period_began + SUM_SECONDS - time.monotonic()
-            details = MAX_TENANT_SUMS, SUM_SECONDS
-            raise RequestError(RequestReason.TOO_MANY_USAGE_SUMS, *details, retry_seconds=left)
 
     def add(self, record: UsageRecord) -> None:
         """Show the record of a request that ended to all observers, and store it.
@@ -199,10 +197,9 @@ class Recording:
         self._note(lambda journal: journal.note_sums(changed))
         self._note(UsageJournal.end_sums)
         self._sums.end_period()
-        self._period_began = time.monotonic()
 
     def store_sums(self) -> bool:
-        """Store some sums of periods before, if few records wait; False if all of them are."""
+        """Store some sums that grow no more, if few records wait; False if all of them are."""
         if self._added - self._written < _MAX_UNWRITTEN_FOR_SUMS:
             for total in self._sums.take_ended(_SUMS_AT_ONCE):
                 self._write(total)
@@ -210,9 +207,11 @@ class Recording:
         return self._sums.has_ended
 
     def _write(self, record: UsageRecord) -> None:
+        size = record_bytes(record)
         self._added += 1
-        self._unwritten[record.tenant] += 1
-        self.writer.add((record,), partial(self._count_written, record.tenant))
+        self._unwritten_bytes += size
+        self._unwritten[record.tenant] += size
+        self.writer.add((record,), partial(self._count_written, record.tenant, size))
 
     def note_begun(self, record: UsageRecord) -> None:
         """Keep that an engine got a request, in case this process is killed."""
@@ -232,6 +231,7 @@ class Recording:
             group.create_task(self._maintain())
             group.create_task(self._set_gauges())
             group.create_task(self._end_periods())
+            group.create_task(self._store_sums())
             group.create_task(self.ended.run())
 
     async def recover(self) -> None:
@@ -274,9 +274,10 @@ class Recording:
         # The next process on this volume returns what was lent.
         self._note(UsageJournal.leave)
 
-    def _count_written(self, tenant: str) -> None:
+    def _count_written(self, tenant: str, size: int) -> None:
         self._written += 1
-        self._unwritten[tenant] -= 1
+        self._unwritten_bytes -= size
+        self._unwritten[tenant] -= size
         if not self._unwritten[tenant]:
             del self._unwritten[tenant]
         if self._written == self._last_sum and not self._sums.has_ended:
@@ -336,9 +337,12 @@ class Recording:
         while True:
             await asyncio.sleep(SUM_SECONDS)
             self.end_period()
-            # Others have their turn, and the store takes the last ones.
-            while self.store_sums():  # noqa: ASYNC110 - the store takes what it can
-                await asyncio.sleep(_SUMS_PAUSE_SECONDS)
+
+    async def _store_sums(self) -> None:
+        while True:
+            # Others have their turn, and the store takes the sums before.
+            pause = _SUMS_PAUSE_SECONDS if self.store_sums() else _GAUGE_SECONDS
+            await asyncio.sleep(pause)
 
     async def _set_gauges(self) -> None:
         while True:
