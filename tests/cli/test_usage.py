@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import click
 import pytest
 from aiohttp.test_utils import TestServer
 
@@ -17,10 +19,12 @@ from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import get
 from tessera.cli.main import main
+from tessera.cli.usage.arguments import USAGE
 from tessera.cli.usage.command import UsageTable, output, parse_fields
 from tessera.cli.usage.import_job import import_job
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.names import APP_NAME
+from tessera.domain.usage.report import UsageDimension
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.store.store import GatewayStore
@@ -242,6 +246,14 @@ async def test_without_a_token_only_the_metrics_are_served(gateway: str) -> None
         async with session.get("metrics") as response:
             page = await response.text()
     assert 'tessera_gateway_requests_in_flight{service="team-a/chat"} 2.0' in page
+
+
+def test_the_options_and_the_page_name_every_dimension() -> None:
+    (by,) = (each for each in USAGE.params if isinstance(each, click.Option) and each.name == "by")
+    options = (by.help or "").partition(";")[0].removeprefix("rows: a list of ").split(", ")
+    assert sorted(options) == sorted(UsageDimension)
+    listed = PAGE.read_text(encoding="utf-8").partition("`--by` takes any of ")[2].partition(";")[0]
+    assert sorted(re.findall("`(.*?)`", listed)) == sorted(UsageDimension)
 
 
 def test_fields_are_checked_before_anything_is_asked() -> None:

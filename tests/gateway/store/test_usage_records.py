@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.gateway.requests import Phase
+from tessera.domain.usage import sums
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.domain.usage.statement import ChargeDimension
+from tessera.gateway.store import statements
 from tessera.gateway.store.database import Database, StoreError
-from tessera.gateway.store.store import ROW_BYTES, FreedRows, GatewayStore
+from tessera.gateway.store.store import _COLUMNS, ROW_BYTES, FreedRows, GatewayStore
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 from tests.gateway.store.postgresql import PostgresqlServer
@@ -56,6 +59,28 @@ async def test_sums_are_grouped_and_the_largest_come_first(store: GatewayStore) 
         ("laptop", "qwen"),
         ("laptop", "llama"),
     ]
+
+
+async def test_variants_prices_and_streams_are_told_apart(store: GatewayStore) -> None:
+    await store.record(
+        [
+            a_record(stream=True, variant="slice", price_version="a100@1"),
+            a_record(stream=False, variant="whole", price_version=None),
+        ]
+    )
+    by = UsageDimension.VARIANT, UsageDimension.PRICE_VERSION, UsageDimension.STREAM
+    groups = {row.group for row in (await usage(store, *by)).rows}
+    assert groups == {("slice", "a100@1", "true"), ("whole", None, "false")}
+
+
+def test_what_tells_sums_apart_can_be_read_in_a_report() -> None:
+    reduced: Any = sums._GROUP.__reduce__()
+    names = reduced[1]
+    usage_names = {_COLUMNS.get(each, each.value) for each in UsageDimension}
+    charge_names = {statements._COLUMNS.get(each, each.value) for each in ChargeDimension}
+    # A report counts estimated requests, and has a row for each currency.
+    counted = {"estimated", "currency", "cost_currency"}
+    assert set(names) <= usage_names | charge_names | counted
 
 
 async def test_a_row_counts_how_requests_ended(store: GatewayStore) -> None:

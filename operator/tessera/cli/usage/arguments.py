@@ -26,8 +26,10 @@ USAGE = Command(
     argument("action", "what to do", type=click.Choice(USAGE_ACTIONS), default=USAGE_ACTIONS[0]),
     option(
         "--by",
+        # The type that has these names would take longer to import than all options.
         "rows: a list of tenant, team, user, key, service, model, route, target, provider, tag, "
-        "replica, path, phase, reason; by target also its share of requests",
+        "variant, priceVersion, replica, stream, path, phase, reason; by target also its share of "
+        "requests",
         default="tenant",
         metavar="FIELD,...",
     ),

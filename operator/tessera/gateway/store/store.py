@@ -28,11 +28,18 @@ _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
 # The path of a request has the column `route`.
-_COLUMNS = {UsageDimension.ROUTE: "model_route", UsageDimension.TAG: "tags"}
+_COLUMNS = {
+    UsageDimension.ROUTE: "model_route",
+    UsageDimension.TAG: "tags",
+    UsageDimension.PRICE_VERSION: "price_version",
+}
 _GROUPS = {
     each: USAGE_RECORDS.columns[_COLUMNS.get(each, each)].label(f"by_{each}")
     for each in UsageDimension
 }
+_GROUPS[UsageDimension.STREAM] = case((USAGE_RECORDS.c.stream, "true"), else_="false").label(
+    f"by_{UsageDimension.STREAM}"
+)
 _CHARGES = _FIELDS.index("charges")
 _BEFORE_CHARGES = attrgetter(*_FIELDS[:_CHARGES])
 _AFTER_CHARGES = attrgetter(*_FIELDS[_CHARGES + 1 :])
