@@ -120,7 +120,7 @@ world: .venv/made ## Start a local control plane without a demo and keep it; pri
 	@$(RUN) -m world up
 
 .PHONY: env
-env: .venv/made ## Print the exports for the running cluster: eval "$$(make -s env)".
+env: .venv/made ## Print the exports for the running cluster: eval "$(make -s env)".
 	@$(RUN) -m world env
 
 .PHONY: down

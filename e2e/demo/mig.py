@@ -203,8 +203,8 @@ def _lines(status: Json) -> Iterator[tuple[str, str]]:
         yield (
             target["name"],
             f"plan {target['name']}: {target['gpusBefore']} GPUs -> {target['gpusAfter']}, "
-            f"{target['perHourBefore']} -> {target['perHourAfter']} an hour, "
-            f"gap {target['gap']}, {target['moves']} moves",
+            f"{target['perHourBefore']} -> {target['perHourAfter']} an hour, saved once the nodes "
+            f"of idle GPUs are given back; gap {target['gap']}, {target['moves']} moves",
         )
     for unit in mig.get("units", ()):
         line = f"{unit['node']} {unit['gpus']}: {unit['phase']}"

@@ -192,7 +192,10 @@ def _show_shares(cluster: InstalledCluster, answers: Sequence[_Answer]) -> float
     shares = ", ".join(f"{name} {count / len(answers):.0%}" for name, count in counts.items())
     cluster.say(f"{len(answers)} requests for {ROUTE}: {shares}")
     saved = float(1 - charged / last)
-    cluster.say(f"charged {charged} USD; all to {_OUTSIDE}: {last} USD, so {saved:.1%} are saved")
+    cluster.say(
+        f"charged {charged} USD by the prices of this demo, which are made up; all to {_OUTSIDE}: "
+        f"{last} USD, so {saved:.1%} are saved"
+    )
     headers = [
         f"  {name}: {value}"
         for name, value in answers[0].headers.items()

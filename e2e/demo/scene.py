@@ -124,6 +124,8 @@ async def play(
     scenes = [scene for act in acts for chain in act for scene in chain]
     narrator = Narrator(scenes, lambda: notebook.seconds, write, width)
     steps: dict[int, RecordedStep] = {}
+    if any(len(act) > 1 for act in acts):
+        write("Scenes that share nothing play at once, so times may step back between two scenes.")
 
     async def play_chain(chain: Chain, first: int) -> None:
         for number, scene in enumerate(chain, start=first):

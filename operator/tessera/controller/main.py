@@ -61,7 +61,7 @@ def main() -> None:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     # kopf logs every rejected admission request as an error.
     logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
-    # httpx logs a line for every probe of an engine.
+    # httpx logs a line for every question to a model hub.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
     install_catalog(settings.catalogs_file)
