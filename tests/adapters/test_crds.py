@@ -14,6 +14,7 @@ from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
 from tessera.api.schema import KINDS, crd
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.billing.cost_prices import DAY, ServiceDay, next_status
+from tessera.domain.gateway.name_rights import NameHolder, NameRights
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.resources.api_resources import (
@@ -242,7 +243,8 @@ MOST_LIMITS = [
     *(a_charge_limit(model=model) for model in ("*", "chat")),
 ]
 AN_ENTRY = {"from": "2026-01-01", "models": ["*"], "input": "1", "output": "2"}
-BY_COST = {"from": "2026-01-01", "models": ["*"], "fromCost": {"factor": "1.2"}}
+TERMS = {"factor": "1.2", "atLeast": "0.1"}
+BY_COST = {"from": "2026-01-01", "models": ["*"], "fromCost": TERMS}
 
 RULES += [
     (
@@ -796,11 +798,16 @@ async def test_a_price_list_may_have_many_entries(cluster: KubeCluster) -> None:
 async def test_a_price_by_cost_needs_no_other_price_and_may_have_bounds(
     cluster: KubeCluster,
 ) -> None:
-    bounds = {"factor": "1.2", "atLeast": "0.1", "atMost": "0.1"}
+    bounds = TERMS | {"atMost": "0.1"}
     entries = [BY_COST, BY_COST | {"models": ["chat"], "fromCost": bounds, "perRequest": "1"}]
     status, answer = await create(cluster, PRICE_LISTS, {"entries": entries})
     assert status == 201, answer
-    for entry in ({**BY_COST, "fromCost": None}, {**AN_ENTRY, "output": None}, AN_ENTRY | BY_COST):
+    for entry in (
+        BY_COST | {"fromCost": {"factor": "1.2"}},
+        {**BY_COST, "fromCost": None},
+        {**AN_ENTRY, "output": None},
+        AN_ENTRY | BY_COST,
+    ):
         status, answer = await create(cluster, PRICE_LISTS, {"entries": [entry]})
         assert status == 422, answer
 
@@ -817,10 +824,17 @@ async def test_the_longest_status_of_prices_by_cost_is_accepted_and_read_again(
     assert status == 201, answer
     spec = PriceListSpec.model_validate({"entries": entries})
     price_list = ObservedPriceList(name="by-cost", spec=spec)
-    day = ServiceDay(models=frozenset(), costs={"USD": 987_654_321}, tokens=3_333_333)
+    holder = NameHolder("a", frozenset({"team-a"}))
+    rights = NameRights(holders={"chat": {"a": holder}})
+    day = ServiceDay(
+        namespace="team-a",
+        models=frozenset({"chat"}),
+        costs={"USD": 987_654_321},
+        tokens=3_333_333,
+    )
     for number in range(MAX_MEASURED_PRICES + 1):
         today = date(2090, 1, 1) + number * DAY
-        price_list = replace(price_list, status=next_status(price_list, today, [day]))
+        price_list = replace(price_list, status=next_status(price_list, today, [day], rights))
     prices = [len(entry.prices) for entry in price_list.status.entries]
     assert prices == [MAX_MEASURED_PRICES] * 64
     meta = {"name": "by-cost", "uid": answer["metadata"]["uid"]}

@@ -8,6 +8,8 @@ import pytest
 from tessera.adapters.prometheus.load import oldest_sample
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.queries import SERVICE
+from tessera.adapters.prometheus.usage import token_queries, tokens_of
+from tessera.api.ref import Ref
 from tessera.domain.usage.report import UsageRow
 from tests.builders import NOW
 
@@ -93,3 +95,20 @@ async def test_the_oldest_sample_of_a_span_is_the_first_of_its_range() -> None:
     oldest = await oldest_sample(metrics, SINCE, NOW)
     assert oldest is not None
     assert oldest.timestamp() == 1_800_000_000
+
+
+async def test_what_gateways_recorded_is_read_from_their_own_series_alone() -> None:
+    series = UsageSeries(
+        row("started", 3),
+        row("tokens", 2_400_000.2, service="team-a/chat"),
+        row("tokens", -1, service="team-b/chat"),
+    )
+    metrics = PrometheusMetrics("http://unused", lambda: NOW)
+    metrics._client = series
+    queries = token_queries(metrics.gateway_target, SINCE, NOW)
+    rows = await metrics.query_union(queries, NOW)
+    assert tokens_of(rows) == {Ref("team-a", "chat"): 2_400_000}
+    tokens = f'tessera_gateway_tokens_total{{kind=~"input|output",{metrics.gateway_target}}}'
+    assert f"increase({tokens}[1209600s])" in series.query
+    assert series.params == {"time": NOW.timestamp()}
+    assert tokens_of({**rows, "started": []}) is None

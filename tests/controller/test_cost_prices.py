@@ -11,14 +11,14 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.cost_prices import CostPricing
 from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import Amounts, BillScrape, ProcessLabels, ScrapeRef
-from tessera.domain.usage.report import UsageRow
 from tessera.ports import MetricsError
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import Writer
-from tessera.resources.api_resources import KINDS, PRICE_LISTS
-from tessera.resources.manifest import ObjectKey
+from tessera.resources.api_resources import KINDS, PRICE_LISTS, TENANT_BUDGETS
+from tessera.resources.manifest import ObjectKey, wire_format
+from tests.builders import a_budget
 from tests.memory_operator import MemoryOperator
 
 TODAY = datetime(2026, 3, 10, tzinfo=UTC)
@@ -30,6 +30,8 @@ STANDARD = ObjectKey("pricelists", "", "standard")
 
 class Bills:
     """The counters of a day in which a million tokens cost 3 units."""
+
+    gateway_target = 'job="tessera-gateway"'
 
     def __init__(self) -> None:
         self.days: list[datetime] = []
@@ -53,11 +55,10 @@ class Bills:
         is_end = scrape.scraped_at.hour > 0
         return {("team-a", CHAT): 12 * 10**9 if is_end else 0}
 
-    async def usage(self, since: datetime, until: datetime) -> tuple[UsageRow, ...]:
-        assert until - since == timedelta(days=1)
-        row = {"failed": 0, "aborted": 0, "estimated": 0, "cachedTokens": 0, "reasoningTokens": 0}
-        row |= {"requests": 9, "inputTokens": 3 * 10**6, "outputTokens": 10**6}
-        return (UsageRow.model_validate({"group": ("team-a/chat",), **row}),)
+    async def query_union(self, _: object, until: datetime) -> Mapping[str, Any]:
+        assert until == self.days[-1] + timedelta(days=1)
+        labels = {"service": "team-a/chat"}
+        return {"started": [{}], "tokens": [{"metric": labels, "value": [0, "4e6"]}]}
 
 
 class World:
@@ -66,6 +67,11 @@ class World:
     def __init__(self) -> None:
         self.operator, self.bills = MemoryOperator(), Bills()
         self.operator.serve()
+        grants = [{"names": ["chat"]}]
+        self.operator.cluster.put(
+            TENANT_BUDGETS,
+            {"metadata": {"name": "team-a"}, "spec": wire_format(a_budget(publishing=grants).spec)},
+        )
         self.now = TODAY + timedelta(minutes=5)
         self.store = Store(KINDS)
         cluster = self.operator.cluster
@@ -78,7 +84,8 @@ class World:
         )
 
     def put(self, *models: str, name: str = "standard", **fields: Any) -> None:
-        entry = {"from": "2026-01-01", "models": models, "fromCost": {"factor": "2"}} | fields
+        terms = {"factor": "2", "atLeast": "0.1"}
+        entry = {"from": "2026-01-01", "models": models, "fromCost": terms} | fields
         spec = {"entries": [entry]}
         meta = {"name": name, "uid": f"uid-{name}"}
         self.operator.cluster.put(PRICE_LISTS, {"metadata": meta, "spec": spec})

@@ -91,7 +91,13 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     },
     **{
         f"spec.entries[].fromCost.{field}": {
-            "entries": [{"from": "2026-01-01", "models": ["chat"], "fromCost": {"factor": "1"}}]
+            "entries": [
+                {
+                    "from": "2026-01-01",
+                    "models": ["chat"],
+                    "fromCost": {"factor": "1", "atLeast": "1"},
+                }
+            ]
         }
         for field in ("factor", "atLeast", "atMost")
     },

@@ -32,22 +32,22 @@ MAX_MEASURED_PRICES = 8
 
 class CostPrice(Wire):
     """Price of a million tokens by what the services that offer the models cost in a day, with
-    idle replicas, for each million of their input and output tokens."""
+    idle replicas, for each million of their input and output tokens that gateways recorded. Those
+    services count whose tenant has the model's name in `spec.publishing` of its TenantBudget, for
+    itself or for others who pay by the entry."""
 
     factor: Amount
     """What the cost is multiplied by, for example `"1.2"`."""
 
-    at_least: UnitPrice | None = None
-    """Lowest price, which also applies until a cost is measured; omitted, the entry does not apply
-    before that."""
+    at_least: UnitPrice
+    """Lowest price, which also applies until a cost is measured."""
 
     at_most: UnitPrice | None = None
     """Highest price."""
 
     model_config = rules_config(
         rule(
-            "!has(self.atLeast) || !has(self.atMost) || "
-            "double(self.atLeast) <= double(self.atMost)",
+            "!has(self.atMost) || double(self.atLeast) <= double(self.atMost)",
             "spec.entries[].fromCost has atLeast above atMost: exchange them",
         )
     )
@@ -149,7 +149,7 @@ class MeasuredPrice(_PriceListStatusBase):
     """The cost times the factor, rounded half to even, within the bounds."""
 
     cost: Amount
-    """What a million tokens cost."""
+    """What a million tokens cost; at most twice and at least half of that of the price before."""
 
     measured_on: date
     """Day of that cost, in UTC: of those that had ended the last with a million tokens."""

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.statements import read_statements
+from tessera.adapters.prometheus.usage import token_queries, tokens_of
 from tessera.domain.billing.cost_prices import (
     DAY,
     ServiceDay,
@@ -15,13 +16,15 @@ from tessera.domain.billing.cost_prices import (
     next_status,
     service_days,
 )
+from tessera.domain.budget.budgets import grants_in_force, namespace_claims
+from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.observed.price_lists import ObservedPriceList
-from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.observed.snapshot import Budget, ObservedService
 from tessera.ports import Clock, Cluster, ClusterError, MetricsError
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import Writer, attempt
-from tessera.resources.api_resources import INFERENCE_SERVICES, PRICED_LISTS
+from tessera.resources.api_resources import INFERENCE_SERVICES, PRICED_LISTS, TENANT_BUDGETS
 from tessera.resources.manifest import partial_manifest, wire_format
 
 log = logging.getLogger("tessera")
@@ -74,8 +77,10 @@ class CostPricing:
         except (ClusterError, MetricsError) as error:
             log.warning("no prices by cost: %s", error)
             return
+        budgets = plan_inputs(self._store, TENANT_BUDGETS, Budget)
+        rights = name_rights(grants_in_force(namespace_claims(budgets)))
         for price_list, uid in lists:
-            status = next_status(price_list, today, days)
+            status = next_status(price_list, today, days, rights)
             if status != price_list.status:
                 manifest = partial_manifest(
                     PRICED_LISTS,
@@ -90,7 +95,8 @@ class CostPricing:
         if self._measured is None or self._measured[0] != day:
             begin, end = day_begin(day), day_begin(day) + DAY
             statement, _ = await read_statements(self._metrics, begin, end)
-            usage = await self._metrics.usage(begin, end)
+            queries = token_queries(self._metrics.gateway_target, begin, end)
+            tokens = tokens_of(await self._metrics.query_union(queries, end))
             services = plan_inputs(self._store, INFERENCE_SERVICES, ObservedService)
-            self._measured = day, service_days(day, statement, usage, services)
+            self._measured = day, service_days(day, statement, tokens, services)
         return self._measured[1]

@@ -1,12 +1,15 @@
 """The prices of a day are its platform's cost of the last closed day, and never change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec, PriceListStatus
+from tessera.api.ref import Ref
 from tessera.domain.billing.cost_prices import (
     DAY,
     ServiceDay,
@@ -17,20 +20,40 @@ from tessera.domain.billing.cost_prices import (
 )
 from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import CostStatement, Statement
+from tessera.domain.budget.budgets import grants_in_force, namespace_claims
+from tessera.domain.gateway.name_rights import NameRights, name_rights
 from tessera.domain.observed.price_lists import ObservedPriceList
-from tessera.domain.usage.report import UsageRow
-from tests.builders import a_service, a_spec
+from tests.builders import a_budget, a_service, a_spec
 
 TODAY = date(2026, 3, 10)
 YESTERDAY, TOMORROW = TODAY - DAY, TODAY + DAY
 UNIT = 10**9
 
 
-def an_entry(*models: str, factor: str = "1", start: str = "2026-01-01", **terms: str) -> Any:
+def rights_of(**grants: Any) -> NameRights:
+    """Return the rights by the grants of budgets; `team_a` are those of team-a."""
+    budgets = [
+        a_budget(name.replace("_", "-"), publishing=publishing)
+        for name, publishing in grants.items()
+    ]
+    return name_rights(grants_in_force(namespace_claims(budgets)))
+
+
+RIGHTS = rights_of(team_a=[{"names": ["chat", "sql", "other"], "public": True}])
+
+
+def an_entry(
+    *models: str,
+    factor: str = "1",
+    start: str = "2026-01-01",
+    tenants: Sequence[str] = (),
+    **terms: str,
+) -> Any:
     return {
         "from": start,
         "models": models or ("*",),
-        "fromCost": {"factor": factor, **terms},
+        "tenants": tenants,
+        "fromCost": {"factor": factor, "atLeast": "0", **terms},
     }
 
 
@@ -39,14 +62,24 @@ def a_list(*entries: Any, status: PriceListStatus | None = None) -> ObservedPric
     return ObservedPriceList(name="standard", spec=spec, status=status or PriceListStatus())
 
 
-def a_day(cost: int, tokens: int, *models: str, currency: str = "USD") -> ServiceDay:
-    return ServiceDay(models=frozenset(models), costs={currency: cost}, tokens=tokens)
+def a_day(
+    cost: int, tokens: int, *models: str, currency: str = "USD", namespace: str = "team-a"
+) -> ServiceDay:
+    return ServiceDay(
+        namespace=namespace,
+        models=frozenset(models or ("chat",)),
+        costs={currency: cost},
+        tokens=tokens,
+    )
 
 
 def after(
-    price_list: ObservedPriceList, days: Iterable[ServiceDay], today: date = TODAY
+    price_list: ObservedPriceList,
+    days: Iterable[ServiceDay],
+    today: date = TODAY,
+    rights: NameRights = RIGHTS,
 ) -> ObservedPriceList:
-    status = next_status(price_list, today, days)
+    status = next_status(price_list, today, days, rights)
     return ObservedPriceList(name=price_list.name, spec=price_list.spec, status=status)
 
 
@@ -94,7 +127,7 @@ def test_the_price_of_a_day_is_written_once_whatever_is_known_later() -> None:
     assert after(edited, [a_day(5 * UNIT, 10**6)]).status == listed.status
     assert prices(after(edited, [a_day(5 * UNIT, 10**6)], TOMORROW)) == [
         (TOMORROW, "1", "1", YESTERDAY),
-        (TOMORROW + DAY, "45", "5", TODAY),
+        (TOMORROW + DAY, "18", "2", TODAY),
     ]
 
 
@@ -117,11 +150,11 @@ def test_an_entry_has_the_cost_of_the_services_that_offer_its_models_in_its_curr
     days = [
         a_day(2 * UNIT, 10**6, "chat"),
         a_day(4 * UNIT, 10**6, "chat", "sql"),
-        a_day(8 * UNIT, 10**6),
+        a_day(8 * UNIT, 10**6, "other", "big"),
         a_day(90 * UNIT, 10**6, "chat", currency="EUR"),
-        ServiceDay(models=frozenset({"chat"}), costs={"USD": 70 * UNIT, "EUR": UNIT}, tokens=10**6),
+        replace(a_day(0, 10**6), costs={"USD": 70 * UNIT, "EUR": UNIT}),
     ]
-    entries = [an_entry("chat"), an_entry("sql", "other"), an_entry(), an_entry("other")]
+    entries = [an_entry("chat"), an_entry("sql", "absent"), an_entry(), an_entry("absent")]
     assert [price for _, price, *_ in prices(after(a_list(*entries), days))] == [
         "3",
         "4",
@@ -131,6 +164,72 @@ def test_an_entry_has_the_cost_of_the_services_that_offer_its_models_in_its_curr
 
 def test_a_service_without_a_token_costs_those_that_have_some() -> None:
     assert prices(after(a_list(an_entry()), [a_day(UNIT, 10**6), a_day(UNIT, 0)]))[0][1] == "2"
+
+
+@pytest.mark.parametrize("entry", [an_entry("chat"), an_entry(), an_entry("*", "chat")])
+@pytest.mark.parametrize(
+    "own",
+    [
+        a_day(2 * UNIT, 10**12, namespace="team-b"),
+        a_day(48 * UNIT, 0, namespace="team-b"),
+        a_day(48 * UNIT, 0, "chat", "own", namespace="team-b"),
+        a_day(48 * UNIT, 0, "own"),
+        a_day(48 * UNIT, 10**6, namespace="alone"),
+    ],
+    ids=["many tokens", "no token", "two names", "another name", "no tenant"],
+)
+def test_a_service_without_a_grant_of_its_name_changes_no_price(
+    entry: Any, own: ServiceDay
+) -> None:
+    rights = rights_of(
+        team_a=[{"names": ["chat"], "public": True}], team_b=[{"names": ["mail"], "public": True}]
+    )
+    published = [a_day(3 * UNIT, 2 * 10**6)]
+    alone = after(a_list(entry), published, rights=rights)
+    assert [price for _, price, *_ in prices(alone)] == ["1.5"]
+    assert after(a_list(entry), [*published, own], rights=rights) == alone
+    assert prices(after(a_list(entry), [own], rights=rights)) == []
+
+
+@pytest.mark.parametrize(
+    ("tenants", "cost"),
+    [((), "4"), (("team-b",), "1"), (("team-c",), "7"), (("team-b", "team-c"), "4")],
+    ids=["all", "one", "another", "both"],
+)
+def test_those_who_pay_by_an_entry_pay_for_services_that_have_the_name_for_them(
+    tenants: Sequence[str], cost: str
+) -> None:
+    rights = rights_of(
+        team_a=[{"names": ["chat"], "tenants": ["team-b"]}],
+        team_c=[{"names": ["chat"]}],
+    )
+    days = [a_day(UNIT, 10**6), a_day(7 * UNIT, 10**6, namespace="team-c")]
+    listed = after(a_list(an_entry("chat", tenants=tenants)), days, rights=rights)
+    assert [price for _, price, *_ in prices(listed)] == [cost]
+
+
+@pytest.mark.parametrize(
+    ("measured", "moved"),
+    [
+        ([UNIT, 100 * UNIT, 100 * UNIT], ["1", "2", "4"]),
+        ([UNIT, 1, 1], ["1", "0.5", "0.25"]),
+        ([0, 9 * UNIT, 10 * UNIT], ["0", "9", "10"]),
+        ([3, 0, 0], ["0.000000003", "0.000000002", "0.000000001"]),
+    ],
+    ids=["up", "down", "from nothing", "to nothing"],
+)
+def test_a_cost_at_most_doubles_or_halves_in_a_day(measured: list[int], moved: list[str]) -> None:
+    listed = a_list(an_entry())
+    for number, cost in enumerate(measured):
+        listed = after(listed, [a_day(cost, 10**6)], TODAY + number * DAY)
+    assert [(price, cost) for _, price, cost, _ in prices(listed)] == [
+        (each, each) for each in moved
+    ]
+
+
+def test_a_price_by_cost_needs_a_lowest_price() -> None:
+    with pytest.raises(ValidationError, match="atLeast"):
+        a_list({"from": "2026-01-01", "models": ["chat"], "fromCost": {"factor": "1"}})
 
 
 def test_an_entry_has_prices_from_its_first_day_on() -> None:
@@ -162,18 +261,10 @@ def test_the_status_has_the_last_prices_alone() -> None:
 def test_a_list_that_cannot_be_read_stays_as_it_is() -> None:
     unreadable = ObservedPriceList(name="broken", spec=None, problem="spec.entries: missing")
     assert not lacks_price(unreadable, TODAY)
-    assert next_status(unreadable, TODAY, ()) == PriceListStatus()
+    assert next_status(unreadable, TODAY, (), RIGHTS) == PriceListStatus()
 
 
-def a_usage(service: str, tokens: int) -> UsageRow:
-    counts = dict.fromkeys(("requests", "failed", "aborted", "estimated", "cached_tokens"), 0)
-    return UsageRow(
-        group=(service,),
-        input_tokens=tokens // 4,
-        output_tokens=tokens - tokens // 4,
-        reasoning_tokens=0,
-        **counts,
-    )
+CHATS = {Ref("team-a", "chat"): 10**6, Ref("team-b", "chat"): 10**9}
 
 
 def a_statement(
@@ -194,10 +285,9 @@ def test_a_day_has_all_states_of_each_service_and_the_names_that_requests_are_ch
     statement = a_statement(begin, begin + DAY, chat=UNIT, gone=2 * UNIT)
     adapters = [{"name": "sql", "uri": "hf://a/b"}]
     chat = a_service(spec=a_spec(model={"servedName": "Llama-3", "adapters": adapters}))
-    usage = [a_usage("team-a/chat", 10**6), a_usage("team-b/chat", 10**9)]
-    assert service_days(YESTERDAY, statement, usage, [chat, a_service("idle")]) == (
-        ServiceDay(models=frozenset({"llama-3", "sql"}), costs={"USD": 2 * UNIT}, tokens=10**6),
-        ServiceDay(models=frozenset(), costs={"USD": 4 * UNIT}, tokens=0),
+    assert service_days(YESTERDAY, statement, CHATS, [chat, a_service("idle")]) == (
+        a_day(2 * UNIT, 10**6, "llama-3", "sql"),
+        replace(a_day(4 * UNIT, 0), models=frozenset()),
     )
 
 
@@ -216,13 +306,12 @@ def test_a_day_without_a_bill_of_a_part_says_nothing(
         (noon, noon + timedelta(seconds=gap)),
         chat=UNIT,
     )
-    usage = [a_usage("team-a/chat", 10**6)]
-    assert bool(service_days(YESTERDAY, statement, usage, ())) is is_known
+    assert bool(service_days(YESTERDAY, statement, CHATS, ())) is is_known
 
 
 def test_a_day_without_a_statement_or_without_samples_says_nothing() -> None:
     begin = day_begin(YESTERDAY)
-    assert service_days(YESTERDAY, None, (), ()) == ()
+    assert service_days(YESTERDAY, None, {}, ()) == ()
     assert service_days(YESTERDAY, a_statement(begin, begin + DAY, chat=1), None, ()) == ()
 
 

@@ -1,9 +1,10 @@
-"""The Prometheus query for what services used in a past time, by the counters of their engines."""
+"""The Prometheus queries for what services used in a past time, by engines and by gateways."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters.prometheus.queries import (
+    GATEWAY_LABELS,
     OF_SERVICES,
     SERVICE,
     SERVICE_LABELS,
@@ -11,7 +12,8 @@ from tessera.adapters.prometheus.queries import (
     Bounds,
     Queries,
 )
-from tessera.adapters.prometheus.rows import QueryRow, service_ref, values_by
+from tessera.adapters.prometheus.rows import QueryRow, gateway_key, service_ref, values_by
+from tessera.api.ref import Ref
 from tessera.domain.usage.report import UsageRow
 
 _BOUNDS = Bounds(SERVICE_LABELS, 1e15)
@@ -28,14 +30,36 @@ START_SLACK = timedelta(minutes=5)
 def usage_queries(since: datetime, until: datetime) -> Queries:
     """Return the queries at the end of a span, and whether there are samples of its beginning."""
     seconds = (until - since) // timedelta(seconds=1)
-    offset = max(0, seconds - START_SLACK // timedelta(seconds=1))
-    # Of this metric a page can add no series, however many it has of its own.
-    started = BoundedQuery(f"count(up offset {offset}s)", Bounds((), 1e9))
-    return {"started": started} | {
+    return _started(seconds) | {
         name: BoundedQuery(
             f"sum by (namespace, {SERVICE}) (increase({counter}{OF_SERVICES}[{seconds}s]))", _BOUNDS
         )
         for name, counter in _COUNTERS.items()
+    }
+
+
+def _started(seconds: int) -> Queries:
+    """Return the query that has a row where there are samples of so many seconds ago."""
+    offset = max(0, seconds - START_SLACK // timedelta(seconds=1))
+    # Of this metric a page can add no series, however many it has of its own.
+    return {"started": BoundedQuery(f"count(up offset {offset}s)", Bounds((), 1e9))}
+
+
+def token_queries(target: str, since: datetime, until: datetime) -> Queries:
+    """Return the queries for tokens that gateways recorded; `target` selects their series alone."""
+    seconds = (until - since) // timedelta(seconds=1)
+    labels = f'kind=~"input|output",{target}'
+    text = f"sum by (service) (increase(tessera_gateway_tokens_total{{{labels}}}[{seconds}s]))"
+    return _started(seconds) | {"tokens": BoundedQuery(text, Bounds(GATEWAY_LABELS, 1e15))}
+
+
+def tokens_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> Mapping[Ref, int] | None:
+    """Return input and output tokens by service; None without samples of the beginning."""
+    if not rows_by_query["started"]:
+        return None
+    return {
+        service: round(tokens)
+        for service, tokens in values_by(rows_by_query["tokens"], gateway_key).items()
     }
 
 

@@ -14,14 +14,17 @@ from tessera.api.price_list import (
     PriceEntry,
     PriceListStatus,
 )
+from tessera.api.ref import Ref
 from tessera.domain.billing.statement import CostStatement
+from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.money import from_nanos, to_nanos
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.usage.report import UsageRow
 
 # With fewer tokens a cost says nothing, and the last one stays.
 MIN_TOKENS = 10**6
+# Factor by which the cost in a price moves in a day at most, whatever was measured.
+MAX_CHANGE = 2
 DAY = timedelta(days=1)
 # So much of a day may lack a bill, as around restarts of the operator.
 _MAX_UNBILLED = timedelta(minutes=15)
@@ -31,12 +34,13 @@ _MAX_UNBILLED = timedelta(minutes=15)
 class ServiceDay:
     """What one service cost on a day."""
 
+    namespace: str
     models: frozenset[str]
     """The names under which its requests are charged; none where the service is gone."""
     costs: Mapping[str, int]
     """Nano-units by currency."""
     tokens: int
-    """Those of input and output."""
+    """Those of input and output that gateways recorded."""
 
 
 def day_begin(day: date) -> datetime:
@@ -47,24 +51,26 @@ def day_begin(day: date) -> datetime:
 def service_days(
     day: date,
     statement: CostStatement | None,
-    usage: Iterable[UsageRow] | None,
+    tokens: Mapping[Ref, int] | None,
     services: Iterable[ObservedService],
 ) -> tuple[ServiceDay, ...]:
     """Return what each service cost on a day; none where cost or tokens of a part are not known.
 
-    `usage` has the tokens of each service, from the counters of its engines.
+    `tokens` are those of each service, as gateways recorded them: its engines may count any number.
     """
-    if statement is None or usage is None or _unbilled(day, statement) > _MAX_UNBILLED:
+    if statement is None or tokens is None or _unbilled(day, statement) > _MAX_UNBILLED:
         return ()
-    costs = defaultdict[str, Counter[str]](Counter)
+    costs = defaultdict[Ref, Counter[str]](Counter)
     for (_, line), nanos in statement.amounts.items():
         if line.service:
-            costs[f"{line.namespace}/{line.service}"][line.currency] += nanos
-    tokens = {row.group[0]: row.input_tokens + row.output_tokens for row in usage}
-    models = {str(service.ref): _charged_names(service) for service in services}
+            costs[Ref(line.namespace, line.service)][line.currency] += nanos
+    models = {service.ref: _charged_names(service) for service in services}
     return tuple(
         ServiceDay(
-            models=models.get(service, frozenset()), costs=cost, tokens=tokens.get(service, 0)
+            namespace=service.namespace,
+            models=models.get(service, frozenset()),
+            costs=cost,
+            tokens=tokens.get(service, 0),
         )
         for service, cost in sorted(costs.items())
     )
@@ -91,9 +97,12 @@ def lacks_price(price_list: ObservedPriceList, today: date) -> bool:
 
 
 def next_status(
-    price_list: ObservedPriceList, today: date, days: Iterable[ServiceDay]
+    price_list: ObservedPriceList, today: date, days: Iterable[ServiceDay], rights: NameRights
 ) -> PriceListStatus:
     """Return the status with the prices of tomorrow, by what services cost yesterday.
+
+    Only services count whose tenant has the name for those who pay by it, so that nobody changes
+    what others pay by a service of the same name.
 
     A price that exists stays, whatever is known later. An entry of which no cost was ever measured
     has none.
@@ -106,7 +115,8 @@ def next_status(
         prices = price_list.status.prices_of(entry)
         if _is_due(entry, price_list.status, today):
             last = prices[-1] if prices else None
-            prices += _next_price(entry, last, today, _cost_of(entry, spec.currency, days))
+            cost = _cost_of(entry, spec.currency, days, rights)
+            prices += _next_price(entry, last, today, cost)
         if entry.from_cost is not None and prices:
             status = EntryStatus(
                 from_=entry.from_,
@@ -126,14 +136,17 @@ def _is_due(entry: PriceEntry, status: PriceListStatus, today: date) -> bool:
     return not prices or prices[-1].day <= today
 
 
-def _cost_of(entry: PriceEntry, currency: str, days: Iterable[ServiceDay]) -> int | None:
+def _cost_of(
+    entry: PriceEntry, currency: str, days: Iterable[ServiceDay], rights: NameRights
+) -> int | None:
     """Return the nano-units of a million tokens; None where there were fewer.
 
     A service that has a part of its cost in another currency does not count.
     """
     cost = tokens = 0
     for day in days:
-        is_priced = ANY_MODEL in entry.models or not day.models.isdisjoint(entry.models)
+        names = day.models if ANY_MODEL in entry.models else day.models.intersection(entry.models)
+        is_priced = any(rights.grants(name, day.namespace, entry.tenants) for name in names)
         if is_priced and day.costs.keys() == {currency}:
             cost += day.costs[currency]
             tokens += day.tokens
@@ -147,14 +160,16 @@ def _next_price(
     terms, measured_on = entry.from_cost, today - DAY
     if terms is None or (cost is None and last is None):
         return ()
+    before = to_nanos(last.cost) if last is not None else 0
     if cost is None and last is not None:
-        cost, measured_on = to_nanos(last.cost), last.measured_on
+        cost, measured_on = before, last.measured_on
     assert cost is not None  # noqa: S101
+    if before:
+        cost = min(max(cost, -(-before // MAX_CHANGE)), before * MAX_CHANGE)
     price = from_nanos(round(cost * Fraction(terms.factor)))
     if terms.at_most is not None:
         price = min(price, terms.at_most)
-    if terms.at_least is not None:
-        price = max(price, terms.at_least)
+    price = max(price, terms.at_least)
     return (
         MeasuredPrice(
             day=today + DAY,

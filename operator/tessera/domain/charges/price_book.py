@@ -99,7 +99,7 @@ def _prices(lists: Iterable[ObservedPriceList]) -> Mapping[_PriceKey, Sequence[_
         if each.spec is None:
             continue
         for entry in each.spec.entries:
-            # Before an entry has a price, others apply as if it were not listed.
+            # The API server refuses an entry without prices.
             if not (dated := _dated_prices(each.name, each.spec.currency, entry, each.status)):
                 continue
             for tenant in entry.tenants or (None,):
@@ -120,7 +120,7 @@ def _in_turn(entries: Mapping[date, Sequence[_DatedPrice]]) -> Sequence[_DatedPr
 def _dated_prices(
     name: str, currency: str, entry: PriceEntry, status: PriceListStatus
 ) -> Sequence[_DatedPrice]:
-    """Return the prices of an entry, the earliest first; none while no cost is measured."""
+    """Return the prices of an entry, the earliest first."""
     per_token: dict[date, tuple[Decimal | None, Decimal | None]] = {}
     if entry.from_cost is None:
         per_token[entry.from_] = entry.input, entry.output

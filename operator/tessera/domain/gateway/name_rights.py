@@ -1,6 +1,6 @@
 """Which tenant may offer models by which name to whom: the grants of all budgets in force."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -34,6 +34,15 @@ class NameRights:
         if by_consumer is None:
             return None
         return by_consumer.get(consumer) or by_consumer.get(EVERY_TENANT)
+
+    def grants(self, name: str, namespace: str, consumers: Iterable[str] = ()) -> bool:
+        """Return whether services of a namespace have a name for one of these tenants.
+
+        Without tenants: for anybody.
+        """
+        by_consumer = self.holders.get(name.lower(), {})
+        holders = [self.holder(name, each) for each in consumers] or [*by_consumer.values()]
+        return any(holder is not None and namespace in holder.namespaces for holder in holders)
 
     def accepts(self, consumer: str, publisher: str | None) -> bool:
         """Return whether a tenant accepts models of another one."""
