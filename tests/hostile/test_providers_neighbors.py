@@ -5,11 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from tessera.api.model_provider import ModelProviderSpec
+from tessera.api.rate_limits import RateLimitsSpec
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import Identity
+from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits
+from tessera.domain.limits.scopes import applicable_limits
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.routes.shares import Shares
 from tessera.gateway.outside.client import OutsideClient, OutsideError
+from tests.builders import NOW, a_budget, a_provider_spec
+from tests.domain.limits.accounts import Accounts
 from tests.gateway.harness import MODEL
 from tests.gateway.outside.asking import Asking, asking
 from tests.gateway.outside.routing import a_body, routed
+from tests.gateway_builders import a_request
 from world.provider import ProviderCall, Script, answer, filtered, refuse, say_nothing
 from world.testing import eventually
 
@@ -106,6 +116,37 @@ async def test_a_flood_of_one_tenant_leaves_others_their_share(tmp_path: Path) -
         for task in flood:
             task.cancel()
         await asyncio.wait(flood)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"requests": {"perMinute": 60}}, {"totalTokens": {"perMinute": 600}}],
+    ids=["requests", "tokens"],
+)
+def test_a_flood_of_one_tenant_leaves_others_their_share_of_the_rate_limits(
+    limits: dict[str, dict[str, int]],
+) -> None:
+    fields = a_provider_spec(tenants=["team-a", OTHER], rateLimits=limits)
+    spec = ModelProviderSpec.model_validate(fields)
+    provider = ObservedProvider(name="acme", uid="u", created=NOW, generation=1, spec=spec)
+    observed = GatewayObservations(providers=(provider,), budgets=(a_budget(), a_budget(OTHER)))
+    known = build_directory(observed, RateLimitsSpec())
+    model = known.outside["acme", "Big"]
+    flood, other = (
+        applicable_limits(known, Identity(tenant=tenant), model) for tenant in ("team-a", OTHER)
+    )
+    accounts, gateway, request = Accounts(), GatewayLimits(), a_request(8, 2)
+    answered = [
+        isinstance(accounts.take(gateway, flood, request, 0.0), Admitted) for _ in range(62)
+    ]
+    assert answered.count(True) == 60, "a tenant alone has all of it"
+    refusal = accounts.refuse(gateway, other, request, 0.0)
+    for tick in range(1, 101):
+        accounts.refuse(gateway, flood, request, tick / 100)
+    assert refusal.retry_after_seconds == pytest.approx(1.0)
+    for second in range(1, 6):
+        accounts.admit(gateway, other, request, float(second))
+        accounts.refuse(gateway, flood, request, float(second))
 
 
 def test_many_names_of_one_sender_take_no_more_than_their_weights() -> None:

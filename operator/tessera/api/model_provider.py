@@ -179,7 +179,8 @@ class ModelProviderSpec(Wire):
     """Most requests at a time, of all gateways; tenants share them by their weights."""
 
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
-    """Limits of the requests of all tenants together."""
+    """Limits of the requests of all tenants together. What a tenant needs that was refused is left
+    to it, by its `weight`, by those who had more."""
 
     timeouts: ProviderTimeouts = Field(default_factory=ProviderTimeouts)
     """How long it may take."""

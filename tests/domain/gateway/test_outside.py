@@ -64,6 +64,16 @@ def test_all_models_of_a_provider_share_its_limits() -> None:
     assert keys == {"Service/ModelProvider/acme/Requests/60"}
 
 
+def test_tenants_share_the_limits_of_a_provider_by_their_weights_and_those_of_no_service() -> None:
+    budgets = (a_budget(weight=3), a_budget("team-b"))
+    listed = a_provider(tenants=["team-a", "team-b"], rateLimits={"requests": {"perMinute": 60}})
+    known = directory(listed, budgets=budgets)
+    sender = Identity(tenant="team-b")
+    limits = applicable_limits(known, sender, known.outside["acme", "Big"])
+    assert (limits.tenant, limits.weights) == ("team-b", {"team-a": 3, "team-b": 1})
+    assert applicable_limits(known, sender, None).weights == {}
+
+
 def test_a_tenant_says_where_its_requests_may_go() -> None:
     tenants = directory(budgets=(a_budget(dataResidency=["eu"]), a_budget("team-b"))).tenants
     assert tenants["team-a"].residency == frozenset({"eu"})

@@ -1,6 +1,7 @@
 """The shared accounts of limits, in memory, and gateways that borrow from them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import Account, BorrowRequest, Lease, SlotAccount
@@ -25,8 +26,8 @@ def slots_limit(amount: int, scope: ScopeKind = ScopeKind.TENANT) -> ScopedLimit
     return a_limit(Meter.CONCURRENT_REQUESTS, amount, period_seconds=0, scope=scope)
 
 
-def limits_of(*limits: ScopedLimit, **sizes: int) -> ApplicableLimits:
-    return ApplicableLimits(limits=limits, **sizes)
+def limits_of(*limits: ScopedLimit, **fields: Any) -> ApplicableLimits:
+    return ApplicableLimits(limits=limits, **fields)
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """Limits in one gateway: it admits requests from the portions that it borrowed."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import TypeAlias
 
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
@@ -16,6 +17,7 @@ from tessera.domain.limits.account import (
     PortionRequest,
     SlotRequest,
 )
+from tessera.domain.limits.limit_shares import LimitShares
 from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
 
 # A portion is used within a second.
@@ -56,7 +58,7 @@ class Allowance:
 class Admitted:
     """A request within all limits; `settle` ends it."""
 
-    limits: tuple[ScopedLimit, ...]
+    applicable: ApplicableLimits
     input_tokens: int
     max_output_tokens: int
     """The request's own maximum, reduced to what the limits allow of one request."""
@@ -64,6 +66,11 @@ class Admitted:
     """The scarcest limit of requests; None without any."""
     tokens: Allowance | None
     settled: bool = False
+
+    @property
+    def limits(self) -> tuple[ScopedLimit, ...]:
+        """Return the limits that it is within."""
+        return self.applicable.limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +203,9 @@ class _Slots:
         return SlotRequest(limit=self.limit, in_use=self.in_use, want=want)
 
 
+_Shared: TypeAlias = tuple[ScopedLimit, LimitShares]
+
+
 @dataclass(slots=True)
 class GatewayLimits:
     """Decides in one gateway, without waiting, which requests are within their limits.
@@ -206,6 +216,8 @@ class GatewayLimits:
 
     _balances: dict[str, _Balance] = field(default_factory=dict)
     _slots: dict[str, _Slots] = field(default_factory=dict)
+    _shares: dict[str, LimitShares] = field(default_factory=dict)
+    """Of the limits of providers, by the limit."""
     _own: OwnAccounts = field(default_factory=OwnAccounts)
     _renewed_at: float = float("-inf")
 
@@ -225,14 +237,22 @@ class GatewayLimits:
         slots = [self._slots_of(limit) for limit in limits.limits if not limit.period_seconds]
         short = [rate for rate in rates if rate.available(now) < amounts[rate.limit.meter]]
         full = [each for each in slots if each.available(now) < 1]
-        if short or full:
-            refusal = _refusal(short, full, amounts, now)
+        shares = self._shares_of(limits) if limits.weights else ()
+        for_others = {
+            limit.key: needed
+            for limit, each in shares
+            if (needed := each.needed_by_others(limits.tenant, limits.weights, now))
+        }
+        if short or full or for_others:
+            refusal = _refusal(rates, slots, amounts, for_others, now)
             if refusal is not None:
+                _wait(limits, shares, refusal, now)
                 return replace(
                     refusal,
                     requests=_scarcest(rates, _REQUEST_METERS, now),
                     tokens=_scarcest(rates, _TOKEN_METERS, now),
                 )
+        if short or full:
             borrow = BorrowRequest(
                 portions=tuple(
                     rate.request(amounts[rate.limit.meter], rate.amount, now) for rate in short
@@ -246,8 +266,10 @@ class GatewayLimits:
             rate.use(amounts[rate.limit.meter], now)
         for each in slots:
             each.use()
+        for limit, shared in shares:
+            shared.take(limits.tenant, amounts[limit.meter], now)
         return Admitted(
-            limits=limits.limits,
+            applicable=limits,
             input_tokens=request.input_tokens,
             max_output_tokens=max_output_tokens,
             requests=_scarcest(rates, _REQUEST_METERS, now),
@@ -269,7 +291,10 @@ class GatewayLimits:
                 difference = reserved[limit.meter] - counted[limit.meter]
                 self._balance(limit).returned += difference
             else:
+                difference = 1
                 self._slots_of(limit).in_use -= 1
+            if (shares := self._shares.get(limit.key)) is not None:
+                shares.give_back(admitted.applicable.tenant, difference)
 
     def recount(self, admitted: Admitted, requests: int, *, was_asked: bool) -> None:
         """Count so many requests more, below 0 fewer, than were counted of one that is admitted.
@@ -330,6 +355,14 @@ class GatewayLimits:
         slots.limit = limit
         return slots
 
+    def _shares_of(self, limits: ApplicableLimits) -> Sequence[_Shared]:
+        """Return the limits of a provider, and how tenants share each."""
+        return [
+            (limit, self._shares.setdefault(limit.key, LimitShares(limit.period_seconds)))
+            for limit in limits.limits
+            if limit.scope is ScopeKind.SERVICE
+        ]
+
     def _forget_idle(self, now: float) -> None:
         self._balances = {
             key: balance
@@ -337,6 +370,9 @@ class GatewayLimits:
             if balance.amount or now - balance.last_used < IDLE_SECONDS
         }
         self._slots = {key: slots for key, slots in self._slots.items() if slots.is_used}
+        self._shares = {
+            key: shares for key, shares in self._shares.items() if not shares.is_idle(now)
+        }
         self._own.forget_full(now)
 
 
@@ -388,21 +424,34 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
 
 
 def _refusal(
-    short: Iterable[_Balance], full: Iterable[_Slots], amounts: Mapping[Meter, int], now: float
+    rates: Iterable[_Balance],
+    slots: Iterable[_Slots],
+    amounts: Mapping[Meter, int],
+    for_others: Mapping[str, int],
+    now: float,
 ) -> LimitRefusal | None:
-    """Return the limit that takes longest to allow the request; None if all of them may now."""
+    """Return the limit that takes longest to allow the request; None if all of them may now.
+
+    `for_others` has what is left to other tenants, by the limit.
+    """
     refusals = []
-    for rate in short:
-        limit, remaining = rate.limit, rate.remaining(now)
-        missing = amounts[limit.meter] - remaining
-        if missing > ROUNDING and now - rate.updated_at < REFUSAL_SECONDS:
+    for rate in rates:
+        limit, remaining, others = (
+            rate.limit,
+            rate.remaining(now),
+            for_others.get(rate.limit.key, 0),
+        )
+        needed = amounts[limit.meter]
+        is_short = rate.available(now) < needed and now - rate.updated_at < REFUSAL_SECONDS
+        missing = needed + others - remaining
+        if missing > ROUNDING and (is_short or others):
             seconds = missing * limit.period_seconds / limit.amount
             refusals.append((seconds, limit, max(0, int(remaining))))
-    refusals += [
-        (SLOT_RETRY_SECONDS, slots.limit, 0)
-        for slots in full
-        if now - slots.denied_at < REFUSAL_SECONDS
-    ]
+    for each in slots:
+        others, available = for_others.get(each.limit.key, 0), each.available(now)
+        is_full = available < 1 and now - each.denied_at < REFUSAL_SECONDS
+        if is_full or (others and available < 1 + others):
+            refusals.append((SLOT_RETRY_SECONDS, each.limit, 0))
     if not refusals:
         return None
     seconds, limit, remaining = max(refusals, key=lambda refusal: refusal[0])
@@ -414,6 +463,16 @@ def _refusal(
         needed=amounts[limit.meter],
         retry_after_seconds=seconds,
     )
+
+
+def _wait(
+    limits: ApplicableLimits, shares: Iterable[_Shared], refusal: LimitRefusal, now: float
+) -> None:
+    """Let others leave what is missing of a limit that they share."""
+    seconds = refusal.retry_after_seconds or 0.0
+    for limit, each in shares:
+        if limit is refusal.exceeded:
+            each.wait(limits.tenant, refusal.needed, seconds, now)
 
 
 def _scarcest(rates: Iterable[_Balance], meters: frozenset[Meter], now: float) -> Allowance | None:

@@ -1,7 +1,7 @@
 """The limits of one request: those of its key, team, tenant and service together."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
@@ -74,6 +74,10 @@ class ApplicableLimits:
     limits: tuple[ScopedLimit, ...] = ()
     max_context_tokens: int | None = None
     max_output_tokens: int | None = None
+    tenant: str = ""
+    """Tenant of the sender."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Shares of the tenants in the limits of a provider; empty where no provider has the model."""
 
 
 def applicable_limits(
@@ -100,10 +104,13 @@ def applicable_limits(
         ]
     else:
         scopes.append((ScopeKind.SERVICE, str(model.service), model.limits))
+    outside = model.outside if model is not None else None
     return ApplicableLimits(
         limits=tuple(limit for scope in scopes for limit in _limits(*scope)),
         max_context_tokens=_smallest(limits.max_context_tokens for _, _, limits in scopes),
         max_output_tokens=_smallest(limits.max_output_tokens for _, _, limits in scopes),
+        tenant=identity.tenant,
+        weights={} if outside is None else outside.provider.weights,
     )
 
 
