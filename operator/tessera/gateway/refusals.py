@@ -214,6 +214,16 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
 }
 
 
+# Of these a client reads which limit, and what is left of it, whatever it has asked.
+MONEY_REASONS = frozenset(
+    {
+        RequestReason.BUDGET_EXCEEDED,
+        RequestReason.BUDGET_UNAVAILABLE,
+        RequestReason.PRICE_MISSING,
+    }
+)
+
+
 class RequestError(Exception):
     """A request that gets an error instead of an answer."""
 
@@ -333,10 +343,12 @@ def no_target(
     """Return the error of a request that no target of its route answers.
 
     `skipped` has why not, by target. A client that may try again learns when: with the target that
-    has room first.
+    has room first. Where that is a matter of money, it reads what it would without a route.
     """
     # One that may answer later is better news than one that never will.
     best = min(errors, key=_repeats_last, default=None)
+    if best is not None and best.reason in MONEY_REASONS:
+        return best
     retry = best.retry_seconds if best is not None else None
     return RequestError(
         RequestReason.NO_TARGET,
