@@ -90,10 +90,11 @@ def _terms(
     tenant = identity.tenant
     model = batch_model(namespace, message.batch, message.model, tenant)
     scopes = charge_scopes(directory, Identity(tenant=tenant), model, message.model)
-    price = price_for(directory, tenant, model, message.model, time.time())
+    at = time.time()
+    price = price_for(directory, tenant, model, message.model, at)
     if price is not None:
         return BatchTerms(namespace=namespace, tenant=tenant, price=price, scopes=scopes)
     if not scopes:
         return unlimited
-    text = no_price(scopes[0].limit, model, message.model).message
+    text = no_price(scopes[0].limit, directory, model, message.model, at=at).message
     return BatchAnswer(outcome=BatchOutcome.EXCEEDED, message=text)

@@ -5,6 +5,7 @@ Errors have OpenAI's shape.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -13,9 +14,9 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.charges.gateway_charges import ChargeRefusal
 from tessera.domain.charges.scopes import ChargeLimit, is_outside
-from tessera.domain.gateway.directory import Identity, OfferedModel, OutsideModel
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.limits.charges import charged_name
+from tessera.domain.limits.charges import charged_name, next_price
 from tessera.domain.limits.fair_queue import QueueRefusal
 from tessera.domain.limits.gateway_limits import Allowance, LimitRefusal
 from tessera.domain.limits.scopes import ScopeKind
@@ -412,8 +413,25 @@ def over_budget(refusal: ChargeRefusal, *, needed: int, at: float) -> RequestErr
     return error
 
 
-def no_price(limit: ChargeLimit, model: OfferedModel, name: str) -> RequestError:
-    """Return the error of a request under a limit of charges for a model without a price."""
+def no_price(
+    limit: ChargeLimit, directory: Directory, model: OfferedModel, name: str, *, at: float
+) -> RequestError:
+    """Return the error of a request under a limit of charges for a model without a price.
+
+    A price that begins after `at`, in Unix seconds, is named.
+    """
+    coming = next_price(directory, limit.budget, model, name, at)
+    if coming is not None:
+        price, start = coming
+        begin = datetime.fromtimestamp(math.ceil(start), UTC)
+        return RequestError(
+            RequestReason.PRICE_MISSING,
+            limit.budget,
+            f"charges (limit {limit.name}), and the price of the model "
+            f"`{name[:_MAX_NAME_IN_MESSAGE]}` in PriceList/{price.price_list.partition('@')[0]} "
+            f"begins at {begin:%Y-%m-%dT%H:%M:%SZ}",
+            retry_seconds=start - at,
+        )
     return RequestError(
         RequestReason.PRICE_MISSING,
         limit.budget,

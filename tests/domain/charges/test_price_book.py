@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.api.price_list import PriceListSpec, PriceListStatus
-from tessera.domain.charges.price_book import PriceListBook, revised_book
+from tessera.domain.charges.price_book import SEEN_SECONDS, PriceListBook, revised_book
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.gateway.directory import Directory, TenantLimits
 from tessera.domain.limits.charges import price_for
@@ -214,6 +214,24 @@ def test_a_price_by_cost_is_that_of_its_day_for_all_tokens() -> None:
 def test_before_the_first_price_by_cost_the_least_applies() -> None:
     lists = [by_cost(atLeast="0.5"), a_list(an_entry("9", **{"from": "2025-01-01"}))]
     assert input_price(revised_book(PriceListBook(), lists, NOW)) == 5 * 10**8
+
+
+def test_the_next_price_is_that_of_a_change_that_was_seen_or_of_a_later_day() -> None:
+    def coming(book: PriceListBook, at: float = NOW) -> tuple[int, float] | None:
+        start = book.next_price("USD", "team-a", ["chat"], at)
+        return None if start is None else (start[0].input, start[1])
+
+    tomorrow = datetime(2026, 3, 11, tzinfo=UTC).timestamp()
+    later = a_list(an_entry("2", **{"from": "2026-03-11"}))
+    empty = revised_book(PriceListBook(), [], NOW)
+    assert coming(empty) is None
+    assert coming(revised_book(empty, [later], NOW)) == (2 * 10**9, tomorrow)
+    seen = revised_book(empty, [a_list(an_entry("1"))], NOW)
+    assert find(seen) is None
+    assert coming(seen) == (10**9, NOW + SEEN_SECONDS)
+    assert coming(seen, NOW + SEEN_SECONDS) is None
+    other = a_list(an_entry("1", "other"))
+    assert coming(revised_book(empty, [other], NOW)) is None
 
 
 def test_prices_by_cost_end_where_a_later_entry_begins() -> None:

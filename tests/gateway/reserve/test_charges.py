@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, MemberKind
 from tessera.domain.charges.throttle import ThrottleTerms
 from tessera.domain.usage.statement import month_of
 from tessera.gateway.reserve import charges
-from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying
+from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying, prices
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -447,6 +449,23 @@ async def test_a_limit_without_a_price_names_the_entry_to_write() -> None:
         "the model `chat` for it: add an entry with models: [chat] and tenants: [team-a] to a "
         "PriceList with currency USD."
     )
+
+
+async def test_a_limit_whose_price_begins_soon_says_when() -> None:
+    async with ScriptedEngine(answering) as engine:
+        model = a_model(a_replica(engine.address))
+        ((version,), now) = prices().versions, time.time()
+        coming = PriceListBook((replace(version, since=now + 60.0),))
+        known = {**paying(MANY), "prices": coming}
+        async with a_gateway(a_directory(model, **known)) as gateway:
+            refused = await gateway.post(CHAT)
+    begin = datetime.fromtimestamp(math.ceil(now + 60.0), UTC)
+    assert (refused.status, refused.error["code"]) == (403, "price_missing")
+    assert refused.error["message"] == (
+        "TenantBudget/team-a limits charges (limit charge-month), and the price of the model "
+        f"`chat` in PriceList/standard begins at {begin:%Y-%m-%dT%H:%M:%SZ}."
+    )
+    assert 40 < int(refused.headers["retry-after"]) <= 60
 
 
 @pytest.mark.parametrize(("left", "status"), [(2000, "Completed"), (1050, "Aborted")])

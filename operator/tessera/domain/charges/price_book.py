@@ -71,6 +71,22 @@ class PriceListBook:
                     return dated[started - 1].price
         return None
 
+    def next_price(
+        self, currency: str, tenant: str, models: Iterable[str], at: float
+    ) -> tuple[RequestPrice, float] | None:
+        """Return the first price that `find` has after a time, and from when on in Unix seconds."""
+        names, moments = tuple(models), set[float]()
+        for version in self.versions:
+            moments.add(version.since)
+            for model in (*names, ANY_MODEL):
+                for payer in (tenant, None):
+                    dated = version.prices.get(_PriceKey(currency, payer, model), ())
+                    moments.update(float(each.start) for each in dated)
+        for moment in sorted(each for each in moments if each > at):
+            if (price := self.find(currency, tenant, names, moment)) is not None:
+                return price, moment
+        return None
+
 
 def revised_book(
     book: PriceListBook, lists: Iterable[ObservedPriceList], now: float

@@ -1,5 +1,7 @@
 """The price of one request, and the limits of basis Charge that hold for it."""
 
+from collections.abc import Iterable
+
 from tessera.api.key_record import KeyBudget
 from tessera.api.ref import Ref
 from tessera.domain.charges.prices import RequestPrice
@@ -31,8 +33,24 @@ def price_for(
     payer = directory.tenants.get(tenant)
     if payer is None:
         return None
-    names = dict.fromkeys((charged_name(model, name), model.names[0].lower()))
-    return directory.prices.find(payer.currency, tenant, names, at)
+    return directory.prices.find(payer.currency, tenant, _charged_names(model, name), at)
+
+
+def next_price(
+    directory: Directory, tenant: str, model: OfferedModel, name: str, at: float
+) -> tuple[RequestPrice, float] | None:
+    """Return the price that `price_for` has next, and from when on in Unix seconds.
+
+    None where no PriceList has one.
+    """
+    payer = directory.tenants.get(tenant)
+    if payer is None:
+        return None
+    return directory.prices.next_price(payer.currency, tenant, _charged_names(model, name), at)
+
+
+def _charged_names(model: OfferedModel, name: str) -> Iterable[str]:
+    return dict.fromkeys((charged_name(model, name), model.names[0].lower()))
 
 
 def charge_scopes(

@@ -262,7 +262,7 @@ class Charges:
         if known is None or not known.until - _PRICE_SECONDS <= at < known.until:
             known = self._terms[key] = self._look_up(known, identity, chosen.model, name, at)
         if known.terms is None and known.scopes:
-            raise no_price(known.scopes[0].limit, chosen.model, name)
+            raise no_price(known.scopes[0].limit, directory, chosen.model, name, at=at)
         return known.terms
 
     def cost_terms(self, chosen: Chosen) -> ChargeTerms | None:
