@@ -471,6 +471,20 @@ async def test_a_proxy_gets_no_key_and_its_address_is_judged(tmp_path: Path) -> 
     assert heads == []
 
 
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[::ffff:a9fe:a9fe]", "2852039166", "0xa9fea9fe", "169.254.43518"]
+)
+async def test_a_proxy_is_asked_for_no_address_that_is_refused(tmp_path: Path, host: str) -> None:
+    async with (
+        a_proxy() as (url, heads),
+        asking(tmp_path, proxy_url=url, base_url=f"https://{host}/v1") as asked,
+    ):
+        error = await asked.error()
+    assert error.reason is RequestReason.PROVIDER_UNREACHABLE
+    assert "its address is not public" in error.message
+    assert not heads
+
+
 async def test_a_proxy_that_refuses_is_named(tmp_path: Path) -> None:
     async with a_proxy(407) as (url, _), asking(tmp_path, proxy_url=url) as asked:
         error = await asked.error()

@@ -33,6 +33,19 @@ class AddressRules:
         address = _embedded(ip_address(text))
         return _is_public(address) or any(address in allowed for allowed in self._allowed)
 
+    def allow_host(self, host: str) -> bool:
+        """Return whether a proxy may be asked for a host: a name, which it looks up, or an address
+        that is allowed, in any spelling that a resolver takes.
+        """
+        try:
+            address = str(ip_address(host))
+        except ValueError:
+            try:
+                address = socket.inet_ntoa(socket.inet_aton(host))
+            except OSError:
+                return True
+        return self.allow(address)
+
     def open_socket(self, info: AddrInfoType) -> socket.socket:
         """Return a socket for a connection to an address; raises AddressRefusedError."""
         family, kind, protocol, _, where = info

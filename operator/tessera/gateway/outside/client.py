@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -39,6 +40,7 @@ _RETRY_AFTER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _KEY_STATUSES = frozenset({401, 402, 403})
 # At these no work was done; the last one is Anthropic's for too many requests of all customers.
 _REPEATABLE_STATUSES = frozenset({429, 503, 529})
+_REFUSED_ADDRESS = "its address is not public, nor in gateway.providers.allowedRanges"
 # Words of errors that are passed on; whatever else they say may have prompts and keys.
 _CODES = {
     *("context_length_exceeded", "insufficient_quota", "invalid_request_error", "model_not_found"),
@@ -264,6 +266,10 @@ class OutsideClient:
         if key is None:
             reason, detail = RequestReason.PROVIDER_KEY_REFUSED, "its Secret has none"
             raise OutsideError(reason, provider.name, detail, was_sent=False)
+        host = urlsplit(provider.spec.base_url).hostname or ""
+        if provider.spec.proxy_url is not None and not self._rules.allow_host(host):
+            reason = RequestReason.PROVIDER_UNREACHABLE
+            raise OutsideError(reason, provider.name, _REFUSED_ADDRESS, was_sent=False)
         if self._session is None:
             self._session = _open_session(self._rules, self._tls)
         times = provider.spec.timeouts
@@ -433,7 +439,7 @@ def _connection_error(provider: str, error: Exception, *, was_sent: bool) -> Out
         case aiohttp.ClientConnectorDNSError():
             detail = "its name is not known"
         case _ if isinstance(cause, AddressRefusedError):
-            detail = "its address is not public, nor in gateway.providers.allowedRanges"
+            detail = _REFUSED_ADDRESS
         case _:
             detail = type(cause).__name__
     is_refused = isinstance(cause, ConnectionRefusedError)
