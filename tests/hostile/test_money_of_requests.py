@@ -22,6 +22,7 @@ from tessera.domain.budget.periods import next_period, period_at, zone_of
 from tessera.domain.charges.account import ChargeAccount
 from tessera.domain.charges.exchange import AccountKey, ChargeAsk, LendingOutcome
 from tessera.domain.charges.gateway_charges import ChargeRefusal, ChargeReservation
+from tessera.domain.charges.prices import charge_of
 from tessera.domain.charges.scopes import MemberKind
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.gateway.requests import UsageRecord
@@ -786,6 +787,42 @@ async def test_a_guest_pays_no_more_tokens_than_the_bytes_that_came(
         prompt = min(usage["prompt_tokens"], STREAM_BOUND if stream else BOUND)
         assert record.charge_nanos - prompt * INPUT <= output * OUTPUT
         assert record.estimated
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": 7},
+        {"completion_tokens": 3},
+        _claim(7, 0),
+        _claim(0, 3),
+        _claim(7, 900),
+        _claim(10**9, 10**9),
+        _claim(7, 90, completion_tokens_details={"reasoning_tokens": 80}),
+        _claim(900, 3, prompt_tokens_details={"cached_tokens": 900}),
+        USED,
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("key", ["ka", "kb"], ids=["owner", "guest"])
+async def test_a_record_has_the_tokens_that_its_charge_is_for(
+    usage: Any, stream: bool, key: str
+) -> None:
+    body = A.replace(b"100}", b'100,"stream":true}') if stream else A
+    async with a_stage(reporting(usage, "many words " * 8), MANY) as stage:
+        _, record = await stage.play(body, key=key)
+        price = stage.price.find("USD", GUEST, ["chat"], time.time())
+        assert record.charge_nanos == charge_of(
+            price,
+            input_tokens=record.input_tokens,
+            cached=record.cached_tokens,
+            output=record.output_tokens,
+            reasoning=record.reasoning_tokens,
+        )
+        assert record.output_tokens > 0
+        assert record.estimated or record.output_tokens == usage["completion_tokens"]
 
 
 async def test_a_tenant_pays_its_own_engine_as_it_counts_within_what_is_possible() -> None:

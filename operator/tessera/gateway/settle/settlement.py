@@ -9,7 +9,13 @@ from tessera.adapters.clock import Clock
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.domain.usage.charge import EngineWork, WorkEnd, charge, work_end
-from tessera.domain.usage.payer import ChargeEnd, TokenParts, charge_end, unpaid_tokens
+from tessera.domain.usage.payer import (
+    ChargeEnd,
+    TokenParts,
+    charge_end,
+    paid_tokens,
+    unpaid_tokens,
+)
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified, RecordFields
@@ -117,9 +123,10 @@ class Settlement:
                     self._learn(at, answered.counts)
                 if at.first_token_ns is not None:
                     self._note_answer(at, answered, phase)
+                counts = answered.counts
                 if at.reserved.charge is not None:
                     self._charge(at, answered, at.reserved.charge, phase, reason)
-                self._leave(at.placed, answered.counts, goes_on=end is WorkEnd.REQUEST)
+                self._leave(at.placed, counts, goes_on=end is WorkEnd.REQUEST)
                 return answered
             case AskedOutside():
                 now_ns, how = self._clock.monotonic_ns(), charge_end(phase, reason)
@@ -170,6 +177,9 @@ class Settlement:
             counts = answered.counts
             used = TokenParts(counts.input, counts.cached, counts.output, counts.reasoning)
             charge.note_waste(unpaid_tokens(end, used, answered.recomputed), end)
+        if is_estimate and end is not ChargeEnd.FAILURE:
+            # The record has the tokens that its charge is for.
+            answered.counts = TokenCounts(**paid_tokens(work).tokens._asdict())
         if phase is Phase.COMPLETED and sent.counts is not None:
             # What an engine claims beyond that is no length of answers.
             output = min(sent.counts.output, work.most_counted, work.most_output)
