@@ -99,7 +99,9 @@ def revised_book(
     seen = tuple(sorted(lists, key=lambda each: each.name))
     versions = book.versions
     current = bisect_right(versions, now, key=lambda version: version.since)
-    versions = versions[max(0, current - 1) :]
+    if current > 1:
+        # A clock that is set back finds no version before the oldest: that has no begin any more.
+        versions = (replace(versions[current - 1], since=-math.inf), *versions[current:])
     changed = not versions or versions[-1].lists != seen
     if changed:
         since = now + SEEN_SECONDS if versions else -math.inf
