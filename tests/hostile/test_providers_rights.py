@@ -17,6 +17,7 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, TenantLimits
 from tessera.domain.observed.providers import ProviderSecret
 from tests.gateway.harness import an_api_key
+from tests.gateway.outside.asking import asking
 from tests.gateway.outside.routing import MODEL, OUTSIDE, OWN, Routed, a_body, routed
 from tests.gateway_builders import grants_for
 from world.provider import KEY, Provider, ProviderCall, Script, answer, refuse
@@ -293,6 +294,28 @@ async def test_a_key_that_no_header_can_have_is_not_sent_and_not_said(tmp_path: 
                 got = await world.gateway.post(a_body())
             assert got.headers["x-tessera-target"] == "own"
         assert all("x" not in call.headers for call in world.provider.calls)
+
+
+_LOOPBACK = (
+    *("127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1"),
+    *("017700000001", "0x7f.1", "127.0.0.1.", "0.0.0.0", "0", "localhost", "LOCALHOST"),
+)
+
+
+@pytest.mark.parametrize("host", _LOOPBACK)
+async def test_no_spelling_of_an_address_leads_into_the_machine(tmp_path: Path, host: str) -> None:
+    connected = list[str]()
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(host)
+        writer.close()
+
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"https://{host}:{port}/v1"
+        async with asking(tmp_path, allowed_ranges=(), base_url=url) as asked:
+            assert (await asked.error()).reason == "ProviderUnreachable"
+    assert not connected
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,18 @@ async def test_a_maximum_that_comes_twice_passes_no_engine_whichever_it_reads(pa
             assert max(maxima) == 5
 
 
+async def test_a_schema_of_a_route_that_is_dear_reaches_no_shared_engine() -> None:
+    """A route of a tenant's own is no way around what its requests may not ask."""
+    schema = {"properties": {str(most): {"maxLength": most} for most in (200, 201)}}
+    small = {"service": "small", "when": {"maxScore": 5}, "set": {"responseSchema": schema}}
+    for shared, calls in ((True, 0), (False, 1)):
+        target = {"tenants": frozenset({"team-b"})} if shared else {}
+        async with a_routed_gateway(answers, answers, small, small=target) as (gateway, engine, _):
+            answer = await gateway.post(a_body(max_tokens=5), **AUTH)
+
+            assert (answer.status, len(engine.calls)) == (200 if calls else 400, calls)
+
+
 @pytest.mark.parametrize("padding", [0, 20_000])
 async def test_what_a_target_sets_holds_whatever_the_body_says(padding: int) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
