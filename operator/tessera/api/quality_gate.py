@@ -120,7 +120,8 @@ class QualityGateSpec(Wire):
     """Share of the baseline's score that a stratum may lose."""
 
     min_prompts: Annotated[int, Field(ge=2, le=100_000)] = 30
-    """Prompts from which on a stratum is judged by itself; smaller ones are judged together."""
+    """Prompts from which on a stratum is judged by itself; smaller ones are judged together.
+    Prompts of one group count once."""
 
     require: GateRequirement = "NotWorse"
     """`NotWorse`: a change goes on unless a loss is proven. `Proven`: it goes on only if the suite
@@ -291,7 +292,7 @@ class VerdictStatus(_GateStatusBase):
     """Latency and cost of the changed one."""
 
     missing_prompts: int = 0
-    """Prompts that the suite lacks to decide at this discordance."""
+    """Prompts, or groups of them, that the suite lacks to decide at this discordance."""
 
 
 class GateProgress(_GateStatusBase):

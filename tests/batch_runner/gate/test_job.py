@@ -127,6 +127,17 @@ async def test_a_version_that_answers_worse_is_refused_by_name_of_what_it_lost(
     assert float(report.baseline_answers.mean_tokens) == 4
 
 
+async def test_prompts_of_a_group_are_one_case_of_a_verdict(tmp_path: Path) -> None:
+    rows = [
+        json.loads(line) | {"group": f"sum-{number // 4}"}
+        for number, line in enumerate(a_suite(80).splitlines())
+    ]
+    volumes = GateVolumes(tmp_path, "\n".join(map(json.dumps, rows)))
+    _, report = await run_both(volumes, adds, adds)
+    assert report.message.startswith("80 prompts in 20 groups: loss 0.00 points")
+    assert report.missing_prompts == 151 - 20
+
+
 async def test_an_equal_version_passes_and_one_without_a_baseline_is_not_asked(
     tmp_path: Path,
 ) -> None:

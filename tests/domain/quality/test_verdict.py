@@ -139,6 +139,73 @@ def test_two_runs_of_the_baseline_raise_what_a_suite_needs() -> None:
     assert once.needed_prompts == steady.needed_prompts
 
 
+def in_groups(suite: list[ScoredPrompt], size: int) -> list[ScoredPrompt]:
+    """Return so many prompts for each, which are scored alike."""
+    return [
+        replace(prompt, id=f"{prompt.id}/{number}", group=prompt.id)
+        for prompt in suite
+        for number in range(size)
+    ]
+
+
+@few
+@given(suites, st.sampled_from((4, 8)))
+def test_prompts_of_a_group_that_are_scored_alike_say_no_more_than_one(
+    suite: list[ScoredPrompt], size: int
+) -> None:
+    alone, verdict = judge(suite, TERMS), judge(in_groups(suite, size), TERMS)
+    assert rounded(verdict) == rounded(alone)
+    assert verdict.needed_prompts == pytest.approx(alone.needed_prompts, abs=1)
+    assert verdict.missing_prompts == pytest.approx(alone.missing_prompts, abs=1)
+    assert (verdict.total.prompts, verdict.total.cases) == (size * len(suite), len(suite))
+    first, of_groups = judge_first(suite, 0.5, 30), judge_first(in_groups(suite, size), 0.5, 30)
+    assert rounded(of_groups) == rounded(first)
+
+
+def test_a_verdict_counts_in_groups_what_a_suite_of_groups_lacks() -> None:
+    suite = answered("code", right=75, wrong=15, lost=5, gained=5)
+    verdict = judge(in_groups(suite, 4), TERMS)
+    assert verdict.message.startswith("400 prompts in 100 groups: loss 0.00 points, at most ")
+    assert verdict.message.endswith(
+        f"; groups with which an equal one passes: {verdict.needed_prompts:,}."
+    )
+    assert verdict.missing_prompts == verdict.needed_prompts - 100
+    first = judge_first(in_groups(suite, 4), 0.5, 30)
+    assert first.message.startswith("400 prompts in 100 groups: score 0.8000, at least 0.7")
+
+
+def test_a_group_counts_by_the_weights_of_its_prompts_in_each_stratum() -> None:
+    heavy, light, even, *alone = (
+        *answered("code", lost=1, gained=1),
+        *answered("sums", right=4),
+    )
+    grouped = [replace(prompt, group="a") for prompt in (light, even)]
+    suite = [replace(heavy, group="a", weight=3.0), *grouped, *alone]
+    verdict = judge(suite, replace(TERMS, min_prompts=1))
+    code, sums = verdict.strata
+    assert (verdict.total.cases, code.cases, sums.cases) == (4, 1, 4)
+    assert code.loss_points == pytest.approx(50)
+    assert verdict.total.loss_points == pytest.approx(100 * 2 / 8)
+    # A stratum of one group is no stratum of 30 prompts.
+    paraphrases = in_groups(answered("code", lost=1), 60)
+    assert [row.name for row in judge(paraphrases, TERMS).strata] == ["small"]
+    assert judge(paraphrases, TERMS).outcome == "Inconclusive"
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_equal_candidates_fail_in_at_most_one_of_twenty_suites_of_groups(size: int) -> None:
+    draw, failed = random.Random(size), 0  # noqa: S311 - not a secret
+    for _ in range(200):
+        groups = answered("code", right=400 // size)
+        drawn = [
+            replace(prompt, baseline=float(place > 0.05), candidate=float(not 0.05 < place < 0.1))
+            for prompt in groups
+            for place in [draw.random()]
+        ]
+        failed += judge(in_groups(drawn, size), TERMS).outcome == "Failed"
+    assert failed <= 0.05 * 200 + 6
+
+
 PROMPT = answered("code", right=1)[0]
 
 

@@ -37,6 +37,7 @@ class ScoredAnswer(Wire):
     run: int
     repeat: int = 0
     stratum: StratumName = "all"
+    group: Annotated[str, Field(max_length=128)] = ""
     weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     is_judged: bool = False
     """A judge scores it, so its own score says nothing."""
@@ -71,6 +72,7 @@ def score_answer(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> 
         run=key.run,
         repeat=key.repeat,
         stratum=prompt.row.stratum,
+        group=prompt.row.group,
         weight=prompt.row.weight,
         is_judged=prompt.scorer is None,
         score=prompt.scorer(answer) if prompt.scorer and is_good else 0.0,

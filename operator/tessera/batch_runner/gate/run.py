@@ -128,6 +128,7 @@ def compared_prompts(
         ScoredPrompt(
             id=name,
             stratum=answer.stratum,
+            group=answer.group,
             weight=answer.weight,
             baseline=1 - judged_scores[name] if answer.is_judged else before[name],
             # Two runs of one version are not judged.

@@ -60,6 +60,8 @@ class SuiteRow(Wire):
     """Makes it a row that asks the judge alone."""
     weight: Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)] = 1.0
     stratum: StratumName = "all"
+    group: Annotated[str, Field(max_length=128)] = ""
+    """Name that prompts share which win and lose together, such as paraphrases of one."""
     tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] = Field(
         default_factory=list
     )

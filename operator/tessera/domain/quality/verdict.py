@@ -38,6 +38,8 @@ class ScoredPrompt:
 
     id: str
     stratum: str
+    group: str = ""
+    """Prompts of one group, such as paraphrases, are one case; empty for a case by itself."""
     weight: float = 1.0
     baseline: float
     second_baseline: float | None = None
@@ -60,6 +62,8 @@ class StratumLoss:
 
     name: str
     prompts: int
+    groups: int | None = None
+    """Cases that the prompts are, where some share a group; None where each is one."""
     baseline: float
     candidate: float
     loss_points: float = 0.0
@@ -74,6 +78,11 @@ class StratumLoss:
     """Loss that is not proven in 2 of 10 cases."""
     is_lost: bool = False
     """The loss is proven, and its estimate reaches the margin."""
+
+    @property
+    def cases(self) -> int:
+        """Independent cases: groups, and prompts of no group."""
+        return self.prompts if self.groups is None else self.groups
 
     @property
     def reaches_margin(self) -> bool:
@@ -94,7 +103,7 @@ class Verdict:
     baseline_discordance: float | None = None
     """Share of the prompts in which two runs of the baseline differ."""
     needed_prompts: int = 0
-    """Prompts with which an equal candidate passes in 8 of 10 cases."""
+    """Prompts with which an equal candidate passes in 8 of 10 cases; groups where there are any."""
     missing_prompts: int = 0
     """Those that the suite lacks, if it decided nothing."""
     message: str
@@ -121,7 +130,7 @@ def judge(prompts: Iterable[ScoredPrompt], terms: GateTerms) -> Verdict:
         [_measure(name, group, level) for name, group in judged.items()],
         100
         * loss_bound(
-            Counter((_difference(row.baseline, row.candidate), row.weight) for row in rows)
+            Counter((_difference(row.baseline, row.candidate), row.weight) for row in _cases(rows))
         ),
         terms,
         baseline_discordance=fmean(runs_differ) if runs_differ else None,
@@ -146,7 +155,7 @@ def judge_first(prompts: Iterable[ScoredPrompt], min_score: float, min_prompts: 
         total=total,
         strata=tuple(_first_score(name, group) for name, group in strata.items()),
         largest_loss_points=largest,
-        message=f"{counted(total.prompts, 'prompt')}: score {total.candidate:.4f}, at least "
+        message=f"{_size(total)}: score {total.candidate:.4f}, at least "
         f"{min_score - largest / 100:.4f} at 95 %, minScore {min_score:g}.",
     )
 
@@ -154,10 +163,12 @@ def judge_first(prompts: Iterable[ScoredPrompt], min_score: float, min_prompts: 
 def _first_score(name: str, rows: Sequence[ScoredPrompt]) -> StratumLoss:
     weight = math.fsum(row.weight for row in rows)
     score = math.fsum(row.weight * row.candidate for row in rows) / weight
-    missing = Counter((_difference(1.0, row.candidate), row.weight) for row in rows)
+    cases = _cases(rows)
+    missing = Counter((_difference(1.0, row.candidate), row.weight) for row in cases)
     return StratumLoss(
         name=name,
         prompts=len(rows),
+        groups=len(cases) if len(cases) < len(rows) else None,
         baseline=rows[0].baseline,
         candidate=score,
         loss_points=100 * (rows[0].baseline - score),
@@ -191,7 +202,7 @@ def decide(
         terms.max_drop_points / 100,
         total.noise,
         [
-            (row.prompts / total.prompts, row.margin_points / 100, _pooled_noise(row, total))
+            (row.cases / total.cases, row.margin_points / 100, _pooled_noise(row, total))
             for row in strata
         ],
     )
@@ -202,7 +213,7 @@ def decide(
         largest_loss_points=largest_loss_points,
         baseline_discordance=baseline_discordance,
         needed_prompts=needed,
-        missing_prompts=max(0, needed - total.prompts) if outcome == "Inconclusive" else 0,
+        missing_prompts=max(0, needed - total.cases) if outcome == "Inconclusive" else 0,
         message="",
     )
     return replace(verdict, message=_message(verdict))
@@ -211,11 +222,11 @@ def decide(
 def _judged_strata(
     rows: Sequence[ScoredPrompt], min_prompts: int
 ) -> Mapping[str, list[ScoredPrompt]]:
-    """Return the prompts of the strata that are judged, by name; of small ones together."""
+    """Return the prompts of the strata that are judged, by name; those of few cases together."""
     groups: defaultdict[str, list[ScoredPrompt]] = defaultdict(list)
     for row in rows:
         groups[row.stratum].append(row)
-    few = {name for name, group in groups.items() if len(group) < min_prompts}
+    few = {name for name, group in groups.items() if len(_cases(group)) < min_prompts}
     judged = {name: group for name, group in sorted(groups.items()) if name not in few}
     if few:
         judged[SMALL] = [row for row in rows if row.stratum in few]
@@ -245,31 +256,58 @@ def _checked(prompts: Iterable[ScoredPrompt]) -> list[ScoredPrompt]:
     return rows
 
 
+def _cases(rows: Sequence[ScoredPrompt]) -> list[ScoredPrompt]:
+    """Return a row for each group: the mean of its prompts by weight, with the weight of them all.
+
+    Prompts of a group win and lose together, so they are one case: the test flips the signs of
+    whole groups (Canay, Romano and Shaikh, "Randomization tests under an approximate symmetry
+    assumption", 2017), and the bootstrap of the bound draws whole groups (Field and Welsh,
+    "Bootstrapping clustered data", 2007).
+    """
+    groups: defaultdict[tuple[str, str], list[ScoredPrompt]] = defaultdict(list)
+    for row in rows:
+        groups[row.group, "" if row.group else row.id].append(row)
+    return [_mean_prompt(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def _mean_prompt(rows: Sequence[ScoredPrompt]) -> ScoredPrompt:
+    weights = [row.weight for row in rows]
+    second = [row.second_baseline for row in rows if row.second_baseline is not None]
+    return replace(
+        rows[0],
+        weight=math.fsum(weights),
+        baseline=fmean([row.baseline for row in rows], weights),
+        second_baseline=fmean(second, weights) if len(second) == len(rows) else None,
+        candidate=fmean([row.candidate for row in rows], weights),
+    )
+
+
 def _difference(score: float, other: float) -> float:
     # Means of equal scores differ by rounding alone.
     return round(score - other, 9)
 
 
 def _measure(name: str, rows: Sequence[ScoredPrompt], level: float) -> StratumLoss:
-    prompts = len(rows)
+    cases = _cases(rows)
     weight = math.fsum(row.weight for row in rows)
-    scales = [row.weight * prompts / weight for row in rows]
+    scales = [row.weight * len(cases) / weight for row in cases]
     steps = [
         scale * _difference(row.baseline, row.candidate)
-        for scale, row in zip(scales, rows, strict=True)
+        for scale, row in zip(scales, cases, strict=True)
     ]
-    differences = _noise(rows, scales, steps)
+    differences = _noise(cases, scales, steps)
     noise = _mean_square(differences)
     # Graded scores and weights are counted as yes-or-no prompts whose steps have another size.
     step = noise / fmean(map(abs, differences)) if noise else 1.0
-    unseen = step * unseen_loss(prompts, min(1.0, noise / step**2), level)
+    unseen = step * unseen_loss(len(cases), min(1.0, noise / step**2), level)
     return StratumLoss(
         name=name,
-        prompts=prompts,
+        prompts=len(rows),
+        groups=len(cases) if len(cases) < len(rows) else None,
         baseline=math.fsum(row.weight * row.baseline for row in rows) / weight,
         candidate=math.fsum(row.weight * row.candidate for row in rows) / weight,
-        loss_points=100 * math.fsum(steps) / prompts,
-        discordance=sum(step != 0 for step in steps) / prompts,
+        loss_points=100 * math.fsum(steps) / len(cases),
+        discordance=fmean(_difference(row.baseline, row.candidate) != 0 for row in rows),
         noise=noise,
         p_value=sign_test(steps),
         unseen_loss_points=min(100.0, 100 * unseen),
@@ -299,9 +337,7 @@ def _mean_square(differences: Sequence[float]) -> float:
 
 def _pooled_noise(row: StratumLoss, total: StratumLoss) -> float:
     """Return the noise of a stratum, whose few prompts say little about it by themselves."""
-    return (row.prompts * row.noise + _POOLED_PROMPTS * total.noise) / (
-        row.prompts + _POOLED_PROMPTS
-    )
+    return (row.cases * row.noise + _POOLED_PROMPTS * total.noise) / (row.cases + _POOLED_PROMPTS)
 
 
 def _with_margin(row: StratumLoss, margin_points: float, proven: bool) -> StratumLoss:
@@ -312,7 +348,7 @@ def _with_margin(row: StratumLoss, margin_points: float, proven: bool) -> Stratu
 def _message(verdict: Verdict) -> str:
     total = verdict.total
     rows = (total, *verdict.strata)
-    prompts = counted(total.prompts, "prompt")
+    prompts = _size(total)
     if verdict.outcome == "Failed":
         lost = ", ".join(
             f"{row.name} {row.loss_points:z.2f} points (p {row.p_value:.2g}, "
@@ -335,5 +371,11 @@ def _message(verdict: Verdict) -> str:
         needed = f"more than {MAX_NEEDED_PROMPTS:,}"
     return (
         f"{text}. A loss below {total.unseen_loss_points:.1f} points is not seen at a discordance "
-        f"of {100 * total.discordance:.1f} %; prompts with which an equal one passes: {needed}."
+        f"of {100 * total.discordance:.1f} %; {'prompts' if total.groups is None else 'groups'} "
+        f"with which an equal one passes: {needed}."
     )
+
+
+def _size(total: StratumLoss) -> str:
+    prompts = counted(total.prompts, "prompt")
+    return prompts if total.groups is None else f"{prompts} in {counted(total.groups, 'group')}"
