@@ -158,9 +158,10 @@ def adds(body: Mapping[str, Any]) -> str:
     return f"The sum is {int(last_text(body).split()[0]) + 1}"
 
 
-def adds_often(body: Mapping[str, Any]) -> str:
+def adds_often(body: Mapping[str, Any]) -> str | Mapping[str, str]:
     number = int(last_text(body).split()[0])
-    return "No idea" if number % 3 == 0 else f"{number + 1}"
+    cut = {"content": "Let me think", "finish_reason": "length"}
+    return cut if number % 3 == 0 else f"{number + 1}"
 
 
 def test_two_models_are_compared_in_one_table_and_again_from_their_answers(tmp_path: Path) -> None:
@@ -173,6 +174,10 @@ def test_two_models_are_compared_in_one_table_and_again_from_their_answers(tmp_p
     assert code == 1
     for part in ("VERSION", "QUALITY", "LATENCY", "DOLLARS", "Failed: Loss proven on 60 prompts"):
         assert part in text
+    assert text.splitlines()[-1].endswith(
+        " Cut at maxTokens: 33 % of the candidate's answers, 0 % of the baseline's; raise "
+        "maxTokens in the suite."
+    )
     baseline, candidate, change = text.splitlines()[1:4]
     assert "100.00 of 100" in baseline
     assert "0.6000 per Mtok, 0.6000 by quality" in baseline

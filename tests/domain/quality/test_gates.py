@@ -215,6 +215,45 @@ def test_the_table_has_quality_latency_and_cost_before_and_after() -> None:
     )
 
 
+CUT = [0.366, 0, 0, 512, 0.3, 0.03]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (
+            [0.02, 0, 0, 310, 0.3, 0.03],
+            CUT,
+            " Cut at maxTokens: 37 % of the candidate's answers, 2 % of the baseline's; raise "
+            "maxTokens in the suite.",
+        ),
+        # A thinking model whose thoughts are all that it says.
+        (
+            shares(),
+            [0.4, 0.3, 0.05, 512, 0.3, 0.03],
+            " Cut at maxTokens: 40 % of the candidate's answers, 0 % of the baseline's; raise "
+            "maxTokens in the suite. Empty: 30 % of the candidate's answers, 0 % of the "
+            "baseline's. Refused: 5 % of the candidate's answers, 0 % of the baseline's.",
+        ),
+        (CUT, CUT, " Cut at maxTokens: 37 % of the candidate's answers, 37 % of the baseline's;"),
+        (CUT, shares(), " Cut at maxTokens: 0 % of the candidate's answers, 37 % of the"),
+        ([0.01, 0, 0.01, 100, 0.3, 0.03], [0.02, 0.01, 0, 100, 0.3, 0.03], ""),
+    ],
+)
+def test_a_verdict_names_answers_that_were_cut_empty_or_refused(
+    before: list[float], after: list[float], words: str
+) -> None:
+    world = GateWorld()
+    world.end(a_report(world.ask("Baseline"), answers=before))
+    lost = "Loss proven on 265 prompts: total 20.75 points (p 2.1e-09, margin 2.00)."
+    decision = tried(world, verdict="Failed", answers=after, message=lost)
+    verdict = decision.verdict
+    assert verdict is not None
+    assert verdict.message.startswith(lost + words)
+    assert words.rstrip(".") in decision.progressing.message
+    assert words or verdict.message == lost
+
+
 def test_an_evicted_job_is_tried_again_and_then_given_up() -> None:
     world = GateWorld()
     decision = world.cycle()

@@ -1,6 +1,7 @@
 """`tessera gate compare`: two files of answers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from tessera.batch_runner.gate.run import compared_prompts
 from tessera.cli.errors import CommandError
 from tessera.cli.gate.table import AskedVersion, report
 from tessera.cli.output import Output
+from tessera.domain.quality.comparison import named_shares
 from tessera.domain.quality.verdict import GateTerms, judge
 
 
@@ -52,7 +54,8 @@ def compare_answers(
         )
         if (shares := answer_shares(answers.answers.values())) is not None
     )
-    return report(arguments.output, candidate, baseline, verdict)
+    message = verdict.message + named_shares(candidate.shares, baseline.shares)
+    return report(arguments.output, candidate, baseline, replace(verdict, message=message))
 
 
 def _read(option: str, name: str) -> AnswersFile:

@@ -17,6 +17,14 @@ _MESSAGE_LENGTH = 1024
 NOT_COMPARABLE = "NotComparable"
 _NOT_ASKED = "quality: not asked, since speculation and prefix caching change no answers"
 _NONE = Decimal(0)
+# A verdict names shares of answers that score nothing: large ones, and those that differ by as
+# much as a gate allows a loss by default.
+_LARGE_SHARE, _SHARE_DIFFERENCE = Decimal("0.05"), Decimal("0.02")
+_SCORELESS = (
+    ("truncated", "Cut at maxTokens", "; raise maxTokens in the suite"),
+    ("empty", "Empty", ""),
+    ("refused", "Refused", ""),
+)
 NO_ANSWERS = AnswerShares(truncated=_NONE, empty=_NONE, refused=_NONE, mean_tokens=_NONE)
 
 
@@ -28,6 +36,23 @@ def with_cost(answers: AnswerShares, version: TriedVersion) -> AnswerShares:
     return answers.model_copy(update={"usd_per_million_tokens": price.rounded(6)})
 
 
+def named_shares(candidate: AnswerShares, baseline: AnswerShares | None) -> str:
+    """Return sentences on answers that were cut, empty or refused, each with a space before it.
+
+    Empty where these are few, and about as many of both versions.
+    """
+    text = ""
+    for field, words, advice in _SCORELESS:
+        after: Decimal = getattr(candidate, field)
+        before = after if baseline is None else getattr(baseline, field)
+        if max(before, after) < _LARGE_SHARE and abs(after - before) < _SHARE_DIFFERENCE:
+            continue
+        text += f" {words}: {100 * after:.0f} % of the candidate's answers"
+        text += "" if baseline is None else f", {100 * before:.0f} % of the baseline's"
+        text += f"{advice}."
+    return text
+
+
 def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | None) -> VerdictStatus:
     """Return the verdict on a change by the report of its Job.
 
@@ -35,7 +60,8 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
     They alone decide on a change that changes no answers.
     """
     reason = GateOutcome(report.verdict or GateOutcome.INCONCLUSIVE)
-    message, strata, quality = report.message, report.strata, f"quality: {report.message}"
+    message, strata = _quality(report, baseline), report.strata
+    quality = f"quality: {message}"
     if trial.is_of_latency:
         reason, strata, message, quality = GateOutcome.INCONCLUSIVE, (), _NOT_ASKED, _NOT_ASKED
     total = next((each for each in strata if each.name == "total"), None)
@@ -81,6 +107,11 @@ def judged(trial: ChangeTrial, report: GateReport, baseline: AnswersStatus | Non
         candidate_answers=candidate,
         missing_prompts=0 if trial.is_of_latency else report.missing_prompts,
     )
+
+
+def _quality(report: GateReport, baseline: AnswersStatus | None) -> str:
+    before = None if baseline is None else baseline.answers
+    return report.message + named_shares(report.answers or NO_ANSWERS, before)
 
 
 def _adjusted(answers: AnswerShares, score: Decimal | None) -> AnswerShares:
