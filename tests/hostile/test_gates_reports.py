@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tessera.adapters.kube.object_parsing import parse_pod
 from tessera.api.gate_reasons import GateOutcome
@@ -66,6 +68,32 @@ def test_a_report_that_cannot_be_decides_nothing(forgery: str) -> None:
     world = GateWorld()
     world.end(a_report(world.ask("Candidate"), **FORGED[forgery]))
     expect_not_passed(world)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values, max_size=8) | st.dictionaries(st.text(), values, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    (
+        *("phase", "state", "version", "baseline", "suite", "scorer", "prompts", "answered"),
+        *("answersDigest", "verdict", "strata", "missingPrompts", "answers", "baselineAnswers"),
+        "message",
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(FIELDS, ANY_JSON, min_size=1, max_size=3))
+def test_a_report_of_any_values_ends_no_cycle(values: dict[str, Any]) -> None:
+    world = GateWorld()
+    world.end(a_report(world.ask("Candidate"), **values))
+    world.cycle()
+    world.cycle()
+    written = world.status.model_dump_json(by_alias=True)
+    SCORE.add(int(QualityGateStatus.model_validate_json(written) != world.status))
+    assert QualityGateStatus.model_validate_json(written) == world.status
 
 
 def test_a_report_of_another_file_than_the_pinned_one_decides_nothing() -> None:
