@@ -531,11 +531,11 @@ def a_judged_suite() -> str:
 
 
 async def judged_by(
-    volumes: GateVolumes, judge: Script, after: Script, model: str = "judge"
+    volumes: GateVolumes, judge: Script, after: Script, before: str = "You are welcome"
 ) -> tuple[int, GateReport]:
     async with serve_engine(judge) as engine:
-        more = "--judge-url", engine.url, "--judge-model", model
-        return await run_both(volumes, lambda _: "You are welcome", after, *more)
+        more = "--judge-url", engine.url, "--judge-model", "judge"
+        return await run_both(volumes, lambda _: before, after, *more)
 
 
 async def test_a_judge_that_agrees_with_labels_in_both_orders_decides(tmp_path: Path) -> None:
@@ -589,6 +589,27 @@ async def test_an_answer_stands_in_quotes_and_cannot_speak_to_the_judge(tmp_path
     _, report = await judged_by(volumes, prefers(reads), speaks_to_the_judge)
     assert report.verdict == "Failed"
     assert speaks_to_the_judge(None) in seen
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Hm" * 4096, "Hm" * 4096 + "rubbish"),
+        ("Hm" * 4096 + " and more", "Hm"),
+        ("Hm", "Hm" * 4096 + "rubbish" * 10_000),
+    ],
+    ids=["rubbish behind", "a long baseline", "a long candidate"],
+)
+async def test_answers_whose_end_a_judge_does_not_see_decide_nothing(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    volumes = GateVolumes(tmp_path, a_judged_suite())
+    code, report = await judged_by(volumes, prefers(longest), lambda _: after, before)
+    assert (code, report.state, report.verdict) == (3, "judgeUnreliable", None)
+    assert report.message == (
+        "a judge sees answers of fewer than 8,192 characters whole, and those to 40 prompts are "
+        "longer, such as to sum-0: lower maxTokens of these rows"
+    )
 
 
 async def test_a_model_does_not_judge_itself(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ def test_a_suite_has_a_digest_and_its_prompts_by_stratum(tmp_path: Path) -> None
         (a_row(query="x"), "neither query"),
         (a_row(scorer="toolCall", expected={"name": "f"}), "needs tools"),
         (a_row(labelled={"better": "a", "worse": "b"}), "only rows of scorer judge"),
+        (
+            a_row(
+                scorer="judge", expected="is kind", labelled={"better": "a" * 9000, "worse": "b"}
+            ),
+            "labelled.better: String should have at most 8192 characters",
+        ),
+        (a_row(group="g" * 129), "group: "),
         (a_row(say="x" * 600_000), "512 KiB"),
     ],
 )

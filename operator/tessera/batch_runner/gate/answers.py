@@ -20,8 +20,8 @@ from tessera.batch_runner.gate.asking import QuestionKey
 from tessera.batch_runner.gate.scorers import ModelAnswer
 from tessera.batch_runner.gate.suite import SuitePrompt
 
-# So much of an answer is stored, and none of it once the file is so large: scores are small.
-_MAX_STORED_TEXT = 8192
+# So many characters of an answer are stored, and none once the file is so large: scores are small.
+MAX_STORED_TEXT = 8192
 _MAX_TEXT_FILE = 256 * 2**20
 _MAX_LINE_BYTES = 64 * 2**10
 _MAX_WORD = 16
@@ -82,7 +82,7 @@ def score_answer(prompt: SuitePrompt, key: QuestionKey, answer: ModelAnswer) -> 
         output_tokens=answer.output_tokens,
         ttft_seconds=answer.ttft_seconds,
         gaps=dict(buckets),
-        text=(answer.text + calls).encode(errors="replace").decode()[:_MAX_STORED_TEXT],
+        text=(answer.text + calls).encode(errors="replace").decode()[:MAX_STORED_TEXT],
     )
 
 

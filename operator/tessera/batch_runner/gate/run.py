@@ -3,8 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from tessera.api.text import counted
 from tessera.batch_runner.errors import RefusedError
-from tessera.batch_runner.gate.answers import AnswersFile, mean_scores, score_answer
+from tessera.batch_runner.gate.answers import (
+    MAX_STORED_TEXT,
+    AnswersFile,
+    mean_scores,
+    score_answer,
+)
 from tessera.batch_runner.gate.asking import (
     AskOptions,
     PromptAsker,
@@ -88,10 +94,18 @@ async def judge_suite(
 ) -> Mapping[str, float]:
     """Return the candidate's score of each prompt that a judge scores; the baseline's is the rest.
 
-    Raises JudgeUnreliableError and RequestsRefusedError.
+    Raises JudgeUnreliableError, also for answers whose end no judge would see, and
+    RequestsRefusedError.
     """
     options = replace(options, extra=REPLY_FORM, prompt_seconds=_JUDGE_SECONDS)
     pairs = dict(pairs_of(suite, baseline, candidate))
+    long = sorted({key.prompt for key, pair in pairs.items() if _is_cut(pair)})
+    if long:
+        raise JudgeUnreliableError(
+            f"a judge sees answers of fewer than {MAX_STORED_TEXT:,} characters whole, and those "
+            f"to {counted(len(long), 'prompt')} are longer, such as to {long[0]}: lower maxTokens "
+            "of these rows"
+        )
     try:
         async with PromptAsker(options) as asker:
             reliability = await judge_answers(asker, suite, pairs, judged, options.concurrency)
@@ -104,6 +118,10 @@ async def judge_suite(
     if not reliability.is_reliable:
         raise JudgeUnreliableError(reliability.text)
     return mean_scores(judged.of_run(0))
+
+
+def _is_cut(pair: tuple[str, str]) -> bool:
+    return max(map(len, pair)) >= MAX_STORED_TEXT
 
 
 def compared_prompts(

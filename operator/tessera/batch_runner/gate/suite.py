@@ -34,11 +34,14 @@ ScorerName = Literal[
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
 
+_JudgedText = Annotated[_Text, StringConstraints(max_length=8192)]
+
+
 class LabelledAnswers(Wire):
     """Two answers of known order, with which a judge is compared."""
 
-    better: _Text
-    worse: _Text
+    better: _JudgedText
+    worse: _JudgedText
 
 
 class SuiteRow(Wire):
