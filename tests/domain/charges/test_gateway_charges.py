@@ -406,3 +406,27 @@ def test_a_gateway_whose_streams_have_all_reserved_is_heard_until_they_end() -> 
     before = fleet.asks
     fleet.renew(RENEWAL_SECONDS)
     assert fleet.asks == before
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("idle_seconds", [1, 60])
+def test_a_gateway_knows_what_all_were_charged(is_stored: bool, idle_seconds: int) -> None:
+    """Also of an account that it forgot, whose records are stored, or of which an ask is late."""
+    fleet, members = a_fleet(2)
+    for member in members:
+        fleet.spend(member, DAY, 3)
+        if is_stored:
+            fleet.store(member)
+    for _ in range(2 * idle_seconds):
+        fleet.renew()
+    (member, _), total = members, 6
+    for _ in range(3):
+        fleet.spend(member, DAY, 5)
+        total += 5
+        assert member.charges.known(DAY[0], fleet.now).settled == total
+        fleet.now += RENEWAL_SECONDS
+        asks = member.charges.renewal(fleet.now)
+        assert asks
+        assert member.charges.known(DAY[0], fleet.now).settled == total
+        fleet.send(member, asks)
+        assert member.charges.known(DAY[0], fleet.now).settled == total

@@ -14,10 +14,12 @@ import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.budget.raises import AmountRaise
+from tessera.domain.charges import gateway_charges
 from tessera.domain.charges.price_book import PriceListBook
 from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, MemberKind
 from tessera.domain.charges.throttle import ThrottleTerms
+from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.usage.statement import month_of
 from tessera.gateway.reserve import charges
 from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying, prices
@@ -283,6 +285,25 @@ async def test_a_sender_sees_what_its_limits_leave() -> None:
         ("0.000037", "0.999963"),
     ]
     assert [limit["scope"] for limit in after] == ["team-a/charge-month", "team-a/keys/Key/ci"]
+
+
+async def test_a_sender_sees_what_requests_at_other_gateways_were_charged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_charges, "STANDING_SECONDS", 0.0)
+    async with (
+        ScriptedEngine(answering) as engine,
+        a_gateway(directory(engine.address, MANY)) as gateway,
+    ):
+        assert (await gateway.post(CHAT)).status == 200
+        lending = gateway.admission.reservations.charges.lending
+        # It gives back what it has ahead, and is not asked for any more.
+        later = time.monotonic() + 2 * gateway_charges.AHEAD_SECONDS
+        await gateway.accounts.borrow(BorrowRequest(charges=lending.renewal(later)))
+        [account] = gateway.accounts.charges.values()
+        account.record("another gateway", CHARGE)
+        [limit] = await left_of(gateway)
+    assert (limit["spent"], limit["left"]) == ("0.000074", "999.999926")
 
 
 async def left_of(gateway: RunningGateway) -> Any:

@@ -145,6 +145,12 @@ class LentCharges:
             return None
         return max(self.answer.limit - self.answer.settled, self.free)
 
+    @property
+    def settled(self) -> int:
+        """Return the nano-units that ended requests of all gateways were charged, as known here."""
+        answer = self.answer
+        return self.used if answer is None else answer.settled + self.used - answer.used
+
     def remaining(self) -> int:
         """Return what charges and other reservations left for one request at the last answer."""
         answer = self.answer

@@ -416,8 +416,9 @@ class Charges:
         return msgspec.json.encode({"object": "list", "data": data})
 
     async def _known(self, scope: ChargeScope) -> LentCharges:
-        """Return what this gateway has of an account, which it asks if it knows nothing."""
-        if self.lending.known(scope, self._clock.monotonic()).answer is None:
+        """Return what this gateway has of an account, which it asks if it knows nothing of now."""
+        now = self._clock.monotonic()
+        if self.lending.known(scope, now).left(now) is None:
             try:
                 self.lending.settle(await self._obtain((scope,), 1, 1, wait_seconds=0), 0)
             except RequestError as error:
@@ -510,12 +511,8 @@ def _left_beside(
 
 def _left(scope: ChargeScope, lent: LentCharges) -> dict[str, Any]:
     """Return what a client reads of a limit."""
-    limit, answer, ask = scope.limit, lent.answer, lent.ask
-    settled, amount = lent.used, limit.amount
-    if answer is not None:
-        amount = answer.limit
-        # What ended here since the account heard of it.
-        settled = answer.settled + lent.used - (ask.used if ask is not None else 0)
+    limit, answer, settled = scope.limit, lent.answer, lent.settled
+    amount = limit.amount if answer is None else answer.limit
     return {
         "budget": limit.budget,
         "limit": limit.name,
