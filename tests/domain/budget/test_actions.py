@@ -17,7 +17,7 @@ from tessera.domain.observed.snapshot import Budget
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.events import event_notes
 from tests.batch_builders import NIGHT
-from tests.builders import NOW, a_budget, a_service, a_snapshot, plan_of
+from tests.builders import NO_MEMORY, NOW, a_budget, a_service, a_snapshot, plan_of
 from tests.domain.batch.test_batches import a_fleet, checked_batch
 from tests.domain.budget.test_budgets import CHAT, scaled
 
@@ -33,9 +33,9 @@ ALL = [
 ]
 
 
-def charged(*settled: float, name: str = "charge-month", **members: float) -> Any:
+def charged(*settled: float, name: str = "charge-month", need: float = 0, **members: float) -> Any:
     """Return what gateways report of one limit, in units."""
-    accounts = [AccountCharge(round(each * NANO)) for each in settled]
+    accounts = [AccountCharge(round(each * NANO), need=round(need * NANO)) for each in settled]
     accounts += [AccountCharge(round(each * NANO), 0, key) for key, each in members.items()]
     charges = LimitCharges(start=MONTH, members=len(members), accounts=tuple(accounts))
     return {LimitId("team-a", name): charges}
@@ -173,6 +173,29 @@ def test_without_a_report_the_last_figure_stands_and_the_condition_says_so() -> 
     assert judged(acting, {}).enforcing.reason is Enforcing.CURRENT_SPEC
     # A budget without such a limit needs no gateway.
     assert judged(a_budget(), None).enforcing.reason is Enforcing.CURRENT_SPEC
+
+
+@pytest.mark.parametrize("has_replicas", [False, True])
+@pytest.mark.parametrize("silent", [None, {}])
+def test_the_status_has_what_was_charged_within_two_minutes_after_traffic_ended(
+    silent: Any, has_replicas: bool
+) -> None:
+    """Whole cycles, each a second, of which the last report comes within a minute of a record."""
+    fleet = scaled(1 if has_replicas else 0)
+    budget, memory = a_budget(limits=[CHARGE, EACH_KEY]), NO_MEMORY
+    for second in range(150):
+        at = NOW + timedelta(seconds=second)
+        spent = min(second, 20) / 10
+        reports = {**charged(spent), **charged(name="charge-month-key", ci=spent)}
+        charges = reports if second < 25 else silent
+        snapshot = replace(fleet, at=at, budgets=(budget,), charges=charges)
+        decision = plan_of(snapshot, memory=memory)
+        memory = memory.after(decision)
+        [view] = decision.budgets
+        budget = recorded(view, at)
+    [whole, each] = budget.status.limits
+    assert (str(whole.spent), str(each.spent), each.nearest[0].member) == ("2", "2", "ci")
+    assert budget.status.summary.startswith("2.00 of 10.00 USD")
 
 
 def test_of_a_limit_for_each_key_the_nearest_are_named_and_only_events_follow() -> None:

@@ -2,7 +2,8 @@
 
 Every limit is judged by what is spent in its window and by its amount with its raises. So a raise,
 a correction and the next window end an action without a rule of their own. While no gateway tells
-what a limit of basis Charge was charged, the last figure stands, from the status if need be.
+what a limit of basis Charge was charged, the figure of the last cycle stands, and that of the
+status after a restart.
 """
 
 from collections import defaultdict
@@ -107,8 +108,10 @@ class ActingBudget:
     raises: Sequence[BudgetRaise]
     state: BudgetState
     """Has the windows of limits of basis Cost."""
-    previous: Sequence[LimitStatus]
+    recorded: Sequence[LimitStatus]
     """From the status of the budget."""
+    last: Sequence[LimitState] = ()
+    """From the last cycle, which the status may not have yet."""
 
 
 def limit_states(
@@ -117,7 +120,8 @@ def limit_states(
     """Return the state of every limit in the order of the spec; `charges` is None if unknown."""
     spec, at = budget.spec, budget.state.at
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
-    recorded = {each.name: each for each in budget.previous}
+    recorded = {each.name: _recorded_charges(each) for each in budget.recorded}
+    last = {each.name: _last_charges(each) for each in budget.last}
     spent = defaultdict[str, list[AccountCharge]](list)
     for window in budget.state.current_windows:
         member = str(window.period.service or "")
@@ -132,7 +136,7 @@ def limit_states(
             known = LimitCharges(start=0, members=len(accounts), accounts=nearest(accounts))
         else:
             reported = (charges or {}).get(LimitId(budget.name, name))
-            known = _latest(period, reported, recorded.get(name))
+            known = _latest(period, (recorded.get(name), last.get(name), reported))
         judged = _judged(budget, limit, period, known)
         states.append(replace(judged, outside=outside.get(amount_path(index), 0)))
     return tuple(states)
@@ -194,21 +198,31 @@ def _judged(
     )
 
 
-def _latest(
-    period: CalendarPeriod, reported: LimitCharges | None, recorded: LimitStatus | None
-) -> LimitCharges:
-    """Return what is known of a window: of an account that is not reported, what was recorded."""
+def _recorded_charges(recorded: LimitStatus) -> LimitCharges:
+    accounts = [AccountCharge(to_nanos(each.spent), 0, each.member) for each in recorded.nearest]
+    if recorded.members is None:
+        accounts = [AccountCharge(to_nanos(recorded.spent))]
+    return LimitCharges(
+        start=int(recorded.start.timestamp()),
+        members=recorded.members or 0,
+        accounts=tuple(accounts),
+    )
+
+
+def _last_charges(state: LimitState) -> LimitCharges:
+    accounts = state.accounts if state.members is not None else (AccountCharge(state.spent),)
+    return LimitCharges(
+        start=int(state.period.start.timestamp()),
+        members=state.members or 0,
+        # Gateways hold nothing of an account that they do not report.
+        accounts=tuple(each._replace(lent=0) for each in accounts),
+    )
+
+
+def _latest(period: CalendarPeriod, known: Iterable[LimitCharges | None]) -> LimitCharges:
+    """Return what is known of a window; of each account what comes last."""
     start = int(period.start.timestamp())
-    accounts: dict[str, AccountCharge] = {}
-    members = 0
-    if recorded is not None and recorded.start == period.start:
-        members = recorded.members or 0
-        if recorded.nearest:
-            for each in recorded.nearest:
-                accounts[each.member] = AccountCharge(to_nanos(each.spent), 0, each.member)
-        elif recorded.members is None:
-            accounts[""] = AccountCharge(to_nanos(recorded.spent))
-    if reported is not None and reported.start == start:
-        members = max(members, reported.members)
-        accounts |= {each.member: each for each in reported.accounts}
+    current = [each for each in known if each is not None and each.start == start]
+    accounts = {each.member: each for charges in current for each in charges.accounts}
+    members = max((each.members for each in current), default=0)
     return LimitCharges(start=start, members=members, accounts=nearest(accounts.values()))

@@ -53,6 +53,7 @@ from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Ref, 
 from tessera.domain.steps import Step, planner_error
 
 _NO_RECORDS: Mapping[str, SpendRecord] = {}
+_NO_LIMITS: Mapping[str, Sequence[LimitState]] = {}
 _NOT_ACCEPTED = StatusVerdict(
     WithinBudget.NOT_ACCEPTED,
     "no accepted spec names the namespace, so nothing is added there; see the condition Accepted "
@@ -234,6 +235,7 @@ def build_budget_views(
     meters: Mapping[str, SpendMeter],
     last_seen: Mapping[str, datetime],
     records: Mapping[str, SpendRecord] = _NO_RECORDS,
+    last_limits: Mapping[str, Sequence[LimitState]] = _NO_LIMITS,
 ) -> tuple[BudgetView, ...]:
     """Return every budget with its spend until now, in the order of names."""
     services = _refs_by_namespace(snapshot.services)
@@ -258,7 +260,8 @@ def build_budget_views(
             else records.get(budget.name),
         )
         view = meter_budget(metered, at=snapshot.at, memory=last, last_seen=last_seen)
-        budget_views[budget.name] = judge_limits(view, snapshot.charges)
+        last_states = last_limits.get(budget.name, ())
+        budget_views[budget.name] = judge_limits(view, snapshot.charges, last_states)
     return tuple(budget_views[name] for name in sorted(budget_views))
 
 
@@ -507,14 +510,21 @@ meter_budget = Step(
 )
 
 
-def _with_limits(view: BudgetView, charges: Mapping[LimitId, LimitCharges] | None) -> BudgetView:
+def _with_limits(
+    view: BudgetView,
+    charges: Mapping[LimitId, LimitCharges] | None,
+    last: Sequence[LimitState],
+) -> BudgetView:
     """Return the view with the state of its limits, and with what it does by them."""
-    return _judged(view.budget.name, view, charges)
+    return _judged(view.budget.name, view, charges, last)
 
 
 @reused_per_object
 def _judged(
-    _name: str, view: BudgetView, charges: Mapping[LimitId, LimitCharges] | None
+    _name: str,
+    view: BudgetView,
+    charges: Mapping[LimitId, LimitCharges] | None,
+    last: Sequence[LimitState],
 ) -> BudgetView:
     if view.spec is None or view.state.closed is not None:
         return view
@@ -523,14 +533,15 @@ def _judged(
         spec=view.spec,
         raises=view.raises,
         state=view.state,
-        previous=view.budget.status.limits,
+        recorded=view.budget.status.limits,
+        last=last,
     )
     limits = limit_states(acting, charges)
     view.state.actions = current_actions(limits, view.budget.name)
     return replace(view, limits=limits, has_gateway=charges is not None)
 
 
-judge_limits = Step(_with_limits, lambda error, view, _: _set_aside(error, view))
+judge_limits = Step(_with_limits, lambda error, view, *_: _set_aside(error, view))
 
 
 def _budget_state(

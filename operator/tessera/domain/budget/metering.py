@@ -39,7 +39,7 @@ _MAX_RECORD_LEAD = 2 * MAX_CLOCK_ERROR
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
 # How long a meter may stand while nothing runs. A pod that comes from another tenant, or gets its
 # first price, is charged from that moment at the earliest.
-IDLE_INTERVAL = _MAX_OBSERVATION_DELAY
+IDLE_INTERVAL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

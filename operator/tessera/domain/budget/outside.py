@@ -91,7 +91,7 @@ def _lent(
     for index, nanos in added.items():
         state.current_windows[index].lend(nanos)
     meter = replace(view.meter, loans=loans)
-    return judge_limits(replace(view, state=state, meter=meter), charges)
+    return judge_limits(replace(view, state=state, meter=meter), charges, view.limits)
 
 
 lend_outside = Step(_lent, lambda _error, view, *_: view)

@@ -13,6 +13,7 @@ from tessera.domain.aspects.aspect import Measurements, energy_of, measured_at
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
+from tessera.domain.budget.actions import LimitState
 from tessera.domain.budget.budgets import (
     BudgetView,
     acceptance,
@@ -172,6 +173,11 @@ class Plan:
             if view.meter.as_of is not None
         }
 
+    @property
+    def limits(self) -> Mapping[str, Sequence[LimitState]]:
+        """What the limits of each budget were charged, for the next cycle."""
+        return {view.budget.name: view.limits for view in self.budgets}
+
 
 def _revision_in_force(
     service_plan: ServicePlan, last: ServiceRevision | None
@@ -202,6 +208,8 @@ class PlanMemory:
     """What the budgets' tenants have spent, by the budgets' names."""
     spend_records: Mapping[str, SpendRecord] = field(default_factory=dict)
     """The same without replicas, also of budgets that do not exist now."""
+    limits: Mapping[str, Sequence[LimitState]] = field(default_factory=dict)
+    """The last state of the limits of each budget, which a status may not have yet."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
     revisions: Mapping[Ref, ServiceRevision] = field(default_factory=dict)
@@ -259,6 +267,7 @@ class PlanMemory:
             engine_progress=plan.engine_progress,
             pools=plan.pools,
             meters=plan.meters,
+            limits=plan.limits,
             spend_records={**self.spend_records, **spend_records},
             last_seen={},
             layouts=replace(self.layouts, repartitions=plan.repartitions),
@@ -298,6 +307,19 @@ def _services_to_probe(
     return frozenset(ref for ref, each in service_plans.items() if is_probe_due(snapshot, each))
 
 
+def _budget_views(
+    snapshot: Snapshot, metering: MeteringInputs, memory: PlanMemory
+) -> tuple[BudgetView, ...]:
+    return build_budget_views(
+        snapshot,
+        metering,
+        memory.meters,
+        memory.last_seen,
+        memory.spend_records,
+        memory.limits,
+    )
+
+
 def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
@@ -310,9 +332,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     snapshot = replace(fleet.snapshot, services=with_known_shapes(fleet.snapshot.services))
     views = _offered_views(snapshot, memory.pools)
     metering = metering_inputs(observed.pods, views)
-    budgets = build_budget_views(
-        snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
-    )
+    budgets = _budget_views(snapshot, metering, memory)
     snapshot = replace(snapshot, batches=on_spot_alone(observed.batches, by_namespace(budgets)))
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     deciding = (*budgets, *closed)
