@@ -59,7 +59,8 @@ class LimitAction(StatusReason):
     CHEAPER_TARGETS = "CheaperTargets"
     """Requests for a ModelRoute get the cheapest target alone that can take them."""
     REFUSE = "Refuse"
-    """A limit of basis `Charge` is spent: gateways refuse the requests that it counts."""
+    """Less is left of a limit of basis `Charge` than any request needs: gateways refuse those
+    that it counts."""
     RESUME = "Resume"
     """A raise, a correction or the next window ended an action."""
 
@@ -74,7 +75,8 @@ class WithinBudget(StatusReason):
     NEAR_LIMIT = "NearLimit", True
     """80 % of a limit is spent."""
     BUDGET_EXHAUSTED = "BudgetExhausted"
-    """A limit is exceeded, or does not cover a replica or batch, which was denied."""
+    """A limit is exceeded, or does not cover a replica or batch, which was denied, or any
+    request."""
     GPU_QUOTA_EXCEEDED = "GPUQuotaExceeded"
     """A replica or batch was denied, since the tenant has as many GPUs as `spec.gpus` allows."""
     MIN_REPLICAS_EXCEED_BUDGET = "MinReplicasExceedBudget"

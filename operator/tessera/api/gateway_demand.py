@@ -89,8 +89,8 @@ class ReportedAccount(Wire):
     """What gateways hold above it."""
 
     need: _Nanos = 0
-    """What a request needs that the account lately refused, of what is lent for outside
-    providers."""
+    """The least that a request needed lately; of what is lent for outside providers, that of
+    those that were refused."""
 
 
 class ReportedLimit(Wire):

@@ -631,7 +631,8 @@ class LimitStatus(_BudgetStatusBase):
     """Highest threshold that is reached, in percent."""
 
     actions: Annotated[tuple[str, ...], Field(max_length=8)] = ()
-    """Actions in effect, from `spec.actions`; `Refuse` once a limit of basis `Charge` is spent."""
+    """Actions in effect, from `spec.actions`; `Refuse` once no request fits into what is left of
+    a limit of basis `Charge`."""
 
 
 class OutsideStatus(_BudgetStatusBase):

@@ -28,6 +28,7 @@ from tessera.api.gateway_demand import (
 from tessera.api.ref import Ref
 from tessera.controller.https_server import Endpoint, HttpsServer
 from tessera.domain.observed.charges import (
+    OUTSIDE,
     AccountCharge,
     LimitCharges,
     LimitId,
@@ -175,11 +176,12 @@ def _received(
 
 
 def _lacking(charges: Mapping[LimitId, ReceivedCharges]) -> set[LimitId]:
-    """Return the limits of which a request needs more than is lent."""
+    """Return the limits of which a request needs more than is lent for providers."""
     return {
         limit
         for limit, received in charges.items()
-        if any(account.need for account in received.charges.accounts)
+        if limit.limit.startswith(OUTSIDE)
+        and any(account.need for account in received.charges.accounts)
     }
 
 

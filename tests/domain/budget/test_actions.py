@@ -232,6 +232,30 @@ def test_a_spent_limit_of_charges_exhausts_the_budget() -> None:
     assert recorded(view).status.summary == "100.00 of 100.00 USD charge-month (100%)"
 
 
+def test_a_limit_that_has_less_left_than_any_request_needs_is_exhausted() -> None:
+    """Until a raise is enough for a request; also where the status alone is known."""
+    budget = a_budget(limits=[CHARGE, {**CHARGE, "window": "Day", "amount": "1000"}])
+    for need, reason in (
+        (0, WithinBudget.NEAR_LIMIT),
+        (0.5, WithinBudget.NEAR_LIMIT),
+        (0.500000001, WithinBudget.BUDGET_EXHAUSTED),
+    ):
+        view = judged(budget, charged(99.5, need=need))
+        assert view.within_budget.reason is reason
+        assert ("Refuse" in view.limits[0].actions) is (reason is WithinBudget.BUDGET_EXHAUSTED)
+    assert view.within_budget.message == (
+        "charge-month: 99.50 of 100.00 USD (100%) spent until 2026-12-01T00:00Z, and no request "
+        "needs less than 0.500000001 USD"
+    )
+    exhausted = recorded(view)
+    assert judged(exhausted, None).within_budget.reason is WithinBudget.BUDGET_EXHAUSTED
+    raised = {"limit": "charge-month", "by": "1", "until": NOW + timedelta(1), "reason": "x"}
+    raised_budget = replace(exhausted, raises=(BudgetRaise.model_validate(raised),))
+    assert judged(raised_budget, None).within_budget.reason is WithinBudget.NEAR_LIMIT
+    # Rows of batches may need less.
+    assert batch_plan(budget, charged(99.5, need=1)).attempt is not None
+
+
 def test_a_limit_lowered_below_what_is_spent_shows_both() -> None:
     lowered = a_budget(limits=[{**CHARGE, "amount": "60"}])
     [limit] = recorded(judged(lowered, charged(92))).status.limits

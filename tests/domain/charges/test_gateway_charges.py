@@ -6,6 +6,7 @@ from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.exchange import AccountKey
 from tessera.domain.charges.gateway_charges import (
+    LEAST_SECONDS,
     RENEWAL_SECONDS,
     UNLIMITED,
     ChargeRefusal,
@@ -406,6 +407,26 @@ def test_a_gateway_whose_streams_have_all_reserved_is_heard_until_they_end() -> 
     before = fleet.asks
     fleet.renew(RENEWAL_SECONDS)
     assert fleet.asks == before
+
+
+def test_a_gateway_says_the_least_that_requests_needed_lately() -> None:
+    fleet, (member,) = a_fleet()
+    other = (a_scope(50, "month", "Month"), *DAY)
+    member.charges.settle(fleet.admit(member, DAY, 0, 0), 0)
+    assert set(member.charges.needs().values()) == {0}
+    for nanos, scopes in ((40, DAY), (60, other), (70, DAY)):
+        fleet.reserve(member, scopes, 100, nanos)
+    needs = {key.scope: nanos for key, nanos in member.charges.needs().items()}
+    assert needs == {"team-a/day": 40, "team-a/month": 60}
+    fleet.renew(LEAST_SECONDS - 1)
+    fleet.reserve(member, DAY, 100, 40)
+    fleet.renew(1)
+    fleet.reserve(member, DAY, 100, 70)
+    assert set(member.charges.needs().values()) == {40}
+    for _ in range(60):
+        fleet.renew(1)
+        fleet.reserve(member, DAY, 100, 70)
+    assert set(member.charges.needs().values()) == {70}
 
 
 @pytest.mark.parametrize("is_stored", [False, True])

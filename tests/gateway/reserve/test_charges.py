@@ -144,6 +144,8 @@ async def test_less_than_a_usual_answer_is_refused() -> None:
     ):
         refused = await gateway.post(body)
         record = await gateway.record()
+        [need] = gateway.admission.reservations.charges.lending.needs().values()
+        assert need == 11_350_000
         short = await gateway.post({**body, "max_tokens": 1000})
     assert (refused.status, refused.error["code"]) == (429, "budget_exceeded")
     assert refused.error["type"] == "insufficient_quota"

@@ -134,10 +134,9 @@ async def test_what_is_not_lent_refuses_a_call_at_once_and_takes_nothing_of_its_
     async with outside(MANY, lent=(a_cost_limit(MOST - 1),)) as gateway:
         with pytest.raises(RequestError) as error:
             await reserve(gateway)
-        assert gateway.admission.reservations.charges.lending.needs() == {
-            key: MOST for key in gateway.accounts.charges if key.scope == OUTSIDE_MONTH
-        }
         lending = gateway.admission.reservations.charges.lending
+        needs = {key.scope: nanos for key, nanos in lending.needs().items()}
+        assert needs == {"team-a/charge-month": MOST // 2, OUTSIDE_MONTH: MOST}
         assert [lent.reserved for lent in lending._lent.values()] == [0, 0]
     assert error.value.reason is RequestReason.BUDGET_EXCEEDED
     assert error.value.message == (

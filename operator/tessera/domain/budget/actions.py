@@ -74,6 +74,8 @@ class LimitState:
     """What gateways hold above it."""
     outside: int = 0
     """What of `spent` is lent for calls of outside providers."""
+    need: int = 0
+    """The least that a request needs of the account of `spent`; 0 if not known."""
     is_partial: bool = False
     """Whether it counts a part of the tenant, by `for`."""
     members: int | None = None
@@ -89,6 +91,11 @@ class LimitState:
     def share(self) -> float:
         """Return the spent share; 1 of a limit of 0."""
         return self.spent / self.limit if self.limit else 1.0
+
+    @property
+    def refuses_all(self) -> bool:
+        """Say whether a limit of charges has less left than a request needs."""
+        return self.basis == "Charge" and self.spent + max(self.need - 1, 0) >= self.limit
 
     def text(self, currency: str) -> str:
         """Return in words what is spent of what until when."""
@@ -151,7 +158,8 @@ def current_actions(states: Iterable[LimitState], name: str) -> Mapping[LimitAct
     for state in states:
         for action in state.actions:
             # Gateways would refuse the rows of its batches as well: no node starts for them.
-            holds = action is LimitAction.REFUSE and not state.is_partial
+            is_spent = state.spent >= state.limit and not state.is_partial
+            holds = action is LimitAction.REFUSE and is_spent
             if holds or action not in _AT_GATEWAYS:
                 sentences.setdefault(
                     LimitAction.HOLD_BATCHES if holds else action,
@@ -180,28 +188,34 @@ def _judged(
     current = dict.fromkeys(
         action for each in reached if (action := LimitAction(each.action)) in acting
     )
-    if basis == "Charge" and first.settled >= amount:
-        current[LimitAction.REFUSE] = None
     is_each = limit.for_ is not None and limit.for_.part[1] == EACH
-    return LimitState(
+    state = LimitState(
         name=spec.name_of(limit),
         basis=basis,
         period=period,
         limit=amount,
         spent=first.settled,
         lent=first.lent,
+        need=first.need,
         is_partial=limit.for_ is not None,
         members=known.members if is_each else None,
         accounts=known.accounts if is_each else (),
         reached=max((each.at for each in reached), default=0),
         actions=tuple(current),
     )
+    if not state.refuses_all:
+        return state
+    return replace(state, actions=(*state.actions, LimitAction.REFUSE))
 
 
 def _recorded_charges(recorded: LimitStatus) -> LimitCharges:
     accounts = [AccountCharge(to_nanos(each.spent), 0, each.member) for each in recorded.nearest]
     if recorded.members is None:
         accounts = [AccountCharge(to_nanos(recorded.spent))]
+    if accounts and LimitAction.REFUSE in recorded.actions:
+        # What was left was less than a request needed; a raise may be enough for it.
+        left = to_nanos(recorded.limit) - accounts[0].settled
+        accounts[0] = accounts[0]._replace(need=max(0, left + 1))
     return LimitCharges(
         start=int(recorded.start.timestamp()),
         members=recorded.members or 0,
@@ -210,7 +224,11 @@ def _recorded_charges(recorded: LimitStatus) -> LimitCharges:
 
 
 def _last_charges(state: LimitState) -> LimitCharges:
-    accounts = state.accounts if state.members is not None else (AccountCharge(state.spent),)
+    accounts = (
+        state.accounts
+        if state.members is not None
+        else (AccountCharge(state.spent, need=state.need),)
+    )
     return LimitCharges(
         start=int(state.period.start.timestamp()),
         members=state.members or 0,

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from tessera.api.budget_reasons import LimitAction, WithinBudget
+from tessera.api.budget_reasons import WithinBudget
 from tessera.api.reasons import StatusVerdict
 from tessera.domain.budget.actions import LimitState
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
+from tessera.domain.money import from_nanos
 
 # Spent share of a limit from which on the condition warns.
 _NEAR_LIMIT_SHARE = 0.8
@@ -19,12 +20,8 @@ def within_budget(
     refusing = _refusal(state, meter, is_overridden=is_overridden)
     if refusing is not None:
         return refusing
-    charges = [each for each in limits if each.basis == "Charge" and each.members is None]
-    charges.sort(key=lambda each: each.share, reverse=True)
-    if charges and charges[0].share >= _NEAR_LIMIT_SHARE:
-        is_spent = LimitAction.REFUSE in charges[0].actions
-        reason = WithinBudget.BUDGET_EXHAUSTED if is_spent else WithinBudget.NEAR_LIMIT
-        return StatusVerdict(reason, charges[0].text(state.currency))
+    if (charged := _charge_verdict(state, limits)) is not None:
+        return charged
     # Where each service has an amount for itself, one near to it says nothing of the budget.
     current_windows = [window for window in state.current_windows if not window.is_each]
     if not current_windows:
@@ -81,6 +78,23 @@ def _refusal(
                 "delete what runs in the tenant's namespaces, or raise the limit",
             )
     return _min_replicas_refusal(state)
+
+
+def _charge_verdict(
+    state: BudgetState, limits: Sequence[LimitState]
+) -> StatusVerdict[WithinBudget] | None:
+    """Return a warning of the limit of charges that is nearest to its end; None below 80 %."""
+    charges = [each for each in limits if each.basis == "Charge" and each.members is None]
+    nearest = max(charges, key=lambda each: (each.refuses_all, each.share), default=None)
+    if nearest is None or not (nearest.refuses_all or nearest.share >= _NEAR_LIMIT_SHARE):
+        return None
+    text = nearest.text(state.currency)
+    if not nearest.refuses_all:
+        return StatusVerdict(WithinBudget.NEAR_LIMIT, text)
+    if nearest.spent < nearest.limit:
+        least = f"{from_nanos(nearest.need):f} {state.currency}"
+        text = f"{text}, and no request needs less than {least}"
+    return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, text)
 
 
 def _min_replicas_refusal(state: BudgetState) -> StatusVerdict[WithinBudget] | None:

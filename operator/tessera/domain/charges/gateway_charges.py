@@ -36,6 +36,9 @@ ROUND_RETRY_SECONDS = 0.1
 # So long what was lent for a need waits for its request.
 PICKUP_SECONDS = 0.25
 
+# The least that requests need is that of those which came in so long a time.
+LEAST_SECONDS = 60.0
+
 # New requests let a running one go first that asked for more so long ago.
 TOP_UP_SECONDS = 0.5
 
@@ -79,6 +82,9 @@ class LentCharges:
     denied_at: float = _NEVER
     missing: int = 0
     """The least that one request needed and did not get; 0 once it was free here."""
+    least: int = 0
+    """The least that a request needed lately, was it admitted or refused."""
+    least_at: float = _NEVER
     wait_until: float = _NEVER
     top_up_at: float = _NEVER
     bucket: ThrottleBucket | None = None
@@ -234,6 +240,10 @@ class GatewayCharges:
         if not scopes:
             return UNLIMITED
         lent, is_enough = self._lent_of(scopes, nanos, now)
+        if least:
+            for each in lent:
+                if least <= each.least or now - each.least_at >= LEAST_SECONDS:
+                    each.least, each.least_at = least, now
         if not is_enough or now - self._top_up_at < TOP_UP_SECONDS:
             amount = self._decide(lent, nanos, least, now, is_top_up=False)
             if not isinstance(amount, int):
@@ -361,9 +371,15 @@ class GatewayCharges:
                 yield lent.scope, lent.answer
 
     def needs(self) -> Mapping[AccountKey, int]:
-        """Return what single requests need at providers for which less is left of what is lent."""
-        outside = ((key, lent) for key, lent in self._lent.items() if is_outside(key.scope))
-        return {key: lent.missing for key, lent in outside if lent.remaining() < lent.missing}
+        """Return the least that single requests need of each account.
+
+        Of what is lent for providers that is what they did not get.
+        """
+        return {
+            key: lent.missing if is_outside(key.scope) else lent.least
+            for key, lent in self._lent.items()
+            if not is_outside(key.scope) or lent.remaining() < lent.missing
+        }
 
     def _lent_of(
         self, scopes: tuple[ChargeScope, ...], nanos: int, now: float

@@ -22,7 +22,7 @@ def reported_charges(
 ) -> Mapping[LimitId, LimitCharges]:
     """Return the last window of each limit of budgets, with the accounts nearest to their end.
 
-    With what is lent for calls of providers comes what requests need for which it is too little.
+    `needs` has the least that single requests need.
     """
     by_window: dict[tuple[LimitId, int], list[AccountCharge]] = defaultdict(list)
     for scope, answer in accounts:

@@ -28,7 +28,7 @@ class AccountCharge(NamedTuple):
     member: str = ""
     """The one whose account it is; empty where a limit has one account."""
     need: int = 0
-    """What a request needs that the account lately refused, of what the operator lends outside."""
+    """The least that a request needs; of what is lent for providers, one that was refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

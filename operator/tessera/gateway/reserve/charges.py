@@ -420,7 +420,7 @@ class Charges:
         now = self._clock.monotonic()
         if self.lending.known(scope, now).left(now) is None:
             try:
-                self.lending.settle(await self._obtain((scope,), 1, 1, wait_seconds=0), 0)
+                self.lending.settle(await self._obtain((scope,), 1, 0, wait_seconds=0), 0)
             except RequestError as error:
                 if error.reason is not RequestReason.BUDGET_EXCEEDED:
                     raise
