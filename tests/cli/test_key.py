@@ -23,6 +23,7 @@ from tessera.cli.key.create import create, digest_of
 from tessera.cli.key.list_keys import list_keys
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
+from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -314,6 +315,21 @@ async def test_a_rotated_key_and_its_successor_are_both_valid_until_the_old_one_
     left = api.keys()
     assert former not in left
     assert len(left) == 2
+
+
+async def test_a_rotated_key_is_the_same_sender_as_its_successor() -> None:
+    """Whatever reads an Identity cannot tell them apart: limits, rates, sums, queues, records."""
+    api = SecretsApi()
+    scope = "--team search --budget 20/Month --requests-per-minute 60 --models chat"
+    old = shown(await create_key(api, f"ci --tenant team-a {scope}"))
+    await create_key(api, "ci.sandbox --tenant team-a")
+    await rotate_key(api, "ci --tenant team-a --expire-old-in 24h")
+    former = f"ci.{digest_of(old)[:8]}"
+    keys = api.keys()
+    identities = {name: key_identity(key, NOW) for name, key in keys.items()}
+    assert identities["ci"] == identities[former] != identities["ci.sandbox"]
+    with pytest.raises(CommandError, match=rf"key {former} is the former key of ci"):
+        await rotate_key(api, f"{former} --tenant team-a")
 
 
 async def test_a_rotation_never_prolongs_a_key() -> None:

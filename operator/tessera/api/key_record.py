@@ -27,6 +27,18 @@ ServiceRef = Annotated[
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 
+_FORMER_DIGITS = 8
+
+
+def former_name(name: str, sha256: str) -> str:
+    """Return the name that a rotation gives to the key that had this name and digest."""
+    return f"{name}.{sha256[:_FORMER_DIGITS]}"
+
+
+def line_of(name: str, sha256: str) -> str:
+    """Return the name that a key had before it was rotated: its own, if it was not."""
+    return name.removesuffix(former_name("", sha256))
+
 
 class KeyBudget(Wire):
     """What requests with a key may be charged."""

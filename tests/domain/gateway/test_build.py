@@ -1,11 +1,14 @@
 """The directory of a gateway, from what it observes."""
 
+import ast
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tessera
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.meta import Condition
@@ -14,16 +17,19 @@ from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, TenancyStatus
 from tessera.api.tenant_budget import LimitStatus, TenantBudgetStatus
+from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import (
     Directory,
     EngineReplica,
+    Identity,
     OfferedModel,
     TenantLimits,
     model_changes,
 )
 from tessera.domain.hardware.device import GPU
 from tessera.domain.incremental import Incremental
+from tessera.domain.limits.charges import charge_scopes
 from tessera.domain.model.paths import own_paths
 from tessera.domain.observed.snapshot import ObservedService, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -427,6 +433,45 @@ def a_secret(name: str = "keys", tenant: str = "team-a", **records: dict[str, An
         tenant=tenant,
         records={key: KeyRecord.model_validate(record) for key, record in records.items()},
     )
+
+
+@pytest.mark.parametrize(
+    "of_limit", [{"for": {"key": "*"}}, {"for": {"key": "ci"}}, {"for": {"key": "other"}}]
+)
+def test_a_key_that_was_rotated_has_the_limits_of_its_successor(of_limit: dict[str, Any]) -> None:
+    """Also those that the successor was given since, and where an older release rotated it."""
+    limit = {"window": "Month", "amount": "20", "basis": "Charge", **of_limit}
+    old = {"sha256": DIGEST, "budget": {"amount": "20", "window": "Month"}, "team": "search"}
+    new = {
+        **old,
+        "sha256": "e" * 64,
+        "budget": {"amount": "40", "window": "Month"},
+        "rateLimits": {"requests": {"perMinute": 60}},
+    }
+    known = directory(
+        budgets=(a_budget(limits=[limit]),),
+        keys=(a_secret(**{f"ci.{DIGEST[:8]}": old, "ci": new}),),
+    )
+    former, current = (key_identity(known.keys[each["sha256"]], NOW) for each in (old, new))
+    assert isinstance(former, Identity)
+    assert former == current
+    scopes = [scope.key for scope in charge_scopes(known, former, None, "")]
+    expected = {"*": ["team-a/charge-month-key/Key/ci"], "ci": ["team-a/charge-month-key-ci"]}
+    assert scopes == [*expected.get(of_limit["for"]["key"], []), "team-a/Key/ci"]
+
+
+def test_senders_are_known_by_the_line_of_their_key() -> None:
+    """Limits, rates, sums, queues and records read an Identity, and no name of a record."""
+    values = [
+        keyword.value
+        for path in sorted(Path(tessera.__path__[0]).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Identity"
+        for keyword in node.keywords
+        if keyword.arg == "key"
+    ]
+    assert len(values) >= 2
+    assert {getattr(value, "attr", "") for value in values} == {"line"}
 
 
 def test_keys_are_found_by_their_digest() -> None:

@@ -276,6 +276,7 @@ def test_keys_that_end_within_two_weeks_have_a_series_unless_a_rotation_replaced
     gateway, soon = GatewayMetrics(), NOW + timedelta(days=3)
     ends = {
         "ci": soon,
+        "ci.of-a-name": soon,
         "app": None,
         "app.0123abcd": soon,
         "next": NOW + timedelta(days=15),
@@ -284,14 +285,15 @@ def test_keys_that_end_within_two_weeks_have_a_series_unless_a_rotation_replaced
 
     gateway.set_keys(
         [
-            ApiKey(name=name, digest=name, tenant="team-a", expires=expires)
+            ApiKey(name=name, digest=name.rpartition(".")[2], tenant="team-a", expires=expires)
             for name, expires in ends.items()
         ],
         NOW,
     )
 
     series = {name: value(gateway, _KEY_ENDS, tenant="team-a", key=name) for name in ends}
-    assert series == dict.fromkeys(ends) | {"ci": soon.timestamp()}
+    lone = {"ci": soon.timestamp(), "ci.of-a-name": soon.timestamp()}
+    assert series == dict.fromkeys(ends) | lone
     gateway.set_keys([], NOW)
     assert value(gateway, _KEY_ENDS, tenant="team-a", key="ci") is None
 

@@ -4,8 +4,9 @@ from datetime import datetime
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
-from tessera.api.key_record import KeyRecord
+from tessera.api.key_record import KeyRecord, former_name, line_of
 from tessera.cli.cluster import Reader, cluster_command
+from tessera.cli.errors import CommandError
 from tessera.cli.key.create import check_name, digest_of, key_output, new_key
 from tessera.cli.key.key_secrets import KeySecrets, parse_moment
 from tessera.cli.output import Output
@@ -22,11 +23,16 @@ async def rotate(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Ou
     end = parse_moment("--expire-old-in", arguments.expire_old_in, at)
     stored = KeySecrets(reader, arguments.keys_namespace)
     old = await stored.key(arguments.tenant, arguments.name)
+    if (line := line_of(old.name, old.record.sha256)) != old.name:
+        raise CommandError(
+            f"key {old.name} is the former key of {line} and ends without a successor: rotate "
+            f"{line}, or revoke {old.name}"
+        )
     key = new_key()
     record = old.record.model_copy(
         update={"sha256": digest_of(key), "created": at.replace(microsecond=0)}
     )
-    old_name = check_name(f"{old.name}.{old.record.sha256[:8]}")
+    old_name = check_name(former_name(old.name, old.record.sha256))
     old_end = min(end, old.record.expires or end)
     keys = await stored.keys(arguments.tenant)
     for other in keys:
@@ -48,4 +54,5 @@ async def rotate(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Ou
 
 def _is_former(name: str, current: str, record: KeyRecord, at: datetime) -> bool:
     """Return whether it is a former key of this name that has ended."""
-    return name.startswith(f"{current}.") and record.expires is not None and record.expires <= at
+    is_former = name != current == line_of(name, record.sha256)
+    return is_former and record.expires is not None and record.expires <= at

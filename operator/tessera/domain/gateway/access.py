@@ -38,7 +38,7 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
     return Identity(
         tenant=key.tenant,
         team=key.team,
-        key=key.name,
+        key=key.line,
         models=key.models,
         services=key.services,
         limits=key.limits,

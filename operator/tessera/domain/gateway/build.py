@@ -251,17 +251,27 @@ def _throttle(spec: TenantBudgetSpec) -> ThrottleTerms | None:
 
 @reused
 def _keys(secrets: tuple[TenantKeys, ...], tenants: frozenset[str]) -> Mapping[str, ApiKey]:
-    """Return the keys of existing tenants; of one name or digest the first Secret's holds."""
+    """Return the keys of existing tenants; of one name or digest the first Secret's holds.
+
+    A key that was rotated has the limits of its successor: both spend of one amount.
+    """
     keys: dict[str, ApiKey] = {}
-    names: set[tuple[str, str]] = set()
+    names: dict[tuple[str, str], ApiKey] = {}
     for secret in sorted(secrets, key=lambda secret: secret.secret):
         if secret.tenant not in tenants:
             continue
         for name, record in sorted(secret.records.items()):
             if record.sha256 not in keys and (secret.tenant, name) not in names:
-                names.add((secret.tenant, name))
-                keys[record.sha256] = _key(name, secret.tenant, record)
-    return keys
+                key = _key(name, secret.tenant, record)
+                names[secret.tenant, name] = keys[record.sha256] = key
+    return {digest: _with_limits_of(key, names) for digest, key in keys.items()}
+
+
+def _with_limits_of(key: ApiKey, names: Mapping[tuple[str, str], ApiKey]) -> ApiKey:
+    current = names.get((key.tenant, key.line), key)
+    if current is key:
+        return key
+    return replace(key, limits=current.limits, budget=current.budget)
 
 
 def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:

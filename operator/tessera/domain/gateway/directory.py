@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import Wake
-from tessera.api.key_record import KeyBudget
+from tessera.api.key_record import KeyBudget, line_of
 from tessera.api.model_files import ImageTokens
 from tessera.api.model_provider import ModelProviderSpec, ProviderModel
 from tessera.api.model_route import ModelRouteSpec
@@ -170,6 +170,7 @@ class ApiKey:
     """A key as it is stored: never the key itself, but its SHA-256."""
 
     name: str
+    """Of its record; a rotation gives another one to the old key."""
     digest: str
     """SHA-256 of the key, in lower-case hexadecimal digits."""
     tenant: str
@@ -188,6 +189,11 @@ class ApiKey:
     allow_downgrade: bool = True
     """Of a route, another target than the last may answer its requests."""
 
+    @property
+    def line(self) -> str:
+        """Return the name that it has, or had before a rotation: limits and sums go by that."""
+        return line_of(self.name, self.digest)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -197,7 +203,8 @@ class Identity:
     team: str | None = None
     user: str | None = None
     key: str | None = None
-    """Name of the key; None for a token of a ServiceAccount or of OIDC."""
+    """Line of the key, `ci` of a former `ci.9f86d081` too; None for a token of a ServiceAccount or
+    of OIDC."""
     models: tuple[str, ...] = ()
     services: frozenset[Ref] = frozenset()
     limits: RateLimitsSpec | None = None

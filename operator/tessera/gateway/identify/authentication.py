@@ -71,7 +71,7 @@ class Authenticator:
             known = key or directory.revoked_keys.get(digest.hex())
             error = RequestError(identity)
             if known is not None:
-                error.sender = Identity(tenant=known.tenant, team=known.team, key=known.name)
+                error.sender = Identity(tenant=known.tenant, team=known.team, key=known.line)
             raise error
         return identity
 

@@ -379,16 +379,16 @@ class GatewayMetrics:
         """Set the expiry of the keys that end soon, the next ones first; others have no series."""
         self._key_ends.clear()
         ending = [
-            (key.expires, key.tenant, key.name)
+            (key.expires, key.tenant, key.name, key.line)
             for key in keys
             if key.expires is not None and at < key.expires < at + _KEY_END_NOTICE
         ]
         if not ending:
             return
         names = {(key.tenant, key.name) for key in keys}
-        for expires, tenant, name in sorted(ending)[:MAX_PAIRS]:
-            # The former digest of a key has the name that `tessera key rotate` gave it.
-            if (tenant, name.rpartition(".")[0]) not in names:
+        for expires, tenant, name, line in sorted(ending)[:MAX_PAIRS]:
+            # A key that was rotated ends beside its successor.
+            if name == line or (tenant, line) not in names:
                 self._key_ends.labels(tenant, name).set(expires.timestamp())
 
     def families(self) -> Iterable[Metric]:
