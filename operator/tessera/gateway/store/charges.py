@@ -34,6 +34,7 @@ from tessera.domain.usage.statement import (
     ChargeFlag,
 )
 from tessera.gateway.store.database import insert_rows
+from tessera.gateway.store.exact_sums import exact_sum
 from tessera.gateway.store.leases import clock, clock_column
 from tessera.gateway.store.schema import (
     CHARGE_ACCOUNTS,
@@ -41,6 +42,7 @@ from tessera.gateway.store.schema import (
     CHARGE_SPENDS,
     CHARGE_SUMS,
     GATEWAYS,
+    MOST_NANOS,
     storable,
 )
 
@@ -188,7 +190,7 @@ async def _charged_before(
     (key, start), scope = next(iter(scopes.items()))
     limit, end = scope.limit, window_at(scope.limit, start)[1]
     sums, spends = CHARGE_SUMS.c, CHARGE_SPENDS.c
-    total_nanos = func.sum(sums.cost_nanos if is_outside(key) else sums.charge_nanos)
+    total_nanos = exact_sum(sums.cost_nanos if is_outside(key) else sums.charge_nanos)
     keys = {storable(name): key for key, each in scopes.items() for name in each.members or ("",)}
     charged = select(literal(1), total_nanos, literal("")).where(
         sums.tenant == storable(limit.budget),
@@ -206,14 +208,14 @@ async def _charged_before(
         if limit.kind is MemberKind.USER:
             charged = charged.where(sums.key.is_(None))
     recorded = (
-        select(literal(-1), func.sum(spends.spent), spends.key)
+        select(literal(-1), exact_sum(spends.spent), spends.key)
         .where(tuple_(*_SPENDS_KEY).in_(list(scopes)), spends.gateway != CORRECTIONS)
         .group_by(spends.key)
     )
     total = Counter[Key]()
     # By one statement, so that no record is stored in between.
     for sign, nanos, name in await connection.execute(union_all(charged, recorded)):
-        total[keys[name] if sign > 0 else (name, start)] += sign * int(nanos or 0)
+        total[keys[name] if sign > 0 else (name, start)] += sign * nanos
     return total
 
 
@@ -371,10 +373,14 @@ async def write(
                     "at_key": key,
                     "at_start": start,
                     "state": msgspec.to_builtins(account),
-                    # Records of what runs are on their way.
-                    "reserved": account.reserved
-                    + (account.restored if is_over else account.missing + account.unrecorded),
+                    "reserved": min(MOST_NANOS, _reserved(account, is_over=is_over)),
                 }
                 for (key, start), account in accounts.items()
             ],
         )
+
+
+def _reserved(account: ChargeAccount, *, is_over: bool) -> int:
+    """Return what no record may ever have; until its window is over records are on their way."""
+    unrecorded = account.restored if is_over else account.missing + account.unrecorded
+    return account.reserved + unrecorded

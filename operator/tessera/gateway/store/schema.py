@@ -26,6 +26,8 @@ METADATA = MetaData()
 _MAX_TEXT_LENGTH = 512
 # Sums of nano-units: those of a currency of small units are larger than 64 bits.
 _NANOS = BigInteger().with_variant(Numeric(38, 0), "postgresql")
+# The most that is written as one such sum: SQLite takes no more than 64 bits.
+MOST_NANOS = 2**62
 
 # The path of a request, `UsageRecord.path`, is the column `route`, and a journal names it so, too.
 # Gateways of 0.1 know it by this name: during an upgrade they write the same table, and after a

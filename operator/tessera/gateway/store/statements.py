@@ -6,9 +6,10 @@ from dataclasses import replace
 from hashlib import blake2b
 from itertools import groupby
 from operator import attrgetter, itemgetter
+from uuid import uuid4
 
 import msgspec
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -32,8 +33,9 @@ from tessera.domain.usage.statement import (
 from tessera.domain.usage.sums import OTHER
 from tessera.gateway.store import charges
 from tessera.gateway.store.database import insert_rows
+from tessera.gateway.store.exact_sums import exact_sum, rough_sum
 from tessera.gateway.store.leases import clock, clock_column
-from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
+from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS, MOST_NANOS
 
 # Those who record share the first with each other, and not with who closes a month. Both are of
 # PostgreSQL: of SQLite a transaction that writes is alone.
@@ -53,6 +55,9 @@ _COLUMNS = {
     ChargeDimension.ROUTE: "model_route",
 }
 _NS = 10**9
+# A row with a number of so much gets nothing more, and is added to no other: what one transaction
+# adds to the largest row that still grows, and the hours of a month below it, stay below 2^63.
+_LARGE = 2**52
 # Ids of rows of a whole month begin with it, and those of hours with a digit of a digest.
 _MONTH_ID = "month-"
 # Of calls without a record; names of providers in records have a slash.
@@ -180,7 +185,7 @@ def _count(totals: dict[Group, tuple[int, ...]], group: Group, counts: tuple[int
 
 
 async def add(connection: AsyncConnection, totals: Mapping[Group, Sequence[int]]) -> None:
-    """Add to the sums of groups, in the order of their ids."""
+    """Add to the sums of groups, in the order of their ids; a group with much has several rows."""
     rows = [
         (
             blake2b(msgspec.json.encode(group), digest_size=16).hexdigest(),
@@ -189,7 +194,17 @@ async def add(connection: AsyncConnection, totals: Mapping[Group, Sequence[int]]
         )
         for group, counts in totals.items()
     ]
+    columns = CHARGE_SUMS.c
+    is_full = columns.id.in_([row[0] for row in rows]) & _is_large()
+    await connection.execute(
+        update(CHARGE_SUMS).where(is_full).values(id=columns.id + f"-{uuid4().hex}")
+    )
     await insert_rows(connection, CHARGE_SUMS, sorted(rows), _COUNTS)
+
+
+def _is_large() -> ColumnElement[bool]:
+    """Return whether a row has a number that others are not added to."""
+    return or_(*(~CHARGE_SUMS.c[name].between(-_LARGE, _LARGE) for name in _COUNTS))
 
 
 async def closed_month_end(connection: AsyncConnection) -> int:
@@ -229,9 +244,9 @@ async def close_month(connection: AsyncConnection) -> bool:
         return False
     unrecorded, keys = await charges.without_records(connection, now - CLOSING_SECONDS / 2)
     lost = {
-        _lost(until - HOUR_SECONDS, each): _amounts(cost=nanos)
+        _lost(until - HOUR_SECONDS, each): _amounts(cost=min(nanos, MOST_NANOS))
         if each.is_cost
-        else _amounts(charge=nanos)
+        else _amounts(charge=min(nanos, MOST_NANOS))
         for each, nanos in unrecorded.items()
     }
     if lost:
@@ -267,17 +282,20 @@ def _lost(hour: int, unrecorded: charges.Unrecorded) -> Group:
 
 
 async def _compact(connection: AsyncConnection, start: int, end: int) -> None:
-    """Add up the hours of a month by their groups."""
+    """Add up the hours of a month by their groups; large ones stay rows of their own."""
     columns = CHARGE_SUMS.c
-    is_of_month = (columns.hour >= start) & (columns.hour < end)
+    is_hour = columns.id.not_like(f"{_MONTH_ID}%")
+    is_of_month = and_(columns.hour >= start, columns.hour < end, is_hour)
+    month_id = literal(_MONTH_ID) + columns.id
+    large = update(CHARGE_SUMS).where(is_of_month, _is_large())
+    await connection.execute(large.values(id=month_id, hour=start))
     groups = [columns[name] for name in _GROUP if name != "hour"]
     sums = [func.sum(columns[name]).label(name) for name in _COUNTS]
     of_month = literal(_MONTH_ID) + func.min(columns.id)
     months = select(of_month, literal(start), *groups, *sums).where(is_of_month).group_by(*groups)
     names = ["id", "hour", *(name for name in _GROUP if name != "hour"), *_COUNTS]
     await connection.execute(CHARGE_SUMS.insert().from_select(names, months))
-    is_hour = columns.id.not_like(f"{_MONTH_ID}%")
-    await connection.execute(delete(CHARGE_SUMS).where(is_of_month, is_hour))
+    await connection.execute(delete(CHARGE_SUMS).where(is_of_month))
 
 
 async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeReport:
@@ -285,12 +303,12 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
     columns = CHARGE_SUMS.c
     groups = [columns[_COLUMNS.get(name, name.value)].label(f"by_{name}") for name in query.by]
     groups.append(columns.currency.label("currency"))
-    sums = [func.sum(columns[name]).label(name) for name in _COUNTS]
+    sums = [exact_sum(columns[name]).label(name) for name in _COUNTS]
     statement = (
         select(*groups, *sums)
         .where(columns.hour >= query.since, columns.hour < query.until)
         .group_by(*groups)
-        .order_by(func.sum(columns.charge_nanos + columns.cost_nanos).desc(), *groups)
+        .order_by(rough_sum(columns.charge_nanos, columns.cost_nanos).desc(), *groups)
         .limit(query.limit + 1)
     )
     if query.tenant is not None:
@@ -302,8 +320,7 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
         ChargeRow(
             group=tuple(row[f"by_{name}"] for name in query.by),
             currency=row["currency"],
-            # Sums of PostgreSQL are decimal numbers.
-            **{name: int(row[name]) for name in _COUNTS},
+            **{name: row[name] for name in _COUNTS},
         )
         for row in totals
     ]

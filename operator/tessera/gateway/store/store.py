@@ -20,6 +20,7 @@ from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.charge_store import ChargeStore
 from tessera.gateway.store.database import StoreError, insert_rows
+from tessera.gateway.store.exact_sums import exact_sum, rough_sum
 from tessera.gateway.store.schema import USAGE_RECORDS, storable
 
 # Engines choose some numbers: larger ones are cut, since one refused row would hold up all others.
@@ -53,8 +54,9 @@ _IS_SINGLE = (USAGE_RECORDS.c.requests == 1) | (
     & (USAGE_RECORDS.c.request_id != "")
     & USAGE_RECORDS.c.record_id.not_like(f"{CORRECTIONS}-%")
 )
-# Of one record: nine million units of a currency.
-_MAX_NANOS = 2**53
+# The most of one record, so that a thousand of them are a sum of 64 bits: nine million units of a
+# currency, or so many tokens.
+_MOST_OF_RECORD = 2**53
 _MAX_TIME = 2**63 - 1
 _DAY_NS = 86_400 * 10**9
 # Of a file, with indexes, the longest texts that clients and names of objects can have, and charges
@@ -193,7 +195,7 @@ class GatewayStore(ChargeStore):
         """Return the sums of the groups with the most tokens."""
         columns = USAGE_RECORDS.c
         groups = [_GROUPS[dimension] for dimension in query.by]
-        total = func.sum(columns.input_tokens + columns.output_tokens)
+        total = rough_sum(columns.input_tokens, columns.output_tokens)
         statement = (
             select(*groups, *_sums())
             .where(columns.started_at_ns >= query.since_ns, columns.started_at_ns < query.until_ns)
@@ -332,9 +334,10 @@ def _storable(record: UsageRecord) -> UsageRecord:
     nanos = (*amounts, *(each for *_, each in charged))
     is_storable = storable(text) is text and min(*numbers, *times) >= 0
     is_storable = is_storable and max(numbers) <= _MAX_INTEGER and max(times) <= _MAX_TIME
-    if is_storable and -_MAX_NANOS <= min(nanos) <= max(nanos) <= _MAX_NANOS:
+    if is_storable and -_MOST_OF_RECORD <= min(nanos) <= max(nanos) <= _MOST_OF_RECORD:
         return record
-    most = dict.fromkeys(_TOKENS, _MAX_INTEGER * max(1, record.requests))
+    tokens = min(_MOST_OF_RECORD, _MAX_INTEGER * max(1, record.requests))
+    most = dict.fromkeys(_TOKENS, tokens)
     changes: dict[str, Any] = {
         name: value and storable(value)
         for name, value in zip(_TEXTS, _TEXTS_OF(record), strict=True)
@@ -354,25 +357,24 @@ def _storable(record: UsageRecord) -> UsageRecord:
 
 
 def _bounded(nanos: int) -> int:
-    return max(-_MAX_NANOS, min(nanos, _MAX_NANOS))
+    return max(-_MOST_OF_RECORD, min(nanos, _MOST_OF_RECORD))
 
 
 def _sums() -> list[Any]:
     columns = USAGE_RECORDS.c
     phases = {"failed": Phase.FAILED, "aborted": Phase.ABORTED}
     return [
-        func.sum(columns.requests).label("requests"),
+        exact_sum(columns.requests).label("requests"),
         *(
-            func.sum(case((columns.phase == phase, columns.requests), else_=0)).label(name)
+            exact_sum(case((columns.phase == phase, columns.requests), else_=0)).label(name)
             for name, phase in phases.items()
         ),
-        func.sum(case((columns.estimated, columns.requests), else_=0)).label("estimated"),
-        *(func.sum(columns[name]).label(name) for name in _TOKENS),
+        exact_sum(case((columns.estimated, columns.requests), else_=0)).label("estimated"),
+        *(exact_sum(columns[name]).label(name) for name in _TOKENS),
     ]
 
 
 def _usage_row(by: tuple[UsageDimension, ...], row: Any) -> UsageRow:
     group = tuple(row[f"by_{dimension}"] for dimension in by)
-    # Sums of PostgreSQL are decimal numbers.
-    sums = {name: int(value) for name, value in row.items() if not name.startswith("by_")}
+    sums = {name: value for name, value in row.items() if not name.startswith("by_")}
     return UsageRow(group=group, **sums)
