@@ -22,7 +22,8 @@ from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
 from tessera.domain.usage.statement import ChargeDimension, ChargeQuery
 from tessera.gateway.store.batches import BatchStore, BatchTerms
-from tessera.gateway.store.store import GatewayStore
+from tessera.gateway.store.store import FreedRows, GatewayStore
+from tests.gateway.store.builders import START_NS, a_record
 from tests.gateway.store.test_charge_accounts import an_ask, answer
 
 LIMIT = ChargeLimit(
@@ -247,3 +248,65 @@ async def test_an_attempt_pays_the_price_of_its_beginning(
 
     later = await batches.exchange(dearer, a_message(2, opens=True))
     assert (later.input, later.settled) == (10**9, ((0, 1),))
+
+
+async def test_rows_of_batches_count_and_give_way_and_are_paid_once(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    rich = replace(TERMS, scopes=())
+    for uid in ("uid-1", "uid-2"):
+        blocks = tuple(a_block(number, rows=[0]) for number in range(30))
+        message = a_message(blocks=blocks).model_copy(update={"uid": uid})
+        await batches.exchange(rich, message)
+    # Two messages are two records of one group, and 31 rows of each batch.
+    assert await store.rows_by_tenant() == {"team-a": 2 + 1 + 62}
+    # A batch that may go on keeps its blocks.
+    await store.make_room("team-a")
+    assert await rows_in(store, "charge_batches") == 62
+
+    async with store.write() as connection:
+        silent = "UPDATE charge_batches SET changed_at = changed_at - 90000 WHERE batch LIKE '%-1'"
+        await connection.execute(text(silent))
+    assert await store.make_room("team-a") == FreedRows(30)
+    assert await rows_in(store, "charge_batches") == 32
+    again = await batches.exchange(rich, a_message(2, blocks=(a_block(0, rows=[0]),)))
+    assert again.outcome is BatchOutcome.EXCEEDED
+    assert "create another BatchInference" in again.message
+    report = await store.charges(ChargeQuery(by=(), since=0, until=2**40))
+    assert sum(row.requests for row in report.rows) == 60
+
+
+async def test_sums_of_many_names_become_few_and_charge_the_same(store: GatewayStore) -> None:
+    hour = 3600 * 10**9
+    for number in range(40):
+        await store.record(
+            [
+                a_record(
+                    tenant=tenant,
+                    model=f"model-{number}",
+                    service=f"{tenant}/{number}",
+                    key=f"key-{number}",
+                    charge_nanos=number,
+                    currency="USD",
+                    requests=2,
+                    request_id="",
+                    started_at_ns=START_NS + number % 2 * hour,
+                )
+                for tenant in ("team-a", "team-b")
+            ]
+        )
+    by = (ChargeDimension.TENANT,)
+    since, until = START_NS // hour * 3600, (START_NS // hour + 1) * 3600
+    queries = [
+        ChargeQuery(by=by, since=0, until=2**40),
+        ChargeQuery(by=by, since=since, until=until),
+    ]
+    before = [await store.charges(query) for query in queries]
+
+    async with store.write() as connection:
+        await connection.execute(text("DELETE FROM usage_records WHERE tenant = 'team-a'"))
+    assert await store.make_room("team-a") == FreedRows(38)
+
+    assert [await store.charges(query) for query in queries] == before
+    assert await store.rows_by_tenant() == {"team-a": 2, "team-b": 80}
+    assert await store.make_room("team-a") == FreedRows(0, are_lost=True)

@@ -61,6 +61,7 @@ async def test_what_was_stored_before_routes_has_none(store_url: str) -> None:
         for table in ("usage_records", "charge_sums"):
             for column in (*routed, "provider", "cost_nanos"):
                 await connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        await connection.execute(text("ALTER TABLE charge_batches DROP COLUMN tenant"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
 
     await store.migrate()

@@ -26,16 +26,20 @@ from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.money import Money
 from tessera.gateway.store import charges
+from tessera.gateway.store.charges import FORGOTTEN_ATTEMPT
 from tessera.gateway.store.leases import clock
-from tessera.gateway.store.schema import CHARGE_BATCHES, storable
+from tessera.gateway.store.schema import CHARGE_BATCHES, RESERVED_BLOCK, storable
 from tessera.gateway.store.store import GatewayStore
 
 BATCH_CLASS = "Batch"
-# Block of the row with what is reserved.
-_RESERVED = -1
 _COLUMNS = CHARGE_BATCHES.c
 _FENCED = BatchAnswer(
     outcome=BatchOutcome.FENCED, message="another attempt of the batch is current"
+)
+_FORGOTTEN = BatchAnswer(
+    outcome=BatchOutcome.EXCEEDED,
+    message="the store of the gateways was full, and what is known no more of this batch is which "
+    "of its rows are paid: create another BatchInference with the rows that have no answer",
 )
 
 
@@ -68,6 +72,8 @@ class BatchStore:
             now = await clock(connection)
             account = await _begin(connection, batch, terms, message, now)
             await _open_accounts(connection, terms.scopes, now)
+        if account.attempt == FORGOTTEN_ATTEMPT:
+            return _FORGOTTEN
         if account.attempt > message.attempt:
             return _FENCED
         if account.former:
@@ -83,14 +89,14 @@ class BatchStore:
         if account.attempt != message.attempt or account.price is None:
             return _FENCED
         account.former, now = "", await clock(connection)
-        total = await _settle(connection, batch, message, account.price, now)
+        total = await _settle(connection, terms, message, account.price, now)
         if total.nanos or total.rows or total.output:
             paid = account.pay(total.nanos)
             record = _record(terms, message, account, total, paid, now)
             await self._store.record_in(connection, [record])
             account.records += 1
         answer = await self._lend(connection, account, terms, message, now)
-        await _write(connection, batch, _RESERVED, account.to_json(), now)
+        await _write(connection, batch, RESERVED_BLOCK, account.to_json(), now)
         settled = await _settled_rows(connection, batch) if message.opens else ()
         return answer.model_copy(update={"settled": settled})
 
@@ -148,12 +154,12 @@ async def _begin(
     connection: AsyncConnection, batch: str, terms: BatchTerms, message: BatchMessage, now: float
 ) -> BatchAccount:
     """Return the account of a batch, in which this attempt is the current one if none is newer."""
-    await _insert(connection, batch, _RESERVED, BatchAccount().to_json(), now)
+    await _insert(connection, terms, (batch, RESERVED_BLOCK), BatchAccount().to_json(), now)
     account = await _locked(connection, batch)
     if account.attempt < message.attempt:
         former = _borrower(batch, account.attempt) if account.attempt else ""
         account = BatchAccount(attempt=message.attempt, former=former, price=terms.price)
-        await _write(connection, batch, _RESERVED, account.to_json(), now)
+        await _write(connection, batch, RESERVED_BLOCK, account.to_json(), now)
     return account
 
 
@@ -169,16 +175,20 @@ async def _open_accounts(
 
 
 async def _locked(connection: AsyncConnection, batch: str) -> BatchAccount:
-    of_batch = (_COLUMNS.batch == batch) & (_COLUMNS.block == _RESERVED)
+    of_batch = (_COLUMNS.batch == batch) & (_COLUMNS.block == RESERVED_BLOCK)
     statement = select(_COLUMNS.state).where(of_batch).with_for_update()
     return BatchAccount.from_json((await connection.execute(statement)).scalar_one())
 
 
 async def _settle(
-    connection: AsyncConnection, batch: str, message: BatchMessage, price: RequestPrice, now: float
+    connection: AsyncConnection,
+    terms: BatchTerms,
+    message: BatchMessage,
+    price: RequestPrice,
+    now: float,
 ) -> SettledRows:
     """Settle the blocks of a message, and return what is new."""
-    total = SettledRows()
+    batch, total = f"{terms.namespace}/{message.uid}", SettledRows()
     numbers = [use.number for use in message.blocks]
     of_blocks = (_COLUMNS.batch == batch) & _COLUMNS.block.in_(numbers)
     rows = await connection.execute(select(_COLUMNS.block, _COLUMNS.state).where(of_blocks))
@@ -189,26 +199,27 @@ async def _settle(
         before = block.to_json()
         total = total.plus(block.settle(use, message.attempt, price))
         if is_new:
-            await _insert(connection, batch, use.number, block.to_json(), now)
+            await _insert(connection, terms, (batch, use.number), block.to_json(), now)
         elif block.to_json() != before:
             await _write(connection, batch, use.number, block.to_json(), now)
     return total
 
 
 async def _settled_rows(connection: AsyncConnection, batch: str) -> tuple[tuple[int, int], ...]:
-    of_blocks = (_COLUMNS.batch == batch) & (_COLUMNS.block != _RESERVED)
+    of_blocks = (_COLUMNS.batch == batch) & (_COLUMNS.block != RESERVED_BLOCK)
     statement = select(_COLUMNS.block, _COLUMNS.state).where(of_blocks).order_by(_COLUMNS.block)
     rows = await connection.execute(statement)
     return tuple((number, BatchBlock.from_json(state).done.bit_count()) for number, state in rows)
 
 
 async def _insert(
-    connection: AsyncConnection, batch: str, number: int, state: Any, now: float
+    connection: AsyncConnection, terms: BatchTerms, block: tuple[str, int], state: Any, now: float
 ) -> None:
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    new = {"batch": block[0], "block": block[1]}
     await connection.execute(
         insert(CHARGE_BATCHES).on_conflict_do_nothing(),
-        [{"batch": batch, "block": number, "changed_at": now, "state": state}],
+        [{**new, "changed_at": now, "state": state, "tenant": storable(terms.tenant)}],
     )
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
+from tessera.domain.charges.batch_account import BatchAccount
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind, is_outside
 from tessera.domain.gateway.requests import UsageRecord, gateway_of
@@ -43,6 +44,7 @@ from tessera.gateway.store.schema import (
     CHARGE_SUMS,
     GATEWAYS,
     MOST_NANOS,
+    RESERVED_BLOCK,
     storable,
 )
 
@@ -55,6 +57,10 @@ WRITTEN_SECONDS = 10.0
 _ENDED_SECONDS = CLOSING_SECONDS / 2
 # Spends without an account are of records that another store had; no window is as long.
 _LONGEST_SECONDS = 35 * 86_400
+# Of a batch of which nothing was heard for so long, blocks may be deleted where room is short.
+_SILENT_SECONDS = 86_400
+# Attempt of a batch whose blocks were deleted: no runner has one as high.
+FORGOTTEN_ATTEMPT = 2**31
 
 _KEY = (CHARGE_ACCOUNTS.c.key, CHARGE_ACCOUNTS.c.window_start)
 _SPENDS_KEY = (CHARGE_SPENDS.c.key, CHARGE_SPENDS.c.window_start)
@@ -266,6 +272,34 @@ async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:
         delete(CHARGE_BATCHES).where(CHARGE_BATCHES.c.changed_at < now - _LONGEST_SECONDS)
     )
     return len(keys)
+
+
+async def forget_batches(connection: AsyncConnection, tenant: str, limit: int) -> int:
+    """Delete the blocks of some of a tenant's batches that are silent for a day; return how many.
+
+    Which of their rows are paid is not known then: no attempt of them is taken any more.
+    """
+    columns, now = CHARGE_BATCHES.c, await clock(connection)
+    blocks = CHARGE_BATCHES.alias()
+    is_silent = (columns.tenant == tenant) & (columns.changed_at < now - _SILENT_SECONDS)
+    of_batch = (blocks.c.batch == columns.batch) & (blocks.c.block != RESERVED_BLOCK)
+    silent = (
+        select(columns.batch)
+        .where(is_silent, columns.block == RESERVED_BLOCK, exists().where(of_batch))
+        .order_by(columns.changed_at)
+        .limit(limit)
+    )
+    batches = list(await connection.scalars(silent))
+    is_block = columns.block == RESERVED_BLOCK
+    await connection.execute(
+        update(CHARGE_BATCHES)
+        .where(columns.batch.in_(batches), is_block)
+        .values(state=BatchAccount(attempt=FORGOTTEN_ATTEMPT).to_json(), changed_at=now)
+    )
+    result = await connection.execute(
+        delete(CHARGE_BATCHES).where(columns.batch.in_(batches), ~is_block)
+    )
+    return result.rowcount
 
 
 async def forget(connection: AsyncConnection, keys: Sequence[Key]) -> None:

@@ -115,7 +115,8 @@ CHARGE_SPENDS = Table(
     Index("charge_spends_by_gateway", "gateway"),
 )
 
-# One row for each batch that is charged, with block -1, and one for each of its blocks.
+# One row for each batch that is charged, with block -1, and one for each of its blocks. Rows of
+# before have no tenant, and count for none.
 CHARGE_BATCHES = Table(
     "charge_batches",
     METADATA,
@@ -123,8 +124,11 @@ CHARGE_BATCHES = Table(
     Column("block", BigInteger, primary_key=True, autoincrement=False),
     Column("changed_at", Double, nullable=False),
     Column("state", JSON, nullable=False),
+    Column("tenant", Text, nullable=False, server_default=""),
     Index("charge_batches_by_change", "changed_at"),
 )
+# Block of the row with what is reserved for the others.
+RESERVED_BLOCK = -1
 
 # What statements are made of: one row for each group of an hour of UTC, whose digest is its id.
 # What providers bill in another currency than that of the charge has a row of its own.

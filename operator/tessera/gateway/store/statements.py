@@ -271,6 +271,40 @@ async def prune(connection: AsyncConnection, limit: int) -> int:
     return result.rowcount
 
 
+async def fold(connection: AsyncConnection, tenant: str, limit: int) -> int:
+    """Add up some of a tenant's oldest sums of an hour, whatever was used; return how many less.
+
+    What tells them apart and others may choose is OTHER then: the charges of each hour, price list
+    and flag stay. Large ones stay as they are.
+    """
+    columns, names = CHARGE_SUMS.c, ("service", "model", "model_route", "target")
+    some = (
+        select(*columns)
+        .where(columns.tenant == tenant, columns.service != OTHER, ~_is_large())
+        .order_by(columns.hour)
+        .limit(limit)
+        .with_for_update()
+    )
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock_shared(_MONTH_LOCK)))
+    rows = (await connection.execute(some)).mappings().all()
+    totals: dict[Group, tuple[int, ...]] = {}
+    for row in rows:
+        given = {each: OTHER for each in ("team", "key", "user", "tag") if row[each] is not None}
+        folded = {**row, **dict.fromkeys(names, OTHER), **given}
+        group = tuple(folded[name] for name in _GROUP)
+        _count(totals, group, tuple(int(row[name]) for name in _COUNTS))
+    await connection.execute(delete(CHARGE_SUMS).where(columns.id.in_([row["id"] for row in rows])))
+    before = await _row_count(connection, tenant)
+    await add(connection, totals)
+    return len(rows) - (await _row_count(connection, tenant) - before)
+
+
+async def _row_count(connection: AsyncConnection, tenant: str) -> int:
+    counted = select(func.count()).where(CHARGE_SUMS.c.tenant == tenant)
+    return await connection.scalar(counted) or 0
+
+
 def _lost(hour: int, unrecorded: charges.Unrecorded) -> Group:
     empty = ("service", "model", "service_class", "model_route", "target", "provider")
     fields: dict[str, int | str] = dict.fromkeys(empty, "")

@@ -1,5 +1,6 @@
 """What gateways share: usage records, and the accounts of limits that they borrow from."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -21,7 +22,7 @@ from tessera.gateway.store import charges, leases, peers, statements
 from tessera.gateway.store.charge_store import ChargeStore
 from tessera.gateway.store.database import StoreError, insert_rows
 from tessera.gateway.store.exact_sums import exact_sum, rough_sum
-from tessera.gateway.store.schema import USAGE_RECORDS, storable
+from tessera.gateway.store.schema import CHARGE_BATCHES, CHARGE_SUMS, USAGE_RECORDS, storable
 
 # Engines choose some numbers: larger ones are cut, since one refused row would hold up all others.
 # They are those of one request.
@@ -50,9 +51,7 @@ _NUMBERS, _TIMES = ("status", "requests", *_TOKENS), ("started_at_ns", "queue_ns
 _TEXTS_OF, _NUMBERS_OF, _TIMES_OF = attrgetter(*_TEXTS), attrgetter(*_NUMBERS), attrgetter(*_TIMES)
 # No sums, which have no id of a request, and no corrections, which are known by their ids.
 _IS_SINGLE = (USAGE_RECORDS.c.requests == 1) | (
-    (USAGE_RECORDS.c.requests == 0)
-    & (USAGE_RECORDS.c.request_id != "")
-    & USAGE_RECORDS.c.record_id.not_like(f"{CORRECTIONS}-%")
+    (USAGE_RECORDS.c.request_id != "") & USAGE_RECORDS.c.record_id.not_like(f"{CORRECTIONS}-%")
 )
 # The most of one record, so that a thousand of them are a sum of 64 bits: nine million units of a
 # currency, or so many tokens.
@@ -64,6 +63,10 @@ _DAY_NS = 86_400 * 10**9
 ROW_BYTES = 2400
 # Gateways make room one at a time.
 _ROOM_LOCK = 0x7E55E7B
+
+
+# What a tenant fills the store with.
+_COUNTED = (USAGE_RECORDS, CHARGE_SUMS, CHARGE_BATCHES)
 
 
 class FreedRows(NamedTuple):
@@ -270,16 +273,20 @@ class GatewayStore(ChargeStore):
         return result.rowcount + accounts + sums
 
     async def rows_by_tenant(self) -> dict[str, int]:
-        """Return how many rows each tenant has."""
-        tenant = USAGE_RECORDS.c.tenant
+        """Return how many rows each tenant has: records, sums of charges, and blocks of batches."""
+        rows = Counter[str]()
         async with self.read() as connection:
-            rows = await connection.execute(select(tenant, func.count()).group_by(tenant))
-            return {row[0]: row[1] for row in rows}
+            for table in _COUNTED:
+                tenant = table.c.tenant
+                counted = await connection.execute(select(tenant, func.count()).group_by(tenant))
+                rows.update({row[0]: row[1] for row in counted})
+        return rows
 
     async def make_room(self, tenant: str, limit: int = 1000) -> FreedRows:
         """Replace a tenant's oldest records by their sums of a day, at most `limit` of them.
 
         Where that would free less than half of them, its `limit` oldest rows are deleted instead.
+        Of a tenant with more sums of charges, or blocks of batches, those give way before.
         """
         columns = USAGE_RECORDS.c
         oldest = select(*_LABELED.values()).where(columns.tenant == tenant)
@@ -289,6 +296,8 @@ class GatewayStore(ChargeStore):
                 select(func.pg_try_advisory_xact_lock(_ROOM_LOCK))
             ):
                 return FreedRows(0)
+            if freed := await _fold_charges(connection, tenant, limit):
+                return FreedRows(freed)
             single = (await connection.execute(oldest.where(_IS_SINGLE))).mappings()
             ids, sums = list[str](), UsageSums(_DAY_NS)
             for row in single:
@@ -301,6 +310,20 @@ class GatewayStore(ChargeStore):
                 rows = [_row(_storable(total)) for total in sums]
                 await insert_rows(connection, USAGE_RECORDS, rows, ())
         return FreedRows(len(ids) if are_lost else len(ids) - len(sums), are_lost)
+
+
+async def _fold_charges(connection: AsyncConnection, tenant: str, limit: int) -> int:
+    """Free rows of sums or of batches where a tenant has more of them than records."""
+    rows = {}
+    for table in _COUNTED:
+        counted = select(func.count()).where(table.c.tenant == tenant)
+        rows[table] = await connection.scalar(counted) or 0
+    freed = 0
+    if rows[CHARGE_BATCHES] > max(rows[USAGE_RECORDS], rows[CHARGE_SUMS]):
+        freed = await charges.forget_batches(connection, tenant, limit)
+    if not freed and rows[CHARGE_SUMS] > rows[USAGE_RECORDS]:
+        freed = await statements.fold(connection, tenant, limit)
+    return freed
 
 
 def _record(row: RowMapping) -> UsageRecord:
