@@ -608,13 +608,14 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     cluster = objects["ClusterRole", name]["rules"]
     assert plurals(cluster) == {
         *("acceleratorpools", "pricelists", "tenantbudgets"),
-        *("controllerrevisions", "inferenceservices", "modelroutes", "pods", "tokenreviews"),
+        *("batchinferences", "controllerrevisions", "inferenceservices", "modelroutes", "pods"),
+        "tokenreviews",
     }
     assert plurals(named["ClusterRole", name]["rules"]) == {
         *("acceleratorpools", "pricelists", "tenantbudgets", "tokenreviews"),
     }
     assert plurals(named["Role", f"a/{name}"]["rules"]) == {
-        *("controllerrevisions", "inferenceservices", "modelroutes", "pods"),
+        *("batchinferences", "controllerrevisions", "inferenceservices", "modelroutes", "pods"),
     }
     own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
     keys = objects["Role", "tessera-system-keys/tessera-gateway-keys"]["rules"]
@@ -622,7 +623,8 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     rules = (*cluster, *own, *keys)
     verbs = {(rule["resources"][0], verb) for rule in rules for verb in rule["verbs"]}
     assert {pair for pair in verbs if pair[1] not in ("list", "watch")} == {
-        ("tokenreviews", "create")
+        ("batchinferences", "get"),
+        ("tokenreviews", "create"),
     }
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from tessera.domain.gateway.directory import Directory
+from tessera.domain.observed.batches import Batch
 from tessera.domain.usage.statement import ChargeDimension, ChargeQuery, ChargeRow
-from tessera.gateway.batch_api import BatchApi
+from tessera.gateway.batch_api import BatchApi, KnownBatches
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.store import GatewayStore
 from tests.batch_runner.harness import UID, RunnerExit, RunnerHarness, a_row
-from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, paying
+from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, a_charged_batch, paying
 
 pytestmark = pytest.mark.long
 
@@ -35,6 +36,7 @@ class Money:
     store: GatewayStore
     token: Path
     directory: Directory
+    batch: Batch = field(default_factory=lambda: a_charged_batch(UID))
 
     def limit(self, nanos: int, generation: int = 1) -> None:
         limit = a_charge_limit(nanos, budget="team-a", generation=generation)
@@ -50,6 +52,7 @@ class Money:
     ) -> RunnerExit:
         """Run an attempt to its end."""
         harness.set_current_attempt(attempt)
+        self.batch = a_charged_batch(UID, attempt)
         charges = ("--charges", self.url, "--charges-token", str(self.token))
         runner = harness.start(attempt, *charges, has_engine=has_engine)
         return await asyncio.to_thread(runner.wait_for_exit)
@@ -65,7 +68,12 @@ async def money(tmp_path: Path) -> AsyncIterator[Money]:
     async def review(text: str) -> str | None:
         return TOKENS.get(text)
 
-    api = BatchApi(BatchStore(store, "gateway"), review, lambda: known.directory)
+    async def read(namespace: str, name: str) -> Batch | None:
+        return known.batch if (namespace, name) == ("team-a", "night") else None
+
+    api = BatchApi(
+        BatchStore(store, "gateway"), review, lambda: known.directory, KnownBatches(read)
+    )
     async with TestServer(api.application()) as server:
         known.url = str(server.make_url("")).rstrip("/")
         yield known

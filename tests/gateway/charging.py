@@ -6,6 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from tessera.adapters.kube.object_parsing import parse_batch
 from tessera.api.model_provider import ModelCost, ProviderModel
 from tessera.api.price_list import PriceEntry, PriceListSpec
 from tessera.api.ref import Ref
@@ -20,6 +21,7 @@ from tessera.domain.gateway.directory import (
     OutsideModel,
     TenantLimits,
 )
+from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tests.gateway.harness import TENANT
@@ -104,3 +106,19 @@ def a_cost_limit(nanos: int, generation: int = 1, window: WindowName = "Month") 
     limit = a_charge_limit(0, name=f"{OUTSIDE}{window}", window=window, generation=generation)
     start, end = window_at(limit, time.time())
     return replace(limit, raises=(AmountRaise(nanos, end), AmountRaise(-nanos, start)))
+
+
+def a_charged_batch(uid: str = "uid-1", attempt: int = 1, **check: Any) -> Batch:
+    """Return team-a/night of the model `tiny`, as the operator wrote it during an attempt."""
+    checked = {"rows": 5000, "url": "/v1/chat/completions", "inputTokens": 1, "answers": 5000}
+    current = {"number": attempt, "tier": "OnDemand", "pool": "a", "variant": "a", "job": "a"}
+    began = "2026-11-01T00:00:00Z"
+    named = {"namespace": "team-a", "name": "night", "uid": uid, "creationTimestamp": began}
+    spec = {
+        "claimName": "files",
+        "input": "in.jsonl",
+        "output": "out.jsonl",
+        "model": {"uri": "hf://tiny/tiny", "servedName": "tiny"},
+    }
+    status = {"check": checked | check, "attempt": current | {"startedAt": began}}
+    return parse_batch({"metadata": named, "spec": spec, "status": status})

@@ -231,6 +231,9 @@ class CheckStatus(_BatchStatusBase):
     input_tokens: int
     """Estimated tokens of all prompts."""
 
+    answers: int = 0
+    """Answers that all rows ask for: `n` of each prompt; 0 where an earlier version checked it."""
+
     files: Annotated[tuple[str, ...], Field(max_length=2)] = ()
     """Output and errors file on the claim, where symbolic links of folders lead: no other
     unfinished batch may write them."""

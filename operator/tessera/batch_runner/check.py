@@ -74,7 +74,8 @@ def check(
     valid = {"phase": "check", "ok": True, "rows": findings.rows, "url": findings.url}
     claim = os.path.realpath(paths.work.parent.parent)
     files = [os.path.relpath(_where_links_lead(path), claim) for path in paths.results]
-    return 0, {**valid, "inputTokens": findings.input_tokens, "files": files}
+    counts = {"inputTokens": findings.input_tokens, "answers": findings.answers}
+    return 0, {**valid, **counts, "files": files}
 
 
 def _where_links_lead(path: Path) -> Path:

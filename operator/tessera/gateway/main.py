@@ -22,6 +22,7 @@ from tessera.adapters.catalog_file import install_catalog
 from tessera.adapters.clock import now
 from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.kube.access_review import token_user
+from tessera.adapters.kube.batch_reader import read_batch
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
 from tessera.adapters.kube.installation_pods import operator_addresses, other_gateways
@@ -33,7 +34,7 @@ from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import BATCH_CHARGES, USAGE_READER, keys_namespace
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.quality.names import GATE_AUDIENCE
-from tessera.gateway.batch_api import BatchApi
+from tessera.gateway.batch_api import BatchApi, KnownBatches
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.fleet.polling import EnginePoller, read_page
@@ -42,7 +43,7 @@ from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.connections import Connections, raise_descriptor_limit
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.authentication import Authenticator
-from tessera.gateway.identify.token_reviews import TokenReviews
+from tessera.gateway.identify.token_reviews import IssuedTokens, TokenReviews
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.outside.client import OutsideClient
@@ -148,7 +149,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         internal = InternalApi(
             metrics,
             recording.store,
-            partial(token_user, own, audience=USAGE_READER),
+            IssuedTokens(partial(token_user, own, audience=USAGE_READER), connection.token).user,
             settings.namespace,
             gateway.load,
             gateway.app,
@@ -160,8 +161,11 @@ async def run(settings: GatewaySettings, host: str) -> None:
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
         batches = BatchStore(recording.store, GATEWAY_NAME)
         if settings.batches_port is not None:
-            review = partial(token_user, own, audience=BATCH_CHARGES)
-            batch_api = BatchApi(batches, review, lambda: gateway.directory)
+            known = KnownBatches(partial(read_batch, fleet))
+            review = IssuedTokens(
+                partial(token_user, own, audience=BATCH_CHARGES), connection.token
+            ).user
+            batch_api = BatchApi(batches, review, lambda: gateway.directory, known)
             await _serve_internal(batch_api.application(), host, settings.batches_port, stack)
         server = _server(settings, gateway, metrics)
         parts: dict[str, Part] = {

@@ -36,7 +36,7 @@ class BatchRow:
     @property
     def choices(self) -> int:
         """How many answers it has, each with as many tokens as its limit allows."""
-        prompt = self.body.get("prompt")
+        prompt = self.body.get("input" if self.url == EMBEDDING_URL else "prompt")
         # A list of numbers is one prompt.
         is_several = isinstance(prompt, list) and not isinstance(next(iter(prompt), None), int)
         prompts = len(prompt) if is_several and isinstance(prompt, list) else 1

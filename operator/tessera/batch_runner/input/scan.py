@@ -169,6 +169,8 @@ class ScanFindings:
     url: str
     input_tokens: int
     max_tokens_sum: int
+    answers: int
+    """Those that all rows ask for."""
     faults: tuple[LineFault, ...]
     """The first faults, by line."""
     fault_count: int
@@ -185,6 +187,7 @@ class InputScan:
         self._url: str | None = None
         self._input_tokens = 0
         self._max_tokens_sum = 0
+        self._answers = 0
         self._faults = FaultGroups(MAX_SHOWN_FAULTS)
         self._blank: int | None = None
 
@@ -222,6 +225,7 @@ class InputScan:
             url=self._url or "",
             input_tokens=self._input_tokens,
             max_tokens_sum=self._max_tokens_sum,
+            answers=self._answers,
             faults=tuple(faults[:MAX_SHOWN_FAULTS]),
             fault_count=self._faults.count + self._ids.surplus + later_faults.count,
         )
@@ -254,3 +258,4 @@ class InputScan:
         body_bytes = max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))
         self._input_tokens += rows.input_tokens(row, body_bytes)
         self._max_tokens_sum += row.max_tokens or 0
+        self._answers += row.choices

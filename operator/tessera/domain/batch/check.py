@@ -48,6 +48,7 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
                 rows=report.rows,
                 url=report.url,
                 input_tokens=report.input_tokens,
+                answers=report.answers,
                 files=report.files[:2],
             )
             return InputCheck(

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from tessera.api.meta import Wire
+from tessera.api.meta import DnsLabel, Wire
 from tessera.domain.charges.answer_lengths import AnswerLengths
 from tessera.domain.charges.prices import RequestPrice, charge_of
 
@@ -55,7 +55,7 @@ class BlockUse(Wire):
 class BatchMessage(Wire):
     """What a runner says of its attempt, and what it needs."""
 
-    batch: Annotated[str, Field(min_length=1, max_length=253)]
+    batch: DnsLabel
     uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
     attempt: Annotated[int, Field(ge=1, lt=2**31)]
     """The fence: a lower number than that of another message changes nothing."""

@@ -89,6 +89,7 @@ class CheckReport(_RunnerReport):
     rows: Count = 0
     url: Text = ""
     input_tokens: Count = 0
+    answers: Count = 0
     files: tuple[Text, ...] = ()
     """The paths of the output and the errors on the claim, where symbolic links lead."""
     error_count: Count = 0
