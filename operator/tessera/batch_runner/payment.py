@@ -30,6 +30,8 @@ WAIT_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 # Between two messages while rows run.
 _ASK_SECONDS = 1.0
+# Between two messages at most: a gateway frees what is reserved for a runner that is silent.
+_TELL_SECONDS = 60.0
 # For a gateway that does not answer.
 GATEWAY_SECONDS = 60.0
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
@@ -72,6 +74,19 @@ class RowPayer:
                 self._changed.add(number)
                 await self._tell()
         await self._obtain(max(self._usual(), await asyncio.to_thread(self._refused)))
+
+    async def run(self, every_seconds: float = _TELL_SECONDS) -> None:
+        """Tell a gateway now and then that this attempt lives, however long its rows run.
+
+        What is reserved stays. Raises FencedError.
+        """
+        while True:
+            await asyncio.sleep(every_seconds)
+            async with self._turn:
+                if self._purse.reserved:
+                    # A gateway that is away is no reason to leave what runs.
+                    with suppress(BudgetExceededError):
+                        await self._tell(want=max(1, self._purse.reserved - self._purse.used))
 
     async def close(self) -> None:
         """Settle what is left, and return what is reserved, if a gateway answers soon."""

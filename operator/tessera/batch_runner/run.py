@@ -304,6 +304,7 @@ class AttemptRunner:
                     journal.run(),
                     self._watch_steps(engine),
                     self._watch_input(checked, heartbeat),
+                    *(() if payer is None else (payer.run(),)),
                 )
                 await journal.sync()
         except OSError as error:

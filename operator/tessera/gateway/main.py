@@ -174,6 +174,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             "log": output.run,
             "audit": partial(_audit, audit, gateway, metrics),
             "gateway": gateway.run,
+            "batches": batches.run,
             "seen": seen.run,
         }
         if settings.tls_directory is not None:

@@ -205,3 +205,26 @@ def test_answers_may_have_twice_their_usual_length_and_four_times_as_much_once_t
     assert purse.first_limit(50) == 50
     assert purse.next_limit(200, None) == 800
     assert purse.next_limit(200, 500) == 500
+
+
+def test_what_a_silent_runner_reserved_is_others_and_it_may_go_on() -> None:
+    day, month = a_limited("day", 10_000, "Day"), a_limited("month", 10_000)
+    store = Store(day, month)
+    store.exchange(1, need=9000, want=9000)
+    store.exchange(1, BlockUse(number=0, rows=_rows(3)), need=8000, want=8000)
+    settled = {key: account.settled for key, account in store.accounts.items()}
+
+    loan = BatchLoan(borrower="1", accounts=store.accounts, scopes={}, now=store.now)
+    loan.free(store.batch)
+
+    assert store.batch.reserved == 0
+    for key, account in store.accounts.items():
+        assert (account.settled, account.lent, account.reserved) == (settled[key], 0, 0)
+    # It lives: its rows of now are paid of what it reserves again.
+    assert store.exchange(1, need=5000, want=5000) is BatchOutcome.GRANTED
+    store.exchange(1, BlockUse(number=0, rows=_rows(6)))
+    store.check()
+
+
+def _rows(count: int) -> tuple[RowTokens, ...]:
+    return tuple(RowTokens(row, 95, 0) for row in range(count))

@@ -310,3 +310,24 @@ async def test_sums_of_many_names_become_few_and_charge_the_same(store: GatewayS
     assert [await store.charges(query) for query in queries] == before
     assert await store.rows_by_tenant() == {"team-a": 2, "team-b": 80}
     assert await store.make_room("team-a") == FreedRows(0, are_lost=True)
+
+
+async def test_what_a_silent_batch_reserved_is_free_after_ten_minutes(
+    store: GatewayStore, batches: BatchStore
+) -> None:
+    await batches.exchange(TERMS, a_message(want=5000))
+    await batches.exchange(TERMS, a_message(blocks=(a_block(rows=range(10)),), want=4000))
+    reserved = await settled(store)
+    await batches.free_silent()
+    assert await settled(store) == reserved == (10 * ROW_NANOS, 4000)
+
+    async with store.write() as connection:
+        await connection.execute(text("UPDATE charge_batches SET changed_at = changed_at - 601"))
+    await batches.free_silent()
+    assert await settled(store) == await settled(store, DAY) == (10 * ROW_NANOS, 0)
+
+    # A runner that was only slow reserves what it needs again.
+    granted = await batches.exchange(TERMS, a_message(need=500, want=500))
+    assert (granted.outcome, granted.reserved) == (BatchOutcome.GRANTED, 500)
+    await batches.exchange(TERMS, a_message(blocks=(a_block(rows=range(12)),)))
+    assert (await settled(store))[0] == 12 * ROW_NANOS

@@ -4,7 +4,7 @@ A batch borrows from accounts of charges as a gateway does, under a name of its 
 are settled by block, attempt and a bitmap, so a message that comes late or again changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from tessera.domain.charges.scopes import ChargeScope
 SHARE = 20
 # So long after its window what was reserved there is returned: the rows of then have ended.
 LATE_SECONDS = 3600
+# What is reserved for a runner is returned once nothing was heard of it for so long: it says
+# something each minute.
+SILENT_SECONDS = 600
 
 Key = tuple[str, int]
 
@@ -181,11 +184,19 @@ class BatchLoan:
         is_over = any(self._uncharged(batch, key) < more for key in self.scopes)
         return BatchOutcome.EXCEEDED if is_over else BatchOutcome.WAIT
 
+    def free(self, batch: BatchAccount) -> None:
+        """Return all that is reserved, of a runner that is silent: it may reserve more later."""
+        self._drop(batch, batch.parts)
+
     def _drop_late(self, batch: BatchAccount) -> None:
-        for part in [part for part in batch.parts if part.end + LATE_SECONDS <= self.now]:
+        self._drop(batch, [part for part in batch.parts if part.end + LATE_SECONDS <= self.now])
+
+    def _drop(self, batch: BatchAccount, parts: Sequence[ReservedPart]) -> None:
+        for part in tuple(parts):
             batch.parts.remove(part)
-            for key in part.accounts:
-                if (balance := self.accounts[key].gateways.get(self.borrower)) is not None:
+            for account in map(self.accounts.get, part.accounts):
+                balance = None if account is None else account.gateways.get(self.borrower)
+                if balance is not None:
                     balance.ceiling, balance.reserved = balance.settled, 0
 
     def _current_part(self, batch: BatchAccount) -> ReservedPart:

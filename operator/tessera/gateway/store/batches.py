@@ -3,6 +3,8 @@
 A message of a runner is one transaction, whichever gateway gets it: no gateway has money of it.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.batch_account import (
+    SILENT_SECONDS,
     BatchAccount,
     BatchBlock,
     BatchLoan,
@@ -27,11 +30,16 @@ from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.money import Money
 from tessera.gateway.store import charges
 from tessera.gateway.store.charges import FORGOTTEN_ATTEMPT
+from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.leases import clock
 from tessera.gateway.store.schema import CHARGE_BATCHES, RESERVED_BLOCK, storable
 from tessera.gateway.store.store import GatewayStore
 
+log = logging.getLogger("tessera.gateway")
+
 BATCH_CLASS = "Batch"
+# Between two looks for batches that are silent, and how many of them one frees.
+_FREE_SECONDS, _FREED_BATCHES = 60.0, 100
 _COLUMNS = CHARGE_BATCHES.c
 _FENCED = BatchAnswer(
     outcome=BatchOutcome.FENCED, message="another attempt of the batch is current"
@@ -81,6 +89,37 @@ class BatchStore:
             await self._store.close_gateway(account.former)
         async with self._store.write() as connection:
             return await self._exchange(connection, batch, terms, message)
+
+    async def free_silent(self) -> None:
+        """Free what is reserved for runners of which nothing was heard for SILENT_SECONDS."""
+        async with self._store.write() as connection:
+            now = await clock(connection)
+            silent = (
+                select(_COLUMNS.batch, _COLUMNS.state)
+                .where(_COLUMNS.block == RESERVED_BLOCK)
+                .where(_COLUMNS.changed_at < now - SILENT_SECONDS)
+                .where(_COLUMNS.state["parts"].as_string() != "[]")
+                .order_by(_COLUMNS.changed_at)
+                .limit(_FREED_BATCHES)
+                .with_for_update(skip_locked=True)
+            )
+            for batch, state in (await connection.execute(silent)).all():
+                account = BatchAccount.from_json(state)
+                accounts = await charges.locked(connection, account.keys)
+                await charges.read_spends(connection, accounts)
+                borrower = _borrower(batch, account.attempt)
+                BatchLoan(borrower=borrower, accounts=accounts, scopes={}, now=now).free(account)
+                await charges.write(connection, accounts)
+                await _write(connection, batch, RESERVED_BLOCK, account.to_json(), now)
+
+    async def run(self) -> None:
+        """Free what silent runners have reserved, until it is cancelled."""
+        while True:
+            try:
+                await self.free_silent()
+            except StoreError as error:
+                log.error("the store keeps what silent batches have reserved: %s", error)
+            await asyncio.sleep(_FREE_SECONDS)
 
     async def _exchange(
         self, connection: AsyncConnection, batch: str, terms: BatchTerms, message: BatchMessage
