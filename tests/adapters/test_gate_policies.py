@@ -470,6 +470,28 @@ async def test_where_the_platform_demands_a_gate_a_service_has_one(gates: Gates)
     await gates.expect(EVAN, "", gated, {"spec": {"model": {"uri": "hf://org/next"}}}, kind)
 
 
+async def test_no_way_through_another_class_goes_past_a_demanded_gate(gates: Gates) -> None:
+    kind, words = INFERENCE_SERVICES, "A class that needs none needs the verb bypass"
+    night = a_service(STABLE | {"class": "Batch"}, "night")
+    await exist(gates.admin, night)
+    following: Json = {"model": {"uri": "hf://org/next"}, "rollout": {"strategy": "Rolling"}}
+    for spec in (
+        {"class": "Interactive"},
+        {"class": None},
+        {"class": "Interactive"} | following,
+    ):
+        await gates.only_with_bypass(night, {"spec": spec}, words, kind)
+    await gates.expect(EVAN, "", night, {"spec": {"model": following["model"]}}, kind)
+    await gates.expect(EVAN, "", night, {"metadata": {"labels": {"a": "b"}}}, kind)
+    # A namespace that demands a gate demands it of all classes.
+    inside = a_service(STABLE | {"class": "Batch"}, "night", DEMANDED)
+    await exist(gates.admin, inside)
+    await gates.expect(EVAN, "", inside, {"spec": {"class": "Interactive"}}, kind)
+    free = a_service({"model": {"uri": "hf://org/model"}}, "free")
+    await exist(gates.admin, free)
+    await gates.expect(EVAN, "", free, {"spec": {"class": "Batch"} | STABLE}, kind)
+
+
 async def test_the_api_server_finds_nothing_wrong_with_these_policies(gates: Gates) -> None:
     async def policies_are_checked() -> None:
         listed = await gates.admin.get(f"{POLICIES}/validatingadmissionpolicies")
