@@ -13,11 +13,13 @@ from tessera.resources.api_resources import (
     INFERENCE_SERVICES,
     JOBS,
     KINDS,
+    QUALITY_GATES,
     TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import STORED
 from tests.builders import SMALL
+from tests.hostile.paid_makers import Maker, functions_that_run, paid_makers, sources
 from tests.hostile.score import SCORE
 from tests.hostile.twin import A100, HOSTILE, Fleet
 
@@ -49,6 +51,7 @@ SERVICES: dict[str, dict[str, Any]] = {
         "model": {**STORED, "uri": "s3://models/asleep"},
         "scaling": {"minReplicas": 0, "maxReplicas": 3},
     },
+    "gated": {"rollout": {"strategy": "Gated", "gateRef": "answers"}},
 }
 
 
@@ -65,6 +68,10 @@ def a_fleet(amount: str) -> Fleet:
     fleet.add_node("a100-0", "a100", whole=8)
     fleet.add_pool("burst", "3", tier="OnDemand", nodeTemplate=template, mig={"mode": "Auto"})
     fleet.add_budget(HOSTILE, amount)
+    gate = {"suite": {"configMap": {"name": "suite"}}, "minScore": "0.5"}
+    fleet.cluster.put(
+        QUALITY_GATES, {"metadata": {"name": "answers", "namespace": HOSTILE}, "spec": gate}
+    )
     claim = {"metadata": {"name": OWN_CLAIM, "namespace": HOSTILE}}
     fleet.cluster.put(CLAIMS, {**claim, "spec": {"accessModes": ["ReadWriteMany"]}})
     for name, model in BATCHES.items():
@@ -90,6 +97,21 @@ def test_each_kind_that_the_operator_creates_is_free_or_asks_the_budget() -> Non
     created = {kind.kind for kind in (*KINDS, *AUTOSCALING) if "create" in kind.verbs}
     assert created == FREE | PAID
     assert not FREE & PAID
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "def warm(owner):\n    return owned_manifest(JOBS, owner, 'warm', {}, None)\n",
+        "def warm(owner):\n    return manifest(api_resources.CLAIMS, owner)\n",
+        "def warm(kind, owner):\n    return manifest(kind, owner)\n",
+    ],
+)
+def test_a_new_maker_and_its_caller_are_found(planted: str) -> None:
+    writes = "class Warmer:\n    async def write(self):\n        await self.apply(warm(self))\n"
+    code = {"resources/warm.py": planted, "reconcile/writing/warm.py": writes}
+    new = {Maker("resources/warm.py", "warm"), Maker("reconcile/writing/warm.py", "write")}
+    assert paid_makers({**sources(), **code}, PAID) - paid_makers(sources(), PAID) == new
 
 
 @pytest.mark.parametrize("amount", ["0.00", "0.0001"])
@@ -127,10 +149,15 @@ async def test_the_same_services_get_all_of_it_once_the_budget_pays() -> None:
         TENANT_BUDGETS,
         {"metadata": {"name": HOSTILE}, "spec": _with_amount(fleet, "1000000")},
     )
-    for _ in range(12):
-        await fleet.cycle()
+    with functions_that_run() as called:
+        for _ in range(12):
+            await fleet.cycle()
     objects = created_objects(fleet)
-    assert len(objects["PersistentVolumeClaim"]) >= 4
+    # Whatever makes something paid is in this scene, so it is in the one without money too.
+    assert not paid_makers(sources(), PAID) - called
+    assert len(objects["PersistentVolumeClaim"]) >= 5
+    assert f"{HOSTILE}/answers-answers" in objects["PersistentVolumeClaim"]
+    assert any(name.startswith(f"{HOSTILE}/answers-") for name in objects["Job"])
     assert {f"{HOSTILE}/night-check", f"{HOSTILE}/read-shape"} <= {
         name.rpartition("-")[0] if "shape" in name else name for name in objects["Job"]
     }

@@ -32,6 +32,8 @@ class GateAccepted(StatusReason):
     GATEWAY_UNREACHABLE = "GatewayUnreachable"
     """The Job reaches no gateway, for example by a NetworkPolicy or since its name does not
     resolve; the message has the error. It is asked again half an hour later."""
+    STORAGE_QUOTA_EXCEEDED = "StorageQuotaExceeded"
+    """`spec.storage` of the TenantBudget leaves no room for the claim of the answers."""
     FAILED_CREATE = "FailedCreate"
     """The API server refuses the pod of the Job or its claim; the message has its words."""
 

@@ -323,7 +323,7 @@ class TenantBudgetSpec(Wire):
     minReplicas that run are never reduced. Omitted, as many as the limits pay."""
 
     storage: StorageSize = "16Ti"
-    """Quota of the claims with model files that all services and batches of the tenant may have at
+    """Quota of the claims with model files and with answers of gates that the tenant may have at
     once, for example `2Ti`: beyond it no claim is created and none grows, and those that exist
     stay."""
 

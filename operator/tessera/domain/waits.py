@@ -344,6 +344,7 @@ KINDS = (
             ScalingReason.GPU_QUOTA_EXCEEDED,
             Progressing.GPU_QUOTA_EXCEEDED,
             Progressing.STORAGE_QUOTA_EXCEEDED,
+            GateAccepted.STORAGE_QUOTA_EXCEEDED,
             BatchRunning.BUDGET_EXHAUSTED,
             WithinBudget.BUDGET_EXHAUSTED,
             WithinBudget.GPU_QUOTA_EXCEEDED,

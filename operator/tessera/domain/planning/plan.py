@@ -381,7 +381,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         claim_users=users,
     )
     all_plans, inspection = _plan_services(context, devices.proposals)
-    gates = plan_gates(observed, with_candidates(fleet, devices, all_plans))
+    gates = plan_gates(observed, with_candidates(fleet, devices, all_plans), storage)
     service_plans = _service_plans(gates.service_plans)
     return Plan(
         pools=views,

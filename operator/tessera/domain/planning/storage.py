@@ -1,4 +1,4 @@
-"""The size of all claims of model files that a tenant may have at once."""
+"""The size of all claims of model files and of gates' answers that a tenant may have at once."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,10 @@ from tessera.api.model_files import gibibytes
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.domain.budget.budgets import BudgetView, by_namespace
 from tessera.domain.incremental import reused_per_object
+from tessera.domain.observed.gates import ObservedGate
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.quality.names import answers_claim_name
 from tessera.domain.service.preparation.claims import ModelClaim
 
 
@@ -24,8 +26,29 @@ class StorageRoom:
 
     def refuse(self, claim: ModelClaim) -> str | None:
         """Return why a claim is neither created nor grows; None where it now has its room."""
-        growth = max(0, _growth(claim) - self._granted.get(claim.ref, 0))
-        view = self._views.get(claim.ref.namespace)
+        return self._refuse(
+            claim.ref,
+            claim.gib - (claim.volume.gib if claim.volume is not None else 0),
+            f"for {claim.files.uri} have no room. Raise spec.storage, lower "
+            "spec.model.cache.size, or delete services whose files are not needed.",
+        )
+
+    def refuse_answers(self, gate: ObservedGate) -> str | None:
+        """Return why the claim of a gate's answers is not written; None where it has its room."""
+        if gate.spec is None:
+            return None
+        ref = Ref(gate.ref.namespace, answers_claim_name(gate.ref.name))
+        volume = self._snapshot.claims.get(ref)
+        return self._refuse(
+            ref,
+            gibibytes(gate.spec.answers.size) - (volume.gib if volume is not None else 0),
+            "for its answers have no room. Raise spec.storage, lower spec.answers.size of the "
+            "gate, or delete services whose files are not needed.",
+        )
+
+    def _refuse(self, ref: Ref, larger_gib: int, purpose: str) -> str | None:
+        growth = max(0, larger_gib - self._granted.get(ref, 0))
+        view = self._views.get(ref.namespace)
         if not growth or view is None or view.spec is None:
             return None
         if self._used is None:
@@ -33,13 +56,11 @@ class StorageRoom:
         tenant, quota = view.budget.name, view.spec.storage
         if self._used[tenant] + growth <= gibibytes(quota):
             self._used[tenant] += growth
-            self._granted[claim.ref] = self._granted.get(claim.ref, 0) + growth
+            self._granted[ref] = self._granted.get(ref, 0) + growth
             return None
         return (
-            f"TenantBudget/{tenant}: spec.storage is {quota}, and claims of model files have "
-            f"{self._used[tenant]} GiB, so {growth} GiB more for {claim.files.uri} have no room. "
-            "Raise spec.storage, lower spec.model.cache.size, or delete services whose files are "
-            "not needed."
+            f"TenantBudget/{tenant}: spec.storage is {quota}, and claims of model files and of "
+            f"answers have {self._used[tenant]} GiB, so {growth} GiB more {purpose}"
         )
 
 
@@ -70,14 +91,11 @@ def _refused(_ref: Ref, service_plan: ServicePlan, claim: ModelClaim, refusal: s
     return replace(service_plan, claims=claims, preparation=preparation)
 
 
-def _growth(claim: ModelClaim) -> int:
-    return claim.gib - (claim.volume.gib if claim.volume is not None else 0)
-
-
 def _used_gib(snapshot: Snapshot, views: Mapping[str, BudgetView]) -> Counter[str]:
-    """Return what the claims of services and batches of each tenant have."""
+    """Return what the claims of services, batches and gates of each tenant have."""
     users = {service.uid for service in snapshot.services}
     users |= {batch.uid for batch in snapshot.batches}
+    users |= {gate.uid for gate in snapshot.gates}
     used = Counter[str]()
     for ref, volume in snapshot.claims.items():
         view = views.get(ref.namespace)

@@ -15,9 +15,16 @@ from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.planning.service_plan import GatedPlan, ServicePlan
+from tessera.domain.planning.storage import StorageRoom
 from tessera.domain.quality.change import answers_digest, version_digest
 from tessera.domain.quality.gate_jobs import GateEndpoint, PromptTask
-from tessera.domain.quality.gates import GatePlan, TrialDecision, decide_trial, plan_gate
+from tessera.domain.quality.gates import (
+    GatePlan,
+    TrialDecision,
+    decide_trial,
+    plan_gate,
+    without_storage,
+)
 from tessera.domain.quality.rollout_state import answers_of, digest_of
 from tessera.domain.quality.trial import ChangeTrial, GateJobs, TriedVersion
 from tessera.domain.steps import Step
@@ -31,7 +38,9 @@ class PlannedGates:
     gates: Mapping[Ref, GatePlan] = field(default_factory=dict)
 
 
-def plan_gates(snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]) -> PlannedGates:
+def plan_gates(
+    snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan], storage: StorageRoom
+) -> PlannedGates:
     """Decide for all gates, and say it in the plans of the services whose changes they try."""
     gates = {gate.ref: gate for gate in snapshot.gates}
     if not gates and not any(each.gated is not None for each in service_plans.values()):
@@ -42,8 +51,8 @@ def plan_gates(snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]) -> 
             trials[Ref(trial.service.namespace, trial.gate_ref)].append(trial)
     jobs = _jobs_by_gate(snapshot)
     plans = {
-        ref: gate_plan
-        for ref, gate in gates.items()
+        ref: _with_storage(gate_plan, storage)
+        for ref, gate in sorted(gates.items())
         if (gate_plan := planned_gate(gate, trials.get(ref, ()), jobs.get(ref, GateJobs())))
     }
     decisions = {ref: each for plan in plans.values() for ref, each in plan.decisions.items()}
@@ -61,6 +70,13 @@ def plan_gates(snapshot: Snapshot, service_plans: Mapping[Ref, ServicePlan]) -> 
 
 # A gate whose planning raises is left as it is, and so is a change.
 planned_gate = Step[..., GatePlan | None](plan_gate, lambda *_: None)
+
+
+def _with_storage(gate_plan: GatePlan, storage: StorageRoom) -> GatePlan:
+    """Return the plan, without its next Job where the claim of the answers has no room."""
+    if gate_plan.create is None or (refusal := storage.refuse_answers(gate_plan.gate)) is None:
+        return gate_plan
+    return without_storage(gate_plan, refusal)
 
 
 def _with_trial(

@@ -154,6 +154,26 @@ def plan_gate(gate: ObservedGate, trials: Iterable[ChangeTrial], jobs: GateJobs)
     )
 
 
+def without_storage(gate_plan: GatePlan, refusal: str) -> GatePlan:
+    """Return the plan without its next Job, since the claim of the answers has no room."""
+    problem = StatusVerdict(GateAccepted.STORAGE_QUOTA_EXCEEDED, refusal)
+    progressing = StatusVerdict(
+        Progressing.GATE_NOT_ACCEPTED,
+        f"QualityGate/{gate_plan.gate.ref.name}: {problem.reason}: {refusal}",
+    )
+    return replace(
+        gate_plan,
+        create=None,
+        accepted=problem,
+        decisions={
+            ref: replace(each, create=None, problem=problem, progressing=progressing)
+            if each.create is gate_plan.create
+            else each
+            for ref, each in gate_plan.decisions.items()
+        },
+    )
+
+
 def decide_trial(trial: ChangeTrial, jobs: GateJobs) -> TrialDecision:
     """Return what is done for a change, as if it had the gate for itself."""
     gate, spec = trial.gate, trial.gate.spec if trial.gate is not None else None
@@ -549,7 +569,11 @@ def _accepted(
     refusal = gate.refusal
     if last is not None and refusal is not None and refusal.reason in LATE_REFUSALS:
         is_current = all(at - last.last_transition_time < _retry(refusal) for at in now)
-    is_unread = last is not None and last.reason == GateAccepted.SUITE_NOT_READ
+    # What is looked at in each cycle.
+    is_unread = last is not None and last.reason in {
+        GateAccepted.SUITE_NOT_READ,
+        GateAccepted.STORAGE_QUOTA_EXCEEDED,
+    }
     if last is not None and is_current and not (has_result or is_unread):
         # What was wrong with it may be so still, until a Job has looked again.
         return StatusVerdict(GateAccepted(last.reason), last.cause)
