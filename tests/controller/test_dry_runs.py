@@ -17,10 +17,16 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.domain.vllm.facts import version_facts
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, INFERENCE_SERVICES, PODS
+from tessera.resources.api_resources import (
+    BATCH_INFERENCES,
+    CLAIMS,
+    INFERENCE_SERVICES,
+    PODS,
+    TENANT_BUDGETS,
+)
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec
-from tests.builders import NOW, SMALL, a_pod, a_service
+from tests.builders import NOW, SMALL, a_budget, a_pod, a_service, a_spec
 from tests.controller.test_admission import a_batch_body, a_body, a_store
 
 MOST = timedelta(milliseconds=25)
@@ -147,3 +153,61 @@ def test_a_batch_costs_as_little_in_a_large_fleet(fault: dict[str, Any]) -> None
     body = a_batch_body(**fault)
     small, large = (cpu_time(partial(review_batch, body, store, NOW)) for store in stores)
     assert large < small + timedelta(milliseconds=5)
+
+
+NAMES = [f"n{number}" for number in range(17)]
+
+
+def services_with_names(count: int) -> Store:
+    """Return as many services of as many tenants with all of these names, and their budgets."""
+    store = a_store("a100")
+    for number in range(count):
+        ref = Ref(f"team-{number}", f"x{number}")
+        spec = a_spec(
+            model={"uri": SMALL, "servedName": NAMES[0]},
+            access={"aliases": NAMES[1:], "public": True},
+        )
+        service = a_service(ref.name, spec, ref=ref, uid=f"uid-{number}")
+        key = ObjectKey(INFERENCE_SERVICES.plural, ref.namespace, ref.name)
+        store.put(INFERENCE_SERVICES, ClusterObject(key=key, plan_input=service))
+    for number in range(min(count, 100)):
+        budget = a_budget(f"team-{number}")
+        key = ObjectKey(TENANT_BUDGETS.plural, "", budget.name)
+        store.put(TENANT_BUDGETS, ClusterObject(key=key, plan_input=budget))
+    return store
+
+
+def test_names_that_thousands_of_services_list_are_judged_in_no_time() -> None:
+    store = services_with_names(3000)
+
+    def body_with(names: list[str]) -> dict[str, Any]:
+        model = {"uri": SMALL, "servedName": names[0]}
+        return a_body(model=model, access={"aliases": names[1:], "public": True})
+
+    same, other = body_with(NAMES), body_with([f"other-{name}" for name in NAMES])
+    took, without = (
+        cpu_time(partial(review_service, body, store, gateways=True)) for body in (same, other)
+    )
+    assert took <= without + MOST
+    assert any("spec.model.servedName: n0" in each for each in _warnings_of(same, store))
+
+
+def test_a_name_of_many_services_is_taken_by_the_oldest() -> None:
+    store = services_with_names(200)
+    older = a_service(
+        "older",
+        a_spec(access={"aliases": ["n7"]}),
+        ref=Ref("team-a", "older"),
+        created=NOW - timedelta(days=400),
+    )
+    for kind, item in ((INFERENCE_SERVICES, older), (TENANT_BUDGETS, a_budget("team-a"))):
+        namespace = "team-a" if kind is INFERENCE_SERVICES else ""
+        name = older.ref.name if kind is INFERENCE_SERVICES else "team-a"
+        key = ObjectKey(kind.plural, namespace, name)
+        store.put(kind, ClusterObject(key=key, plan_input=item))
+    warnings = _warnings_of(a_body(access={"aliases": ["n7"]}), store)
+    assert any("n7 is also a name of InferenceService/team-a/older" in each for each in warnings)
+
+
+def _warnings_of(body: dict[str, Any], store: Store) -> list[str]:
+    return review_service(body, store, gateways=True)[1]

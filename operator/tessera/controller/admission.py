@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from datetime import datetime
+from heapq import nsmallest
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import kopf
@@ -49,6 +51,9 @@ from tessera.resources import api_resources
 
 # Characters of a refusal or a warning; the longest of honest ones have some thousands.
 MOST_TEXT = 32_768
+
+# Services with a name of the one under review that the review looks at.
+MOST_NAMESAKES = 64
 
 # Returns refusals and warnings of an object, given the one before an edit, and the operation.
 Reviewer: TypeAlias = Callable[
@@ -175,18 +180,23 @@ def _name_warnings(
     """Return warnings for names by which tenants do not get the service."""
     existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
     names = frozenset(all_names(service.ref.name, spec))
-    # Only those matter that have one of its names, which are few of many.
-    others = [
-        other
-        for other in existing
-        if other.ref != service.ref
-        and other.spec is not None
-        and lists_any(names, other.ref.name, other.spec)
-    ]
+    # Only those matter that have one of its names, and of many the oldest, which get requests.
+    others = nsmallest(
+        MOST_NAMESAKES,
+        (
+            other
+            for other in existing
+            if other.ref != service.ref
+            and other.spec is not None
+            and not other.deleting
+            and lists_any(names, other.ref.name, other.spec)
+        ),
+        key=attrgetter("created", "ref"),
+    )
     claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
     rights = name_rights(grants_in_force(claims))
-    conflicts = find_name_conflicts([*others, service], tenants, rights)
+    conflicts = find_name_conflicts([*others, service], tenants, rights, service.ref)
     return [verdict.message for verdict in name_verdicts(service.ref, spec, conflicts)]
 
 

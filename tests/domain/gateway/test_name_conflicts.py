@@ -88,6 +88,9 @@ def test_the_service_that_does_not_get_the_requests_has_a_conflict(
     for ref, (_, tenant) in expected.items():
         receiver = tenant_models(directory, tenant)[lost[ref].name]
         assert receiver.service == lost[ref].other
+    for service in services:
+        alone = find_name_conflicts(services, TENANTS, directory.name_rights, service.ref)
+        assert alone.get(service.ref) == conflicts_by_service.get(service.ref)
 
 
 def test_adapters_and_served_names_conflict_too() -> None:

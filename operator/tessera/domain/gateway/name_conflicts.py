@@ -43,8 +43,9 @@ def find_name_conflicts(
     services: Sequence[ObservedService],
     tenants: Mapping[str, tuple[str, ...]],
     rights: NameRights,
+    of: Ref | None = None,
 ) -> NameConflicts:
-    """Return what is wrong with the names of each service.
+    """Return what is wrong with the names of each service, or those `of` one service alone.
 
     `tenants` maps each tenant to its namespaces. A tenant that names a service of its own like one
     that is shared with it chooses to, which is no conflict.
@@ -54,7 +55,7 @@ def find_name_conflicts(
         offered_names(service.uid, service, tenant_by_namespace.get(service.ref.namespace))
         for service in oldest_first(services)
     )
-    return _conflicts(models, frozenset(tenants), rights)
+    return _conflicts(models, frozenset(tenants), rights, of)
 
 
 def name_verdicts(
@@ -94,7 +95,10 @@ def lists_any(names: frozenset[str], service: str, spec: InferenceServiceSpec) -
 
 @reused
 def _conflicts(
-    models: tuple[OfferedModel, ...], tenants: frozenset[str], rights: NameRights
+    models: tuple[OfferedModel, ...],
+    tenants: frozenset[str],
+    rights: NameRights,
+    of: Ref | None,
 ) -> NameConflicts:
     refusing: dict[str | None, frozenset[str]] = {
         publisher: frozenset(
@@ -120,7 +124,7 @@ def _conflicts(
         is_shared = len(listers) > 1 or listers[0].public or listers[0].tenants
         if not is_shared and name.lower() not in rights.holders:
             continue
-        for service, conflict in _NameUse(name, listers, tenants, rights, refusing).conflicts():
+        for service, conflict in _NameUse(name, listers, tenants, rights, refusing).conflicts(of):
             conflicts[service].append(conflict)
     return {service: tuple(of_service) for service, of_service in conflicts.items()}
 
@@ -151,11 +155,14 @@ class _NameUse:
         self._receivers: dict[str, OfferedModel] = {}
         self._tenants, self._refusing = tenants, refusing
 
-    def conflicts(self) -> Iterator[tuple[Ref, NameConflict]]:
-        """Yield what is wrong, with the service whose status says it."""
+    def conflicts(self, of: Ref | None) -> Iterator[tuple[Ref, NameConflict]]:
+        """Yield what is wrong, with the service whose status says it, at least all `of` one."""
         contested: set[tuple[Ref, bool]] = set()
         offers = [self._offer(model) for model in self._listers]
+        receivers = {each.service for each in (*self._own.values(), *self._receivers.values())}
         for model, (lost, withheld) in zip(self._listers, offers, strict=True):
+            if of is not None and model.service != of and of not in receivers:
+                continue
             taken = lost | self._owned(withheld)
             for conflict in self._taken(model, taken):
                 yield model.service, conflict
