@@ -334,6 +334,10 @@ class Prometheus(Values):
     """Label `job` of the operator's own metrics; empty means that of the chart's PodMonitor. Series
     of any other job are never taken for the operator's."""
 
+    gpu_job: str = ""
+    """Label `job` of the DCGM exporters whose energy counts, so that no page of another job names
+    their GPUs; empty means any."""
+
     secret_name: str = ""
     """Secret in the release's namespace with access to Prometheus: `token`, or `username` and
     `password`; `headers`, one `Name: value` a line; `ca.crt`. A renewed value counts at once."""

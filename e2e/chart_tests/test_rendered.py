@@ -277,7 +277,8 @@ def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> N
     "values",
     [
         "prometheus.url=http://prometheus:9090",
-        "prometheus.job=a,prometheus.secretName=b,prometheus.tokenFile=/c,prometheus.caFile=/d",
+        "prometheus.job=a,prometheus.gpuJob=g,prometheus.secretName=b",
+        "prometheus.tokenFile=/c,prometheus.caFile=/d",
         "watch.namespaces={a,b}",
         "webhook.certManager.enabled=true,webhook.certificateDurationDays=30",
         "imagePullSecrets[0].name=registry",

@@ -42,6 +42,9 @@ class PrometheusSettings(_Settings):
     prometheus_job: str = ""
     """Label `job` of the operator's own metrics; empty means that of the chart's PodMonitor."""
 
+    prometheus_gpu_job: str = ""
+    """Label `job` of the DCGM exporters whose energy counts; empty means any."""
+
     prometheus_secret_directory: Path | None = None
     """Folder with credentials for Prometheus: the files `token`, `username` and `password`,
     `headers` (one `Name: value` a line) and `ca.crt`, each as needed."""
@@ -61,6 +64,7 @@ class PrometheusSettings(_Settings):
         return PrometheusAccess(
             namespace=self.namespace,
             job=self.prometheus_job,
+            gpu_job=self.prometheus_gpu_job,
             secret_directory=self.prometheus_secret_directory,
             token_file=self.prometheus_token_file,
             ca_file=self.prometheus_ca_file,

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.energy import (
-    ACTIVITY,
-    COUNTER,
     JOULES,
-    POWER,
     EnergyReader,
+    gpu_queries,
     gpu_readings,
     service_energies,
 )
@@ -29,6 +28,7 @@ from tessera.domain.observed.energy import (
 from tessera.domain.observed.snapshot import Ref
 from tests.builders import NOW, at
 
+COUNTER, POWER, ACTIVITY = gpu_queries(PrometheusAccess().gpu_target)
 EXPORTER = "10.0.0.1:9400"
 GPU = "GPU-6f2a"
 CHAT, MAIL = Ref("team-a", "chat-0"), Ref("team-a", "mail-0")
@@ -261,6 +261,13 @@ def test_a_source_that_this_version_does_not_know_is_no_energy() -> None:
     assert service_energies(rows) == {}
 
 
+def test_a_job_of_exporters_leaves_out_every_other_page() -> None:
+    target = PrometheusAccess(gpu_job='gpus/"dcgm"').gpu_target
+    for query in gpu_queries(target):
+        assert 'tessera_dev_service="",job="gpus/\\"dcgm\\""}' in query.text
+    assert "job" not in PrometheusAccess().gpu_target
+
+
 async def test_a_new_leader_reads_the_samples_at_which_the_last_one_ended() -> None:
     asked: list[Any] = []
 
@@ -274,7 +281,7 @@ async def test_a_new_leader_reads_the_samples_at_which_the_last_one_ended() -> N
     async def union(_queries: Any) -> dict[str, list[QueryRow]]:
         return {}
 
-    ended = await EnergyReader(query, union, 'job="tessera"').ended(NOW)
+    ended = await EnergyReader(query, union, 'job="tessera"', (COUNTER, POWER, ACTIVITY)).ended(NOW)
     assert ended is not None
     assert (ended.at, [gpu.millijoules for gpu in ended.gpus]) == (at(-30), [7])
     assert asked == [None, *[at(-30)] * 3]

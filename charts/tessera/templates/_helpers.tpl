@@ -122,6 +122,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - name: TESSERA_PROMETHEUS_JOB
   value: {{ . | quote }}
 {{- end }}
+{{- with .Values.prometheus.gpuJob }}
+- name: TESSERA_PROMETHEUS_GPU_JOB
+  value: {{ . | quote }}
+{{- end }}
 {{- if .Values.prometheus.secretName }}
 - name: TESSERA_PROMETHEUS_SECRET_DIRECTORY
   value: /etc/tessera/prometheus

@@ -139,6 +139,7 @@ prometheus:
   namespaces: null
   monitorLabels: null
   job: null
+  gpuJob: null
   secretName: null
   tokenFile: null
   caFile: null

@@ -474,47 +474,45 @@ def test_a_gpu_that_goes_to_another_node_charges_neither_for_the_way() -> None:
 FIRST, SECOND = "10.0.0.1:9400", "10.0.0.2:9400"
 
 
-def test_of_two_exporters_the_one_before_goes_on_and_nothing_is_doubled() -> None:
-    """One collects each 30 seconds, so that its counter is behind that of the other."""
-    rounds = []
-    for index in range(20):
-        second = 7.5 * index
-        fresh = a_gpu(15 * (second // 15), int(15 * (second // 15)) * 100_000, exporter=FIRST)
-        late = 15 * ((second - 7.5) // 15) + 7.5
-        lagging = a_gpu(late, int(30 * (late // 30)) * 100_000, exporter=SECOND)
-        rounds.append((second + 1, [fresh, lagging]))
+def of_both(second: float, of_second: int = 0) -> Sequence[GPUReading]:
+    """Return the GPU with its counter by the first exporter, and with another by the second."""
+    honest = a_gpu(second, int(100_000 * second), exporter=FIRST)
+    return [honest, a_gpu(second, of_second, exporter=SECOND)]
+
+
+@pytest.mark.parametrize("ahead", [0, 40_000_000, -5_000_000])
+def test_of_two_exporters_of_one_gpu_none_counts_and_a_gap_says_so(ahead: int) -> None:
+    rounds = [(15 * i + 1, of_both(15 * i, 6 * 1_500_000 * i + ahead)) for i in range(1, 9)]
     meter = CHAT_ON_A_GPU.play(*rounds)
-    assert seconds_of_gaps(meter) == {}
-    assert total(meter) == 135 * 100_000
+    measured = [
+        energy.millijoules for line, energy in meter.lines.items() if line.source is MEASURED
+    ]
+    assert measured == []
+    assert seconds_of_gaps(meter) == {EnergyGap.REPEATED: 105}
 
 
-def test_when_an_exporter_stops_the_other_goes_on_with_the_counter() -> None:
-    def both(second: int) -> Sequence[GPUReading]:
-        return [a_gpu(second, 100_000 * second, exporter=exporter) for exporter in (FIRST, SECOND)]
+def test_a_second_exporter_takes_no_place_at_a_restart_or_while_the_first_is_away() -> None:
+    rounds: list[tuple[float, Sequence[GPUReading]]] = [
+        (1, [a_gpu(0, 0, exporter=FIRST)]),
+        (16, [a_gpu(15, 1_500_000, exporter=FIRST)]),
+        *((15 * i + 1, of_both(15 * i, 9_000_000 * i)) for i in range(2, 6)),
+        (106, [a_gpu(105, 10_500_000, exporter=FIRST)]),
+    ]
+    assert total(CHAT_ON_A_GPU.play(*rounds)) == 10_500_000
+    ended = EnergyReadings(at=at(16), gpus=tuple(of_both(15, 40_000_000)))
+    meter = CHAT_ON_A_GPU.play((76, of_both(75, 80_000_000)), meter=restored_meter(ended))
+    assert not [line for line in meter.lines if line.source is MEASURED]
 
+
+def test_when_an_exporter_moves_the_next_one_goes_on_with_the_counter() -> None:
     meter = CHAT_ON_A_GPU.play(
-        (1, both(0)),
-        (16, both(15)),
+        (1, [a_gpu(0, 0, exporter=FIRST)]),
+        (16, [a_gpu(15, 1_500_000, exporter=FIRST)]),
         (31, [a_gpu(15, 1_500_000, exporter=FIRST), a_gpu(30, 3_000_000, exporter=SECOND)]),
         (106, [a_gpu(105, 10_500_000, exporter=SECOND)]),
         (121, [a_gpu(120, 12_000_000, exporter=SECOND)]),
     )
     assert (total(meter), seconds_of_gaps(meter)) == (12_000_000, {})
-
-
-def test_a_second_exporter_with_another_counter_is_not_heard() -> None:
-    rounds = [
-        (
-            7.5 * i + 1,
-            [
-                a_gpu(15 * (i // 2), 1_500_000 * (i // 2), exporter=SECOND),
-                *([a_gpu(15 * ((i - 1) // 2) + 7.5, 77 * i, exporter=FIRST)] if i else []),
-            ],
-        )
-        for i in range(12)
-    ]
-    meter = CHAT_ON_A_GPU.play(*rounds)
-    assert (total(meter), seconds_of_gaps(meter)) == (5 * 1_500_000, {})
 
 
 def test_a_page_that_names_more_gpus_than_the_node_has_adds_none() -> None:
@@ -556,13 +554,6 @@ def test_a_restarted_operator_goes_on_where_it_ended() -> None:
     meter = CHAT_ON_A_GPU.play((76, [a_gpu(75, 7_000_000)]), meter=restored_meter(before))
     assert total(meter) == 6_000_000
     assert restored_meter(None) == EnergyMeter()
-
-
-def test_a_restarted_operator_goes_on_with_the_exporter_that_counted_later() -> None:
-    late = a_gpu(15, 400_000, exporter=SECOND)
-    before = EnergyReadings(at=at(16), gpus=(a_gpu(14, 1_000_000, exporter=FIRST), late))
-    after = [a_gpu(75, 7_000_000, exporter=FIRST), a_gpu(75, 7_000_000, exporter=SECOND)]
-    assert total(CHAT_ON_A_GPU.play((76, after), meter=restored_meter(before))) == 6_000_000
 
 
 def test_a_query_that_was_charged_is_not_charged_again() -> None:

@@ -22,6 +22,8 @@ class PrometheusAccess:
     """Namespace of the operator, in which Prometheus scrapes it."""
     job: str = ""
     """Label `job` of the operator's own series; empty means that of the chart's PodMonitor."""
+    gpu_job: str = ""
+    """Label `job` of the DCGM exporters whose energy counts; empty means any."""
     secret_directory: Path | None = None
     """Files `token`, `username` and `password`, `headers`, `ca.crt`; each may be missing."""
     token_file: Path | None = None
@@ -34,6 +36,12 @@ class PrometheusAccess:
         """Return the label matchers that no series of a tenant has."""
         job = self.job or f"{self.namespace}/tessera-operator"
         return f'job="{_escaped(job)}",namespace="{_escaped(self.namespace)}"'
+
+    @property
+    def gpu_target(self) -> str:
+        """Return the label matchers of the exporters of GPUs, which no page of an engine has."""
+        job = f',job="{_escaped(self.gpu_job)}"' if self.gpu_job else ""
+        return f'UUID!="",{SERVICE}=""{job}'
 
     @property
     def gateway_target(self) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -50,15 +50,6 @@ _AMOUNTS = {
 _GAPS = "tessera_energy_gap_seconds_total"
 _IDLE = "tessera_energy_idle_watts"
 
-# No page of an engine says anything of a GPU. Raw samples have the time of their scrape.
-_GPUS = f'{{UUID!="",{SERVICE}=""}}'
-COUNTER = BoundedQuery(
-    f"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{_GPUS}[90s]", Bounds(("UUID", "instance"), 1e18)
-)
-POWER = BoundedQuery(f"DCGM_FI_DEV_POWER_USAGE{_GPUS}[90s]", Bounds(("UUID", "instance"), 1e5))
-ACTIVITY = BoundedQuery(
-    f"avg_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE{_GPUS}[1m])", Bounds(("UUID", "instance"), 1.01)
-)
 # The UUID and the exporter.
 _GpuKey: TypeAlias = tuple[str, str]
 _SOURCES = frozenset(source.value for source in EnergySource)
@@ -76,8 +67,10 @@ class EnergyReader:
         query: Callable[[str, Bounds, datetime | None], Awaitable[list[QueryRow]]],
         query_union: Callable[[Queries], Awaitable[Mapping[str, list[QueryRow]]]],
         own_target: str,
+        gpu_queries: Sequence[BoundedQuery],
     ) -> None:
         self._query, self._query_union, self._own_target = query, query_union, own_target
+        self._gpu_queries = gpu_queries
         self.gpus: EnergyReadings | None = None
         self.services: Mapping[Ref, ServiceEnergy] = {}
         self._services_at: datetime | None = None
@@ -96,7 +89,7 @@ class EnergyReader:
     async def gpus_at(self, at: datetime) -> EnergyReadings:
         """Return the samples of all GPUs at a moment; raises MetricsError on failure."""
         counters, powers, activities = await asyncio.gather(
-            *(self._query(*query, at) for query in (COUNTER, POWER, ACTIVITY))
+            *(self._query(*query, at) for query in self._gpu_queries)
         )
         # Of a large fleet this takes too long for the event loop.
         return await asyncio.to_thread(gpu_readings, at, counters, powers, activities)
@@ -115,6 +108,23 @@ class EnergyReader:
         query = f'{{__name__=~"tessera_energy_.+",{self._own_target}}}'
         rows = await self._query(query, Bounds((), 1e15), scrape.scraped_at)
         return energy_scrape_of(row for row in rows if process_labels(row) == scrape.process)
+
+
+def gpu_queries(target: str) -> Sequence[BoundedQuery]:
+    """Return the queries of counter, power and activity of all GPUs of these exporters.
+
+    Raw samples have the time of their scrape.
+    """
+    labels = "UUID", "instance"
+    return (
+        BoundedQuery(
+            f"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{target}}}[90s]", Bounds(labels, 1e18)
+        ),
+        BoundedQuery(f"DCGM_FI_DEV_POWER_USAGE{{{target}}}[90s]", Bounds(labels, 1e5)),
+        BoundedQuery(
+            f"avg_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{target}}}[1m])", Bounds(labels, 1.01)
+        ),
+    )
 
 
 def service_energy_queries(own_target: str) -> Queries:

@@ -30,7 +30,7 @@ from tessera.adapters.prometheus.billing import (
 )
 from tessera.adapters.prometheus.demand import demand_of, demand_queries
 from tessera.adapters.prometheus.drafts import draft_queries, drafts_of
-from tessera.adapters.prometheus.energy import EnergyReader
+from tessera.adapters.prometheus.energy import EnergyReader, gpu_queries
 from tessera.adapters.prometheus.latency import latencies_of, latency_queries
 from tessera.adapters.prometheus.queries import (
     OF_SERVICES,
@@ -218,7 +218,9 @@ class PrometheusMetrics:
         """The label matchers of the gateways' own series."""
         self._last_speeds: _TimedSpeeds = None, {}
         self._latencies = _TimedLatencies()
-        self.energy = EnergyReader(self._query, self.query_union, self.own_target)
+        self.energy = EnergyReader(
+            self._query, self.query_union, self.own_target, gpu_queries(access.gpu_target)
+        )
         self._rejected: Counter[RejectedSample] = Counter()
 
     def take_rejected(self) -> Mapping[RejectedSample, int]:

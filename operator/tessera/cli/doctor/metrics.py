@@ -136,9 +136,12 @@ def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator
     elif repeated := counts[REPEATED_GPUS]:
         message = (
             f"{counted(repeated, 'GPU')} reported by more than one DCGM exporter, so the highest "
-            "activity counts"
+            "activity counts, and their energy does not"
         )
-        fix = f"scrape one exporter of each node; the query is {REPEATED_GPUS}"
+        fix = (
+            "scrape one exporter of each node, or set prometheus.gpuJob of the chart to the label "
+            f"job of those that count; the query is {REPEATED_GPUS}"
+        )
         yield warning("dcgm metrics", message, fix)
     elif counts[_GPU_ACTIVITY]:
         yield ok("dcgm metrics", f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}")

@@ -123,13 +123,16 @@ def meter_energy(
     energy = readings.energy if readings is not None else None
     if readings is None or energy is None or (meter.as_of and energy.at <= meter.as_of):
         return meter
-    newest = newest_readings(energy.gpus, meter.last, snapshot)
+    repeated = repeated_gpus(energy.gpus)
+    single = [gpu for gpu in energy.gpus if gpu.uuid not in repeated]
+    newest = newest_readings(single, meter.last, snapshot)
     round_ = _Round(
         begin=meter.as_of,
         at=energy.at,
         busy=busy_since(snapshot),
         activities={ref: reading.measured_activity for ref, reading in readings.pods.items()},
         gpus=newest,
+        repeated={gpu.uuid: gpu.node for gpu in energy.gpus if gpu.uuid in repeated},
         last=meter.last,
         gpus_by_node=_by_node(newest.values()),
         last_by_node=_by_node(meter.last.values()),
@@ -171,34 +174,38 @@ def restored_meter(ended: EnergyReadings | None) -> EnergyMeter:
     """Return the meter that goes on from the samples at which an earlier process ended."""
     if ended is None:
         return EnergyMeter()
-    # Of two exporters it is not known which was read: the one that counted later charges no time
-    # twice.
-    gpus = sorted(ended.gpus, key=lambda gpu: gpu.millijoules or 0)
-    return EnergyMeter(as_of=ended.at, last={gpu.uuid: gpu for gpu in gpus})
+    repeated = repeated_gpus(ended.gpus)
+    last = {gpu.uuid: gpu for gpu in ended.gpus if gpu.uuid not in repeated}
+    return EnergyMeter(as_of=ended.at, last=last)
+
+
+def repeated_gpus(gpus: Iterable[GPUReading]) -> frozenset[str]:
+    """Return the GPUs that several exporters show: whoever makes a page may name any GPU on it.
+
+    After an exporter moved, its last samples stay beside the new ones for a moment.
+    """
+    exporters = defaultdict[str, set[str]](set)
+    for gpu in gpus:
+        exporters[gpu.uuid].add(gpu.exporter)
+    return frozenset(uuid for uuid, of_gpu in exporters.items() if len(of_gpu) > 1)
 
 
 def newest_readings(
     gpus: Collection[GPUReading], last: Mapping[str, GPUReading], snapshot: Snapshot
 ) -> Mapping[str, GPUReading]:
-    """Return one reading for each GPU, of the exporter before while that one goes on."""
+    """Return the reading of each GPU that is newer than its last one."""
     nodes = {node.name for node in snapshot.nodes}
     node_by_pod = {pod.ref: pod.node for pod in snapshot.pods}
-    exporters = {(gpu.uuid, gpu.exporter) for gpu in gpus}
     newest: dict[str, GPUReading] = {}
-    for reading in sorted(gpus, key=lambda gpu: (gpu.at, gpu.exporter)):
+    for reading in gpus:
         gpu, before = reading, last.get(reading.uuid)
         if reading.node not in nodes:
             # An exporter that does not know its node names itself; the pods on the GPU know it.
             hosts = [node_by_pod.get(device.pod) for device in reading.devices if device.pod]
             known = reading.node if before is None else before.node
             gpu = replace(reading, node=next(filter(None, hosts), known))
-        if before is not None and (
-            gpu.at <= before.at
-            # That one is shown for a while after its last sample.
-            or (gpu.exporter != before.exporter and (gpu.uuid, before.exporter) in exporters)
-        ):
-            continue
-        newest[gpu.uuid] = gpu
+        if before is None or gpu.at > before.at:
+            newest[gpu.uuid] = gpu
     return newest
 
 
@@ -212,6 +219,8 @@ class _Round:
     busy: Mapping[Ref, datetime]
     activities: Mapping[Ref, float | None]
     gpus: Mapping[str, GPUReading]
+    repeated: Mapping[str, str]
+    """Nodes of GPUs that several exporters show."""
     last: Mapping[str, GPUReading]
     gpus_by_node: Mapping[str, Sequence[GPUReading]]
     last_by_node: Mapping[str, Sequence[GPUReading]]
@@ -258,19 +267,34 @@ def _node_energy(
             windows.append(window)
             idle[gpu.gpu] = idle_watts_of(window) if knows_pods else 0.0
     silent = [gpu for gpu in of_last if gpu.uuid not in round_.gpus]
-    for gpu in silent:
-        if gpu.at <= round_.at - LINE_LIFETIME:
-            # From here on it is modelled.
-            gaps.append((EnergyGap.NO_READING, (round_.at - gpu.at).total_seconds()))
     count, begin = use.gpus - len(sampled) - len(silent), round_.begin
-    if count > 0 and begin is not None:
-        gaps.append((EnergyGap.NO_READING, count * (round_.at - begin).total_seconds()))
-        if modelled := modelled_window(
-            use, count, (begin, round_.at), round_.activities, [*sampled, *silent]
-        ):
-            windows.append(modelled)
+    gaps += _gaps_without_samples(round_, node.name, silent, count)
+    span = (begin, round_.at) if begin is not None and count > 0 else None
+    if span is not None and (
+        modelled := modelled_window(use, count, span, round_.activities, [*sampled, *silent])
+    ):
+        windows.append(modelled)
     charges = [charge for window in windows for charge in _lines_of(window, factors)]
     return _NodeEnergy(charges, gaps, advanced, idle)
+
+
+def _gaps_without_samples(
+    round_: _Round, node: str, silent: Iterable[GPUReading], count: int
+) -> Iterator[tuple[EnergyGap, float]]:
+    """Yield the seconds of silent GPUs that are modelled from now on, and of `count` others."""
+    for gpu in silent:
+        if gpu.at <= round_.at - LINE_LIFETIME:
+            gap = EnergyGap.REPEATED if gpu.uuid in round_.repeated else EnergyGap.NO_READING
+            yield gap, (round_.at - gpu.at).total_seconds()
+    if count <= 0 or round_.begin is None:
+        return
+    seconds = (round_.at - round_.begin).total_seconds()
+    without_last = set(round_.repeated).difference(round_.last)
+    repeated = min(count, sum(round_.repeated[uuid] == node for uuid in without_last))
+    if repeated:
+        yield EnergyGap.REPEATED, repeated * seconds
+    if count > repeated:
+        yield EnergyGap.NO_READING, (count - repeated) * seconds
 
 
 # A node whose energy cannot be charged costs its rows, and no other.

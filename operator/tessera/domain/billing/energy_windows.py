@@ -48,6 +48,8 @@ class EnergyGap(StrEnum):
     """More than twice the power that the product can draw."""
     NO_READING = "NoReading"
     """No counter, and power samples too far apart."""
+    REPEATED = "Repeated"
+    """More than one exporter shows the GPU, so none of them counts."""
 
 
 class Window(NamedTuple):
