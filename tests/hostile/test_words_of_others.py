@@ -5,11 +5,13 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
 
+import tessera
 from tessera.adapters.logs import PlainFormatter
 from tessera.api import (
     accelerator_pool,
@@ -21,6 +23,7 @@ from tessera.api import (
     variant_status,
 )
 from tessera.api.reasons import Accepted, StatusVerdict
+from tessera.batch_runner.gate.job import wire_report
 from tessera.cli.options import _MessageFormatter
 from tessera.cli.output import Output
 from tessera.cli.text import escape_controls, table
@@ -73,6 +76,7 @@ def cells(text: str) -> str:
     return "\n".join(lines)
 
 
+_REPORT = {"phase": "gate", "state": "suiteInvalid", "version": "a" * 64}
 WAYS: dict[str, Callable[[str], str]] = {
     "a condition": condition,
     "an event": event,
@@ -81,6 +85,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     "a table": cells,
     "lines of a command": lambda text: escape_controls(Output.of_lines([text]).text),
     "JSON": lambda text: escape_controls(Output.of_json({"message": text}).text),
+    "a suite": lambda text: wire_report({**_REPORT, "message": text})["message"],
     "CSV": lambda text: escape_controls(Output.of_csv(["a"], [{"a": text}]).text),
 }
 
@@ -102,7 +107,7 @@ def test_no_word_of_others_moves_a_cursor_or_turns_the_direction(way: str) -> No
     assert_plain(text)
 
 
-@pytest.mark.parametrize("way", ["a log", "a table"])
+@pytest.mark.parametrize("way", ["a condition", "an event", "a log", "a table", "a suite"])
 def test_a_line_stays_one_whatever_others_say(way: str) -> None:
     assert "\nforged line" not in WAYS[way](HOSTILE)
 
@@ -144,3 +149,15 @@ def test_no_status_has_a_character_that_a_terminal_executes(field: str) -> None:
     text = dict(texts_of_statuses())[field].validate_python(short)
     assert text.startswith("engine said")
     assert_plain(text)
+    assert "\n" not in text
+
+
+def test_only_a_log_keeps_the_lines_of_others() -> None:
+    """Its further lines are indented; whatever else has words of others makes one line of them."""
+    root = Path(tessera.__file__).parent
+    users = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if "plain_text" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"api/text.py", "adapters/logs.py"}

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from tessera.api.text import plain_text
+from tessera.api.text import one_line
 
 GROUP = "tessera.dev"
 VERSION = "v1alpha1"
@@ -243,7 +243,7 @@ LabelValue = Annotated[str, StringConstraints(max_length=63)]
 
 
 def _plain(value: object) -> object:
-    return plain_text(value, len(value)) if isinstance(value, str) else value
+    return one_line(value, len(value)) if isinstance(value, str) else value
 
 
 # Words in a status, some of which are of engines, nodes and tenants: what a terminal executes, and

@@ -26,9 +26,10 @@ def one_line(text: str, most: int) -> str:
 
 
 def plain_text(text: str, most: int) -> str:
-    """Return words of others without control characters, at most so many, in the same lines.
+    """Return words of others for a log: in the same lines, without control characters.
 
-    What a terminal would execute, and what turns the direction of writing, becomes a space.
+    What a terminal would execute, and what turns the direction of writing, becomes a space; of
+    more than `most` characters the first remain.
     """
     if not text.isprintable():
         text = "".join(each if each.isprintable() or each == "\n" else " " for each in text)

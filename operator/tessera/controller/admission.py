@@ -16,7 +16,7 @@ from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import Discovered
 from tessera.api.reasons import Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
-from tessera.api.text import counted, plain_text
+from tessera.api.text import counted, one_line
 from tessera.controller.batch_review import review_batch
 from tessera.domain.budget.budgets import (
     currency_fault,
@@ -409,8 +409,8 @@ def _validator(review: Reviewer, namespaces: Sequence[str]) -> Any:
             return
         refusals, new_warnings = review(body, old, operation)
         # Parts of both are words of others: keys, names and flags.
-        warnings.extend(plain_text(each, MOST_TEXT) for each in new_warnings)
+        warnings.extend(one_line(each, MOST_TEXT) for each in new_warnings)
         if refusals:
-            raise kopf.AdmissionError(plain_text("; ".join(refusals), MOST_TEXT), code=422)
+            raise kopf.AdmissionError(one_line("; ".join(refusals), MOST_TEXT), code=422)
 
     return validate

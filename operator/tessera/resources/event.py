@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tessera.api.text import plain_text
+from tessera.api.text import one_line
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.reporting.event_note import EventNote
 from tessera.resources.api_resources import RECORDED_EVENTS, ApiResource
@@ -50,7 +50,7 @@ def event_manifest(series: EventSeries, reporting_instance: str) -> ObjectManife
         "action": note.action,
         "reason": note.reason,
         "type": "Warning" if note.is_warning else "Normal",
-        "note": _shorten(plain_text(note.message, _MAX_NOTE_BYTES)),
+        "note": _shorten(one_line(note.message, _MAX_NOTE_BYTES)),
         "regarding": regarding | ({"namespace": key.namespace} if key.namespace else {}),
     }
     if series.count > 1:

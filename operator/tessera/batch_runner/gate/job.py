@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tessera.api.text import counted, plain_text
+from tessera.api.text import counted, one_line
 from tessera.batch_runner.errors import (
     BatchError,
     RefusedError,
@@ -255,7 +255,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 def wire_report(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report as JSON has it."""
     # Words of a suite are among those of its faults.
-    message = plain_text(str(fields.get("message", "")), MAX_MESSAGE_LENGTH)
+    message = one_line(str(fields.get("message", "")), MAX_MESSAGE_LENGTH)
     report = GateReport.model_validate({**fields, "message": message})
     return report.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 

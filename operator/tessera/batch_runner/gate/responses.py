@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import aiohttp
 
-from tessera.api.text import plain_text
+from tessera.api.text import one_line
 from tessera.batch_runner.gate.scorers import MAX_ANSWER_BYTES, ModelAnswer, ToolCall
 from tessera.batch_runner.input.rows import clamp_tokens, reply_object
 from tessera.batch_runner.retry import RequestOutcome
@@ -179,7 +179,7 @@ def _is_vector(each: Mapping[str, Any]) -> bool:
 
 def problem_text(text: str) -> str:
     """Return words of an engine for a message."""
-    return plain_text(text, _MAX_PROBLEM_LENGTH)
+    return one_line(text, _MAX_PROBLEM_LENGTH)
 
 
 async def read_response(

@@ -7,7 +7,7 @@ from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus, P
 from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusReason, StatusVerdict
-from tessera.api.text import AMOUNT, differ_in_more_than_amounts, plain_text
+from tessera.api.text import AMOUNT, differ_in_more_than_amounts, one_line
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.status.conditions import conditions, with_accepted
 from tessera.domain.steps import Step, planner_error
@@ -60,7 +60,7 @@ def _batch_status(
         conditions=conditions(verdicts, batch, at),
         state=plan.state,
         reason=deciding.reason,
-        message=plain_text(message.rstrip("."), _MAX_MESSAGE_LENGTH),
+        message=one_line(message.rstrip("."), _MAX_MESSAGE_LENGTH),
         done="" if progress is None else _done(progress),
         deadline=plan.deadline,
         model=plan.model,

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from tessera.api.meta import Condition
 from tessera.api.reasons import StatusReason, StatusVerdict
-from tessera.api.text import plain_text
+from tessera.api.text import one_line
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.gates import ObservedGate
 from tessera.domain.observed.providers import ObservedProvider
@@ -75,6 +75,6 @@ def _with_exit(verdict: StatusVerdict[StatusReason]) -> str:
     """Return the message of a verdict, which ends with what ends its wait."""
     kind = kind_of(verdict.reason)
     if kind is None:
-        return plain_text(verdict.message, _MAX_MESSAGE_LENGTH)
-    message = plain_text(verdict.message, _MAX_MESSAGE_LENGTH - len(kind.exit) - 2)
+        return one_line(verdict.message, _MAX_MESSAGE_LENGTH)
+    message = one_line(verdict.message, _MAX_MESSAGE_LENGTH - len(kind.exit) - 2)
     return f"{message.rstrip('.')}. {kind.exit}"
