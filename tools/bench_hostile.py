@@ -95,6 +95,9 @@ async def measure(only: str = "") -> dict[str, float]:
     names = [only] if only else list(ATTACKS)
     scenes = await _scenes(_play, ("quiet", *names))
     quiet = scenes.pop("quiet")
+    for name, scene in scenes.items():
+        if scene.peak_mib > ATTACKS[name].most_mib:
+            sys.exit(f"{name}: {scene.peak_mib:.0f} MiB, at most {ATTACKS[name].most_mib}")
     return {
         "hostile_scenes": len(scenes),
         "rss_mib": round(max(each.peak_mib for each in scenes.values())),

@@ -33,6 +33,8 @@ class HostileScene:
     shared: bool = False
     """The bystander may use the attacker's model as well."""
     tls: bool = False
+    most_mib: int = 512
+    """What the gateway may take of memory."""
 
 
 _LARGE = {**CHAT, "user": "x" * (8 * MIB)}
@@ -75,6 +77,12 @@ _ORDINARY = {
     ),
     "early leavers": HostileScene(engine=without_end(a_delta()), clients=8, attack=sending.leave),
     "unknown keys": HostileScene(attack=sending.unknown_keys),
+    "large first events": HostileScene(
+        engine=streams.endless(a_delta("x" * (3 * MIB))),
+        clients=200,
+        attack=posting(STREAM),
+        most_mib=256,
+    ),
     "statuses": HostileScene(engine=streams.statuses(), clients=8, attack=posting(CHAT)),
     "deep schemas": HostileScene(
         engine=answering(json.dumps(COMPLETION).encode()), attack=posting(_nested(900)), shared=True

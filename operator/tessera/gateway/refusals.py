@@ -257,6 +257,10 @@ class RequestError(Exception):
         self.missing: int | None = None
         """Nano-units that were missing, of one for which no more money will be there."""
 
+    def drop_frames(self) -> None:
+        """Refer to no frame and no cause, so that what their locals refer to is freed."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
     def body(self) -> bytes:
         """Return the JSON body."""
         kind = _TYPES.get(self.status) or (_INVALID if self.status < 500 else _FAILED)

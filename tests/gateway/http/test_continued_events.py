@@ -244,3 +244,16 @@ def test_the_longest_id_of_a_request_goes_on_with_all_that_is_put_around_it() ->
 )
 def test_events_of_too_many_values_are_noticed(block: bytes, *, expected: bool) -> None:
     assert has_too_many(block) is expected
+
+
+def test_of_a_block_only_what_has_not_passed_is_kept() -> None:
+    events = continuing()
+    tracemalloc.start()
+    try:
+        parts = events.parts(events.feed(repeated(b'data: {"a":"', b"x", b'"}') + a_delta() * 2000))
+        assert len(next(parts)) > MAX_REWRITTEN_BYTES
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    # Each of the small events is an object beside its bytes.
+    assert 0 < events.unpassed_bytes < kept < 2 * events.unpassed_bytes

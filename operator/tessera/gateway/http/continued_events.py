@@ -1,6 +1,7 @@
 """The stream of an engine that goes on where another one was lost, as one stream for the client."""
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,15 +85,16 @@ class ContinuedEvents(EventRelay):
     @override
     def parts(self, block: bytes) -> Iterator[bytes]:
         part, self._unpassed_bytes = bytearray(), len(block)
-        for event in split_events(block):
-            part += self._rewritten(event)
-            self._unpassed_bytes -= len(event)
+        # A client may read slowly: only what it has not got is kept, and once.
+        events = deque(split_events(block))
+        del block
+        while events:
+            self._unpassed_bytes -= len(events[0])
+            part += self._rewritten(events.popleft())
             if len(part) > PART_BYTES:
-                yield bytes(part)
-                part.clear()
-        self._unpassed_bytes = 0
+                yield _drain(part)
         if part:
-            yield bytes(part)
+            yield _drain(part)
 
     @property
     @override
@@ -184,3 +186,10 @@ class ContinuedEvents(EventRelay):
         if common < len(text) or joint.matched == len(joint.repeated):
             joint.repeated = ""
         return text[common:]
+
+
+def _drain(part: bytearray) -> bytes:
+    """Return what is in it, and leave nothing there."""
+    data = bytes(part)
+    part.clear()
+    return data

@@ -268,6 +268,8 @@ class EngineConnection(_Sending):
             return
         part, self._unread = self._unread[:MAX_READ_BYTES], self._unread[MAX_READ_BYTES:]
         if not part:
+            # An empty view keeps all that it was cut from.
+            self._unread = memoryview(b"")
             self._transport.resume_reading()
             return
         self.data_received(bytes(part))

@@ -122,6 +122,8 @@ class OutsideAnswer:
                 raise self._error(RequestReason.PROVIDER_FAILED, detail)
             self._seconds = self._gap_seconds
             yield part
+            # Nothing may come for long.
+            del part
 
     def _error(self, reason: RequestReason, detail: str) -> OutsideError:
         return OutsideError(reason, self._provider, detail)
@@ -210,6 +212,8 @@ class OutsideClient:
             seconds = provider.spec.timeouts.total.total_seconds()
             ends_at = asyncio.get_running_loop().time() + seconds
             response = await self._post(provider, path, body, ends_at, on_sent)
+            # Its stream may last for long.
+            del body
             try:
                 answer = OutsideAnswer(provider, response, ends_at)
                 if response.status != HTTPStatus.OK:

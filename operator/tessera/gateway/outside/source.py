@@ -232,6 +232,7 @@ class OutsideSource:
                     began = self._clock.monotonic()
                     part = large_part[start : start + _PART_BYTES]
                     takes = await self._pass_part(part, events, asked, sink)
+                    del part
                     if not asked.hold(sink.unread_bytes + events.waiting_bytes):
                         raise asked.holding.error()
                     if events.closed:
@@ -242,6 +243,8 @@ class OutsideSource:
                     elif (seconds := self._clock.monotonic() - began) > _SLOW_PART_SECONDS:
                         # Others have as much of the loop; the sink may have waited as well.
                         await asyncio.sleep(min(seconds, _MAX_REST_SECONDS))
+                # Nothing may come for long.
+                del large_part
 
     async def _pass_part(
         self, part: bytes, events: ProviderEvents, asked: AskedOutside, sink: AnswerSink
@@ -253,6 +256,7 @@ class OutsideSource:
         asked.read_ns = self._clock.monotonic_ns()
         if asked.first_token_ns is None:
             asked.first_token_ns = asked.read_ns
+            asked.hold(sink.unread_bytes + len(block))
             await sink.drained()
             block = begun(sink, asked.headers, asked.target_headers, block)
             asked.body = b""

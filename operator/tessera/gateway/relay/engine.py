@@ -159,7 +159,7 @@ class EngineSource:
     ) -> None:
         """Read the events of an engine into the sink, to their end or a failure."""
         holding, monotonic_ns = sent.holding, self._clock.monotonic_ns
-        itl_target_ns = round(sent.placed.model.itl_seconds * 1e9)
+        itl_target_ns = _itl_target_ns(sent)
         token_ns, takes = 0, True
         parts: Iterator[bytes] = iter(())
 
@@ -187,17 +187,9 @@ class EngineSource:
                 return pass_on() and not events.closed
             return sent.hold(sink.unread_bytes + events.waiting_bytes) and not events.closed
 
-        block, ended = await self._first_block(connection, sent, sink, events)
-        protection = None
-        if block:
-            self._count_first(sent, events, itl_target_ns)
-            sent.placed.at.first_token()
-            block = await _begun(sent, sink, block, events, joint)
-            protection = sent.protection
-            sent.body = b""
-            connection.when_sent(sent.free_request)
-            parts = events.parts(block)
-            pass_on()
+        parts, ended = await self._first_parts(connection, sent, sink, events, joint)
+        protection = sent.protection
+        pass_on()
         timed, timed_rest = self._timed(sent, relay), self._timed(sent, pass_on)
         while not holding.exceeded and (events.unpassed_bytes or not (ended or events.closed)):
             takes = takes or await _drained(sent, sink, events)
@@ -211,9 +203,30 @@ class EngineSource:
             token_ns = monotonic_ns()
             ended = await connection.forward(timed)
 
-    def _count_first(self, sent: Sent, events: EventRelay, itl_target_ns: int) -> None:
+    async def _first_parts(
+        self,
+        connection: EngineConnection,
+        sent: Sent,
+        sink: AnswerSink,
+        events: EventRelay,
+        joint: Joint | None,
+    ) -> tuple[Iterator[bytes], bool]:
+        """Begin the stream with its first token, or go on with it; return the parts that go to
+        the client, none without a token, and whether the response ended.
+        """
+        block, ended = await self._first_block(connection, sent, sink, events)
+        if not block:
+            return iter(()), ended
+        self._count_first(sent, events)
+        sent.placed.at.first_token()
+        block = await _begun(sent, sink, block, events, joint)
+        sent.body = b""
+        connection.when_sent(sent.free_request)
+        return events.parts(block), ended
+
+    def _count_first(self, sent: Sent, events: EventRelay) -> None:
         """Count the tokens that came first, from this engine."""
-        now_ns = self._clock.monotonic_ns()
+        now_ns, itl_target_ns = self._clock.monotonic_ns(), _itl_target_ns(sent)
         if sent.first_token_ns is None:
             sent.first_token_ns = now_ns
             sent.gaps += max(0, events.deltas - 1)
@@ -273,6 +286,7 @@ async def _begun(
         sent.resumed = joint.resumed
         sent.unchecked_joints += not joint.is_checked
         return block
+    sent.hold(sink.unread_bytes + len(block))
     await sink.drained()
     if sent.may_continue and events.text_name in TEXT_NAMES and not has_too_many(block):
         head = read_head(block)
@@ -296,6 +310,10 @@ def _lost(
     if sent.is_left:
         return EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
     return EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error)
+
+
+def _itl_target_ns(sent: Sent) -> int:
+    return round(sent.placed.model.itl_seconds * 1e9)
 
 
 async def _drained(sent: Sent, sink: AnswerSink, events: EventRelay) -> bool:

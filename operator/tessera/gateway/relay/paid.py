@@ -113,10 +113,7 @@ class PaidSink:
         await self._sink.drained()
         while self._held:
             await self._pay()
-            parts, self._held = self._held, []
-            self._own_bytes -= sum(map(len, parts))
-            for part in parts:
-                self.part(part)
+            self._pass_held()
             await self._sink.drained()
 
     async def finish(self) -> None:
@@ -129,6 +126,12 @@ class PaidSink:
         """Ask for nothing more."""
         if self._asking is not None:
             self._asking.cancel()
+
+    def _pass_held(self) -> None:
+        parts, self._held = self._held, []
+        self._own_bytes -= sum(map(len, parts))
+        for part in parts:
+            self.part(part)
 
     def _begin(self) -> None:
         """Give back what the prompt cannot need."""

@@ -161,6 +161,8 @@ class Relay:
                             raise
                         retried = last
                         continue
+                    # What the lost engine sent is in its frames, and held no more.
+                    error.drop_frames()
                     if loss is None or not sent.is_resuming:
                         # The engine that went on gave something, and is lost as well.
                         loss, retried = error, Retry.SAFE

@@ -176,9 +176,8 @@ class RequestCourse:
                 await in_time(call.received, answer, lambda: _has_begun(self.at))
                 return
             except (RequestError, asyncio.CancelledError) as error:
-                resolved_call = _resolved(self.at)
-                if isinstance(resolved_call, Chosen) and resolved_call.admitted is not None:
-                    counted, was_asked = resolved_call.admitted, _was_asked(self.at)
+                if (admitted := _admitted(self.at)) is not None:
+                    counted, was_asked = admitted, _was_asked(self.at)
                 elif counted is not None:
                     limits.recount(counted, 1, was_asked=was_asked)
                 if not isinstance(error, RequestError) or _has_begun(self.at):
@@ -373,6 +372,12 @@ def _resolved(at: Stand) -> Resolved | Chosen | None:
         case _:
             sent = _sent(at)
             return sent.reserved.chosen if sent is not None else None
+
+
+def _admitted(at: Stand) -> Admitted | None:
+    """Return what its limits counted; None before."""
+    resolved = _resolved(at)
+    return resolved.admitted if isinstance(resolved, Chosen) else None
 
 
 def _attempts(at: Stand) -> Sequence[SentRequest]:

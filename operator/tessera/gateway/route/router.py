@@ -228,6 +228,8 @@ class RouteCalls:
         return len(body) if original and body is not original else 0
 
     def _skip(self, target: str, error: RequestError) -> None:
+        # It lives as long as the answer of the next target.
+        error.drop_frames()
         self._skipped[target], self._errors[target] = error.reason, error
 
     def _target(self, name: str) -> RouteTarget:
