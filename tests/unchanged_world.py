@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 _TESTS = "e2e/world_tests/"
-_TESTED = ("e2e/world", "e2e/fakegpu", "e2e/fakevolume", _TESTS)
+_TESTED = ("e2e/world", "e2e/fakedns", "e2e/fakegpu", "e2e/fakevolume", _TESTS)
 _RECORD = Path(_TESTS) / "passed"
 
 

@@ -93,7 +93,7 @@ class InstalledCluster:
         return sorted(services, key=lambda pair: str(pair[0]))
 
     async def address(self, ref: Ref) -> str:
-        """Base URL of a service: its cluster IP, since there is no DNS in a world."""
+        """Base URL of a service: its cluster IP, since only pods find Services by name."""
         body = await self.api.get(f"/api/v1/namespaces/{ref.namespace}/services/{ref.name}")
         return f"http://{body['spec']['clusterIP']}:{PORT}"
 

@@ -1,6 +1,6 @@
 """Volumes that refuse writes for a while: what the kernel answers, not what the code does.
 
-A process that finds `fakevolume/shim` on its PYTHONPATH, and e2e somewhere, follows `set_error`.
+A process of a world that has WORLD_FAULTS in its environment follows `set_error`.
 """
 
 import errno
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SHIM = Path(__file__).parent / "shim"
+FAULTS = "WORLD_FAULTS"
 _CHANGES = frozenset({"os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir", "os.symlink"})
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # The folder of a claim of a world, which is named after the volume.

@@ -16,6 +16,7 @@ from world.claims import Claims
 from world.control import serve_control
 from world.dcgm.exporter import Exporter
 from world.fleet import Node
+from world.folders import service_names
 from world.infrastructure import Infrastructure, start_infrastructure
 from world.kubelet import images, node
 from world.kubelet.container import Container
@@ -105,6 +106,7 @@ def _services(plan: Plan, base: Infrastructure, kubelets: Kubelets) -> ServicePr
 
     return ServiceProxy(
         api=base.api,
+        names=service_names(plan.folder),
         pods=pods,
         stand_in=lambda: [address for pod in pods() if (address := stand_in(pod)) is not None],
         fixed={

@@ -10,6 +10,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MANIFESTS = HERE / "manifests"
+SHIM = HERE / "shim"
+"""What the Python of each container imports as it starts."""
 DEFAULT_FLEET = HERE / "fleets" / "default.yaml"
 # In the folder of a world: the token of its Prometheus.
 SCRAPE_TOKEN = "prometheus.token"  # noqa: S105 - a file's name
@@ -21,6 +23,11 @@ def cache() -> Path:
     folder = Path(base) / "tessera"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def service_names(world: Path) -> Path:
+    """Where the addresses of the Services of a world are, by namespace and name."""
+    return world / "services"
 
 
 def sockets(slot: int) -> Path:

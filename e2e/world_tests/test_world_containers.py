@@ -85,7 +85,9 @@ async def test_a_process_sees_nothing_of_the_starters_environment(
         "HOSTNAME",
         "PATH",
         "PWD",
+        "PYTHONPATH",
         "SHLVL",
+        "WORLD_SERVICES",
         "_",
         "OLDPWD",
     }

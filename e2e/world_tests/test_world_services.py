@@ -1,13 +1,17 @@
 """Services of a world lead to the pods that are ready."""
 
 import asyncio
+import itertools
+import shlex
+import sys
 from collections import Counter
+from functools import partial
 
 import aiohttp
 import pytest
 
 import world as worlds
-from world.api import PODS, Json
+from world.api import PODS, SERVICES, Api, Json
 from world.keys import Authority
 from world.testing import (
     WorldNamespace,
@@ -17,9 +21,12 @@ from world.testing import (
     a_workload,
     condition,
     eventually,
+    fresh_namespace,
+    termination_message,
 )
 
 pytestmark = pytest.mark.world
+_numbers = itertools.count(1)
 
 
 async def request_pod_name(service: Json) -> str:
@@ -34,12 +41,16 @@ async def request_pod_name(service: Json) -> str:
 
 
 async def create_three_pods(namespace: WorldNamespace, *arguments: str) -> list[Json]:
+    return await create_pods(namespace, 3, *arguments)
+
+
+async def create_pods(namespace: WorldNamespace, count: int, *arguments: str) -> list[Json]:
     container = a_container(args=list(arguments))
     template_spec = {"terminationGracePeriodSeconds": 90}
     await namespace.create(
-        a_workload("Deployment", "web", container, replicas=3, template=template_spec)
+        a_workload("Deployment", "web", container, replicas=count, template=template_spec)
     )
-    return await namespace.wait_for_ready_pods(3)
+    return await namespace.wait_for_ready_pods(count)
 
 
 async def create_service(namespace: WorldNamespace, pods: list[Json]) -> Json:
@@ -115,6 +126,62 @@ async def test_named_ports_may_differ_from_pod_to_pod(namespace: WorldNamespace)
     service = await create_service(namespace, pods)
 
     assert await request_pod_names(service, 4) == {"web-8001", "web-8002"}
+
+
+# Asks each URL by two libraries: httpx looks names up as bytes.
+CLIENT = """
+import asyncio, sys
+import aiohttp, httpx
+async def ask():
+    async with httpx.AsyncClient() as client, aiohttp.ClientSession() as session:
+        for url in sys.argv[1:]:
+            print((await client.get(url)).text)
+            async with session.get(url) as response:
+                print(await response.text())
+asyncio.run(ask())
+"""
+# What a cluster's DNS has no record of, it says at once.
+LOOKUP = """
+import socket, sys
+try:
+    socket.getaddrinfo(sys.argv[1], 80)
+except socket.gaierror as error:
+    print(error.errno == socket.EAI_NONAME)
+"""
+
+
+def a_python_pod(name: str, script: str, *arguments: str) -> Json:
+    command = shlex.join([sys.executable, "-c", script, *arguments])
+    return a_pod(name, a_container(f"{command} > /dev/termination-log 2>&1"), restartPolicy="Never")
+
+
+@pytest.mark.smoke
+async def test_a_pod_reaches_another_by_the_name_of_its_service(
+    namespace: WorldNamespace, api: Api
+) -> None:
+    async with fresh_namespace(api) as other:
+        await create_service(other, await create_pods(other, 1))
+        (pod,) = await other.list_pods()
+        service = f"web.{other.name}"
+        hosts = [service, f"{service}.svc", f"{service}.svc.cluster.local"]
+
+        near = await other.run_pod(a_python_pod("near", CLIENT, "http://web:8080/"))
+        far = await namespace.run_pod(
+            a_python_pod("far", CLIENT, *(f"http://{host}:8080/" for host in hosts))
+        )
+        name = pod["metadata"]["name"]
+        assert termination_message(near).split() == 2 * [name]
+        assert termination_message(far).split() == 2 * len(hosts) * [name]
+
+        await api.delete(SERVICES.path(other.name, "web"))
+        await eventually(partial(is_unknown, namespace, f"{service}.svc"))
+
+
+async def is_unknown(namespace: WorldNamespace, host: str) -> None:
+    """Assert that a pod finds no Service of this name."""
+    name = f"lookup-{next(_numbers)}"
+    pod = await namespace.run_pod(a_python_pod(name, LOOKUP, host))
+    assert termination_message(pod).strip() == "True"
 
 
 async def test_prometheus_is_a_service_too(namespace: WorldNamespace) -> None:

@@ -40,6 +40,8 @@ class ImageEntry:
     """Arguments after those of the container."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Also paths that its program has built in, which only there are rewritten for mounts."""
+    python_path: tuple[Path, ...] = ()
+    """Where its Python finds modules before those that are installed."""
     binds_host: bool = False
     """Ends those of its entry points with `--host <pod address>`: nothing else keeps pods apart."""
     reaches_driver: bool = False
@@ -104,7 +106,7 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
         next_operator,
         pattern="tessera/operator-earlier:*",
         entrypoints=((sys.executable, "-m", "tessera.controller.main"),),
-        env={"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(cache() / EARLIER_TESSERA / "operator")},
+        python_path=(cache() / EARLIER_TESSERA / "operator",),
     )
     return (
         operator,

@@ -4,9 +4,12 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from fakegpu.remote import SHIM, SOCKET
-from fakevolume.faulty_volume import SHIM as VOLUME_SHIM
+from fakedns.service_names import SERVICES
+from fakegpu.remote import SHIM as DRIVER_SHIM
+from fakegpu.remote import SOCKET
+from fakevolume.faulty_volume import FAULTS
 from world.api import CONFIG_MAPS, SECRETS, ApiError, Json
+from world.folders import SHIM, service_names
 from world.kubelet.devices import device_environment
 from world.kubelet.environment import PodFacts, SourceRef, expand, references, resolve
 from world.kubelet.host import Host
@@ -71,9 +74,8 @@ async def prepare(context: ContainerContext, image: ImageEntry, pod: Json) -> La
         "PATH": f"{SCRIPTS}:{machine.tools}:{PLAIN_PATH}",
         "HOME": str(context.home),
         "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
+        **({} if image.serve else _surroundings(context, image, pod)),
         **{name: rewrite(value) for name, value in image.env.items()},
-        **(_driver(context.host) if image.reaches_driver else {}),
-        **({"PYTHONPATH": _path_of(VOLUME_SHIM)} if image.writes_claims else {}),
         **device_environment(
             context.host.devices.held_by(pod["metadata"]["uid"], container["name"])
         ),
@@ -112,14 +114,17 @@ async def start(
     return CoroutineInstance(image.serve, call, log)
 
 
-def _driver(host: Host) -> dict[str, str]:
-    """How a process finds the GPUs of its node."""
-    return {SOCKET: str(host.driver), "PYTHONPATH": _path_of(SHIM)}
-
-
-def _path_of(shim: Path) -> str:
-    """Where a process finds a shim, and what that imports."""
-    return f"{shim}:{shim.parents[1]}"
+def _surroundings(context: ContainerContext, image: ImageEntry, pod: Json) -> dict[str, str]:
+    """How the Python of a process finds Services, the GPUs of its node, and faults of volumes."""
+    paths, machine = [SHIM, *image.python_path], context.host.machine
+    services = service_names(machine.folder) / pod["metadata"]["namespace"]
+    env = {SERVICES: str(services)}
+    if image.reaches_driver:
+        env[SOCKET] = str(context.host.driver)
+        paths += [DRIVER_SHIM, DRIVER_SHIM.parents[1]]
+    if image.writes_claims:
+        env[FAULTS] = "1"
+    return env | {"PYTHONPATH": ":".join(map(str, paths))}
 
 
 def _mounts(context: ContainerContext, env: dict[str, str]) -> dict[str, Path]:

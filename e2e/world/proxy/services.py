@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from world.api import SERVICES, Api, Json
 from world.informer import Informer, Key
@@ -18,6 +19,8 @@ class ServiceProxy:
     """Listens where Services are; chooses among pods as they are at each new connection."""
 
     api: Api
+    names: Path
+    """Where processes look up Services by name: a folder for each namespace, a file for each."""
     pods: Callable[[], Iterable[Json]]
     fixed: Mapping[Key, Address]
     """Backends of Services without a selector: programs of the world itself."""
@@ -26,6 +29,7 @@ class ServiceProxy:
     informer: Informer = field(init=False)
     _listeners: dict[Address, asyncio.Server] = field(default_factory=dict)
     _connection_counts: dict[Address, int] = field(default_factory=dict)
+    _written_names: dict[Key, str] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -59,11 +63,29 @@ class ServiceProxy:
         return sorted(endpoints(service, port, self.pods())) or self.stand_in()
 
     async def _settle(self) -> None:
+        self._write_names()
         key_by_address = dict(_addresses(self.informer.objects))
         for address in self._listeners.keys() - key_by_address.keys():
             self._listeners.pop(address).close()
         for address in key_by_address.keys() - self._listeners.keys():
             await self._open(address, key_by_address[address])
+
+    def _write_names(self) -> None:
+        address_by_key = {
+            key: address
+            for key, service in self.informer.objects.items()
+            if (address := _cluster_address(service))
+        }
+        for key in self._written_names.keys() - address_by_key.keys():
+            self.names.joinpath(*key).unlink()
+        for key, address in address_by_key.items():
+            if self._written_names.get(key) != address:
+                file = self.names.joinpath(*key)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                complete = file.with_name(f".{file.name}")
+                complete.write_text(address, encoding="ascii")
+                complete.rename(file)
+        self._written_names = address_by_key
 
     async def _open(self, address: Address, key: Key) -> None:
         def choose() -> list[Address]:
@@ -81,8 +103,13 @@ class ServiceProxy:
 
 def _addresses(services: Mapping[Key, Json]) -> Iterable[tuple[Address, Key]]:
     for key, service in services.items():
-        address = service["spec"].get("clusterIP")
-        if address and address != "None":
+        if address := _cluster_address(service):
             for port in service["spec"].get("ports", []):
                 if port.get("protocol", "TCP") == "TCP":
                     yield (address, port["port"]), key
+
+
+def _cluster_address(service: Json) -> str:
+    """Return the address of a Service; empty for one without."""
+    address: str = service["spec"].get("clusterIP", "")
+    return "" if address == "None" else address
