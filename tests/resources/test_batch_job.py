@@ -528,3 +528,8 @@ def test_an_attempt_that_is_charged_gets_a_gateway_and_a_token_for_it() -> None:
     texts = [str(pod) for pod in pods]
     assert [f"--charges={image.charges_url}" in text for text in texts] == [True, False]
     assert ["tessera-batch-charges" in text for text in texts] == [True, False]
+    # Where no mounts are, as in a simulated cluster, only what arguments name is found.
+    (runner,) = pods[0]["containers"]
+    (mount,) = (mount for mount in runner["volumeMounts"] if mount["name"] == "token")
+    assert f"--charges-token={mount['mountPath']}/charges" in runner["args"]
+    assert "--charges-token" not in texts[1]

@@ -38,6 +38,7 @@ from tessera.resources.scheduling import bind_to_pool
 # Mount path of the batch's PersistentVolumeClaim.
 _CLAIM_PATH = "/claim"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+_CHARGES = "charges"
 _TOKEN_SECONDS = 3600
 # GKE leaves a pod 15 s on preemption: 2 s go to the runner's last rows, 10 s to its engine.
 _GRACE_SECONDS = 12
@@ -181,7 +182,7 @@ def _runner(
         *_engine_arguments(spec, request),
     ]
     if request.charged and image.charges_url is not None:
-        arguments.append(f"--charges={image.charges_url}")
+        arguments += [f"--charges={image.charges_url}", f"--charges-token={_TOKEN}/{_CHARGES}"]
     requests = {"cpu": "1", "memory": "512Mi"}
     container = _watched_container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
     token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
@@ -257,7 +258,7 @@ def _token_volume(request: BatchJobRequest) -> client.V1Volume:
     ]
     if request.charged:
         charges = client.V1ServiceAccountTokenProjection(
-            audience=BATCH_CHARGES, path="charges", expiration_seconds=_TOKEN_SECONDS
+            audience=BATCH_CHARGES, path=_CHARGES, expiration_seconds=_TOKEN_SECONDS
         )
         sources.append(client.V1VolumeProjection(service_account_token=charges))
     return client.V1Volume(name="token", projected=client.V1ProjectedVolumeSource(sources=sources))
