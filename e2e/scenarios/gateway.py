@@ -142,16 +142,6 @@ async def is_charged(gateway: Gateway) -> None:
     assert "x-tessera-charge" in response.headers, response.text
 
 
-async def send_gates(cluster: InstalledCluster) -> None:
-    """Let Jobs of gates ask the gateway by its address, since there is no DNS in a world."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/services/tessera-gateway-batches"
-    address = (await cluster.api.get(path))["spec"]["clusterIP"]
-    command = ("kubectl", "--namespace", NAMESPACE)
-    deployment, url = "deployment/tessera-operator", f"http://{address}:8082"
-    await cluster.run(*command, "set", "env", deployment, f"TESSERA_GATE_URL={url}")
-    await cluster.run(*command, "rollout", "status", deployment, "--timeout=180s")
-
-
 async def is_refused(gateway: Gateway) -> bool:
     """Return whether a new connection is refused by its key."""
     async with gateway.client() as client:

@@ -11,7 +11,7 @@ from demo.ready_replicas import watch_minimum_ready
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.commands import run_tessera
 from scenarios.gates import GATE, PROMPTS_A_STRATUM, GatedNamespace, streaming
-from scenarios.gateway import Gateway, is_charged, send_gates
+from scenarios.gateway import Gateway, is_charged
 from scenarios.kills import kill_operator
 from scenarios.lifecycle import write_fleet
 from scenarios.streams import wait_for_replicas
@@ -48,7 +48,6 @@ async def priced(gateway: Gateway) -> Gateway:
     """The gateway, which Jobs of gates ask, and a tenant with a price of its model."""
     namespace = gateway.namespace
     await set_price(namespace.cluster, namespace.name, "chat")
-    await send_gates(namespace.cluster)
     return gateway
 
 

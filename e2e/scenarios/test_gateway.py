@@ -7,15 +7,18 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import chain
 
 import aiohttp
 import openai
 import pytest
 
+from demo.charges import set_price
 from demo.cluster import NAMESPACE, InstalledCluster, Json
 from demo.protected_streams import protected_streams, run_streams
 from scenarios.actions import ScenarioNamespace, a_budget
+from scenarios.batches import RowCounts, create_shared_claim
 from scenarios.commands import run_tessera
 from scenarios.gateway import (
     HELLO,
@@ -24,12 +27,13 @@ from scenarios.gateway import (
     answered,
     create_key,
     install_with_database,
+    is_charged,
     is_refused,
     ready_pods,
 )
 from scenarios.replay import Answer, Target, failures, stream_until
 from scenarios.streams import kubectl_scale, wait_for_replicas
-from tessera.resources.api_resources import PODS
+from tessera.resources.api_resources import PODS, TENANT_BUDGETS
 from tests.gateway.store.postgresql import postgresql_server
 from world import World
 from world.testing import eventually
@@ -40,6 +44,7 @@ _CLIENTS, _MIN_SHARE, _SHARE_SECONDS = 60, 0.4, 10
 # Clients of two gateways for each place of the engine, and for how long once the engine is full.
 _CLIENTS_PER_PLACE, _OVERLOAD_SECONDS = 1.2, 12
 _KILLED_AFTER_SECONDS = 7
+_ROWS = 20
 # Streams of ten seconds, so that a late kill comes while they run.
 _STREAMS, _TOKENS, _STEP_SECONDS = 12, 100, 0.1
 
@@ -104,6 +109,37 @@ async def test_unknown_keys_and_models_are_refused_and_a_revoked_key_at_once(
         await eventually(all_are_refused)
         seconds = time.monotonic() - revoked_at
     gateway.namespace.cluster.say(f"the revoked key was refused after {seconds:.2f} s")
+
+
+async def test_a_batch_pays_for_each_row_from_a_limit_of_charges(gateway: Gateway) -> None:
+    namespace = gateway.namespace
+    cluster = namespace.cluster
+    batches = await create_shared_claim(cluster, namespace.name)
+    await set_price(cluster, namespace.name, "chat")
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    await eventually(partial(is_charged, gateway))
+    limits = [
+        {"window": "Month", "amount": "100000"},
+        {"window": "Month", "amount": "1000", "basis": "Charge"},
+    ]
+    path = TENANT_BUDGETS.path(None, namespace.name)
+    await cluster.api.patch(path, {"spec": {"limits": limits}})
+    batch = await batches.submit("night", rows=_ROWS, tokens=5, service="chat")
+    await batch.wait_until_completed()
+    assert batch.count_rows() == RowCounts(lost=0, duplicates=0, wrong=())
+    address = f"http://{gateway.pod_address}:8080"
+    command = ("cost", "--by", "class", "--gateway", address, "--since", "1h", "-o", "json")
+
+    async def each_row_is_paid_for() -> None:
+        result = await run_tessera(cluster, *command)
+        assert result.code == 0, result.errors
+        cluster.say(result.output)
+        (row,) = (each for each in result.json["rows"] if each["class"] == "Batch")
+        assert row["requests"] == _ROWS
+        assert float(row["charge"]) > 0
+
+    await eventually(each_row_is_paid_for)
 
 
 @pytest.mark.full
