@@ -68,8 +68,6 @@ Parts: TypeAlias = Mapping[str, Part]
 # An engine that sends nothing for so long has stalled: its replica is replaced after 120 s.
 ENGINE_IDLE_SECONDS = 300.0
 _AUDIT_SECONDS = 1.0
-# Of Jobs of gates, which have a few prompts in flight each.
-GATE_CONNECTIONS = 512
 # Objects between two collections of the youngest (Python's default is 700), and how many of those
 # are between two of the next generation, and of those between two full ones. A request leaves few
 # cycles, and looking for them often took 5 % of the time. Edits replace objects of the fleet: until
@@ -183,7 +181,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             reporter = _reporter(settings, settings.operator_host, own, gateway, batches)
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
-        await serve(_listeners(settings, host, gateway, server), parts, stop)
+        await serve(listeners(settings, host, gateway, server), parts, stop)
 
 
 def _providers(
@@ -280,20 +278,23 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
     return server
 
 
-def _listeners(
+def listeners(
     settings: GatewaySettings, host: str, gateway: Gateway, server: GatewayServer
 ) -> Mapping[GatewayServer, socket.socket]:
-    """Return the socket of the server, and that of Jobs of gates: without TLS, as for batches."""
-    listeners = {server: listen(host, settings.port)}
+    """Return the socket of the server, and that of Jobs of gates: without TLS, as for batches.
+
+    Both have the places and bytes of one pod, which are counted once.
+    """
+    sockets = {server: listen(host, settings.port)}
     if settings.gates_port is not None:
         for_gates = GatewayServer(
             gateway.app,
             announce_seconds=settings.announce_seconds,
             drain_seconds=settings.drain_seconds,
-            clients=Connections(GATE_CONNECTIONS),
+            clients=server.server_state.clients,
         )
-        listeners[for_gates] = listen(host, settings.gates_port)
-    return listeners
+        sockets[for_gates] = listen(host, settings.gates_port)
+    return sockets
 
 
 async def _serve_internal(

@@ -7,6 +7,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from tessera.gateway.http.connections import (
     raise_descriptor_limit,
 )
 from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.main import listeners
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -451,3 +454,14 @@ async def test_who_asks_for_more_than_he_reads_keeps_nobody_out(
         new[1].close()
         for client in silent:
             client.close()
+
+
+async def test_the_port_of_gates_has_places_and_bytes_of_the_same_pod() -> None:
+    settings: Any = SimpleNamespace(port=0, gates_port=0, announce_seconds=0.0, drain_seconds=1.0)
+    async with a_gateway(a_directory()) as running:
+        gateway: Any = running
+        sockets = listeners(settings, "127.0.0.1", gateway, running.server)
+        clients, for_gates = (server.server_state.clients for server in sockets)
+        for each in sockets.values():
+            each.close()
+    assert clients is for_gates
