@@ -11,7 +11,12 @@ from tessera.adapters.review_turns import MAX_WAITING_OF_ALL, ReviewsBusyError, 
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.identify.authentication import Authenticator
-from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS, TokenReviews, TokenSender
+from tessera.gateway.identify.token_reviews import (
+    MAX_WAITING_TOKENS,
+    IssuedTokens,
+    TokenReviews,
+    TokenSender,
+)
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.refusals import RequestError
 
@@ -253,3 +258,22 @@ async def test_a_sender_has_no_more_places_at_once_than_it_may() -> None:
     assert order == [JUNK, HONEST, HONEST, HONEST, JUNK]
     async with turns.place(HONEST), turns.place("another"):
         pass
+
+
+@pytest.mark.parametrize("has_account", [True, False])
+async def test_ports_inside_the_cluster_have_what_it_issued_reviewed(has_account: bool) -> None:
+    reviewed: list[str] = []
+
+    async def review(token: str) -> str:
+        reviewed.append(token)
+        return "reader"
+
+    async def own_token() -> str | None:
+        return a_token("gateway") if has_account else None
+
+    tokens = IssuedTokens(review, own_token)
+    junk = a_token("reader", "https://junk.example"), "no.token"
+    users = [await tokens.user(token) for token in (a_token("reader"), *junk)]
+    # A gateway outside the cluster does not know who issues its tokens.
+    assert users == (["reader", None, None] if has_account else ["reader"] * 3)
+    assert len(reviewed) == (1 if has_account else 3)
