@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 ISSUER = "https://kubernetes.default.svc"
 RUNNER = "system:serviceaccount:team-a:tessera-batch"
 # What the batch of the tests has, one answer for each row.
-ROWS = {"rows": 1500, "answers": 1500}
+ROWS: dict[str, Any] = {"rows": 1500, "answers": 1500}
 
 
 def a_token(issuer: str) -> str:
