@@ -192,7 +192,7 @@ bench-charges: .venv/made ## Measure what charges cost a gateway, and how far a 
 	@$(RUN) tools/bench_charges.py $(OPTIONS)
 
 .PHONY: bench-gates
-bench-gates: .venv/made ## Measure how often the verdict of a gate is wrong, which losses it finds, and how many prompts it asks for (about 4 minutes of CPU; OPTIONS='--suites 1000').
+bench-gates: .venv/made ## Measure how often the verdict of a gate is wrong, which losses it finds, and how many prompts it asks for (about 7 minutes of CPU; OPTIONS='--suites 1000').
 	@$(RUN) tools/bench_gates.py $(OPTIONS)
 
 .PHONY: bench-routes

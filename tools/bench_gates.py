@@ -1,9 +1,11 @@
 """How often the verdict of a gate is wrong, and which losses it finds: `make bench-gates`.
 
 Suites have 8 strata with 50 or 300 prompts each, of which the baseline answers 80 % rightly, and
-margins are the defaults: 2 points in all, 5 % of a stratum's score. A candidate differs from the
-baseline in 5, 10, 15 or 20 % of the prompts, as many lost as gained but for its true loss. Graded
-scores are quarters, and weights 1 to 3. `needed` is the least suite of such strata that an equal
+margins are the defaults: 2 points in all, 5 % of a stratum's score. Two runs of one version differ
+in 5, 10, 15 or 20 % of the prompts, as many lost as gained, and a true loss comes on top, as in
+`unseen_loss`. Graded scores are quarters, and weights 1 to 3. Groups have 4 or 8 prompts, which
+differ all alike, or each with its group in two of three cases and by itself else; 400 prompts in
+1,000 suites, 2,400 in 250. `needed` is the least suite of such strata that an equal
 candidate passes in 8 of 10 cases, by trial; `said` is the median of what verdicts on 400 prompts
 say. `bound_size` is the largest probability, summed over all counts, that the bound alone is below
 a true loss of 2 or 5 points, of 50 to 2,000 prompts. `score_400_cpu_seconds` is what a Job takes to
@@ -37,6 +39,11 @@ _BASELINE = 0.8
 _TERMS = GateTerms()
 _DISCORDANCES = (5, 10, 15, 20)
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Name, outcome and true loss, as a share of the prompts, of verdicts that are wrong.
+_WRONG_VERDICTS: Sequence[tuple[str, LossOutcome, float]] = (
+    ("false_failed", "Failed", 0.0),
+    ("bad_passed", "Passed", 0.02),
+)
 
 # Prompts of a stratum that are lost, gained, right in both, wrong in both.
 Counts = tuple[int, int, int, int]
@@ -95,8 +102,8 @@ def _drawn(draw: random.Random, trials: int, chance: float) -> int:
 def _suites(
     draw: random.Random, suites: int, prompts: int, discordance: float, losses: Sequence[float]
 ) -> Iterator[list[Counts]]:
-    """Draw the counts of suites whose strata have these true losses."""
-    gained = (discordance - sum(losses) / _STRATA) / 2
+    """Draw the counts of suites whose strata have these true losses, on top of the discordance."""
+    gained = discordance / 2
     size = prompts // _STRATA
     for _ in range(suites):
         suite = []
@@ -194,6 +201,48 @@ def _graded(draw: random.Random, suites: int, loss: float) -> list[LossOutcome]:
     return outcomes
 
 
+def _grouped(
+    draw: random.Random, suites: int, prompts: int, size: int, together: float, loss: float
+) -> list[LossOutcome]:
+    """Judge suites whose prompts differ at 10 %: with their group in this share of the cases."""
+    gained = 0.05
+    # Both are right, both are wrong, the candidate gains, it loses.
+    pairs = ((1.0, 1.0), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0))
+    chances = (_BASELINE - gained - loss, 1 - _BASELINE - gained, gained, gained + loss)
+    outcomes: list[LossOutcome] = []
+    for _ in range(suites):
+        scored = []
+        for group in range(prompts // size):
+            of_group, *own = draw.choices(pairs, chances, k=1 + size)
+            for number, pair in enumerate(own):
+                baseline, candidate = of_group if draw.random() < together else pair
+                scored.append(
+                    ScoredPrompt(
+                        id=f"{group:04}/{number}",
+                        stratum=f"s{group % _STRATA}",
+                        group=str(group),
+                        baseline=baseline,
+                        candidate=candidate,
+                    )
+                )
+        outcomes.append(judge(scored, _TERMS).outcome)
+    return outcomes
+
+
+def _group_figures(draw: random.Random, suites: int) -> dict[str, float]:
+    """Return the largest shares of wrong verdicts on suites of groups, by their size."""
+    figures: dict[str, float] = {}
+    for size in (4, 8):
+        wrong: dict[str, list[float]] = {name: [] for name, _, _ in _WRONG_VERDICTS}
+        for together in (1.0, 2 / 3):
+            for prompts, count in ((_SMALL_SUITE, suites), (_LARGE_SUITE, suites // 4)):
+                for name, outcome, loss in _WRONG_VERDICTS:
+                    outcomes = _grouped(draw, count, prompts, size, together, loss)
+                    wrong[name].append(outcomes.count(outcome) / count)
+        figures |= {f"{name}_groups_of_{size}": max(shares) for name, shares in wrong.items()}
+    return figures
+
+
 def _said(draw: random.Random, suites: int, discordance: float) -> float:
     """Return the median of the prompts that verdicts on equal candidates ask for."""
     answers = []
@@ -270,10 +319,13 @@ def measure(suites: int = 10_000, graded: int = 1_000, seed: int = 1) -> dict[st
     figures["bound_size"] = round(_largest_bound_size(), 4)
     figures["false_failed_graded"] = _graded(draw, graded, 0.0).count("Failed") / graded
     figures["bad_passed_graded"] = _graded(draw, graded, 0.02).count("Passed") / graded
+    figures |= _group_figures(draw, graded)
     figures |= {
         "false_failed": max(_values(figures, "false_failed_")),
         "bad_passed": max(
-            *_values(figures, "bad_passed_4", "bad_passed_2"), figures["bad_passed_graded"]
+            _values(
+                figures, "bad_passed_4", "bad_passed_2", "bad_passed_graded", "bad_passed_groups"
+            )
         ),
         "detection_5_points_400_prompts": min(_values(figures, "detection_5_points_400_at_10_")),
         "prompts_said_vs_needed": max(
