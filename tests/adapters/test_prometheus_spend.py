@@ -33,6 +33,8 @@ class SpendSeries:
         amounts = {"Month": 70_000_000_000, "Hour": 2_000_000_000}
         if "outside" in query:
             amounts = {"Month": 5_000_000_000}
+        if "lent" in query:
+            amounts = {"Month": 6_000_000_000}
         return [row(nanos, budget="team-a", window=name) for name, nanos in amounts.items()]
 
 
@@ -56,8 +58,8 @@ async def test_the_spend_of_the_latest_windows_is_read_from_the_operators_own_se
         "Month": WindowSpend(MONTH, 65_000_000_000, MONTH),
         "Hour": WindowSpend(HOUR, 2_000_000_000, HOUR),
     }
-    # What was lent for outside providers is no cost of nodes, and stays lent.
-    assert record.meter.loans["Month"] == OutsideLoan(MONTH, 5_000_000_000)
+    # What was used at outside providers is no cost of nodes, and what was lent stays lent.
+    assert record.meter.loans["Month"] == OutsideLoan(MONTH, 6_000_000_000, 5_000_000_000)
     assert all(OWN in query for query in series.queries)
     # The spend of the hour before, which a scrape may still show, does not count.
     assert any(f"{OWN}}}[570s]" in query for query in series.queries)

@@ -226,7 +226,8 @@ def test_a_status_of_a_backup_is_written_over_by_an_operator_that_runs() -> None
 def test_a_provider_that_is_taken_away_frees_nothing_that_is_lent(providers: Sequence[Any]) -> None:
     budget = used_up(a_budget())
     view = planned(budget, reported(4, 1), providers=tuple(providers))
-    assert (amounts(recorded(view)), spent(view)) == ({"Hour": 10}, [10])
+    assert (amounts(recorded(view)), spent(view)) == ({"Hour": 10}, [4])
+    assert view.state.current_windows[0].allocated == 10 * NANO
 
 
 @pytest.mark.parametrize("settled", [10**6, 10**20])

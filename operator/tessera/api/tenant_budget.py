@@ -447,10 +447,10 @@ class WindowStatus(_BudgetStatusBase):
     """When counting started, if later than `start` because the limit is new."""
 
     spent: Amount
-    """Spend from `start` to `spend.asOf`, with what is lent for outside providers."""
+    """Spend from `start` to `spend.asOf`, with what was used at outside providers."""
 
     outside: Amount | None = None
-    """What of it is lent for these; absent for none."""
+    """What of it was used at these; absent for none."""
 
     committed: Amount
     """Cost of minReplicas until `end`, plus what is reserved beyond them."""
@@ -619,7 +619,7 @@ class LimitStatus(_BudgetStatusBase):
     """What gateways hold above it for requests; absent for none."""
 
     outside: Amount | None = None
-    """What of it is lent for calls of outside providers; absent for none."""
+    """What of `spent` was used at outside providers; absent for none."""
 
     members: int | None = None
     """How many are known, where each has the amount for itself."""
@@ -645,11 +645,11 @@ class OutsideStatus(_BudgetStatusBase):
     """Start of the window."""
 
     amount: Amount
-    """What is lent in the window, in steps of 2 % of the limit while they are used. It counts as
-    spent, and is never lowered."""
+    """What is lent in the window, in steps of 2 % of the limit while they are used. It is never
+    lowered: what is not used is available to nothing else until the window ends."""
 
     used: Amount
-    """What of it was charged, or is held for requests that run, at the last record of the spend."""
+    """What of it was charged at the last record of the spend; this alone counts as spent."""
 
     generation: int
     """Rises with the amount, so that an old status lends nothing."""

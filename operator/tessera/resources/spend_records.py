@@ -7,6 +7,7 @@ from here.
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -35,6 +36,7 @@ class _RecordedLoan(BaseModel):
 
     start: AwareDatetime
     amount: Amount
+    used: Amount = Decimal(0)
     generation: int
 
 
@@ -85,7 +87,10 @@ def _recorded(currency: str, meter: SpendMeter, as_of: datetime) -> _RecordedSpe
         },
         outside={
             name: _RecordedLoan(
-                start=loan.start, amount=from_nanos(loan.amount), generation=loan.generation
+                start=loan.start,
+                amount=from_nanos(loan.amount),
+                used=from_nanos(loan.used),
+                generation=loan.generation,
             )
             for name, loan in meter.loans.items()
         },
@@ -108,7 +113,9 @@ def _parse(text: str) -> SpendRecord:
             },
             incomplete_windows=recorded.incomplete,
             loans={
-                name: OutsideLoan(loan.start, to_nanos(loan.amount), generation=loan.generation)
+                name: OutsideLoan(
+                    loan.start, to_nanos(loan.amount), to_nanos(loan.used), loan.generation
+                )
                 for name, loan in recorded.outside.items()
             },
         ),

@@ -94,12 +94,13 @@ def _replicas_by_tier(service_plan: ServicePlan) -> Mapping[Tier, int]:
 
 
 _WINDOW_LABELS = ("budget", "window")
-_LIMIT, _SPENT, _OUTSIDE, _COMMITTED, _FORECAST = (
+_LIMIT, _SPENT, _OUTSIDE, _LENT, _COMMITTED, _FORECAST = (
     Series(f"tessera_budget_{name}_nanos", f"{text}, in 1e-9 of the currency.", *_WINDOW_LABELS)
     for name, text in (
         ("limit", "Maximum spend in the current window"),
-        ("spent", "Spend in the current window, with what is lent for outside providers"),
-        ("outside", "What of the spend in the current window is lent for outside providers"),
+        ("spent", "Spend in the current window, with what was used at outside providers"),
+        ("outside", "What of the spend in the current window was used at outside providers"),
+        ("lent", "What is lent for outside providers in the current window, used or not"),
         (
             "committed",
             "Cost of minReplicas until the window ends, plus what is reserved beyond them",
@@ -126,7 +127,7 @@ _OVERRIDE = Series(
     "tessera_budget_override_until_timestamp_seconds", "End of the override in effect.", "budget"
 )
 BUDGET_SERIES = (
-    *(_LIMIT, _SPENT, _OUTSIDE, _COMMITTED, _FORECAST),
+    *(_LIMIT, _SPENT, _OUTSIDE, _LENT, _COMMITTED, _FORECAST),
     *(_ENFORCING, _WITHIN_BUDGET, _START, _OVERRIDE),
 )
 
@@ -149,6 +150,8 @@ def budget_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
             yield _SPENT, labels, window.spent
             if window.outside:
                 yield _OUTSIDE, labels, window.outside
+            if lent := window.outside + window.lent:
+                yield _LENT, labels, lent
             yield _COMMITTED, labels, window.min_replicas_cost + window.granted
             yield _FORECAST, labels, window.forecast
         for limit in view.limits:

@@ -181,7 +181,7 @@ def test_a_request_that_needs_more_than_a_step_gets_as_many_as_it_needs_and_no_m
         assert amounts(budget) == {"Hour": amount}
 
 
-def test_what_is_lent_counts_as_spent_and_is_said_apart() -> None:
+def test_what_is_lent_is_said_apart_and_what_is_used_of_it_counts_as_spent() -> None:
     pods = tuple(replace(pod, bound=NOW - HOUR / 4) for pod in scaled(1).pods)
     limits = [{"window": "Day", "amount": "10"}]
     first = planned(a_budget(limits=limits), pods=pods)
@@ -194,16 +194,21 @@ def test_what_is_lent_counts_as_spent_and_is_said_apart() -> None:
     view = planned(recorded(first), charges, pods=pods)
     [window] = view.state.current_windows
     nodes = 66_964_286
-    assert (before.outside, before.spent) == (NANO // 5, NANO // 5 + nodes)
-    assert (window.outside, window.spent) == (2 * NANO // 5, 2 * NANO // 5 + nodes)
+    assert (before.lent, before.outside, before.spent) == (NANO // 5, 0, nodes)
+    used = NANO // 10
+    assert (window.lent, window.outside, window.spent) == (3 * used, used, used + nodes)
     assert window.forecast - window.spent == before.forecast - before.spent
+    assert window.allocated - before.allocated == NANO // 5
     status = recorded(view).status
     assert status.spend is not None
     [spend], [limit] = status.spend.windows, status.limits
     assert (spend.spent, spend.outside) == (limit.spent, limit.outside)
     assert (spend.spent, spend.outside) == (from_nanos(window.spent), from_nanos(window.outside))
-    assert "(of which 0.4000 USD lent for outside providers), forecast" in (
-        view.within_budget.message
+    assert limit.lent == from_nanos(window.lent)
+    assert status.summary == "0.1670 (0.3000 lent) of 10.00 USD this day (2%)"
+    assert (
+        "spent 0.1670 USD (of which 0.1000 USD at outside providers), lent to gateways for these "
+        "0.3000 USD, forecast" in view.within_budget.message
     )
 
 
@@ -214,7 +219,7 @@ def test_the_status_says_what_is_lent() -> None:
             "window": "Hour",
             "start": "2026-11-20T12:00:00Z",
             "amount": "0.4",
-            "used": "0.15",
+            "used": "0.05",
             "generation": int(NOW.timestamp() * 1000) + 1,
         }
     ]
@@ -232,9 +237,10 @@ def test_nothing_is_lent_above_what_is_spent_and_committed() -> None:
             [view] = plan_of(cycle, WITH_PROVIDERS).budgets
             budget = recorded(view)
             [window] = view.state.current_windows
-        room = window.limit - (window.allocated - window.outside)
-        assert room - window.limit * 2 // 100 < window.outside <= max(0, room)
-        lent.append(window.outside)
+        amount_lent = window.outside + window.lent
+        room = window.limit - (window.allocated - amount_lent)
+        assert room - window.limit * 2 // 100 < amount_lent <= max(0, room)
+        lent.append(amount_lent)
     assert lent[0] > 0 == lent[1]
 
 
@@ -246,27 +252,30 @@ def test_replicas_find_less_left_by_what_is_lent() -> None:
     plan = plan_of(lending, WITH_PROVIDERS)
     assert desired(plan) == 3
     decision = explain_budget(lending, plan, plan.service_plans[CHAT])
-    assert "lent for outside providers)" in dict(decision.numbers)["hour"]
-    assert "lent for outside providers)" in (plan.budgets[0].state.shortage or "")
+    text = dict(decision.numbers)["hour"]
+    assert "0.2000 USD at outside providers), lent to gateways for these 0.0120" in text
+    assert "0.2000 USD at outside providers)" in (plan.budgets[0].state.shortage or "")
 
 
 def desired(plan: Plan) -> int:
     return plan.service_plans[CHAT].desired_pods
 
 
-def test_thresholds_of_actions_are_reached_by_what_is_lent() -> None:
+def test_thresholds_of_actions_are_reached_by_what_is_used_of_what_is_lent() -> None:
     actions = [{"at": 10, "action": "CapScaleUp"}]
     view = planned(a_budget(actions=actions))
     assert view.limits[0].actions == ()
-    # Also by the step of this cycle.
     view = planned(recorded(view), reported(0.85))
+    assert (amounts(recorded(view)), view.limits[0].actions) == ({"Hour": 1.05}, ())
+    # Also by what this cycle hears first.
+    view = planned(recorded(view), reported(1.02))
     assert (view.limits[0].reached, view.limits[0].actions) == (10, (LimitAction.CAP_SCALE_UP,))
     [note] = [
         each
         for each in event_notes(TenantBudgetStatus(), recorded(view).status)
         if each.action == "Limit"
     ]
-    assert "1.05 of it lent for outside providers: no replica beyond" in note.message
+    assert "1.02 of it at outside providers: no replica beyond" in note.message
 
 
 def test_a_raise_is_lent_from_and_its_end_takes_nothing_back() -> None:
@@ -281,8 +290,9 @@ def test_a_raise_is_lent_from_and_its_end_takes_nothing_back() -> None:
         view = planned(budget, reported(used), until)
         budget = recorded(view, until)
         assert amounts(budget) == {"Hour": 11.5}
-        assert view.within_budget.reason is WithinBudget.BUDGET_EXHAUSTED
-        assert "spent 11.50 USD (of which 11.50 USD lent for" in view.within_budget.message
+        is_exhausted = view.within_budget.reason is WithinBudget.BUDGET_EXHAUSTED
+        assert is_exhausted is (used > 10)
+        assert f"spent {used:.2f} USD (of which {used:.2f} USD at" in view.within_budget.message
 
 
 def test_nothing_is_lent_while_the_spend_is_unknown_and_what_accounts_have_counts() -> None:
@@ -314,7 +324,8 @@ def test_a_new_window_begins_at_the_first_step() -> None:
     budget = recorded(view, NOW + HOUR)
     assert amounts(budget) == {"Hour": 0.2}
     assert budget.status.outside[0].start == BEGUN + HOUR
-    assert view.state.current_windows[0].spent == 0.2 * NANO
+    [window] = view.state.current_windows
+    assert (window.spent, window.lent) == (0, 0.2 * NANO)
 
 
 def test_gateways_may_spend_what_the_status_says_in_its_window_alone() -> None:
@@ -438,7 +449,7 @@ class Fleet:
         [window] = view.state.current_windows
         loan = view.meter.loan(window.period)
         assert loan.amount >= before.amount
-        assert window.outside == loan.amount
+        assert (window.outside, window.outside + window.lent) == (loan.used, loan.amount)
         if loan.amount > before.amount:
             assert loan.generation > before.generation
             spent = view.meter.spent(window.period)
@@ -567,4 +578,4 @@ def test_a_cycle_that_is_repeated_lends_once() -> None:
     lent = [
         incremental.run(plan, WITH_PROVIDERS, snapshot, memory).budgets[0].state for _ in range(3)
     ]
-    assert [each.current_windows[0].outside for each in lent] == [NANO // 5] * 3
+    assert [each.current_windows[0].lent for each in lent] == [NANO // 5] * 3

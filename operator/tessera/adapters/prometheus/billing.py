@@ -15,6 +15,7 @@ COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
 COST_SINCE = "tessera_cost_since_timestamp_seconds"
 BUDGET_SPENT = "tessera_budget_spent_nanos"
 BUDGET_OUTSIDE = "tessera_budget_outside_nanos"
+BUDGET_LENT = "tessera_budget_lent_nanos"
 BUDGET_WINDOW_START = "tessera_budget_window_start_timestamp_seconds"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
@@ -29,21 +30,22 @@ def spend_records_of(
     charged: Sequence[QueryRow],
     starts: Iterable[QueryRow],
     spent: Iterable[tuple[float, QueryRow]],
-    outside: Iterable[tuple[float, QueryRow]] = (),
+    outside: Iterable[tuple[float, QueryRow]],
+    lent: Iterable[tuple[float, QueryRow]],
 ) -> Mapping[str, SpendRecord]:
     """Return a record for each budget, from the starts of its windows and the spend since these.
 
-    Part of the spend is what is lent for outside providers.
+    Part of the spend is what was used at outside providers, of what was lent for these.
     """
     if not charged:
         return {}
     as_of = to_datetime(max(map(sample_value, charged)))
-    nanos, lent = (
+    nanos, used_nanos, lent_nanos = (
         {
             (row["metric"]["budget"], row["metric"]["window"], start): int(sample_value(row))
             for start, row in rows
         }
-        for rows in (spent, outside)
+        for rows in (spent, outside, lent)
     )
     latest: dict[tuple[str, LimitKey], tuple[float, str]] = {}
     for row in starts:
@@ -58,9 +60,10 @@ def spend_records_of(
         amount = nanos.get((budget, window, start))
         if amount is not None:
             since = to_datetime(start)
-            outside_nanos = min(amount, lent.get((budget, window, start), 0))
-            loan = loans[budget][window] = OutsideLoan(since, outside_nanos)
-            windows[budget][window] = WindowSpend(since, amount - loan.amount, since)
+            used = min(amount, used_nanos.get((budget, window, start), 0))
+            most = max(used, lent_nanos.get((budget, window, start), 0))
+            loans[budget][window] = OutsideLoan(since, most, used)
+            windows[budget][window] = WindowSpend(since, amount - used, since)
             # Of windows in several currencies none can be used.
             currencies[budget] = currency if currencies.get(budget, currency) == currency else ""
     return {

@@ -17,6 +17,7 @@ from urllib3.util.retry import Retry
 
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.billing import (
+    BUDGET_LENT,
     BUDGET_OUTSIDE,
     BUDGET_SPENT,
     BUDGET_WINDOW_START,
@@ -321,17 +322,17 @@ class PrometheusMetrics:
             self._query(f"max(max_over_time({COST_AS_OF}{own}{span}))", Bounds((), latest), at),
             self._query(started, Bounds(labels, latest), at),
         )
-        spent: list[tuple[float, QueryRow]] = []
-        outside: list[tuple[float, QueryRow]] = []
+        names = (BUDGET_SPENT, BUDGET_OUTSIDE, BUDGET_LENT)
+        amounts: dict[str, list[tuple[float, QueryRow]]] = {name: [] for name in names}
         for start in sorted({sample_value(row) for row in starts}):
             elapsed = at - to_datetime(start) - _WINDOW_CHANGE
             if elapsed > timedelta(seconds=1):
                 seconds = elapsed // timedelta(seconds=1)
-                for name, amounts in ((BUDGET_SPENT, spent), (BUDGET_OUTSIDE, outside)):
+                for name in names:
                     query = f"max by (budget, window) (max_over_time({name}{own}[{seconds}s]))"
                     rows = await self._query(query, _SPENT_BOUNDS, at)
-                    amounts += [(start, row) for row in rows]
-        return spend_records_of(charged, starts, spent, outside)
+                    amounts[name] += [(start, row) for row in rows]
+        return spend_records_of(charged, starts, *amounts.values())
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
         """Return when each of these pods (namespace/name) was last scraped.

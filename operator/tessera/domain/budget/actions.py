@@ -73,7 +73,7 @@ class LimitState:
     lent: int = 0
     """What gateways hold above it."""
     outside: int = 0
-    """What of `spent` is lent for calls of outside providers."""
+    """What of `spent` gateways used for calls of outside providers."""
     need: int = 0
     """The least that a request needs of the account of `spent`; 0 if not known."""
     is_partial: bool = False
@@ -132,7 +132,7 @@ def limit_states(
     spent = defaultdict[str, list[AccountCharge]](list)
     for window in budget.state.current_windows:
         member = str(window.period.service or "")
-        spent[window.field_path].append(AccountCharge(window.spent, 0, member))
+        spent[window.field_path].append(AccountCharge(window.spent, window.lent, member))
     outside = {window.field_path: window.outside for window in budget.state.current_windows}
     states = []
     for index, limit in enumerate(spec.limits):

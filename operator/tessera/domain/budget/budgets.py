@@ -560,8 +560,9 @@ def _budget_state(
             # With an unknown spend only the allowed remainder of the limit is available.
             else min(to_nanos(limit.amount), _allowance(spec)),
             is_each=limit.for_ is not None and limit.for_.part[1] == EACH,
-            spent=meter.spent(period) + (outside := meter.loan(period).amount),
-            outside=outside,
+            spent=meter.spent(period) + (loan := meter.loan(period)).used,
+            outside=loan.used,
+            lent=loan.amount - loan.used,
         )
         for place, limit, period in limits
     ]
@@ -573,6 +574,7 @@ def _budget_state(
             limit=limit_at(spec, each.limit, view.raises, period.start),
             spent=0,
             outside=0,
+            lent=0,
         )
         for budget_window, each in zip(current, limits, strict=True)
         for period in (next_period(budget_window.period, zone),)

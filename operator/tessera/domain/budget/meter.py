@@ -52,7 +52,7 @@ class OutsideLoan:
     amount: int = 0
     """Nano-units; never lowered."""
     used: int = 0
-    """Those of them that gateways reported last, as charged or held for requests that run."""
+    """Those of them that were charged, as gateways reported last."""
     generation: int = 0
     """Rises with the amount; 0 while nothing is lent."""
 

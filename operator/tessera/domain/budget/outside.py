@@ -1,8 +1,9 @@
 """What of limits of basis Cost is lent to gateways, for calls of outside providers.
 
 Such a limit is the operator's alone, and what nodes cost is known to it alone. So it lends a part
-of what is left, and the accounts of gateways lend from that. What is lent counts as spent at once
-and for the rest of the window: whatever gateways spend of it, the limit holds without them.
+of what is left, and the accounts of gateways lend from that. What is lent is available to nothing
+else for the rest of the window: whatever gateways spend of it, the limit holds without them. What
+they used of it alone counts as spent.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -31,16 +32,17 @@ def next_loan(
 ) -> OutsideLoan:
     """Return what is lent from now on, by what gateways report of their account.
 
-    It grows in steps of the limit, ahead of what is used by one step or by what a request lately
-    needed, as far as the limit has that beyond what is `allocated`, the loan with it. It is at
-    least what the account has, and never less than before.
+    It grows in steps of the limit, ahead of what is charged or held by one step or by what a
+    request lately needed, as far as the limit has that beyond what is `allocated`, the loan with
+    it. It is at least what the account has, and never less than before.
     """
-    used = loan.used if account is None else account.settled + account.lent
-    amount = max(loan.amount, used)
+    used = loan.used if account is None else account.settled
+    balance = used if account is None else used + account.lent
+    amount = max(loan.amount, balance)
     if grows and (step := limit * STEP_PERCENT // 100):
         fit = max(0, limit - allocated - (amount - loan.amount)) // step
         steps = [
-            -((amount - used - ahead) // step)
+            -((amount - balance - ahead) // step)
             for ahead in (max(step, account.need if account else 0), step)
         ]
         amount += step * next((each for each in steps if 0 <= each <= fit), 0)
@@ -67,13 +69,12 @@ def _lent(
 ) -> BudgetView:
     if view.state.closed is not None:
         return view
-    loans, added = dict[str, OutsideLoan](), dict[int, int]()
-    for index, window in enumerate(view.state.current_windows):
+    loans = dict[str, OutsideLoan]()
+    for window in view.state.current_windows:
         if window.period.key != window.period.name:
             continue
-        before = view.meter.loan(window.period)
         loan = next_loan(
-            before,
+            view.meter.loan(window.period),
             _account(view.budget.name, window, charges),
             limit=window.limit,
             allocated=window.allocated,
@@ -81,15 +82,15 @@ def _lent(
             grows=(view.budget.name, view.state.currency) in listed
             and (view.override is not None or view.meter.is_complete(window.period)),
         )
-        added[index] = loan.amount - before.amount
         if loan.amount:
             loans[window.period.name] = loan
     if loans == view.meter.loans:
         return view
     # The view may be kept for the next cycle, which lends by its own.
     state = deepcopy(view.state)
-    for index, nanos in added.items():
-        state.current_windows[index].lend(nanos)
+    for window in state.current_windows:
+        if loan := loans.get(window.period.key):
+            window.lend(loan)
     meter = replace(view.meter, loans=loans)
     return judge_limits(replace(view, state=state, meter=meter), charges, view.limits)
 

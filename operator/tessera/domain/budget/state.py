@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tessera.api.budget_reasons import LimitAction, WithinBudget
 from tessera.api.reasons import ScalingReason, StatusVerdict
+from tessera.domain.budget.meter import OutsideLoan
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.observed.snapshot import Ref
@@ -48,9 +49,11 @@ class BudgetWindow:
     is_each: bool = False
     """Whether each service has the amount for itself."""
     spent: int = 0
-    """With what is lent for calls of outside providers."""
+    """With what gateways used for calls of outside providers."""
     outside: int = 0
-    """What of it is lent for these."""
+    """What of it they used."""
+    lent: int = 0
+    """What is lent to gateways beyond that: spent by nobody, and available to nothing else."""
     min_replicas_cost: int = 0
     """Cost of replicas within minReplicas until the end of the window."""
     granted: int = 0
@@ -65,8 +68,8 @@ class BudgetWindow:
 
     @property
     def allocated(self) -> int:
-        """Return the nano-units that are spent, committed or reserved."""
-        return self.spent + self.min_replicas_cost + self.granted
+        """Return the nano-units that are spent, lent, committed or reserved."""
+        return self.spent + self.lent + self.min_replicas_cost + self.granted
 
     @property
     def largest_owner(self) -> Ref | None:
@@ -80,11 +83,12 @@ class BudgetWindow:
         if owner is not None and (cost := committed + granted):
             self.owners[owner] = self.owners.get(owner, 0) + cost
 
-    def lend(self, nanos: int) -> None:
-        """Count more as lent for calls of outside providers."""
-        self.outside += nanos
-        self.spent += nanos
-        self.forecast += nanos
+    def lend(self, loan: OutsideLoan) -> None:
+        """Count what is lent, and what of it is used, for calls of outside providers."""
+        used = loan.used - self.outside
+        self.outside, self.lent = loan.used, loan.amount - loan.used
+        self.spent += used
+        self.forecast += used
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
         """Return the nano-units of the part of a span within the window."""
@@ -137,9 +141,13 @@ class BudgetState:
         return f"{format_amount(nanos)} {self.currency}"
 
     def spent_text(self, window: BudgetWindow) -> str:
-        """Return what is spent, and how much of it is lent."""
-        outside = f" (of which {self.amount(window.outside)} lent for outside providers)"
-        return f"spent {self.amount(window.spent)}{outside if window.outside else ''}"
+        """Return what is spent, how much of it at outside providers, and what is lent for these."""
+        outside = f" (of which {self.amount(window.outside)} at outside providers)"
+        lent = f", lent to gateways for these {self.amount(window.lent)}"
+        return (
+            f"spent {self.amount(window.spent)}{outside if window.outside else ''}"
+            f"{lent if window.lent else ''}"
+        )
 
     def reserve_min_replicas(self, tariff: Tariff, replicas: int, owner: Ref | None = None) -> None:
         """Commit the cost of replicas within minReplicas until the end of each window."""

@@ -129,7 +129,8 @@ def summary(state: BudgetState, limits: Sequence[LimitState]) -> str:
     if not windows:
         return ""
     window = max(windows, key=_spent_share)
+    lent = f" ({format_amount(window.lent)} lent)" if window.lent else ""
     return (
-        f"{format_amount(window.spent)} of {state.amount(window.limit)} this "
+        f"{format_amount(window.spent)}{lent} of {state.amount(window.limit)} this "
         f"{window.period.text} ({_spent_share(window):.0%})"
     )

@@ -61,7 +61,7 @@ def budget_status(
     outside = tuple(
         _outside_status(window.period.name, view.meter.loan(window.period))
         for window in state.current_windows
-        if window.outside
+        if window.outside or window.lent
     )
     lent = [
         [(each.start, each.amount) for each in listed] for listed in (previous.outside, outside)

@@ -121,7 +121,7 @@ def _limit_notes(old: LimitStatus | None, new: LimitStatus) -> Iterator[EventNot
         f"{new.end:%Y-%m-%dT%H:%MZ}"
     )
     if new.outside is not None:
-        text += f", {new.outside:f} of it lent for outside providers"
+        text += f", {new.outside:f} of it at outside providers"
     begun = [action for action in new.actions if action not in before]
     if begun:
         what = ", ".join(consequences(begun))
