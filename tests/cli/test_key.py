@@ -72,7 +72,7 @@ class SecretsApi:
         self.hidden: str | None = None
         """A namespace whose Secrets the user may not list."""
         self.services: list[dict[str, Any]] | None = []
-        self.budgets = [A_BUDGET]
+        self.budgets: list[dict[str, Any]] | None = [A_BUDGET]
         self.deployments: list[dict[str, Any]] | None = None
 
     async def request(
@@ -239,6 +239,20 @@ async def test_a_key_for_a_name_without_a_grant_is_warned_about() -> None:
         api.budgets = [A_BUDGET, a_body("TenantBudget", "team-b", spec)]
         text = await create_key(api, f"key-{number} --tenant team-a --models chat")
         assert ("warning" in text) == (not granted)
+
+
+async def test_keys_of_a_tenant_that_does_not_exist_are_listed_with_a_warning() -> None:
+    api = SecretsApi()
+    await create_key(api, "ci --tenant team-a")
+    await create_key(api, "ci --tenant team-b")
+    for budgets, warned in (([A_BUDGET], ["team-b"]), ([], ["team-a", "team-b"]), (None, [])):
+        api.budgets = budgets
+        text = (await list_keys(Reader(api), KEY_LIST.parse(words("")), NOW)).text
+        assert [line for line in text.splitlines() if line.startswith("warning")] == [
+            f"warning: tenant {tenant} does not exist, so its keys get 401: create "
+            f"TenantBudget/{tenant}, or revoke them"
+            for tenant in warned
+        ]
 
 
 async def test_a_record_with_a_misspelled_field_is_listed_with_the_field() -> None:

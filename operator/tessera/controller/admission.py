@@ -352,8 +352,8 @@ def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
         return []
     return [
         f"{counted(services, 'service')} and {counted(batches, 'batch', 'batches')} in "
-        f"{', '.join(names)} lose their limit, and the record of their spend is deleted; "
-        f"kubectl get tessera -n {names[0]} lists them"
+        f"{', '.join(names)} lose their limit, and keys of the tenant end; a budget of the same "
+        f"name goes on from what is spent; kubectl get tessera -n {names[0]} lists them"
     ]
 
 

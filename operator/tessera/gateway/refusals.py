@@ -91,7 +91,8 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "The token has expired, or is not meant for this gateway."
     ),
     RequestReason.UNKNOWN_TENANT: _unknown_sender(
-        "The token is valid, but no tenant has its namespace or name."
+        "The key or token is valid, but its tenant does not exist: no TenantBudget has its name or "
+        "namespace."
     ),
     RequestReason.TOKENS_NOT_VERIFIED: _Refusal(
         503, "Keys and tokens cannot be verified now; retry in {retry} seconds.", retry_seconds=5

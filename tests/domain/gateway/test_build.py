@@ -487,7 +487,9 @@ def test_keys_are_found_by_their_digest() -> None:
 
 
 def test_keys_of_unknown_tenants_do_not_count() -> None:
-    assert not directory(keys=(a_secret(tenant="team-z", ci={"sha256": DIGEST}),)).keys
+    without = directory(keys=(a_secret(tenant="team-z", ci={"sha256": DIGEST}),))
+    assert not without.keys
+    assert without.tenantless_keys[DIGEST].tenant == "team-z"
 
 
 def test_of_one_name_or_digest_the_first_secret_counts() -> None:

@@ -256,3 +256,14 @@ def test_neither_a_key_nor_its_tenant_alone_allows_downgrades(
     limits = TenantLimits(name="team-a", namespaces=("team-a",), allow_downgrade=tenant)
     senders.directory = Directory(tenants={"team-a": limits})
     assert senders.allows_downgrade(Identity(tenant="team-a", allow_downgrade=key)) is allows
+
+
+async def test_a_key_of_a_tenant_that_does_not_exist_is_told_so() -> None:
+    key = ApiKey(name="ci", digest=DIGEST, tenant="team-a")
+    authenticator = Verifier().authenticator
+    headers = {b"authorization": f"Bearer {KEY}".encode()}
+    with pytest.raises(RequestError) as refused:
+        await authenticator.identify(headers, Directory(tenantless_keys={DIGEST: key}), ADDRESS)
+    assert (refused.value.status, refused.value.reason) == (401, RequestReason.UNKNOWN_TENANT)
+    assert "its tenant does not exist" in refused.value.message
+    assert refused.value.sender == Identity(tenant="team-a", key="ci")

@@ -1,14 +1,17 @@
 """`tessera key list`: the keys of tenants, without the keys themselves."""
 
+from collections.abc import Sequence, Set
 from datetime import datetime
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.cluster import Reader, cluster_command
+from tessera.cli.errors import DeniedError
 from tessera.cli.key.create import budget_text, scope_text
 from tessera.cli.key.key_secrets import KeySecrets, StoredKey
 from tessera.cli.output import Output
 from tessera.cli.text import table
+from tessera.resources.api_resources import TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
 _HEADS = ("TENANT", "NAME", "TEAM", "MODELS", "BUDGET", "CREATED", "EXPIRES", "SHA256")
@@ -25,6 +28,7 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
     stored = KeySecrets(reader, arguments.keys_namespace)
     keys = await stored.keys(arguments.tenant)
     secrets = await stored.secrets(arguments.tenant)
+    missing = await _missing_tenants(reader, {secret.tenant for secret in secrets})
     unreadable = sorted(
         (secret.tenant, name, *secret.secret, fault)
         for secret in secrets
@@ -53,7 +57,21 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
         for secret in secrets
         if secret.secret.namespace != stored.namespace
     ]
+    lines += [
+        f"warning: tenant {tenant} does not exist, so its keys get 401: create "
+        f"TenantBudget/{tenant}, or revoke them"
+        for tenant in missing
+    ]
     return Output.of(arguments.output, lines, lambda: body)
+
+
+async def _missing_tenants(reader: Reader, tenants: Set[str]) -> Sequence[str]:
+    """Return the tenants without a TenantBudget; none where these may not be read."""
+    try:
+        budgets = await reader.list_objects(TENANT_BUDGETS)
+    except DeniedError:
+        return ()
+    return sorted(tenants - {body["metadata"]["name"] for body in budgets})
 
 
 def _row(key: StoredKey, at: datetime) -> tuple[str, ...]:

@@ -133,6 +133,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         outside=outside_models(tuple(observed.providers), tenants),
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
+        tenantless_keys=_tenantless_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
         name_rights=name_rights(grants_in_force(claims)),
         prices=observed.prices,
@@ -247,6 +248,19 @@ def _throttle(spec: TenantBudgetSpec) -> ThrottleTerms | None:
         return None
     first = min(actions, key=lambda each: each.at)
     return ThrottleTerms(first.at, to_nanos(first.floor or Decimal(0)))
+
+
+@reused
+def _tenantless_keys(
+    secrets: tuple[TenantKeys, ...], tenants: frozenset[str]
+) -> Mapping[str, ApiKey]:
+    """Return the keys of tenants that do not exist."""
+    return {
+        record.sha256: _key(name, secret.tenant, record)
+        for secret in secrets
+        if secret.tenant not in tenants
+        for name, record in secret.records.items()
+    }
 
 
 @reused

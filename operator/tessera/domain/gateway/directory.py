@@ -273,6 +273,8 @@ class Directory:
     """By digest."""
     revoked_keys: Mapping[str, ApiKey] = field(default_factory=dict)
     """By digest: the last ones that were removed, so that a refusal of one can be attributed."""
+    tenantless_keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    """By digest: keys of tenants that do not exist, which are refused."""
     default_limits: RateLimitsSpec = NO_LIMITS
     """Of every tenant that has none of its own."""
     name_rights: NameRights = _NO_GRANTS

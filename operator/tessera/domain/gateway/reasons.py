@@ -29,7 +29,7 @@ class RequestReason(StrEnum):
     INVALID_TOKEN = "InvalidToken"  # noqa: S105 - no password
     """Its token has a wrong signature, issuer or audience, or is expired."""
     UNKNOWN_TENANT = "UnknownTenant"
-    """Its token belongs to no tenant: no TenantBudget has the namespace or name."""
+    """Its key or token belongs to no tenant: no TenantBudget has the name or namespace."""
     TOKENS_NOT_VERIFIED = "TokensNotVerified"
     """Its key or token cannot be verified now: the gateway has just started, or the API server or
     the issuer does not answer."""

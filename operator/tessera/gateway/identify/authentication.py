@@ -66,9 +66,12 @@ class Authenticator:
             return await self._identify_token(credential, digest, directory, address)
         if key is not None and not hmac.compare_digest(key.digest, digest.hex()):
             key = None
+        tenantless = directory.tenantless_keys.get(digest.hex()) if key is None else None
         identity = key_identity(key, self._clock())
         if isinstance(identity, RequestReason):
-            known = key or directory.revoked_keys.get(digest.hex())
+            if tenantless is not None:
+                identity = RequestReason.UNKNOWN_TENANT
+            known = key or tenantless or directory.revoked_keys.get(digest.hex())
             error = RequestError(identity)
             if known is not None:
                 error.sender = Identity(tenant=known.tenant, team=known.team, key=known.line)

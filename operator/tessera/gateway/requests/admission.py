@@ -63,7 +63,9 @@ def _without_models(directory: Directory) -> Directory:
         name: replace(tenant, outside=()) if tenant.outside else tenant
         for name, tenant in directory.tenants.items()
     }
-    return replace(directory, models=(), keys={}, revoked_keys={}, tenants=tenants)
+    return replace(
+        directory, models=(), keys={}, revoked_keys={}, tenantless_keys={}, tenants=tenants
+    )
 
 
 def _with_revoked_keys(directory: Directory, last: Directory) -> Directory:
