@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
 ADDRESS = "127.0.0.1"
 MIB = 2**20
-RECORD_BYTES = 2**14
+RECORD_BYTES, SMALL_RECORDS = 2**14, 5000
 
 
 @pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
@@ -136,6 +137,43 @@ async def test_a_client_of_ipv6_counts_for_its_network() -> None:
     assert len(clients) == 0
 
 
+async def shaken_hands(
+    gateway: RunningGateway, folder: Path
+) -> tuple[ssl.SSLObject, ssl.MemoryBIO, asyncio.StreamWriter]:
+    """Return a connection of which each record is made by the test."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting(folder).wrap_bio(incoming, outgoing, server_hostname=ADDRESS)
+    reader, writer = await asyncio.open_connection(ADDRESS, gateway.port)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(2**16))
+        else:
+            return tls, outgoing, writer
+
+
+async def test_many_small_records_leave_turns_to_others(tmp_path: Path) -> None:
+    async with serving(tmp_path, Connections()) as gateway:
+        tls, outgoing, writer = await shaken_hands(gateway, tmp_path)
+        tls.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+            b"content-length: %d\r\n\r\n" % (KEY.encode(), SMALL_RECORDS + 1)
+        )
+        for _ in range(SMALL_RECORDS):
+            tls.write(b" ")
+        writer.write(outgoing.read())
+        counts = [0]
+        while counts[-1] < SMALL_RECORDS:
+            await asyncio.sleep(0)
+            connections = gateway.server.server_state.connections
+            counts.append(sum(connection._body_bytes for connection in connections))
+        # What came is read at once, and what waited in its turn.
+        assert max(after - before for before, after in pairwise(counts)) <= 2 * 64
+        writer.close()
+
+
 async def test_half_a_record_is_held(tmp_path: Path) -> None:
     async def is_held() -> None:
         assert clients.held_bytes >= RECORD_BYTES
@@ -145,17 +183,7 @@ async def test_half_a_record_is_held(tmp_path: Path) -> None:
 
     clients = Connections()
     async with serving(tmp_path, clients) as gateway:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = trusting(tmp_path).wrap_bio(incoming, outgoing, server_hostname=ADDRESS)
-        reader, writer = await asyncio.open_connection(ADDRESS, gateway.port)
-        while True:
-            try:
-                tls.do_handshake()
-            except ssl.SSLWantReadError:
-                writer.write(outgoing.read())
-                incoming.write(await reader.read(2**16))
-            else:
-                break
+        tls, outgoing, writer = await shaken_hands(gateway, tmp_path)
         for _ in range(2):
             tls.write(b"\r\n" * (RECORD_BYTES // 2))
         data = outgoing.read()

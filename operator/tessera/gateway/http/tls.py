@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,8 @@ _RECORD_HEADER_BYTES = 5
 _PARTIAL_RECORD_BYTES = 20 * 2**10
 # A signature takes 0.1 to 5 ms: they are made for so long before others have their turn.
 _TURN_SECONDS = 0.002
+# Each takes 2 to 4 us, whatever its size; a request has few, and 256 KiB of a large body 16.
+_TURN_RECORDS = 64
 # Between two looks for handshakes that take too long while others wait.
 _LOOK_SECONDS = 0.1
 
@@ -89,6 +92,33 @@ class ClientHello:
         return False
 
 
+class RecordTurns:
+    """Connections that have sent more records than are read at once: they go on one by one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._unread: deque[TlsConnection] = deque()
+
+    def wait(self, connection: "TlsConnection") -> None:
+        """Let a connection go on in its turn."""
+        self._unread.append(connection)
+        if len(self._unread) == 1:
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        until = self._clock() + _TURN_SECONDS
+        # Whoever has still more goes behind the others.
+        for _ in range(len(self._unread)):
+            if self._unread[0].go_on():
+                self._unread.rotate(-1)
+            else:
+                self._unread.popleft()
+            if self._clock() >= until:
+                break
+        if self._unread:
+            asyncio.get_running_loop().call_soon(self._serve)
+
+
 class Handshakes:
     """Handshakes that are not finished: few of an address at once, while others of it wait.
 
@@ -108,6 +138,7 @@ class Handshakes:
         """Has the certificate; set before the first connection."""
         self._limit, self._address_limit = limit, address_limit
         self._clock = clock
+        self.records = RecordTurns(clock)
         # Since when, the oldest first.
         self._begun: dict[TlsConnection, float] = {}
         self._begun_by_address: dict[str, dict[TlsConnection, None]] = {}
@@ -228,9 +259,14 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._protocol: GatewayProtocol | None = None
         self._tls: ssl.SSLObject | None = None
         self._hello, self._hello_bytes = ClientHello(), 0
-        self._is_write_paused = False
+        self._is_write_paused = self._is_read_paused = False
+        # What OpenSSL has not got yet.
+        self._unread = memoryview(b"")
         # Of the record that comes: the beginning of its header, or how many bytes are left.
         self._record_header, self._record_left = b"", 0
+        self._is_partial = False
+        # It goes on in its turn.
+        self._waits = False
         # Bytes in clear, and as they were sent, that write buffers are measured by.
         self._clear_bytes = self._sent_bytes = 1
 
@@ -280,6 +316,18 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._receive(hello.data)
 
     @override
+    def pause_reading(self) -> None:
+        self._is_read_paused = True
+        super().pause_reading()
+
+    @override
+    def resume_reading(self) -> None:
+        self._is_read_paused = False
+        # What came is read first.
+        if not self._waits:
+            super().resume_reading()
+
+    @override
     def pause_writing(self) -> None:
         self._is_write_paused = True
         if self._protocol is not None:
@@ -322,30 +370,54 @@ class TlsConnection(_Transport, asyncio.Protocol):
         return self._tls if name == "ssl_object" else self._transport.get_extra_info(name, default)
 
     def _receive(self, data: bytes) -> None:
-        encrypted = memoryview(data)
+        self._unread = memoryview(data)
+        if self._read_some():
+            self._waits = True
+            self._transport.pause_reading()
+            self._handshakes.records.wait(self)
+
+    def go_on(self) -> bool:
+        """Read some more records; return whether there may be others."""
+        self._waits = self._read_some()
+        if not (self._waits or self._is_read_paused or self.is_closing()):
+            self._transport.resume_reading()
+        return self._waits
+
+    def _read_some(self) -> bool:
+        """Read a turn's records; return whether there may be others."""
+        left = _TURN_RECORDS
         try:
-            for start in range(0, len(encrypted), _SLICE_BYTES):
-                part = encrypted[start : start + _SLICE_BYTES]
+            while not self.is_closing():
+                if self._protocol is not None:
+                    left = self._read(left)
+                if not (left and self._unread):
+                    break
+                part, self._unread = self._unread[:_SLICE_BYTES], self._unread[_SLICE_BYTES:]
+                self._is_partial = self._ends_partial(part)
                 self._incoming.write(part)
-                if self._protocol is not None or self._shake_hands(len(part)):
-                    self._read()
-                if self.is_closing():
-                    return
+                if self._protocol is None:
+                    self._shake_hands(len(part))
         except ssl.SSLError:
             # What OpenSSL has to say of it goes before the end.
             self._send()
             self._transport.close()
-            return
-        is_partial = self._is_partial(data)
+        if self.is_closing():
+            self._unread = memoryview(b"")
+            return False
         if self._protocol is not None:
-            self._protocol.hold_record(_PARTIAL_RECORD_BYTES if is_partial else 0)
+            partial_bytes = _PARTIAL_RECORD_BYTES if self._is_partial else 0
+            self._protocol.hold_record(partial_bytes + len(self._unread))
         if self._outgoing.pending and self._protocol is not None and self._is_write_paused:
             # Who has keys renewed again and again, and reads nothing, would fill the memory.
             self.abort()
         self._send()
+        if not self._unread:
+            # An empty view keeps all that it was cut from.
+            self._unread = memoryview(b"")
+        return not left
 
-    def _shake_hands(self, size: int) -> bool:
-        """Go on with the handshake after so many bytes more; return whether it is finished."""
+    def _shake_hands(self, size: int) -> None:
+        """Go on with the handshake after so many bytes more."""
         assert self._tls is not None  # noqa: S101 - it has begun
         try:
             self._tls.do_handshake()
@@ -353,33 +425,38 @@ class TlsConnection(_Transport, asyncio.Protocol):
             self._hello_bytes += size
             if self._hello_bytes > MAX_HELLO_BYTES:
                 self.abort()
-            return False
+            return
         self._send()
         self._clear_bytes = self._sent_bytes = 1
         self._end_handshake()
         self._protocol = GatewayProtocol(**self._options)
         self._protocol.connection_made(self)
-        return True
 
     def _end_handshake(self) -> None:
         self._deadline.cancel()
         self._handshakes.end(self)
         self._handshakes.clients.remove(self)
 
-    def _read(self) -> None:
-        """Pass on what is complete."""
-        while self._protocol is not None and self._tls is not None and not self.is_closing():
-            try:
-                data = self._tls.read(_RECORD_BYTES)
-            except ssl.SSLWantReadError:
-                return
-            if not data:
+    def _read(self, left: int) -> int:
+        """Pass on what is complete, of so many records at most; return how many are left."""
+        assert self._tls is not None  # noqa: S101 - its handshake is finished
+        parts, is_end = [], False
+        try:
+            while left and not is_end:
+                parts.append(self._tls.read(_RECORD_BYTES))
                 # The client says that nothing follows.
-                self.close()
-                return
+                is_end = not parts[-1]
+                left -= 1
+        except ssl.SSLWantReadError:
+            pass
+        # A call for each of many small records would take three times as long.
+        if (data := b"".join(parts)) and self._protocol is not None:
             self._protocol.data_received(data)
+        if is_end:
+            self.close()
+        return left
 
-    def _is_partial(self, data: bytes) -> bool:
+    def _ends_partial(self, data: memoryview) -> bool:
         """Return whether a record is not complete after these bytes."""
         start = 0
         while start < len(data):
@@ -388,7 +465,7 @@ class TlsConnection(_Transport, asyncio.Protocol):
                 self._record_left -= size
             else:
                 size = min(_RECORD_HEADER_BYTES - len(self._record_header), len(data) - start)
-                self._record_header += data[start : start + size]
+                self._record_header += bytes(data[start : start + size])
                 if len(self._record_header) == _RECORD_HEADER_BYTES:
                     self._record_left = int.from_bytes(self._record_header[3:])
                     self._record_header = b""

@@ -61,7 +61,8 @@ class _Lane:
             reader, size = readers.popitem(last=False)
             if readers:
                 self._readers[address] = readers
-            left -= max(size, SMALL_BYTES)
+            # More may have come since then.
+            left -= max(size, _waiting_bytes(reader.descriptor), SMALL_BYTES)
             reader.read_in_turn()
 
 
