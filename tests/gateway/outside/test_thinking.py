@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.gateway.bodies.signed import thinking_mark, without_marked
+from tessera.gateway.bodies.signed import thinking_mark, unmarked, without_marked
 from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.bodies import outside_body
 from tessera.gateway.paths import PATHS
@@ -149,3 +150,12 @@ def test_whatever_stands_beside_it_thinking_comes_back_and_the_rest_is_untouched
     assert answer[1] == call
     assert answer[0]["thinking"] == thought
     assert asked(MESSAGES, answer) == [thinking, call]
+
+
+@pytest.mark.parametrize("behind", ["", "\\n", "\\\\", '\\"'])
+def test_a_mark_behind_a_backslash_leaves_a_text_of_json(behind: str) -> None:
+    # The backslash belongs to the first letter of the second mark.
+    signature = f'"{MARK.decode()}{behind}\\{MARK.decode()}"'
+    text = unmarked(msgspec.Raw(signature.encode()), MARK)
+    assert text is not None
+    assert json.loads(bytes(text)) == json.loads(signature).removeprefix(MARK.decode())

@@ -40,6 +40,7 @@ class _Conversations(msgspec.Struct, gc=False):
 _block = msgspec.json.Decoder(_TypedBlock)
 _message = msgspec.json.Decoder(_MessageContent)
 _conversations = msgspec.json.Decoder(_Conversations)
+_text = msgspec.json.Decoder(str)
 
 
 def thinking_mark(provider: OfferedProvider) -> bytes:
@@ -53,8 +54,10 @@ def unmarked(signature: msgspec.Raw | None, mark: bytes) -> msgspec.Raw | None:
     """Return a signature as its maker gave it; None where that is another one."""
     if signature is None or not bytes(signature).startswith(b'"' + mark):
         return None
-    # Clients join the pieces of a stream, of which each has a mark.
-    return msgspec.Raw(bytes(signature).replace(mark, b""))
+    # Clients join the pieces of a stream, of which each has a mark. In JSON a mark may stand behind
+    # a backslash, which belongs to its first letter.
+    text: str = _text.decode(signature)
+    return msgspec.Raw(msgspec.json.encode(text.replace(mark.decode(), "")))
 
 
 def is_thinking(block: bytes | memoryview) -> bool:
