@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 # The names of columns, and a value of each by row.
 _Rows: TypeAlias = tuple[Sequence[str], Iterable[Mapping[str, Any]]]
+# Spreadsheets compute what begins so. Tags and names of users are what clients say.
+_FORMULA = ("=", "+", "-", "@", "\t")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +51,15 @@ class Output:
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({column: _neutral(cell) for column, cell in row.items()})
         return cls(text.getvalue())
+
+
+def _neutral(cell: Any) -> Any:
+    """Return a cell with an apostrophe before what a spreadsheet would compute."""
+    if not isinstance(cell, str):
+        return cell
+    # The library quotes no CR, behind which a spreadsheet would begin a row.
+    text = cell.replace("\r", " ")
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
