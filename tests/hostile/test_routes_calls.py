@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tessera.api.model_route import RouteScore
+from tessera.api.model_route import ModelRouteSpec, RouteScore
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Identity
 from tessera.domain.routes.rules import score
+from tessera.gateway.bodies.turns import LARGE_BYTES, Turns
 from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.harness import (
     ROLE,
@@ -205,6 +206,26 @@ def test_words_of_a_route_and_a_text_that_fits_them_keep_no_gateway_busy() -> No
         began = time.process_time()
         score("a" * length, terms)
         assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize(("length", "turns"), [(1_000, 0), (90_000, 1)])
+async def test_words_of_a_route_that_take_long_take_a_turn(
+    length: int, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    words = ["a" * 30 + f"b{number}" for number in range(64)]
+    small = {"service": "small", "when": {"maxScore": 5}}
+    spec = ModelRouteSpec.model_validate({"targets": [small, LARGE], "score": {"words": words}})
+    async with a_routed_gateway(answers, answers, route=spec) as (gateway, _, _):
+        before = Turns.take
+
+        async def take(self: Turns, size: int, step: Any) -> Any:
+            taken.append(size > LARGE_BYTES)
+            return await before(self, size, step)
+
+        monkeypatch.setattr(Turns, "take", take)
+        assert (await gateway.post(a_body("a" * length), **AUTH)).status == 200
+    assert sum(taken) == turns
 
 
 @pytest.mark.parametrize("padding", [0, 20_000])

@@ -22,6 +22,8 @@ from tessera.gateway.resolve.chooser import measured
 from tessera.gateway.resolve.models import Models, Resolved
 
 _ALLOW_DOWNGRADE = "x-tessera-allow-downgrade"
+# A text with words that almost fit: so many comparisons take as long as a byte of a body.
+_COMPARED_PER_BYTE = 64
 _REFUSED = frozenset({RequestReason.ENGINE_REFUSED, RequestReason.PROVIDER_REFUSED})
 
 
@@ -52,12 +54,16 @@ class RequestRouter:
                 len(received.body), lambda: read_opening(received.fields, headers, tenant)
             )
             allow_downgrade = is_true(headers, _ALLOW_DOWNGRADE, default=True)
-            order = target_order(
-                route,
-                opening,
-                allow_downgrade=allow_downgrade
-                and self._senders.allows_downgrade(identified.identity),
-                cheaper_targets=self._senders.takes_cheaper_targets(identified.identity),
+            identity = identified.identity
+            compared = len(opening.text) * sum(map(len, route.score.words))
+            order = await self._turns.take(
+                compared // _COMPARED_PER_BYTE,
+                lambda: target_order(
+                    route,
+                    opening,
+                    allow_downgrade=allow_downgrade and self._senders.allows_downgrade(identity),
+                    cheaper_targets=self._senders.takes_cheaper_targets(identity),
+                ),
             )
             targets, reason = order.targets, order.reason
         return RouteCalls(resolved, route, targets, reason, self._models, self._turns)
