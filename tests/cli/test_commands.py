@@ -18,6 +18,7 @@ from tessera.cli.explain.command import _route as explain_route_command
 from tessera.cli.explain.command import (
     explanation,
     load_curve,
+    of_service,
     route_explanation,
     slow_start_log,
 )
@@ -44,6 +45,24 @@ TEAM_CHAT = Ref("team-a", "chat")
 async def explain_text(api: MemoryApi, ref: Ref = TEAM_CHAT, form: str = "text") -> str:
     reader = Reader(api, ref.namespace)
     return explanation(replace(await read_fleet(reader, None), at=NOW), ref, form).text
+
+
+@pytest.mark.parametrize(
+    ("service", "namespace", "expected"),
+    [
+        ("team-a/chat", None, ("team-a", "chat")),
+        ("team-a/chat", "team-b", ("team-a", "chat")),
+        ("chat", "team-b", ("team-b", "chat")),
+        ("chat", None, (None, "chat")),
+    ],
+)
+def test_a_service_is_named_as_commands_print_it(
+    service: str, namespace: str | None, expected: tuple[str | None, str]
+) -> None:
+    given = SimpleNamespace(service=service, namespace=namespace, output="text")
+    arguments = of_service(given)
+    assert (arguments.namespace, arguments.service) == expected
+    assert arguments.output == "text"
 
 
 async def test_a_service_is_explained_in_lines() -> None:

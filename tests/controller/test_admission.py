@@ -1,13 +1,16 @@
 """Admission refuses what only an edit can fix, and warns of the rest."""
 
+import re
 import time
 from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import kopf
 import pytest
 
+from tessera.api.meta import GROUP
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.reasons import StatusVerdict
 from tessera.api.service_class import ServiceClasses
@@ -32,13 +35,30 @@ from tessera.resources.api_resources import (
     CLAIMS,
     INFERENCE_SERVICES,
     KINDS,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
+    NODE_LAYOUTS,
     NODES,
+    PRICE_LISTS,
+    QUALITY_GATES,
     TENANT_BUDGETS,
     ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec
-from tests.builders import A100, NOW, SMALL, a_budget, a_node, a_pool, a_service, a_spec
+from tests.builders import (
+    A100,
+    NOW,
+    SMALL,
+    a_budget,
+    a_node,
+    a_pool,
+    a_provider_spec,
+    a_service,
+    a_spec,
+)
+
+CHART = Path(__file__).parents[2] / "charts" / "tessera"
 
 
 def a_body(**spec: Any) -> dict[str, Any]:
@@ -606,3 +626,96 @@ def test_a_budget_that_admits_no_new_service_refuses_one_and_no_edit() -> None:
     assert review_service(a_body(), store, old=a_body())[0] == []
     other = {**a_body(), "metadata": {**a_body()["metadata"], "namespace": "team-b"}}
     assert review_service(other, store)[0] == []
+
+
+def a_named_body(name: str = "x", namespace: str | None = "team-a", **spec: Any) -> dict[str, Any]:
+    meta = {"name": name} | ({} if namespace is None else {"namespace": namespace})
+    return {"metadata": meta, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        (
+            INFERENCE_SERVICES,
+            a_body(rollout={"strategy": "Gated", "gateRef": "nogate"}),
+            "spec.rollout.gateRef: QualityGate/nogate not found in team-a",
+        ),
+        (
+            QUALITY_GATES,
+            a_named_body(suite={"claim": {"claimName": "data", "path": "suite.jsonl"}}),
+            "spec.suite.claim.claimName: PersistentVolumeClaim/data not found in team-a",
+        ),
+        (
+            QUALITY_GATES,
+            a_named_body(suite={"configMap": {"name": "suite"}}, judge={"service": "judge"}),
+            "spec.judge.service: InferenceService/judge not found in team-a",
+        ),
+        (
+            MODEL_ROUTES,
+            a_named_body(targets=[{"service": "chat"}]),
+            "spec.targets[0].service: InferenceService/chat not found in team-a",
+        ),
+        (
+            MODEL_ROUTES,
+            a_named_body(targets=[{"name": "out", "provider": {"name": "acme", "model": "big"}}]),
+            "spec.targets[0].provider.name: no ModelProvider/acme that lists the tenant of team-a",
+        ),
+        (
+            MODEL_PROVIDERS,
+            a_named_body("acme", None, **a_provider_spec()),
+            "spec.tenants[0]: TenantBudget/team-a not found",
+        ),
+        (
+            PRICE_LISTS,
+            a_named_body(
+                namespace=None,
+                entries=[
+                    {
+                        "from": "2026-01-01",
+                        "models": ["*"],
+                        "tenants": ["nobody"],
+                        "input": "1",
+                        "output": "2",
+                    }
+                ],
+            ),
+            "spec.entries[0].tenants[0]: TenantBudget/nobody not found",
+        ),
+    ],
+)
+async def test_what_another_object_may_still_bring_is_a_warning_of_every_kind(
+    kind: ApiResource, body: dict[str, Any], expected: str
+) -> None:
+    warnings = list[str]()
+    await validators(a_store(), lambda: NOW)[kind.plural](body=body, warnings=warnings)
+    assert expected in warnings
+
+
+@pytest.mark.parametrize("kind", [QUALITY_GATES, MODEL_ROUTES, MODEL_PROVIDERS, PRICE_LISTS])
+async def test_a_spec_that_only_an_edit_mends_is_refused_for_every_kind(kind: ApiResource) -> None:
+    body = a_named_body(unknown=1)
+    with pytest.raises(kopf.AdmissionError, match=r"^spec"):
+        await validators(a_store(), lambda: NOW)[kind.plural](body=body, warnings=[])
+
+
+async def test_no_warning_of_a_route_says_which_services_others_have() -> None:
+    store = a_store()
+    other = a_service("secret", ref=Ref("team-b", "secret"))
+    put_plan_input(store, INFERENCE_SERVICES, "team-b", other)
+    said = list[list[str]]()
+    for name in ("team-b/secret", "team-b/none"):
+        said.append([])
+        body = a_named_body(targets=[{"service": name}])
+        await validators(store, lambda: NOW)["modelroutes"](body=body, warnings=said[-1])
+    assert said == [[], []]
+
+
+def test_every_kind_that_users_write_is_validated() -> None:
+    own = {kind.plural for kind in (*KINDS, PRICE_LISTS) if kind.group == GROUP}
+    # Agents write it, and a policy of its own limits them.
+    own.remove(NODE_LAYOUTS.plural)
+    assert validators(a_store(), lambda: NOW).keys() == own
+    template = (CHART / "templates" / "webhook.yaml").read_text(encoding="utf-8")
+    rules = re.findall(r'"([a-z]+)" \(list "CREATE" "UPDATE"', template)
+    assert set(rules) == own

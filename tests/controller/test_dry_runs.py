@@ -1,5 +1,6 @@
 """Whatever a spec says, to judge it takes less time than the API server took to ask."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tables import TABLES, table
-from tessera.controller.admission import review_service
+from tessera.controller.admission import review_service, validators
 from tessera.controller.batch_review import review_batch
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Ref
@@ -21,12 +22,17 @@ from tessera.resources.api_resources import (
     BATCH_INFERENCES,
     CLAIMS,
     INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
     PODS,
+    PRICE_LISTS,
+    QUALITY_GATES,
     TENANT_BUDGETS,
+    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec
-from tests.builders import NOW, SMALL, a_budget, a_pod, a_service, a_spec
+from tests.builders import NOW, SMALL, a_budget, a_pod, a_provider_spec, a_service, a_spec
 from tests.controller.test_admission import a_batch_body, a_body, a_store
 
 MOST = timedelta(milliseconds=25)
@@ -211,3 +217,44 @@ def test_a_name_of_many_services_is_taken_by_the_oldest() -> None:
 
 def _warnings_of(body: dict[str, Any], store: Store) -> list[str]:
     return review_service(body, store, gateways=True)[1]
+
+
+_TARGET = {"provider": {"name": "acme", "model": "big"}}
+LARGEST: dict[ApiResource, dict[str, Any]] = {
+    QUALITY_GATES: {
+        "suite": {
+            "claim": {"claimName": "data", "path": "a" * 200},
+            "prompts": {f"s{number}": 9 for number in range(16)},
+        },
+        "judge": {"service": "judge"},
+    },
+    MODEL_ROUTES: {"targets": [{"name": f"t{number}", **_TARGET} for number in range(8)]},
+    MODEL_PROVIDERS: {**a_provider_spec(), "tenants": [f"t{number}" for number in range(64)]},
+    PRICE_LISTS: {
+        "entries": [
+            {
+                "from": "2026-01-01",
+                "models": [f"m{number}-{model}" for model in range(32)],
+                "tenants": [f"t{number}-{tenant}" for tenant in range(32)],
+                "input": "1",
+                "output": "2",
+            }
+            for number in range(64)
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("kind", LARGEST, ids=lambda kind: kind.kind)
+def test_the_largest_object_of_a_kind_is_judged_in_no_time(kind: ApiResource) -> None:
+    store = services_with_names(3000)
+    body = {"metadata": {"name": "x", "namespace": "team-a"}, "spec": LARGEST[kind]}
+    validate = validators(store, lambda: NOW)[kind.plural]
+    warnings = list[str]()
+
+    def review() -> None:
+        warnings.clear()
+        asyncio.run(validate(body=body, warnings=warnings))
+
+    assert cpu_time(review) <= MOST
+    assert warnings

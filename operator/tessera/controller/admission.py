@@ -18,6 +18,13 @@ from tessera.api.reasons import Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted, one_line
 from tessera.controller.batch_review import review_batch
+from tessera.controller.spec_review import (
+    gate_warnings,
+    review_gate,
+    review_prices,
+    review_provider,
+    review_route,
+)
 from tessera.domain.budget.budgets import (
     currency_fault,
     grants_in_force,
@@ -107,6 +114,7 @@ def review_service(
         service.spec,
         plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
     )
+    warnings += gate_warnings(service.ref.namespace, service.spec, store)
     if gateways:
         warnings += _name_warnings(service, service.spec, store)
     # Advice waits until the manifest is valid.
@@ -386,6 +394,10 @@ def validators(
         api_resources.ACCELERATOR_POOLS: lambda body, _, operation: review_pool(
             body, store, clock(), deleted=operation == "DELETE"
         ),
+        api_resources.QUALITY_GATES: lambda body, *_: review_gate(body, store),
+        api_resources.MODEL_ROUTES: lambda body, *_: review_route(body, store),
+        api_resources.MODEL_PROVIDERS: lambda body, *_: review_provider(body, store),
+        api_resources.PRICE_LISTS: lambda body, *_: review_prices(body, store),
     }
     return {
         kind.plural: _validator(review, namespaces if kind.namespaced else ())

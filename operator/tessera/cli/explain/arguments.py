@@ -22,7 +22,7 @@ EXPLAIN = Command(
     "gateway pod: which replicas had how much of the prompt, which one got it and why, which ones "
     "were tried before, and what the engine found in its cache. It needs the same right as tessera "
     "usage.",
-    argument("service", "name of the InferenceService, `route` or `request`"),
+    argument("service", "name of the InferenceService, or `NAMESPACE/NAME`; `route` or `request`"),
     argument(
         "request_id",
         "name of a ModelRoute after `route`, id of a request after `request`",

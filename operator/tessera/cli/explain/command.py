@@ -45,7 +45,7 @@ def run(arguments: SimpleNamespace) -> Output:
     """Return the decisions as text or JSON."""
     name = arguments.request_id
     if name is None:
-        return _service(arguments)
+        return _service(of_service(arguments))
     if arguments.service == "route":
         return _route(arguments)
     if arguments.service != "request":
@@ -54,6 +54,15 @@ def run(arguments: SimpleNamespace) -> Output:
             "`request` and an id"
         )
     return request.run(arguments)
+
+
+def of_service(arguments: SimpleNamespace) -> SimpleNamespace:
+    """Return the arguments with namespace and name of `NAMESPACE/NAME`, as other commands print."""
+    namespace, _, name = arguments.service.rpartition("/")
+    given = vars(arguments)
+    return SimpleNamespace(
+        **{**given, "service": name, "namespace": namespace or given["namespace"]}
+    )
 
 
 @cluster_command
