@@ -507,8 +507,8 @@ class PodTemplateValues(Values):
 
     allowed_keys: Annotated[list[PodKey], Field(max_length=64)] = Field(default_factory=list)
     """Keys of labels and annotations that `spec.podTemplate` may have, such as
-    `prometheus.io/scrape`, or `example.org/*` for all keys of a prefix. Keys without a prefix are
-    allowed anyway, save `k8s-app` and `aadpodidbinding`, and so is
+    `backup.velero.io/backup-volumes`, or `example.org/*` for all keys of a prefix. Keys without a
+    prefix are allowed anyway, save `k8s-app` and `aadpodidbinding`, and so is
     `kubectl.kubernetes.io/restartedAt`. Others may give a pod a profile of AppArmor, a network or
     the role of a cloud, so list none that you do not know."""
 

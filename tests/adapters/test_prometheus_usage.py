@@ -62,7 +62,9 @@ async def test_counters_become_what_each_service_used_until_the_end_of_the_span(
         500_000,
     )
     assert series.params == {"time": NOW.timestamp()}
-    assert 'increase(vllm:prompt_tokens_total{tessera_dev_service!=""}[1209600s])' in series.query
+    assert 'increase(vllm:prompt_tokens_total{tessera_dev_service!="",pod!=""}[1209600s])' in (
+        series.query
+    )
 
 
 @pytest.mark.parametrize("value", [2_500_000, float("nan"), -1, 1e16])

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tessera.adapters.prometheus.queries import Queries
+from tessera.adapters.prometheus.rows import QueryRow
+from tessera.api.ref import Ref
 from tessera.cli.cluster import Reader
 from tessera.cli.doctor.finding import CheckContext
 from tessera.ports import MetricsError
@@ -21,7 +24,16 @@ class Counts:
     repeated: int = 0
     engines: int = 2
     operators: int = 1
+    repeated_pods: Sequence[Ref] = ()
     problem: str = ""
+
+    async def query_union(self, queries: Queries) -> Mapping[str, Sequence[QueryRow]]:
+        if self.problem:
+            raise MetricsError(self.problem)
+        rows = [
+            {"metric": {"namespace": pod.namespace, "pod": pod.name}} for pod in self.repeated_pods
+        ]
+        return {name: rows for name in queries}
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         if self.problem:

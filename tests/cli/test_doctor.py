@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api.ref import Ref
 from tessera.cli.doctor.command import as_json, report_lines, run_checks
 from tessera.cli.doctor.finding import Finding, FindingState
 from tessera.cli.doctor.operator import check_gateway
@@ -380,6 +381,15 @@ async def test_gpus_of_two_exporters_are_a_warning() -> None:
     assert finding.state is FindingState.WARNING
     assert "2 GPUs reported by more than one DCGM exporter" in finding.message
     assert "scrape one exporter of each node" in finding.fix
+
+
+async def test_engines_of_two_targets_are_named() -> None:
+    _, api = await a_healthy_cluster()
+    repeated = tuple(Ref("team-a", f"chat-{number}") for number in range(4))
+    finding = (await findings_by_check(api, Counts(repeated_pods=repeated)))["engine metrics"]
+    assert finding.state is FindingState.WARNING
+    assert finding.message.startswith("team-a/chat-0, team-a/chat-1, team-a/chat-2 and 1 more: ")
+    assert "PodMonitors tessera-engine alone" in finding.fix
 
 
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:

@@ -10,7 +10,7 @@ from typing_extensions import override
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.latency import latency_queries
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
-from tessera.adapters.prometheus.queries import SERVICE, VARIANT, union_query
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT, short_groups, union_query
 from tessera.adapters.prometheus.rows import QueryRow, well_formed_rows
 from tessera.adapters.prometheus.speeds import SPEEDS
 from tessera.domain.observed.snapshot import Readings
@@ -25,6 +25,7 @@ from tests.memory_operator import VARIANT as A100_SLICE
 
 OWN_TARGET = 'job="tessera-system/tessera-operator",namespace="tessera-system"'
 EDGES = LatencyEdges(frozenset({1.0}), frozenset({0.025, 0.05}))
+SPEED_GROUPS = tuple(short_groups(SPEEDS))
 LATENCIES = union_query(latency_queries(EDGES, PrometheusAccess().gateway_target))
 Row = dict[str, Any]
 
@@ -40,10 +41,8 @@ class ScrapedMetrics(PrometheusMetrics):
     async def _execute(self, seconds: float, function: Any, *arguments: Any) -> list[QueryRow]:
         query: str = arguments[0]
         foreign = [] if OWN_TARGET in query else self._fleet.foreign_rows
-        rows_by_query = {
-            union_query(SPEEDS): self._fleet.speed_rows,
-            LATENCIES: self._fleet.latency_rows,
-        }
+        rows_by_query = {union_query(group): self._fleet.speed_rows for group in SPEED_GROUPS}
+        rows_by_query[LATENCIES] = self._fleet.latency_rows
         own = rows_by_query.get(query, self._fleet.load_rows)
         rows = [*own(), *foreign] if "tessera_question" in query else foreign
         return well_formed_rows(rows, self._rejected)

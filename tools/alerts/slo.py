@@ -131,10 +131,14 @@ SLO = (
         name="SlowTokens",
         expr="""
             sum by (namespace, tessera_dev_service) (
-              rate(vllm:inter_token_latency_seconds_sum{tessera_dev_service!=""}[5m])
+              max by (namespace, pod, tessera_dev_service, model_name, engine) (
+                rate(vllm:inter_token_latency_seconds_sum{tessera_dev_service!="",pod!=""}[5m])
+              )
             )
               / sum by (namespace, tessera_dev_service) (
-                rate(vllm:inter_token_latency_seconds_count{tessera_dev_service!=""}[5m])
+                max by (namespace, pod, tessera_dev_service, model_name, engine) (
+                  rate(vllm:inter_token_latency_seconds_count{tessera_dev_service!="",pod!=""}[5m])
+                )
               ) > 0.0667
             and on (namespace, tessera_dev_service)
               tessera:service_slo_target{objective="itl"} <= 0.0667

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from tessera.adapters.prometheus.queries import each_engine
 from tessera.adapters.prometheus.session import PrometheusSession
 from tessera.api.ref import Ref
 from tessera.cli.errors import CommandError
@@ -42,7 +43,7 @@ class LiveSeries:
         """Return how many requests ended in every step between two moments."""
         rows = self.query(
             "query_range",
-            query=f"sum(increase({PROMPTS}_count{{{self.selector}}}[{step}s]))",
+            query=f"sum({self.increases(f'{PROMPTS}_count', step)})",
             start=begin + step,
             end=end,
             step=step,
@@ -56,9 +57,14 @@ class LiveSeries:
 
     def increase(self, counter: str, seconds: int, end: float) -> float:
         """Return by how much a counter of all series grew in the last seconds before the end."""
-        query = f"sum(increase({counter}{{{self.selector}}}[{seconds}s]))"
+        query = f"sum({self.increases(counter, seconds)})"
         rows = self.query("query", query=query, time=end)
         return count(rows[0]["value"][1]) if rows else 0.0
+
+    def increases(self, counter: str, seconds: int, *labels: str) -> str:
+        """Return the query for what each engine counted; `labels` are those of the counter."""
+        series = f"increase({counter}{{%s}}[{seconds}s])"
+        return each_engine(series, *labels, matchers=self.selector)
 
     def has_samples(self, at: float) -> bool:
         """Return whether anything was scraped shortly before a moment."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tessera.adapters.prometheus.queries import each_engine
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.mix.arguments import mix
 from tessera_lab.cli.mix.command import run
@@ -70,8 +71,9 @@ def test_a_load_is_what_the_engines_of_the_service_counted(live: LiveService) ->
     assert (source["replicaRequestsPerSecond"], source["predicted"]) == (2.0, False)
     selector = 'namespace="team-a",tessera_dev_service="chat"'
     queries = [query["query"] for query in live.queries]
-    assert f"sum(increase(vllm:request_prompt_tokens_count{{{selector}}}[300s]))" in queries
-    assert f"sum(increase(vllm:request_generation_tokens_sum{{{selector}}}[172800s]))" in queries
+    for counter, seconds in (("prompt_tokens_count", 300), ("generation_tokens_sum", 172800)):
+        series = f"increase(vllm:request_{counter}{{%s}}[{seconds}s])"
+        assert f"sum({each_engine(series, matchers=selector)})" in queries
 
 
 def test_a_fleet_file_has_the_capacity_the_prices_and_the_least_replicas(

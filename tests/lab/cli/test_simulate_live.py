@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typing_extensions import override
 
+from tessera.adapters.prometheus.queries import each_engine
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.simulate.arguments import simulate
 from tessera_lab.cli.simulate.command import run
@@ -102,9 +103,8 @@ def test_a_trace_has_the_rates_and_the_lengths_that_were_counted(
     first_line = path.read_text(encoding="utf-8").splitlines()[0]
     assert first_line.startswith("# Synthetic: drawn with seed 7 from the requests of team-a/chat")
     selector = 'namespace="team-a",tessera_dev_service="chat"'
-    assert live.queries[0]["query"] == (
-        f"sum(increase(vllm:request_prompt_tokens_count{{{selector}}}[300s]))"
-    )
+    series = "increase(vllm:request_prompt_tokens_count{%s}[300s])"
+    assert live.queries[0]["query"] == f"sum({each_engine(series, matchers=selector)})"
 
 
 def test_the_seed_decides_what_is_drawn(live: LiveService, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 from tessera.adapters.prometheus.billing import own_label, process_labels, tenant_line
 from tessera.adapters.prometheus.queries import (
-    OF_SERVICES,
     SERVICE,
     SERVICE_LABELS,
     BoundedQuery,
     Bounds,
     Queries,
+    sum_by_service,
 )
 from tessera.adapters.prometheus.rows import (
     QueryRow,
@@ -133,13 +133,11 @@ def service_energy_queries(own_target: str) -> Queries:
     return {
         "joules": BoundedQuery(f"increase({JOULES}{{{own_target}}}[1h])", Bounds((), 1e15)),
         "tokens": BoundedQuery(
-            f"sum by (namespace, {SERVICE}) "
-            f"(increase(vllm:generation_tokens_total{OF_SERVICES}[1h]))",
+            sum_by_service("increase(vllm:generation_tokens_total{%s}[1h])"),
             Bounds(SERVICE_LABELS, 1e13),
         ),
         "requests": BoundedQuery(
-            f"sum by (namespace, {SERVICE}) "
-            f"(increase(vllm:request_success_total{OF_SERVICES}[1h]))",
+            sum_by_service("increase(vllm:request_success_total{%s}[1h])", "finished_reason"),
             Bounds(SERVICE_LABELS, 1e12),
         ),
     }

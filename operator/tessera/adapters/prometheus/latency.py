@@ -16,6 +16,7 @@ from tessera.adapters.prometheus.queries import (
     BoundedQuery,
     Bounds,
     Queries,
+    each_engine,
 )
 from tessera.adapters.prometheus.rows import (
     KeyT,
@@ -35,7 +36,8 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.domain.slo.measurement import PREFILL_METRIC, LatencyEdges, Objective, edge_label
 
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
-_WAITING = f'avg_over_time(vllm:num_requests_waiting{{{SERVICE}!=""}}[1m]%s)'
+_WAITING = "avg_over_time(vllm:num_requests_waiting{%s}[1m])"
+_WAITING_BEFORE = "avg_over_time(vllm:num_requests_waiting{%s}[1m] offset 4m)"
 _GATEWAY_HISTOGRAMS = {
     Objective.TTFT: "tessera_gateway_time_to_first_token_seconds",
     Objective.ITL: "tessera_gateway_inter_token_latency_seconds",
@@ -60,9 +62,9 @@ def latency_queries(edges: LatencyEdges, gateway_target: str) -> Queries:
         "ttft": _engine_buckets(Objective.TTFT.engine_metric, edges.ttft),
         "itl": _engine_buckets(Objective.ITL.engine_metric, edges.itl),
         "prefill": _engine_buckets(PREFILL_METRIC, edges.prefill),
-        "waiting": BoundedQuery(f"sum {_GROUP_BY} ({_WAITING % ''})", _ENGINE_REQUESTS),
+        "waiting": BoundedQuery(f"sum {_GROUP_BY} ({each_engine(_WAITING)})", _ENGINE_REQUESTS),
         "waiting_before": BoundedQuery(
-            f"sum {_GROUP_BY} ({_WAITING % ' offset 4m'})", _ENGINE_REQUESTS
+            f"sum {_GROUP_BY} ({each_engine(_WAITING_BEFORE)})", _ENGINE_REQUESTS
         ),
         "gateway_ttft": _gateway_buckets(Objective.TTFT, gateway_target),
         "gateway_itl": _gateway_buckets(Objective.ITL, gateway_target),
@@ -88,8 +90,8 @@ def latencies_of(by_query: _Rows) -> dict[Ref, ServiceLatency]:
 
 
 def _engine_buckets(metric: str, edges: Iterable[float]) -> BoundedQuery:
-    series = f'{metric}_bucket{{{SERVICE}!="",le=~"{_edge_pattern(edges)}"}}'
-    query = f"sum by (namespace, {SERVICE}, {VARIANT}, le) (increase({series}[5m]))"
+    series = f'increase({metric}_bucket{{%s,le=~"{_edge_pattern(edges)}"}}[5m])'
+    query = f"sum by (namespace, {SERVICE}, {VARIANT}, le) ({each_engine(series, 'le')})"
     return BoundedQuery(query, _ENGINE_BUCKETS)
 
 

@@ -41,7 +41,10 @@ from tessera.adapters.prometheus.queries import (
     BoundedQuery,
     Bounds,
     Queries,
+    each_engine,
+    short_groups,
     split_by_query,
+    sum_by_service,
     union_query,
 )
 from tessera.adapters.prometheus.rows import (
@@ -85,10 +88,12 @@ _TIMESTAMP_BOUNDS = Bounds((), MAX_TIMESTAMP)
 _NANO_BOUNDS = Bounds((), 1e18)
 _SPENT_BOUNDS = Bounds(("budget", "window"), 1e18)
 WAITING = BoundedQuery(
-    f"sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{OF_SERVICES})", _QUEUE_BOUNDS
+    f"sum by (namespace, pod, {SERVICE}) ({each_engine('vllm:num_requests_waiting{%s}')})",
+    _QUEUE_BOUNDS,
 )
 RUNNING = BoundedQuery(
-    f"sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{OF_SERVICES})", _QUEUE_BOUNDS
+    f"sum by (namespace, pod, {SERVICE}) ({each_engine('vllm:num_requests_running{%s}')})",
+    _QUEUE_BOUNDS,
 )
 # The mean of the devices of a pod; of two exporters of a device one may hang at 0.
 ACTIVITY = BoundedQuery(
@@ -107,13 +112,10 @@ CONTRADICTED_ACTIVITY = (
     f"{MIN_BUSY_ACTIVITY} and on (namespace, pod) min by (namespace, pod) "
     f"(min_over_time(vllm:num_requests_running{OF_SERVICES}[5m])) > 0"
 )
-TOKENS = BoundedQuery(
-    f"sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{OF_SERVICES}[1m]))",
-    _TOKEN_BOUNDS,
-)
+TOKENS = BoundedQuery(sum_by_service("rate(vllm:generation_tokens_total{%s}[1m])"), _TOKEN_BOUNDS)
 CACHED_SHARE = BoundedQuery(
-    f"sum by (namespace, {SERVICE}) (rate(vllm:prompt_tokens_cached_total{OF_SERVICES}[5m])) / "
-    f"sum by (namespace, {SERVICE}) (rate(vllm:prompt_tokens_total{OF_SERVICES}[5m]))",
+    f"{sum_by_service('rate(vllm:prompt_tokens_cached_total{%s}[5m])')} / "
+    f"{sum_by_service('rate(vllm:prompt_tokens_total{%s}[5m])')}",
     Bounds(SERVICE_LABELS, 1.0),
 )
 _LOAD: Queries = {
@@ -122,11 +124,11 @@ _LOAD: Queries = {
     "activity": ACTIVITY,
     "idle": BoundedQuery(CONTRADICTED_ACTIVITY, Bounds(POD_LABELS, MIN_BUSY_ACTIVITY)),
     "cached": BoundedQuery(
-        f"sum by (namespace, pod) (rate(vllm:prompt_tokens_cached_total{OF_SERVICES}[5m]))",
+        f"sum by (namespace, pod) ({each_engine('rate(vllm:prompt_tokens_cached_total{%s}[5m])')})",
         Bounds(POD_LABELS, 1e9),
     ),
     "steps": BoundedQuery(
-        f"sum by (namespace, pod) (vllm:iteration_tokens_total_count{OF_SERVICES})",
+        f"sum by (namespace, pod) ({each_engine('vllm:iteration_tokens_total_count{%s}')})",
         Bounds(POD_LABELS, 1e15),
     ),
     # The age of the step counter: between two scrapes Prometheus repeats the old sample. Its clock
@@ -141,23 +143,29 @@ _LOAD: Queries = {
         Bounds(POD_LABELS, 1e6),
     ),
     "finished": BoundedQuery(
-        f"sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{OF_SERVICES}[5m]))",
+        sum_by_service("increase(vllm:request_success_total{%s}[5m])", "finished_reason"),
         Bounds(SERVICE_LABELS, 1e9),
     ),
     "finish_rate": BoundedQuery(
-        f"sum by (namespace, {SERVICE}) (rate(vllm:request_success_total{OF_SERVICES}[1m]))",
+        sum_by_service("rate(vllm:request_success_total{%s}[1m])", "finished_reason"),
         Bounds(SERVICE_LABELS, 1e6),
     ),
     # Prompt tokens that steps computed, and output tokens.
     "computed_tokens": BoundedQuery(
-        f"sum by (namespace, {SERVICE}) (rate(vllm:iteration_tokens_total_sum{OF_SERVICES}[1m]))",
-        _TOKEN_BOUNDS,
+        sum_by_service("rate(vllm:iteration_tokens_total_sum{%s}[1m])"), _TOKEN_BOUNDS
     ),
     "output_tokens": TOKENS,
 }
 
 # A metric that every engine exports as long as it runs.
 LIVENESS_METRIC = "vllm:num_requests_waiting"
+ENGINES = each_engine(f"{LIVENESS_METRIC}{{%s}}")
+# Pods with an engine that several targets report.
+REPEATED_ENGINES = BoundedQuery(
+    "group by (namespace, pod) (count by (namespace, pod, model_name, engine) "
+    f"({LIVENESS_METRIC}{OF_SERVICES}) > 1)",
+    Bounds(POD_LABELS, 1),
+)
 
 # A bill further ahead of this process' clock is not that of an operator.
 _MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -430,15 +438,14 @@ class PrometheusMetrics:
         self, queries: Queries, at: datetime | None = None
     ) -> Mapping[str, list[QueryRow]]:
         """Return the rows of each query, as `_query` does."""
-        seconds, query = self._timeout_seconds, union_query(queries)
-        if at is not None:
-            seconds = _HISTORY_TIMEOUT_SECONDS
-        rows = await self._execute(seconds, self._client.custom_query, query, _parameters(at))
-        rows_by_query = split_by_query(rows)
-        return {
-            name: bounded_rows(rows_by_query[name], query.bounds, self._rejected)
-            for name, query in queries.items()
-        }
+        seconds = self._timeout_seconds if at is None else _HISTORY_TIMEOUT_SECONDS
+        bounded: dict[str, list[QueryRow]] = {}
+        for group in short_groups(queries):
+            arguments = (self._client.custom_query, union_query(group), _parameters(at))
+            rows_by_query = split_by_query(await self._execute(seconds, *arguments))
+            for name, query in group.items():
+                bounded[name] = bounded_rows(rows_by_query[name], query.bounds, self._rejected)
+        return bounded
 
     async def _execute(self, seconds: float, function: Any, *arguments: Any) -> list[QueryRow]:
         rejected: Counter[RejectedSample] = Counter()

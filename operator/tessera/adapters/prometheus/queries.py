@@ -1,7 +1,7 @@
 """Queries with the bounds of their rows, and the combination of several into one."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,13 +10,37 @@ SERVICE = "tessera_dev_service"
 # The metric label that it derives from `tessera.dev/variant`.
 VARIANT = "tessera_dev_variant"
 # Selects the series of services, of any metric.
-OF_SERVICES = f'{{{SERVICE}!=""}}'
+_OF_SERVICES = f'{SERVICE}!=""'
+OF_SERVICES = f"{{{_OF_SERVICES}}}"
 _QUERY_LABEL = "tessera_question"
+# What tells the engines of a service apart: their pod, or the target where no label names a pod.
+_TARGETS = {"pod": 'pod!=""', "instance": 'pod=""'}
+_ENGINE_LABELS = ("namespace", SERVICE, VARIANT, "model_name", "engine")
+# Proxies refuse an address of more than 8 KiB, in which a query is longer by a third.
+_MAX_UNION = 5000
 
 # Labels that the rows of a query need.
 POD_LABELS = ("namespace", "pod")
 SERVICE_LABELS = ("namespace", SERVICE)
 GATEWAY_LABELS = ("service",)
+
+
+def each_engine(series: str, *labels: str, matchers: str = _OF_SERVICES) -> str:
+    """Return one series for each engine, of those that several targets may have of it.
+
+    `series` has `%s` for its matchers. Of a counter it is the rate or the increase: the highest of
+    two counters is not always of the same target. `labels` are those of the metric itself, beside
+    those that all metrics of engines have.
+    """
+    return " or ".join(
+        f"max by({','.join((target, *_ENGINE_LABELS, *labels))})({series % f'{matchers},{place}'})"
+        for target, place in _TARGETS.items()
+    )
+
+
+def sum_by_service(series: str, *labels: str) -> str:
+    """Return the sum over the engines of each service; the arguments are those of `each_engine`."""
+    return f"sum by (namespace, {SERVICE}) ({each_engine(series, *labels)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +59,17 @@ class BoundedQuery(NamedTuple):
 
 
 Queries: TypeAlias = Mapping[str, BoundedQuery]
+
+
+def short_groups(queries: Queries) -> Iterator[Queries]:
+    """Yield the queries in groups whose union is short enough for an address."""
+    group: dict[str, BoundedQuery] = {}
+    for name, query in queries.items():
+        if group and len(union_query({**group, name: query})) > _MAX_UNION:
+            yield group
+            group = {}
+        group[name] = query
+    yield group
 
 
 def union_query(queries: Queries) -> str:

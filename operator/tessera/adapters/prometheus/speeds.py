@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus.queries import (
-    OF_SERVICES,
     SERVICE,
     SERVICE_LABELS,
     VARIANT,
     BoundedQuery,
     Bounds,
     Queries,
+    each_engine,
 )
 from tessera.adapters.prometheus.rows import QueryRow, sample_value, variant_key
 from tessera.api.text import parse_decimal
@@ -18,7 +18,8 @@ from tessera.domain.observed.snapshot import SPEED_SECONDS, Ref, SpeedReading
 
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
 _SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
-_BUCKETS = f"rate(vllm:inter_token_latency_seconds_bucket{OF_SERVICES}[5m])"
+_REQUESTS = "increase(vllm:request_success_total{%s}[5m])"
+_BUCKETS = each_engine("rate(vllm:inter_token_latency_seconds_bucket{%s}[5m])", "le")
 
 
 def _over(
@@ -29,13 +30,17 @@ def _over(
     aggregation: str = "sum",
     parameter: str = "",
 ) -> BoundedQuery:
-    query = f"{aggregation} {_GROUP_BY} ({function}({parameter}{metric}{OF_SERVICES}[{span}]))"
+    series = f"{function}({parameter}{metric}{{%s}}[{span}])"
+    query = f"{aggregation} {_GROUP_BY} ({each_engine(series)})"
     return BoundedQuery(query, Bounds(SERVICE_LABELS, high))
 
 
 # The bounds are beyond what any engine does, and small enough that sums and quotients stay finite.
 SPEEDS: Queries = {
-    "requests": _over("increase", "vllm:request_success_total", "5m", 1e9),
+    "requests": BoundedQuery(
+        f"sum {_GROUP_BY} ({each_engine(_REQUESTS, 'finished_reason')})",
+        Bounds(SERVICE_LABELS, 1e9),
+    ),
     "tokens": _over("rate", "vllm:generation_tokens_total", "5m", 1e9),
     "steps": _over("rate", "vllm:iteration_tokens_total_count", "5m", 1e6),
     "worked": _over("rate", "vllm:iteration_tokens_total_sum", "5m", 1e9),
@@ -65,7 +70,7 @@ SPEEDS: Queries = {
     # The sizes are labels of the page, so the number of rows is limited for each service.
     "cache": BoundedQuery(
         f"topk {_GROUP_BY} (3, count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
-        f"(vllm:cache_config_info{OF_SERVICES}))",
+        f"({each_engine('vllm:cache_config_info{%s}', *_SIZES)}))",
         Bounds(SERVICE_LABELS, 1e6),
     ),
 }

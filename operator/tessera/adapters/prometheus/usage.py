@@ -5,23 +5,23 @@ from datetime import datetime, timedelta
 
 from tessera.adapters.prometheus.queries import (
     GATEWAY_LABELS,
-    OF_SERVICES,
-    SERVICE,
     SERVICE_LABELS,
     BoundedQuery,
     Bounds,
     Queries,
+    sum_by_service,
 )
 from tessera.adapters.prometheus.rows import QueryRow, gateway_key, service_ref, values_by
 from tessera.api.ref import Ref
 from tessera.domain.usage.report import UsageRow
 
 _BOUNDS = Bounds(SERVICE_LABELS, 1e15)
+# Counters with the labels of their own.
 _COUNTERS = {
-    "requests": "vllm:request_success_total",
-    "input": "vllm:prompt_tokens_total",
-    "cached": "vllm:prompt_tokens_cached_total",
-    "output": "vllm:generation_tokens_total",
+    "requests": ("vllm:request_success_total", "finished_reason"),
+    "input": ("vllm:prompt_tokens_total",),
+    "cached": ("vllm:prompt_tokens_cached_total",),
+    "output": ("vllm:generation_tokens_total",),
 }
 # A Prometheus that has samples of the beginning has them within so long.
 START_SLACK = timedelta(minutes=5)
@@ -32,9 +32,9 @@ def usage_queries(since: datetime, until: datetime) -> Queries:
     seconds = (until - since) // timedelta(seconds=1)
     return _started(seconds) | {
         name: BoundedQuery(
-            f"sum by (namespace, {SERVICE}) (increase({counter}{OF_SERVICES}[{seconds}s]))", _BOUNDS
+            sum_by_service(f"increase({counter}{{%s}}[{seconds}s])", *labels), _BOUNDS
         )
-        for name, counter in _COUNTERS.items()
+        for name, (counter, *labels) in _COUNTERS.items()
     }
 
 

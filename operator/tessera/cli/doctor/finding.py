@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.adapters.prometheus.queries import Queries
+from tessera.adapters.prometheus.rows import QueryRow
 from tessera.cli.cluster import Reader
 from tessera.domain.observed.snapshot import Node, ObservedService, Pool
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, NODES
@@ -51,10 +53,13 @@ def skipped(check: str, message: str, fix: str = "") -> Finding:
 
 
 class SeriesCounter(Protocol):
-    """Counts series in Prometheus."""
+    """Counts and reads series in Prometheus; MetricsError without a response."""
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
-        """Return how many series each selector matches; MetricsError without a response."""
+        """Return how many series each selector matches."""
+
+    async def query_union(self, queries: Queries) -> Mapping[str, Sequence[QueryRow]]:
+        """Return the rows of each query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

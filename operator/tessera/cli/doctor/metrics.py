@@ -1,14 +1,15 @@
 """Checks of Prometheus: reachable, and with the series that scaling reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.metrics import (
     CONTRADICTED_ACTIVITY,
-    LIVENESS_METRIC,
+    ENGINES,
+    REPEATED_ENGINES,
     REPEATED_GPUS,
 )
-from tessera.adapters.prometheus.queries import SERVICE
+from tessera.adapters.prometheus.rows import QueryRow, pod_ref
 from tessera.api.text import counted, first_names
 from tessera.cli.doctor.finding import (
     CheckContext,
@@ -38,7 +39,6 @@ _WITHOUT_ACTIVITY = (
     "with spec.scaling.policy QueueAndActivity the queue alone adds replicas; Capacity needs no "
     "activity"
 )
-_ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
 _SET_URL = "helm upgrade --reuse-values --set prometheus.url={}; nothing scales without it"
 
@@ -53,13 +53,15 @@ async def check_prometheus(context: CheckContext) -> Findings:
         return skipped("prometheus", "URL unknown", "--prometheus URL")
     try:
         own_series = f"tessera_leader{{{access.own_target}}}"
-        counts = await context.series_counter(url).count_series(
+        prometheus = context.series_counter(url)
+        rows = await prometheus.query_union({"repeated": REPEATED_ENGINES})
+        counts = await prometheus.count_series(
             (
                 _GPU_ACTIVITY,
                 _RELABELED_ACTIVITY,
                 CONTRADICTED_ACTIVITY,
                 REPEATED_GPUS,
-                _ENGINE_LIVENESS,
+                ENGINES,
                 own_series,
             )
         )
@@ -70,7 +72,8 @@ async def check_prometheus(context: CheckContext) -> Findings:
         return skipped("prometheus", message, PORT_FORWARD_HINT)
     return [
         ok("prometheus", f"{url} responds"),
-        *_metric_findings(counts, await _ready_replicas(context)),
+        *_gpu_findings(counts),
+        _engine_finding(counts[ENGINES], rows["repeated"], await _ready_replicas(context)),
         _own_finding(own_series, counts[own_series]),
     ]
 
@@ -120,7 +123,7 @@ def _own_finding(selector: str, count: int) -> Finding:
     return problem("operator metrics", f"no {selector}", fix)
 
 
-def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator[Finding]:
+def _gpu_findings(counts: Mapping[str, int]) -> Iterator[Finding]:
     if counts[_RELABELED_ACTIVITY]:
         message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod; {_WITHOUT_ACTIVITY}"
         fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter, and nowhere else"
@@ -149,14 +152,26 @@ def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator
         message = f"no {_GPU_ACTIVITY}; {_WITHOUT_ACTIVITY}"
         fix = f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it"
         yield warning("dcgm metrics", message, fix)
-    if counts[_ENGINE_LIVENESS]:
-        yield ok("engine metrics", f"{counted(counts[_ENGINE_LIVENESS], 'engine')} scraped")
-    elif ready_replicas:
+
+
+def _engine_finding(engines: int, repeated: Sequence[QueryRow], ready_replicas: int) -> Finding:
+    if repeated:
+        pods = sorted(map(pod_ref, repeated))
+        message = (
+            f"{first_names(pods)}: scraped by more than one target, so the highest value counts"
+        )
+        fix = (
+            "let the PodMonitors tessera-engine alone scrape engines, and one Prometheus answer; "
+            f"the query is {REPEATED_ENGINES.text}"
+        )
+        return warning("engine metrics", message, fix)
+    if engines:
+        return ok("engine metrics", f"{counted(engines, 'engine')} scraped")
+    if ready_replicas:
         message = f"no engine scraped, with {counted(ready_replicas, 'ready replica')}"
         fix = (
             "check that Prometheus selects the PodMonitors tessera-engine (podMonitorSelector, "
             "podMonitorNamespaceSelector): kubectl get podmonitors -A"
         )
-        yield problem("engine metrics", message, fix)
-    else:
-        yield ok("engine metrics", "no ready replica to scrape")
+        return problem("engine metrics", message, fix)
+    return ok("engine metrics", "no ready replica to scrape")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tessera.adapters.prometheus.queries import each_engine
 from tessera.cli.errors import CommandError
 from tessera.domain.economics.break_even import MONTH_DAYS
 from tessera.domain.economics.forecast import TOKENS, Assumptions, draws, percentiles
@@ -22,10 +23,12 @@ def alert_rule(assumptions: Assumptions) -> dict[str, Any]:
     daily = percentiles(draws(assumptions), TOKENS).p50 / MONTH_DAYS
     gateway = f'service="{assumptions.service}",kind=~"input|output"'
     engines = f'namespace="{namespace}",tessera_dev_service="{name}"'
+    inputs, outputs = (
+        f"sum({each_engine(f'increase({counter}{{%s}}[1d])', matchers=engines)})"
+        for counter in (PROMPT_TOKENS, GENERATION_TOKENS)
+    )
     expr = (
-        f"(sum(increase(tessera_gateway_tokens_total{{{gateway}}}[1d])) or "
-        f"sum(increase({PROMPT_TOKENS}{{{engines}}}[1d])) + "
-        f"sum(increase({GENERATION_TOKENS}{{{engines}}}[1d]))) "
+        f"(sum(increase(tessera_gateway_tokens_total{{{gateway}}}[1d])) or {inputs} + {outputs}) "
         f"/ {daily:.0f} > {_LIMIT}"
     )
     rule = {

@@ -90,10 +90,11 @@ def _window(text: str) -> int:
 
 
 def _histogram(series: LiveSeries, metric: str, window: int, end: float) -> LengthHistogram:
-    buckets = f"{metric}_bucket{{{series.selector}}}"
-    rows = series.query("query", query=f"sum by (le) (increase({buckets}[{window}s]))", time=end)
+    increases = series.increases(f"{metric}_bucket", window, "le")
+    rows = series.query("query", query=f"sum by (le) ({increases})", time=end)
     edges = sorted((float(row["metric"]["le"]), count(row["value"][1])) for row in rows)
     if not edges or not edges[-1][1]:
+        buckets = f"{metric}_bucket{{{series.selector}}}"
         raise CommandError(f"--from-prometheus {series.url} has no lengths by {buckets}")
     # Rounded increases may fall from an edge to the next.
     cumulative = accumulate((requests for _, requests in edges), max)
