@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from tessera.adapters.prometheus.billing import own_label, process_labels, tenant_line
 from tessera.adapters.prometheus.queries import (
-    SERVICE,
     SERVICE_LABELS,
     BoundedQuery,
     Bounds,
