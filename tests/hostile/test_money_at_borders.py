@@ -97,10 +97,10 @@ def test_a_price_is_that_of_the_last_edit_of_a_minute_ago(steps_back: bool) -> N
             book = revised_book(book, [a_list(price)], now)
             edits.append((now, price))
             at = now + dice.choice((0.0, 10.0, SEEN_SECONDS))
-            found = book.find("USD", "team-a", ["chat"], at)
-            assert found is not None
+            price_then = book.find("USD", "team-a", ["chat"], at)
+            assert price_then is not None
             counting = [1, *(each for seen, each in edits[1:] if seen + SEEN_SECONDS <= at)]
             if steps_back:
-                assert 1 <= found.input // 10**9 <= price
+                assert 1 <= price_then.input // 10**9 <= price
             else:
-                assert found.input == counting[-1] * 10**9
+                assert price_then.input == counting[-1] * 10**9
