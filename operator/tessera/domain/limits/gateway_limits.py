@@ -266,8 +266,8 @@ class GatewayLimits:
             rate.use(amounts[rate.limit.meter], now)
         for each in slots:
             each.use()
-        for limit, shared in shares:
-            shared.take(limits.tenant, amounts[limit.meter], now)
+        for limit, of_tenants in shares:
+            of_tenants.take(limits.tenant, amounts[limit.meter], now)
         return Admitted(
             applicable=limits,
             input_tokens=request.input_tokens,
