@@ -19,10 +19,10 @@ ROW = BatchRow(custom_id="a", url="/v1/chat/completions", body={"max_tokens": 10
 async def test_a_runner_whose_rows_take_long_says_that_it_lives_and_keeps_its_money(
     tmp_path: Path,
 ) -> None:
-    told, messages = list[BatchMessage](), asyncio.Semaphore(0)
+    sent, messages = list[BatchMessage](), asyncio.Semaphore(0)
 
     async def tell(message: BatchMessage) -> BatchAnswer:
-        told.append(message)
+        sent.append(message)
         messages.release()
         reserved = max(message.need, message.want)
         return BatchAnswer(outcome=BatchOutcome.GRANTED, reserved=reserved, output=10**6)
@@ -41,7 +41,7 @@ async def test_a_runner_whose_rows_take_long_says_that_it_lives_and_keeps_its_mo
     await payer.open()
     taken = await payer.take(ROW, 10, 10)
     payer.answered(0, ROW, (7, 4))
-    reserved, before = told[-1].want, len(told)
+    reserved, before = sent[-1].want, len(sent)
 
     async with asyncio.timeout(10):
         living = asyncio.create_task(payer.run(0.01))
@@ -50,7 +50,7 @@ async def test_a_runner_whose_rows_take_long_says_that_it_lives_and_keeps_its_mo
         living.cancel()
 
     # The charge of the row is paid out of it, and nothing of the rest is returned.
-    first, second = told[before : before + 2]
+    first, second = sent[before : before + 2]
     assert [block.number for block in first.blocks] == [0]
     assert first.want == reserved - 4
     assert (second.want, second.blocks) == (first.want, ())

@@ -67,10 +67,11 @@ class World:
     def __init__(self) -> None:
         self.operator, self.bills = MemoryOperator(), Bills()
         self.operator.serve()
-        grants = [{"names": ["chat"]}]
+        spec = a_budget(publishing=[{"names": ["chat"]}]).spec
+        assert spec is not None
         self.operator.cluster.put(
             TENANT_BUDGETS,
-            {"metadata": {"name": "team-a"}, "spec": wire_format(a_budget(publishing=grants).spec)},
+            {"metadata": {"name": "team-a"}, "spec": wire_format(spec)},
         )
         self.now = TODAY + timedelta(minutes=5)
         self.store = Store(KINDS)

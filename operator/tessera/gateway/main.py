@@ -159,11 +159,8 @@ async def run(settings: GatewaySettings, host: str) -> None:
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
         batches = BatchStore(recording.store, GATEWAY_NAME)
         if settings.batches_port is not None:
-            known = KnownBatches(partial(read_batch, fleet))
-            review = IssuedTokens(
-                partial(token_user, own, audience=BATCH_CHARGES), connection.token
-            ).user
-            batch_api = BatchApi(batches, review, lambda: gateway.directory, known)
+            reviews = partial(token_user, own, audience=BATCH_CHARGES)
+            batch_api = _batch_api(batches, IssuedTokens(reviews, connection.token), gateway, fleet)
             await _serve_internal(batch_api.application(), host, settings.batches_port, stack)
         server = _server(settings, gateway, metrics)
         parts: dict[str, Part] = {
@@ -295,6 +292,13 @@ def listeners(
         )
         sockets[for_gates] = listen(host, settings.gates_port)
     return sockets
+
+
+def _batch_api(
+    batches: BatchStore, tokens: IssuedTokens, gateway: Gateway, fleet: KubeCluster
+) -> BatchApi:
+    known = KnownBatches(partial(read_batch, fleet))
+    return BatchApi(batches, tokens.user, lambda: gateway.directory, known)
 
 
 async def _serve_internal(

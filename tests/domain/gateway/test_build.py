@@ -441,8 +441,9 @@ def a_secret(name: str = "keys", tenant: str = "team-a", **records: dict[str, An
 def test_a_key_that_was_rotated_has_the_limits_of_its_successor(of_limit: dict[str, Any]) -> None:
     """Also those that the successor was given since, and where an older release rotated it."""
     limit = {"window": "Month", "amount": "20", "basis": "Charge", **of_limit}
-    old = {"sha256": DIGEST, "budget": {"amount": "20", "window": "Month"}, "team": "search"}
-    new = {
+    budget = {"amount": "20", "window": "Month"}
+    old: dict[str, Any] = {"sha256": DIGEST, "budget": budget, "team": "search"}
+    new: dict[str, Any] = {
         **old,
         "sha256": "e" * 64,
         "budget": {"amount": "40", "window": "Month"},
@@ -450,7 +451,7 @@ def test_a_key_that_was_rotated_has_the_limits_of_its_successor(of_limit: dict[s
     }
     known = directory(
         budgets=(a_budget(limits=[limit]),),
-        keys=(a_secret(**{f"ci.{DIGEST[:8]}": old, "ci": new}),),
+        keys=(a_secret("keys", "team-a", **{f"ci.{DIGEST[:8]}": old, "ci": new}),),
     )
     former, current = (key_identity(known.keys[each["sha256"]], NOW) for each in (old, new))
     assert isinstance(former, Identity)

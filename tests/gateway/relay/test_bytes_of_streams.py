@@ -192,8 +192,8 @@ async def uncounted_bytes(scene: Scene, folder: Path, large: bytes) -> tuple[int
         try:
             async with running(gateway, body, STREAMS):
                 gc.collect()
-                kept, counted = tracemalloc.get_traced_memory()[0], gateway.held_bytes
-                return (kept - counted) // STREAMS, list(owners_of_large())
+                allocated, counted = tracemalloc.get_traced_memory()[0], gateway.held_bytes
+                return (allocated - counted) // STREAMS, list(owners_of_large())
         finally:
             tracemalloc.stop()
 

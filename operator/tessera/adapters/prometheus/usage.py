@@ -30,12 +30,13 @@ START_SLACK = timedelta(minutes=5)
 def usage_queries(since: datetime, until: datetime) -> Queries:
     """Return the queries at the end of a span, and whether there are samples of its beginning."""
     seconds = (until - since) // timedelta(seconds=1)
-    return _started(seconds) | {
+    counters = {
         name: BoundedQuery(
             sum_by_service(f"increase({counter}{{%s}}[{seconds}s])", *labels), _BOUNDS
         )
         for name, (counter, *labels) in _COUNTERS.items()
     }
+    return {**_started(seconds), **counters}
 
 
 def _started(seconds: int) -> Queries:
@@ -50,7 +51,7 @@ def token_queries(target: str, since: datetime, until: datetime) -> Queries:
     seconds = (until - since) // timedelta(seconds=1)
     labels = f'kind=~"input|output",{target}'
     text = f"sum by (service) (increase(tessera_gateway_tokens_total{{{labels}}}[{seconds}s]))"
-    return _started(seconds) | {"tokens": BoundedQuery(text, Bounds(GATEWAY_LABELS, 1e15))}
+    return {**_started(seconds), "tokens": BoundedQuery(text, Bounds(GATEWAY_LABELS, 1e15))}
 
 
 def tokens_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> Mapping[Ref, int] | None:

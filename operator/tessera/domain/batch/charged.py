@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tessera.api.text import counted
 from tessera.domain.charges.batch_rows import BLOCK_ROWS, BatchMessage
 from tessera.domain.observed.batches import Batch
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
@@ -36,11 +37,13 @@ class ChargedBatch:
             last = max((row.row for row in block.rows), default=0)
             if last >= rows:
                 row = block.number * BLOCK_ROWS + last
-                return f"block {block.number} has row {row}, and the batch has {self.rows} rows"
+                size = counted(self.rows, "row")
+                return f"block {block.number} has row {row}, and the batch has {size}"
         most = self.answers * self.max_model_len
         for name, tokens, times in _tokens(message):
             if most and tokens > times * most:
-                return f"{tokens} tokens of {name} are more than the input allows: {times * most}"
+                count = counted(tokens, "token")
+                return f"{count} of {name} are more than the input allows: {times * most}"
         return None
 
 

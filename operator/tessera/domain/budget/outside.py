@@ -89,8 +89,8 @@ def _lent(
     # The view may be kept for the next cycle, which lends by its own.
     state = deepcopy(view.state)
     for window in state.current_windows:
-        if loan := loans.get(window.period.key):
-            window.lend(loan)
+        if current := loans.get(window.period.key):
+            window.lend(current)
     meter = replace(view.meter, loans=loans)
     return judge_limits(replace(view, state=state, meter=meter), charges, view.limits)
 

@@ -51,6 +51,34 @@ _TURN_RECORDS = 64
 _LOOK_SECONDS = 0.1
 
 
+class RecordEnds:
+    """Where the records end that come in slices of any length."""
+
+    def __init__(self) -> None:
+        # Of the record that comes: the beginning of its header, or how many bytes are left.
+        self._header, self._left = b"", 0
+
+    @property
+    def is_partial(self) -> bool:
+        """Return whether the last record is not complete."""
+        return bool(self._left or self._header)
+
+    def add(self, data: memoryview) -> None:
+        """Take what came."""
+        start = 0
+        while start < len(data):
+            if self._left:
+                size = min(self._left, len(data) - start)
+                self._left -= size
+            else:
+                size = min(_RECORD_HEADER_BYTES - len(self._header), len(data) - start)
+                self._header += bytes(data[start : start + size])
+                if len(self._header) == _RECORD_HEADER_BYTES:
+                    self._left = int.from_bytes(self._header[3:])
+                    self._header = b""
+            start += size
+
+
 class ClientHello:
     """The message with which a client begins a handshake, as it comes in pieces.
 
@@ -262,9 +290,7 @@ class TlsConnection(_Transport, asyncio.Protocol):
         self._is_write_paused = self._is_read_paused = False
         # What OpenSSL has not got yet.
         self._unread = memoryview(b"")
-        # Of the record that comes: the beginning of its header, or how many bytes are left.
-        self._record_header, self._record_left = b"", 0
-        self._is_partial = False
+        self._records = RecordEnds()
         # It goes on in its turn.
         self._waits = False
         # Bytes in clear, and as they were sent, that write buffers are measured by.
@@ -393,7 +419,7 @@ class TlsConnection(_Transport, asyncio.Protocol):
                 if not (left and self._unread):
                     break
                 part, self._unread = self._unread[:_SLICE_BYTES], self._unread[_SLICE_BYTES:]
-                self._is_partial = self._ends_partial(part)
+                self._records.add(part)
                 self._incoming.write(part)
                 if self._protocol is None:
                     self._shake_hands(len(part))
@@ -405,7 +431,7 @@ class TlsConnection(_Transport, asyncio.Protocol):
             self._unread = memoryview(b"")
             return False
         if self._protocol is not None:
-            partial_bytes = _PARTIAL_RECORD_BYTES if self._is_partial else 0
+            partial_bytes = _PARTIAL_RECORD_BYTES if self._records.is_partial else 0
             self._protocol.hold_record(partial_bytes + len(self._unread))
         if self._outgoing.pending and self._protocol is not None and self._is_write_paused:
             # Who has keys renewed again and again, and reads nothing, would fill the memory.
@@ -455,22 +481,6 @@ class TlsConnection(_Transport, asyncio.Protocol):
         if is_end:
             self.close()
         return left
-
-    def _ends_partial(self, data: memoryview) -> bool:
-        """Return whether a record is not complete after these bytes."""
-        start = 0
-        while start < len(data):
-            if self._record_left:
-                size = min(self._record_left, len(data) - start)
-                self._record_left -= size
-            else:
-                size = min(_RECORD_HEADER_BYTES - len(self._record_header), len(data) - start)
-                self._record_header += bytes(data[start : start + size])
-                if len(self._record_header) == _RECORD_HEADER_BYTES:
-                    self._record_left = int.from_bytes(self._record_header[3:])
-                    self._record_header = b""
-            start += size
-        return bool(self._record_left or self._record_header)
 
     def _send(self) -> None:
         data = self._outgoing.read()
