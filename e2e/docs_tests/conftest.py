@@ -53,10 +53,7 @@ def _empty_machine(folder: Path) -> Iterator[Reader]:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    """A reader of a task page, who has installed Tessera in a new cluster as the tutorial says.
-
-    Prometheus would know the requests of services of other pages, which have the same names.
-    """
+    """A reader of task pages, who has installed Tessera in a new cluster as the tutorial says."""
     with _empty_machine(tmp_path) as reader:
         reader.follow(TUTORIAL, read_page_steps(TUTORIAL, INSTALLED))
         yield reader
@@ -70,13 +67,13 @@ def newcomer(tmp_path: Path) -> Iterator[Reader]:
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Callable[[Reader], None]:
-    """Adds what a reader did to the sums under the page's name."""
+def tally(request: pytest.FixtureRequest) -> Callable[[Reader, str], None]:
+    """Adds what a reader did on a page to the sums under its name."""
 
-    def add(reader: Reader) -> None:
-        stash, name = request.config.stash, request.node.name
-        stash.setdefault(_RAN, Counter())[name] = reader.ran
-        stash.setdefault(_SKIPPED, {})[name] = reader.skipped_blocks
+    def add(reader: Reader, page: str) -> None:
+        stash = request.config.stash
+        stash.setdefault(_RAN, Counter())[page] = reader.ran
+        stash.setdefault(_SKIPPED, {})[page] = reader.skipped_blocks
         if FIRST_ANSWER[-1] in reader.times:
             stash[_FIRST_ANSWER] = reader.time_of(FIRST_ANSWER)
 

@@ -18,7 +18,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "embeddings": SERVED,
     "energy": SERVED,
     "forecast": (),
-    "gate-changes": SERVED,
+    "gate-changes": (*SERVED, "Ask with a key"),
     "gateway": (),
     "keys": SERVED,
     "levers": (),
@@ -35,9 +35,14 @@ TASKS: Mapping[str, Sequence[str]] = {
     "simulate": (),
     "size-a-model": (),
     "troubleshoot": SERVED,
-    # The last one, since its traffic is measured, and later pages would show the speed.
     "scale": SERVED,
 }
+# Each is typed into one cluster: what a page leaves there changes nothing that later ones show.
+# All other pages have a cluster each, and wait for `--full`.
+ROUNDS: Sequence[Sequence[str]] = (
+    ("gate-changes", "serve", "embeddings"),
+    ("run-a-batch", "route-requests"),
+)
 _NOT_TRIED_COMMENT = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
 
 

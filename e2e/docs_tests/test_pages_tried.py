@@ -1,12 +1,13 @@
 """Pages followed to the letter: the tutorial from an empty machine, tasks on its cluster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from docs_tests.pages import (
     FIRST_ANSWER,
     MAX_FIRST_ANSWER_SECONDS,
+    ROUNDS,
     TASKS,
     TUTORIAL,
     page_of,
@@ -15,7 +16,7 @@ from docs_tests.pages import (
 from docs_tests.reader import Reader
 
 pytestmark = pytest.mark.world
-Tally = Callable[[Reader], None]
+Tally = Callable[[Reader, str], None]
 
 
 def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
@@ -24,14 +25,29 @@ def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
     newcomer.follow(TUTORIAL, read_page_steps(TUTORIAL))
     assert newcomer.ran
     assert newcomer.time_of(FIRST_ANSWER).wall_seconds <= MAX_FIRST_ANSWER_SECONDS
-    tally(newcomer)
+    tally(newcomer, TUTORIAL)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_comes_out_as_its_page_says(reader: Reader, tally: Tally, task: str) -> None:
-    reader.follow(TUTORIAL, read_page_steps(TUTORIAL, TASKS[task]))
-    reader.reset_counts()
-    reader.follow(page_of(task), read_page_steps(page_of(task)))
-    assert reader.ran
-    tally(reader)
+_OTHERS = [task for task in TASKS if not any(task in tasks for tasks in ROUNDS)]
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        *(pytest.param(tasks, id="+".join(tasks)) for tasks in ROUNDS),
+        *(pytest.param((task,), id=task, marks=pytest.mark.full) for task in _OTHERS),
+    ],
+)
+def test_tasks_come_out_as_their_pages_say(
+    reader: Reader, tally: Tally, tasks: Sequence[str]
+) -> None:
+    followed: set[str] = set()
+    for task in tasks:
+        sections = set(TASKS[task]) - followed
+        reader.follow(TUTORIAL, read_page_steps(TUTORIAL, sections))
+        followed |= sections
+        reader.reset_counts()
+        page = page_of(task)
+        reader.follow(page, read_page_steps(page))
+        assert reader.ran
+        tally(reader, page)
