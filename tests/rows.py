@@ -26,7 +26,7 @@ ROWS = {
                 "e2e/scenarios/test_streams.py",
                 "e2e/scenarios/test_upgrade.py",
             ),
-            cpu_seconds=90,
+            cpu_seconds=170,
         ),
         Row(
             (

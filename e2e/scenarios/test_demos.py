@@ -12,6 +12,7 @@ from demo.mission import find_demo
 from demo.scene import play
 
 _RUN_SECONDS = 900
+_ON_REQUEST = ("budget", "batch", "gateway", "routes")
 
 
 @pytest.fixture
@@ -33,8 +34,13 @@ async def test_a_service_is_placed_and_follows_its_load(stage: InstalledCluster)
     await play(stage, find_demo("scale").acts)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("demo", ["budget", "batch", "gateway", "quality", "routes"])
+@pytest.mark.parametrize(
+    "demo",
+    [
+        "quality",
+        *(pytest.param(demo, marks=pytest.mark.full) for demo in _ON_REQUEST),
+    ],
+)
 async def test_the_other_demos_succeed(stage: InstalledCluster, demo: str) -> None:
     await play(stage, find_demo(demo).acts)
 
