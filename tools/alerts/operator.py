@@ -115,8 +115,7 @@ OPERATOR = (
             kubectl -n tessera-system describe pods -l app.kubernetes.io/name=tessera-operator
         """,
         act="""
-            Raise `resources.requests.cpu` of the chart, and set no CPU limit. If the CPU is idle,
-            report it with the output of `kubectl tessera snapshot`.
+            Raise `resources.requests.cpu` of the chart, and set no CPU limit.
         """,
         fires=Firing(
             series={

@@ -321,7 +321,7 @@ def test_what_the_memory_did_not_suffice_for_is_told_apart_with_its_remedy(
     reason, message = progressing_condition(a_failed_pod(1, log=words))
     assert reason == expected
     assert remedy in message
-    assert message.rstrip(".").endswith(words.rstrip("."))
+    assert message.rstrip(".").endswith(" ".join(words.rstrip(".").split("\n")))
 
 
 def test_what_the_kernel_killed_ran_out_of_host_memory() -> None:
