@@ -57,14 +57,14 @@ def spec_of(service: ObservedService) -> InferenceServiceSpec:
     return service.spec
 
 
-def bound_claims(service: ObservedService) -> dict[Ref, VolumeClaim]:
-    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+def bound_claims(service: ObservedService, gib: int = 3) -> dict[Ref, VolumeClaim]:
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid", gib=gib)
     return {Ref("team-a", files.claim_name): volume for files in fetched_files(spec_of(service))}
 
 
-def plan_after_fetch() -> ServicePlan:
-    """Plan the service after its Job has fetched all files."""
-    claims = bound_claims(cached_service())
+def plan_after_fetch(gib: int = 3) -> ServicePlan:
+    """Plan the service after its Job has fetched all files to a claim of so many GiB."""
+    claims = bound_claims(cached_service(), gib)
     parts = a_model_job("fetch", cached_service(), report=DONE, exit_code=0)
     snapshot = a_snapshot(cached_service(), claims=claims, **parts)
     status = service_status(snapshot, compute_service_plan(snapshot), None, None)
@@ -377,3 +377,10 @@ def test_the_claim_has_room_for_the_files_that_the_place_lists() -> None:
     snapshot = a_snapshot(a_service(spec=spec))
     (claim,) = model_claims(snapshot, snapshot.services[0], spec, ClaimUsers())
     assert claim.gib == 36
+
+
+def test_an_upgrade_grows_no_claim_that_has_all_its_files() -> None:
+    """Not every storage class can grow a claim, and complete files need no more room."""
+    empty = a_snapshot(cached_service(), claims=bound_claims(cached_service(), 1))
+    plans = (compute_service_plan(empty), plan_after_fetch(1))
+    assert [[claim.gib for claim in each.claims] for each in plans] == [[3], [1]]

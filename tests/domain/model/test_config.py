@@ -14,6 +14,8 @@ from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.model.images import image_tokens_of
 from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera.domain.perf.footprint import resident_bytes
+from tessera.domain.service.preparation.claims import ClaimUsers, model_claims
+from tests.builders import a_service, a_snapshot, a_spec
 
 FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
 CONFIGS = {model_config["model"]: model_config for model_config in FILE["configs"]}
@@ -50,6 +52,19 @@ def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> N
     shape = expect_shape(read_config(config, entry.get("totalSize"), files))
     image = image_tokens_of(config, {"preprocessor_config.json": entry.get("processor")}.get)
     assert shape.model_copy(update={"image": image}).model_dump() == as_shipped(model)
+
+
+@pytest.mark.parametrize("model", sorted(models()))
+def test_the_claim_of_a_known_model_has_room_for_its_files(model: str) -> None:
+    """Files have the bits of a weight that the published configuration says, or are quantized."""
+    config, shape = config_of(model), models()[model]
+    stored = shape.parameters * (4 if config["torch_dtype"] == "float32" else 2)
+    if shape.quantization is not None:
+        stored = resident_bytes(shape, None)
+    spec = a_spec(f"hf://{model}", model={"cache": {"type": "PersistentVolumeClaim"}})
+    snapshot = a_snapshot(a_service(spec=spec))
+    (claim,) = model_claims(snapshot, snapshot.services[0], spec, ClaimUsers())
+    assert claim.gib * 2**30 > 1.1 * max(stored, CONFIGS[model].get("totalSize", 0))
 
 
 @pytest.mark.parametrize(("model", "weights"), sorted(PUBLISHED.items()))

@@ -17,7 +17,7 @@ from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, objec
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.images import IMAGE_FILES, has_image_rule, image_tokens_of
 from tessera.domain.model.layers import STATE_FIELDS, Layers, experts_of, layers_of
-from tessera.domain.model.parts import prediction_weights, stored_bits
+from tessera.domain.model.parts import prediction_weights, said_bits, stored_bits
 from tessera.domain.model.pooling import (
     NO_SENTENCE_FILES,
     SentenceTransformersFiles,
@@ -75,9 +75,9 @@ def read_files(
     shape = read_config(config, total_size, files, read(QUANTIZATION_FILE))
     if isinstance(shape, UnsupportedConfig):
         return shape
-    file_bytes = max(sum(sizes.values()), total_size or 0)
+    file_bytes = max(sum(sizes.values()), total_size or 0) or shape.file_bytes
     image = image_tokens_of(config, read)
-    return shape.model_copy(update={"file_bytes": file_bytes or None, "image": image})
+    return shape.model_copy(update={"file_bytes": file_bytes, "image": image})
 
 
 def read_config(
@@ -171,6 +171,7 @@ def _shape(
         if quantization is None:
             parameters = total_size * 8 // bits
             media = parameters - weights.total - prediction_weights(keys, weights)
+    wide = total_size is None and quantization is None and said_bits(config, keys) == 32
     mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
     positions = _positions(keys, family, config, task, files)
@@ -190,6 +191,7 @@ def _shape(
         group_size=None if quantization is None else quantization.group_size,
         unquantized_parameters=min(parameters, _unquantized(weights, quantization)),
         weight_bytes=None if quantization is None else total_size,
+        file_bytes=4 * parameters if wide else None,
         media_parameters=media if media > 0 and has_parts(config) else None,
         embedding_parameters=weights.input_embedding(pooled=task is not None) or None,
         experts=experts_of(keys) if mixture else None,

@@ -20,6 +20,11 @@ _PREDICTION_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mt
 _LANGUAGE = ("text_config", "quantization_config", "compression_config")
 
 
+def said_bits(config: Mapping[str, Any], keys: Keys) -> int:
+    """Return the bits of an unquantized weight in the files, as the configuration says."""
+    return 32 if "float32" in _dtypes(config, keys) else 16
+
+
 def stored_bits(
     config: Mapping[str, Any],
     keys: Keys,
@@ -32,7 +37,7 @@ def stored_bits(
     It is what the configuration says, unless the files have the bytes of the other width. Raises
     UnsupportedConfigError where they have neither.
     """
-    said = 32 if "float32" in _dtypes(config, keys) else 16
+    said = said_bits(config, keys)
     for bits in (said, 48 - said) if quantization is None else (16,):
         least, most = _bounds(config, keys, weights, quantization, bits)
         if _FEWER * least <= total_size <= _MORE * most:

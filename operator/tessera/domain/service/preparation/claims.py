@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import CacheStatus, ModelShape, gibibytes
@@ -170,9 +170,7 @@ def _model_claim(
     volume = volumes.get(ref)
     # Another user may ask for more: that is the size that the volume has by then.
     size = max(_requested_gib(spec, files), volume.gib if volume is not None else 0)
-    if volume is not None and files.own_claim is not None and files.cache.size is None:
-        size = volume.gib  # an upgrade grows none: not every storage class can
-    return ModelClaim(
+    claim = ModelClaim(
         files=files,
         ref=ref,
         users=tuple(services[name] for name in sorted(services)),
@@ -180,6 +178,10 @@ def _model_claim(
         volume=volume,
         gib=size,
     )
+    is_filled = files.own_claim is not None or claim.fetched_status() is not None
+    if volume is not None and files.cache.size is None and is_filled:
+        return replace(claim, gib=volume.gib)  # an upgrade grows none: not every storage class can
+    return claim
 
 
 def _requested_gib(spec: InferenceServiceSpec, files: FetchedFiles) -> int:
