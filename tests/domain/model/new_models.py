@@ -320,6 +320,76 @@ MINIMAX_M2: dict[str, Any] = {
     "quantization_config": _FP8
     | {"modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"]},
 }
+# By the published configuration and technical report of GLM-5, and the `GlmMoeDsaConfig` of
+# transformers: sparse latent attention as in DeepSeek-V3.2, with wider heads.
+GLM_5: dict[str, Any] = {
+    "architectures": ["GlmMoeDsaForCausalLM"],
+    "model_type": "glm_moe_dsa",
+    "dtype": "bfloat16",
+    "hidden_size": 6144,
+    "intermediate_size": 12_288,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 78,
+    "num_nextn_predict_layers": 1,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    # The part of a head with a rotary embedding.
+    "head_dim": 64,
+    "q_lora_rank": 2048,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "index_head_dim": 128,
+    "index_n_heads": 32,
+    "index_topk": 2048,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "moe_layer_freq": 1,
+    "vocab_size": 154_880,
+    "max_position_embeddings": 202_752,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_theta": 1_000_000, "rope_type": "default"},
+}
+# As newer releases write it: the kinds of layers by their names, instead of a number of each.
+GLM_52: dict[str, Any] = {
+    **{key: value for key, value in GLM_5.items() if key != "first_k_dense_replace"},
+    "layer_types": ["deepseek_sparse_attention"] * 78,
+    "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 75,
+    "max_position_embeddings": 1_048_576,
+}
+# By the `Mistral4Config` of transformers, whose defaults are those of Mistral-Small-4-119B-2603:
+# its language part, without the encoder of images.
+MISTRAL_4: dict[str, Any] = {
+    "architectures": ["Mistral4ForCausalLM"],
+    "model_type": "mistral4",
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "q_lora_rank": 1024,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 128,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "first_k_dense_replace": 0,
+    "vocab_size": 131_072,
+    "max_position_embeddings": 1_048_576,
+    "tie_word_embeddings": False,
+    "rope_parameters": {
+        "type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 128.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
 # With the bytes of all weights, rounded, where parts besides the language model have some.
 MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
     "Qwen/Qwen2.5-VL-7B-Instruct": (QWEN25_VL_7B, 16_584_000_000),
@@ -335,4 +405,7 @@ MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (NEMOTRON_3_NANO, None),
     "deepseek-ai/DeepSeek-V3.2": (DEEPSEEK_V32, None),
     "MiniMaxAI/MiniMax-M2": (MINIMAX_M2, None),
+    "zai-org/GLM-5": (GLM_5, None),
+    "zai-org/GLM-5.2": (GLM_52, None),
+    "mistralai/Mistral-Small-4-119B-2603": (MISTRAL_4, None),
 }

@@ -21,6 +21,8 @@ NEMOTRON_MOE = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
 V32, M2 = "deepseek-ai/DeepSeek-V3.2", "MiniMaxAI/MiniMax-M2"
 VL = "Qwen/Qwen2.5-VL-7B-Instruct"
 VL3, VL3_MOE = "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct"
+GLM5, GLM52 = "zai-org/GLM-5", "zai-org/GLM-5.2"
+SMALL_4 = "mistralai/Mistral-Small-4-119B-2603"
 MINISTRAL = "mistralai/Ministral-3-3B-Instruct-2512-BF16"
 
 
@@ -44,6 +46,9 @@ def shape_of(model: str) -> ModelShape:
         (NEMOTRON_MOE, 31.58, 3.6),
         (V32, 671.9, 38.4),
         (M2, 228.7, 11.0),
+        (GLM5, 744, 41.5),
+        (GLM52, 744, 41.5),
+        (SMALL_4, 119, 6.6),
     ],
 )
 def test_weights_are_counted(model: str, billions: float, active: float | None) -> None:
@@ -71,6 +76,9 @@ def test_weights_are_counted(model: str, billions: float, active: float | None) 
         # Beside the latent vector 128 values of 8 bits, and their scale of 32.
         (V32, 61 * (576 * 2 + 128 + 4)),
         (M2, 62 * 2 * 8 * 128 * 2),
+        (GLM5, 78 * (576 * 2 + 128 + 4)),
+        (GLM52, 78 * (576 * 2 + 128 + 4)),
+        (SMALL_4, 36 * (256 + 64) * 2),
     ],
 )
 def test_a_token_has_the_cache_of_the_layers_that_keep_one(model: str, token_bytes: int) -> None:
@@ -103,6 +111,21 @@ def test_a_request_has_two_states_beside_its_blocks() -> None:
     expected = [block * (16 * blocks + 2 * 48) for blocks in (1, 1, 2, 11)]
     shape = shape_of(QWEN35)
     assert [cache_bytes(shape, tokens, 1) for tokens in (1, 784, 785, 8192)] == expected
+
+
+def test_a_latent_head_is_as_wide_as_its_two_parts_whatever_the_files_call_its_width() -> None:
+    assert shape_of(GLM5).head_dim == 192 + 64
+    assert shape_of(SMALL_4).head_dim == 64 + 64
+
+
+def test_sparse_attention_without_an_indexer_is_refused() -> None:
+    config = MODELS[GLM52][0] | {"model_type": "deepseek_v3"}
+    assert "deepseek_sparse_attention, whose cache" in error_message(read_config(config))
+
+
+def test_blocks_of_fewer_layers_than_the_model_has_are_refused() -> None:
+    config = MODELS[GLM52][0] | {"mlp_layer_types": ["dense"] * 3}
+    assert "mlp_layer_types names 3 layers" in error_message(read_config(config))
 
 
 def test_a_state_grows_no_request_by_its_length() -> None:

@@ -154,6 +154,8 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "deepseek_v3": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
     "deepseek_v32": ModelFamily(router_correction=True, indexer=True, defaults=_DEEPSEEK),
     "kimi_k2": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
+    "glm_moe_dsa": ModelFamily(router_correction=True, indexer=True, defaults=_DEEPSEEK),
+    "mistral4": ModelFamily(),
     "gpt_oss": ModelFamily(
         qkv_bias=True,
         out_bias=True,

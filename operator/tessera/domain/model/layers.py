@@ -9,6 +9,8 @@ from tessera.domain.model.families import ModelFamily
 # Kinds of layers, as configurations name them.
 _WINDOWED = {"sliding_attention", "chunked_attention"}
 _FULL = {"full_attention", "attention"}
+# Attention to tokens that an indexer selects, of which every one is cached.
+_SELECTED = {"deepseek_sparse_attention"}
 _RECURRENT = {"linear_attention", "mamba"}
 _DENSE, _SPARSE = {"mlp"}, {"moe"}
 _BY_LETTER = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
@@ -61,12 +63,12 @@ def layers_of(keys: Keys, family: ModelFamily) -> Layers:
             cached_windowed=windowed * cached // layers,
         )
     return Layers(
-        full=_count(kinds, _FULL),
+        full=_count(kinds, _FULL | _SELECTED),
         windowed=_count(kinds, _WINDOWED),
         recurrent=_count(kinds, _RECURRENT),
         dense=layers - sparse,
         sparse=sparse,
-        cached_full=_count(kinds[:cached], _FULL),
+        cached_full=_count(kinds[:cached], _FULL | _SELECTED),
         cached_windowed=_count(kinds[:cached], _WINDOWED),
     )
 
@@ -90,6 +92,7 @@ def _kinds(keys: Keys, family: ModelFamily) -> Sequence[str] | None:
         ordinals = range(1, keys["num_hidden_layers"] + 1)
         return ["linear_attention" if number % interval else "attention" for number in ordinals]
     known = _WINDOWED | _FULL | (_RECURRENT if family.recurrent else set())
+    known |= _SELECTED if family.indexer else set()
     known |= _DENSE | _SPARSE if family.one_block_per_layer else set()
     if unknown := sorted({str(kind) for kind in kinds} - known):
         raise UnsupportedConfigError(
@@ -97,12 +100,17 @@ def _kinds(keys: Keys, family: ModelFamily) -> Sequence[str] | None:
             f"{keys.model_type}; give spec.model.shape, with {STATE_FIELDS} for layers that keep "
             "a state"
         )
-    if layers is not None and len(kinds) != layers:
-        raise UnsupportedConfigError(
-            f"layer_types names {len(kinds)} layers and num_hidden_layers {layers}; take both from "
-            "the model's own config.json"
-        )
+    if layers is not None:
+        _require_as_many("layer_types", kinds, layers)
     return [str(kind) for kind in kinds]
+
+
+def _require_as_many(key: str, kinds: Sequence[object], layers: int) -> None:
+    if len(kinds) != layers:
+        raise UnsupportedConfigError(
+            f"{key} names {len(kinds)} layers and num_hidden_layers {layers}; take both from the "
+            "model's own config.json"
+        )
 
 
 def _count(kinds: Sequence[str], of: set[str]) -> int:
@@ -112,6 +120,10 @@ def _count(kinds: Sequence[str], of: set[str]) -> int:
 def _sparse_layers(keys: Keys, layers: int) -> int:
     if not experts_of(keys):
         return 0
+    blocks = keys.values.get("mlp_layer_types")
+    if isinstance(blocks, list):
+        _require_as_many("mlp_layer_types", blocks, layers)
+        return layers - blocks.count("dense")
     first = min(layers, max(0, keys.get("first_k_dense_replace") or 0))
     step = keys.get("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq") or 1
     dense_layers = keys.values.get("mlp_only_layers")

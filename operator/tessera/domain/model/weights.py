@@ -67,7 +67,8 @@ def heads_of(keys: Keys, family: ModelFamily) -> Heads:
             "both from the model's own config.json"
         )
     width = keys.get("head_dim")
-    if width is None and keys.get("kv_lora_rank"):
+    if keys.get("kv_lora_rank"):
+        # The width in the file may be that of the part with a rotary embedding.
         width = (keys.get("qk_nope_head_dim") or 0) + keys["qk_rope_head_dim"]
     if width is None and hidden % queries:
         raise UnsupportedConfigError(
