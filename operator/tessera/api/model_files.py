@@ -146,11 +146,16 @@ class ModelShape(Wire):
 
     latent_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """With multi-head latent attention, `kv_lora_rank` + `qk_rope_head_dim`: values cached per
-    token and layer instead of keys and values per head. Tensor parallelism does not divide it."""
+    token and layer instead of keys and values per head. Tensor parallelism does not divide it. With
+    `compressedValues`, the `head_dim`."""
 
     indexer_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """`index_head_dim` of sparse latent attention: each layer caches so many 8-bit values of a
     token, with their scales, beside the latent vector."""
+
+    compressed_values: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Values that all layers together cache per token where an entry stands for several tokens, as
+    in DeepSeek-V4, beside their windows. Tensor parallelism does not divide them."""
 
     kv_cache_bits: Literal[8] | None = None
     """Bits of a value in the KV cache where the files ask for it and

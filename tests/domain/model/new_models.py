@@ -390,6 +390,56 @@ MISTRAL_4: dict[str, Any] = {
         "original_max_position_embeddings": 8192,
     },
 }
+# By the `DeepseekV4Config` of transformers, whose defaults are those of DeepSeek-V4-Flash, and the
+# technical report of DeepSeek-V4: two layers with a window alone, then ratios in turn.
+DEEPSEEK_V4_FLASH: dict[str, Any] = {
+    "architectures": ["DeepseekV4ForCausalLM"],
+    "model_type": "deepseek_v4",
+    "torch_dtype": "bfloat16",
+    "expert_dtype": "fp4",
+    "hidden_size": 4096,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 43,
+    "num_nextn_predict_layers": 1,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 1,
+    "head_dim": 512,
+    "qk_rope_head_dim": 64,
+    "q_lora_rank": 1024,
+    "o_lora_rank": 1024,
+    "o_groups": 8,
+    "index_head_dim": 128,
+    "index_n_heads": 64,
+    "index_topk": 512,
+    "compress_ratios": [0, 0, *([4, 128] * 21)[:41], 0],
+    "sliding_window": 128,
+    "hc_mult": 4,
+    "num_hash_layers": 3,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 6,
+    "vocab_size": 129_280,
+    "max_position_embeddings": 1_048_576,
+    "tie_word_embeddings": False,
+    "quantization_config": _FP8,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 16,
+        "original_max_position_embeddings": 65_536,
+    },
+}
+# By the technical report: two layers of ratio 128, then 4 and 128 in turn.
+DEEPSEEK_V4_PRO: dict[str, Any] = DEEPSEEK_V4_FLASH | {
+    "compress_ratios": [128, 128, *([4, 128] * 30)[:59], 0],
+    "hidden_size": 7168,
+    "moe_intermediate_size": 3072,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "q_lora_rank": 1536,
+    "o_groups": 16,
+    "index_topk": 1024,
+    "n_routed_experts": 384,
+}
 # With the bytes of all weights, rounded, where parts besides the language model have some.
 MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
     "Qwen/Qwen2.5-VL-7B-Instruct": (QWEN25_VL_7B, 16_584_000_000),
@@ -405,6 +455,8 @@ MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (NEMOTRON_3_NANO, None),
     "deepseek-ai/DeepSeek-V3.2": (DEEPSEEK_V32, None),
     "MiniMaxAI/MiniMax-M2": (MINIMAX_M2, None),
+    "deepseek-ai/DeepSeek-V4-Flash": (DEEPSEEK_V4_FLASH, None),
+    "deepseek-ai/DeepSeek-V4-Pro": (DEEPSEEK_V4_PRO, None),
     "zai-org/GLM-5": (GLM_5, None),
     "zai-org/GLM-5.2": (GLM_52, None),
     "mistralai/Mistral-Small-4-119B-2603": (MISTRAL_4, None),

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from tessera.api.model_files import ModelShape
 from tessera.domain.model.config import UnsupportedConfig, read_config
-from tessera.domain.perf.footprint import cache_bytes, cache_bytes_per_token, state_bytes
+from tessera.domain.perf.footprint import (
+    cache_bytes,
+    cache_bytes_per_token,
+    resident_bytes,
+    state_bytes,
+)
 from tessera.domain.sizing.tensor_parallel import can_shard
 from tests.domain.model.new_models import MODELS
 from tests.domain.model.test_config import error_message, expect_shape
@@ -22,6 +27,7 @@ V32, M2 = "deepseek-ai/DeepSeek-V3.2", "MiniMaxAI/MiniMax-M2"
 VL = "Qwen/Qwen2.5-VL-7B-Instruct"
 VL3, VL3_MOE = "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct"
 GLM5, GLM52 = "zai-org/GLM-5", "zai-org/GLM-5.2"
+V4_FLASH, V4_PRO = "deepseek-ai/DeepSeek-V4-Flash", "deepseek-ai/DeepSeek-V4-Pro"
 SMALL_4 = "mistralai/Mistral-Small-4-119B-2603"
 MINISTRAL = "mistralai/Ministral-3-3B-Instruct-2512-BF16"
 
@@ -46,6 +52,8 @@ def shape_of(model: str) -> ModelShape:
         (NEMOTRON_MOE, 31.58, 3.6),
         (V32, 671.9, 38.4),
         (M2, 228.7, 11.0),
+        (V4_FLASH, 284.3, 13.8),
+        (V4_PRO, 1573, 49.7),
         (GLM5, 744, 41.5),
         (GLM52, 744, 41.5),
         (SMALL_4, 119, 6.6),
@@ -76,6 +84,9 @@ def test_weights_are_counted(model: str, billions: float, active: float | None) 
         # Beside the latent vector 128 values of 8 bits, and their scale of 32.
         (V32, 61 * (576 * 2 + 128 + 4)),
         (M2, 62 * 2 * 8 * 128 * 2),
+        # A window in each layer, and what is left of 4 or of 128 tokens.
+        (V4_FLASH, 2 * (43 * 512 + 21 * (512 + 128) // 4 + 20 * 512 // 128)),
+        (V4_PRO, 2 * (61 * 512 + 30 * (512 + 128) // 4 + 31 * 512 // 128)),
         (GLM5, 78 * (576 * 2 + 128 + 4)),
         (GLM52, 78 * (576 * 2 + 128 + 4)),
         (SMALL_4, 36 * (256 + 64) * 2),
@@ -111,6 +122,41 @@ def test_a_request_has_two_states_beside_its_blocks() -> None:
     expected = [block * (16 * blocks + 2 * 48) for blocks in (1, 1, 2, 11)]
     shape = shape_of(QWEN35)
     assert [cache_bytes(shape, tokens, 1) for tokens in (1, 784, 785, 8192)] == expected
+
+
+def test_a_request_of_compressed_attention_has_what_the_engine_publishes() -> None:
+    """vLLM names 9.62 GiB for a million tokens of DeepSeek-V4-Pro at 16 bits."""
+    shape = shape_of(V4_PRO)
+    assert cache_bytes(shape, 2**20, 1) / 2**30 == pytest.approx(9.62, rel=0.002)
+    assert cache_bytes(shape, 2**20, 8) == cache_bytes(shape, 2**20, 1)
+    # At 8 bits an entry of 512 values has 584 bytes.
+    entry, indexed = 584, 128 + 4
+    counted = 2**20 * (30 * (entry + indexed) // 4 + 31 * entry // 128) + 61 * 128 * entry
+    assert counted <= cache_bytes(shape, 2**20, 1, kv_bits=8) < 1.03 * counted
+
+
+def test_experts_of_four_bits_count_apart_from_matrices_of_eight() -> None:
+    shape = shape_of(V4_FLASH)
+    assert (shape.quantization, shape.bits_per_weight) == ("mxfp4", 4)
+    assert resident_bytes(shape, None) / 1e9 == pytest.approx(277 * 4.25 / 8 + 7.3 * 2, rel=0.01)
+    fp8 = {key: value for key, value in MODELS[V4_FLASH][0].items() if key != "expert_dtype"}
+    assert expect_shape(read_config(fp8)).quantization == "fp8"
+
+
+def test_kinds_of_compression_by_name_are_those_by_ratio() -> None:
+    config, names = MODELS[V4_FLASH][0], {0: "sliding", 4: "compressed_sparse"}
+    kinds = [
+        f"{names.get(ratio, 'heavily_compressed')}_attention"
+        for ratio in config["compress_ratios"][:43]
+    ]
+    named = config | {"layer_types": kinds, "compress_ratios": None}
+    assert expect_shape(read_config(named)) == shape_of(V4_FLASH)
+
+
+@pytest.mark.parametrize("ratios", [None, [], [4] * 42, [4] * 42 + [16], [4] * 42 + [[]]])
+def test_layers_of_an_unknown_compression_are_refused(ratios: Any) -> None:
+    message = error_message(read_config(MODELS[V4_FLASH][0] | {"compress_ratios": ratios}))
+    assert "compress_ratios has no 0, 4 or 128 for each of num_hidden_layers 43" in message
 
 
 def test_a_latent_head_is_as_wide_as_its_two_parts_whatever_the_files_call_its_width() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tessera.api.model_files import ModelShape, PoolingTask
+from tessera.domain.model.compression import compressed_values
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, object_part, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.images import IMAGE_FILES, has_image_rule, image_tokens_of
@@ -98,7 +99,7 @@ def read_config(
                 "it is not an object; take the config.json of the repository"
             )
         keys, family = _language_model(config, total_size)
-        latent = keys.get("kv_lora_rank") is not None
+        latent = _latent_width(keys, family) is not None
         stored = read_quantization(config, quantization, latent=latent)
         return _shape(keys, family, config, total_size, files, stored)
     except UnsupportedConfigError as error:
@@ -172,7 +173,7 @@ def _shape(
             parameters = total_size * 8 // bits
             media = parameters - weights.total - prediction_weights(keys, weights)
     wide = total_size is None and quantization is None and said_bits(config, keys) == 32
-    mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
+    mixture = weights.experts > 0
     query_width = heads.queries * heads.width
     positions = _positions(keys, family, config, task, files)
     window = _window_of(keys, layers, positions.longest)
@@ -196,7 +197,7 @@ def _shape(
         embedding_parameters=weights.input_embedding(pooled=task is not None) or None,
         experts=experts_of(keys) if mixture else None,
         experts_per_token=keys["num_experts_per_tok"] if mixture else None,
-        latent_dim=rank + keys["qk_rope_head_dim"] if rank else None,
+        latent_dim=_latent_width(keys, family),
         kv_cache_bits=None if quantization is None else quantization.cache_bits,
         **_cache_of(keys, family, heads, layers),
         sliding_window=window and window[0],
@@ -206,6 +207,14 @@ def _shape(
         pooling=task,
         encoder_only=True if task is not None and _is_bidirectional(keys, family) else None,
     )
+
+
+def _latent_width(keys: Keys, family: ModelFamily) -> int | None:
+    """Return the values that are cached of a token instead of keys and values; None if none are."""
+    if family.compressed:
+        return keys["head_dim"]
+    rank = keys.get("kv_lora_rank")
+    return rank + keys["qk_rope_head_dim"] if rank else None
 
 
 def _positions(
@@ -261,6 +270,8 @@ def _cache_of(keys: Keys, family: ModelFamily, heads: Heads, layers: Layers) -> 
         is_shared = keys.flag("attention_k_eq_v")
         shared_heads = keys.get("num_global_key_value_heads") if is_shared else None
         fields |= {"full_head_dim": width, "full_kv_heads": shared_heads or heads.keys}
+    if family.compressed:
+        fields["compressed_values"] = compressed_values(keys)
     if family.indexer:
         fields["indexer_dim"] = keys["index_head_dim"]
     return fields

@@ -65,6 +65,8 @@ class ModelFamily:
     """Whether attention has a gate as wide as its queries."""
     indexer: bool = False
     """Whether each layer selects tokens by keys of their own, which it caches."""
+    compressed: bool = False
+    """Whether layers cache a window, and beside it an entry for several tokens at a time."""
     encoder: bool = False
     """Every token attends to all others, and the layer after the last one reads a whole text."""
     learned_positions: bool = False
@@ -153,6 +155,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "deepseek_v2": ModelFamily(defaults=_DEEPSEEK),
     "deepseek_v3": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
     "deepseek_v32": ModelFamily(router_correction=True, indexer=True, defaults=_DEEPSEEK),
+    "deepseek_v4": ModelFamily(router_correction=True, sinks=True, compressed=True),
     "kimi_k2": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
     "glm_moe_dsa": ModelFamily(router_correction=True, indexer=True, defaults=_DEEPSEEK),
     "mistral4": ModelFamily(),

@@ -38,6 +38,17 @@ class Layers:
 
 def layers_of(keys: Keys, family: ModelFamily) -> Layers:
     """Count the layers; UnsupportedConfigError where one has an unknown kind of cache."""
+    if family.compressed:
+        layers = keys["num_hidden_layers"]
+        sparse = _sparse_layers(keys, layers)
+        return Layers(
+            full=0,
+            windowed=layers,
+            dense=layers - sparse,
+            sparse=sparse,
+            cached_full=0,
+            cached_windowed=layers,
+        )
     kinds = _kinds(keys, family)
     if kinds is not None and family.one_block_per_layer:
         full = _count(kinds, _FULL)

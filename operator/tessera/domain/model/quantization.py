@@ -80,6 +80,9 @@ def read_quantization(
             f"known are {', '.join(_READERS)}: take a checkpoint in one of these"
         )
     quantization = reader(section)
+    if quantization.format == "fp8" and config.get("expert_dtype") == "fp4":
+        # DeepSeek-V4: the experts have 4 bits, all other matrices 8.
+        quantization = replace(quantization, format="mxfp4", bits=4, group_size=MXFP4_GROUP)
     spared = _spared_modules(section)
     return replace(
         quantization,

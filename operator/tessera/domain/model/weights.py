@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tessera.domain.model.compression import compressed_attention
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError
 from tessera.domain.model.families import ModelFamily
 from tessera.domain.model.layers import Layers, experts_of
@@ -129,6 +130,8 @@ def weights_of(keys: Keys, family: ModelFamily, heads: Heads, layers: Layers) ->
 
 def _mixers(keys: Keys, family: ModelFamily, heads: Heads, layers: Layers) -> tuple[int, int]:
     """Matrices, and what else there is, of all that mixes tokens: attention and states."""
+    if family.compressed:
+        return compressed_attention(keys)
     if keys.get("kv_lora_rank"):
         attention, small = _latent_attention(keys, heads)
         if family.indexer:

@@ -28,6 +28,8 @@ _STATES_PER_REQUEST = 2
 # of 8 bits with their scales and a part of 16 bits.
 _INDEXER_GROUP, _SCALE_BYTES = 128, 4
 _SPARSE_LATENT_BYTES = 656
+# An entry of compressed attention at 8 bits, with its scales and a part of 16 bits, for its values.
+_ENTRY_BYTES, _ENTRY_VALUES = 584, 512
 
 
 def weight_bytes(parameters: int, bits: int) -> int:
@@ -168,7 +170,8 @@ def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) ->
     layers = _cached_layers(shape)
     sliding = min(layers, shape.sliding_layers or 0)
     full = (layers - sliding) * _row_bytes(shape, devices, kv_bits, windowed=False)
-    return full + sliding * _row_bytes(shape, devices, kv_bits, windowed=True)
+    windowed = sliding * _row_bytes(shape, devices, kv_bits, windowed=True)
+    return full + windowed + _compressed_bytes(shape, kv_bits)
 
 
 def windowed_bytes_per_token(shape: ModelShape, devices: int) -> int:
@@ -198,7 +201,8 @@ def cache_bytes(
     sliding, full = _layer_groups(layers, min(layers, shape.sliding_layers))
     cached = min(tokens, shape.sliding_window + step_tokens)
     windowed_row = _row_bytes(shape, devices, kv_bits, windowed=True)
-    return full * row * tokens + sliding * windowed_row * cached
+    compressed = _compressed_bytes(shape, kv_bits)
+    return (full * row + compressed) * tokens + sliding * windowed_row * cached
 
 
 def state_bytes(shape: ModelShape, devices: int) -> int:
@@ -237,6 +241,8 @@ def _row_bytes(shape: ModelShape, devices: int, kv_bits: int, *, windowed: bool)
     if shape.latent_dim is not None:
         # Multi-head latent attention: every device has the whole latent vector.
         latent = shape.latent_dim * kv_bits // 8
+        if shape.compressed_values is not None:
+            return _entry_bytes(shape.latent_dim, kv_bits)
         if shape.indexer_dim is None:
             return latent
         scales = _SCALE_BYTES * -(-shape.indexer_dim // _INDEXER_GROUP)
@@ -248,6 +254,17 @@ def _row_bytes(shape: ModelShape, devices: int, kv_bits: int, *, windowed: bool)
     # With fewer KV heads than devices, each device has a copy of one.
     heads = max(1, -(-kv_heads // devices))
     return kv_bytes_per_token(1, heads, head_dim, kv_bits)
+
+
+def _compressed_bytes(shape: ModelShape, kv_bits: int) -> int:
+    """Return the bytes of one token in the entries that stand for several tokens."""
+    return _entry_bytes(shape.compressed_values or 0, kv_bits)
+
+
+def _entry_bytes(values: int, kv_bits: int) -> int:
+    if kv_bits == 8:
+        return -(-values * _ENTRY_BYTES // _ENTRY_VALUES)
+    return values * kv_bits // 8
 
 
 def _layer_groups(layers: int, first: int) -> tuple[int, int]:
