@@ -76,6 +76,29 @@ def negated_alternatives(width: int) -> Any:
     return {"not": {"allOf": parts}}
 
 
+def dependent_names(fields: int, names: int) -> Any:
+    """Return a schema in which each of the fields needs names of its own."""
+    return {
+        "dependentRequired": {
+            f"a{field}": [f"b{field}-{name}" for name in range(names)] for field in range(fields)
+        }
+    }
+
+
+def long_alternatives(pairs: int, names: int) -> Any:
+    """Return a schema of few alternatives, of which all pairs are compared by all their names."""
+    return {
+        "allOf": [
+            {
+                "anyOf": [
+                    {"required": [f"{side}{pair}-{name}" for name in range(names)]} for side in "ab"
+                ]
+            }
+            for pair in range(pairs)
+        ]
+    }
+
+
 POISONED: dict[str, tuple[tuple[bytes, ...], str]] = {
     "one id twice": ((a_row(id="k"), a_row(id="k", content="y")), "id: k is that of line 1"),
     "the name of a row without one": (
@@ -105,6 +128,54 @@ POISONED: dict[str, tuple[tuple[bytes, ...], str]] = {
     "alternatives that multiply": (
         (a_schema(negated_alternatives(6)),),
         "references and alternatives",
+    ),
+    "many fields that need the same names": (
+        (
+            a_schema(
+                {
+                    "dependentRequired": {
+                        f"a{field}": [f"b{n}" for n in range(9)] for field in range(500)
+                    }
+                }
+            ),
+        ),
+        "references and alternatives",
+    ),
+    "fields that need names of their own": (
+        (a_schema(dependent_names(16, 16)),),
+        "references and alternatives",
+    ),
+    "fields that need schemas": (
+        (a_schema({"dependentSchemas": {f"a{n}": {"required": [f"b{n}"]} for n in range(16)}}),),
+        "references and alternatives",
+    ),
+    "fields that need names, as of draft 7": (
+        (a_schema({"dependencies": dependent_names(16, 16)["dependentRequired"]}),),
+        "references and alternatives",
+    ),
+    "few alternatives of many names": (
+        (a_schema(long_alternatives(10, 100)),),
+        "line 1: expected: the schema has 11 keywords of alternatives and requires 2000 names",
+    ),
+    "a thousand patterns of a schema": (
+        (
+            a_schema(
+                {"properties": {f"p{n}": {"pattern": f"^[a-z]{{1,1000}}{n}$"} for n in range(1000)}}
+            ),
+        ),
+        "line 1: expected: the schema has 1000 patterns, limit 100",
+    ),
+    "a thousand patterns": (
+        tuple(a_regex("x" * 700 + str(n), content=str(n)) for n in range(1000)),
+        "until this row take more than 100 million steps",
+    ),
+    "a thousand patterns that are too large": (
+        tuple(a_regex(r"\pL" * 300 + str(n), content=str(n)) for n in range(1000)),
+        "too large a regular expression",
+    ),
+    "a long example of a large pattern": (
+        (a_regex("[ab]*a[ab]{1000}c", example="ab" * 100_000 + "a" * 1001 + "c"),),
+        "line 1: expected: the regular expressions of the suite until this row take more than",
     ),
     "a pattern of a schema that backtracks": (
         (a_schema({"type": "string", "pattern": "(a+)+$(?=b)"}),),

@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jsonschema_rs
 import re2
 from jsonschema_rs.canonical import Satisfiability
 
+from tessera.api.text import counted
 from tessera.batch_runner.input.rows import STRICT_DECODER
 
 # More of an answer is not read.
@@ -24,7 +25,20 @@ _MAX_NUMBER_LENGTH = 64
 _MAX_TAIL = 64 * 2**10
 # Alternatives of a schema multiply, and so does what two references each refer to.
 _MAX_BRANCHES = 32
+# Branching keywords of a schema times the names that it requires; 1 s where all multiply.
+_MAX_BRANCH_NAMES = 2000
+# Patterns of a schema; each may take 10 MiB when it is compiled.
+_MAX_PATTERNS = 100
+# Instructions of all expressions of a suite times the bytes that are searched with each; some 1 s.
+_MAX_STEPS = 100_000_000
+# Compiling an expression costs as much as searching so many bytes with it.
+_COMPILED_BYTES = 32
+# Finding that an expression is too large takes at most as long as so many steps, some 50 ms.
+_LARGE_STEPS = 10_000_000
+# Bytes of a compiled expression and of what its searches remember.
+_MAX_MEMORY = 2 * 2**20
 _BRANCHING = frozenset({"$ref", "$dynamicRef", "not", "if", "allOf", "anyOf", "oneOf"})
+_DEPENDENT = frozenset({"dependentRequired", "dependentSchemas", "dependencies"})
 _PATTERNS = jsonschema_rs.RegexOptions()
 
 
@@ -62,19 +76,44 @@ class ModelAnswer:
 Scorer: TypeAlias = Callable[[ModelAnswer], float]
 
 
+@dataclass(slots=True)
+class SearchBudget:
+    """Steps that the regular expressions of one suite may take while it is read."""
+
+    steps: int = _MAX_STEPS
+    """What is left, in instructions times bytes that are searched."""
+
+    def spend(self, steps: int) -> None:
+        """Take the steps; ValueError where fewer are left."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise ValueError(
+                "expected: the regular expressions of the suite until this row take more than "
+                f"{_MAX_STEPS // 10**6} million steps, instructions times bytes of expression and "
+                "example; shorten them, or split the suite into several gates"
+            )
+
+
 def compile_scorer(
-    name: str, expected: Any, example: str | None, documents: Sequence[str]
+    name: str,
+    expected: Any,
+    example: str | None,
+    documents: Sequence[str],
+    budget: SearchBudget | None = None,
 ) -> Scorer | None:
     """Return the scorer of a row; None for the judge, which needs two answers.
 
-    ValueError says what to do where no answer can be right.
+    Rows of one suite share a budget. ValueError says what to do where no answer can be right.
     """
     if name == "judge":
         _check_judge(expected)
         return None
     if name == "ranking":
         return _ranking(expected, len(documents))
-    scorer = _COMPILERS[name](expected, example)
+    if name == "regex":
+        scorer = _regex(expected, example, budget or SearchBudget())
+    else:
+        scorer = _COMPILERS[name](expected)
     if example is not None and not scorer(ModelAnswer(text=example)):
         raise ValueError("example: this answer is wrong by expected; correct one of them")
     return scorer
@@ -100,22 +139,25 @@ def _texts(expected: Any) -> tuple[str, ...]:
     return texts
 
 
-def _exact(expected: Any, _: str | None) -> Scorer:
+def _exact(expected: Any) -> Scorer:
     texts = frozenset(text.strip() for text in _texts(expected))
     return lambda answer: float(answer.text.strip() in texts)
 
 
-def _contains(expected: Any, _: str | None) -> Scorer:
+def _contains(expected: Any) -> Scorer:
     texts = _texts(expected)
     return lambda answer: float(all(text in answer.text for text in texts))
 
 
-def _regex(expected: Any, example: str | None) -> Scorer:
+def _regex(expected: Any, example: str | None, budget: SearchBudget) -> Scorer:
     if not isinstance(expected, str) or not expected:
         raise ValueError("expected: write a regular expression")
-    pattern = _compile_pattern(expected)
+    pattern = _compile_pattern(expected, budget)
+    texts = [expected, expected.strip("^$"), example or ""]
+    size = _COMPILED_BYTES + sum(len(text.encode(errors="replace")) for text in texts)
+    budget.spend(_program_size(pattern) * size)
     # Least and greatest of its matches are found quickly, though not for each expression.
-    witnesses = [*_least_and_greatest(pattern), expected, expected.strip("^$"), example or ""]
+    witnesses = [*_least_and_greatest(pattern), *texts]
     if not any(pattern.search(text) for text in witnesses if text.strip()):
         raise ValueError(
             "expected: no text was found that it matches; correct it, or add an answer that it "
@@ -124,16 +166,27 @@ def _regex(expected: Any, example: str | None) -> Scorer:
     return lambda answer: float(pattern.search(answer.text) is not None)
 
 
-def _compile_pattern(expected: str) -> Any:
+def _compile_pattern(expected: str, budget: SearchBudget) -> Any:
+    budget.spend(0)
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = _MAX_MEMORY
     try:
         pattern = re2.compile(expected, options)
     except (re2.error, UnicodeEncodeError) as error:
-        raise ValueError(f"expected: no regular expression of RE2: {error}; correct it") from None
-    if pattern._regexp.ProgramSize() > _MAX_PROGRAM:
+        if "too large" not in str(error):
+            message = f"expected: no regular expression of RE2: {error}; correct it"
+            raise ValueError(message) from None
+        pattern = None
+    if pattern is None or _program_size(pattern) > _MAX_PROGRAM:
+        budget.steps -= _LARGE_STEPS
         raise ValueError("expected: too large a regular expression; use smaller repetitions")
     return pattern
+
+
+def _program_size(pattern: Any) -> int:
+    """Return the instructions of an expression."""
+    return int(pattern._regexp.ProgramSize())
 
 
 def _least_and_greatest(pattern: Any) -> tuple[str, ...]:
@@ -141,7 +194,7 @@ def _least_and_greatest(pattern: Any) -> tuple[str, ...]:
     return tuple(text.decode(errors="replace") for text in texts) if is_bounded else ()
 
 
-def _json_schema(expected: Any, _: str | None) -> Scorer:
+def _json_schema(expected: Any) -> Scorer:
     is_valid = _validator(json.dumps(expected))
 
     def score(answer: ModelAnswer) -> float:
@@ -156,6 +209,18 @@ def _validator(schema: str) -> Callable[[Any], bool]:
         raise ValueError("expected: write a JSON schema, which is an object")
     if _branches(fields) > _MAX_BRANCHES:
         raise ValueError(f"expected: more than {_MAX_BRANCHES} references and alternatives; cut it")
+    contents = _contents(fields)
+    if contents.keywords * contents.names > _MAX_BRANCH_NAMES:
+        raise ValueError(
+            f"expected: the schema has {counted(contents.keywords, 'keyword')} of alternatives and "
+            f"requires {counted(contents.names, 'name')}, and their product is at most "
+            f"{_MAX_BRANCH_NAMES}; require fewer names"
+        )
+    if contents.patterns > _MAX_PATTERNS:
+        raise ValueError(
+            f"expected: the schema has {counted(contents.patterns, 'pattern')}, limit "
+            f"{_MAX_PATTERNS}; remove some"
+        )
     try:
         validator = jsonschema_rs.validator_for(fields, pattern_options=_PATTERNS, offline=True)
         canonical = jsonschema_rs.canonicalize(fields, pattern_options=_PATTERNS, offline=True)
@@ -174,12 +239,41 @@ def _branches(schema: object) -> int:
         return sum(map(_branches, schema))
     if not isinstance(schema, dict):
         return 0
-    own = (
-        len(part) if isinstance(part, list) else 1
-        for name, part in schema.items()
-        if name in _BRANCHING
-    )
-    return sum(own) + sum(map(_branches, schema.values()))
+    own = 0
+    for name, part in schema.items():
+        if name in _BRANCHING:
+            own += len(part) if isinstance(part, list) else 1
+        elif name in _DEPENDENT and isinstance(part, dict):
+            # Each entry doubles the cases, and what it demands is in half of them.
+            own += sum(
+                2 + (len(names) if isinstance(names, list) else 3) for names in part.values()
+            )
+    return own + sum(map(_branches, schema.values()))
+
+
+class _Contents(NamedTuple):
+    keywords: int = 0
+    """Keywords of which each has alternatives or a reference."""
+    names: int = 0
+    """Names that it requires, anywhere."""
+    patterns: int = 0
+
+
+def _contents(schema: object) -> _Contents:
+    """Return what of a schema multiplies, and what each alternative has."""
+    if isinstance(schema, list):
+        parts = [_contents(part) for part in schema]
+    elif isinstance(schema, dict):
+        required, named = schema.get("required"), schema.get("patternProperties")
+        own = _Contents(
+            keywords=sum(name in _BRANCHING for name in schema),
+            names=len(required) if isinstance(required, list) else 0,
+            patterns=("pattern" in schema) + (len(named) if isinstance(named, dict) else 0),
+        )
+        parts = [own, *map(_contents, schema.values())]
+    else:
+        return _Contents()
+    return _Contents(*map(sum, zip(*parts, strict=True))) if parts else _Contents()
 
 
 def _is_valid_text(is_valid: Callable[[Any], bool], text: str) -> bool:
@@ -189,7 +283,7 @@ def _is_valid_text(is_valid: Callable[[Any], bool], text: str) -> bool:
         return False
 
 
-def _number(expected: Any, _: str | None) -> Scorer:
+def _number(expected: Any) -> Scorer:
     fields = expected if isinstance(expected, dict) else {"value": expected}
     value = _finite_number(fields.get("value"))
     tolerance = _finite_number(fields.get("tolerance", 0))
@@ -220,7 +314,7 @@ def _last_number(text: str) -> float | None:
     return number
 
 
-def _choice(expected: Any, _: str | None) -> Scorer:
+def _choice(expected: Any) -> Scorer:
     fields = expected if isinstance(expected, dict) else {}
     choices, right = fields.get("choices"), fields.get("answer")
     if not isinstance(choices, list) or not 2 <= len(choices) <= MAX_CHOICES:
@@ -245,7 +339,7 @@ def _choice(expected: Any, _: str | None) -> Scorer:
     return score
 
 
-def _tool_call(expected: Any, _: str | None) -> Scorer:
+def _tool_call(expected: Any) -> Scorer:
     fields = expected if isinstance(expected, dict) else {}
     name, schema = fields.get("name"), fields.get("schema", {})
     if not isinstance(name, str) or not name or set(fields) - {"name", "arguments", "schema"}:
@@ -318,10 +412,9 @@ def _depth_exceeds(value: object, limit: int) -> bool:
 
 
 _NUMBER = re2.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
-_COMPILERS: Mapping[str, Callable[[Any, str | None], Scorer]] = {
+_COMPILERS: Mapping[str, Callable[[Any], Scorer]] = {
     "exact": _exact,
     "contains": _contains,
-    "regex": _regex,
     "jsonSchema": _json_schema,
     "number": _number,
     "choice": _choice,

@@ -15,7 +15,12 @@ from tessera.api.quality_gate import MAX_STRATA, StratumName
 from tessera.api.text import counted
 from tessera.batch_runner.errors import RefusedError, storage_errors
 from tessera.batch_runner.files import open_regular
-from tessera.batch_runner.gate.scorers import Scorer, compile_scorer, parse_json
+from tessera.batch_runner.gate.scorers import (
+    Scorer,
+    SearchBudget,
+    compile_scorer,
+    parse_json,
+)
 
 MAX_SUITE_BYTES = 64 * 2**20
 MAX_ROWS = 100_000
@@ -140,11 +145,12 @@ def parse_suite(content: bytes, name: str = "suite") -> PromptSuite:
         raise SuiteError(f"{name} has more than {most}; split it into several gates")
     faults: dict[int, str] = {}
     prompts: list[SuitePrompt] = []
+    budget = SearchBudget()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            prompts.append(_read_prompt(number, line))
+            prompts.append(_read_prompt(number, line, budget))
         except ValueError as error:
             faults[number] = str(error)
     for number, fault in _conflicts(prompts):
@@ -183,7 +189,7 @@ def _broken(name: str, faults: Mapping[int, str]) -> str:
     return f"{name} has {counted(len(faults), 'broken line')}: {shown}{more}"
 
 
-def _read_prompt(number: int, line: bytes) -> SuitePrompt:
+def _read_prompt(number: int, line: bytes, budget: SearchBudget) -> SuitePrompt:
     """Return the prompt of a line; ValueError says what to do."""
     if len(line) > MAX_ROW_BYTES:
         raise ValueError(f"it has more than {MAX_ROW_BYTES // 1024} KiB; shorten it")
@@ -196,7 +202,7 @@ def _read_prompt(number: int, line: bytes) -> SuitePrompt:
         raise ValueError(_first_fault(error)) from None
     if (fault := next(_row_faults(row), None)) is not None:
         raise ValueError(fault)
-    scorer = compile_scorer(row.scorer, row.expected, row.example, row.documents or ())
+    scorer = compile_scorer(row.scorer, row.expected, row.example, row.documents or (), budget)
     return SuitePrompt(line=number, row=row, scorer=scorer)
 
 
