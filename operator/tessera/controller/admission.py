@@ -30,6 +30,7 @@ from tessera.domain.budget.budgets import (
     grants_in_force,
     namespace_claims,
     zone_fault,
+    zone_warnings,
 )
 from tessera.domain.gateway.name_conflicts import (
     all_names,
@@ -240,7 +241,7 @@ def review_budget(
             f"spec.currency: no AcceleratorPool is priced in {budget.spec.currency} but in "
             f"{', '.join(sorted(currencies))}, so nothing is added in the namespaces"
         )
-    return [], warnings
+    return [], [*warnings, *zone_warnings(budget)]
 
 
 def review_pool(

@@ -1,7 +1,7 @@
 """The budgets of all tenants: acceptance, spend, and the condition WithinBudget."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -37,6 +37,7 @@ from tessera.domain.budget.name_grants import GrantedNames, TenantGrants
 from tessera.domain.budget.namespaces import group_by_namespace, in_namespaces
 from tessera.domain.budget.periods import (
     CalendarPeriod,
+    limit_key,
     next_period,
     period_at,
     service_of,
@@ -320,6 +321,26 @@ def zone_fault(spec: TenantBudgetSpec) -> str | None:
         f"spec.timeZone: {spec.time_zone} is not an IANA time zone; use a name such as "
         "Europe/Berlin from timedatectl list-timezones"
     )
+
+
+def zone_warnings(budget: Budget) -> Iterator[str]:
+    """Yield a warning for each window with spend that a new spec.timeZone begins again."""
+    spec, accepted_spec, spend = budget.spec, budget.status.accepted_spec, budget.status.spend
+    if spec is None or accepted_spec is None or spend is None:
+        return
+    zone = zone_of(spec.time_zone)
+    if zone is None or spec.time_zone == accepted_spec.time_zone:
+        return
+    for window in spend.windows:
+        start = period_at(window.window, spend.as_of, zone).start
+        if window.spent and start != window.start:
+            yield (
+                f"spec.timeZone: {spec.time_zone} instead of {accepted_spec.time_zone} begins the "
+                f"window {limit_key(window.window, window.tier)} at "
+                f"{start:%Y-%m-%d %H:%M} UTC instead of {window.start:%Y-%m-%d %H:%M} UTC, and its "
+                f"limit is whole again: {window.spent.normalize():f} {spec.currency} spent until "
+                "now are not counted; change it when the window begins to keep the limit"
+            )
 
 
 def currency_fault(budget: Budget) -> str | None:
