@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.observed.snapshot import Budget
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.budget import budget_status
+from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import KINDS
+from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, TENANT_BUDGETS
+from tessera.resources.manifest import ObjectKey
+from tessera.resources.spend_records import parse_spend_records, spend_records_manifest
 from tests.builders import a_budget, a_node, a_pool, a_service, a_spec, plan_of
 from tests.domain.variant_fleet import VariantFleet
 
@@ -94,3 +98,33 @@ def test_the_warning_of_a_time_zone_says_what_is_not_counted_and_from_when_on() 
         "UTC instead of 2026-11-01 00:00 UTC"
     )
     assert f"{amount.normalize():f} USD spent until now are not counted" in warning
+
+
+def test_a_deleted_budget_that_is_made_again_goes_on_from_its_spend_as_the_warning_says() -> None:
+    fleet = a_fleet("Month")
+    budget = view_of(fleet).budget
+    before = spent(view_of(fleet))["Month"]
+    store = Store(KINDS)
+    store.put(
+        TENANT_BUDGETS,
+        ClusterObject(key=ObjectKey("tenantbudgets", "", budget.name), plan_input=budget),
+    )
+    store.put(
+        INFERENCE_SERVICES, ClusterObject(key=ObjectKey("inferenceservices", "team-a", "chat"))
+    )
+    _, (warning,) = review_budget(body_of(budget), store, deleted=True)
+    assert "lose their limit" in warning
+    assert "a budget of the same name goes on from what is spent" in warning
+
+    fleet.fields = {"budgets": ()}
+    fleet.run(60)
+    record = fleet.memory.spend_records
+    fleet.fields = {"budgets": (a_budget(limits=limits("Month")),)}
+    fleet.now += timedelta(seconds=600)
+    # Nothing runs any more, so what is spent is in the record alone.
+    fleet.pods = {}
+    written = spend_records_manifest("tessera", record, fleet.snapshot().at)
+    memory = PlanMemory(spend_records=parse_spend_records(written.body["data"]))
+    # All but the last cycle before the deletion, which was not recorded.
+    assert spent(view_of(fleet, memory))["Month"] == pytest.approx(before, rel=0.05)
+    assert before > 0
