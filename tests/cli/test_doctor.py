@@ -564,7 +564,7 @@ async def test_targets_between_two_edges_are_named_with_them() -> None:
     operator.body(CHAT)["status"]["slo"] = _slo_status("BucketTooWide")
     finding = (await findings_by_check(api))["slo"]
     assert finding.state is FindingState.WARNING
-    assert "through the gateway" in finding.fix
+    assert "through the gateway as streams" in finding.fix
 
 
 def _slo_status(reason: str, source: str = "Engine") -> dict[str, Any]:

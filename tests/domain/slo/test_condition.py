@@ -69,6 +69,8 @@ def test_a_target_between_two_edges_is_judged_by_what_is_certain(
 ) -> None:
     status = status_of(of_engines(fast=fast, slow=slow), DEFAULT)
     assert (status.reason, status.attained) == (reason, attained)
+    advises_streams = "through the gateway as streams" in slo_verdict(status).message
+    assert advises_streams is (reason is SLOMet.BUCKET_TOO_WIDE)
 
 
 def test_gateways_count_at_the_target_and_decide_where_they_saw_most_requests() -> None:

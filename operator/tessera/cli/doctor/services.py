@@ -27,8 +27,8 @@ _MAX_TERMINATION = timedelta(minutes=15)
 # Reasons of a False condition that is a normal end, or that another condition explains better.
 _BENIGN_REASONS = (Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
 _SLO_FIX = (
-    "set the target to such an edge, or send requests through the gateway, which counts at the "
-    "target"
+    "set the target to such an edge, or send most requests through the gateway as streams, which "
+    "it counts at the target; other requests do not count there"
 )
 _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 

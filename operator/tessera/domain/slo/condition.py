@@ -104,7 +104,8 @@ _FAILED_MESSAGE = (
 _ADVICE = {
     SLOMet.MISSED: ". What decides is in tessera explain: docs/tasks/slo.md",
     SLOMet.BUCKET_TOO_WIDE: ". Set the target to an edge of the engines' buckets, which tessera "
-    "doctor names, or send requests through the gateway: docs/tasks/slo.md",
+    "doctor names, or send most requests through the gateway as streams, which alone count there: "
+    "docs/tasks/slo.md",
 }
 
 
