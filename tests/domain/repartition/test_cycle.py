@@ -171,7 +171,9 @@ def test_replicas_that_left_a_profile_by_plan_stay_up_when_no_backend_is_left() 
     nothing_enabled = Config(mig_backends=frozenset[str]())
     decision = plan_of(with_status(fleet, MigStatus(target=plan_)), nothing_enabled)
     (service_plan,) = decision.service_plans.values()
-    assert decision.repartitions.actions["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
+    verdict = decision.repartitions.actions["a100"].verdict
+    assert verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
+    assert verdict.message.endswith("set the chart values mig.enabled and mig.managerNamespace")
     assert service_plan.choice is not None
     assert service_plan.choice.variant != previous
     assert (service_plan.previous_deployments, service_plan.removable_deployments) == ({}, ())

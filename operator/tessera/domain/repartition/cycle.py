@@ -33,7 +33,10 @@ from tessera.domain.repartition.window import closed_reason
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.steps import Step, planner_error
 
-_VALUE_OF_BACKEND = {"Agent": "mig.enabled", "MigManager": "mig.managerNamespace"}
+_VALUES_OF_BACKEND = {
+    "Agent": "mig.enabled, node.enabled and node.partition",
+    "MigManager": "mig.enabled and mig.managerNamespace",
+}
 
 
 class FundedProposals(NamedTuple):
@@ -317,11 +320,11 @@ def _pool_blocker(
         return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
     if mig.backend in mig_backends or (mig.mode == "Static" and not mig.layout):
         return None
-    value = _VALUE_OF_BACKEND[mig.backend if mig_backends else "Agent"]
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
         f"spec.mig.backend {mig.backend} is not installed, so the layout of "
-        f"{counted(view.nodes, 'node')} stays as it is; set the chart value {value}",
+        f"{counted(view.nodes, 'node')} stays as it is; set the chart values "
+        f"{_VALUES_OF_BACKEND[mig.backend]}",
     )
 
 
