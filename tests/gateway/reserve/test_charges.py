@@ -394,6 +394,8 @@ async def a_waiting_stream() -> AsyncIterator[Waiting]:
         await call.chunk(ROLE)
         for _ in range(1300):
             await call.chunk(a_delta("word"))
+        # A stream that has ended does not wait: whether its client leaves makes no difference.
+        await goes_on.wait()
         await call.chunk(END + a_usage(used) + DONE)
         await call.finish()
 
