@@ -117,7 +117,8 @@ class ModelShape(Wire):
 
     unquantized_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
     """Weights that keep 16 bits when the others are quantized: embeddings, output layer, norms,
-    routers. Omitted, all weights count as quantized."""
+    routers; of weights of 8 bits beside others of 4, a third. Omitted, all weights count as
+    quantized."""
 
     weight_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
     """Bytes of all files of a quantized model, where an index gives them."""

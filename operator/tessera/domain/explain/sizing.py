@@ -184,7 +184,7 @@ def _unquantized_note(demand: Demand) -> str:
     shape = demand.shape
     if footprint.weight_bits(shape, demand.precision) >= 16 or not shape.unquantized_parameters:
         return ""
-    return f", {shape.unquantized_parameters} of them in 16 bits, and scales"
+    return f", {shape.unquantized_parameters} of them counted with 16 bits, and scales"
 
 
 def _would_change(

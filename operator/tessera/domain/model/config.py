@@ -243,8 +243,16 @@ def _is_bidirectional(keys: Keys, family: ModelFamily) -> bool:
 
 
 def _unquantized(weights: Weights, quantization: Quantization | None) -> int:
-    experts_only = quantization is not None and quantization.experts_only and weights.experts
-    return weights.unquantized + (weights.dense if experts_only else 0)
+    """Return the weights that count with 16 bits.
+
+    Weights of 8 bits beside others of 4 are the share of 16-bit weights that has their bytes.
+    """
+    dense_bits = None if quantization is None else quantization.dense_bits
+    # Without experts nothing says how many of the weights keep 16 bits.
+    if quantization is None or dense_bits is None or (dense_bits == 16 and not weights.experts):
+        return weights.unquantized
+    wider = max(0, dense_bits - quantization.bits)
+    return weights.unquantized + weights.dense * wider // (16 - quantization.bits)
 
 
 def _window_of(keys: Keys, layers: Layers, longest: int) -> tuple[int, int] | None:

@@ -76,10 +76,11 @@ def _bounds(
         return plain * (weights.total - weights.output), most
     # Each group has a scale of 16 bits, and a zero point in some formats.
     group = quantization.group_size
-    grouped = quantization.bits + ((16 + quantization.bits) / group if group else 0)
-    dense = bits if quantization.spares_layers or quantization.experts_only else grouped
+    fewest, widest = quantization.bits_range or (quantization.bits, quantization.bits)
+    grouped = widest + ((16 + quantization.bits) / group if group else 0)
+    dense = bits if quantization.spares_layers or quantization.dense_bits == 16 else grouped
     most = int(experts * grouped + weights.dense * dense + bits * (embeddings + further)) // 8
-    return (weights.total - weights.output) * quantization.bits // 8, most
+    return (weights.total - weights.output) * fewest // 8, most
 
 
 def prediction_weights(keys: Keys, weights: Weights) -> int:

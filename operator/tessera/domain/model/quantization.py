@@ -5,7 +5,8 @@ ModelOpt, and in the part of the language model.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +23,16 @@ _SPARED_KEYS = ("ignore", "ignored_layers", "exclude_modules", "modules_to_not_c
 _ALWAYS_16_BITS = re.compile(
     r"lm_head|embed|router|norm|vision|visual|projector|[._](expert_)?gate[$*]*$"
 )
+# Weights of layers that predict further tokens, which say nothing of the others.
+_PREDICTION = re.compile(r"\bmtp\b")
+# What the targets of a format are, with the patterns of their names; the format of the first of
+# these is that of the model. A class, as `Linear`, is all that no name matches.
+_TARGETS = {
+    "experts": re.compile(r"(?<!shared_)experts"),
+    "feed_forward": re.compile(r"mlp|ffn|feed_forward|shared_expert|(up|gate|down)_proj"),
+    "rest": re.compile(r"^(\w+|(re:\.)?\*)$"),
+    "other": re.compile(""),
+}
 # Formats of the files of a listed precision; `int4` of compressed-tensors does not say how its
 # numbers were found.
 PRECISION_FORMATS: Mapping[str, tuple[Format, ...]] = {
@@ -45,13 +56,18 @@ UNSUPPORTED_METHODS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """What the files hold instead of 16-bit weights."""
+    """What the files hold instead of 16-bit weights.
+
+    Of several formats it is that of the experts, or of the feed-forward blocks without experts.
+    """
 
     format: Format
     bits: Literal[4, 8]
     group_size: int | None = None
-    experts_only: bool = False
-    """Attention and the blocks without experts keep 16 bits."""
+    dense_bits: Literal[4, 8, 16] | None = None
+    """The most bits of a weight of attention and of blocks without experts; None means `bits`."""
+    bits_range: tuple[int, int] | None = None
+    """The fewest and the most bits of a quantized weight; None means `bits`."""
     spares_layers: bool = False
     """Some layers, or some matrices of each, keep 16 bits."""
     cache_bits: Literal[8] | None = None
@@ -84,10 +100,11 @@ def read_quantization(
         # DeepSeek-V4: the experts have 4 bits, all other matrices 8.
         quantization = replace(quantization, format="mxfp4", bits=4, group_size=MXFP4_GROUP)
     spared = _spared_modules(section)
+    experts_only = quantization.format == "mxfp4" or "attention" in spared
     return replace(
         quantization,
-        experts_only=quantization.format == "mxfp4" or "attention" in spared,
-        spares_layers=bool(spared),
+        dense_bits=16 if experts_only else quantization.dense_bits,
+        spares_layers=quantization.spares_layers or bool(spared),
         cache_bits=_cache_bits(method, section, nested=nested, latent=latent),
     )
 
@@ -193,20 +210,43 @@ def _read_gptq(section: Mapping[str, Any]) -> Quantization:
 
 def _read_modelopt(section: Mapping[str, Any]) -> Quantization:
     inner = part(section, "quantization") or section
-    algorithm = str(inner.get("quant_algo", "")).lower()
+    if str(inner.get("quant_algo")).lower() != "mixed_precision":
+        return _read_algorithm(inner)
+    layers = part(inner, "quantized_layers")
+    quantization = _joined((name, _read_algorithm(part(layers, name))) for name in layers)
+    if quantization is None:
+        raise UnsupportedConfigError(
+            "quantization_config.quant_algo MIXED_PRECISION needs quantized_layers with the "
+            "format of each layer; take the config.json of the repository as it is"
+        )
+    return quantization
+
+
+def _read_algorithm(section: Mapping[str, Any]) -> Quantization:
+    algorithm = str(section.get("quant_algo", "")).lower()
     if "fp4" in algorithm:
         return Quantization(format="nvfp4", bits=4, group_size=NVFP4_GROUP)
     if "fp8" in algorithm:
         return Quantization(format="fp8", bits=8)
     raise UnsupportedConfigError(
         f"quantization_config.quant_algo {algorithm or 'is missing and'} is not supported; known "
-        "are FP8 and NVFP4"
+        "are FP8, NVFP4 and MIXED_PRECISION of these"
     )
 
 
 def _read_compressed(section: Mapping[str, Any]) -> Quantization:
     groups = part(section, "config_groups")
-    weights = next((part(part(groups, name), "weights") for name in sorted(groups)), {})
+    formats = list[tuple[str, Quantization]]()
+    for group in (part(groups, name) for name in sorted(groups)):
+        # A group without weights is of activations or of the cache.
+        if weights := part(group, "weights"):
+            quantization, targets = _read_weights(weights), group.get("targets")
+            names = targets if isinstance(targets, list) else ["Linear"]
+            formats += [(str(name), quantization) for name in names]
+    return _joined(formats) or _read_weights({})
+
+
+def _read_weights(weights: Mapping[str, Any]) -> Quantization:
     bits = _read_bits(weights.get("num_bits"), "compressed-tensors", (4, 8))
     group_size = _read_group_size(weights)
     if weights.get("type") == "float":
@@ -214,6 +254,37 @@ def _read_compressed(section: Mapping[str, Any]) -> Quantization:
             return Quantization(format="nvfp4", bits=4, group_size=group_size or NVFP4_GROUP)
         return Quantization(format="fp8", bits=8)
     return Quantization(format="int4" if bits == 4 else "int8", bits=bits, group_size=group_size)
+
+
+def _joined(formats: Iterable[tuple[str, Quantization]]) -> Quantization | None:
+    """Return the quantization of layers by the names, patterns or classes of each format.
+
+    Embeddings and the output layer do not count beside others. None means that there are no names.
+    """
+    plain = [(name.replace("\\", ""), quantization) for name, quantization in formats]
+    by_target = defaultdict[str, list[Quantization]](list)
+    for name, quantization in [item for item in plain if _counts(item[0])] or plain:
+        kind = next(kind for kind, pattern in _TARGETS.items() if pattern.search(name))
+        by_target[kind].append(quantization)
+    if not by_target:
+        return None
+    counts = Counter(by_target[next(kind for kind in _TARGETS if kind in by_target)])
+    # Of as many layers in two formats the wider counts.
+    main = max(
+        counts, key=lambda each: (counts[each], each.bits, each.format, each.group_size or 0)
+    )
+    dense = [each.bits for kind in by_target if kind != "experts" for each in by_target[kind]]
+    bits = [each.bits for quantizations in by_target.values() for each in quantizations]
+    return replace(
+        main,
+        dense_bits=max(dense, default=16),
+        bits_range=(min(bits), max(bits)),
+        spares_layers="rest" not in by_target,
+    )
+
+
+def _counts(name: str) -> bool:
+    return not (_ALWAYS_16_BITS.search(name) or _PREDICTION.search(name))
 
 
 def _read_bits(value: object, method: str, supported: tuple[Literal[4, 8], ...]) -> Literal[4, 8]:
