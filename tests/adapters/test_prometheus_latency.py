@@ -97,7 +97,7 @@ def test_one_query_reads_the_edges_of_all_services_in_both_spellings() -> None:
     query = union_query(latency_queries(EDGES, 'namespace="tessera-system"'))
     assert r'le=~"1|1\\.0|\\+Inf"' in query
     assert r'le=~"0\\.025|0\\.05|\\+Inf"' in query
-    assert 'tessera_gateway_requests_overdue{namespace="tessera-system"}' in query
+    assert 'tessera_gateway_requests_overdue{namespace="tessera-system",pod!=""}' in query
 
 
 class _LatencyMetrics(PrometheusMetrics):

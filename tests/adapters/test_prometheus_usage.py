@@ -110,7 +110,8 @@ async def test_what_gateways_recorded_is_read_from_their_own_series_alone() -> N
     queries = token_queries(metrics.gateway_target, SINCE, NOW)
     rows = await metrics.query_union(queries, NOW)
     assert tokens_of(rows) == {Ref("team-a", "chat"): 2_400_000}
-    tokens = f'tessera_gateway_tokens_total{{kind=~"input|output",{metrics.gateway_target}}}'
+    matchers = f'kind=~"input|output",{metrics.gateway_target},pod!=""'
+    tokens = f"tessera_gateway_tokens_total{{{matchers}}}"
     assert f"increase({tokens}[1209600s])" in series.query
     assert series.params == {"time": NOW.timestamp()}
     assert tokens_of({**rows, "started": []}) is None

@@ -5,7 +5,13 @@ The operator has the reports of gateways themselves, each second.
 
 from collections.abc import Mapping, Sequence
 
-from tessera.adapters.prometheus.queries import GATEWAY_LABELS, BoundedQuery, Bounds, Queries
+from tessera.adapters.prometheus.queries import (
+    GATEWAY_LABELS,
+    BoundedQuery,
+    Bounds,
+    Queries,
+    each_gateway,
+)
 from tessera.adapters.prometheus.rows import QueryRow, gateway_key, values_by
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Ref
@@ -16,16 +22,18 @@ _BOUNDS = Bounds(GATEWAY_LABELS, 1e6)
 
 def demand_queries(target: str) -> Queries:
     """Return the queries; `target` selects the series of gateways and none of tenants."""
-    present = 'tessera_gateway_requests_queued|tessera_gateway_requests_in_flight"'
+    queued, in_flight = "tessera_gateway_requests_queued", "tessera_gateway_requests_in_flight"
+    present = f'{{__name__=~"{queued}|{in_flight}",%s}}'
+    ended = f"rate(tessera_gateway_requests_total{{%s}}[{_RATE_SECONDS}s])"
     sums = {
-        "queued": f"(tessera_gateway_requests_queued{{{target}}})",
-        "in_flight": f"(tessera_gateway_requests_in_flight{{{target}}})",
-        "before": f'({{__name__=~"{present},{target}}} offset {_RATE_SECONDS}s)',
-        "ended": f"(rate(tessera_gateway_requests_total{{{target}}}[{_RATE_SECONDS}s]))",
+        "queued": each_gateway(f"{queued}{{%s}}", target, "service"),
+        "in_flight": each_gateway(f"{in_flight}{{%s}}", target, "service"),
+        "before": each_gateway(f"{present} offset {_RATE_SECONDS}s", target, "__name__", "service"),
+        "ended": each_gateway(ended, target, "tenant", "service", "code", "reason"),
     }
-    reporting = f"count(tessera_gateway_demand_failing_seconds{{{target}}} == 0)"
+    reporting = f"max(tessera_gateway_demand_failing_seconds{{{target}}} == 0)"
     return {"reporting": BoundedQuery(reporting, Bounds((), 1e6))} | {
-        name: BoundedQuery(f"sum by (service) {series}", _BOUNDS) for name, series in sums.items()
+        name: BoundedQuery(f"sum by (service) ({series})", _BOUNDS) for name, series in sums.items()
     }
 
 

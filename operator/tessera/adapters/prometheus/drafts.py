@@ -3,12 +3,18 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tessera.adapters.prometheus.queries import BoundedQuery, Bounds, Queries
+from tessera.adapters.prometheus.queries import (
+    BoundedQuery,
+    Bounds,
+    Queries,
+    each_gateway,
+)
 from tessera.adapters.prometheus.rows import QueryRow, gateway_key, sample_value
 from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Ref
 
 _COUNTS = ("drafts", "drafted_tokens", "accepted_tokens")
+_LABELS = ("tenant", "service", "temperature")
 _BOUNDS = Bounds(("service", "temperature"), 1e12)
 
 
@@ -16,11 +22,10 @@ def draft_queries(target: str) -> Queries:
     """Return the queries; `target` selects the series of gateways and none of tenants."""
     return {
         name: BoundedQuery(
-            "sum by (service, temperature) "
-            f"(increase(tessera_gateway_speculation_{name}_total{{{target}}}[10m]))",
-            _BOUNDS,
+            f"sum by (service, temperature) ({each_gateway(series, target, *_LABELS)})", _BOUNDS
         )
         for name in _COUNTS
+        for series in (f"increase(tessera_gateway_speculation_{name}_total{{%s}}[10m])",)
     }
 
 

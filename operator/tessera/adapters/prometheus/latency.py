@@ -17,6 +17,7 @@ from tessera.adapters.prometheus.queries import (
     Bounds,
     Queries,
     each_engine,
+    each_gateway,
 )
 from tessera.adapters.prometheus.rows import (
     KeyT,
@@ -55,7 +56,8 @@ _Rows = Mapping[str, Sequence[QueryRow]]
 
 def latency_queries(edges: LatencyEdges, gateway_target: str) -> Queries:
     """Return the queries; `gateway_target` selects the series of gateways and none of tenants."""
-    overdue = f"sum by (service) (tessera_gateway_requests_overdue{{{gateway_target}}})"
+    waiting = each_gateway("tessera_gateway_requests_overdue{%s}", gateway_target, "service")
+    overdue = f"sum by (service) ({waiting})"
     oldest = f"max by (service) (tessera_gateway_oldest_request_seconds{{{gateway_target}}})"
     burn = f"max by (namespace, {SERVICE}) (tessera:service_slo_burn:3d)"
     return {
@@ -96,8 +98,9 @@ def _engine_buckets(metric: str, edges: Iterable[float]) -> BoundedQuery:
 
 
 def _gateway_buckets(objective: Objective, target: str) -> BoundedQuery:
-    series = f"{_GATEWAY_HISTOGRAMS[objective]}_bucket{{{target}}}"
-    return BoundedQuery(f"sum by (service, le) (increase({series}[5m]))", _GATEWAY_BUCKETS)
+    series = f"increase({_GATEWAY_HISTOGRAMS[objective]}_bucket{{%s}}[5m])"
+    query = f"sum by (service, le) ({each_gateway(series, target, 'tenant', 'service', 'le')})"
+    return BoundedQuery(query, _GATEWAY_BUCKETS)
 
 
 def _edge_pattern(edges: Iterable[float]) -> str:

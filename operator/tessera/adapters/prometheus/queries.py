@@ -13,7 +13,7 @@ VARIANT = "tessera_dev_variant"
 _OF_SERVICES = f'{SERVICE}!=""'
 OF_SERVICES = f"{{{_OF_SERVICES}}}"
 _QUERY_LABEL = "tessera_question"
-# What tells the engines of a service apart: their pod, or the target where no label names a pod.
+# What tells engines and gateways apart: their pod, or the target where no label names a pod.
 _TARGETS = {"pod": 'pod!=""', "instance": 'pod=""'}
 _ENGINE_LABELS = ("namespace", SERVICE, VARIANT, "model_name", "engine")
 # Proxies refuse an address of more than 8 KiB, in which a query is longer by a third.
@@ -32,8 +32,21 @@ def each_engine(series: str, *labels: str, matchers: str = _OF_SERVICES) -> str:
     two counters is not always of the same target. `labels` are those of the metric itself, beside
     those that all metrics of engines have.
     """
+    return _each(series, matchers, (*_ENGINE_LABELS, *labels))
+
+
+def each_gateway(series: str, target: str, *labels: str) -> str:
+    """Return one series for each gateway, of those that several Prometheus replicas have of it.
+
+    `target` selects the gateways' series, and `labels` are those of the metric; `series` is as for
+    `each_engine`.
+    """
+    return _each(series, target, labels)
+
+
+def _each(series: str, matchers: str, labels: Iterable[str]) -> str:
     return " or ".join(
-        f"max by({','.join((target, *_ENGINE_LABELS, *labels))})({series % f'{matchers},{place}'})"
+        f"max by({','.join((target, *labels))})({series % f'{matchers},{place}'})"
         for target, place in _TARGETS.items()
     )
 

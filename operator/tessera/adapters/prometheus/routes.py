@@ -3,7 +3,12 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tessera.adapters.prometheus.queries import BoundedQuery, Bounds, Queries
+from tessera.adapters.prometheus.queries import (
+    BoundedQuery,
+    Bounds,
+    Queries,
+    each_gateway,
+)
 from tessera.adapters.prometheus.rows import QueryRow, sample_value
 from tessera.domain.routes.reasons import RouteReason
 from tessera.domain.routes.savings import RouteUse
@@ -24,10 +29,11 @@ def route_queries(target: str) -> Queries:
     return {
         name: BoundedQuery(
             f"sum by ({', '.join(_TARGET)}, {label}) "
-            f"(increase(tessera_gateway_route_{counter}_total{{{target}}}[{SPAN}]))",
+            f"({each_gateway(series, target, 'tenant', *_TARGET, label)})",
             Bounds((*_TARGET, label), high),
         )
         for name, (counter, label, high) in _COUNTERS.items()
+        for series in (f"increase(tessera_gateway_route_{counter}_total{{%s}}[{SPAN}])",)
     }
 
 

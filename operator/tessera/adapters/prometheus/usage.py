@@ -9,6 +9,7 @@ from tessera.adapters.prometheus.queries import (
     BoundedQuery,
     Bounds,
     Queries,
+    each_gateway,
     sum_by_service,
 )
 from tessera.adapters.prometheus.rows import QueryRow, gateway_key, service_ref, values_by
@@ -49,8 +50,9 @@ def _started(seconds: int) -> Queries:
 def token_queries(target: str, since: datetime, until: datetime) -> Queries:
     """Return the queries for tokens that gateways recorded; `target` selects their series alone."""
     seconds = (until - since) // timedelta(seconds=1)
-    labels = f'kind=~"input|output",{target}'
-    text = f"sum by (service) (increase(tessera_gateway_tokens_total{{{labels}}}[{seconds}s]))"
+    matchers = f'kind=~"input|output",{target}'
+    series = f"increase(tessera_gateway_tokens_total{{%s}}[{seconds}s])"
+    text = f"sum by (service) ({each_gateway(series, matchers, 'tenant', 'service', 'kind')})"
     return {**_started(seconds), "tokens": BoundedQuery(text, Bounds(GATEWAY_LABELS, 1e15))}
 
 
