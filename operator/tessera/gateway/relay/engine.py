@@ -286,7 +286,8 @@ async def _begun(
         sent.resumed = joint.resumed
         sent.unchecked_joints += not joint.is_checked
         return block
-    sent.hold(sink.unread_bytes + len(block))
+    if sink.unread_bytes:
+        sent.hold(sink.unread_bytes + len(block))
     await sink.drained()
     if sent.may_continue and events.text_name in TEXT_NAMES and not has_too_many(block):
         head = read_head(block)
