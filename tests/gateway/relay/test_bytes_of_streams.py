@@ -32,8 +32,8 @@ from tests.gateway.outside.routing import OUTSIDE, ROUTE, routed
 from tests.gateway.resumed import going_on, replicas
 from world.provider import ProviderCall
 
-LARGE_BYTES = 3 * 2**20
-STREAMS = 4
+LARGE_BYTES = 2**20
+STREAMS = 2
 # By how much a stream of large events may take more than one of small ones; TLS has its buffers.
 MOST_BYTES, MOST_TLS_BYTES = 2**15, 2**17
 LARGE, LAST = a_delta("x" * LARGE_BYTES), a_delta("last")
