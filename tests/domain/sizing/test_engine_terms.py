@@ -194,3 +194,16 @@ def test_graphs_need_be_no_larger_than_a_full_step() -> None:
 def test_further_graphs_take_memory() -> None:
     more = flagged("--max-cudagraph-capture-size=1024").memory.reserve_mib
     assert more - fit().memory.reserve_mib == 32 * 28
+
+
+@pytest.mark.parametrize("compressed_values", [None, 640])
+@pytest.mark.parametrize("context", [None, 4096])
+def test_a_shape_without_cached_layers_has_room_for_what_it_stores(
+    context: int | None, compressed_values: int | None
+) -> None:
+    changes = {"cached_layers": 0, "compressed_values": compressed_values}
+    shape = models()[B8].model_copy(update=changes)
+    tokens = DeviceKvCache(shape=shape, devices=1).tokens(2**30, context)
+    token_bytes = 0 if compressed_values is None else 2 * compressed_values
+    assert tokens * token_bytes <= 2**30
+    assert tokens >= 2**30 // max(1, token_bytes) - 4096

@@ -194,14 +194,14 @@ def cache_bytes(
     Layers with a sliding window store no more than the window and the `step_tokens` of one step.
     """
     layers, row = _cached_layers(shape), _row_bytes(shape, devices, kv_bits, windowed=False)
+    compressed = _compressed_bytes(shape, kv_bits)
     if shape.state_layers is not None and shape.state_bytes is not None:
-        return _bytes_with_states(shape, tokens, devices, row)
+        return _bytes_with_states(shape, tokens, devices, row) + compressed * tokens
     if shape.sliding_window is None or shape.sliding_layers is None:
-        return layers * row * tokens
+        return (layers * row + compressed) * tokens
     sliding, full = _layer_groups(layers, min(layers, shape.sliding_layers))
     cached = min(tokens, shape.sliding_window + step_tokens)
     windowed_row = _row_bytes(shape, devices, kv_bits, windowed=True)
-    compressed = _compressed_bytes(shape, kv_bits)
     return (full * row + compressed) * tokens + sliding * windowed_row * cached
 
 

@@ -160,13 +160,14 @@ class DeviceKvCache:
         """
         if self.shape.encoder_only:
             return 0
-        # The engine keeps one block for itself.
+        # The engine keeps one block for itself. Where no layer caches anything a block takes a
+        # byte, so that the bounds of requests alone hold.
         block = self.engine.block_tokens
         if context is None:
-            block_bytes = self._token_bytes(block, full_attention=True)
+            block_bytes = max(1, self._token_bytes(block, full_attention=True))
             return max(0, available_bytes // block_bytes - 1) * block
         blocks = _ceil(context, block)
-        request_bytes = self._token_bytes(blocks * block, step_tokens=step_tokens)
+        request_bytes = max(1, self._token_bytes(blocks * block, step_tokens=step_tokens))
         return max(0, available_bytes * blocks // request_bytes - 1) * block
 
     def bytes_per_request(self, context: int, step_tokens: int = 0) -> int:
