@@ -1,6 +1,5 @@
 """Engines that several targets report count once, as the real Prometheus answers."""
 
-import asyncio
 import contextlib
 import json
 from collections import defaultdict
@@ -21,8 +20,7 @@ from tessera.domain.slo.measurement import LatencyEdges
 from tessera.domain.vllm.facts import known_versions, version_facts
 from tessera.ports import MetricsError
 from tests.dashboards import DASHBOARDS, read, targets
-from world import binaries
-from world.slots import free_port
+from tests.prometheus import running_prometheus, served_pages
 from world.testing import eventually
 
 # What tells the second series of each engine from the first, by the namespace of the service.
@@ -127,35 +125,19 @@ async def prometheus_of(folder: Path) -> AsyncIterator[PrometheusMetrics]:
     async def serve(_: web.Request) -> web.Response:
         return web.Response(text=next(pages, ""))
 
-    app = web.Application()
-    app.router.add_get("/metrics", serve)
-    port, port_of_prometheus = free_port("127.0.0.1"), free_port("127.0.0.1")
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    target = {"targets": [f"127.0.0.1:{port}"]}
-    config = {
-        "global": dict.fromkeys(INTERVALS, "2s"),
-        "scrape_configs": [
-            {"job_name": "pages", "honor_labels": True, "static_configs": [target]},
-        ],
-        "rule_files": ["rules.yaml"],
-    }
-    (folder / "prometheus.yaml").write_text(json.dumps(config), encoding="utf-8")
     groups = [{**group, "interval": "2s"} for group in rule_file()["groups"]]
     (folder / "rules.yaml").write_text(json.dumps({"groups": groups}), encoding="utf-8")
-    process = await asyncio.create_subprocess_exec(
-        str(binaries.ensure(print, ["prometheus"]) / "prometheus"),
-        *(f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'tsdb'}"),
-        *(f"--web.listen-address=127.0.0.1:{port_of_prometheus}", "--log.level=error"),
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield PrometheusMetrics(f"http://127.0.0.1:{port_of_prometheus}", now)
-    finally:
-        process.terminate()
-        await process.wait()
-        await runner.cleanup()
+    async with served_pages(serve) as address:
+        target = {"targets": [address]}
+        config = {
+            "global": dict.fromkeys(INTERVALS, "2s"),
+            "scrape_configs": [
+                {"job_name": "pages", "honor_labels": True, "static_configs": [target]},
+            ],
+            "rule_files": ["rules.yaml"],
+        }
+        async with running_prometheus(folder, config) as url:
+            yield PrometheusMetrics(url, now)
 
 
 def by_namespace(rows: Iterable[QueryRow]) -> dict[str, dict[Any, float]]:

@@ -1,8 +1,6 @@
 """What the real Prometheus keeps of engines' pages, and what the operator reads of it."""
 
-import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,9 +15,9 @@ from tessera.adapters.prometheus.queries import union_query
 from tessera.adapters.prometheus.speeds import SPEEDS
 from tessera.domain.observed.snapshot import PodReading, Ref
 from tessera.ports import MetricsError
-from world import binaries
+from tests.prometheus import running_prometheus, served_pages
 from world.prometheus import configuration
-from world.slots import Slot, free_port
+from world.slots import Slot
 from world.testing import eventually
 
 HONEST = """\
@@ -53,27 +51,11 @@ async def scraped_pages(folder: Path) -> AsyncIterator[PrometheusMetrics]:
         _, namespace, pod = request.path.split("/")
         return web.Response(text=PAGES[namespace, pod], headers={"Content-Type": "text/plain"})
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", page)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    port_of_prometheus = free_port("127.0.0.1")
-    config = folder / "prometheus.yaml"
-    config.write_text(json.dumps(_engines_job(folder, f"{host}:{port}")))
-    process = await asyncio.create_subprocess_exec(
-        str(binaries.ensure(print) / "prometheus"),
-        *(f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"),
-        *(f"--web.listen-address=127.0.0.1:{port_of_prometheus}", "--log.level=error"),
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield PrometheusMetrics(f"http://127.0.0.1:{port_of_prometheus}", now)
-    finally:
-        process.terminate()
-        await process.wait()
-        await runner.cleanup()
+    async with (
+        served_pages(page) as address,
+        running_prometheus(folder, _engines_job(folder, address)) as url,
+    ):
+        yield PrometheusMetrics(url, now)
 
 
 def _engines_job(folder: Path, address: str) -> dict[str, Any]:
