@@ -18,6 +18,7 @@ _TARGETS = {"pod": 'pod!=""', "instance": 'pod=""'}
 _ENGINE_LABELS = ("namespace", SERVICE, VARIANT, "model_name", "engine")
 # Proxies refuse an address of more than 8 KiB, in which a query is longer by a third.
 _MAX_UNION = 5000
+_UNION = " or "
 
 # Labels that the rows of a query need.
 POD_LABELS = ("namespace", "pod")
@@ -77,20 +78,24 @@ Queries: TypeAlias = Mapping[str, BoundedQuery]
 def short_groups(queries: Queries) -> Iterator[Queries]:
     """Yield the queries in groups whose union is short enough for an address."""
     group: dict[str, BoundedQuery] = {}
+    length = 0
     for name, query in queries.items():
-        if group and len(union_query({**group, name: query})) > _MAX_UNION:
+        more = len(_UNION) + len(_labeled(name, query))
+        if group and length + more > _MAX_UNION + len(_UNION):
             yield group
-            group = {}
+            group, length = {}, 0
         group[name] = query
+        length += more
     yield group
 
 
 def union_query(queries: Queries) -> str:
     """Return one query for all; each request costs a few milliseconds, however short its result."""
-    return " or ".join(
-        f'label_replace({query.text}, "{_QUERY_LABEL}", "{name}", "", "")'
-        for name, query in queries.items()
-    )
+    return _UNION.join(_labeled(name, query) for name, query in queries.items())
+
+
+def _labeled(name: str, query: BoundedQuery) -> str:
+    return f'label_replace({query.text}, "{_QUERY_LABEL}", "{name}", "", "")'
 
 
 def split_by_query(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, list[Mapping[str, Any]]]:
