@@ -64,7 +64,7 @@ class KnownBatches:
     ) -> None:
         """Take `read`, which returns the batch of a namespace and a name, or raises ClusterError.
 
-        Namespaces take turns, since whoever has a token of a runner may name any batch of its own.
+        Namespaces take turns, since a token of a runner may name any batch of its namespace.
         """
         self._read, self._monotonic = read, monotonic
         self._turns = ReviewTurns(_PLACES, _MAX_WAITING)

@@ -1,4 +1,4 @@
-"""Reads one BatchInference, for gateways that are told of its rows."""
+"""Reads one BatchInference, for gateways that get messages about its rows."""
 
 from http import HTTPStatus
 

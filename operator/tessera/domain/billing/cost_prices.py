@@ -101,7 +101,7 @@ def next_status(
 ) -> PriceListStatus:
     """Return the status with the prices of tomorrow, by what services cost yesterday.
 
-    Only services count whose tenant has the name for those who pay by it, so that nobody changes
+    Only services count whose tenant has the name for those who pay by it, so that no tenant changes
     what others pay by a service of the same name.
 
     A price that exists stays, whatever is known later. An entry of which no cost was ever measured

@@ -180,7 +180,7 @@ def restored_meter(ended: EnergyReadings | None) -> EnergyMeter:
 
 
 def repeated_gpus(gpus: Iterable[GPUReading]) -> frozenset[str]:
-    """Return the GPUs that several exporters show: whoever makes a page may name any GPU on it.
+    """Return the GPUs that several exporters show: a page of any exporter may name any GPU.
 
     After an exporter moved, its last samples stay beside the new ones for a moment.
     """

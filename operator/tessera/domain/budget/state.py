@@ -53,7 +53,7 @@ class BudgetWindow:
     outside: int = 0
     """What of it they used."""
     lent: int = 0
-    """What is lent to gateways beyond that: spent by nobody, and available to nothing else."""
+    """What is lent to gateways beyond that: it is not spent, and available to nothing else."""
     min_replicas_cost: int = 0
     """Cost of replicas within minReplicas until the end of the window."""
     granted: int = 0

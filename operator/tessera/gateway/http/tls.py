@@ -135,7 +135,7 @@ class RecordTurns:
 
     def _serve(self) -> None:
         until = self._clock() + _TURN_SECONDS
-        # Whoever has still more goes behind the others.
+        # A connection with still more records goes behind the others.
         for _ in range(len(self._unread)):
             if self._unread[0].go_on():
                 self._unread.rotate(-1)

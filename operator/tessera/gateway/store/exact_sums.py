@@ -1,6 +1,6 @@
 """Sums of stored whole numbers: they are exact, and no stored number can make them fail.
 
-SQLite adds in 64 bits, and a sum that needs more is an error for whoever reads it. Others choose
+SQLite adds in 64 bits, and a sum that needs more is an error for its reader. Others choose
 what is added, so each sum of a statement is one of these.
 """
 

@@ -20,7 +20,7 @@ _RECORD_BYTES, _CHARGE_BYTES = 1000, 200
 class Summing:
     """Adds up what a tenant has beyond its rows, until the store has room for the sums.
 
-    Nobody is refused for being many: a tenant with very many different sums gets more rows.
+    No tenant is refused for having many: one with very many different sums gets more rows.
     """
 
     def __init__(self) -> None:

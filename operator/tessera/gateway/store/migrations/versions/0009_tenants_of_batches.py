@@ -8,6 +8,6 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add them: a batch from before has none until it is told of again."""
+    """Add them: a batch from before has none until its next message."""
     tenant = sa.Column("tenant", sa.Text, nullable=False, server_default="")
     op.add_column("charge_batches", tenant)
