@@ -1,4 +1,4 @@
-"""Each line of the page on security names a test that exists, and each right what it gives."""
+"""Lines of pages name tests that exist, claims on security one each, and rights what they give."""
 
 import ast
 import re
@@ -21,7 +21,10 @@ SECTIONS = {
     "## Network": 6,
     "## Secrets": 7,
 }
-NAMED_TESTS = sorted(set(re.findall(r"`((?:tests|e2e)/[\w/]+\.py)::(\w+)`", PAGE)))
+VERIFIED = (ROOT / "docs" / "verified.md").read_text(encoding="utf-8")
+NAMED_TESTS = sorted(set(re.findall(r"`((?:tests|e2e)/[\w/]+\.py)::(\w+)`", PAGE + VERIFIED)))
+# What users are promised beside single models, each with a row in the page of what was verified.
+PROMISES = ("charges", "gates", "routes", "outside providers", "energy")
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED_TESTS)
@@ -29,6 +32,12 @@ def test_a_named_test_exists(path: str, name: str) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     assert name in {node.name for node in tree.body if isinstance(node, functions)}
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_what_was_verified_names_a_test_of_each_promise(promise: str) -> None:
+    rows = [line for line in VERIFIED.splitlines() if line.startswith(f"| {promise}: ")]
+    assert [row.count("::test_") > 0 for row in rows] == [True]
 
 
 @pytest.mark.parametrize(("title", "count"), SECTIONS.items())
