@@ -25,6 +25,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "load-test": SERVED,
     "outside-providers": (),
     "pools": (),
+    "price-models": (*SERVED, "Ask with a key"),
     "read-the-bill": SERVED,
     "route-requests": (*SERVED, "Ask with a key"),
     "run-a-batch": (*SERVED, "The input"),
