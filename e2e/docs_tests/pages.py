@@ -37,6 +37,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "size-a-model": (),
     "troubleshoot": SERVED,
     "scale": SERVED,
+    "what-a-tenant-sees": (*SERVED, "Ask with a key"),
 }
 # Each is typed into one cluster: what a page leaves there changes nothing that later ones show.
 # All other pages have a cluster each, and wait for `--full`.
