@@ -15,6 +15,7 @@ FIRST_ANSWER = ("Install Tessera", *SERVED, "Ask with a key")
 MAX_FIRST_ANSWER_SECONDS = 180
 # Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
+    "chargeback": (*SERVED, "Ask with a key"),
     "embeddings": SERVED,
     "energy": SERVED,
     "forecast": (),
