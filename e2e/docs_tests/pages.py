@@ -16,6 +16,7 @@ MAX_FIRST_ANSWER_SECONDS = 180
 # Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
     "chargeback": (*SERVED, "Ask with a key"),
+    "coming-from-litellm": (*SERVED, "Ask with a key"),
     "embeddings": SERVED,
     "energy": SERVED,
     "forecast": (),
