@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # At most so many words by group; pages of docs/reference are generated, and looked up, not read.
 BOUNDS = {
     "README": 900,
-    "docs without the reference": 118_800,
+    "docs without the reference": 118_000,
     "claims": 5_000,
     "tasks": 50_900,
     "benchmarks and ladders": 6_000,
