@@ -97,6 +97,13 @@ NO_ANSWERS = {
     "HTTP 0.9": WHOLE,
     "stream for a whole": STREAM + framed(a_chunk() + b"data: [DONE]\n\n"),
     "cut": OK + b"content-length: 500\r\n\r\n" + WHOLE,
+    "more than it says": OK + b"content-length: 40\r\n\r\n" + WHOLE,
+    **{
+        f"redirect {status}": b"HTTP/1.1 %d X\r\nlocation: /v1/chat/completions\r\n" % status
+        + b"content-type: application/json\r\n"
+        + framed(WHOLE)
+        for status in (302, 307)
+    },
 }
 
 
@@ -109,6 +116,8 @@ async def test_what_is_no_answer_goes_to_the_next_target(tmp_path: Path, name: s
     assert json.loads(got.body)["choices"][0]["message"]["content"] == "Own."
     assert failed.reason in ("ProviderFailed", "ProviderTimeout")
     assert (failed.requests, answered.requests) == (0, 1)
+    # A redirect is followed to nowhere.
+    assert len(world.provider.calls) == 1
     assert world.gateway.held_bytes == 0
 
 
