@@ -4,6 +4,9 @@ import asyncio
 import gzip
 import json
 import logging
+import sys
+import tracemalloc
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,10 @@ from typing import Any
 import pytest
 
 from tessera.domain.gateway.requests import UsageRecord
+from tessera.gateway.http.sse import MAX_EVENT_BYTES, InvalidStreamError
+from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.client import OutsideError
+from tessera.gateway.paths import PATHS
 from tests.gateway.outside.asking import asking
 from tests.gateway.outside.routing import OUTSIDE, Routed, a_body, routed
 from world.provider import KEY, ProviderCall, Script, answer, refuse
@@ -152,6 +158,92 @@ async def test_what_is_no_stream_goes_to_the_next_target(tmp_path: Path, name: s
     assert b"Own." in got.body
     assert KEY.encode() not in got.body
     assert failed.reason in ("ProviderFailed", "ProviderTimeout")
+
+
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+MARK = b"tessera-thinking-0123456789abcdef."
+
+
+def filled(begin: bytes, unit: bytes, end: bytes) -> bytes:
+    """Return JSON of a quarter of the largest event."""
+    return begin + unit * (MAX_EVENT_BYTES // 4 // len(unit)) + end
+
+
+SIGNED, ENDED = b'{"signature":"a"},', b'{"finish_reason":"content_filter"},'
+# By what the gateway looks for in them.
+MADE = {
+    "choices": (CHAT, filled(b'{"x":"content_filter","choices":[', b"{},", b"{}]}")),
+    "ended choices": (CHAT, filled(b'{"x":"refusal","choices":[', ENDED, b"{}]}")),
+    "signatures": (MESSAGES, filled(b'{"type":"signature_delta","x":[', SIGNED, b"1]}")),
+    "names": (MESSAGES, filled(b'{"type":"redacted_thinking","x":[', b'"data"  ,', b"1]}")),
+    "spaces": (MESSAGES, filled(b'{"type":"signature_delta","data"', b" ", b':"a"}')),
+    "escapes": (MESSAGES, filled(b'{"type":"signature_delta","x":"', b'\\"data\\":', b'"}')),
+    "encrypted": (RESPONSES, filled(b'{"type":"x","y":[', b'{"encrypted_content":"a"},', b"1]}")),
+    "types": (RESPONSES, filled(b" ", b" ", b'{"type":"a"}')),
+}
+BLOCKS = filled(b'{"content":[', b'{"type":"thinking","signature":"a"},', b"{}]}")
+
+
+def cost(step: Callable[[], object]) -> tuple[int, int]:
+    """Return how many calls a step makes, and how many bytes it takes at once."""
+    calls = 0
+
+    def count(*called: object) -> None:
+        nonlocal calls
+        calls += called[1] in ("call", "c_call")
+
+    tracemalloc.start()
+    sys.setprofile(count)
+    try:
+        step()
+        return calls, tracemalloc.get_traced_memory()[1]
+    finally:
+        sys.setprofile(None)
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_event_that_is_full_of_what_is_looked_for_costs_about_what_its_bytes_do(
+    name: str,
+) -> None:
+    path, data = MADE[name]
+    stream, passed = PATHS[path].stream, list[bytes]()
+    assert stream is not None
+    events = ProviderEvents(path, stream, MARK, keep_usage=True)
+    events.feed(a_chunk() + b"data: " + data + b"\n")
+    calls, peak = cost(lambda: passed.append(events.feed(b"\n")))
+    assert calls < 10_000
+    assert peak < 8 * len(data)
+    assert len(passed[0]) < len(data) + 2**16
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_first_word_of_many_choices_costs_about_what_its_bytes_do(stream: bool) -> None:
+    data = b'{"x":"content_filter","choices":[' + b"{}," * 30_000 + b"{}]}"
+    item = PATHS[CHAT].stream
+    assert item is not None
+    events = ProviderEvents(CHAT, item, MARK, keep_usage=True)
+
+    def read() -> None:
+        if stream:
+            events.feed(b"data: " + data + b"\n\n")
+        else:
+            read_answer(CHAT, data, MARK)
+
+    assert cost(read)[0] < 10_000
+
+
+def test_an_answer_of_blocks_without_end_is_none() -> None:
+    with pytest.raises(InvalidStreamError, match="more than 1000 blocks"):
+        read_answer(MESSAGES, BLOCKS, MARK)
+
+
+def test_an_event_of_comments_without_end_is_none() -> None:
+    stream = PATHS[CHAT].stream
+    assert stream is not None
+    events = ProviderEvents(CHAT, stream, MARK, keep_usage=True)
+    with pytest.raises(InvalidStreamError, match="more than 10000 comments"):
+        events.feed(a_chunk() + a_chunk().strip() + b"\n:" * 20_000 + b"\n\n")
 
 
 async def test_a_second_answer_that_was_not_asked_for_answers_no_later_request(

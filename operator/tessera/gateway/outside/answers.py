@@ -5,6 +5,7 @@ What a provider signed gets a mark in front, by which it comes back to this prov
 
 import contextlib
 import re
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -35,6 +36,12 @@ _SPACELESS = re.compile(rb"^event:(?=\S)", re.MULTILINE)
 _NAMELESS = re.compile(rb'(?<![^\n]\n)^data: *\{"type": *"([a-z_.]+)"', re.MULTILINE)
 _COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)
 _SIGNED_EVENTS = (b'"signature_delta"', b'"redacted_thinking"')
+# Choices that are looked at for their end, as many as a request may ask for.
+_MAX_CHOICES = 128
+# Signed parts of an answer or event that get a mark; one that has none is no more than left out.
+_MAX_SIGNED = 1000
+# Blocks of an answer, and lines of comments in what is read at once, 16 KiB or one event.
+_MAX_BLOCKS, _MAX_COMMENTS = 1000, 10_000
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
 
 
@@ -119,6 +126,8 @@ class ProviderEvents(EventRelay):
         block = super().feed(data.replace(b"\r", b""))
         if block.startswith(b":") or b"\n:" in block:
             # In comments, gateways speak of the target and the charge.
+            if block.count(b"\n:") > _MAX_COMMENTS:
+                raise InvalidStreamError(f"an event has more than {_MAX_COMMENTS} comments")
             block = _COMMENT.sub(b"", block)
         return _marked_events(self._path, block, self._mark) if block else block
 
@@ -158,28 +167,30 @@ def _counts(value: msgspec.Raw) -> TokenCounts | None:
 
 def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> bytes:
     if path == _RESPONSES:
-        return _ENCRYPTED.sub(rb"\1" + mark, body)
+        return _ENCRYPTED.sub(rb"\1" + mark, body, _MAX_SIGNED)
     content = memoryview(whole.content)
     if path != _MESSAGES or b"thinking" not in body or bytes(content[:1]) != b"[":
         return body
     # The input of a tool may have fields of any name.
     blocks = [
-        msgspec.Raw(_SIGNATURE.sub(rb"\1" + mark, bytes(block)))
+        msgspec.Raw(_SIGNATURE.sub(rb"\1" + mark, bytes(block), _MAX_SIGNED))
         if is_thinking(block)
         else msgspec.Raw(block)
-        for block in each_item(content)
+        for block in islice(each_item(content), _MAX_BLOCKS + 1)
     ]
+    if len(blocks) > _MAX_BLOCKS:
+        raise InvalidStreamError(f"the answer has more than {_MAX_BLOCKS} blocks")
     return with_fields(body, {"content": blocks})
 
 
 def _marked_events(path: str, events: bytes, mark: bytes) -> bytes:
     if path == _RESPONSES and b"encrypted_content" in events:
-        return _ENCRYPTED.sub(rb"\1" + mark, events)
+        return _ENCRYPTED.sub(rb"\1" + mark, events, _MAX_SIGNED)
     if path != _MESSAGES or not _has_signature(events):
         return events
     marked = rb"\1" + mark
     return b"".join(
-        _SIGNATURE.sub(marked, event) if _has_signature(event) else event
+        _SIGNATURE.sub(marked, event, _MAX_SIGNED) if _has_signature(event) else event
         for event in split_events(events)
     )
 
@@ -206,8 +217,9 @@ def _is_filtered(text: bytes) -> bool:
 
 
 def _all_filtered(choices: msgspec.Raw) -> bool:
+    looked_at = islice(each_item(memoryview(choices)), _MAX_CHOICES)
     try:
-        reasons = {_choice.decode(each).finish_reason for each in each_item(memoryview(choices))}
+        reasons = {_choice.decode(each).finish_reason for each in looked_at}
     except msgspec.ValidationError:
         return False
     return reasons == {"content_filter"}
