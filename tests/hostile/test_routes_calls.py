@@ -16,6 +16,7 @@ from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.harness import (
     ROLE,
     EngineCall,
+    Script,
     ScriptedEngine,
     a_directory,
     a_gateway,
@@ -174,16 +175,35 @@ async def test_a_setting_that_a_path_cannot_say_skips_the_target(path: str) -> N
         assert not engine.calls
 
 
-async def test_an_engine_that_refuses_all_gets_each_request_once_and_others_at_most_three() -> None:
-    async def refuses(call: EngineCall) -> None:
-        await call.whole({"error": {"message": "no", "code": 400}}, status=400)
+async def refuses(call: EngineCall) -> None:
+    await call.whole({"error": {"message": "no", "code": 400}}, status=400)
 
-    targets = [{"name": f"t{number}", "service": "small"} for number in range(7)]
-    async with a_routed_gateway(refuses, refuses, *targets, LARGE) as (gateway, small, large):
+
+async def cuts(call: EngineCall) -> None:
+    call.cut()
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [(refuses, 400), (fails, 502), (cuts, 502), (silent, 504)]
+)
+async def test_of_eight_targets_that_fail_three_are_asked_and_nothing_is_held(
+    script: Script, status: int
+) -> None:
+    timeouts = {"timeouts": {"firstToken": "100ms"}}
+    targets = [{"name": f"t{number}", "service": "small", **timeouts} for number in range(7)]
+    async with a_routed_gateway(script, script, *targets, {**LARGE, **timeouts}) as (
+        gateway,
+        small,
+        large,
+    ):
         answer = await gateway.post(a_body(), **AUTH)
 
-        assert answer.status == 400
+        assert answer.status == status
         assert len(small.calls) + len(large.calls) == 3
+        await gateway.wait_for_held_bytes(0, 0)
+        assert not gateway.admission.demand
+        assert gateway.app.running(10) == ([], 0)
+        assert sum(record.requests for record in gateway.records) == 1
 
 
 async def test_a_slow_target_keeps_no_place_once_it_is_given_up() -> None:

@@ -170,6 +170,62 @@ async def test_routes_take_no_name_of_a_service_and_none_of_another_tenant() -> 
         assert not other.calls
 
 
+ANYBODY, LIMITED, OTHER = "tsk-team-a", "tsk-limited", "tsk-team-b"
+NAMES = (
+    *("small", "large", "secret", "assistant", "team-a/assistant", "team-b/assistant"),
+    "assistant/small",
+)
+# Who answers a key by a name; all else is 404.
+HOLDERS = {
+    ANYBODY: {"small": "small", "large": "large", "assistant": "small"},
+    LIMITED: {"small": "small", "assistant": "small"},
+    OTHER: {"small": "large", "large": "large", "secret": "secret", "assistant": "secret"},
+}
+
+
+@pytest.mark.parametrize("key", HOLDERS)
+async def test_a_name_leads_a_key_to_who_holds_it_for_it_or_nowhere(key: str) -> None:
+    """Both tenants have a route of one name, and one has a public route named as a service."""
+    own = {"tenant": "team-b"}
+    keys = [
+        an_api_key(),
+        an_api_key(LIMITED, name="limited", services=frozenset({Ref("team-a", "small")})),
+        an_api_key(OTHER, name="other", tenant="team-b"),
+    ]
+    async with engines(answers, answers, answers) as scripted:
+        by_name = dict(zip(("small", "large", "secret"), scripted, strict=True))
+        models = (
+            a_target("small", by_name["small"].address),
+            a_target(
+                "large",
+                by_name["large"].address,
+                **{**own, "service": Ref("team-b", "large"), "public": True},
+            ),
+            a_target("secret", by_name["secret"].address, **own, service=Ref("team-b", "secret")),
+            a_route({"service": "small"}),
+            a_route(
+                {"service": "team-b/secret"},
+                **{**own, "service": Ref("team-b", "assistant"), "uid": "uid-b"},
+            ),
+            a_route(
+                {"service": "team-b/large"},
+                **{**own, "service": Ref("team-b", "small"), "uid": "uid-public"},
+                names=("small",),
+                public=True,
+            ),
+        )
+        async with serving(*models, keys=keys) as gateway:
+            for name in NAMES:
+                body = {**a_body(), "model": name}
+                answer = await gateway.post(body, authorization=f"Bearer {key}")
+                asked = [each for each, engine in by_name.items() if engine.calls]
+                holder = HOLDERS[key].get(name)
+                expected = (404, []) if holder is None else (200, [holder])
+                assert (answer.status, asked) == expected, (name, answer.body)
+                for engine in scripted:
+                    engine.calls.clear()
+
+
 @pytest.mark.parametrize("service", ["small@candidate", "a/b/c", "../small", "team-a/", "small "])
 def test_no_target_is_a_candidate_or_a_path(service: str) -> None:
     with pytest.raises(ValidationError):
