@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from tessera.adapters.oidc_tokens import OidcTokens, claims_audience
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.batch_runner.errors import BatchError
 from tessera.batch_runner.gate import asking
@@ -172,6 +173,22 @@ async def test_an_evaluation_that_is_refused_or_broken_is_charged_to_nobody() ->
             answer = await ask(gateway, "chat@candidate")
             record = await gateway.record()
     count(bool(record.charge_nanos) or answer.status < 500, record)
+
+
+async def test_the_token_of_a_gate_has_the_limits_of_its_tenant() -> None:
+    tenants = {
+        TENANT: TenantLimits(
+            name=TENANT,
+            namespaces=(TENANT,),
+            limits=RateLimitsSpec(requests=PeriodLimits(per_day=2)),
+        )
+    }
+    async with ScriptedEngine(answering) as engine:
+        models = versions(engine.address, engine.address)
+        offered = a_directory(*models, tenants=tenants)
+        async with a_gateway(offered, identifier=SenderOfGates()) as gateway:
+            statuses = [(await ask(gateway, VERSIONS[number % 2])).status for number in range(4)]
+        count(len(engine.calls) != 2 or statuses != [200, 200, 429, 429], statuses)
 
 
 FORGED_USERS = (

@@ -16,6 +16,8 @@ from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, TenantLimits
 from tessera.domain.observed.providers import ProviderSecret
+from tessera.gateway.usage.logs import access_line
+from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.harness import an_api_key
 from tests.gateway.outside.asking import asking
 from tests.gateway.outside.routing import MODEL, OUTSIDE, OWN, Routed, a_body, routed
@@ -278,8 +280,11 @@ async def test_the_key_stands_in_nothing_that_anybody_reads(
             for stream in (False, True):
                 got = await world.gateway.post(a_body(stream=stream))
                 said += [got.body.decode(), str(got.headers)]
+                said.append(repr(world.gateway.app.explain(got.headers["x-request-id"])))
+            said.append(GatewayMetrics(world.asked.client).page().decode())
             world.asked.client.retain(())
-        said += [repr(each) for each in world.gateway.records]
+        for record in world.gateway.records:
+            said += [repr(record), access_line(record).decode()]
         said += [repr(directory_of(world)), repr(world.gateway.app.running(10)), caplog.text]
     for text in said:
         assert KEY not in text
