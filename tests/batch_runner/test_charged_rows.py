@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
 
 from tessera.domain.gateway.directory import Directory
 from tessera.domain.observed.batches import Batch
@@ -19,6 +18,7 @@ from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.store import GatewayStore
 from tests.batch_runner.harness import UID, RunnerExit, RunnerHarness, a_row
 from tests.gateway.charging import INPUT, OUTPUT, a_charge_limit, a_charged_batch, paying
+from tests.gateway.harness import served
 
 pytestmark = pytest.mark.long
 
@@ -74,8 +74,8 @@ async def money(tmp_path: Path) -> AsyncIterator[Money]:
     api = BatchApi(
         BatchStore(store, "gateway"), review, lambda: known.directory, KnownBatches(read)
     )
-    async with TestServer(api.application()) as server:
-        known.url = str(server.make_url("")).rstrip("/")
+    async with served(api) as url:
+        known.url = url
         yield known
     await store.close()
 

@@ -44,7 +44,7 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.resolve.chooser import Chosen
-from tessera.gateway.server import GatewayServer, listen
+from tessera.gateway.server import Application, GatewayServer, listen
 from tests.gateway_builders import grants_for
 from world.testing import eventually
 
@@ -498,6 +498,18 @@ async def a_gateway(
             recorded=recorded,
             client=client,
         )
+
+
+@asynccontextmanager
+async def served(app: Application, **options: Any) -> AsyncIterator[str]:
+    """Serve an application of a gateway, and return its URL."""
+    server = GatewayServer(app, announce_seconds=0, drain_seconds=1, **options)
+    listener = listen("127.0.0.1", 0)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        await _ended(server, serving)
 
 
 async def _ended(server: GatewayServer, serving: asyncio.Task[None]) -> None:

@@ -1,6 +1,10 @@
 """Messages at the port of batches from whoever has a runner's token: what they may change."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,17 +12,19 @@ from typing import Any
 import aiohttp
 import jwt
 import pytest
-from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from tessera.domain.gateway.directory import Directory
 from tessera.domain.observed.batches import Batch
 from tessera.domain.usage.statement import ChargeQuery
-from tessera.gateway.batch_api import MAX_MESSAGES, BatchApi, KnownBatches
+from tessera.gateway.batch_api import MAX_MESSAGE_BYTES, MAX_MESSAGES, BatchApi, KnownBatches
+from tessera.gateway.http.connections import Connections
 from tessera.gateway.identify.token_reviews import IssuedTokens
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.store import GatewayStore
 from tessera.ports import ClusterError
 from tests.gateway.charging import INPUT, OUTPUT, a_charged_batch, paying
+from tests.gateway.harness import served
 from tests.hostile.score import SCORE
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +52,7 @@ class Port:
     reviewed: list[str] = field(default_factory=list)
     now: float = 1000.0
     away: bool = False
+    clients: Connections = field(default_factory=lambda: Connections(64))
 
     async def read(self, namespace: str, name: str) -> Batch | None:
         self.asked.append(name)
@@ -72,7 +79,7 @@ class Port:
 async def port(tmp_path: Path) -> AsyncIterator[Port]:
     store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
     directory = Directory(**paying(name="team-a"))
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         opened = Port("", store, session)
 
         async def own_token() -> str:
@@ -84,8 +91,8 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
             lambda: directory,
             KnownBatches(opened.read, lambda: opened.now),
         )
-        async with TestServer(api.application()) as server:
-            opened.url = str(server.make_url("/batches/charges"))
+        async with served(api, clients=opened.clients) as url:
+            opened.url = f"{url}/batches/charges"
             yield opened
     await store.close()
 
@@ -135,6 +142,56 @@ async def test_a_batch_has_so_many_messages_a_minute_and_what_is_no_batch_none(
     port.now += 1
     assert [await port.tell() for _ in range(2)] == [200, 429]
     assert await port.tell(batch="day") == 404
+
+
+def connect(port: Port, count: int, sent: str) -> list[socket.socket]:
+    """Open connections to the port that have sent so much."""
+    url = URL(port.url)
+    assert url.host is not None
+    assert url.port is not None
+    clients = [socket.create_connection((url.host, url.port)) for _ in range(count)]
+    for client in clients:
+        client.sendall(sent.encode())
+        client.setblocking(False)
+    return clients
+
+
+async def send_what_is_read(clients: Sequence[socket.socket], size: int) -> None:
+    """Send so many bytes by each connection, as far as the other end reads them."""
+    left, idle_turns = dict.fromkeys(clients, size), 0
+    while idle_turns < 100:
+        idle_turns += 1
+        for client in [each for each in clients if left[each]]:
+            with suppress(BlockingIOError):
+                left[client] -= client.send(bytes(min(left[client], 2**16)))
+                idle_turns = 0
+        await asyncio.sleep(0)
+
+
+async def test_bodies_without_an_end_are_read_a_few_at_a_time(port: Port) -> None:
+    bearer = f"Authorization: Bearer {a_token(ISSUER)}"
+    length = f"Content-Length: {MAX_MESSAGE_BYTES}"
+    head = f"POST /batches/charges HTTP/1.1\r\nHost: x\r\n{bearer}\r\n{length}\r\n\r\n"
+    clients = connect(port, 48, head)
+    tracemalloc.start()
+    await send_what_is_read(clients, MAX_MESSAGE_BYTES - 1)
+    traced, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for client in clients:
+        client.close()
+    SCORE.add(int(traced > 16 * 2**20))
+    assert traced < 16 * 2**20
+    assert await port.tell() == 200
+
+
+async def test_connections_that_say_nothing_keep_no_runner_out(port: Port) -> None:
+    for begun in ("", "POST /batches/charges HTTP/1.1\r\nHost: x\r\n"):
+        clients = connect(port, 100, begun)
+        assert await port.tell() == 200
+        SCORE.add(int(len(port.clients) > 64))
+        assert 0 < len(port.clients) <= 64
+        for client in clients:
+            client.close()
 
 
 async def test_what_the_cluster_did_not_issue_is_reviewed_by_nobody(port: Port) -> None:

@@ -70,7 +70,7 @@ class RowPayer:
         for number in range(len(self._manifest.shards)):
             rows = self._use(number).rows
             if len(rows) > settled.get(number, 0):
-                await self._obtain(sum(self._purse.cost(row.input, row.output) for row in rows))
+                await self._obtain(sum(self._purse.cost(*tokens) for _, *tokens in rows))
                 self._changed.add(number)
                 await self._tell()
         await self._obtain(max(self._usual(), await asyncio.to_thread(self._refused)))

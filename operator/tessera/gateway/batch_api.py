@@ -5,11 +5,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
-from aiohttp import web
 from pydantic import ValidationError
 
 from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
+from tessera.api.text import counted
 from tessera.domain.batch.charged import ChargedBatch, charged_batch
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
@@ -17,6 +18,8 @@ from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import service_account_identity
 from tessera.domain.limits.charges import batch_model, charge_scopes, price_for
 from tessera.domain.observed.batches import Batch
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.http.responses import Message, Receive, Send
 from tessera.gateway.identify.reviewed_users import REVIEW_SECONDS, reviewed_user
 from tessera.gateway.refusals import no_price
 from tessera.gateway.store.batches import BatchStore, BatchTerms
@@ -29,9 +32,23 @@ MAX_MESSAGE_BYTES = 2**20
 # waits for money.
 MAX_MESSAGES = 60
 _PLACES, _MAX_WAITING = 4, 64
+# Messages that are read and settled at a time, those of one namespace, and how long one may take
+# until all of it has come: the others wait outside, and hold nothing but their connections.
+MAX_READ, MAX_READ_OF_NAMESPACE, READ_SECONDS = 16, 2, 10.0
+# Bytes of a message that takes turns with others, so that all together have half of the time.
+_SMALL_BYTES = 2**12
 # How long what was read of a batch holds, and how long its runner pays for rows after its deletion.
 _FRESH_SECONDS, _LAST_SECONDS = 10.0, 600.0
+_TOKEN = b"authorization"
 _RUNNER = re.compile(rf"system:serviceaccount:([^:]+):{BATCH_ACCOUNT}")
+
+
+class MessageError(Exception):
+    """Why a message is refused."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(slots=True)
@@ -72,19 +89,20 @@ class KnownBatches:
         """By namespace, name and UID."""
 
     async def check(self, namespace: str, message: BatchMessage) -> None:
-        """Raise HTTPError for a message that is not of a batch, or of one with too many."""
+        """Raise MessageError for a message that is not of a batch, or of one with too many."""
         key, now = (namespace, message.batch, message.uid), self._monotonic()
         known = self._known.get(key)
         if known is not None and not known.takes_message(now):
-            raise web.HTTPTooManyRequests(text=f"{MAX_MESSAGES} messages a minute of a batch")
+            text = f"{MAX_MESSAGES} messages a minute of a batch"
+            raise MessageError(HTTPStatus.TOO_MANY_REQUESTS, text)
         is_fresh = known is not None and now - known.read_at < _FRESH_SECONDS
         if known is None or not is_fresh or message.attempt > known.batch.attempt:
             known = await self._refreshed(key)
         if known is None:
             text = f"no BatchInference {namespace}/{message.batch} with UID {message.uid} runs"
-            raise web.HTTPNotFound(text=text)
+            raise MessageError(HTTPStatus.NOT_FOUND, text)
         if (fault := known.batch.fault(message)) is not None:
-            raise web.HTTPBadRequest(text=f"message: {fault}")
+            raise MessageError(HTTPStatus.BAD_REQUEST, f"message: {fault}")
 
     async def _refreshed(self, key: tuple[str, str, str]) -> _KnownBatch | None:
         namespace, name, uid = key
@@ -94,7 +112,8 @@ class KnownBatches:
         except (ClusterError, ReviewsBusyError, TimeoutError) as error:
             if key in self._known:
                 return self._known[key]
-            raise web.HTTPServiceUnavailable(text="batches cannot be read now") from error
+            text = "batches cannot be read now"
+            raise MessageError(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
         now = self._monotonic()
         self._known = {
             each: known
@@ -109,7 +128,12 @@ class KnownBatches:
 
 
 class BatchApi:
-    """`POST /batches/charges` for runners, by the tokens of their ServiceAccounts."""
+    """`POST /batches/charges` for runners, by the tokens of their ServiceAccounts.
+
+    It is an ASGI application: its connections have the bounds of those of clients.
+    """
+
+    draining = False
 
     def __init__(
         self,
@@ -121,47 +145,87 @@ class BatchApi:
         """Take `review`, which returns whose token it is, or raises ClusterError."""
         self._store, self._review, self._directory = store, review, directory
         self._batches = batches
-        self._turns = ReviewTurns(_PLACES, _MAX_WAITING)
+        self._reviews = ReviewTurns(_PLACES, _MAX_WAITING)
+        self._reading = ReviewTurns(MAX_READ, _MAX_WAITING, MAX_READ_OF_NAMESPACE)
+        self._turns = Turns(time.thread_time, _SMALL_BYTES)
 
-    def application(self) -> web.Application:
-        """Return the application to serve."""
-        app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
-        app.router.add_post("/batches/charges", self._exchange)
-        return app
-
-    async def _exchange(self, request: web.Request) -> web.Response:
-        user, namespace = await self._runner(request)
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        status, kind = HTTPStatus.OK, b"application/json"
         try:
-            message = BatchMessage.model_validate_json(await request.read())
+            if (scope["method"], scope["path"]) != ("POST", "/batches/charges"):
+                raise MessageError(HTTPStatus.NOT_FOUND, "no path of this port")
+            text = await self._answer(scope, receive)
+        except MessageError as error:
+            status, kind, text = error.status, b"text/plain; charset=utf-8", str(error)
+        headers = [(b"content-type", kind)]
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": text.encode()})
+
+    async def _answer(self, scope: Message, receive: Receive) -> str:
+        user, namespace = await self._runner(scope)
+        try:
+            async with self._reading.place(namespace):
+                return await self._exchange(user, namespace, await _body(receive))
+        except (ReviewsBusyError, TimeoutError) as error:
+            text = f"more than {MAX_READ_OF_NAMESPACE} messages of {namespace} at a time, or slow"
+            raise MessageError(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
+
+    async def _exchange(self, user: str, namespace: str, body: bytes) -> str:
+        try:
+            message = await self._turns.take(
+                len(body), lambda: BatchMessage.model_validate_json(body)
+            )
         except ValidationError as error:
             first = error.errors()[0]
             fault = ": ".join([*map(str, first["loc"]), first["msg"]])
-            raise web.HTTPBadRequest(text=f"message: {fault}") from error
+            raise MessageError(HTTPStatus.BAD_REQUEST, f"message: {fault}") from error
         await self._batches.check(namespace, message)
         if (directory := self._directory()) is None:
-            raise web.HTTPServiceUnavailable(text="the gateway does not know the budgets yet")
+            text = "the gateway does not know the budgets yet"
+            raise MessageError(HTTPStatus.SERVICE_UNAVAILABLE, text)
         answer = _terms(directory, user, namespace, message)
         try:
             if isinstance(answer, BatchTerms):
                 # Whether its runner waits for the answer or not.
                 answer = await asyncio.shield(self._store.exchange(answer, message))
         except StoreError as error:
-            raise web.HTTPServiceUnavailable(text=str(error)) from error
-        return web.json_response(text=answer.model_dump_json(by_alias=True))
+            raise MessageError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+        return answer.model_dump_json(by_alias=True)
 
-    async def _runner(self, request: web.Request) -> tuple[str, str]:
+    async def _runner(self, scope: Message) -> tuple[str, str]:
         """Return the ServiceAccount of a runner, and its namespace."""
+        fields = [value.decode("latin-1") for name, value in scope["headers"] if name == _TOKEN]
+        address = scope["client"][0] if scope["client"] else ""
         try:
-            user = await reviewed_user(request, self._review, self._turns)
+            user = await reviewed_user(fields, address, self._review, self._reviews)
         except ValueError as error:
-            raise web.HTTPUnauthorized(text=str(error)) from error
+            raise MessageError(HTTPStatus.UNAUTHORIZED, str(error)) from error
         except (ClusterError, ReviewsBusyError, TimeoutError) as error:
             text = "tokens cannot be reviewed now"
-            raise web.HTTPServiceUnavailable(text=text) from error
+            raise MessageError(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
         runner = _RUNNER.fullmatch(user or "")
         if user is None or runner is None:
-            raise web.HTTPUnauthorized(text=f"no token of a ServiceAccount {BATCH_ACCOUNT}")
+            text = f"no token of a ServiceAccount {BATCH_ACCOUNT}"
+            raise MessageError(HTTPStatus.UNAUTHORIZED, text)
         return user, runner[1]
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the bytes of a message; raises MessageError and TimeoutError."""
+    body, is_more = bytearray(), True
+    async with asyncio.timeout(READ_SECONDS):
+        while is_more:
+            part = await receive()
+            if part["type"] == "http.disconnect":
+                raise MessageError(HTTPStatus.BAD_REQUEST, "the connection ended")
+            body += part["body"]
+            is_more = part["more_body"]
+            if len(body) > MAX_MESSAGE_BYTES:
+                text = f"more than {counted(MAX_MESSAGE_BYTES, 'byte')}"
+                raise MessageError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+    return bytes(body)
 
 
 def _terms(

@@ -195,7 +195,8 @@ class InternalApi:
 
     async def _authorize(self, request: web.Request, account: str) -> None:
         try:
-            user = await reviewed_user(request, self._review, self._turns)
+            fields = request.headers.getall("Authorization", ())
+            user = await reviewed_user(fields, request.remote or "", self._review, self._turns)
         except ValueError as error:
             raise _refusal(web.HTTPUnauthorized, str(error)) from error
         except ReviewsBusyError as error:

@@ -158,10 +158,8 @@ async def run(settings: GatewaySettings, host: str) -> None:
         )
         await _serve_internal(internal.application(), host, settings.metrics_port, stack)
         batches = BatchStore(recording.store, GATEWAY_NAME)
-        if settings.batches_port is not None:
-            reviews = partial(token_user, own, audience=BATCH_CHARGES)
-            batch_api = _batch_api(batches, IssuedTokens(reviews, connection.token), gateway, fleet)
-            await _serve_internal(batch_api.application(), host, settings.batches_port, stack)
+        reviews = partial(token_user, own, audience=BATCH_CHARGES)
+        batch_api = _batch_api(batches, IssuedTokens(reviews, connection.token), gateway, fleet)
         server = _server(settings, gateway, metrics)
         parts: dict[str, Part] = {
             "watch": watch.run,
@@ -178,7 +176,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             reporter = _reporter(settings, settings.operator_host, own, gateway, batches)
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
-        await serve(listeners(settings, host, gateway, server), parts, stop)
+        await serve(listeners(settings, host, gateway, server, batch_api), parts, stop)
 
 
 def _providers(
@@ -276,21 +274,26 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
 
 
 def listeners(
-    settings: GatewaySettings, host: str, gateway: Gateway, server: GatewayServer
+    settings: GatewaySettings,
+    host: str,
+    gateway: Gateway,
+    server: GatewayServer,
+    batch_api: BatchApi,
 ) -> Mapping[GatewayServer, socket.socket]:
-    """Return the socket of the server, and that of Jobs of gates: without TLS, as for batches.
+    """Return the sockets of the server, and of Jobs of gates and runners of batches without TLS.
 
-    Both have the places and bytes of one pod, which are counted once.
+    All have the places and bytes of one pod, which are counted once.
     """
     sockets = {server: listen(host, settings.port)}
-    if settings.gates_port is not None:
-        for_gates = GatewayServer(
-            gateway.app,
-            announce_seconds=settings.announce_seconds,
-            drain_seconds=settings.drain_seconds,
-            clients=server.server_state.clients,
-        )
-        sockets[for_gates] = listen(host, settings.gates_port)
+    for port, app in ((settings.gates_port, gateway.app), (settings.batches_port, batch_api)):
+        if port is not None:
+            inside = GatewayServer(
+                app,
+                announce_seconds=settings.announce_seconds,
+                drain_seconds=settings.drain_seconds,
+                clients=server.server_state.clients,
+            )
+            sockets[inside] = listen(host, port)
     return sockets
 
 

@@ -8,15 +8,16 @@ import ssl
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from typing_extensions import override
 
 from tessera.gateway.http.connections import Connections
 from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.http.responses import Message, Receive, Send
 from tessera.gateway.http.tls import Handshakes, TlsConnection
 from tessera.gateway.http.turns import GatewayServerState, ReadingTurns
-from tessera.gateway.requests.app import GatewayApp
 
 log = logging.getLogger("tessera")
 
@@ -28,6 +29,16 @@ _ACCEPTS = 8
 _CERTIFICATE_SECONDS = 10.0
 
 
+class Application(Protocol):
+    """What a port of the gateway answers with."""
+
+    draining: bool
+    """Every response closes its connection."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+
 class GatewayServer(uvicorn.Server):
     """Serves an application, and drains it before it ends.
 
@@ -37,7 +48,7 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(
         self,
-        app: GatewayApp,
+        app: Application,
         *,
         announce_seconds: float,
         drain_seconds: float,

@@ -456,12 +456,13 @@ async def test_who_asks_for_more_than_he_reads_keeps_nobody_out(
             client.close()
 
 
-async def test_the_port_of_gates_has_places_and_bytes_of_the_same_pod() -> None:
-    settings: Any = SimpleNamespace(port=0, gates_port=0, announce_seconds=0.0, drain_seconds=1.0)
+async def test_the_ports_of_gates_and_batches_have_places_and_bytes_of_the_same_pod() -> None:
+    ports = dict.fromkeys(("port", "gates_port", "batches_port"), 0)
+    settings: Any = SimpleNamespace(**ports, announce_seconds=0.0, drain_seconds=1.0)
     async with a_gateway(a_directory()) as running:
         gateway: Any = running
-        sockets = listeners(settings, "127.0.0.1", gateway, running.server)
-        clients, for_gates = (server.server_state.clients for server in sockets)
+        sockets = listeners(settings, "127.0.0.1", gateway, running.server, gateway)
+        clients, *inside = (server.server_state.clients for server in sockets)
         for each in sockets.values():
             each.close()
-    assert clients is for_gates
+    assert [each is clients for each in inside] == [True, True]

@@ -34,7 +34,7 @@ class ChargedBatch:
             return f"model {message.model} is not that of the batch, {self.model}"
         for block in message.blocks:
             rows = min(BLOCK_ROWS, self.rows - block.number * BLOCK_ROWS)
-            last = max((row.row for row in block.rows), default=0)
+            last = max((row for row, _, _ in block.rows), default=0)
             if last >= rows:
                 row = block.number * BLOCK_ROWS + last
                 size = counted(self.rows, "row")
@@ -50,8 +50,8 @@ class ChargedBatch:
 def _tokens(message: BatchMessage) -> Iterator[tuple[str, int, int]]:
     """Yield sums of tokens, each with how often the answers of the input may have them."""
     rows = [row for block in message.blocks for row in block.rows]
-    yield "prompts", sum(row.input for row in rows), 1
-    yield "answers", sum(row.output for row in rows), 1
+    yield "prompts", sum(prompt for _, prompt, _ in rows), 1
+    yield "answers", sum(answer for _, _, answer in rows), 1
     yield "prompts of cut answers", sum(each.cut_input for each in message.blocks), _MOST_CUTS
     yield "cut answers", sum(each.cut_output for each in message.blocks), 1
 

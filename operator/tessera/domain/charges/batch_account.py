@@ -134,13 +134,16 @@ class BatchBlock:
             return SettledRows()
         if attempt > self.attempt:
             self.attempt, self.cut_input, self.cut_output = attempt, 0, 0
-        total = SettledRows()
-        for row in use.rows:
-            bit = 1 << row.row
-            if not self.done & bit:
-                self.done |= bit
-                nanos = price.per_batch_row + token_charge(price, row.input, row.output)
-                total = total.plus(SettledRows(1, row.input, row.output, nanos))
+        done, before = self.done, self.done.bit_count()
+        prompts = answers = nanos = 0
+        for row, prompt, answer in use.rows:
+            bit = 1 << row
+            if not done & bit:
+                done |= bit
+                prompts, answers = prompts + prompt, answers + answer
+                nanos += price.per_batch_row + token_charge(price, prompt, answer)
+        self.done = done
+        total = SettledRows(done.bit_count() - before, prompts, answers, nanos)
         cut_input = max(0, use.cut_input - self.cut_input)
         cut_output = max(0, use.cut_output - self.cut_output)
         self.cut_input += cut_input

@@ -6,7 +6,7 @@ late or come again. Amounts are whole nano-units of the budget's currency.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 from pydantic import Field
 
@@ -34,18 +34,22 @@ Nanos = Annotated[int, Field(ge=0, le=_MAX_NANOS)]
 class RowTokens(NamedTuple):
     """A row of a block with an answer, as its engine counted it."""
 
-    row: Annotated[int, Field(ge=0, lt=BLOCK_ROWS)]
+    row: int
     """Within the block."""
-    input: Tokens
-    output: Tokens
+    input: int
+    output: int
+
+
+# Pydantic reads a plain tuple ten times as fast as a named one, and a message has 32,000 of them.
+_RowTokens: TypeAlias = tuple[Annotated[int, Field(ge=0, lt=BLOCK_ROWS)], Tokens, Tokens]
 
 
 class BlockUse(Wire):
     """What the rows of one block used."""
 
     number: Annotated[int, Field(ge=0, lt=2**31)]
-    rows: Annotated[tuple[RowTokens, ...], Field(max_length=BLOCK_ROWS)] = ()
-    """All that have an answer, of whichever attempt."""
+    rows: Annotated[tuple[_RowTokens, ...], Field(max_length=BLOCK_ROWS)] = ()
+    """`RowTokens` of all that have an answer, of whichever attempt."""
     cut_input: Tokens = 0
     """Tokens of the prompts of answers that this attempt cut, in all."""
     cut_output: Tokens = 0

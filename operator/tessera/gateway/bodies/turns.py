@@ -13,14 +13,14 @@ _T = TypeVar("_T")
 class Turns:
     """What is done with large bodies: one thing at a time, at most half of the time together."""
 
-    def __init__(self, thread_time: Callable[[], float]) -> None:
-        """Take the seconds for which this thread computed."""
-        self._thread_time = thread_time
+    def __init__(self, thread_time: Callable[[], float], large_bytes: int = LARGE_BYTES) -> None:
+        """Take the seconds for which this thread computed, and what is no large body."""
+        self._thread_time, self._large_bytes = thread_time, large_bytes
         self._lock = asyncio.Lock()
 
     async def take(self, size: int, step: Callable[[], _T]) -> _T:
         """Do a step with so many bytes, after others that wait for it; at once if they are few."""
-        if size <= LARGE_BYTES:
+        if size <= self._large_bytes:
             return step()
         async with self._lock:
             began = self._thread_time()

@@ -1,9 +1,7 @@
 """Whose token a request to a port inside the cluster has, as the API server says."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-
-from aiohttp import web
+from collections.abc import Awaitable, Callable, Iterable
 
 from tessera.adapters.review_turns import ReviewTurns
 
@@ -11,18 +9,21 @@ REVIEW_SECONDS = 5.0
 
 
 async def reviewed_user(
-    request: web.Request, review: Callable[[str], Awaitable[str | None]], turns: ReviewTurns
+    fields: Iterable[str],
+    address: str,
+    review: Callable[[str], Awaitable[str | None]],
+    turns: ReviewTurns,
 ) -> str | None:
-    """Return the user whose token a request has; None where the token is none.
+    """Return the user whose token the fields `Authorization` have; None where the token is none.
 
     Raises ValueError where it has no token or several, TimeoutError, ReviewsBusyError, and what
     `review` raises.
     """
-    given = set(request.headers.getall("Authorization", ()))
+    given = set(fields)
     if len(given) > 1:
         raise ValueError("several Authorization fields that differ")
     scheme, _, token = "".join(given).partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise ValueError("no bearer token")
-    async with asyncio.timeout(REVIEW_SECONDS), turns.place(request.remote or ""):
+    async with asyncio.timeout(REVIEW_SECONDS), turns.place(address):
         return await review(token.strip())
