@@ -147,6 +147,10 @@ STREAMS: Mapping[str, Attack] = {
     "rubbish": _sends(b"\x00\xff rubbish\n\n" * 3),
     "no JSON": _sends(b'data: {"choices":[{\n\n', DONE),
     "no JSON later": _sends(ROLE, _WORD, b'data: {"choices":[{\n\n', DONE, text=HONEST),
+    "no JSON behind an odd field": _sends(b'data: {"usage":1\n\n', DONE),
+    "no JSON behind an odd field later": _sends(
+        ROLE, _WORD, b'data: {"usage":1\n\n', DONE, text=HONEST
+    ),
     "no UTF-8": _sends(ROLE, b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', DONE),
     "half a character": _sends(ROLE, _WORD.replace(b" two", b"\\ud83d"), DONE, text="\ud83d"),
     "lists of lists": _sends(ROLE, _WORD, b"data: " + b"[" * 5000 + b"\n\n", DONE, text=HONEST),

@@ -303,10 +303,12 @@ class EventRelay:
 
     def _parsed(self, data: bytes) -> "_Event | None":
         try:
-            return _decoder.decode(data)
-        except msgspec.ValidationError:
-            # Of a shape that is not known here: it is the client's, but for an error.
-            return _Event(error=_error_of(data))
+            try:
+                return _decoder.decode(data)
+            except msgspec.ValidationError:
+                # Of a shape that is not known here: it is the client's, but for an error. It may
+                # be no JSON behind the field at which the decoder ended.
+                return _Event(error=_error_of(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if self.started:
                 return _Event()
