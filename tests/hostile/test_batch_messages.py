@@ -112,6 +112,8 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], int]] = {
     "a row that is none": (a_block(1, (500, 1, 1)), 400),
     "a block without rows": (a_block(2**31 - 1, cutInput=1), 400),
     "a prompt that does not fit": (a_block(0, (0, 2**31, 1)), 400),
+    "a prompt longer than the context": (a_block(0, (0, 8193, 1)), 400),
+    "an answer longer than the context": (a_block(0, (0, 1, 8193)), 400),
     "an answer that does not fit": (a_block(0, (0, 1, 2**31)), 400),
     "prompts of cut answers": (a_block(0, cutInput=2**31), 400),
     "cut answers": (a_block(0, cutOutput=2**31), 400),

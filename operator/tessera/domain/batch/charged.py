@@ -40,6 +40,12 @@ class ChargedBatch:
                 size = counted(self.rows, "row")
                 return f"block {block.number} has row {row}, and the batch has {size}"
         most = self.answers * self.max_model_len
+        # Each of the other rows has an answer at least.
+        of_row = (self.answers - self.rows + 1) * self.max_model_len
+        largest = max((max(row[1:]) for block in message.blocks for row in block.rows), default=0)
+        if most and largest > of_row:
+            count = counted(largest, "token")
+            return f"{count} of a row are more than the input allows: {of_row}"
         for name, tokens, times in _tokens(message):
             if most and tokens > times * most:
                 count = counted(tokens, "token")

@@ -141,11 +141,15 @@ class ChargeAccount:
 
         What it said that requests were charged stays settled, also where no record has it.
         """
+        self.leave(gateway)
+        names = [name for name in self.closed_names if name != gateway]
+        self.closed_names = [*names, gateway][-CLOSED_NAMES:]
+
+    def leave(self, gateway: str) -> None:
+        """Forget one that has nothing and may come back, as a new one."""
         balance = self.gateways.pop(gateway, GatewayBalance())
         self.closed += balance.settled
         self.unrecorded += balance.settled - balance.spent
-        names = [name for name in self.closed_names if name != gateway]
-        self.closed_names = [*names, gateway][-CLOSED_NAMES:]
 
     def exchange(self, gateway: str, ask: ChargeAsk, now: float) -> ChargeAnswer:
         """Take what a gateway says of itself, and lend what it needs; a repetition changes nothing.

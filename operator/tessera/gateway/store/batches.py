@@ -40,9 +40,16 @@ log = logging.getLogger("tessera.gateway")
 BATCH_CLASS = "Batch"
 # Between two looks for batches that are silent, and how many of them one frees.
 _FREE_SECONDS, _FREED_BATCHES = 60.0, 100
+# Blocks that are read in one turn: some milliseconds.
+_BLOCKS_AT_ONCE = 500
 _COLUMNS = CHARGE_BATCHES.c
 _FENCED = BatchAnswer(
     outcome=BatchOutcome.FENCED, message="another attempt of the batch is current"
+)
+_FOREIGN = BatchAnswer(
+    outcome=BatchOutcome.EXCEEDED,
+    message="the currency of the TenantBudget is another one than when this attempt began: the "
+    "next attempt pays in it",
 )
 _FORGOTTEN = BatchAnswer(
     outcome=BatchOutcome.EXCEEDED,
@@ -88,10 +95,21 @@ class BatchStore:
             # Nothing of it is settled from now on, so what it did not use is free.
             await self._store.close_gateway(account.former)
         async with self._store.write() as connection:
-            return await self._exchange(connection, batch, terms, message)
+            answer = await self._exchange(connection, batch, terms, message)
+        settled = await self._settled_rows(batch) if message.opens else ()
+        return answer.model_copy(update={"settled": settled})
 
     async def free_silent(self) -> None:
-        """Free what is reserved for runners of which nothing was heard for SILENT_SECONDS."""
+        """Free what is reserved for runners of which nothing was heard for SILENT_SECONDS.
+
+        Each batch has a transaction, since accounts are locked in the order of their keys.
+        """
+        freed = 0
+        while freed < _FREED_BATCHES and await self._free_oldest():
+            freed += 1
+
+    async def _free_oldest(self) -> bool:
+        """Free what is reserved for the runner that is silent longest; False if none is."""
         async with self._store.write() as connection:
             now = await clock(connection)
             silent = (
@@ -100,17 +118,22 @@ class BatchStore:
                 .where(_COLUMNS.changed_at < now - SILENT_SECONDS)
                 .where(_COLUMNS.state["parts"].as_string() != "[]")
                 .order_by(_COLUMNS.changed_at)
-                .limit(_FREED_BATCHES)
+                .limit(1)
                 .with_for_update(skip_locked=True)
             )
-            for batch, state in (await connection.execute(silent)).all():
-                account = BatchAccount.from_json(state)
-                accounts = await charges.locked(connection, account.keys)
-                await charges.read_spends(connection, accounts)
-                borrower = _borrower(batch, account.attempt)
-                BatchLoan(borrower=borrower, accounts=accounts, scopes={}, now=now).free(account)
-                await charges.write(connection, accounts)
-                await _write(connection, batch, RESERVED_BLOCK, account.to_json(), now)
+            row = (await connection.execute(silent)).first()
+            if row is None:
+                return False
+            batch, state = row
+            account = BatchAccount.from_json(state)
+            accounts = await charges.locked(connection, account.keys)
+            await charges.read_spends(connection, accounts)
+            borrower = _borrower(batch, account.attempt)
+            BatchLoan(borrower=borrower, accounts=accounts, scopes={}, now=now).free(account)
+            await charges.leave(connection, borrower, accounts)
+            await charges.write(connection, accounts)
+            await _write(connection, batch, RESERVED_BLOCK, account.to_json(), now)
+        return True
 
     async def run(self) -> None:
         """Free what silent runners have reserved, until it is cancelled."""
@@ -127,8 +150,13 @@ class BatchStore:
         account = await _locked(connection, batch)
         if account.attempt != message.attempt or account.price is None:
             return _FENCED
+        if account.price.currency != terms.price.currency:
+            return _FOREIGN
         account.former, now = "", await clock(connection)
         total = await _settle(connection, terms, message, account.price, now)
+        if total.nanos > account.reserved:
+            # Rows went on while nothing was heard of their runner, and what they had was freed.
+            await self._lend(connection, account, terms, _needing(message, total.nanos), now)
         if total.nanos or total.rows or total.output:
             paid = account.pay(total.nanos)
             record = _record(terms, message, account, total, paid, now)
@@ -136,8 +164,26 @@ class BatchStore:
             account.records += 1
         answer = await self._lend(connection, account, terms, message, now)
         await _write(connection, batch, RESERVED_BLOCK, account.to_json(), now)
-        settled = await _settled_rows(connection, batch) if message.opens else ()
-        return answer.model_copy(update={"settled": settled})
+        return answer
+
+    async def _settled_rows(self, batch: str) -> tuple[tuple[int, int], ...]:
+        """Return the blocks of a batch, and how many of their rows are settled.
+
+        They are read some at a time: others have their turn, and no writer waits.
+        """
+        settled, last = list[tuple[int, int]](), RESERVED_BLOCK
+        while True:
+            of_batch = (_COLUMNS.batch == batch) & (_COLUMNS.block > last)
+            statement = select(_COLUMNS.block, _COLUMNS.state).where(of_batch)
+            statement = statement.order_by(_COLUMNS.block).limit(_BLOCKS_AT_ONCE)
+            async with self._store.read() as connection:
+                rows = (await connection.execute(statement)).all()
+            settled += [
+                (number, BatchBlock.from_json(state).done.bit_count()) for number, state in rows
+            ]
+            if len(rows) < _BLOCKS_AT_ONCE:
+                return tuple(settled)
+            last = settled[-1][0]
 
     async def _lend(
         self,
@@ -174,6 +220,9 @@ class BatchStore:
         outcome = loan.lend(batch, message.need, message.want)
         open_ = {key: each for key, each in self._answered.items() if each[1].end > now}
         self._answered = open_ | {key: (current[key], loan.answers[key]) for key in current}
+        if not batch.reserved:
+            await charges.leave(connection, borrower, accounts)
+            entered = []
         await charges.write(connection, accounts)
         await charges.enter(connection, borrower, entered)
         text = (
@@ -182,6 +231,11 @@ class BatchStore:
         return answer.model_copy(
             update={"outcome": outcome, "reserved": batch.reserved, "message": text}
         )
+
+
+def _needing(message: BatchMessage, nanos: int) -> BatchMessage:
+    """Return a message that needs so much, and no more, to pay for its rows."""
+    return message.model_copy(update={"need": nanos, "want": nanos})
 
 
 def _borrower(batch: str, attempt: int) -> str:
@@ -242,13 +296,6 @@ async def _settle(
         elif block.to_json() != before:
             await _write(connection, batch, use.number, block.to_json(), now)
     return total
-
-
-async def _settled_rows(connection: AsyncConnection, batch: str) -> tuple[tuple[int, int], ...]:
-    of_blocks = (_COLUMNS.batch == batch) & (_COLUMNS.block != RESERVED_BLOCK)
-    statement = select(_COLUMNS.block, _COLUMNS.state).where(of_blocks).order_by(_COLUMNS.block)
-    rows = await connection.execute(statement)
-    return tuple((number, BatchBlock.from_json(state).done.bit_count()) for number, state in rows)
 
 
 async def _insert(

@@ -244,12 +244,29 @@ async def close(connection: AsyncConnection, gateway: str, limit: int = MAX_ASKS
     for account in accounts.values():
         account.close(gateway)
     await write(connection, accounts)
-    await connection.execute(
-        delete(CHARGE_SPENDS).where(
-            spends.gateway == gateway, tuple_(*_SPENDS_KEY).in_(list(accounts))
-        )
-    )
+    await _forget_spends(connection, gateway, accounts)
     return len(rows)
+
+
+async def leave(
+    connection: AsyncConnection, batch: str, accounts: Mapping[Key, ChargeAccount]
+) -> None:
+    """Have accounts forget a batch that has nothing reserved, before they are written.
+
+    Each gateway that asks reads all borrowers of an account, and batches end by the thousand.
+    """
+    for account in accounts.values():
+        account.leave(batch)
+    await _forget_spends(connection, batch, accounts)
+
+
+async def _forget_spends(
+    connection: AsyncConnection, gateway: str, accounts: Mapping[Key, ChargeAccount]
+) -> None:
+    is_of_accounts = tuple_(*_SPENDS_KEY).in_(list(accounts))
+    await connection.execute(
+        delete(CHARGE_SPENDS).where(CHARGE_SPENDS.c.gateway == gateway, is_of_accounts)
+    )
 
 
 async def prune(connection: AsyncConnection, limit: int = MAX_ASKS) -> int:

@@ -296,7 +296,8 @@ class Recording:
     async def prune(self, now_ns: int) -> None:
         """Delete the records that are older than the retention, then make room; raises StoreError.
 
-        Where there are too many rows, those of the tenant with the most become sums.
+        Where there are too many rows, those of the tenant with the most become sums, of those of
+        which some can.
         """
         while True:
             if not await self.store.prune(now_ns - self._retention_ns, _PRUNED_RECORDS):
@@ -304,11 +305,14 @@ class Recording:
             # Others write in between.
             await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
         rows = Counter(await self.store.rows_by_tenant())
-        while rows.total() > self._max_rows:
+        excess = rows.total() - self._max_rows
+        while excess > 0 and rows:
             ((tenant, _),) = rows.most_common(1)
             freed = await self.store.make_room(tenant, _PRUNED_RECORDS)
+            excess -= freed.rows
             if not freed.rows:
-                return
+                del rows[tenant]
+                continue
             if freed.are_lost:
                 log.error(
                     "the store is full: the oldest %s of tenant %s were deleted",
