@@ -11,7 +11,9 @@ import tessera
 from tessera.cli.output import Output
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "=HYPERLINK(a)", "-1+2"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+x", "-x", "@x", "\tx", "=HYPERLINK(a)", "-1+2", "\uff1d1"]
+)
 def test_no_cell_is_a_formula(text: str) -> None:
     written = Output.of_csv(("tag", "cost"), [{"tag": text, "cost": 1}]).text
     (row,) = csv.DictReader(io.StringIO(written, newline=""))

@@ -10,8 +10,8 @@ from typing import Any, Self, TypeAlias
 
 # The names of columns, and a value of each by row.
 _Rows: TypeAlias = tuple[Sequence[str], Iterable[Mapping[str, Any]]]
-# Spreadsheets compute what begins so. Tags and names of users are what clients say.
-_FORMULA = ("=", "+", "-", "@", "\t")
+# Spreadsheets compute what begins so, some also in full width. Users and tags are clients' words.
+_FORMULA = ("=", "+", "-", "@", "\t", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 
 
