@@ -104,12 +104,17 @@ async def test_what_gateways_recorded_is_read_from_their_own_series_alone() -> N
         row("started", 3),
         row("tokens", 2_400_000.2, service="team-a/chat"),
         row("tokens", -1, service="team-b/chat"),
+        row("by_service", 2_000_000, service="team-a/chat"),
+        # Some tenants of it have no series of their own.
+        row("tokens", 500_000, service="team-c/chat"),
+        row("by_service", 900_000, service="team-c/chat"),
     )
     metrics = PrometheusMetrics("http://unused", lambda: NOW)
     metrics._client = series
     queries = token_queries(metrics.gateway_target, SINCE, NOW)
     rows = await metrics.query_union(queries, NOW)
-    assert tokens_of(rows) == {Ref("team-a", "chat"): 2_400_000}
+    expected = {Ref("team-a", "chat"): 2_400_000, Ref("team-c", "chat"): 900_000}
+    assert tokens_of(rows) == expected
     matchers = f'kind=~"input|output",{metrics.gateway_target},pod!=""'
     tokens = f"tessera_gateway_tokens_total{{{matchers}}}"
     assert f"increase({tokens}[1209600s])" in series.query

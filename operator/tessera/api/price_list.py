@@ -33,8 +33,8 @@ MAX_MEASURED_PRICES = 8
 class CostPrice(Wire):
     """Price of a million tokens by what the services that offer the models cost in a day, with
     idle replicas, for each million of their input and output tokens that gateways recorded. Those
-    services count whose tenant has the model's name in `spec.publishing` of its TenantBudget, for
-    itself or for others who pay by the entry."""
+    services count whose tenant has the model's name in `spec.publishing` of its TenantBudget for
+    tenants who pay by the entry; without `tenants`, the one that has it for all."""
 
     factor: Amount
     """What the cost is multiplied by, for example `"1.2"`."""
@@ -149,7 +149,8 @@ class MeasuredPrice(_PriceListStatusBase):
     """The cost times the factor, rounded half to even, within the bounds."""
 
     cost: Amount
-    """What a million tokens cost; at most twice and at least half of that of the price before."""
+    """What a million tokens cost: at least half of that of the price before, and at most twice that
+    or twice what `atLeast` stands for."""
 
     measured_on: date
     """Day of that cost, in UTC: of those that had ended the last with a million tokens."""

@@ -227,6 +227,27 @@ def test_a_cost_at_most_doubles_or_halves_in_a_day(measured: list[int], moved: l
     ]
 
 
+def test_a_price_rises_from_the_lowest_one_no_faster_than_later() -> None:
+    """A service that has the name, and nearly no tokens, makes the first price no other."""
+    listed = a_list(an_entry(atLeast="0.1", factor="0.5"))
+    for number in range(3):
+        listed = after(listed, [a_day(4800 * UNIT, 10**6)], TODAY + number * DAY)
+    assert [price for _, price, *_ in prices(listed)] == ["0.2", "0.4", "0.8"]
+    # What costs less than the lowest price rises from that, too.
+    cheap = after(a_list(an_entry(atLeast="1")), [a_day(UNIT // 10, 10**6)])
+    dear = after(cheap, [a_day(4800 * UNIT, 10**6)], TOMORROW)
+    assert [price for _, price, *_ in prices(dear)] == ["1", "2"]
+
+
+def test_who_has_a_name_for_itself_alone_moves_no_price_of_all() -> None:
+    rights = rights_of(team_a=[{"names": ["chat"], "public": True}], team_b=[{"names": ["chat"]}])
+    published = [a_day(3 * UNIT, 2 * 10**6)]
+    own = a_day(480 * UNIT, 0, namespace="team-b")
+    for entry in (an_entry("chat"), an_entry()):
+        both = after(a_list(entry), [*published, own], rights=rights)
+        assert [price for _, price, *_ in prices(both)] == ["1.5"]
+
+
 def test_a_price_by_cost_needs_a_lowest_price() -> None:
     with pytest.raises(ValidationError, match="atLeast"):
         a_list({"from": "2026-01-01", "models": ["chat"], "fromCost": {"factor": "1"}})

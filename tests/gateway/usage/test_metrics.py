@@ -197,6 +197,23 @@ def test_refused_requests_take_no_series_and_count_for_their_tenant() -> None:
     assert (series(gateway, "evil"), counts) == (1, [2, MAX_PAIRS, 1])
 
 
+def test_tokens_of_a_service_are_counted_whoever_sent_them(
+    few_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prices by cost divide by them, also where its senders are many."""
+    monkeypatch.setattr(metrics, "MAX_SERVICES", 2)
+    gateway = GatewayMetrics()
+    senders = range(2 * few_pairs)
+    for service in ("team-p/gone", "team-p/chat", "team-p/new"):
+        use = (a_record(tenant=f"tenant-{n}", service=service) for n in senders)
+        observe(gateway, use)
+    counted = [
+        value(gateway, "service_tokens_total", service=f"team-p/{name}")
+        for name in ("gone", "chat", "new")
+    ]
+    assert counted == [None, 120 * len(senders), 120 * len(senders)]
+
+
 def test_pairs_of_one_tenant_cost_no_other_its_series(few_pairs: int) -> None:
     gateway = GatewayMetrics()
     observe(gateway, (a_use("evil", number) for number in range(few_pairs)))

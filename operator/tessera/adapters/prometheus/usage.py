@@ -48,21 +48,31 @@ def _started(seconds: int) -> Queries:
 
 
 def token_queries(target: str, since: datetime, until: datetime) -> Queries:
-    """Return the queries for tokens that gateways recorded; `target` selects their series alone."""
+    """Return the queries for tokens that gateways recorded; `target` selects their series alone.
+
+    Those by service have all tokens. Those by tenant have not where pairs of tenants and services
+    are many, and are from before there were others.
+    """
     seconds = (until - since) // timedelta(seconds=1)
+    whole = f"increase(tessera_gateway_service_tokens_total{{%s}}[{seconds}s])"
+    by_service = f"sum by (service) ({each_gateway(whole, target, 'service')})"
     matchers = f'kind=~"input|output",{target}'
     series = f"increase(tessera_gateway_tokens_total{{%s}}[{seconds}s])"
     text = f"sum by (service) ({each_gateway(series, matchers, 'tenant', 'service', 'kind')})"
-    return {**_started(seconds), "tokens": BoundedQuery(text, Bounds(GATEWAY_LABELS, 1e15))}
+    bounds = Bounds(GATEWAY_LABELS, 1e15)
+    queries = {"by_service": BoundedQuery(by_service, bounds), "tokens": BoundedQuery(text, bounds)}
+    return {**_started(seconds), **queries}
 
 
 def tokens_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> Mapping[Ref, int] | None:
     """Return input and output tokens by service; None without samples of the beginning."""
     if not rows_by_query["started"]:
         return None
+    pairs = values_by(rows_by_query["tokens"], gateway_key)
+    whole = values_by(rows_by_query["by_service"], gateway_key)
     return {
-        service: round(tokens)
-        for service, tokens in values_by(rows_by_query["tokens"], gateway_key).items()
+        service: round(max(pairs.get(service, 0.0), whole.get(service, 0.0)))
+        for service in {*pairs, *whole}
     }
 
 

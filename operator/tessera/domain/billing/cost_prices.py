@@ -23,7 +23,8 @@ from tessera.domain.observed.snapshot import ObservedService
 
 # With fewer tokens a cost says nothing, and the last one stays.
 MIN_TOKENS = 10**6
-# Factor by which the cost in a price moves in a day at most, whatever was measured.
+# Factor by which the cost in a price moves in a day at most, whatever was measured. It rises so
+# from what `atLeast` stands for, also on the first day.
 MAX_CHANGE = 2
 DAY = timedelta(days=1)
 # So much of a day may lack a bill, as around restarts of the operator.
@@ -161,11 +162,13 @@ def _next_price(
     if terms is None or (cost is None and last is None):
         return ()
     before = to_nanos(last.cost) if last is not None else 0
+    # Where the cost is less, and before one is known, `atLeast` is paid.
+    least = to_nanos(terms.at_least) / Fraction(terms.factor) if terms.factor else 0
     if cost is None and last is not None:
         cost, measured_on = before, last.measured_on
     assert cost is not None  # noqa: S101
-    if before:
-        cost = min(max(cost, -(-before // MAX_CHANGE)), before * MAX_CHANGE)
+    if most := MAX_CHANGE * max(before, int(least)):
+        cost = min(max(cost, -(-before // MAX_CHANGE)), most)
     price = from_nanos(round(cost * Fraction(terms.factor)))
     if terms.at_most is not None:
         price = min(price, terms.at_most)

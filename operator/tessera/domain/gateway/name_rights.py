@@ -1,6 +1,6 @@
 """Which tenant may offer models by which name to whom: the grants of all budgets in force."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,13 +35,15 @@ class NameRights:
             return None
         return by_consumer.get(consumer) or by_consumer.get(EVERY_TENANT)
 
-    def grants(self, name: str, namespace: str, consumers: Iterable[str] = ()) -> bool:
+    def grants(self, name: str, namespace: str, consumers: Sequence[str] = ()) -> bool:
         """Return whether services of a namespace have a name for one of these tenants.
 
-        Without tenants: for anybody.
+        Without tenants: for every one, or where nobody has it so, for any.
         """
         by_consumer = self.holders.get(name.lower(), {})
-        holders = [self.holder(name, each) for each in consumers] or [*by_consumer.values()]
+        holders = [self.holder(name, each) for each in consumers or (EVERY_TENANT,)]
+        if not (consumers or any(holders)):
+            holders = [*by_consumer.values()]
         return any(holder is not None and namespace in holder.namespaces for holder in holders)
 
     def accepts(self, consumer: str, publisher: str | None) -> bool:

@@ -24,6 +24,8 @@ from tessera.gateway.usage.route_metrics import RouteMetrics
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
 MAX_PAIRS = 500
+# Services whose tokens have a series, whoever sent the requests: a fleet has as many.
+MAX_SERVICES = 5000
 # Of one pair, by status and reason: an engine may refuse with any status, and of further ones only
 # the first digit is counted.
 _MAX_OUTCOMES = 24
@@ -162,6 +164,15 @@ class RequestMetrics:
             (*_PAIR, "kind"),
             registry=registry,
         )
+        self._service_tokens = Counter(
+            "tessera_gateway_service_tokens",
+            "Tokens of input and output of a service, whoever sent the requests: prices by cost "
+            "are measured by them.",
+            ("service",),
+            registry=registry,
+        )
+        # The one that was used last is last.
+        self._services = OrderedDict[str, Counter]()
         self._joints = Counter(
             "tessera_gateway_streams_resumed",
             "How often streams went on at another replica, by `joint`: Checked where its engine "
@@ -195,6 +206,7 @@ class RequestMetrics:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
             counter.inc(tokens)
+        self._count_tokens(record.service, record.input_tokens + record.output_tokens)
         if record.charge_nanos is not None and record.currency is not None:
             # Tenants and currencies are those of objects of the platform.
             names = record.tenant, record.currency
@@ -210,6 +222,16 @@ class RequestMetrics:
             pair.temperatures.add(temperature)
             for count, counter in zip(_DRAFTS(record.drafts), self._drafts, strict=True):
                 counter.labels(*pair.names, temperature).inc(count)
+
+    def _count_tokens(self, service: str, tokens: int) -> None:
+        if not (service and tokens):
+            return
+        if service not in self._services:
+            if len(self._services) >= MAX_SERVICES:
+                self._service_tokens.remove(self._services.popitem(last=False)[0])
+            self._services[service] = self._service_tokens.labels(service)
+        self._services[service].inc(tokens)
+        self._services.move_to_end(service)
 
     def _count_request(self, pair: _PairSeries, record: UsageRecord) -> None:
         outcome = (str(record.status), record.reason)
