@@ -27,6 +27,7 @@ _NAME = (
 ).format
 MAX_TARGETS = 8
 MAX_SCHEMA_BYTES = 16_384
+MAX_SCHEMA_DEPTH = 64
 MAX_SCORE = 5
 # More characters of a message are not read, so that no message takes long to judge.
 MAX_RULE_NUMBER = 100_000
@@ -49,7 +50,17 @@ _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,64}$", max_
 
 
 def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what would make each request large."""
+    """Refuse what would make each request large, or what readers of JSON do not take."""
+    values: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        containers = [each for each in values if isinstance(each, dict | list)]
+        values = [
+            value
+            for each in containers
+            for value in (each.values() if isinstance(each, dict) else each)
+        ]
+    if values:
+        raise ValueError(f"nests deeper than {MAX_SCHEMA_DEPTH} levels")
     if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
         raise ValueError("has more than 16 KiB of JSON")
     return schema

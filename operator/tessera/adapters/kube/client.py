@@ -21,11 +21,11 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.client.rest import RESTResponse
-from pydantic_core import from_json
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.kube.connection import Connection
 from tessera.adapters.kube.disruption_budgets import HAS_SEVERAL, refusal, several_budgets
+from tessera.adapters.kube.nested_json import read_json
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.names import FIELD_MANAGER
@@ -189,10 +189,11 @@ class KubeCluster:
                 stream = await _send(self._watches, request, self._watch_timeout)
             with contextlib.closing(stream.response):
                 if stream.status != HTTPStatus.OK:
-                    raise _watch_error(kind, stream.status, _decode(await stream.response.read()))
+                    body = await _decode(await stream.response.read())
+                    raise _watch_error(kind, stream.status, body)
                 async for line in _lines(stream.response.content):
                     yield self._own_writes.change(line) or _to_change(
-                        kind, from_json(line), self._classes
+                        kind, await read_json(line), self._classes
                     )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             message = str(error) or type(error).__name__
@@ -335,7 +336,7 @@ class KubeCluster:
         # A PodDisruptionBudget refuses with 429, as a busy server does; that is not retried here.
         deadline = asyncio.get_running_loop().time() + _TIMEOUT_SECONDS
         status, text, _ = await self._call(request, deadline)
-        response = _decode(text)
+        response = await _decode(text)
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             return
         if message := refusal(response):
@@ -378,7 +379,7 @@ class KubeCluster:
             self._retry_at.pop((method, path), None)
             status, text, wait = await self._call(request, deadline)
             if status not in _RETRYABLE_STATUSES or wait is None:
-                return status, _decode(text)
+                return status, await _decode(text)
             now = loop.time()
             self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
             self._retry_at[method, path] = now + wait
@@ -434,7 +435,10 @@ class _OwnWrites:
         # The line is not decoded: an object's own resourceVersion comes first in its JSON.
         version_match = _RESOURCE_VERSION.search(line)
         version = int(version_match[1]) if version_match else 0
-        if version not in self._versions:
+        if version_match is None or version not in self._versions:
+            return None
+        if _RESOURCE_VERSION.search(line, version_match.end()):
+            # An annotation of a user may have that name, and come first.
             return None
         del self._versions[version]
         return WatchEvent(version=version)
@@ -540,9 +544,9 @@ def _retry_seconds(retry_after: str | None) -> float | None:
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
-def _decode(text: bytes) -> Any:
+async def _decode(text: bytes) -> Any:
     try:
-        return from_json(text)
+        return await read_json(text)
     except ValueError:
         return {"message": text.decode(errors="replace")[:300]}
 
