@@ -7,14 +7,11 @@ socket restarts.
 
 import asyncio
 import logging
-import math
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-
-import kopf
 
 from tessera.adapters import certificates
 from tessera.domain.serving_certificate import (
@@ -160,27 +157,3 @@ class CertificateRotator:
         self._on_loaded(expires)
         log.info("webhook certificate loaded, expires %s", expires.isoformat())
         self.ready.set()
-
-
-class AdmissionServer:
-    """kopf's webhook server, started once there is a certificate."""
-
-    def __init__(self, rotator: CertificateRotator, host: str, port: int) -> None:
-        self._rotator = rotator
-        self._host = host
-        self._port = port
-
-    async def __call__(self, fn: kopf.WebhookFn) -> AsyncIterator[kopf.WebhookClientConfig]:
-        await self._rotator.ready.wait()
-        certificate, key = self._rotator.files
-        server = kopf.WebhookServer(
-            addr=self._host,
-            port=self._port,
-            context=self._rotator.context,
-            certfile=certificate,
-            pkeyfile=key,
-            # kopf would close its socket on a change, so the live context is updated instead.
-            file_check_interval=math.inf,
-        )
-        async for config in server(fn):
-            yield config

@@ -23,10 +23,11 @@ _HEADER_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """The one thing that a server does, for holders of a token."""
+    """The one thing that a server does."""
 
     method: str
     path: str
+    """Where it does; empty for anywhere."""
     answer: Callable[[bytes], tuple[HTTPStatus, bytes]]
     """Takes a body and returns a response; each connection calls it in its own thread."""
     max_body_bytes: int = 0
@@ -59,14 +60,16 @@ class HttpsServer(ThreadingHTTPServer):
         endpoint: Endpoint,
         *,
         tls: Callable[[], ssl.SSLContext],
-        check: Callable[[str, str], HTTPStatus],
+        check: Callable[[str, str], HTTPStatus] | None,
         seconds: float,
+        most: int = MAX_CONNECTIONS,
     ) -> None:
         """Take `tls`, which is asked for each connection, so a renewed certificate counts at once.
 
-        `check` gets a token and an address, and returns OK where it may use the server.
+        `check` gets a token and an address, and returns OK where it may use the server; None where
+        anybody may, without a token. There are at most so many connections.
         """
-        self.endpoint, self._check = endpoint, check
+        self.endpoint, self._check, self._most = endpoint, check, most
         self._tls, self._seconds = tls, seconds
         self._open: dict[socket.socket, _Connection] = {}
         self._connections = threading.Lock()
@@ -74,7 +77,7 @@ class HttpsServer(ThreadingHTTPServer):
 
     def start(self) -> None:
         """Serve until the process ends."""
-        name = self.endpoint.path.strip("/")
+        name = self.endpoint.path.strip("/") or "reviews"
         threading.Thread(target=self.serve_forever, name=name, daemon=True).start()
 
     @override
@@ -89,7 +92,7 @@ class HttpsServer(ThreadingHTTPServer):
     @override
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._connections:
-            while len(self._open) >= MAX_CONNECTIONS:
+            while len(self._open) >= self._most:
                 self._cut(self._first_to_leave())
             self._open[request] = _Connection(client_address[0], time.monotonic())
         super().process_request(request, client_address)
@@ -112,9 +115,14 @@ class HttpsServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), OSError):  # a client that goes away is no news
             super().handle_error(request, client_address)
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether nobody needs a token."""
+        return self._check is None
+
     def check(self, request: socket.socket, token: str, address: str) -> HTTPStatus:
         """Return OK where a token may use the server, or the status that refuses it."""
-        status = self._check(token, address)
+        status = HTTPStatus.OK if self._check is None else self._check(token, address)
         if status is HTTPStatus.OK:
             with self._connections:
                 if request in self._open:
@@ -199,9 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
         endpoint = self.server.endpoint
         if self.command != endpoint.method:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED, f"Unsupported method ({self.command!r})")
-        elif self.path.partition("?")[0] != endpoint.path:
+        elif endpoint.path and self.path.partition("?")[0] != endpoint.path:
             self._respond(HTTPStatus.NOT_FOUND)
-        elif (status := self._token_status()) is not HTTPStatus.OK:
+        elif not self.server.is_open and (status := self._token_status()) is not HTTPStatus.OK:
             self._respond(status)
         elif not endpoint.max_body_bytes:
             self._respond(*endpoint.answer(b""))
