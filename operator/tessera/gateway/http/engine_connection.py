@@ -125,7 +125,10 @@ class EngineConnection(_Sending):
         """Of the response as it was sent: its head, and its body with the framing."""
         self._received = self._reusable = self._has_length = self._paused = False
         self._error: Exception | None = None
+        # What the parser has just shown of the body, and what came before it and is not taken yet:
+        # an engine may send it byte by byte.
         self._parts: list[bytes] = []
+        self._waiting = bytearray()
         self._framing_bytes = 0
 
     @property
@@ -151,7 +154,7 @@ class EngineConnection(_Sending):
 
         It gets them while they arrive, so it has to be quick.
         """
-        if self._parts and not consumer(self._take()):
+        if self._has_body and not consumer(self._take()):
             return self.complete
         if self._paused:
             self._paused = False
@@ -161,30 +164,28 @@ class EngineConnection(_Sending):
             while self._consumer is not None and not self.complete:
                 await self._progress()
             # Its last part may have come with what is no response.
-            if self._consumer is not None and self._parts:
+            if self._consumer is not None and self._has_body:
                 consumer(self._take())
         finally:
             self._consumer = None
-        return self.complete and not self._parts
+        return self.complete and not self._has_body
 
     async def read(self, limit: int, take: Callable[[int], bool] = lambda _: True) -> bytes | None:
         """Return the rest of the body; None where it has more bytes than the limit.
 
         `take` is asked for room for each part, and ends the body too.
         """
-        parts: list[bytes] = []
-        size, fits = 0, True
+        body, fits = bytearray(), True
 
         def collect(data: bytes) -> bool:
-            nonlocal size, fits
-            size += len(data)
-            fits = size <= limit and take(len(data))
+            nonlocal body, fits
+            fits = len(body) + len(data) <= limit and take(len(data))
             if fits:
-                parts.append(data)
+                body += data
             return fits
 
         await self.forward(collect)
-        return b"".join(parts) if fits else None
+        return bytes(body) if fits else None
 
     def abandon(self) -> None:
         """Give the request up as if the engine had closed the connection."""
@@ -222,7 +223,9 @@ class EngineConnection(_Sending):
             if self._framing_bytes > _MAX_FRAMING_BYTES:
                 self._fail(InvalidHttpError("its headers are too large"))
             elif self._consumer is None:
-                is_much = sum(map(len, self._parts)) > _MAX_WAITING_BYTES
+                self._waiting += b"".join(self._parts)
+                self._parts.clear()
+                is_much = len(self._waiting) > _MAX_WAITING_BYTES
                 if is_much and self._transport is not None:
                     self._paused = True
                     self._transport.pause_reading()
@@ -276,8 +279,15 @@ class EngineConnection(_Sending):
         if not self._paused:
             asyncio.get_running_loop().call_soon(self._read_on)
 
+    @property
+    def _has_body(self) -> bool:
+        return bool(self._waiting or self._parts)
+
     def _take(self) -> bytes:
         parts, self._parts = self._parts, []
+        if self._waiting:
+            parts.insert(0, bytes(self._waiting))
+            self._waiting.clear()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _progress(self) -> None:

@@ -166,16 +166,17 @@ class OutsideSource:
     async def _read_whole(
         self, answer: OutsideAnswer, asked: AskedOutside, sink: AnswerSink
     ) -> None:
-        path, parts = asked.identified.path_item.path, list[bytes]()
+        path, parts = asked.identified.path_item.path, bytearray()
         # What is larger is no answer, and would end requests that hold less.
         most = asked.reserved.admitted.max_output_tokens
         limit = _WHOLE_BYTES + _ECHOES * len(asked.body) + _WHOLE_TOKEN_BYTES * most
         async with aclosing(answer.parts(min(limit, MAX_RESPONSE_BYTES))) as coming:
             async for part in coming:
-                parts.append(part)
+                parts += part
                 if not asked.hold(asked.answer_bytes + len(part)):
                     raise asked.holding.error()
-        whole = b"".join(parts)
+        whole = bytes(parts)
+        del parts
         try:
             body, counts, is_filtered, is_error = await self._turns.take(
                 len(whole), lambda: read_answer(path, whole, asked.mark)

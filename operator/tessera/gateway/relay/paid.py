@@ -25,6 +25,8 @@ from tessera.gateway.reserve.charges import (
 
 # Of an answer without usage, as of streams.
 _BYTES_PER_TOKEN = 4
+# Parts that are held are joined up to this size, since each takes more than its bytes.
+_SMALL_BYTES = 2**12
 
 
 class OutOfMoneyError(RequestError):
@@ -78,7 +80,10 @@ class PaidSink:
             return self._sink.part(data)
         tokens = self._sent.tokens
         if self._held or (tokens > self._enough and not self._is_paid()):
-            self._held.append(data)
+            if self._held and len(self._held[-1]) < _SMALL_BYTES:
+                self._held[-1] += data
+            else:
+                self._held.append(data)
             self._own_bytes += len(data)
             return False
         self._passed_tokens = tokens
