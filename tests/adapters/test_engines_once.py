@@ -1,4 +1,5 @@
-"""Each query, rule and panel counts an engine once, however many targets report it."""
+"""Each query, rule and panel counts an engine, and a rule or panel a gateway, once, however many
+targets report it."""
 
 import ast
 import inspect
@@ -131,7 +132,7 @@ async def test_each_query_counts_an_engine_once() -> None:
     assert {name for name in names if name not in text} == set()
 
 
-def test_each_rule_and_panel_counts_an_engine_once() -> None:
+def test_each_rule_and_panel_counts_an_engine_and_a_gateway_once() -> None:
     panels = [target["expr"] for path in DASHBOARDS for target in targets(read(path))]
     for expression in (*(rule["expr"] for rule in RULES), *panels):
         assert repeated_metrics(expression) == [], expression
@@ -167,6 +168,8 @@ def texts(module: Path) -> Iterator[str]:
 RUNNING = "vllm:num_requests_running"
 BY_POD = "namespace, pod, model_name, engine"
 PODS = f'{RUNNING}{{pod!=""}}'
+QUEUED = 'tessera_gateway_requests_queued{pod!=""}'
+TOKENS = 'tessera_gateway_tokens_total{pod!=""}'
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,11 @@ PODS = f'{RUNNING}{{pod!=""}}'
         f"sum by (namespace) (max by ({BY_POD}, instance) ({RUNNING}))",
         f'sum by (namespace) (max by ({BY_POD}) (rate(vllm:request_success_total{{pod!=""}}[5m])))',
         f"max by (namespace) ({PODS}) / sum by (namespace) ({PODS})",
+        f"sum by (service) (rate({TOKENS}[5m]))",
+        QUEUED,
+        f"sum by (service) (max by (namespace, pod, service) ({TOKENS}))",
+        f"sum by (service) (max by (pod, service) ({QUEUED}))",
+        f"sum by (service) (max by (namespace, pod, service) ({QUEUED.partition('{')[0]}))",
     ],
 )
 def test_a_sum_over_targets_is_found(planted: str) -> None:
@@ -190,5 +198,9 @@ def test_a_sum_over_targets_is_found(planted: str) -> None:
 
 
 def test_a_sum_over_engines_is_none_over_targets() -> None:
-    for series in (each_engine(f"{RUNNING}{{%s}}"), f"max by ({BY_POD}) ({PODS})"):
+    gateways = (
+        f"max by (namespace, pod, service) ({QUEUED})",
+        f"max by (namespace, pod, tenant, service, kind) (rate({TOKENS}[5m]))",
+    )
+    for series in (each_engine(f"{RUNNING}{{%s}}"), f"max by ({BY_POD}) ({PODS})", *gateways):
         assert repeated_metrics(f"sum by (namespace) ({series})") == []

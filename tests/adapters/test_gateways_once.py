@@ -9,20 +9,13 @@ import pytest
 
 from tessera.adapters.prometheus.queries import each_gateway
 from tests.adapters.test_engines_once import ADAPTERS, ARGUMENTS, SOURCE
+from tests.promql import gateway_labels
 
 TARGET = 'namespace="tessera-system"'
-PAGE = SOURCE.parent / "docs/reference/metrics.md"
-_ROW = re.compile(r"^\| `(tessera_gateway_\w+)` \| \w+ \| ([^|]*) \|", re.MULTILINE)
 _METRIC = re.compile(
     r"(?P<operator>\w+) ?(?:by ?\((?P<labels>[^)]*)\))?\s*\((?:\w+\()?"
     r"(?P<series>(?:tessera_gateway_|\{__name__)[^}]*\})"
 )
-
-
-def labels_by_metric() -> Mapping[str, set[str]]:
-    """Return the labels of each metric of gateways, by the page that is generated from them."""
-    rows = _ROW.findall(PAGE.read_text(encoding="utf-8"))
-    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 
 
 def queries_of_gateways() -> Iterator[str]:
@@ -52,7 +45,7 @@ def _counts_once(query: str, operator: str, labels: str, series: str) -> bool:
         return False
     if not re.search(r"\b(?:sum|count|avg)\b", query):
         return True
-    result_labels, own = set(re.findall(r"\w+", labels)), labels_by_metric()
+    result_labels, own = set(re.findall(r"\w+", labels)), gateway_labels()
     names = re.findall(r"tessera_gateway_\w+", series)
     needed = set[str]().union(*(own[_family(name)] for name in names))
     needed |= {"le"} if "_bucket{" in series else set()
@@ -70,7 +63,7 @@ def _family(name: str) -> str:
 def test_each_query_counts_a_gateway_once() -> None:
     queries = tuple(queries_of_gateways())
     metrics = {name for query in queries for name in re.findall(r"tessera_gateway_\w+", query)}
-    assert {_family(name) for name in metrics} <= labels_by_metric().keys()
+    assert {_family(name) for name in metrics} <= gateway_labels().keys()
     assert {query: repeated for query in queries if (repeated := added_twice(query))} == {}
     # Each series that a module of the adapter names is in one of these queries.
     sources = [path.read_text(encoding="utf-8") for path in (SOURCE / ADAPTERS).glob("*.py")]

@@ -9,6 +9,7 @@ PAGE = "docs/tasks/alerts.md"
 # The owner of each budget, as 1: of two for a moment, when it changes, only one, since an
 # expression that finds both fails.
 OWNERS = "topk by (budget) (1, group by (budget, owner) (tessera_budget_within_budget))"
+_OF_PODS = 'pod!=""'
 # Samples by series, in the notation of promtool: one a minute.
 Series = Mapping[str, str]
 
@@ -21,6 +22,15 @@ def always(value: float) -> str:
 def growing(a_second: float) -> str:
     """Return the samples of a growing counter over three hours, one per minute."""
     return f"0+{a_second * 60:g}x180"
+
+
+def by_gateway(series: str, *labels: str) -> str:
+    """Return one series for each gateway, of those that several targets may have of it.
+
+    `series` has `%s` for the end of its matchers, and `labels` are those of the metric itself.
+    """
+    names = ", ".join(("namespace", "pod", *labels))
+    return f"max by ({names}) ({series % _OF_PODS})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

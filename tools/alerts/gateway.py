@@ -1,6 +1,6 @@
 """Alerts about the gateway: what its users notice, and what it can no longer bill."""
 
-from alerts.alert import Alert, Firing, always, growing
+from alerts.alert import Alert, Firing, always, by_gateway, growing
 
 _POD = 'job="tessera-system/tessera-gateway",namespace="tessera-system",pod="gateway-%s"'
 _FIRST, _SECOND = _POD % "0", _POD % "1"
@@ -12,12 +12,18 @@ def _requests(code: str, reason: str, pod: str = _FIRST) -> str:
     return f'tessera_gateway_requests_total{{{pod},{_CHAT},code="{code}",reason="{reason}"}}'
 
 
+def _rate(span: str, matchers: str = "") -> str:
+    series = f"rate(tessera_gateway_requests_total{{{matchers}%s}}[{span}])"
+    return by_gateway(series, "tenant", "service", "code", "reason")
+
+
 _COMPLETED = _requests("200", "Completed")
 _FAILED = _requests("502", "EngineFailed")
 _LIMITED = _requests("429", "TooManyTokens")
 _FAILING = f'tessera_gateway_store_failing_seconds{{{_FIRST},operation="record"}}'
 _LOST = f'tessera_gateway_usage_records_total{{{_FIRST},outcome="Lost"}}'
 
+_LOST_RECORDS = 'increase(tessera_gateway_usage_records_total{outcome="Lost",%s}[15m])'
 _SILENT = f"tessera_gateway_demand_failing_seconds{{{_FIRST}}}"
 _REJECTED = (
     'tessera_rejected_demand_total{job="tessera-system/tessera-operator",'
@@ -113,9 +119,13 @@ GATEWAY = (
     ),
     Alert(
         name="GatewayErrors",
-        expr="""
-            sum by (service) (rate(tessera_gateway_requests_total{code=~"5.."}[5m]))
-              / sum by (service) (rate(tessera_gateway_requests_total[5m])) > 0.05
+        expr=f"""
+            sum by (service) (
+              {_rate("5m", 'code=~"5..",')}
+            )
+              / sum by (service) (
+                {_rate("5m")}
+              ) > 0.05
         """,
         minutes=10,
         severity="critical",
@@ -153,9 +163,11 @@ GATEWAY = (
     ),
     Alert(
         name="GatewayCannotRecordUsage",
-        expr="""
+        expr=f"""
             max by (job) (tessera_gateway_store_failing_seconds) > 0
-            or sum by (job) (increase(tessera_gateway_usage_records_total{outcome="Lost"}[15m])) > 0
+            or sum by (job) (
+              {by_gateway(_LOST_RECORDS, "job", "outcome")}
+            ) > 0
         """,
         minutes=2,
         severity="critical",
@@ -223,9 +235,13 @@ GATEWAY = (
     ),
     Alert(
         name="GatewayRefusesRequests",
-        expr="""
-            sum by (tenant) (rate(tessera_gateway_requests_total{code="429"}[15m]))
-              / sum by (tenant) (rate(tessera_gateway_requests_total[15m])) > 0.2
+        expr=f"""
+            sum by (tenant) (
+              {_rate("15m", 'code="429",')}
+            )
+              / sum by (tenant) (
+                {_rate("15m")}
+              ) > 0.2
         """,
         minutes=30,
         severity="warning",

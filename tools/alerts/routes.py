@@ -1,6 +1,6 @@
 """Alerts about routes: what fallback hides from clients, and what it costs."""
 
-from alerts.alert import Alert, Firing, always, growing
+from alerts.alert import Alert, Firing, always, by_gateway, growing
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.routes.fallback import fallback_kind
 from tessera.domain.routes.reasons import RouteReason
@@ -40,14 +40,26 @@ def _nanos(what: str) -> str:
     return f'tessera_gateway_route_{what}_nanos_total{{{_POD},target="small",currency="USD"}}'
 
 
+def _rate(what: str, matchers: str = "") -> str:
+    series = f"rate(tessera_gateway_route_{what}_total{{{matchers}%s}}[5m])"
+    return by_gateway(series, "tenant", "route", "target", "reason")
+
+
+def _increase(what: str) -> str:
+    series = f"increase(tessera_gateway_route_{what}_nanos_total{{%s}}[1h])"
+    return by_gateway(series, "tenant", "route", "target", "currency")
+
+
 ROUTES = (
     Alert(
         name="RouteFallsBack",
         expr=f"""
             sum by (route) (
-              rate(tessera_gateway_route_requests_total{{reason="{RouteReason.FALLBACK}"}}[5m])
+              {_rate("requests", f'reason="{RouteReason.FALLBACK}",')}
             )
-              / sum by (route) (rate(tessera_gateway_route_requests_total[5m])) > 0.2
+              / sum by (route) (
+                {_rate("requests")}
+              ) > 0.2
         """,
         minutes=15,
         severity="warning",
@@ -90,10 +102,12 @@ ROUTES = (
         name="RouteTargetFails",
         expr=f"""
             sum by (route, target) (
-              rate(tessera_gateway_route_skipped_total{{reason=~"{_FAILURES}"}}[5m])
+              {_rate("skipped", f'reason=~"{_FAILURES}",')}
             )
               / on (route) group_left ()
-              sum by (route) (rate(tessera_gateway_route_requests_total[5m])) > 0.05
+              sum by (route) (
+                {_rate("requests")}
+              ) > 0.05
         """,
         minutes=10,
         severity="warning",
@@ -135,8 +149,10 @@ ROUTES = (
     ),
     Alert(
         name="ProviderEjected",
-        expr="""
-            avg by (provider) (avg_over_time(tessera_gateway_provider_ejected[15m])) > 0.5
+        expr=f"""
+            avg by (provider) (
+              {by_gateway("avg_over_time(tessera_gateway_provider_ejected{%s}[15m])", "provider")}
+            ) > 0.5
         """,
         minutes=15,
         severity="warning",
@@ -174,13 +190,17 @@ ROUTES = (
     ),
     Alert(
         name="RouteWastesItsSaving",
-        expr="""
-            sum by (route, currency) (increase(tessera_gateway_route_failed_nanos_total[1h]))
+        expr=f"""
+            sum by (route, currency) (
+              {_increase("failed")}
+            )
               > 0.1 * clamp_min(
-                sum by (route, currency)
-                  (increase(tessera_gateway_route_last_target_nanos_total[1h]))
-                - sum by (route, currency)
-                  (increase(tessera_gateway_route_charge_nanos_total[1h])), 0
+                sum by (route, currency) (
+                  {_increase("last_target")}
+                )
+                - sum by (route, currency) (
+                  {_increase("charge")}
+                ), 0
               )
         """,
         minutes=60,

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from tessera.adapters.prometheus.queries import each_engine
+from tessera.adapters.prometheus.queries import each_engine, each_gateway
 from tessera.cli.errors import CommandError
 from tessera.domain.economics.break_even import MONTH_DAYS
 from tessera.domain.economics.forecast import TOKENS, Assumptions, draws, percentiles
 from tessera.domain.vllm.metrics import GENERATION_TOKENS, PROMPT_TOKENS
 
 _LIMIT = 2
+# The labels of the counter of a gateway's tokens.
+_TOKEN_LABELS = ("tenant", "service", "kind")
 _RUNBOOK = "docs/tasks/forecast.md#get-an-alert"
 
 
@@ -27,10 +29,10 @@ def alert_rule(assumptions: Assumptions) -> dict[str, Any]:
         f"sum({each_engine(f'increase({counter}{{%s}}[1d])', matchers=engines)})"
         for counter in (PROMPT_TOKENS, GENERATION_TOKENS)
     )
-    expr = (
-        f"(sum(increase(tessera_gateway_tokens_total{{{gateway}}}[1d])) or {inputs} + {outputs}) "
-        f"/ {daily:.0f} > {_LIMIT}"
+    tokens = each_gateway(
+        "increase(tessera_gateway_tokens_total{%s}[1d])", gateway, "namespace", *_TOKEN_LABELS
     )
+    expr = f"(sum({tokens}) or {inputs} + {outputs}) / {daily:.0f} > {_LIMIT}"
     rule = {
         "alert": "UsageAboveForecast",
         "expr": expr,
