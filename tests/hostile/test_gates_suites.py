@@ -165,6 +165,23 @@ POISONED: dict[str, tuple[tuple[bytes, ...], str]] = {
         ),
         "line 1: expected: the schema has 1000 patterns, limit 100",
     ),
+    "schemas that multiply, one for each row": (
+        tuple(
+            a_row(scorer="jsonSchema", id=str(number), content=str(number), expected=schema)
+            for number in range(100)
+            for schema in [{"anyOf": [{"const": f"{number}{name}"} for name in "abcdefgh"]}]
+        ),
+        "different schemas of the suite until this row have 328 references and alternatives",
+    ),
+    "a schema of many names for each row": (
+        tuple(
+            a_row(
+                scorer="jsonSchema", id=str(n), content=str(n), expected={"title": str(n) * 100_000}
+            )
+            for n in range(50)
+        ),
+        "bytes, limit 4194304",
+    ),
     "a thousand patterns": (
         tuple(a_regex("x" * 700 + str(n), content=str(n)) for n in range(1000)),
         "until this row take more than 100 million steps",

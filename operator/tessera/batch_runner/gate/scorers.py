@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import jsonschema_rs
@@ -27,8 +27,15 @@ _MAX_TAIL = 64 * 2**10
 _MAX_BRANCHES = 32
 # Branching keywords of a schema times the names that it requires; 1 s where all multiply.
 _MAX_BRANCH_NAMES = 2000
-# Patterns of a schema; each may take 10 MiB when it is compiled.
+# Patterns of a schema; each may take this much memory when it is compiled.
 _MAX_PATTERNS = 100
+# All different schemas of a suite together: a schema of the most branches takes some 4 s, and the
+# validator of a small one up to 130 times its bytes.
+_MAX_SUITE_SCHEMAS: Mapping[str, tuple[str, int]] = {
+    "branches": ("references and alternatives", 10 * _MAX_BRANCHES),
+    "patterns": ("patterns", 4 * _MAX_PATTERNS),
+    "size": ("bytes", 4 * 2**20),
+}
 # Instructions of all expressions of a suite times the bytes that are searched with each; some 1 s.
 _MAX_STEPS = 100_000_000
 # Compiling an expression costs as much as searching so many bytes with it.
@@ -39,7 +46,7 @@ _LARGE_STEPS = 10_000_000
 _MAX_MEMORY = 2 * 2**20
 _BRANCHING = frozenset({"$ref", "$dynamicRef", "not", "if", "allOf", "anyOf", "oneOf"})
 _DEPENDENT = frozenset({"dependentRequired", "dependentSchemas", "dependencies"})
-_PATTERNS = jsonschema_rs.RegexOptions()
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=_MAX_MEMORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +83,30 @@ class ModelAnswer:
 Scorer: TypeAlias = Callable[[ModelAnswer], float]
 
 
+class _SchemaContents(NamedTuple):
+    """What a schema has, or several together."""
+
+    branches: int = 0
+    """References and alternatives."""
+    keywords: int = 0
+    """Keywords of which each has alternatives or a reference."""
+    names: int = 0
+    """Names that it requires, anywhere."""
+    patterns: int = 0
+    size: int = 0
+    """Bytes; 0 of a part."""
+
+
 @dataclass(slots=True)
-class SearchBudget:
-    """Steps that the regular expressions of one suite may take while it is read."""
+class SuiteBudget:
+    """What the regular expressions and the schemas of one suite may take while it is read."""
 
     steps: int = _MAX_STEPS
     """What is left, in instructions times bytes that are searched."""
+    schemas: _SchemaContents = field(default_factory=_SchemaContents)
+    """Sums over the schemas so far."""
+    validators: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
+    """Equal schemas are compiled once."""
 
     def spend(self, steps: int) -> None:
         """Take the steps; ValueError where fewer are left."""
@@ -93,13 +118,24 @@ class SearchBudget:
                 "example; shorten them, or split the suite into several gates"
             )
 
+    def add_schema(self, schema: _SchemaContents) -> None:
+        """Add a schema that no row had before; ValueError where all together are too many."""
+        self.schemas = _summed((self.schemas, schema))
+        for name, (noun, most) in _MAX_SUITE_SCHEMAS.items():
+            if (count := getattr(self.schemas, name)) > most:
+                raise ValueError(
+                    f"expected: the different schemas of the suite until this row have {count} "
+                    f"{noun}, limit {most}; use one schema for more rows, or split the suite into "
+                    "several gates"
+                )
+
 
 def compile_scorer(
     name: str,
     expected: Any,
     example: str | None,
     documents: Sequence[str],
-    budget: SearchBudget | None = None,
+    budget: SuiteBudget | None = None,
 ) -> Scorer | None:
     """Return the scorer of a row; None for the judge, which needs two answers.
 
@@ -110,8 +146,11 @@ def compile_scorer(
         return None
     if name == "ranking":
         return _ranking(expected, len(documents))
+    budget = budget or SuiteBudget()
     if name == "regex":
-        scorer = _regex(expected, example, budget or SearchBudget())
+        scorer = _regex(expected, example, budget)
+    elif name in _SCHEMA_COMPILERS:
+        scorer = _SCHEMA_COMPILERS[name](expected, budget)
     else:
         scorer = _COMPILERS[name](expected)
     if example is not None and not scorer(ModelAnswer(text=example)):
@@ -149,7 +188,7 @@ def _contains(expected: Any) -> Scorer:
     return lambda answer: float(all(text in answer.text for text in texts))
 
 
-def _regex(expected: Any, example: str | None, budget: SearchBudget) -> Scorer:
+def _regex(expected: Any, example: str | None, budget: SuiteBudget) -> Scorer:
     if not isinstance(expected, str) or not expected:
         raise ValueError("expected: write a regular expression")
     pattern = _compile_pattern(expected, budget)
@@ -166,7 +205,7 @@ def _regex(expected: Any, example: str | None, budget: SearchBudget) -> Scorer:
     return lambda answer: float(pattern.search(answer.text) is not None)
 
 
-def _compile_pattern(expected: str, budget: SearchBudget) -> Any:
+def _compile_pattern(expected: str, budget: SuiteBudget) -> Any:
     budget.spend(0)
     options = re2.Options()
     options.log_errors = False
@@ -194,8 +233,8 @@ def _least_and_greatest(pattern: Any) -> tuple[str, ...]:
     return tuple(text.decode(errors="replace") for text in texts) if is_bounded else ()
 
 
-def _json_schema(expected: Any) -> Scorer:
-    is_valid = _validator(json.dumps(expected))
+def _json_schema(expected: Any, budget: SuiteBudget) -> Scorer:
+    is_valid = _validator(json.dumps(expected), budget)
 
     def score(answer: ModelAnswer) -> float:
         return float(_is_valid_text(is_valid, answer.text))
@@ -203,13 +242,19 @@ def _json_schema(expected: Any) -> Scorer:
     return score
 
 
-def _validator(schema: str) -> Callable[[Any], bool]:
+def _validator(schema: str, budget: SuiteBudget) -> Callable[[Any], bool]:
+    if schema not in budget.validators:
+        budget.validators[schema] = _compile_schema(schema, budget)
+    return budget.validators[schema]
+
+
+def _compile_schema(schema: str, budget: SuiteBudget) -> Callable[[Any], bool]:
     fields = json.loads(schema)
     if not isinstance(fields, dict):
         raise ValueError("expected: write a JSON schema, which is an object")
-    if _branches(fields) > _MAX_BRANCHES:
-        raise ValueError(f"expected: more than {_MAX_BRANCHES} references and alternatives; cut it")
     contents = _contents(fields)
+    if contents.branches > _MAX_BRANCHES:
+        raise ValueError(f"expected: more than {_MAX_BRANCHES} references and alternatives; cut it")
     if contents.keywords * contents.names > _MAX_BRANCH_NAMES:
         raise ValueError(
             f"expected: the schema has {counted(contents.keywords, 'keyword')} of alternatives and "
@@ -221,6 +266,7 @@ def _validator(schema: str) -> Callable[[Any], bool]:
             f"expected: the schema has {counted(contents.patterns, 'pattern')}, limit "
             f"{_MAX_PATTERNS}; remove some"
         )
+    budget.add_schema(contents._replace(size=len(schema)))
     try:
         validator = jsonschema_rs.validator_for(fields, pattern_options=_PATTERNS, offline=True)
         canonical = jsonschema_rs.canonicalize(fields, pattern_options=_PATTERNS, offline=True)
@@ -233,47 +279,36 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     return validator.is_valid
 
 
-def _branches(schema: object) -> int:
-    """Return the references and alternatives of a schema."""
-    if isinstance(schema, list):
-        return sum(map(_branches, schema))
-    if not isinstance(schema, dict):
-        return 0
-    own = 0
-    for name, part in schema.items():
-        if name in _BRANCHING:
-            own += len(part) if isinstance(part, list) else 1
-        elif name in _DEPENDENT and isinstance(part, dict):
-            # Each entry doubles the cases, and what it demands is in half of them.
-            own += sum(
-                2 + (len(names) if isinstance(names, list) else 3) for names in part.values()
-            )
-    return own + sum(map(_branches, schema.values()))
+def _branches(name: str, part: object) -> int:
+    """Return the references and alternatives of a keyword itself."""
+    if name in _BRANCHING:
+        return len(part) if isinstance(part, list) else 1
+    if name in _DEPENDENT and isinstance(part, dict):
+        # Each entry doubles the cases, and what it demands is in half of them.
+        return sum(2 + (len(names) if isinstance(names, list) else 3) for names in part.values())
+    return 0
 
 
-class _Contents(NamedTuple):
-    keywords: int = 0
-    """Keywords of which each has alternatives or a reference."""
-    names: int = 0
-    """Names that it requires, anywhere."""
-    patterns: int = 0
-
-
-def _contents(schema: object) -> _Contents:
+def _contents(schema: object) -> _SchemaContents:
     """Return what of a schema multiplies, and what each alternative has."""
     if isinstance(schema, list):
         parts = [_contents(part) for part in schema]
     elif isinstance(schema, dict):
         required, named = schema.get("required"), schema.get("patternProperties")
-        own = _Contents(
+        own = _SchemaContents(
+            branches=sum(_branches(name, part) for name, part in schema.items()),
             keywords=sum(name in _BRANCHING for name in schema),
             names=len(required) if isinstance(required, list) else 0,
             patterns=("pattern" in schema) + (len(named) if isinstance(named, dict) else 0),
         )
         parts = [own, *map(_contents, schema.values())]
     else:
-        return _Contents()
-    return _Contents(*map(sum, zip(*parts, strict=True))) if parts else _Contents()
+        return _SchemaContents()
+    return _summed(parts)
+
+
+def _summed(parts: Iterable[_SchemaContents]) -> _SchemaContents:
+    return _SchemaContents(*map(sum, zip(_SchemaContents(), *parts, strict=True)))
 
 
 def _is_valid_text(is_valid: Callable[[Any], bool], text: str) -> bool:
@@ -339,7 +374,7 @@ def _choice(expected: Any) -> Scorer:
     return score
 
 
-def _tool_call(expected: Any) -> Scorer:
+def _tool_call(expected: Any, budget: SuiteBudget) -> Scorer:
     fields = expected if isinstance(expected, dict) else {}
     name, schema = fields.get("name"), fields.get("schema", {})
     if not isinstance(name, str) or not name or set(fields) - {"name", "arguments", "schema"}:
@@ -348,7 +383,7 @@ def _tool_call(expected: Any) -> Scorer:
         if "schema" in fields or not isinstance(fields["arguments"], dict):
             raise ValueError("expected: write arguments as an object, or a schema of them")
         schema = {"const": fields["arguments"]}
-    is_valid = _validator(json.dumps(schema))
+    is_valid = _validator(json.dumps(schema), budget)
 
     def score(answer: ModelAnswer) -> float:
         if [call.name for call in answer.tool_calls] != [name]:
@@ -415,8 +450,10 @@ _NUMBER = re2.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _COMPILERS: Mapping[str, Callable[[Any], Scorer]] = {
     "exact": _exact,
     "contains": _contains,
-    "jsonSchema": _json_schema,
     "number": _number,
     "choice": _choice,
+}
+_SCHEMA_COMPILERS: Mapping[str, Callable[[Any, SuiteBudget], Scorer]] = {
+    "jsonSchema": _json_schema,
     "toolCall": _tool_call,
 }

@@ -17,7 +17,7 @@ from tessera.batch_runner.errors import RefusedError, storage_errors
 from tessera.batch_runner.files import open_regular
 from tessera.batch_runner.gate.scorers import (
     Scorer,
-    SearchBudget,
+    SuiteBudget,
     compile_scorer,
     parse_json,
 )
@@ -145,7 +145,7 @@ def parse_suite(content: bytes, name: str = "suite") -> PromptSuite:
         raise SuiteError(f"{name} has more than {most}; split it into several gates")
     faults: dict[int, str] = {}
     prompts: list[SuitePrompt] = []
-    budget = SearchBudget()
+    budget = SuiteBudget()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -189,7 +189,7 @@ def _broken(name: str, faults: Mapping[int, str]) -> str:
     return f"{name} has {counted(len(faults), 'broken line')}: {shown}{more}"
 
 
-def _read_prompt(number: int, line: bytes, budget: SearchBudget) -> SuitePrompt:
+def _read_prompt(number: int, line: bytes, budget: SuiteBudget) -> SuitePrompt:
     """Return the prompt of a line; ValueError says what to do."""
     if len(line) > MAX_ROW_BYTES:
         raise ValueError(f"it has more than {MAX_ROW_BYTES // 1024} KiB; shorten it")
