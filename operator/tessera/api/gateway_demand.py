@@ -92,6 +92,9 @@ class ReportedAccount(Wire):
     """The least that a request needed lately; of what is lent for outside providers, that of
     those that were refused."""
 
+    generation: Annotated[int, Field(ge=0)] = 0
+    """Newest of what is lent for outside providers that the account has, where that is asked."""
+
 
 class ReportedLimit(Wire):
     """One window of a limit of basis Charge, as far as a gateway knows its accounts."""

@@ -645,14 +645,18 @@ class OutsideStatus(_BudgetStatusBase):
     """Start of the window."""
 
     amount: Amount
-    """What is lent in the window, in steps of 2 % of the limit while they are used. It is never
-    lowered: what is not used is available to nothing else until the window ends."""
+    """What gateways may borrow in the window, in steps of 2 % of the limit from the first request
+    on. What is not used is given back once no request came for 5 minutes."""
 
     used: Amount
     """What of it was charged at the last record of the spend; this alone counts as spent."""
 
     generation: int
-    """Rises with the amount, so that an old status lends nothing."""
+    """Rises when the amount changes, so that an old status lends nothing."""
+
+    previous_amount: Amount | None = None
+    """The amount before it was lowered: nothing else gets it before the gateways' account has the
+    lower one. Absent otherwise."""
 
 
 BudgetRaises = Annotated[tuple[BudgetRaise, ...], Field(max_length=32)]

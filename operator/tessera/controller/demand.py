@@ -166,7 +166,7 @@ def _received(
                 start=row.start,
                 members=row.members,
                 accounts=tuple(
-                    AccountCharge(each.settled, each.lent, each.member, each.need)
+                    AccountCharge(each.settled, each.lent, each.member, each.need, each.generation)
                     for each in row.accounts
                 ),
             ),

@@ -88,7 +88,7 @@ def _recorded(currency: str, meter: SpendMeter, as_of: datetime) -> _RecordedSpe
         outside={
             name: _RecordedLoan(
                 start=loan.start,
-                amount=from_nanos(loan.amount),
+                amount=from_nanos(loan.counted),
                 used=from_nanos(loan.used),
                 generation=loan.generation,
             )

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,11 +13,12 @@ from hypothesis import strategies as st
 
 from tessera.api.budget_reasons import LimitAction, WithinBudget
 from tessera.api.model_provider import ModelProviderSpec
-from tessera.api.tenant_budget import BudgetRaise, TenantBudgetStatus
+from tessera.api.tenant_budget import BudgetRaise, TenantBudgetStatus, WindowName
 from tessera.domain.budget.budgets import BudgetView, build_budget_views
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import metering_inputs
 from tessera.domain.budget.outside import lend_to_gateways
+from tessera.domain.budget.periods import period_at
 from tessera.domain.charges.account import ChargeAccount, window_at
 from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
 from tessera.domain.charges.gateway_charges import (
@@ -56,7 +59,7 @@ from tests.properties import examples
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 BEGUN = NOW.replace(minute=0, second=0, microsecond=0)
 WITH_PROVIDERS = replace(DEFAULT_CONFIG, providers=True)
-Charges = Mapping[LimitId, LimitCharges] | None
+Charges = Mapping[LimitId, LimitCharges]
 
 
 def a_provider(*tenants: str, currency: str = "USD") -> ObservedProvider:
@@ -84,16 +87,26 @@ def a_provider(*tenants: str, currency: str = "USD") -> ObservedProvider:
     )
 
 
-def reported(settled: float, lent: float = 0, need: float = 0, start: datetime = BEGUN) -> Charges:
-    """Return what gateways report of the account of an hour, in units."""
-    account = AccountCharge(round(settled * NANO), round(lent * NANO), "", round(need * NANO))
+def reported(
+    settled: float,
+    lent: float = 0,
+    need: float = 0,
+    start: datetime | None = None,
+    *,
+    window: WindowName = "Hour",
+    generation: int = 0,
+) -> Charges:
+    """Return what gateways report of the account of a window, in units."""
+    start = start or period_at(window, NOW, ZoneInfo("UTC")).start
+    nanos = [round(each * NANO) for each in (settled, lent, need)]
+    account = AccountCharge(nanos[0], nanos[1], "", nanos[2], generation)
     charges = LimitCharges(start=int(start.timestamp()), accounts=(account,))
-    return {LimitId("team-a", "outside Hour"): charges}
+    return {LimitId("team-a", f"outside {window}"): charges}
 
 
 def planned(
     budget: Budget,
-    charges: Charges = None,
+    charges: Charges | None = None,
     at: datetime = NOW,
     *,
     providers: tuple[ObservedProvider, ...] = (a_provider(),),
@@ -103,6 +116,11 @@ def planned(
     snapshot = a_snapshot(at=at, budgets=(budget,), charges=charges, providers=providers, **fields)
     [view] = plan_of(snapshot, WITH_PROVIDERS).budgets
     return view
+
+
+def asked(budget: Budget, at: datetime = NOW, **fields: Any) -> BudgetView:
+    """Return the budget after the cycle that hears of the first request of an hour."""
+    return planned(budget, reported(0, need=0.001), at, **fields)
 
 
 def recorded(view: BudgetView, at: datetime = NOW) -> Budget:
@@ -147,16 +165,18 @@ def amounts(budget: Budget) -> dict[str, float]:
         ({"amount": "0"}, (a_provider(),), WITH_PROVIDERS, {}),
     ],
 )
-def test_a_first_step_of_each_limit_is_lent_where_a_provider_lists_the_tenant(
+def test_a_first_request_is_lent_a_step_of_each_limit_where_a_provider_lists_the_tenant(
     fields: dict[str, Any], providers: Any, config: Any, lent: dict[str, float]
 ) -> None:
-    snapshot = a_snapshot(budgets=(a_budget(**fields),), providers=providers)
-    [view] = plan_of(snapshot, config).budgets
-    assert amounts(recorded(view)) == lent
+    needs = {**reported(0, need=0.1), **reported(0, need=0.1, window="Month")}
+    for charges, first in ((None, {}), ({}, {}), (needs, lent)):
+        snapshot = a_snapshot(budgets=(a_budget(**fields),), providers=providers, charges=charges)
+        [view] = plan_of(snapshot, config).budgets
+        assert amounts(recorded(view)) == first
 
 
 def test_the_next_step_is_lent_when_something_of_the_last_is_used() -> None:
-    budget = recorded(planned(a_budget()))
+    budget = recorded(asked(a_budget()))
     for charges, amount in (
         (None, 0.2),
         ({}, 0.2),
@@ -175,7 +195,7 @@ def test_the_next_step_is_lent_when_something_of_the_last_is_used() -> None:
 
 
 def test_a_request_that_needs_more_than_a_step_gets_as_many_as_it_needs_and_no_more() -> None:
-    budget = recorded(planned(a_budget()))
+    budget = recorded(asked(a_budget()))
     for need, amount in ((0.9, 1.0), (0.9, 1.0), (10.1, 1.0), (9.0, 9.0)):
         budget = recorded(planned(budget, reported(0, need=need)))
         assert amounts(budget) == {"Hour": amount}
@@ -184,14 +204,10 @@ def test_a_request_that_needs_more_than_a_step_gets_as_many_as_it_needs_and_no_m
 def test_what_is_lent_is_said_apart_and_what_is_used_of_it_counts_as_spent() -> None:
     pods = tuple(replace(pod, bound=NOW - HOUR / 4) for pod in scaled(1).pods)
     limits = [{"window": "Day", "amount": "10"}]
-    first = planned(a_budget(limits=limits), pods=pods)
+    needed = reported(0, need=0.001, window="Day")
+    first = planned(a_budget(limits=limits), needed, pods=pods)
     [before] = first.state.current_windows
-    charges = {
-        LimitId("team-a", "outside Day"): LimitCharges(
-            start=int(before.period.start.timestamp()), accounts=(AccountCharge(NANO // 10),)
-        )
-    }
-    view = planned(recorded(first), charges, pods=pods)
+    view = planned(recorded(first), reported(0.1, window="Day"), pods=pods)
     [window] = view.state.current_windows
     nodes = 66_964_286
     assert (before.lent, before.outside, before.spent) == (NANO // 5, 0, nodes)
@@ -213,7 +229,7 @@ def test_what_is_lent_is_said_apart_and_what_is_used_of_it_counts_as_spent() -> 
 
 
 def test_the_status_says_what_is_lent() -> None:
-    status = recorded(planned(recorded(planned(a_budget())), reported(0.05, 0.1))).status
+    status = recorded(planned(recorded(asked(a_budget())), reported(0.05, 0.1))).status
     assert wire_format(status)["outside"] == [
         {
             "window": "Hour",
@@ -232,7 +248,7 @@ def test_nothing_is_lent_above_what_is_spent_and_committed() -> None:
     for amount in ("0.40", "0.20"):
         budget = a_budget(amount=amount)
         for _ in range(60):
-            charges = reported(sum(amounts(budget).values()))
+            charges = reported(sum(amounts(budget).values()), need=0.001)
             cycle = replace(snapshot, budgets=(budget,), charges=charges)
             [view] = plan_of(cycle, WITH_PROVIDERS).budgets
             budget = recorded(view)
@@ -248,7 +264,8 @@ def test_replicas_find_less_left_by_what_is_lent() -> None:
     snapshot = replace(scaled(1), budgets=(a_budget(amount="0.60"),), providers=(a_provider(),))
     assert desired(plan_of(snapshot)) == desired(plan_of(snapshot, WITH_PROVIDERS)) == 6
     plan = plan_of(replace(snapshot, charges=reported(0.2)), WITH_PROVIDERS)
-    lending = replace(snapshot, budgets=(recorded(plan.budgets[0]),))
+    budgets, charges = (recorded(plan.budgets[0]),), reported(0.2, need=0.001)
+    lending = replace(snapshot, budgets=budgets, charges=charges)
     plan = plan_of(lending, WITH_PROVIDERS)
     assert desired(plan) == 3
     decision = explain_budget(lending, plan, plan.service_plans[CHAT])
@@ -263,7 +280,7 @@ def desired(plan: Plan) -> int:
 
 def test_thresholds_of_actions_are_reached_by_what_is_used_of_what_is_lent() -> None:
     actions = [{"at": 10, "action": "CapScaleUp"}]
-    view = planned(a_budget(actions=actions))
+    view = asked(a_budget(actions=actions))
     assert view.limits[0].actions == ()
     view = planned(recorded(view), reported(0.85))
     assert (amounts(recorded(view)), view.limits[0].actions) == ({"Hour": 1.05}, ())
@@ -282,7 +299,7 @@ def test_a_raise_is_lent_from_and_its_end_takes_nothing_back() -> None:
     until = NOW + MINUTE
     fields = {"limit": "cost-hour", "by": "90", "until": until, "reason": "demo"}
     budget = replace(a_budget(), raises=(BudgetRaise.model_validate(fields),))
-    budget = recorded(planned(budget))
+    budget = recorded(asked(budget))
     assert amounts(budget) == {"Hour": 2}
     budget = recorded(planned(budget, reported(9.5, need=2)))
     assert amounts(budget) == {"Hour": 11.5}
@@ -305,7 +322,7 @@ def test_nothing_is_lent_while_the_spend_is_unknown_and_what_accounts_have_count
 
 
 def test_a_lost_status_goes_on_from_the_copy_of_the_spend() -> None:
-    view = planned(recorded(planned(a_budget())), reported(0.3))
+    view = planned(recorded(asked(a_budget())), reported(0.3))
     record = SpendRecord(currency="USD", meter=view.meter)
     manifest = spend_records_manifest("tessera", {"team-a": record}, NOW)
     records = parse_spend_records(manifest.body["data"])
@@ -318,9 +335,11 @@ def test_a_lost_status_goes_on_from_the_copy_of_the_spend() -> None:
 
 
 def test_a_new_window_begins_at_the_first_step() -> None:
-    budget = recorded(planned(recorded(planned(a_budget())), reported(3)))
+    budget = recorded(planned(recorded(asked(a_budget())), reported(3)))
     assert amounts(budget) == {"Hour": 3.2}
     view = planned(budget, reported(3), NOW + HOUR)
+    assert amounts(recorded(view, NOW + HOUR)) == {}
+    view = planned(budget, reported(0, need=0.001, start=BEGUN + HOUR), NOW + HOUR)
     budget = recorded(view, NOW + HOUR)
     assert amounts(budget) == {"Hour": 0.2}
     assert budget.status.outside[0].start == BEGUN + HOUR
@@ -333,7 +352,8 @@ def test_gateways_may_spend_what_the_status_says_in_its_window_alone() -> None:
     assert budget.spec is not None
     [limit] = outside_limits(budget, budget.spec)
     assert (limit.name, limit.amount_at(NOW.timestamp()), limit.raises) == ("outside Hour", 0, ())
-    written = recorded(planned(budget))
+    # Hours begin at half past there.
+    written = recorded(planned(budget, reported(0, need=0.001, start=BEGUN - HOUR / 2)))
     assert written.spec is not None
     [limit] = outside_limits(written, written.spec)
     start, end = window_at(limit, NOW.timestamp())
@@ -397,8 +417,8 @@ class Fleet:
     def account(self) -> ChargeAccount:
         return self.accounts.setdefault(self.start, ChargeAccount())
 
-    def call(self, nanos: int, ends: bool) -> None:
-        """Reserve for a call, and settle it if it ends."""
+    def call(self, nanos: int, ends: bool, *, fails: bool = False) -> None:
+        """Reserve for a call, and settle it if it ends: one that fails costs nothing."""
         account = self.account
         balance = account.gateways.get("gateway-0")
         ceiling, used = (balance.ceiling, balance.used) if balance is not None else (0, 0)
@@ -421,13 +441,14 @@ class Fleet:
         outcome = ask(need=nanos)
         self.need = nanos if outcome is LendingOutcome.NOTHING else 0
         if outcome is LendingOutcome.GRANTED and ends:
-            ask(ended=nanos)
+            ask(ended=0 if fails else nanos)
 
     def cycle(self, *, reports: bool, is_written: bool = True) -> None:
         account = self.account
-        charges: Charges = None
+        charges: Charges | None = None
         if reports:
-            row = AccountCharge(account.settled, account.lent, "", self.need)
+            state = account.settled, account.lent, "", self.need, account.generation
+            row = AccountCharge(*state)
             limits = LimitCharges(start=self.start, accounts=(row,))
             charges = {LimitId("team-a", "outside Hour"): limits}
         nodes = (a_node(whole=1),)
@@ -443,17 +464,18 @@ class Fleet:
         meters = {} if self.meter is None else {"team-a": self.meter}
         views = build_budget_views(snapshot, inputs, meters, {})
         before = views[0].meter.loan(views[0].state.current_windows[0].period)
-        assert account.settled + account.lent <= before.amount
+        assert account.settled + account.lent <= before.counted
         views[0].state.current_windows[0].reserve(None, committed=self.committed)
         [view] = lend_to_gateways(views, snapshot, has_providers=True)
         [window] = view.state.current_windows
         loan = view.meter.loan(window.period)
-        assert loan.amount >= before.amount
-        assert (window.outside, window.outside + window.lent) == (loan.used, loan.amount)
-        if loan.amount > before.amount:
+        assert account.settled + account.lent <= loan.counted
+        assert (window.outside, window.outside + window.lent) == (loan.used, loan.counted)
+        if loan.amount != before.amount:
             assert loan.generation > before.generation
+        if loan.counted > before.counted:
             spent = view.meter.spent(window.period)
-            assert spent + self.committed + loan.amount <= window.limit
+            assert spent + self.committed + loan.counted <= window.limit
         self.meter = view.meter
         if is_written:
             self.budget = recorded(view, self.at)
@@ -462,7 +484,10 @@ class Fleet:
         self.meter = None
 
     def read_status(self) -> None:
+        """Let the gateway read the status, and tell the account of an amount that is lower."""
         self.read = self.budget
+        if self.limit.is_lowered:
+            self.call(0, ends=False)
 
     def pass_minutes(self, minutes: int) -> None:
         self.at += minutes * MINUTE
@@ -509,8 +534,35 @@ def test_nodes_and_what_is_lent_stay_within_the_limit_and_calls_within_what_is_l
     fleet.cycle(reports=True)
 
 
+def test_what_a_failed_call_left_is_given_back_and_lent_to_the_next_request() -> None:
+    fleet = Fleet(a_budget())
+
+    def after(*, minutes: int = 0, is_read: bool = True) -> tuple[Decimal, Decimal | None]:
+        if minutes:
+            fleet.pass_minutes(minutes)
+        fleet.cycle(reports=True)
+        if is_read:
+            fleet.read_status()
+        [row] = fleet.budget.status.outside
+        return row.amount, row.previous_amount
+
+    step = Decimal("0.2")
+    for _ in range(3):
+        fleet.call(NANO // 10, True, fails=True)
+        assert after() == (step, None)
+        fleet.call(NANO // 10, True, fails=True)
+        assert (after(), after(minutes=4)) == ((step, None), (step, None))
+        # It counts until the account has heard of it: a gateway may lend by what it read before.
+        assert after(minutes=1, is_read=False) == (0, step)
+        assert "(0.2000 lent)" in fleet.budget.status.summary
+        assert (after(minutes=1), after()) == ((0, step), (0, None))
+        assert "lent" not in fleet.budget.status.summary
+    assert fleet.account.settled == 0
+
+
 def test_an_amount_that_is_read_late_lends_no_more_than_the_newest() -> None:
     fleet = Fleet(a_budget(amount="5"))
+    fleet.call(NANO // 20, True)
     fleet.cycle(reports=True)
     fleet.read_status()
     fleet.call(NANO // 20, True)
@@ -528,7 +580,7 @@ def test_a_tenant_spends_its_limit_at_providers_however_large_a_call_may_be(
     reserved: float, charged: float
 ) -> None:
     """A gateway with some calls a second, which a cycle follows, spends 1 USD in the hour."""
-    budget = recorded(planned(a_budget(amount="1")))
+    budget = recorded(asked(a_budget(amount="1")))
     account, gateway = ChargeAccount(), GatewayCharges(clock_offset=BEGUN.timestamp())
     nanos, charge = round(reserved * NANO), round(charged * NANO)
     for second in range(55):
@@ -572,7 +624,7 @@ def exchange(
 def test_a_cycle_that_is_repeated_lends_once() -> None:
     """The view of a budget in which nothing runs is kept, and what is lent is not counted twice."""
     incremental = Incremental()
-    before = a_snapshot(budgets=(a_budget(),), charges=reported(0))
+    before = a_snapshot(budgets=(a_budget(),), charges=reported(0, need=0.001))
     memory = NO_MEMORY.after(incremental.run(plan, WITH_PROVIDERS, before, NO_MEMORY))
     snapshot = replace(before, providers=(a_provider(),))
     lent = [

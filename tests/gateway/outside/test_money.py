@@ -3,12 +3,13 @@
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tessera.api.ref import Ref
-from tessera.domain.charges.scopes import OTHER_MONTH
+from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tests.gateway.charging import INPUT, OUTPUT, a_cost_limit
 from tests.gateway.outside.routing import OUTSIDE, OWN, a_body, routed
@@ -50,6 +51,22 @@ async def test_a_call_is_made_if_all_that_it_may_cost_is_lent(
         (record,) = await world.records(1)
     assert got.headers["x-tessera-target"] == target
     assert record.skipped_targets == ("" if target == "outside" else "outside=BudgetExceeded")
+
+
+async def test_a_request_without_another_target_waits_for_the_first_loan(tmp_path: Path) -> None:
+    """The operator lends what the gateway says that a request needs."""
+    async with routed(tmp_path, OUTSIDE, tenant={"outside": (a_cost_limit(0, 0),)}) as world:
+        asking = asyncio.create_task(world.gateway.post(BODY))
+        admission = world.gateway.admission
+        charges = admission.reservations.charges
+        async with asyncio.timeout(10):
+            while not any(is_outside(key.scope) for key in charges.lending.needs()):
+                await charges.wait(1)
+        directory = admission.senders.directory
+        tenant = replace(directory.tenants["team-a"], outside=(a_cost_limit(MOST),))
+        admission.update(replace(directory, tenants={"team-a": tenant}))
+        got = await asking
+    assert (got.status, got.headers["x-tessera-target"]) == (200, "outside")
 
 
 async def test_what_calls_may_cost_stays_reserved_until_they_end(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.observed.charges import LimitId
 from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.reserve.limits import Reserved
@@ -166,6 +169,17 @@ async def test_a_call_is_answered_once_more_is_lent() -> None:
         assert reserved.cost is not None
         assert reserved.cost.reserved == MOST
         assert gateway.admission.reservations.charges.lending.needs() == {}
+
+
+async def test_an_account_that_no_request_uses_hears_of_a_lower_amount_and_says_so() -> None:
+    lowered = replace(a_cost_limit(COST, generation=2), is_lowered=True)
+    async with outside(lent=(lowered,)) as gateway:
+        charges = gateway.admission.reservations.charges
+        await gateway.accounts.borrow(BorrowRequest(charges=charges.renewal()))
+        reported = reported_charges(charges.lending.answered())
+    [account] = reported[LimitId(TENANT, "outside Month")].accounts
+    assert (account.settled, account.lent, account.generation) == (0, 0, 2)
+    assert gateway.accounts.as_json()[OUTSIDE_MONTH]["limit"] == COST
 
 
 async def test_a_whole_answer_of_a_service_is_reserved_at_once_or_refused() -> None:

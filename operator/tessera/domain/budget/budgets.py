@@ -583,7 +583,7 @@ def _budget_state(
             is_each=limit.for_ is not None and limit.for_.part[1] == EACH,
             spent=meter.spent(period) + (loan := meter.loan(period)).used,
             outside=loan.used,
-            lent=loan.amount - loan.used,
+            lent=loan.counted - loan.used,
         )
         for place, limit, period in limits
     ]

@@ -50,11 +50,20 @@ class OutsideLoan:
 
     start: datetime
     amount: int = 0
-    """Nano-units; never lowered."""
+    """Nano-units that gateways may borrow in all."""
     used: int = 0
     """Those of them that were charged, as gateways reported last."""
     generation: int = 0
-    """Rises with the amount; 0 while nothing is lent."""
+    """Rises when the amount changes; 0 while nothing was lent."""
+    previous_amount: int = 0
+    """The amount before it was lowered, until an account has the lower one; 0 else."""
+    idle_since: datetime | None = None
+    """When this operator first saw that nothing of it is used; None while it is used."""
+
+    @property
+    def counted(self) -> int:
+        """Return the nano-units that are available to nothing else: what accounts may lend."""
+        return max(self.amount, self.previous_amount)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

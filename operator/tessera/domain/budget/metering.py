@@ -358,7 +358,11 @@ def restore_meter(
         },
         loans={
             each.window: OutsideLoan(
-                each.start, to_nanos(each.amount), to_nanos(each.used), each.generation
+                each.start,
+                to_nanos(each.amount),
+                to_nanos(each.used),
+                each.generation,
+                to_nanos(each.previous_amount) if each.previous_amount else 0,
             )
             for each in loans
         },

@@ -86,7 +86,7 @@ class BudgetWindow:
     def lend(self, loan: OutsideLoan) -> None:
         """Count what is lent, and what of it is used, for calls of outside providers."""
         used = loan.used - self.outside
-        self.outside, self.lent = loan.used, loan.amount - loan.used
+        self.outside, self.lent = loan.used, loan.counted - loan.used
         self.spent += used
         self.forecast += used
 

@@ -182,6 +182,7 @@ class ChargeAccount:
             scarce=self._is_scarce(now),
             end=end,
             at=now,
+            generation=self.generation,
         )
 
     def _receive(self, balance: GatewayBalance, ask: ChargeAsk, now: float) -> None:

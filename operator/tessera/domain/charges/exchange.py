@@ -88,3 +88,5 @@ class ChargeAnswer:
     """Of the window, in Unix seconds."""
     at: float
     """Unix seconds of the database."""
+    generation: int = 0
+    """Newest of the limit that the account has."""

@@ -82,6 +82,8 @@ class LentCharges:
     denied_at: float = _NEVER
     missing: int = 0
     """The least that one request needed and did not get; 0 once it was free here."""
+    missing_at: float = _NEVER
+    """When the first of them came."""
     least: int = 0
     """The least that a request needed lately, was it admitted or refused."""
     least_at: float = _NEVER
@@ -136,9 +138,14 @@ class LentCharges:
     def is_said(self) -> bool:
         """Say whether the account knows what is charged and reserved."""
         ask = self.ask
-        if ask is None or not self.is_answered:
+        if ask is None or not self.is_answered or (self.limit.is_lowered and not self.is_lowered):
             return False
         return self.used == ask.used and self.reserved == ask.reserved
+
+    @property
+    def is_lowered(self) -> bool:
+        """Say whether the account has an amount that the operator lowered."""
+        return self.answer is not None and self.answer.generation >= self.limit.generation
 
     def is_reserved(self, amount: int, now: float) -> bool:
         """Say whether running requests have so much reserved, as an account said just now."""
@@ -523,6 +530,7 @@ class GatewayCharges:
         if ask.need and answer.outcome in (LendingOutcome.RESERVED, LendingOutcome.NOTHING):
             # The least, or a request that needs more than there is would hide all others.
             missing = ask.need + lent.free
+            lent.missing_at = lent.missing_at if lent.missing else now
             lent.missing = min(lent.missing or missing, missing)
         match answer.outcome:
             case LendingOutcome.GRANTED if ask.need:

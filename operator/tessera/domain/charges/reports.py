@@ -36,7 +36,10 @@ def reported_charges(
         corrected = answer.limit - limit.amount_at(answer.at) if is_corrected else 0
         settled = max(0, answer.settled - corrected)
         need = needs.get(answer.account, 0)
-        account = AccountCharge(settled, answer.lent, _member(limit, scope.key), need)
+        is_asked = limit.is_lowered or answer.generation > limit.generation
+        generation = answer.generation if is_asked and is_outside(scope.key) else 0
+        member = _member(limit, scope.key)
+        account = AccountCharge(settled, answer.lent, member, need, generation)
         by_window[LimitId(limit.budget, limit.name), answer.account.start].append(account)
     return {
         limit: LimitCharges(

@@ -49,6 +49,8 @@ class ChargeLimit:
     raises: tuple[AmountRaise, ...] = ()
     throttle: ThrottleTerms | None = None
     """None: it may be spent at once."""
+    is_lowered: bool = False
+    """The operator waits until the account has this amount, which is lower than the one before."""
 
     def amount_at(self, at: float) -> int:
         """Return the nano-units at a moment in Unix seconds, with the raises of then."""

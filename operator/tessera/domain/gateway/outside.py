@@ -75,12 +75,13 @@ def outside_limits(budget: Budget, spec: TenantBudgetSpec) -> tuple[ChargeLimit,
 
 def _outside_limit(budget: Budget, spec: TenantBudgetSpec, limit: Limit) -> ChargeLimit:
     raises: tuple[AmountRaise, ...] = ()
-    generation = 0
+    generation, is_lowered = 0, False
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
     for lent in budget.status.outside:
         period = period_at(limit.window, lent.start, zone)
         if (lent.window, lent.start) == (limit.window, period.start):
             nanos, generation = to_nanos(lent.amount), lent.generation
+            is_lowered = lent.previous_amount is not None
             raises = (
                 AmountRaise(nanos, period.end.timestamp()),
                 AmountRaise(-nanos, period.start.timestamp()),
@@ -94,4 +95,5 @@ def _outside_limit(budget: Budget, spec: TenantBudgetSpec, limit: Limit) -> Char
         currency=spec.currency,
         time_zone=spec.time_zone,
         raises=raises,
+        is_lowered=is_lowered,
     )

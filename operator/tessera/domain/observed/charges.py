@@ -29,6 +29,9 @@ class AccountCharge(NamedTuple):
     """The one whose account it is; empty where a limit has one account."""
     need: int = 0
     """The least that a request needs; of what is lent for providers, one that was refused."""
+    generation: int = 0
+    """Newest of what was lent for providers that the account has, where the operator waits for
+    that or its own is older; 0 else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,8 @@ def merged_charges(first: LimitCharges, second: LimitCharges) -> LimitCharges:
     for account in sorted((*first.accounts, *second.accounts)):
         known = accounts.get(account.member, account)
         need = min(account.need or known.need, known.need or account.need)
-        accounts[account.member] = account._replace(need=need)
+        generation = max(account.generation, known.generation)
+        accounts[account.member] = account._replace(need=need, generation=generation)
     return LimitCharges(
         start=first.start,
         members=max(first.members, second.members),

@@ -61,10 +61,11 @@ def budget_status(
     outside = tuple(
         _outside_status(window.period.name, view.meter.loan(window.period))
         for window in state.current_windows
-        if window.outside or window.lent
+        if window.outside or window.lent or view.meter.loan(window.period).generation
     )
     lent = [
-        [(each.start, each.amount) for each in listed] for listed in (previous.outside, outside)
+        [(each.start, each.amount, each.previous_amount) for each in listed]
+        for listed in (previous.outside, outside)
     ]
     changed = changed or acts[0] != acts[1] or lent[0] != lent[1]
     is_due = changed or _is_record_due(view, limits, state)
@@ -241,6 +242,7 @@ def _outside_status(window: WindowName, loan: OutsideLoan) -> OutsideStatus:
         amount=from_nanos(loan.amount),
         used=from_nanos(loan.used),
         generation=loan.generation,
+        previous_amount=from_nanos(loan.previous_amount) if loan.previous_amount else None,
     )
 
 

@@ -223,16 +223,28 @@ class Charges:
         self._lengths = defaultdict[str, AnswerLengths](AnswerLengths)
         self._changed, self._waiting = asyncio.Event(), 0
         self._asking = set[asyncio.Future[bool]]()
+        self._lowered: tuple[ChargeScope, ...] = ()
+        """Of which accounts the operator waits to hear that they have less to lend."""
 
     def update(self, directory: Directory, changes: ModelChanges) -> None:
         """Take a directory."""
         self._directory, self._terms, self._personal = directory, {}, {}
+        self._lowered = tuple(
+            scope
+            for tenant in directory.tenants.values()
+            for scope in (outside_scopes(tenant) if tenant.outside else ())
+            if scope.limit.is_lowered
+        )
+        self._wake()
         for model in changes.removed:
             self._lengths.pop(model.uid, None)
 
     def renewal(self) -> tuple[ChargeAsk, ...]:
-        """Return what accounts are to hear now."""
-        return self.lending.renewal(self._clock.monotonic())
+        """Return what accounts are to hear now, also of limits that no request here uses."""
+        now = self._clock.monotonic()
+        for scope in self._lowered:
+            self.lending.known(scope, now).needed_at = now
+        return self.lending.renewal(now)
 
     def receive(self, answers: Sequence[ChargeAnswer]) -> tuple[ChargeAsk, ...]:
         """Take what accounts answered; return what they are to hear at once."""
@@ -462,17 +474,17 @@ class Charges:
                         at = now + self.lending.clock_offset
                         raise over_budget(answer, needed=least, at=at)
                     unanswered_from = now
-                    await self._wait(_ASK_AGAIN_SECONDS)
+                    await self.wait(_ASK_AGAIN_SECONDS)
                 case ChargesNeeded(asks=asks, wait_seconds=seconds):
                     if now - unanswered_from >= account_seconds:
                         raise RequestError(RequestReason.BUDGET_UNAVAILABLE, scopes[0].limit.budget)
                     if not asks:
-                        await self._wait(max(seconds, _LEAST_WAIT_SECONDS))
+                        await self.wait(max(seconds, _LEAST_WAIT_SECONDS))
                     elif not await self._borrow(BorrowRequest(charges=asks)):
                         raise RequestError(RequestReason.BUDGET_UNAVAILABLE, scopes[0].limit.budget)
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait until something is settled or answered, or for so long."""
+    async def wait(self, seconds: float) -> None:
+        """Wait until something is settled, answered or lent, or for so long."""
         self._waiting += 1
         try:
             async with asyncio.timeout(seconds):

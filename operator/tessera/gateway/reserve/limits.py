@@ -27,6 +27,8 @@ from tessera.gateway.resolve.chooser import Chosen
 _MAX_CACHED_LIMITS = 10_000
 # Of one request, with the limits that others take in between.
 _MAX_BORROWINGS = 8
+# The operator lends money for providers within so long after a request needed it.
+LENDING_SECONDS = 5.0
 # Of a request that reaches no engine.
 _NO_TOKENS = RequestShape(model="", input_tokens=0, max_output_tokens=0)
 
@@ -136,7 +138,7 @@ class Reservations:
                 whole = whole or cost_terms is not None
                 reserved.charge = await self._charged(reserved, terms, whole=whole)
             if cost_terms is not None:
-                reserved.cost = await self._charged(reserved, cost_terms, whole=True)
+                reserved.cost = await self._lent(reserved, cost_terms)
         except BaseException:
             self.settle(reserved, input_tokens=0, output_tokens=0)
             raise
@@ -187,6 +189,29 @@ class Reservations:
             chosen.counted_tokens = tokens
         rest = max(0.0, BUDGET_WAIT_SECONDS - (self._clock.monotonic() - began))
         return await self.charges.reserve(chosen, terms, tokens, whole=whole, wait_seconds=rest)
+
+    async def _lent(self, reserved: Reserved, terms: ChargeTerms) -> RequestCharge:
+        """Reserve what a provider may bill.
+
+        A request that no other target answers waits until the operator lends that, which it hears
+        of first. Raises RequestError with status 429 or 503.
+        """
+        chosen, charges = reserved.chosen, self.charges
+        routed, asked_at = chosen.received.routed, self._clock.monotonic()
+        while True:
+            try:
+                return await self._charged(reserved, terms, whole=True)
+            except RequestError as error:
+                now = self._clock.monotonic()
+                known = [charges.lending.known(scope, now) for scope in terms.scopes]
+                # Once more is not lent, later requests do not wait for it again.
+                asked_at = min([asked_at, *(each.missing_at for each in known if each.missing)])
+                seconds = asked_at + LENDING_SECONDS - now
+                is_alone = routed is not None and routed.gives_less
+                if error.missing is None or not is_alone or seconds <= 0:
+                    raise
+            await charges.wait(seconds)
+            terms = charges.cost_terms(chosen) or terms
 
     def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
         """Return the request as it can wait: while its prompt is read, all others have to."""

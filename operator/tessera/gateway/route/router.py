@@ -144,11 +144,14 @@ class RouteCalls:
         if error.reason is RequestReason.NO_READY_REPLICA:
             may_answer = call.model.may_sleep and not routed.waits
         elif error.reason is RequestReason.BUDGET_EXCEEDED:
-            # With fewer tokens, or when others give back what they reserved.
-            may_answer = call.model.outside is None and not routed.gives_less
+            # With fewer tokens, when others give back what they reserved, or more is lent.
+            may_answer = not routed.gives_less
         else:
             may_answer = kind == "Overloaded" and not routed.waits
-        if may_answer and self._may_wait is None:
+        before = self._may_wait
+        is_first = before is None or (before.provider is not None and call.model.outside is None)
+        if may_answer and is_first:
+            # Until more is lent for a provider, a service may give fewer tokens.
             self._may_wait = self._target(routed.target)
         return True
 

@@ -42,7 +42,7 @@ class SpendRecordStore:
                 record.currency,
                 record.meter.spend_by_window,
                 record.meter.incomplete_windows,
-                {window: loan.amount for window, loan in record.meter.loans.items()},
+                {window: loan.counted for window, loan in record.meter.loans.items()},
             )
             for name, record in records.items()
         }
