@@ -248,9 +248,22 @@ SERVICES = [
         reason=PlacementReason.BUDGET_EXHAUSTED,
         manifest=service_manifest("  placement: {mig: Auto}", model=LLAMA_1B),
         field="spec.placement.mig",
-        says=("no slice is planned", "TenantBudget/team-a", "Raise spec.limits[0].amount"),
+        says=("no slice is planned", "hour limit 0.00 USD", "needs 0.2679 USD: raise spec.limits"),
         pools=(a_pool(mig={"mode": "Auto"}),),
         budgets=(a_budget(amount="0.00"),),
+    ),
+    RefusalCase(
+        reason=PlacementReason.BUDGET_EXHAUSTED,
+        manifest=service_manifest("  placement: {mig: Auto}", model=LLAMA_1B),
+        field="spec.placement.mig",
+        says=(
+            "TenantBudget/team-a: month limit 100.00 USD from 2026-12-01T00:00Z until 2027-01-01",
+            "spent 0.00 USD, committed to minReplicas 0.00 USD, reserved 0.00 USD",
+            "1 more replica of minReplicas needs 199.29 USD",
+            "raise spec.limits[0].amount to 199.30 USD; this month it fits",
+        ),
+        pools=(a_pool(mig={"mode": "Auto"}),),
+        budgets=(a_budget(window="Month", amount="100.00"),),
     ),
     RefusalCase(
         reason=PlacementReason.MIXED_CURRENCIES,

@@ -174,10 +174,12 @@ class BudgetState:
         if (refusal := self._refuse_above_quota(tariff)) is not None:
             return refusal
         window_costs = self._window_costs(tariff, span)
-        shortage = self._refuse_shortage(
+        shortage = self._shortage_text(
             window_costs, f"1 more replica for {int(span.total_seconds())} s"
         )
-        if shortage is None:
+        if shortage is not None:
+            self.refuse(shortage)
+        else:
             for window, cost in window_costs:
                 window.reserve(owner, granted=cost)
                 window.forecast += window.cost(tariff, self.at, window.period.end)
@@ -197,6 +199,19 @@ class BudgetState:
 
         The text has no amount that rises with time, as it is written while a service sleeps.
         """
+        if (refusal := self.refuse_always(tariff)) is not None:
+            return refusal
+        if not (lacking := _lacking(self._window_costs(tariff, span))):
+            return None
+        window, _ = lacking[0]
+        wait = f" or wait for the next {window.period.name.lower()}"
+        return (
+            f"{self._limit_text(window)} leaves too little for 1 more replica. Raise "
+            f"{window.field_path}{'' if window in self.next_windows else wait}."
+        )
+
+    def refuse_always(self, tariff: Tariff) -> str | None:
+        """Return why a replica would not be granted whatever the limits have left."""
         if self.closed is not None:
             return self.closed.message
         if tariff.currency != self.currency:
@@ -211,14 +226,7 @@ class BudgetState:
                 "for 1 more replica. Raise spec.gpus, or lower what other services of the tenant "
                 "need."
             )
-        if not (lacking := _lacking(self._window_costs(tariff, span))):
-            return None
-        window, _ = lacking[0]
-        wait = f" or wait for the next {window.period.name.lower()}"
-        return (
-            f"{self._limit_text(window)} leaves too little for 1 more replica. Raise "
-            f"{window.field_path}{'' if window in self.next_windows else wait}."
-        )
+        return None
 
     def has_room(self, tariff: Tariff, span: timedelta) -> bool:
         """Return whether one replica more would be granted for a span; nothing is reserved."""
@@ -228,16 +236,19 @@ class BudgetState:
         """Commit the cost of one more replica within minReplicas, or return why not."""
         if (refusal := self._refuse_above_quota(tariff)) is not None:
             return refusal
+        if (shortage := self.refuse_min_replica(tariff)) is None:
+            self.reserve_min_replicas(tariff, 1, owner)
+        else:
+            self.min_replicas_shortage = self.min_replicas_shortage or self.refuse(shortage)
+        return Refusal(shortage) if shortage is not None else None
+
+    def refuse_min_replica(self, tariff: Tariff) -> str | None:
+        """Return why one replica more of minReplicas would not be granted; nothing is reserved."""
         window_costs = [
             (window, window.cost(tariff, self.at, window.period.end))
             for window in self._windows(tariff)
         ]
-        shortage = self._refuse_shortage(window_costs, "1 more replica of minReplicas")
-        if shortage is None:
-            self.reserve_min_replicas(tariff, 1, owner)
-        else:
-            self.min_replicas_shortage = self.min_replicas_shortage or shortage
-        return Refusal(shortage) if shortage is not None else None
+        return self._shortage_text(window_costs, "1 more replica of minReplicas")
 
     def refuse_batch(self, request: "GrantRequest") -> str | None:
         """Return why no attempt runs, by an action of the budget; None for services."""
@@ -289,7 +300,7 @@ class BudgetState:
             f"{self.amount(window.limit)} {start}until {period.end:%Y-%m-%dT%H:%MZ}"
         )
 
-    def _refuse_shortage(
+    def _shortage_text(
         self, window_costs: Sequence[tuple[BudgetWindow, int]], addition_text: str
     ) -> str | None:
         if not (lacking := _lacking(window_costs)):
@@ -309,7 +320,7 @@ class BudgetState:
             way_out += f" or wait for the next {period}"
         owner = window.largest_owner
         largest = f" (the largest part for {owner})" if owner is not None else ""
-        return self.refuse(
+        return (
             f"{self._limit_text(window)}, {self.spent_text(window)}, "
             f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
             f"{self.amount(window.granted)}{largest}, available {self.amount(available)}. "

@@ -88,7 +88,9 @@ def start_refusal(
         return None
     if awaited is not None and share is not None and share.paid_replicas == 0:
         tariff = awaited.offer.tariff.paid_for(proposal.service.ref)
-        return _refusal(state, [tariff], _span_of(spec)) or _floor_refusal(state)
+        floor = state.refuse_min_replica(tariff) if guaranteed_replicas(spec) else None
+        refusal = state.refuse_always(tariff) or floor
+        return refusal or _refusal(state, [tariff], _span_of(spec)) or _floor_refusal(state)
     if grant is None or grant.replicas or not proposal.counts:
         return None
     if spec.fixed_replicas is not None or guaranteed_replicas(spec):
@@ -111,10 +113,9 @@ def preparation_refusal(
         return None
     if not proposal.counts:
         return pool_refusal(proposal.service.ref.namespace, spec.placement.pools, state, views)
-    refusal = _refusal(state, _tariffs(proposal), _span_of(spec))
-    if grant is None or grant.shortage is None or grant.reason not in _NOT_PAID:
-        return refusal
-    return refusal or _floor_refusal(state)
+    if grant is not None and grant.shortage is not None and grant.reason in _NOT_PAID:
+        return grant.shortage
+    return _refusal(state, _tariffs(proposal), _span_of(spec))
 
 
 def with_layout_refusal(placement: PlacementDecision, refusal: str | None) -> PlacementDecision:
