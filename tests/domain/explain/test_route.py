@@ -22,9 +22,9 @@ USE = RouteUse(
 )
 
 
-def an_observed_route(*targets: dict[str, Any], **spec: Any) -> ObservedRoute:
+def an_observed_route(*targets: dict[str, Any], ready: int = 1, **spec: Any) -> ObservedRoute:
     route = a_route(targets=[*(targets or (QUICK, {"service": "large"}))], **spec)
-    status = statuses(route, a_target("small"), a_target("large", 0))["assistant"]
+    status = statuses(route, a_target("small"), a_target("large", ready))["assistant"]
     return replace(route, status=status)
 
 
@@ -33,7 +33,7 @@ def decisions_of(route: ObservedRoute, *uses: RouteUse) -> dict[str, Decision]:
 
 
 def test_a_route_says_what_each_target_answered_and_cost() -> None:
-    accepted = decisions_of(an_observed_route(), USE)["accepted"]
+    accepted = decisions_of(an_observed_route(ready=0), USE)["accepted"]
     assert accepted.reason == "Valid"
     assert dict(accepted.numbers) == {
         "quick": "team-a/small: Available, 60.0% of the requests, 0.2000 USD a million tokens",
@@ -42,7 +42,7 @@ def test_a_route_says_what_each_target_answered_and_cost() -> None:
         ),
         "fallback": "1.0% of the requests",
     }
-    assert dict(decisions_of(an_observed_route())["accepted"].numbers)["quick"] == (
+    assert dict(decisions_of(an_observed_route(ready=0))["accepted"].numbers)["quick"] == (
         "team-a/small: Available"
     )
 
@@ -65,6 +65,26 @@ def test_the_heuristic_of_the_source_sends_two_signals_to_the_large_model() -> N
     assert dict(selection.numbers) == {
         "small": "90% of the conversations",
         "large": "10% of the conversations",
+    }
+
+
+def test_a_target_that_is_skipped_is_named_with_the_one_that_answers_instead() -> None:
+    absent = {"name": "nope", "service": "nope", "when": {"maxScore": 1}}
+    targets: list[dict[str, Any]] = [absent, QUICK, {"service": "large"}]
+
+    def answers(**spec: Any) -> dict[str, str]:
+        return dict(decisions_of(an_observed_route(*targets, ready=0, **spec))["selection"].numbers)
+
+    assert answers() == {
+        "score 1": "nope, skipped (TargetNotFound): quick answers",
+        "score 2": "quick",
+        "score 3 to 5": "large, skipped (NoReadyReplica): quick answers",
+    }
+    assert answers(fallback=["Context"])["score 3 to 5"] == "large (NoReadyReplica)"
+    targets = [{"service": "nope", "weight": 9}, {"service": "large"}]
+    assert answers(select="Weights") == {
+        "nope": "90% of the conversations, skipped (TargetNotFound): no target answers",
+        "large": "10% of the conversations, skipped (NoReadyReplica): no target answers",
     }
 
 

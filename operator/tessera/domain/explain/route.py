@@ -1,20 +1,25 @@
 """Explanation of a route: who answers which requests, and what that saves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from tessera.api.meta import find_condition
 from tessera.api.model_route import MAX_SCORE, ModelRouteSpec
+from tessera.api.route_reasons import TargetState
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.reporting.decision import Decision, Numbers
 from tessera.domain.routes.savings import RouteUse, blends, less_text
+
+_WITHOUT_REPLICA = frozenset(
+    {TargetState.NO_READY_REPLICA, TargetState.SERVICE_ASLEEP, TargetState.SERVICE_STOPPED}
+)
 
 
 def explain_route(route: ObservedRoute, uses: Sequence[RouteUse]) -> tuple[Decision, ...]:
     """Return the decisions about a route, with what it did in the last hour in each currency."""
     decisions = [_accepted(route, uses)]
     if route.spec is not None:
-        decisions.append(_selection(route.spec))
+        decisions.append(_selection(route.spec, route))
         decisions += [_saving(route.spec, use) for use in uses if use.currency is not None]
     return tuple(decisions)
 
@@ -43,13 +48,22 @@ def _targets(route: ObservedRoute, uses: Sequence[RouteUse]) -> Iterator[tuple[s
         yield "fallback", f"{share:.1%} of the requests"
 
 
-def _selection(spec: ModelRouteSpec) -> Decision:
+def _selection(spec: ModelRouteSpec, route: ObservedRoute) -> Decision:
     """Say who is asked first, without what `when` says besides scores."""
+    skipped = {
+        target.name: target.reason
+        for target in route.status.targets
+        if target.reason != TargetState.AVAILABLE
+    }
     if spec.select == "Weights":
         message = "a hash of each conversation falls to a target by its weight"
         total = max(1, sum(target.weight for target in spec.targets))
         numbers: Numbers = tuple(
-            (target.target_name, f"{target.weight / total:.0%} of the conversations")
+            (
+                target.target_name,
+                f"{target.weight / total:.0%} of the conversations"
+                f"{_instead(spec, target.target_name, skipped)}",
+            )
             for target in spec.targets
         )
     else:
@@ -57,8 +71,23 @@ def _selection(spec: ModelRouteSpec) -> Decision:
             "the first target whose `when` holds; by the score alone, which is 1 and a point for "
             "each signal, it is"
         )
-        numbers = tuple(_by_score(spec))
+        numbers = tuple(
+            (score, f"{name}{_instead(spec, name, skipped)}") for score, name in _by_score(spec)
+        )
     return Decision(topic="selection", reason=spec.select, message=message, numbers=numbers)
+
+
+def _instead(spec: ModelRouteSpec, name: str, skipped: Mapping[str, str]) -> str:
+    """Say who answers in place of a target that is skipped; nothing of one that can answer."""
+    if name not in skipped:
+        return ""
+    if skipped[name] in _WITHOUT_REPLICA and "ServerError" not in spec.fallback:
+        return f" ({skipped[name]})"
+    names = [target.target_name for target in spec.targets]
+    place = names.index(name)
+    others = [*names[place + 1 :], *reversed(names[:place])]
+    other = next((each for each in others if each not in skipped), None)
+    return f", skipped ({skipped[name]}): {'no target' if other is None else other} answers"
 
 
 def _by_score(spec: ModelRouteSpec) -> Iterator[tuple[str, str]]:
