@@ -311,6 +311,10 @@ class AttemptStatus(_BatchStatusBase):
     """A limit of basis Charge has nothing left for a row. Until an attempt without a GPU finds that
     it has, no row is sent."""
 
+    budget: Annotated[str, StringConstraints(max_length=12)] = ""
+    """Digest of the limits and raises that had nothing left: the next attempt does not wait once
+    they change."""
+
     consecutive_interruptions: int = 0
     """Consecutive attempts, up to the latest finished one, that lost their node before a new
     finished row."""

@@ -268,7 +268,7 @@ def _ended_state(
     elif end.kind == BUDGET_EXCEEDED:
         # Money that others spend is no failure of the batch, however long it lasts.
         waiting = {"budget_exceeded": True, "retry_at": now + MAX_BACKOFF}
-        waiting |= {"consecutive_failures": 0, "failing_since": None}
+        waiting |= {"consecutive_failures": 0, "failing_since": None, "budget": situation.budget}
         ended_attempt = ended_attempt.model_copy(update=waiting)
     elif end.kind == ROWS_MISSING:
         # Without a GPU it found the input as it was checked, or rows that the volume lost.

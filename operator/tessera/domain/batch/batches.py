@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.tenant_budget import BudgetRaise, TenantBudgetSpec
 from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref, errors_path
 from tessera.domain.batch.situation import Situation
+from tessera.domain.budget.budgets import namespace_claims
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
+from tessera.domain.charges.price_book import content_digest
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.model.names import model_job_name
@@ -206,6 +209,11 @@ class _SnapshotIndex:
                 self._jobs[job.batch].append(job)
         self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
         namespaces = {batch.ref.namespace for batch in snapshot.batches}
+        self._budgets = {
+            name: _limits_digest(claim.budget.name, claim.spec, claim.budget.raises)
+            for claim in namespace_claims(snapshot.budgets)
+            for name in namespaces.intersection(claim.namespaces)
+        }
         for service in snapshot.services:
             namespace = service.ref.namespace
             if namespace in namespaces:
@@ -272,7 +280,22 @@ class _SnapshotIndex:
             unanswered_since=self._snapshot.silent_runners.get(batch.uid),
             pod_refusals=self._snapshot.pod_refusals,
             job_refusal=self._job_creation_errors.get(batch.uid),
+            budget=self._budgets.get(ref.namespace, _NO_BUDGET),
         )
+
+
+@reused_per_object
+def _limits_digest(
+    name: str, spec: TenantBudgetSpec | None, raises: tuple[BudgetRaise, ...]
+) -> str:
+    """Return what tells the limits and raises of a budget apart from others."""
+    limits = () if spec is None else spec.limits
+    return content_digest(
+        "\n".join((name, *(each.model_dump_json() for each in (*limits, *raises))))
+    )
+
+
+_NO_BUDGET = content_digest("")
 
 
 def _written_files(batch: Batch) -> Sequence[tuple[Ref, str]]:

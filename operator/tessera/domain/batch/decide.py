@@ -186,6 +186,8 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
         text += f"; the next one compares the file at {retry_at:%H:%M:%SZ} without a GPU"
         return StatusVerdict(BatchRunning.INPUT_CHANGED, text)
     if attempt.budget_exceeded:
+        if attempt.budget not in ("", context.situation.budget):
+            return None
         text = f"status.attempt: attempt {attempt.number} ended: {attempt.termination_message}"
         text += f"; the next one asks again at {retry_at:%H:%M:%SZ} without a GPU"
         return StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, text)

@@ -58,6 +58,8 @@ class Situation:
     """Why Jobs have no pod, by their UIDs."""
     job_refusal: str | None = None
     """The error of the API server when it refused the Job of the last attempt."""
+    budget: str = ""
+    """Digest of the limits and raises of its tenant."""
 
     @property
     def model(self) -> BatchModelStatus | None:
