@@ -401,6 +401,7 @@ def an_identified_request(memory: Memory | None = None, **changes: Any) -> Ident
         "tags": "",
         "sheddable": False,
         "identity": identity,
+        "directory_number": 0,
         "holding": (memory or Memory()).open(identity, 1.0, lambda: None),
         "started_ns": 0,
         "started_at_ns": 0,

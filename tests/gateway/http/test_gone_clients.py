@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.gateway.harness import (
     a_gateway,
     a_model,
     a_replica,
+    an_api_key,
 )
 from world.keys import Authority
 from world.testing import eventually
@@ -154,8 +156,10 @@ class _SlowAfterTheBody(KeyIdentifier):
 
 async def test_who_leaves_while_his_key_is_looked_up_again_reaches_no_engine() -> None:
     identifier = _SlowAfterTheBody()
+    # One that does not expire is looked up again in another directory alone.
+    key = an_api_key(expires=datetime(2100, 1, 1, tzinfo=UTC))
     async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(is_silent) as engine:
-        directory = a_directory(a_model(a_replica(engine.address)))
+        directory = a_directory(a_model(a_replica(engine.address)), keys=(key,))
         async with (
             a_gateway(directory, identifier=identifier) as gateway,
             a_client(gateway) as writer,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
 from tests.builders import NOW
+from tests.gateway.harness import an_identified_request
 
 KEY = "tsk-" + "a" * 43
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -267,3 +269,29 @@ async def test_a_key_of_a_tenant_that_does_not_exist_is_told_so() -> None:
     assert (refused.value.status, refused.value.reason) == (401, RequestReason.UNKNOWN_TENANT)
     assert "its tenant does not exist" in refused.value.message
     assert refused.value.sender == Identity(tenant="team-a", key="ci")
+
+
+@pytest.mark.parametrize(
+    ("expires", "changes", "times"), [(False, False, 1), (True, False, 2), (False, True, 2)]
+)
+async def test_a_key_is_looked_up_again_where_it_expires_or_its_directory_changed(
+    *, expires: bool, changes: bool, times: int
+) -> None:
+    asked = list[Directory]()
+
+    class Asked:
+        async def identify(
+            self, _: Mapping[bytes, bytes], directory: Directory, address: str
+        ) -> Identity:
+            asked.append(directory)
+            return Identity(tenant=address, is_lasting=not expires)
+
+    senders = Senders(Asked())
+    senders.directory = Directory()
+    number = senders.directory_number
+    identity = await senders.identify({}, ADDRESS)
+    if changes:
+        senders.directory = Directory()
+    identified = an_identified_request(identity=identity, directory_number=number)
+    assert await senders.identify_again(identified) == identity
+    assert len(asked) == times

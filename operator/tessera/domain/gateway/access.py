@@ -45,6 +45,7 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
         budget=key.budget,
         sheddable=key.sheddable,
         allow_downgrade=key.allow_downgrade,
+        is_lasting=key.expires is None,
     )
 
 

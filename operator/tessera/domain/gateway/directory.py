@@ -218,6 +218,8 @@ class Identity:
     and nothing else; None for any sender but a Job of gates."""
     allow_downgrade: bool = True
     """Of the key."""
+    is_lasting: bool = field(default=False, compare=False)
+    """It holds as long as its directory: it is that of a key that does not expire."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,8 @@ class Identified:
     """The client says so; its key may as well."""
     identity: Identity
     """The last answer."""
+    directory_number: int
+    """The directory of the first answer."""
     holding: Holding
     started_ns: int
     """Monotonic."""
@@ -86,12 +88,24 @@ class Senders:
 
     def __init__(self, identifier: Identifier) -> None:
         self._identifier = identifier
-        self.directory = _NO_DIRECTORY
+        self._directory = _NO_DIRECTORY
+        self.directory_number = 0
+        """Directories so far: a request keeps the number, and not a directory that is gone."""
+
+    @property
+    def directory(self) -> Directory:
+        """Return the last directory."""
+        return self._directory
+
+    @directory.setter
+    def directory(self, directory: Directory) -> None:
+        self._directory = directory
+        self.directory_number += 1
 
     @property
     def are_known(self) -> bool:
         """Whether the keys were read once."""
-        return self.directory is not _NO_DIRECTORY
+        return self._directory is not _NO_DIRECTORY
 
     async def identify(self, headers: Mapping[bytes, bytes], address: str) -> Identity:
         """Return who sends a request with these headers from this address.
@@ -100,7 +114,17 @@ class Senders:
         """
         if not self.are_known:
             raise RequestError(RequestReason.TOKENS_NOT_VERIFIED)
-        return await self._identifier.identify(headers, self.directory, address)
+        return await self._identifier.identify(headers, self._directory, address)
+
+    async def identify_again(self, identified: Identified) -> Identity:
+        """Return who sends a request by now, without a look at its key where none changed.
+
+        Raises RequestError with status 401 or 503.
+        """
+        identity = identified.identity
+        if identity.is_lasting and identified.directory_number == self.directory_number:
+            return identity
+        return await self.identify(identified.headers, identified.client_address)
 
     def weight_of(self, identity: Identity) -> float:
         """Return the weight of the sender's tenant where tenants share."""

@@ -153,6 +153,7 @@ class GatewayApp:
         # Nothing is read for a client that does not read the response before.
         await response.client.drained()
         address, senders = _client_address(scope), self._admission.senders
+        directory_number = senders.directory_number
         identity = await senders.identify(headers, address)
         response.client.accept(identity.tenant)
         try:
@@ -178,6 +179,7 @@ class GatewayApp:
                 query=scope["query_string"],
                 headers=headers,
                 identity=identity,
+                directory_number=directory_number,
                 request_id=request_id,
                 client_address=address,
                 tags=_tags(headers),
@@ -201,9 +203,7 @@ class GatewayApp:
         body_from_ns = self._clock.monotonic_ns()
         body = await self.stations.receiver.receive(identified, receive)
         # While it came, a key may have been revoked.
-        identified.identity = await self._admission.senders.identify(
-            identified.headers, identified.client_address
-        )
+        identified.identity = await self._admission.senders.identify_again(identified)
         # How slowly a client sends its body is no time of the service.
         sending_ns = self._clock.monotonic_ns() - body_from_ns
         identified.started_ns += sending_ns

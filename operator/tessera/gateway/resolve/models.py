@@ -237,7 +237,7 @@ class Models:
         Raises RequestError with status 401, 404 or 503.
         """
         identified, name = received.identified, received.model
-        identity = await self._senders.identify(identified.headers, identified.client_address)
+        identity = await self._senders.identify_again(identified)
         model = self.find(identity, name)
         if model.route is not None:
             outside = admitted.outside
