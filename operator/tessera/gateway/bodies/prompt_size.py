@@ -22,6 +22,9 @@ LARGEST_CONTEXT = 2**20
 _MEDIA_EXCESS = 4
 
 _PART_BYTES = 2**16
+# Names are looked for at each quotation mark of a large body while it has few, and one in so many
+# bytes at most: else a pattern finds them faster.
+_FEW_QUOTES, _LONG_TEXT_BYTES = 64, 1024
 # By which a value is found again in the one around it.
 _SOUGHT_BYTES = 64
 _FIRST_PART_BYTES = 512
@@ -260,7 +263,8 @@ def _occurrences(value: memoryview, byte: bytes) -> int:
 def _escape_bytes(value: memoryview) -> int:
     """Return what escapes take more than their characters, as its beginning has them."""
     beginning = bytes(value[:_PART_BYTES])
-    escapes = beginning.count(b"\\u")
+    # Most texts have no backslash at all, which is found far faster than two bytes.
+    escapes = beginning.count(b"\\u") if b"\\" in beginning else 0
     if not escapes:
         return 0
     # One of six bytes is a character of two bytes below U+0800, and of three from there on.
@@ -294,7 +298,15 @@ def _media_tokens(body: bytes) -> int:
 
 def _media_names(body: bytes) -> Iterator[tuple[int, int]]:
     """Yield the places of all texts that may be names of images and clips."""
-    for name in _MEDIA.finditer(body):
+    start, quotes, is_large = 0, 0, len(body) > _PART_BYTES
+    # In long texts, a quotation mark is found ten times faster than by the pattern.
+    while is_large and start >= 0 and quotes <= _FEW_QUOTES + start // _LONG_TEXT_BYTES:
+        quotes += 1
+        first = _MEDIA.match(body, start)
+        if first is not None:
+            yield first.span()
+        start = body.find(b'"', start + 1 if first is None else first.end())
+    for name in _MEDIA.finditer(body, start) if start >= 0 else ():
         yield name.span()
     # Most bodies have no backslash at all, which is found a hundred times faster.
     if b"\\" in body and b"\\u00" in body:
