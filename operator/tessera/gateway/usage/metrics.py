@@ -205,7 +205,9 @@ class RequestMetrics:
         if record.latency is not None:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
-            counter.inc(tokens)
+            # Most requests have no tokens of most kinds.
+            if tokens:
+                counter.inc(tokens)
         self._count_tokens(record.service, record.input_tokens + record.output_tokens)
         if record.charge_nanos is not None and record.currency is not None:
             # Tenants and currencies are those of objects of the platform.
@@ -214,9 +216,10 @@ class RequestMetrics:
             if charged is None:
                 charged = self._charged[names] = self._charges.labels(*names)
             charged.inc(record.charge_nanos)
-        checked, unchecked = pair.joints
-        checked.inc(record.resumed - record.unchecked_joints)
-        unchecked.inc(record.unchecked_joints)
+        if record.resumed:
+            checked, unchecked = pair.joints
+            checked.inc(record.resumed - record.unchecked_joints)
+            unchecked.inc(record.unchecked_joints)
         if record.drafts is not None:
             temperature = record.drafts.temperature
             pair.temperatures.add(temperature)
