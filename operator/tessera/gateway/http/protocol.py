@@ -198,6 +198,11 @@ class _Waiting(_Writing):
         # From now on the body is held for its tenant.
         self._note_held()
 
+    @property
+    def has_whole_request(self) -> bool:
+        """Whether all of the request which is answered has come."""
+        return self._running is not None and not self._running.more_body
+
     def read_in_turn(self) -> None:
         """Read what has come, unless too much of it waits."""
         if not (self.flow.read_paused or self.transport.is_closing()):

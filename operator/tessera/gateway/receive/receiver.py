@@ -93,8 +93,10 @@ class Receiver:
         self.bounds = bounds
         self._turns, self._reading_turns = turns, reading_turns
 
-    async def receive(self, identified: Identified, receive: Receive) -> bytes:
-        """Return the whole body, whose bytes are held.
+    async def receive(
+        self, identified: Identified, receive: Receive, *, is_whole: bool = False
+    ) -> bytes:
+        """Return the whole body, whose bytes are held; nobody waits for one that `is_whole`.
 
         Raises RequestError where it is too large, too slow, or encoded.
         """
@@ -106,14 +108,11 @@ class Receiver:
             raise _too_large(limit)
         parts: list[bytes] = []
         try:
-            async with asyncio.timeout(self.bounds.seconds):
-                more = True
-                while more and holding.size <= limit:
-                    message = await _next_part(receive, holding)
-                    parts.append(message["body"])
-                    more = message["more_body"]
-                    # The next part comes in the same turn of the loop as those of many others.
-                    await self._reading_turns.take(holding.size, lambda: None)
+            if is_whole:
+                await self._receive_parts(parts, receive, holding)
+            else:
+                async with asyncio.timeout(self.bounds.seconds):
+                    await self._receive_parts(parts, receive, holding)
             if holding.size > limit:
                 raise _too_large(limit)
             return await self._turns.take(holding.size, lambda: b"".join(parts))
@@ -122,6 +121,16 @@ class Receiver:
         finally:
             # The traceback of an error would keep them.
             parts.clear()
+
+    async def _receive_parts(self, parts: list[bytes], receive: Receive, holding: Holding) -> None:
+        """Add parts of a body to others, until all have come or they are too large."""
+        more = True
+        while more and holding.size <= self.bounds.max_bytes:
+            message = await _next_part(receive, holding)
+            parts.append(message["body"])
+            more = message["more_body"]
+            # The next part comes in the same turn of the loop as those of many others.
+            await self._reading_turns.take(holding.size, lambda: None)
 
     async def read(self, identified: Identified, body: bytes) -> Received:
         """Return what the body says.

@@ -201,7 +201,8 @@ class GatewayApp:
     ) -> None:
         """Receive the body, and let the request pass the stations."""
         body_from_ns = self._clock.monotonic_ns()
-        body = await self.stations.receiver.receive(identified, receive)
+        is_whole = response.client.has_whole_request
+        body = await self.stations.receiver.receive(identified, receive, is_whole=is_whole)
         # While it came, a key may have been revoked.
         identified.identity = await self._admission.senders.identify_again(identified)
         # How slowly a client sends its body is no time of the service.
