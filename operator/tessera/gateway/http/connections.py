@@ -171,9 +171,10 @@ class Connections:
         """Note for what a connection waits, from now on unless it did before."""
         if connection not in self._addresses or self._stages.get(connection) is stage:
             return
-        self.begin(connection)
+        self._forget_upload(connection)
         self._leave_queues(connection)
         self._stages[connection] = stage
+        self._young.pop(connection, None)
         if stage <= ConnectionStage.SILENT:
             self._young[connection] = self._clock()
         self._join_queues(connection)
@@ -185,11 +186,7 @@ class Connections:
             del self._stages[connection]
             self._young.pop(connection, None)
             self._join_queues(connection)
-        tenant = self._uploads.pop(connection, None)
-        if tenant is not None:
-            self._uploads_by_tenant[tenant] -= 1
-            if not self._uploads_by_tenant[tenant]:
-                del self._uploads_by_tenant[tenant]
+        self._forget_upload(connection)
 
     def upload(self, connection: OpenConnection, tenant: str) -> None:
         """Note that a tenant sends a body that keeps its pace, which gives way to no connection.
@@ -235,6 +232,13 @@ class Connections:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
+
+    def _forget_upload(self, connection: OpenConnection) -> None:
+        tenant = self._uploads.pop(connection, None)
+        if tenant is not None:
+            self._uploads_by_tenant[tenant] -= 1
+            if not self._uploads_by_tenant[tenant]:
+                del self._uploads_by_tenant[tenant]
 
     def _rank(self, connection: OpenConnection) -> int:
         if connection in self._young:

@@ -196,7 +196,8 @@ class _Waiting(_Writing):
         else:
             self._note_waiting()
         # From now on the body is held for its tenant.
-        self._note_held()
+        if self._held_bytes:
+            self._note_held()
 
     @property
     def has_whole_request(self) -> bool:
@@ -421,7 +422,9 @@ class GatewayProtocol(_Waiting):
         self._heads.popleft()
         super().on_response_complete()
         self._note_waiting()
-        self._note_held()
+        # It holds less than before.
+        if self._held_bytes:
+            self._note_held()
 
     @override
     def pause_writing(self) -> None:
