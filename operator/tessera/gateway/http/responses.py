@@ -138,7 +138,7 @@ class ClientResponse:
         if self.status is None:
             await self.send_whole(error.status, error.body(), error.headers)
         elif not self._is_complete:
-            self._rest = [{"body": error.event(event_name), "more_body": True}, _END]
+            self._rest = [_more(error.event(event_name)), _END]
             await self.finish()
 
     def start_heartbeats(self, interval_seconds: float) -> None:
@@ -174,7 +174,9 @@ class ClientResponse:
             *self._own,
             *headers,
         ]
-        self._rest = [self._head(status, head), {"body": body, "more_body": True}, _END]
+        is_small = self.client.takes(len(body))
+        parts = [{"body": body, "more_body": False}] if is_small else [_more(body), _END]
+        self._rest = [self._head(status, head), *parts]
 
     def _head(self, status: int, headers: Headers) -> Message:
         self.status = status
@@ -184,7 +186,7 @@ class ClientResponse:
         """Send what is left, as far as the client reads."""
         while self._rest and not self.client.reads_slowly:
             message = self._rest.pop(0)
-            self._is_complete = message is _END
+            self._is_complete = not message.get("more_body", True)
             self._send_now(message)
 
     def _send_now(self, message: Message) -> None:
@@ -196,3 +198,8 @@ class ClientResponse:
             return
         sending.close()
         raise RuntimeError("a message waits for a client that reads slowly")
+
+
+def _more(body: bytes) -> Message:
+    """Return a part of a response, which does not end before the client has read it."""
+    return {"body": body, "more_body": True}
