@@ -222,7 +222,8 @@ class EventRelay:
         """Count what was generated, without a parser; return the events that have any."""
         deltas = block.count(self._format.delta)
         self.deltas += deltas
-        block = _without_escaped_quotes(block)
+        if b"\\" in block:
+            block = _without_escaped_quotes(block)
         size = _text_bytes(block, self.text_name)
         if size is None:
             for name in self._format.texts:
@@ -361,8 +362,6 @@ def answer_text_bytes(body: bytes) -> int:
 
 
 def _without_escaped_quotes(block: bytes) -> bytes:
-    if b"\\" not in block:
-        return block
     # Backslashes first: after one of them, a quote ends its text.
     return block.replace(b"\\\\", b"x").replace(b'\\"', b"x")
 

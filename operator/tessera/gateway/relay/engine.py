@@ -163,12 +163,14 @@ class EngineSource:
         token_ns, takes = 0, True
         parts: Iterator[bytes] = iter(())
 
-        def pass_on(_: bytes = b"") -> bool:
+        def pass_part(part: bytes) -> bool:
             nonlocal takes
+            takes = sink.part(part if protection is None else protection.add(part, events))
+            return sent.hold(sink.unread_bytes + events.waiting_bytes)
+
+        def pass_on(_: bytes = b"") -> bool:
             for part in parts:
-                takes = sink.part(part if protection is None else protection.add(part, events))
-                fits = sent.hold(sink.unread_bytes + events.waiting_bytes)
-                if not fits or events.unpassed_bytes:
+                if not pass_part(part) or events.unpassed_bytes:
                     return False
             return takes
 
@@ -183,8 +185,10 @@ class EngineSource:
                 sent.late_gaps += now_ns - token_ns > itl_target_ns
                 token_ns = sent.read_ns = now_ns
             if block:
-                parts = events.parts(block)
-                return pass_on() and not events.closed
+                # One that goes on is written again, in parts.
+                parts = iter(()) if joint is None else events.parts(block)
+                goes_on = pass_part(block) and takes if joint is None else pass_on()
+                return goes_on and not events.closed
             return sent.hold(sink.unread_bytes + events.waiting_bytes) and not events.closed
 
         parts, ended = await self._first_parts(connection, sent, sink, events, joint)
