@@ -13,6 +13,9 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from bench_gateway import memory_bytes
 from gateway_process import running, write_certificate
@@ -195,6 +198,74 @@ async def test_half_a_record_is_held(tmp_path: Path) -> None:
         writer.write(data[end:])
         await eventually(is_passed_on)
         writer.close()
+
+
+class Sealer:
+    """Makes records of TLS 1.3 that no library sends, with the secret of a client."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret, self._number = secret, 0
+
+    def record(self, content: bytes, kind: int) -> bytes:
+        """Return a record with this content."""
+        inner = content + bytes([kind])
+        head = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2)
+        nonce = int.from_bytes(self._expanded(b"iv", 12)) ^ self._number
+        self._number += 1
+        key = AESGCM(self._expanded(b"key", 32))
+        return head + key.encrypt(nonce.to_bytes(12), inner, head)
+
+    def update(self) -> bytes:
+        """Return a record that renews the keys of the client, and asks for others of the server."""
+        record = self.record(b"\x18\0\0\x01\x01", 22)
+        self._secret, self._number = self._expanded(b"traffic upd", 48), 0
+        return record
+
+    def _expanded(self, label: bytes, size: int) -> bytes:
+        info = size.to_bytes(2) + bytes([6 + len(label)]) + b"tls13 " + label + b"\0"
+        return HKDFExpand(SHA384(), size, info).derive(self._secret)
+
+
+@asynccontextmanager
+async def sealed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Sealer, asyncio.StreamWriter, TlsConnection, Connections]]:
+    """Serve one connection, whose client makes its records itself."""
+    secrets, clients = folder / "secrets", Connections()
+    monkeypatch.setenv("SSLKEYLOGFILE", str(secrets))
+    async with serving(folder, clients) as gateway:
+        _, outgoing, writer = await shaken_hands(gateway, folder)
+        writer.write(outgoing.read())
+        connections = gateway.server.server_state.connections
+        await holds(lambda: bool(connections))
+        (protocol,) = connections
+        connection = protocol.transport
+        assert isinstance(connection, TlsConnection)
+        words = secrets.read_text(encoding="ascii").split()
+        secret = words[words.index("CLIENT_TRAFFIC_SECRET_0") + 2]
+        yield Sealer(bytes.fromhex(secret)), writer, connection, clients
+        await holds(lambda: not connections and not len(clients) and not clients.held_bytes)
+        writer.transport.abort()
+
+
+async def test_empty_records_without_end_end_their_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sealed(tmp_path, monkeypatch) as (sealer, writer, *_):
+        writer.write(b"".join(sealer.record(b"", 23) for _ in range(1000)))
+
+
+async def test_who_renews_keys_and_reads_nothing_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sealed(tmp_path, monkeypatch) as (sealer, writer, connection, clients):
+        for _ in range(10):
+            writer.write(sealer.update())
+        writer.write(sealer.record(b"\r\n", 23))
+        await writer.drain()
+        assert len(clients) == 1
+        connection.pause_writing()
+        writer.write(sealer.update())
 
 
 def in_records(message: bytes, size: int) -> bytes:
