@@ -3,12 +3,14 @@
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import takeovers
 from chart_rights import granted_rights, render_with
 from generate import CHART
+from tessera.api.tenant_budget import BudgetBasis
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
@@ -139,3 +141,31 @@ def test_every_account_of_the_chart_is_in_the_table() -> None:
     accounts |= {right.account for right in granted_rights(objects)}
     page = (ROOT / takeovers.PAGE).read_text(encoding="utf-8")
     assert accounts <= set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE))
+
+
+def test_the_page_names_what_the_chart_and_the_types_give() -> None:
+    objects = render_with(ROOT / CHART, {})
+    by_name = {(body["kind"], body["metadata"]["name"]): body for body in objects}
+    (gateway,) = by_name["Deployment", "tessera-gateway"]["spec"]["template"]["spec"]["containers"]
+    secrets = {
+        right.where
+        for right in granted_rights(objects)
+        if (right.account, right.resource) == ("tessera-gateway", "secrets")
+    }
+    (workloads,) = [
+        str(body["spec"])
+        for (kind, name), body in by_name.items()
+        if kind == "ValidatingAdmissionPolicy" and name.endswith("-workloads")
+    ]
+    accounts = {*re.findall(r"'(tessera-\w+)'", workloads)}
+    given = {
+        "| Secrets that the gateway may read |": secrets,
+        "| gateway | 8443": {port["containerPort"] for port in gateway["ports"]},
+        "| operator, `…-workloads` |": accounts,
+        "| operator | any image": accounts,
+        "- Requests have only limits": {*get_args(BudgetBasis)},
+    }
+    for beginning, words in given.items():
+        (line,) = [line for line in PAGE.splitlines() if line.startswith(beginning)]
+        assert len(words) > 1
+        assert not [word for word in words if not re.search(rf"\b{word}\b(?!-)", line)], line
