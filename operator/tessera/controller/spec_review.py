@@ -1,6 +1,6 @@
 """Review of gates, routes, providers and prices by what they name, however large the fleet is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from tessera.adapters.kube import object_parsing as wire
@@ -90,7 +90,7 @@ def review_provider(body: Mapping[str, Any], store: Store) -> Review:
     provider = wire.parse_provider(_with_uid(body))
     if provider.spec is None:
         return [provider.problem or "spec: unreadable"], []
-    return [], [*_missing_tenants("spec.tenants", provider.spec.tenants, store)]
+    return [], [*_missing_tenants("spec.tenants", provider.spec.tenants, _budgets(store))]
 
 
 def review_prices(body: Mapping[str, Any], store: Store) -> Review:
@@ -98,16 +98,22 @@ def review_prices(body: Mapping[str, Any], store: Store) -> Review:
     prices = wire.parse_price_list(body)
     if prices.spec is None:
         return [prices.problem or "spec: unreadable"], []
+    budgets = _budgets(store)
     return [], [
         warning
         for index, entry in enumerate(prices.spec.entries)
-        for warning in _missing_tenants(f"spec.entries[{index}].tenants", entry.tenants, store)
+        for warning in _missing_tenants(f"spec.entries[{index}].tenants", entry.tenants, budgets)
     ]
 
 
-def _missing_tenants(field: str, tenants: Iterable[str], store: Store) -> Iterator[str]:
+def _budgets(store: Store) -> Container[str]:
+    """Return the names of all budgets: a price list may name thousands of tenants."""
+    return {key.name for key in store.all(TENANT_BUDGETS)}
+
+
+def _missing_tenants(field: str, tenants: Iterable[str], budgets: Container[str]) -> Iterator[str]:
     for index, name in enumerate(tenants):
-        if name != "*" and not _exists(store, TENANT_BUDGETS, "", name):
+        if name != "*" and name not in budgets:
             yield f"{field}[{index}]: TenantBudget/{name} not found"
 
 
