@@ -48,7 +48,7 @@ from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.outside.keys import ProviderKeys
-from tessera.gateway.server import GatewayServer, listen
+from tessera.gateway.server import Application, GatewayServer, listen
 from tessera.gateway.settle.settlement import GATEWAY_NAME
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.database import StoreError
@@ -285,7 +285,11 @@ def listeners(
     All have the places and bytes of one pod, which are counted once.
     """
     sockets = {server: listen(host, settings.port)}
-    for port, app in ((settings.gates_port, gateway.app), (settings.batches_port, batch_api)):
+    inner: Mapping[Application, int | None] = {
+        gateway.app: settings.gates_port,
+        batch_api: settings.batches_port,
+    }
+    for app, port in inner.items():
         if port is not None:
             inside = GatewayServer(
                 app,

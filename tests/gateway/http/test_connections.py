@@ -461,7 +461,8 @@ async def test_the_ports_of_gates_and_batches_have_places_and_bytes_of_the_same_
     settings: Any = SimpleNamespace(**ports, announce_seconds=0.0, drain_seconds=1.0)
     async with a_gateway(a_directory()) as running:
         gateway: Any = running
-        sockets = listeners(settings, "127.0.0.1", gateway, running.server, gateway)
+        no_batches: Any = object()
+        sockets = listeners(settings, "127.0.0.1", gateway, running.server, no_batches)
         clients, *inside = (server.server_state.clients for server in sockets)
         for each in sockets.values():
             each.close()

@@ -163,7 +163,7 @@ def _next_price(
         return ()
     before = to_nanos(last.cost) if last is not None else 0
     # Where the cost is less, and before one is known, `atLeast` is paid.
-    least = to_nanos(terms.at_least) / Fraction(terms.factor) if terms.factor else 0
+    least = to_nanos(terms.at_least) / Fraction(terms.factor) if terms.factor else Fraction()
     if cost is None and last is not None:
         cost, measured_on = before, last.measured_on
     assert cost is not None  # noqa: S101
