@@ -19,6 +19,10 @@ from tessera.gateway.http.sse import InvalidStreamError, StreamFormat, event_dat
 REASON_FIELD = "x_tessera_reason"
 # Of events, of which the last ones repeat some fields; longer ones are not kept.
 _MAX_EVENT_BYTES = 2**16
+# Items, parts and usages whose fields are read are shorter; engines' have some hundred bytes.
+_MAX_OPEN_BYTES = 2**12
+# Items of a response that its end repeats, and texts of one; further ones pass as they are.
+_MAX_ITEMS = 256
 # Of an item or a text of a response, beside its own bytes.
 _OBJECT_BYTES = 512
 
@@ -121,33 +125,41 @@ def with_cost(block: bytes, stream_format: StreamFormat, cost: str) -> bytes:
 
 
 def _priced(event: bytes, stream_format: StreamFormat, cost: str) -> bytes:
-    if _USAGE not in event:
-        return event
     try:
-        data = event_data(event)
-        fields = _fields.decode(data)
-        if _RESPONSES in stream_format.ends:
-            if not event.startswith(stream_format.ends):
-                return event
-            response = _fields.decode(fields["response"])
-            response["usage"] = _usage_with(response["usage"], cost)
-            fields["response"] = msgspec.Raw(_encode(response))
-        elif _MESSAGES in stream_format.ends:
-            if not event.startswith(_MESSAGE_DELTA):
-                return event
-            fields["usage"] = _usage_with(fields["usage"], cost)
-        else:
-            if bytes(fields.get("choices", _NULL)) != b"[]":
-                return event
-            fields["usage"] = _usage_with(fields["usage"], cost)
-    except (InvalidStreamError, KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        usage = _usage_of(event, stream_format)
+        if usage is None or len(usage) > _MAX_OPEN_BYTES:
+            return event
+        priced = _encode({**_fields.decode(usage), "cost": msgspec.Raw(cost.encode())})
+    except (InvalidStreamError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Of a shape that is not known here: it is the client's.
         return event
-    return event.replace(data, _encode(fields), 1)
+    before, _, after = event.rpartition(bytes(usage))
+    return before + priced + after
 
 
-def _usage_with(usage: msgspec.Raw, cost: str) -> msgspec.Raw:
-    return msgspec.Raw(_encode({**_fields.decode(usage), "cost": msgspec.Raw(cost.encode())}))
+def _usage_of(event: bytes, stream_format: StreamFormat) -> msgspec.Raw | None:
+    """Return the usage with which a stream ends, as it stands there; None of another event."""
+    is_end = True
+    if _RESPONSES in stream_format.ends:
+        is_end = event.startswith(stream_format.ends)
+    elif _MESSAGES in stream_format.ends:
+        is_end = event.startswith(_MESSAGE_DELTA)
+    if _USAGE not in event or not is_end:
+        return None
+    fields = _priced_event.decode(event_data(event))
+    if _RESPONSES in stream_format.ends:
+        fields = _priced_event.decode(fields.response)
+    elif _MESSAGES not in stream_format.ends and bytes(memoryview(fields.choices)[:3]) != b"[]":
+        return None
+    return fields.usage if bytes(fields.usage) in event else None
+
+
+class _PricedEvent(msgspec.Struct, gc=False):
+    """An event, or the response in it; of other fields, which may be very many, nothing is made."""
+
+    choices: msgspec.Raw = _NULL
+    usage: msgspec.Raw = _NULL
+    response: msgspec.Raw = _NULL
 
 
 class _ChoiceEnd(msgspec.Struct, gc=False):
@@ -176,6 +188,7 @@ class _OutputEvent(msgspec.Struct, gc=False):
     delta: msgspec.Raw = _NULL
 
 
+_priced_event = msgspec.json.Decoder(_PricedEvent)
 _choices = msgspec.json.Decoder(_ChoiceEnds)
 _block = msgspec.json.Decoder(_Block)
 _output_event = msgspec.json.Decoder(_OutputEvent)
@@ -251,6 +264,7 @@ class _ResponseItems(PassedEvents):
         self.follows = True
         self._response = b"{}"
         self._items: dict[int, _Item] = {}
+        self._texts = 0
         self._sequence_number = -1
         # They are read many at a time; until then they pass as they are.
         self._unread: list[bytes] = []
@@ -296,22 +310,39 @@ class _ResponseItems(PassedEvents):
         if event.output_index is None:
             return
         if name == _ITEM and _is_object(event.item):
-            self._items[event.output_index] = _Item(bytes(event.item), verb == "done")
+            self._take_item(event.output_index, event.item, is_done=verb == "done")
         item = self._items.get(event.output_index)
         if item is None or item.is_done or not (_is_object(event.part) or name in _TEXT_FIELDS):
             return
-        if event.summary_index is not None:
-            place = "summary", event.summary_index
-        else:
-            place = ("", 0) if event.content_index is None else ("content", event.content_index)
-        text = item.texts.setdefault(place, _Text())
+        text = self._text_of(item, event)
+        if text is None:
+            return
         if name not in _TEXT_FIELDS:
-            text.part_name, text.part, text.is_done = name, bytes(event.part), verb == "done"
+            text.part_name, text.is_done = name, verb == "done"
+            if len(event.part) <= _MAX_OPEN_BYTES:
+                text.part = bytes(event.part)
         elif verb == "delta" and bytes(event.delta).startswith(b'"'):
             text.name = name
             text.text += memoryview(event.delta)[1:-1]
         elif verb == "done":
             text.is_text_done = True
+
+    def _take_item(self, index: int, fields: msgspec.Raw, *, is_done: bool) -> None:
+        has_room = index in self._items or len(self._items) < _MAX_ITEMS
+        if has_room and (is_done or len(fields) <= _MAX_OPEN_BYTES):
+            self._items[index] = _Item(bytes(fields), is_done)
+
+    def _text_of(self, item: _Item, event: _OutputEvent) -> _Text | None:
+        if event.summary_index is not None:
+            place = "summary", event.summary_index
+        else:
+            place = ("", 0) if event.content_index is None else ("content", event.content_index)
+        if place not in item.texts:
+            if self._texts >= _MAX_ITEMS:
+                return None
+            self._texts += 1
+            item.texts[place] = _Text()
+        return item.texts[place]
 
     def _ended_item(self, index: int, item: _Item) -> Iterator[bytes]:
         fields: dict[str, Any] = {**_fields.decode(item.fields)}
@@ -332,8 +363,7 @@ class _ResponseItems(PassedEvents):
             if not text.part_name:
                 # Not every engine announces the parts of what it thinks.
                 part["type"] = text.name.removeprefix("response.").replace("reasoning_sum", "sum")
-            if not text.is_done:
-                part |= value
+            part |= value
             if text.part_name and not text.is_done:
                 yield self._event(f"{text.part_name}.done", {**place, "part": part})
             if not isinstance(fields.get(parts), list):
