@@ -48,3 +48,18 @@ def test_settings_of_an_option_are_those_of_argparse(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.argv", ["bench", "--only", "disk"])
     with pytest.raises(SystemExit):
         benchmark(measure, only={"choices": ["cpu"]})
+
+
+def test_the_short_form_takes_its_own_defaults_and_options_beside_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--short", "--only", "cpu"])
+    benchmark(measure, short={"services": 1, "save": True})
+    expected = {"services": 1, "only": "cpu", "save": True}
+    assert capsys.readouterr().out == f"BENCH {json.dumps(expected)}\n"
+
+
+def test_without_a_short_form_its_option_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--short"])
+    with pytest.raises(SystemExit):
+        benchmark(measure)
