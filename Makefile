@@ -205,7 +205,7 @@ bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 service
 
 .PHONY: bench-batch
 bench-batch: .venv/made ## Measure CPU time, memory and losses of the batch runner, killed at random.
-	@$(RUN) tools/bench_batch.py
+	@$(RUN) tools/bench_batch.py $(OPTIONS)
 
 .PHONY: bench-starts
 bench-starts: .venv/made ## Measure what fetching a model from S3 costs: bytes of later starts, speed beside cat, memory (OPTIONS='--mib 64').
@@ -213,7 +213,7 @@ bench-starts: .venv/made ## Measure what fetching a model from S3 costs: bytes o
 
 .PHONY: bench-gateway-share
 bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct clients share an engine, in a simulation (seconds).
-	@$(RUN) tools/bench_gateway_share.py
+	@$(RUN) tools/bench_gateway_share.py $(OPTIONS)
 
 .PHONY: bench-affinity
 bench-affinity: .venv/made ## Measure what it is worth to route by cached prefixes, beside other routers, on 4 and 16 simulated replicas (about half an hour of CPU; OPTIONS='--workloads sessions,none --replicas 4 --seeds 1').
@@ -237,7 +237,7 @@ levers: .venv/made ## Compute what each lever brings, alone and in order, for th
 
 .PHONY: bench-sim
 bench-sim: .venv/made ## Measure memory and speed of the simulator.
-	@$(RUN) -m tessera_lab.sim.self_benchmark
+	@$(RUN) tools/bench_sim.py $(OPTIONS)
 
 .PHONY: bench-engine
 bench-engine: .venv/made ## Measure the engine's state machine on a day of a million requests, and the errors of predicted speeds.
@@ -261,7 +261,7 @@ derive-experts: .venv/made ## Derive the shares of the kernels of experts again,
 
 .PHONY: bench-client
 bench-client: .venv/made ## Measure the CPU time of the client of tessera bench.
-	@$(RUN) tools/bench_client.py
+	@$(RUN) tools/bench_client.py $(OPTIONS)
 
 .PHONY: soak
 soak: .venv/made ## Inject faults into the installed chart for MINUTES (30), drawn by SEED; print the differences of the end state and the growth of memory.

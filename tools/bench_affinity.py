@@ -39,6 +39,8 @@ MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS = 256, 2048
 # Nearly all turns of a conversation come within this time.
 CONVERSATION = 300.0
 GOAL, ITL = 0.95, 0.05
+# Nothing is late in the shortest runs, and the search needs a logarithm.
+LEAST_LOAD = 0.01
 TUNING_SEED, TUNING_REPLICAS = 1000, 4
 # The first requests meet empty caches: this share of a run is not scored.
 WARM_UP = 0.4
@@ -66,6 +68,7 @@ class Workload:
     product: str = PRODUCT
     seconds: float = 120.0
     """Of a run."""
+    precision: float = PRECISION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +91,10 @@ OF_LARGE_FLEETS = (Router.LEAST_REQUESTS, *TUNED, BLIND.name, OURS.name)
 class Fixed:
     """A fleet that stays as large as it is; it notes the gaps between tokens after a moment."""
 
-    interval = scrape = 15.0
-
-    def __init__(self, begin: float) -> None:
+    def __init__(self, begin: float, seconds: float) -> None:
         self._begin = begin
+        # Often enough in a short run.
+        self.interval = self.scrape = min(15.0, seconds / 8)
         self._first: Totals | None = None
         self._last = Totals()
 
@@ -123,20 +126,20 @@ class Played:
     """Requests of the replica with most of them, relative to the mean."""
 
 
-def conversations(tenants: int) -> Callable[[float, float, int], Trace]:
-    """Return conversations that go on since before the trace."""
+def conversations(tenants: int, lead: float = CONVERSATION) -> Callable[[float, float, int], Trace]:
+    """Return conversations that go on since before the trace, for so many seconds."""
 
     def trace(rate: float, seconds: float, seed: int) -> Trace:
         load = Conversations(tenants=tenants)
-        whole = load.draw(rate / load.turns, CONVERSATION + seconds, seed)
-        return whole.cut(CONVERSATION, CONVERSATION + seconds)
+        whole = load.draw(rate / load.turns, lead + seconds, seed)
+        return whole.cut(lead, lead + seconds)
 
     return trace
 
 
-def unshared(rate: float, seconds: float, seed: int) -> Trace:
+def unshared(lead: float, rate: float, seconds: float, seed: int) -> Trace:
     """Return prompts as long as those of conversations, without a common beginning."""
-    trace = conversations(1)(rate, seconds, seed)
+    trace = conversations(1, lead)(rate, seconds, seed)
     names = tuple(
         tuple(range(row * 1000, row * 1000 + len(own)))
         for row, own in enumerate(trace.prefixes or ())
@@ -182,14 +185,18 @@ def mooncake(path: Path) -> Callable[[float, float, int], Trace]:
     return trace
 
 
-def known_workloads(traces: Path) -> Mapping[str, Workload]:
-    """Return the workloads by their names; Mooncake only where its trace is."""
+def known_workloads(traces: Path, share: float, precision: float) -> Mapping[str, Workload]:
+    """Return the workloads by their names; Mooncake only where its trace is.
+
+    Runs have this share of their time.
+    """
+    lead = share * CONVERSATION
     by_name = {
-        "sessions": Workload(trace=conversations(8)),
-        "sessions_unsalted": Workload(trace=conversations(1)),
+        "sessions": Workload(trace=conversations(8, lead)),
+        "sessions_unsalted": Workload(trace=conversations(1, lead)),
         "rag": Workload(trace=partial(document_questions, tenants=8), input_tokens=5200),
         "rag_unsalted": Workload(trace=document_questions, input_tokens=5200),
-        "none": Workload(trace=unshared, first_rate=4.0),
+        "none": Workload(trace=partial(unshared, lead), first_rate=4.0),
     }
     path = traces / "mooncake_conversation.jsonl.gz"
     if path.exists():
@@ -204,7 +211,10 @@ def known_workloads(traces: Path) -> Mapping[str, Workload]:
             product="NVIDIA-H100-80GB-HBM3",
             seconds=1200.0,
         )
-    return by_name
+    return {
+        name: replace(workload, seconds=share * workload.seconds, precision=precision)
+        for name, workload in by_name.items()
+    }
 
 
 NAMES = ("sessions", "sessions_unsalted", "rag", "rag_unsalted", "mooncake", "none")
@@ -247,7 +257,7 @@ def play(model: FleetModel, workload: Workload, rate: float, seed: int) -> Playe
     """Play the workload at a rate."""
     trace = workload.trace(rate, workload.seconds, seed)
     begin = WARM_UP * trace.seconds
-    policy = Fixed(begin)
+    policy = Fixed(begin, trace.seconds)
     course = Simulation(trace, model, policy, seed=seed).run()
     late = fmean(
         ttft > workload.ttft
@@ -256,7 +266,7 @@ def play(model: FleetModel, workload: Workload, rate: float, seed: int) -> Playe
     )
     tokens = sum(trace.input_tokens)
     return Played(
-        load=max(late / (1 - GOAL), policy.itl / ITL),
+        load=max(late / (1 - GOAL), policy.itl / ITL, LEAST_LOAD),
         cached=course.cached_tokens / tokens,
         promised=course.promised_tokens / tokens,
         hottest=max(course.requests.values()) / fmean(course.requests.values()),
@@ -285,8 +295,8 @@ def rate_at_slo(
         if bracketed:
             slope = math.log(runs[high].load / runs[low].load) / math.log(high / low)
         crossing = rate * math.exp(-distance / slope)
-        narrow = bracketed and high / low < PRECISION
-        if narrow or abs(distance / slope) < math.log(PRECISION) / 2:
+        narrow = bracketed and high / low < workload.precision
+        if narrow or abs(distance / slope) < math.log(workload.precision) / 2:
             return crossing, played
         if high == math.inf:
             rate = min(1.3 * rate, max(1.02 * rate, 1.01 * crossing))
@@ -425,16 +435,19 @@ def lookup_microseconds(replicas: int = 16) -> float:
 _ROUTERS = ",".join([*RIVALS, *TUNED, Router.LEAST_TTFT, BLIND.name, OURS.name])
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the options of the command
+    *,
     traces: Path = Path("../shared/traces"),
     workloads: str = ",".join(NAMES),
     replicas: str = "4,16",
     seeds: int = 5,
     routers: str = _ROUTERS,
+    share: float = 1.0,
+    precision: float = PRECISION,
     gateways: bool = False,
 ) -> dict[str, object]:
     """Print tables; return the figures."""
-    by_name = known_workloads(traces)
+    by_name = known_workloads(traces, share, precision)
     counts = [int(count) for count in replicas.split(",")]
     figures: dict[str, object] = {"prefix_lookup_us": lookup_microseconds()}
     if not gateways:
@@ -453,4 +466,13 @@ def measure(
 
 
 if __name__ == "__main__":
-    benchmark(measure, gateways={"help": "several gateways alone"})
+    benchmark(
+        measure,
+        short={
+            **{"traces": Path("none"), "seeds": 1, "share": 0.02, "precision": 1.5},
+            "routers": ",".join((Router.LEAST_REQUESTS, BLIND.name, OURS.name)),
+        },
+        share={"help": "of the seconds of each run"},
+        precision={"help": "ratio of the two rates between which the limit is"},
+        gateways={"help": "several gateways alone"},
+    )

@@ -49,14 +49,9 @@ from tests.batch_runner.chaos import (
 from tests.batch_runner.harness import Claim, RunnerExit, RunnerHarness, a_row
 from world.api import connect
 
-ROWS = 20_000
-MANY_ROWS = 1_000_000
 # In the large batch, every hundredth row was not answered by the earlier attempt.
 OPEN_EVERY = 100
-KILL_SEEDS = range(1, 21)
-STALE_SEEDS = range(21, 27)
-CHAOS_ROWS = 2000
-WORLD_SEEDS = 20
+FIRST_STALE_SEED = 21
 # So that 2,000 rows take 20 s when nothing happens.
 WORLD_TOKENS = 10
 AT_ONCE = 3
@@ -76,45 +71,55 @@ T = TypeVar("T")
 BY_DEFAULT = ("cpu", "memory", "chaos", "world")
 
 
-def measure(only: str = "", seeds: int = WORLD_SEEDS) -> dict[str, float]:
+def measure(  # noqa: PLR0913 - the options of the command
+    *,
+    only: str = "",
+    rows: int = 20_000,
+    many_rows: int = 1_000_000,
+    chaos_rows: int = 2000,
+    kills: int = 20,
+    stale: int = 6,
+    seeds: int = 20,
+    without_world: bool = False,
+) -> dict[str, float]:
     """Measure some parts, or the only one that is chosen."""
     parts_of: dict[str, Callable[[], dict[str, float]]] = {
-        "cpu": _cpu,
-        "memory": _memory,
-        "chaos": _chaos,
-        "world": lambda: asyncio.run(_world(seeds)),
+        "cpu": lambda: _cpu(rows),
+        "memory": lambda: _memory(many_rows),
+        "chaos": lambda: _chaos(chaos_rows, kills, stale),
+        "world": lambda: asyncio.run(_world(seeds, chaos_rows)),
         "losses": lambda: asyncio.run(_losses(seeds)),
     }
     figures: dict[str, float] = {}
-    for part in [only] if only else BY_DEFAULT:
+    for part in [only] if only else BY_DEFAULT[: -1 if without_world else None]:
         for name, value in parts_of[part]().items():  # two parts count lost rows
             figures[name] = figures.get(name, 0) + value
     return figures
 
 
-def _cpu() -> dict[str, float]:
-    _log(f"{ROWS} rows of 1 KiB with answers of 1 KiB, 64 in flight")
+def _cpu(rows: int) -> dict[str, float]:
+    _log(f"{rows} rows of 1 KiB with answers of 1 KiB, 64 in flight")
     with _stage() as stage:
-        stage.claim.write(a_row(number, prompt=f"{number} {PROMPT}") for number in range(ROWS))
+        stage.claim.write(a_row(number, prompt=f"{number} {PROMPT}") for number in range(rows))
         checked = _require_success(stage.check())
         stage.start_engine("--words", str(ANSWER_WORDS))
         begun = time.monotonic()
         ran = _require_success(stage.start(1, "--concurrency", "64").wait_for_exit())
         wall = time.monotonic() - begun
     return {
-        "check_row_cpu_ms": _milliseconds(checked, ROWS),
-        "row_cpu_ms": _milliseconds(ran, ROWS),
-        "rows_per_second": round(ROWS / wall),
+        "check_row_cpu_ms": _milliseconds(checked, rows),
+        "row_cpu_ms": _milliseconds(ran, rows),
+        "rows_per_second": round(rows / wall),
         "rss_mib": round(max(checked.rss_mib, ran.rss_mib), 1),
     }
 
 
-def _memory() -> dict[str, float]:
-    """Peak memory of check and of the second attempt, which finds 990,000 answers of the first."""
-    answered = MANY_ROWS - MANY_ROWS // OPEN_EVERY
-    _log(f"{MANY_ROWS} rows of 0.2 KiB, {answered} of them answered by an earlier attempt")
+def _memory(rows: int) -> dict[str, float]:
+    """Peak memory of check and of the second attempt, which finds 99 % of the answers."""
+    answered = rows - rows // OPEN_EVERY
+    _log(f"{rows} rows of 0.2 KiB, {answered} of them answered by an earlier attempt")
     with _stage() as stage:
-        stage.claim.write(map(a_row, range(MANY_ROWS)))
+        stage.claim.write(map(a_row, range(rows)))
         checked = _require_success(stage.check())
         _log(f"checked: {checked.rss_mib:.0f} MiB, {checked.cpu_seconds:.1f} s CPU")
         _first_attempt(stage.claim)
@@ -122,7 +127,7 @@ def _memory() -> dict[str, float]:
         stage.start_engine("--words", "20")
         ran = _require_success(stage.start(2, "--concurrency", "256").wait_for_exit())
         _log(f"ran: {ran.rss_mib:.0f} MiB, {ran.cpu_seconds:.1f} s CPU")
-        if ran.report["completed"] != MANY_ROWS:
+        if ran.report["completed"] != rows:
             sys.exit(f"rows are missing: {ran.report}")
     return {
         "check_rss_mib_1m_rows": round(checked.rss_mib, 1),
@@ -153,14 +158,13 @@ def _line(line_id: str, custom_id: str, body: str) -> bytes:
     return line.encode()
 
 
-def _chaos() -> dict[str, float]:
-    description = (
-        f"batches of {CHAOS_ROWS} rows, {CONCURRENCY} in flight, each harmed up to 6 times"
-    )
-    _log(f"{len(KILL_SEEDS)} {description} by kill -9 of runner, engine or both, or SIGTERM")
-    killed = [_run_chaos(seed, KILLS) for seed in KILL_SEEDS]
-    _log(f"{len(STALE_SEEDS)} {description}, also by freezing a runner that later works on")
-    stale = [_run_chaos(seed, FAULTS) for seed in STALE_SEEDS]
+def _chaos(rows: int, kills: int, stale_seeds: int) -> dict[str, float]:
+    description = f"batches of {rows} rows, {CONCURRENCY} in flight, each harmed up to 6 times"
+    _log(f"{kills} {description} by kill -9 of runner, engine or both, or SIGTERM")
+    killed = [_run_chaos(seed, rows, KILLS) for seed in range(1, 1 + kills)]
+    _log(f"{stale_seeds} {description}, also by freezing a runner that later works on")
+    stale_range = range(FIRST_STALE_SEED, FIRST_STALE_SEED + stale_seeds)
+    stale = [_run_chaos(seed, rows, FAULTS) for seed in stale_range]
     harms, repaid = (sum(len(story.faults) for story in killed), _repaid(killed))
     return {
         "chaos_seeds": len(killed),
@@ -169,13 +173,13 @@ def _chaos() -> dict[str, float]:
         "rows_lost": sum(story.lost for story in killed + stale),
         "rows_twice": sum(story.twice for story in killed + stale),
         "rows_wrong": sum(story.wrong for story in killed + stale),
-        "runner_repaid_share": round(repaid / (CHAOS_ROWS * len(killed)), 4),
+        "runner_repaid_share": round(repaid / (rows * len(killed)), 4),
         "runner_repaid_rows_per_harm": round(repaid / max(1, harms), 1),
         "sent_again_share": round(
-            sum(story.sent for story in killed) / (CHAOS_ROWS * len(killed)) - 1, 4
+            sum(story.sent for story in killed) / (rows * len(killed)) - 1, 4
         ),
         "stale_seeds": len(stale),
-        "stale_repaid_share": round(_repaid(stale) / (CHAOS_ROWS * len(stale)), 4),
+        "stale_repaid_share": round(_repaid(stale) / (rows * len(stale)), 4),
     }
 
 
@@ -183,9 +187,9 @@ def _repaid(stories: Sequence[BatchOutcome]) -> int:
     return sum(story.resent_rows for story in stories)
 
 
-def _run_chaos(seed: int, harms: Sequence[BatchFault]) -> BatchOutcome:
+def _run_chaos(seed: int, rows: int, harms: Sequence[BatchFault]) -> BatchOutcome:
     with tempfile.TemporaryDirectory() as folder:
-        story = run_with_batch_faults(Path(folder) / "stage", seed, CHAOS_ROWS, harms)
+        story = run_with_batch_faults(Path(folder) / "stage", seed, rows, harms)
     _log(
         f"seed {seed:2}: {story.attempts} attempts, lost {story.lost}, twice {story.twice}, repaid "
         f"{story.resent_rows} ({', '.join(story.faults)})"
@@ -193,16 +197,16 @@ def _run_chaos(seed: int, harms: Sequence[BatchFault]) -> BatchOutcome:
     return story
 
 
-async def _world(seeds: int) -> dict[str, float]:
+async def _world(seeds: int, rows: int) -> dict[str, float]:
     """Batches in a world, harmed at random by -9 of runner, engine, node and operator."""
     _log(
-        f"{seeds} batches of {CHAOS_ROWS} rows in a world, {IN_FLIGHT} in flight, {AT_ONCE} at a "
+        f"{seeds} batches of {rows} rows in a world, {IN_FLIGHT} in flight, {AT_ONCE} at a "
         "time, each harmed 2 to 4 times"
     )
     begun, operator = time.monotonic(), asyncio.Lock()
 
     async def suffered(seed: int) -> Course:
-        batch = await batch_world.submit(f"seed-{seed}", rows=CHAOS_ROWS, tokens=WORLD_TOKENS)
+        batch = await batch_world.submit(f"seed-{seed}", rows=rows, tokens=WORLD_TOKENS)
         story = await run_with_faults(batch, seed, record, operator)
         _log(
             f"seed {seed:2}: {story.seconds:3.0f} s, {story.attempts} attempts, "
@@ -232,7 +236,7 @@ async def _world(seeds: int) -> dict[str, float]:
         "rows_lost": sum(story.rows.lost for story in stories),
         "rows_twice": sum(story.rows.duplicates for story in stories),
         "rows_wrong": sum(len(story.rows.wrong) for story in stories),
-        "repaid_share": round(repaid / (CHAOS_ROWS * len(stories)), 4),
+        "repaid_share": round(repaid / (rows * len(stories)), 4),
         "repaid_rows_per_harm": round(repaid / max(1, hits), 1),
     }
 
@@ -380,4 +384,18 @@ def _log(text: str) -> None:
 
 if __name__ == "__main__":
     known_parts = (*BY_DEFAULT, "losses")
-    benchmark(measure, 24, only={"choices": known_parts}, seeds={"help": "of world and losses"})
+    benchmark(
+        measure,
+        24,
+        short={
+            **{"rows": 200, "many_rows": 2000, "chaos_rows": 200},
+            **{"kills": 1, "stale": 1, "seeds": 1},
+        },
+        only={"choices": known_parts},
+        many_rows={"help": "for memory"},
+        chaos_rows={"help": "of each batch that is harmed"},
+        kills={"help": "seeds of a runner alone"},
+        stale={"help": "seeds in which a runner is frozen too"},
+        seeds={"help": "of world and losses"},
+        without_world={"help": "measure the runner alone"},
+    )

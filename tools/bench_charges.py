@@ -222,7 +222,7 @@ class _Simulation:
         stream.reservation, stream.since, stream.output = None, None, 0
 
 
-def _account_rows_per_request(seconds: int = 20) -> float:
+def _account_rows_per_request(seconds: int) -> float:
     """Return updates of accounts for each request, of a limit of the tenant and one of each key."""
     rng = random.Random(0)  # noqa: S311 - the same requests each time
     tenant = _scope("month", "Month", 10**15)
@@ -247,7 +247,7 @@ def _account_rows_per_request(seconds: int = 20) -> float:
     return store.rows / (seconds * 2000)
 
 
-def measure(seeds: int = 3) -> dict[str, object]:
+def measure(seeds: int = 3, seconds: int = 20) -> dict[str, object]:
     """Time reservations, and play the streams for several seeds; the worst of them counts."""
     streams = [_Simulation(seed).run() for seed in range(seeds)]
     agents = [_Simulation(seed, _AGENT_PROMPT).run() for seed in range(seeds)]
@@ -268,9 +268,11 @@ def measure(seeds: int = 3) -> dict[str, object]:
         "spent_share": round(min(each.settled / each.limit for each in played), 4),
         "cut_while_5_percent_left": sum(each.cuts_with_money for each in played),
         "overshoot_nano": max(0, *(each.settled - each.limit for each in played)),
-        "account_rows_per_request": round(_account_rows_per_request(), 3),
+        "account_rows_per_request": round(_account_rows_per_request(seconds), 3),
     }
 
 
 if __name__ == "__main__":
-    benchmark(measure)
+    benchmark(
+        measure, short={"seeds": 1, "seconds": 1}, seconds={"help": "of requests that update rows"}
+    )

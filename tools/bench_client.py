@@ -17,17 +17,16 @@ STEP_SECONDS = 0.005
 # Chunks of an answer.
 SHORT, LONG = 1, 200
 PLACES = 50
-REQUESTS = 1000
 
 
-def measure() -> dict[str, float]:
+def measure(requests: int = 1000) -> dict[str, float]:
     """Measure the client beside a server of its own."""
     server = subprocess.Popen(
         [sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True
     )
     try:
         url = next(iter(server.stdout or ())).strip()
-        short, long = _cpu_ms(url, SHORT), _cpu_ms(url, LONG)
+        short, long = _cpu_ms(url, SHORT, requests), _cpu_ms(url, LONG, requests)
     finally:
         server.terminate()
         server.wait()
@@ -41,15 +40,15 @@ def measure() -> dict[str, float]:
     }
 
 
-def _cpu_ms(url: str, chunks: int) -> float:
+def _cpu_ms(url: str, chunks: int, requests: int) -> float:
     """Processor for one request with an answer of so many chunks, in milliseconds."""
-    words = ("--prompts", str(REQUESTS), "--concurrency", str(PLACES), "--warmup", str(PLACES))
+    words = ("--prompts", str(requests), "--concurrency", str(PLACES), "--warmup", str(PLACES))
     command = (sys.executable, "-m", "tessera.cli.main", "bench", url, *words, "--json")
     done = subprocess.run(
         [*command, "--output-tokens", str(chunks)], capture_output=True, text=True, check=True
     )
     level = json.loads(done.stdout)["levels"][0]
-    if level["requests"]["completed"] != REQUESTS:
+    if level["requests"]["completed"] != requests:
         sys.exit(f"not all were answered: {level['requests']}")
     return float(level["client"]["cpuMsPerRequest"])
 
@@ -123,4 +122,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
         asyncio.run(_serve())
     else:
-        benchmark(measure, 44)
+        benchmark(measure, 44, short={"requests": 10})

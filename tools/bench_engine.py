@@ -19,6 +19,7 @@ from typing import Any
 import calibrate
 import kept_rates
 from figures import benchmark
+from scale.cases import TRACES
 from speed_errors import rms_figures
 from tessera.adapters.clock import now
 from tessera.domain.hardware import device as hardware
@@ -104,7 +105,9 @@ def simulate_day(count: int, seed: int) -> dict[str, Any]:
     fleet = [Timeline(engine()) for _ in range(ENGINES)]
     lived, spent, sizes = DayCounts(), 0.0, list[float]()
     coming = requests(count, seed)
-    while arrived := list(itertools.islice(coming, SLICE)):
+    # Memory is read in each quarter.
+    piece = min(SLICE, -(-count // 4))
+    while arrived := list(itertools.islice(coming, piece)):
         begun = time.process_time()
         for moment, request in arrived:
             timeline = fleet[request.id % ENGINES]
@@ -164,11 +167,11 @@ def _rss_mib() -> float:
     return round(int(line.split()[1]) / 1024, 1)
 
 
-def _live_sim() -> dict[str, Any]:
+def _live_sim(chunks: int) -> dict[str, Any]:
     """CPU of `tessera-sim` for one stream, ten of them at a time."""
-    got = asyncio.run(bench.measure_processes())
-    per_stream = got["cpu_microseconds_per_token"] * bench.CHUNKS / 1e3
-    return {"live_sim_cpu_ms_per_stream": round(per_stream, 1), "live_sim_tokens": bench.CHUNKS}
+    got = asyncio.run(bench.measure_processes(chunks))
+    per_stream = got["cpu_microseconds_per_token"] * chunks / 1e3
+    return {"live_sim_cpu_ms_per_stream": round(per_stream, 1), "live_sim_tokens": chunks}
 
 
 def _speeds() -> dict[str, Any]:
@@ -203,8 +206,16 @@ def _sizing() -> dict[str, Any]:
     return {"size_all_ms": round((time.process_time() - started_at) * 1e3)}
 
 
-def measure(
-    requests: int = 1_000_000, seed: int = 1, only: str = "", pairs: int = 120, searched: int = 24
+def measure(  # noqa: PLR0913 - the options of the command
+    *,
+    requests: int = 1_000_000,
+    seed: int = 1,
+    only: str = "",
+    pairs: int = 120,
+    searched: int = 24,
+    played: int = kept_rates.REQUESTS,
+    chunks: int = bench.CHUNKS,
+    traces: Path = TRACES,
 ) -> dict[str, object]:
     """Measure a day, and what predicts speeds; or `only` one part.
 
@@ -214,9 +225,9 @@ def measure(
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "day": lambda: simulate_day(requests, seed),
         "speeds": _speeds,
-        "sim": _live_sim,
+        "sim": lambda: _live_sim(chunks),
         "sizing": _sizing,
-        "promises": lambda: kept_rates.figures(pairs, searched, seed),
+        "promises": lambda: kept_rates.figures(pairs, searched, seed, played, traces),
     }
     figures: dict[str, object] = {}
     for name, measure_part in parts.items():
@@ -226,4 +237,14 @@ def measure(
 
 
 if __name__ == "__main__":
-    benchmark(measure, 28, only={"choices": ("day", "speeds", "sim", "sizing", "promises")})
+    benchmark(
+        measure,
+        28,
+        short={
+            **{"requests": 400, "pairs": 1, "searched": 1, "played": 100, "chunks": 2},
+            "traces": Path("none"),
+        },
+        only={"choices": ("day", "speeds", "sim", "sizing", "promises")},
+        played={"help": "requests by which a promise is judged"},
+        chunks={"help": "of a stream of the simulator"},
+    )

@@ -151,6 +151,7 @@ if __name__ == "__main__":
     benchmark(
         measure,
         24,
+        short={"fleets": 1, "sequences": 1, "drawn": 1, "neighbours": 0},
         known={"help": "print the seeds that fail"},
         neighbours={"help": "fleets of three tenants whose prices are watched"},
         first={"help": "the first seed of the drawn sequences"},

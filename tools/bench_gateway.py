@@ -83,8 +83,11 @@ class Peer:
 
 
 async def measure(
+    *,
     requests: int = 3000,
     memory_requests: int = 20_000,
+    leaves: int = 1000,
+    times: int = 3,
     without_peers: bool = False,
     save: bool = False,
 ) -> dict[str, object]:
@@ -115,8 +118,10 @@ async def measure(
                 peers[name] = await _measure_peer(program, {False: fast, True: slow}, loads, peer)
     figures = _figures(gateway, direct, peers) | {
         "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
-        "left_early_charged_vs_computed": await charged_vs_computed(),
-        "client_gone_seconds": await gone_seconds(),
+        "left_early_charged_vs_computed": await charged_vs_computed(
+            leaves, with_tokenizer=not without_peers
+        ),
+        "client_gone_seconds": await gone_seconds(times),
         "memory_requests": memory_requests,
         "load_average": os.getloadavg()[0],
     }
@@ -263,7 +268,7 @@ async def _memory(folder: Path, program: str, engine: str, body: str, requests: 
         write_directory(folder, replace(directory, keys=keys))
         os.kill(pid, signal.SIGHUP)
         # The new directory is taken meanwhile: what it needs is no growth by requests.
-        await _clients(program, address, load, SETTLING_REQUESTS)
+        await _clients(program, address, load, min(SETTLING_REQUESTS, requests // 4))
         before = memory_bytes(pid, "VmRSS")
         await _clients(program, address, load, load.requests)
         return (memory_bytes(pid, "VmRSS") - before) / load.requests
@@ -351,7 +356,17 @@ def memory_bytes(pid: int, field: str) -> int:
 if __name__ == "__main__":
     benchmark(
         measure,
+        short={
+            "requests": 48,
+            "memory_requests": 64,
+            "leaves": 20,
+            "times": 1,
+            "without_peers": True,
+        },
         requests={"help": "of each load"},
+        leaves={"help": "clients that leave early"},
+        times={"help": "clients of each kind that leave at once"},
+        without_peers={"help": "measure none, and count tokens as 4 bytes"},
         memory_requests={"help": "for the growth of memory; 0 for none"},
         save={"help": "make these the committed figures"},
     )

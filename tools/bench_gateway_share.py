@@ -9,8 +9,6 @@ from typing import NamedTuple
 from figures import benchmark
 from tests.gateways_simulation import PLACES, Gateways
 
-_SECONDS = 120.0
-
 
 class _Case(NamedTuple):
     name: str
@@ -37,21 +35,22 @@ def _cases() -> list[_Case]:
     return cases
 
 
-def measure() -> dict[str, float]:
+def measure(seconds: float = 120.0) -> dict[str, float]:
     """Print the table; return the worst figures."""
     print("| clients | in time | each gateway | direct | 503 | places in use |")
     print("|---|---|---|---|---|---|")
     gap, refused, alone = 0.0, 0, 0.0
     for case in _cases():
         fleet = Gateways(case.gateways, direct=case.direct)
-        fleet.run(30.0)
-        fleet.add_direct(case.spike, until=33.0)
-        fleet.run(_SECONDS)
+        begin = seconds / 4
+        fleet.run(begin)
+        fleet.add_direct(case.spike, until=begin + 3)
+        fleet.run(seconds)
         *gateways, direct = fleet.results.values()
         refusals = sum(result.refused for result in gateways)
         each = ", ".join(f"{100 * result.attained:.1f} %" for result in gateways)
         of_direct = f"{100 * direct.attained:.1f} %" if case.direct else ""
-        used = fleet.busy_seconds / _SECONDS
+        used = fleet.busy_seconds / seconds
         print(
             f"| {case.name} | {100 * fleet.attained:.1f} % | {each} | {of_direct} | {refusals} | "
             f"{used:.1f} |"
@@ -65,4 +64,4 @@ def measure() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    benchmark(measure)
+    benchmark(measure, short={"seconds": 8.0})

@@ -16,9 +16,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -28,7 +29,7 @@ from attacks.catalog import ATTACKS, HostileScene
 from attacks.engines import send, serve_connection
 from attacks.sending import Attack, Target, connection, request_head
 from bench_gateway import cpu_seconds, memory_bytes
-from edited_fleet import SERVICES, EditedFleet
+from edited_fleet import EditedFleet
 from figures import benchmark
 from gateway_process import any_certificate, running, write_directory
 from tessera.api.ref import Ref
@@ -48,18 +49,17 @@ from tests.gateway.settle.failures import figures_of_gateway, figures_of_rule
 from tests.hostile.twin import HOSTILE, Fleet
 from world.slots import free_port
 
-SECONDS = 8.0
 PAUSE_SECONDS = 0.02
 BEGIN_SECONDS = 2
 # 500 a second, about what one user makes at an API server.
-EDITS_OF_SCENE, EDIT_SECONDS = 10_000, 20.0
+EDITS_OF_SCENE, EDITS_A_SECOND = 10_000, 500.0
+# With fewer edits, there are as many times fewer services.
+SERVICES = 3000
 # They fill the tables of an operator. It reconciles four times a second at most.
 FILLING_EDITS, EDITS_OF_CYCLE = 3_000, 125
 # 2 KiB a second, while the addresses of 768 connections come in two seconds.
 UPLOADS, UPLOAD_PARTS, UPLOAD_BYTES, UPLOAD_PAUSE_SECONDS = 20, 64, 512, 0.25
 UPLOAD_ATTACKERS = 768
-# Beside 10,000 against the rule alone.
-FAILURES = 2_000
 FAILURE_FIGURES = (
     *("failures", "unpaid_engine_tokens"),
     *("charged_twice", "charged_above_reservation"),
@@ -81,19 +81,32 @@ class Scene:
     cpu_share: float
 
 
-def attack(name: str, port: str, engine_port: str, *hosts: str) -> None:
+def attack(name: str, port: str, engine_port: str, host: str = "", services: str = "") -> None:
     """Play one attack against a running gateway, without end."""
     if name in EDITED:
-        asyncio.run(_edit(name, int(engine_port), *hosts))
+        asyncio.run(_edit(name, int(engine_port), host, int(services)))
     asyncio.run(_attack(name, int(port), int(engine_port)))
 
 
-async def measure(only: str = "") -> dict[str, float]:
-    """Play all attacks, or the only part that is chosen."""
-    if only in PARTS:
-        return await PARTS[only]()
-    names = [only] if only else list(ATTACKS)
-    scenes = await _scenes(_play, ("quiet", *names))
+async def measure(
+    *,
+    only: str = "",
+    attacks: int = len(ATTACKS),
+    seconds: float = 8.0,
+    uploads: int = UPLOADS,
+    failures: int = 2_000,
+    edits: int = EDITS_OF_SCENE,
+) -> dict[str, float]:
+    """Play so many attacks, or the only part that is chosen."""
+    parts: Mapping[str, Callable[[], Awaitable[dict[str, float]]]] = {
+        "uploads": partial(_measure_uploads, uploads),
+        "failures": partial(_measure_failures, failures),
+        "edits": partial(_measure_edits, edits),
+    }
+    if only in parts:
+        return await parts[only]()
+    names = [only] if only else list(ATTACKS)[:attacks]
+    scenes = await _scenes(partial(_play, seconds=seconds), ("quiet", *names))
     quiet = scenes.pop("quiet")
     for name, scene in scenes.items():
         if scene.peak_mib > ATTACKS[name].most_mib:
@@ -106,22 +119,22 @@ async def measure(only: str = "") -> dict[str, float]:
         "differences": sum(each.differences for each in scenes.values()),
         **{
             name: value
-            for measure_part in (PARTS.values() if len(names) > 1 else ())
+            for measure_part in (() if only else parts.values())
             for name, value in (await measure_part()).items()
         },
         "load_average": os.getloadavg()[0],
     }
 
 
-async def _measure_failures() -> dict[str, float]:
+async def _measure_failures(failures: int) -> dict[str, float]:
     """Return what was not paid, or too much, of requests that fail."""
-    by_rule = figures_of_rule()
+    by_rule = figures_of_rule(5 * failures)
     # It has an event loop of its own, in virtual time.
-    by_gateway = await asyncio.to_thread(figures_of_gateway, FAILURES)
+    by_gateway = await asyncio.to_thread(figures_of_gateway, failures)
     return {name: getattr(by_rule, name) + getattr(by_gateway, name) for name in FAILURE_FIGURES}
 
 
-async def _measure_uploads() -> dict[str, float]:
+async def _measure_uploads(count: int) -> dict[str, float]:
     """Return how many of honest uploads end early while new addresses connect."""
     scene, body = HostileScene(attack=sockets.new_addresses), json.dumps(CHAT).encode()
     async with ScriptedEngine(_answer) as own:
@@ -132,7 +145,7 @@ async def _measure_uploads() -> dict[str, float]:
                 _,
             ):
                 target = Target(int(address.rpartition(":")[2]), None)
-                uploads = [asyncio.create_task(_upload(target, body)) for _ in range(UPLOADS)]
+                uploads = [asyncio.create_task(_upload(target, body)) for _ in range(count)]
                 # They are under way before the first new address comes.
                 await asyncio.sleep(BEGIN_SECONDS)
                 attackers = [
@@ -145,7 +158,7 @@ async def _measure_uploads() -> dict[str, float]:
                     for task in attackers:
                         task.cancel()
                     await asyncio.gather(*attackers, return_exceptions=True)
-    return {"uploads": UPLOADS, "evicted_uploads": ends.count(False)}
+    return {"uploads": count, "evicted_uploads": ends.count(False)}
 
 
 async def _upload(target: Target, body: bytes) -> bool:
@@ -182,9 +195,9 @@ async def _scenes(
     return scenes
 
 
-async def _measure_edits() -> dict[str, float]:
+async def _measure_edits(edits: int) -> dict[str, float]:
     """Return what edits of services take: of the processor, of the bystander's time, of memory."""
-    scenes = await _scenes(_play_edits, EDITED)
+    scenes = await _scenes(partial(_play_edits, edits), EDITED)
     none, few, same, many = scenes.values()
     return {
         "directory_core_share": round(max(few.cpu_share, same.cpu_share) - none.cpu_share, 3),
@@ -192,42 +205,43 @@ async def _measure_edits() -> dict[str, float]:
         "edits_added_p99_cpu_ms": round(many.p99_cpu_ms - none.p99_cpu_ms, 1),
         "edits_grown_mib": round(many.peak_mib - none.peak_mib),
         "edits_differences": sum(each.differences for each in scenes.values()),
-        "edits_operator_growth_mib": await _operator_growth_mib(),
+        "edits_operator_growth_mib": await _operator_growth_mib(edits),
     }
 
 
-async def _operator_growth_mib() -> float:
-    """Return by how much an operator grows with 10,000 edits, once its tables are full."""
+async def _operator_growth_mib(edits: int) -> float:
+    """Return by how much an operator grows with so many edits, once its tables are full."""
     fleet = Fleet()
     fleet.add_pool("a100")
     fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
     fleet.add_budget(HOSTILE, "100")
-    before = 0
-    for number in range(FILLING_EDITS + EDITS_OF_SCENE):
+    before, filling = 0, FILLING_EDITS * edits // EDITS_OF_SCENE
+    for number in range(filling + edits):
         access = {"aliases": [f"name-{number}"]}
         fleet.serve("x", HOSTILE, replicas=1, slo={"ttftP95": f"{1000 + number}ms"}, access=access)
         if number % EDITS_OF_CYCLE == 0:
             await fleet.cycle()
             fleet.cluster.compact()
-        if number == FILLING_EDITS:
+        if number == filling:
             before = memory_bytes(os.getpid(), "VmRSS")
     return round((memory_bytes(os.getpid(), "VmRSS") - before) / MIB, 1)
 
 
-async def _play_edits(name: str) -> Scene:
+async def _play_edits(edits: int, name: str) -> Scene:
+    services = max(1, SERVICES * edits // EDITS_OF_SCENE)
     api_port, engine_host = free_port(), f"127.64.{os.getpid() % 250}.1"
     with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
         async with (
             ScriptedEngine(_answer, at=(engine_host, PORT)),
-            _attacker(name, 0, api_port, engine_host),
+            _attacker(name, 0, api_port, engine_host, str(services)),
             running(Path(folder), f"127.0.0.1:{api_port}") as (address, pid),
         ):
             # The first directory is built, and what it leaves collected.
             await asyncio.sleep(BEGIN_SECONDS)
-            return await _scene(f"http://{address}", pid, EDIT_SECONDS)
+            return await _scene(f"http://{address}", pid, edits / EDITS_A_SECOND)
 
 
-async def _play(name: str) -> Scene:
+async def _play(name: str, seconds: float) -> Scene:
     scene, engine_port = ATTACKS.get(name, HostileScene(clients=0)), free_port()
     async with ScriptedEngine(_answer) as own:
         before, after = _directories(scene, own.address, engine_port)
@@ -242,7 +256,8 @@ async def _play(name: str) -> Scene:
                 if scene.leaves:
                     write_directory(Path(folder), after)
                     os.kill(pid, signal.SIGHUP)
-                return await _scene(("https" if scene.tls else "http") + f"://{address}", pid)
+                url = f"{'https' if scene.tls else 'http'}://{address}"
+                return await _scene(url, pid, seconds)
 
 
 def _directories(
@@ -277,7 +292,7 @@ def _directories(
     return before, after
 
 
-async def _scene(address: str, pid: int, seconds: float = SECONDS) -> Scene:
+async def _scene(address: str, pid: int, seconds: float) -> Scene:
     before, started = cpu_seconds(pid), time.monotonic()
     times, cpu_times, differences = await _bystander(address, pid, seconds)
     return Scene(
@@ -376,9 +391,10 @@ def _replica_host(number: int) -> str:
     return f"127.0.0.{1 + number}"
 
 
-async def _edit(name: str, api_port: int, engine_host: str) -> None:
+async def _edit(name: str, api_port: int, engine_host: str, services: int) -> None:
     edits_per_second, edited = EDITED[name]
     fleet = EditedFleet(
+        services=services,
         other=OTHER_MODEL,
         other_key=OTHER_KEY,
         other_address=engine_host,
@@ -396,14 +412,14 @@ async def _again(attack: Attack, target: Target) -> None:
         await asyncio.sleep(0.01)
 
 
-# By name, what is measured beside the attacks.
-PARTS = {"uploads": _measure_uploads, "failures": _measure_failures, "edits": _measure_edits}
+# What is measured beside the attacks.
+PARTS = ("uploads", "failures", "edits")
 # By name: edits a second, and of how many services.
 EDITED = {
     "no edits": (0.0, 1),
     "edits of services": (4.0, SERVICES),
     "edits of one service": (4.0, 1),
-    "10,000 edits": (EDITS_OF_SCENE / EDIT_SECONDS, SERVICES),
+    "10,000 edits": (EDITS_A_SECOND, SERVICES),
 }
 
 
@@ -412,5 +428,9 @@ if __name__ == "__main__":
         attack(*sys.argv[2:])
     else:
         benchmark(
-            measure, only={"choices": [*ATTACKS, *PARTS], "help": "play this attack or part alone"}
+            measure,
+            short={"attacks": 1, "seconds": 0.5, "uploads": 1, "failures": 25, "edits": 250},
+            only={"choices": [*ATTACKS, *PARTS], "help": "play this attack or part alone"},
+            attacks={"help": "of all, the first ones"},
+            seconds={"help": "of each attack"},
         )

@@ -268,4 +268,4 @@ def measure(nodes: int = 125, services: int = 400) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    benchmark(measure, 28)
+    benchmark(measure, 28, short={"nodes": 2, "services": 4})

@@ -60,28 +60,29 @@ def timed(work: Callable[[], T]) -> tuple[T, Timing]:
     return result, Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def measure(fleets: int = 204, events: int = 1000) -> Figures:
+def measure(fleets: int = 204, events: int = 1000, services: int = 500) -> Figures:
     """Measure plans, and compare them with those of simpler planners."""
     cheapest_mix(fleet(3, 0, [A100]), ONE)  # loads the solver, whose import is not planning
     figures: Figures = {"solver": f"HiGHS {version('highspy')}"}
-    for part in (_whole_fleets, _three_gpu_models, _full_pool, _replans):
-        figures |= part()
+    for part in (_whole_fleets, _three_gpu_models, _replans):
+        figures |= part(services)
+    figures |= _full_pool(services * 3 // 10)
     figures |= _compare_planners(fleets)
     figures |= _churn(events)
     return figures
 
 
-def _whole_fleets() -> Figures:
-    """500 services from nothing, the median and the worst of several fleets."""
+def _whole_fleets(count: int) -> Figures:
+    """So many services from nothing, the median and the worst of several fleets."""
     plans = []
     for seed in SEEDS:
-        services = fleet(500, seed, [A100])
+        services = fleet(count, seed, [A100])
         plans.append(timed(partial(cheapest_mix, services, ONE)))
     return {
         "plan_500_services_s": _rounded(statistics.median(took.wall for _, took in plans)),
         "plan_500_services_s_max": _rounded(max(took.wall for _, took in plans)),
         "plan_500_services_cpu_s": _rounded(statistics.median(took.cpu for _, took in plans)),
-        "plan_500_solver_share": _rounded(_solver_share(fleet(500, 0, [A100]))),
+        "plan_500_solver_share": _rounded(_solver_share(fleet(count, 0, [A100]))),
         "plan_500_gpus": [mix.cost for mix, _ in plans],
         "gap": max(mix.gap for mix, _ in plans),
     }
@@ -103,8 +104,8 @@ def _is_solver_call(file: str, name: str) -> bool:
     return file.endswith("mig/integer_program.py") and name in ("solve_relaxed", "solve_integer")
 
 
-def _three_gpu_models() -> Figures:
-    services = fleet(500, 0, [offer.gpu_model for offer in THREE])
+def _three_gpu_models(count: int) -> Figures:
+    services = fleet(count, 0, [offer.gpu_model for offer in THREE])
     mix, took = timed(partial(cheapest_mix, services, THREE))
     return {
         "plan_three_boards_s": _rounded(took.wall),
@@ -113,11 +114,11 @@ def _three_gpu_models() -> Figures:
     }
 
 
-def _full_pool() -> Figures:
-    """150 services of one kind of slice each, and nine tenths of the GPUs that they need."""
+def _full_pool(size: int) -> Figures:
+    """So many services of one kind of slice each, and nine tenths of the GPUs that they need."""
     services = [
         replace(service, max_types=1)
-        for service in fleet(150, 0, [offer.gpu_model for offer in THREE])
+        for service in fleet(size, 0, [offer.gpu_model for offer in THREE])
     ]
     needed = Counter[str]()
     for (gpu_model, _), count in cheapest_mix(services, THREE).gpus.items():
@@ -131,9 +132,9 @@ def _full_pool() -> Figures:
     }
 
 
-def _replans() -> Figures:
+def _replans(count: int) -> Figures:
     """One service changes in a fleet of about 1,000 GPUs; the bound is that of the full solve."""
-    services = fleet(500, 1, [A100])
+    services = fleet(count, 1, [A100])
     gpus = plan_layouts(services, ONE).gpus
     draw = random.Random(7)  # noqa: S311 - a change is no secret
     took, ratios, moved = [], [], []
@@ -202,14 +203,14 @@ def _churn(events: int) -> Figures:
             fleets[name], moves = follow(services, before)
             moved[name] += moves
             hours[name] += sum(gpu.used for gpu in fleets[name]) * HOURS
-    return {
-        f"churn_{name}": {
-            "moved": moved[name],
-            "gpu_hours": round(hours[name], 1),
-            "dollars": round(hours[name] * DOLLARS, 1),
+    figures: Figures = {"churn_events": events}
+    for name in FOLLOWERS:
+        figures |= {
+            f"churn_{name}_moved": moved[name],
+            f"churn_{name}_gpu_hours": round(hours[name], 1),
+            f"churn_{name}_dollars": round(hours[name] * DOLLARS, 1),
         }
-        for name in FOLLOWERS
-    } | {"churn_events": events}
+    return figures
 
 
 def _rounded(value: float) -> float:
@@ -220,6 +221,8 @@ if __name__ == "__main__":
     benchmark(
         measure,
         28,
+        short={"fleets": 1, "events": 1, "services": 10},
         fleets={"help": "compared with simpler planners"},
         events={"help": "of the churn trace"},
+        services={"help": "of a fleet that is planned from nothing"},
     )

@@ -257,7 +257,7 @@ def _router_arena(data: Path) -> list[Prompt]:
     ]
 
 
-def _generated(ratio: float, count: int = 4000) -> list[Prompt]:
+def _generated(ratio: float, count: int) -> list[Prompt]:
     """Return prompts of which the small model misses more the longer they are."""
     rng = random.Random(0)  # noqa: S311 - the same prompts each time
     prompts = []
@@ -269,11 +269,11 @@ def _generated(ratio: float, count: int = 4000) -> list[Prompt]:
     return prompts
 
 
-def _samples(data: Path) -> Iterator[tuple[str, list[list[Prompt]]]]:
+def _samples(data: Path, generated: int) -> Iterator[tuple[str, list[list[Prompt]]]]:
     """Yield each sample by its name, once for each price ratio."""
     if not (data / "routerarena_model_cost.json").exists():
         print(f"{data} has no samples, so prompts are generated")
-        yield "generated", [_generated(ratio) for ratio in _RATIOS]
+        yield "generated", [_generated(ratio, generated) for ratio in _RATIOS]
         return
     for name in ("mmlu", "gsm8k"):
         path = data / f"routellm_{name}.jsonl.gz"
@@ -309,7 +309,7 @@ def _month_usd(case: ServiceCase, share: float, measure: Measure) -> float:
     return month(routed, levers, measure).gpus
 
 
-def routed_times(rate: float = 8.0, seconds: float = 3600.0) -> dict[str, float]:
+def routed_times(seconds: float, rate: float = 8.0) -> dict[str, float]:
     """Return of each share of trivial requests how many times less their route costs."""
     large = MODELS["70B"]
     fleets = {
@@ -384,11 +384,13 @@ def _choose(spec: ModelRouteSpec, fields: RequestFields) -> TargetOrder:
     )
 
 
-def measure(data: Path = _DATA, splits: int = 100) -> dict[str, object]:
+def measure(
+    data: Path = _DATA, splits: int = 100, generated: int = 4000, seconds: float = 3600.0
+) -> dict[str, object]:
     """Measure all samples, print a table, and time the rules."""
     # Before the samples, among whose objects the interpreter would look for garbage.
     figures: dict[str, object] = {**rule_times()}
-    for name, by_ratio in _samples(data):
+    for name, by_ratio in _samples(data, generated):
         bounds = {rule: least_bounds(rule, by_ratio[0]) for rule in RULES}
         halves = [_in_first_half(by_ratio[0], split) for split in range(splits)]
         for ratio, prompts in zip(_RATIOS, by_ratio, strict=False):
@@ -400,8 +402,13 @@ def measure(data: Path = _DATA, splits: int = 100) -> dict[str, object]:
                 print(f"{label}: this route saves nothing")
             figures |= {f"{label}_{key}": value for key, value in of_sample.items()}
             figures[f"{label}_saves"] = saves
-    return figures | month_times() | routed_times()
+    return figures | month_times() | routed_times(seconds)
 
 
 if __name__ == "__main__":
-    benchmark(measure)
+    benchmark(
+        measure,
+        short={"data": Path("none"), "splits": 2, "generated": 40, "seconds": 60.0},
+        generated={"help": "prompts, where there are no samples"},
+        seconds={"help": "of the route that is simulated request by request"},
+    )

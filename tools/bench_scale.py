@@ -7,10 +7,12 @@ Beside them stand the cover by one who knows the load beforehand, a reactive pol
 in hindsight, and a bound below which no policy comes. The last line is `BENCH {json}`.
 """
 
+import gzip
 import hashlib
 import json
 import resource
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -329,9 +331,9 @@ def savings(own: Result, published: dict[str, Result]) -> dict[str, Any]:
     }
 
 
-def sim_speed(traces: Path) -> dict[str, float]:
+def sim_speed(traces: Path, requests_of_day: int) -> dict[str, float]:
     """Return how fast a fleet of 8 with its router is simulated, and the growth of memory."""
-    engine = bench_engine.simulate_day(100_000, seed=1)["sim_requests_per_cpu_s"]
+    engine = bench_engine.simulate_day(requests_of_day, seed=1)["sim_requests_per_cpu_s"]
     began, requests, sizes = time.process_time(), 0, []
     for _ in range(4):
         run = Run(case="conv", policy=STATIC, settings=(("replicas", 8.0),), hours=0.5)
@@ -346,13 +348,25 @@ def sim_speed(traces: Path) -> dict[str, float]:
 
 
 def measure(
-    traces: Path = TRACES, hours: float = 2.0, cases: str = "", folder: str = "", save: str = ""
+    *,
+    traces: Path = TRACES,
+    hours: float = 2.0,
+    cases: str = "",
+    folder: str = "",
+    save: str = "",
+    generated: int = 0,
 ) -> dict[str, Any]:
     """Run, print the tables, and write what is committed."""
     tuned = json.loads(TUNING.read_text(encoding="utf-8"))["policies"]
-    with Runs(traces, Path(folder) if folder else default_folder(traces)) as runs:
-        bench = Bench(runs, hours, tuned)
-        figures, tables, below = _measure(bench, find_cases(traces, cases), traces, hours)
+    with tempfile.TemporaryDirectory() as own:
+        if generated:
+            traces, folder = Path(own), f"{own}/runs"
+            _write_trace(traces / CASES["conv"].file, generated, hours)
+        with Runs(traces, Path(folder) if folder else default_folder(traces)) as runs:
+            bench = Bench(runs, hours, tuned)
+            figures, tables, below = _measure(bench, find_cases(traces, cases), traces, hours)
+        if (traces / CASES["conv"].file).exists():
+            figures |= sim_speed(traces, generated or 100_000)
     text = "\n\n".join(tables)
     print(f"\n{text}\n")
     if save:
@@ -361,6 +375,14 @@ def measure(
     if below:
         raise SystemExit(f"below the bound: {', '.join(below)}")
     return figures
+
+
+def _write_trace(path: Path, requests: int, hours: float) -> None:
+    """Write requests of one length, of which most come in the second half."""
+    arrivals = (hours * HOUR * (number / requests) ** 0.5 for number in range(requests))
+    lines = [f"{arrival:.3f},200,20" for arrival in arrivals]
+    text = "\n".join(["arrival_s,input_tokens,output_tokens", *lines])
+    path.write_bytes(gzip.compress(text.encode()))
 
 
 def default_folder(traces: Path) -> Path:
@@ -399,8 +421,6 @@ def _measure(
         if case == cases[0]:
             figures |= _more_of(case, bench, own, covers[case], rivals)
     figures |= figures_of_tiers(both, bench.disturbed_tiers(both[0][1]), PRICES)
-    if (traces / CASES["conv"].file).exists():
-        figures |= sim_speed(traces)
     return figures, tables, below
 
 
@@ -437,6 +457,8 @@ def _more_of(
 if __name__ == "__main__":
     benchmark(
         measure,
+        short={"hours": 0.05, "generated": 200},
+        generated={"help": "requests of a trace that is generated in place of others"},
         cases={"help": "some of the cases"},
         folder={"help": "results, one file each"},
         save={"help": "write tables and figures here"},

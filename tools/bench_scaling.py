@@ -127,13 +127,17 @@ def engine(fit: ReplicaFit) -> EngineCore:
 
 
 def arrivals(
-    shape: Callable[[float], float], unit: float, spec: InferenceServiceSpec, seed: int
+    shape: Callable[[float], float],
+    unit: float,
+    spec: InferenceServiceSpec,
+    seed: int,
+    seconds: int,
 ) -> Iterator[tuple[float, EngineRequest]]:
     """Yield Poisson arrivals of requests with log-normal lengths around the typical ones."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
-    highest = max(map(shape, range(HOUR))) * unit
+    highest = max(map(shape, range(seconds))) * unit
     moment, number = 0.0, 0
-    while (moment := moment + rng.expovariate(highest)) < HOUR:
+    while (moment := moment + rng.expovariate(highest)) < seconds:
         if rng.random() * highest > shape(moment) * unit:
             continue
         spread = rng.lognormvariate(-0.125, 0.5), rng.lognormvariate(-0.125, 0.5)
@@ -191,10 +195,10 @@ class Fleet:
         for replica in active[: max(0, len(active) - replicas)]:
             replica.draining = True
 
-    def end(self) -> Outcome:
+    def end(self, moment: float) -> Outcome:
         for replica in self.replicas:
             self._note(replica.timeline.advance(math.inf))
-            self.outcome.replica_seconds += HOUR - replica.ordered_at
+            self.outcome.replica_seconds += moment - replica.ordered_at
         return self.outcome
 
     def load(self, moment: float, busy_before: float, *, by_gateway: bool) -> ServiceLoad:
@@ -245,16 +249,17 @@ def live(
     fleet: Fleet,
     requests: Iterator[tuple[float, EngineRequest]],
     decide: Decide | None,
+    seconds: int,
     *,
     by_gateway: bool,
 ) -> Outcome:
-    """Return the outcome of an hour."""
+    """Return the outcome of so many seconds."""
     start = TimestampedReplicas(BEGIN - timedelta(hours=1), len(fleet.replicas))
     history = ScalingHistory(decisions=(start,))
     coming = next(requests, None)
     reading: ServiceLoad | None = None
     busy = 0.0
-    for moment in range(DECISION, HOUR + 1, DECISION):
+    for moment in range(DECISION, seconds + 1, DECISION):
         while coming is not None and coming[0] <= moment:
             fleet.submit(*coming)
             coming = next(requests, None)
@@ -268,10 +273,10 @@ def live(
             decision = decide(seen, history)
             history = decision.history
             fleet.resize(moment, decision.replicas)
-    return fleet.end()
+    return fleet.end(seconds)
 
 
-def simulate() -> dict[str, Any]:
+def simulate(seconds: int) -> dict[str, Any]:
     """Return the attainment and the cost of each policy in each shape."""
     spec = service_spec("Capacity")
     shape = catalog.models()[MODEL]
@@ -297,9 +302,9 @@ def simulate() -> dict[str, Any]:
             *,
             by_gateway: bool = False,
         ) -> Outcome:
-            requests = arrivals(rate, capacity.requests_per_second, spec, seed)
+            requests = arrivals(rate, capacity.requests_per_second, spec, seed, seconds)
             fleet = Fleet(fit, replicas, ttft)
-            return live(fleet, requests, decide, by_gateway=by_gateway)
+            return live(fleet, requests, decide, seconds, by_gateway=by_gateway)
 
         for policy, decide in policies.items():
             outcome = run(decide, first, by_gateway=policy == "capacity")
@@ -345,7 +350,7 @@ def _figures(name: str, outcome: Outcome) -> dict[str, Any]:
     return figures
 
 
-def time_decisions() -> dict[str, Any]:
+def time_decisions(cycles: int) -> dict[str, Any]:
     """Return the CPU time of decisions for services whose inputs all changed."""
     spec = service_spec("Capacity")
     shape = catalog.models()[MODEL]
@@ -353,7 +358,7 @@ def time_decisions() -> dict[str, Any]:
     target = target_of(spec, fit.limits, fit.max_model_len)
     histories = [ScalingHistory() for _ in range(SERVICES)]
     milliseconds, totals = list[float](), list[float]()
-    for cycle in range(30):
+    for cycle in range(cycles):
         began = time.process_time()
         for service in range(SERVICES):
             load = _changed_load(cycle, service)
@@ -400,11 +405,20 @@ def _changed_load(cycle: int, service: int) -> ServiceLoad:
     )
 
 
-def measure(without_world: bool = False) -> dict[str, float]:
+def measure(
+    seconds: int = HOUR, cycles: int = 30, rounds: int = 5, without_world: bool = False
+) -> dict[str, float]:
     """Measure policies, their decisions, and in a world the time until one."""
-    figures = simulate() | time_decisions()
-    return figures if without_world else figures | scale_latency.measure()
+    figures = simulate(seconds) | time_decisions(cycles)
+    return figures if without_world else figures | scale_latency.measure(rounds)
 
 
 if __name__ == "__main__":
-    benchmark(measure, without_world={"help": "measure no latency"})
+    benchmark(
+        measure,
+        short={"seconds": 60, "cycles": 1, "rounds": 1},
+        seconds={"help": "of each load shape"},
+        cycles={"help": "in which all services decide"},
+        rounds={"help": "of each latency"},
+        without_world={"help": "measure no latency"},
+    )

@@ -77,12 +77,12 @@ def _figures(verdicts: Verdicts, cpu_seconds: float) -> dict[str, object]:
     """Return the scenarios that each policy kept whole, and where ours did not hold."""
     product = verdicts.get(OURS, {})
     return {
-        "kept": {
-            policy: sum(verdict.holds for verdict in by_scenario.values())
+        **{
+            f"kept_{policy}": sum(verdict.holds for verdict in by_scenario.values())
             for policy, by_scenario in verdicts.items()
         },
-        "scenarios": {policy: len(by_scenario) for policy, by_scenario in verdicts.items()},
-        "tessera_failures": {each: _failures(product, each) for each in PROPERTIES},
+        **{f"scenarios_{policy}": len(by_scenario) for policy, by_scenario in verdicts.items()},
+        **{f"tessera_failures_{each}": _failures(product, each) for each in PROPERTIES},
         "tessera_in_time_min": round(
             min((verdict.share for verdict in product.values()), default=1.0), 3
         ),
@@ -94,4 +94,8 @@ def _figures(verdicts: Verdicts, cpu_seconds: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    benchmark(measure, rate={"help": "usual requests per second"})
+    benchmark(
+        measure,
+        short={"scenarios": "steady,price-change", "rate": 0.5},
+        rate={"help": "usual requests per second"},
+    )

@@ -24,7 +24,6 @@ from world.hub import a_model
 from world.object_store import ObjectStore, serve_object_store
 
 _MIB = 2**20
-_COUNTED_MIB = 64
 _SHARDS = 4
 _STARTS = 10
 # The peak is that of the process itself; a parent sees its own in it, if that is larger.
@@ -51,21 +50,23 @@ _LARGE_BYTES = 141e9
 _NETWORK_BYTES_PER_SECOND = 10e9 / 8
 
 
-async def measure(mib: int = 2048, rounds: int = 3, folder: str = "") -> dict[str, object]:
+async def measure(
+    mib: int = 2048, rounds: int = 3, counted_mib: int = 64, folder: str = ""
+) -> dict[str, object]:
     """Count the bytes of starts, and fetch files of this size beside cat, on the folder's disk."""
     with tempfile.TemporaryDirectory(dir=folder or None) as work:
         async with serve_object_store(Path(work) / "store", BUCKET) as store:
             os.environ.update(store.environment())
             return {
-                **await _count_bytes(store, Path(work)),
+                **await _count_bytes(store, Path(work), counted_mib),
                 **await _compare(store, Path(work), mib, rounds),
                 **_modelled(),
             }
 
 
-async def _count_bytes(store: ObjectStore, folder: Path) -> dict[str, object]:
+async def _count_bytes(store: ObjectStore, folder: Path, mib: int) -> dict[str, object]:
     """Count what one start, the next one, and ten at once take from the source."""
-    uri = await _upload_model(store, "counted", _COUNTED_MIB)
+    uri = await _upload_model(store, "counted", mib)
     passed = []
     for into, starts in (("one", 1), ("one", 1), ("ten", _STARTS)):
         async with Gate(store.url, 2**60) as gate:
@@ -156,4 +157,11 @@ def _modelled() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    benchmark(measure, 46, mib={"help": "size of the files"}, rounds={"help": "of fetch and cat"})
+    benchmark(
+        measure,
+        46,
+        short={"mib": 4, "rounds": 1, "counted_mib": 4},
+        mib={"help": "size of the files"},
+        rounds={"help": "of fetch and cat"},
+        counted_mib={"help": "size of the files whose bytes are counted"},
+    )

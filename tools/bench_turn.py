@@ -386,4 +386,4 @@ async def measure(
 
 
 if __name__ == "__main__":
-    benchmark(measure, 16, variants={"choices": range(1, len(POOLS) + 1)})
+    benchmark(measure, 16, short={"services": 2}, variants={"choices": range(1, len(POOLS) + 1)})

@@ -16,22 +16,23 @@ from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL
 from tessera.resources.manifest import ObjectKey
 from tests.memory_operator import replica_of
 
-SERVICES, REPLICAS = 3000, 2
+REPLICAS = 2
 HOSTILE = "team-a"
 _CREATED = "2026-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditedFleet:
-    """3,000 services of a tenant with two replicas each, and one of another tenant."""
+    """Services of a tenant with two replicas each, and one of another tenant."""
 
+    services: int
     other: str
     other_key: str
     other_address: str
     """Of the engine of the other tenant, which listens at the port of all engines."""
     edits_per_second: float
     edited: int
-    """So many of the services are edited, one after the other."""
+    """So many of the services are edited, one after the other; the fewer of both."""
 
     async def serve(self, port: int) -> None:
         """Answer lists and watches until cancelled."""
@@ -61,7 +62,7 @@ class EditedFleet:
             await asyncio.sleep(
                 begun + number / self.edits_per_second - asyncio.get_running_loop().time()
             )
-            edited = _service(HOSTILE, f"s{number % self.edited}", number)
+            edited = _service(HOSTILE, f"s{number % min(self.edited, self.services)}", number)
             try:
                 await stream.write(
                     json.dumps({"type": "MODIFIED", "object": edited}).encode() + b"\n"
@@ -72,12 +73,12 @@ class EditedFleet:
 
     def _services(self) -> Iterator[Mapping[str, Any]]:
         yield _service(self.other, self.other)
-        for number in range(SERVICES):
+        for number in range(self.services):
             yield _service(HOSTILE, f"s{number}")
 
     def _pods(self) -> Iterator[Mapping[str, Any]]:
         yield _pod(self.other, self.other, 0, self.other_address)
-        for number, replica in itertools.product(range(SERVICES), range(REPLICAS)):
+        for number, replica in itertools.product(range(self.services), range(REPLICAS)):
             address = f"10.{replica}.{number // 250}.{number % 250}"
             yield _pod(HOSTILE, f"s{number}", replica, address)
 

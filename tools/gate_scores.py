@@ -23,16 +23,15 @@ from tessera.cli.gate.starter import starter_rows
 from tests.batch_runner.gate.scripted_engine import last_text, serve_engine
 from world.slots import free_port
 
-_PER_STRATUM = 40
 # Mean length of a right answer; a reason of several steps has more, a number fewer.
 _TOKENS = 64
 # Tokens that arrive together are read together, which takes less.
 _GAP_SECONDS = 0.002
 
 
-def score_cpu_seconds(tokens: int = _TOKENS) -> float:
-    """Return the CPU seconds of the candidate's Job, for 400 prompts."""
-    rows = [json.loads(line) for line in starter_rows(1, _PER_STRATUM)]
+def score_cpu_seconds(per_stratum: int = 40, tokens: int = _TOKENS) -> float:
+    """Return the CPU seconds of the candidate's Job, for 400 prompts by default."""
+    rows = [json.loads(line) for line in starter_rows(1, per_stratum)]
     answers = {row["messages"][-1]["content"]: _right_answer(row, tokens) for row in rows}
     context = multiprocessing.get_context("spawn")
     parent, child = context.Pipe()

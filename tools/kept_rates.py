@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
 from itertools import accumulate, islice
+from pathlib import Path
 from statistics import mean, median, pvariance
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -111,9 +112,9 @@ def pairs() -> list[PromisePair]:
     return named
 
 
-def kinds() -> list[str]:
+def kinds(traces: Path) -> list[str]:
     """Return the kinds of lengths: equal, exponential, and those of the traces that are there."""
-    present = [name for name in TRACE_NAMES if (TRACES / CASES[name].file).exists()]
+    present = [name for name in TRACE_NAMES if (traces / CASES[name].file).exists()]
     return ["equal", "exponential", *present]
 
 
@@ -294,26 +295,28 @@ def _p95(gaps: Counter[float]) -> float:
     )
 
 
-def judge(pair: PromisePair, kind: str, *, is_searched: bool = False) -> KeptRate:
+def judge(
+    pair: PromisePair, kind: str, *, is_searched: bool = False, requests: int = REQUESTS
+) -> KeptRate:
     """Return what becomes of the promise of a pair that fits."""
     engine = engine_for(pair, kind)
     assert engine is not None  # noqa: S101 - it was chosen since it fits
     # The moments of one seed would be good or bad luck for all pairs.
     seed = crc32("".join((*pair, kind)).encode())
     rate = engine.rate if engine.meets_slo else engine.rate / 100
-    played = play(engine, kind, rate, REQUESTS, seed)
+    played = play(engine, kind, rate, requests, seed)
     if played.in_time < GOAL and engine.meets_slo:
         # Of more requests, others than those by which it was chosen.
-        played = play(engine, kind, rate, AGAIN * REQUESTS, seed + 1)
-    highest = kept_rate(engine, kind) if is_searched else None
+        played = play(engine, kind, rate, AGAIN * requests, seed + 1)
+    highest = kept_rate(engine, kind, requests) if is_searched else None
     return KeptRate(pair, kind, engine.rate, engine.meets_slo, played, highest)
 
 
-def kept_rate(engine: PromisedEngine, kind: str) -> float:
+def kept_rate(engine: PromisedEngine, kind: str, requests: int = REQUESTS) -> float:
     """Return the largest rate at which the goal is kept, to 2 %; 0 where none is."""
 
     def is_kept(rate: float) -> bool:
-        return play(engine, kind, rate, 2 * REQUESTS, 8).in_time >= GOAL
+        return play(engine, kind, rate, 2 * requests, 8).in_time >= GOAL
 
     low = high = engine.rate
     while is_kept(high) and high < 64 * engine.rate:
@@ -326,27 +329,27 @@ def kept_rate(engine: PromisedEngine, kind: str) -> float:
     return low if low > engine.rate / 64 else 0.0
 
 
-def kept_rates(count: int, searched: int, seed: int) -> list[KeptRate]:
+def kept_rates(count: int, searched: int, seed: int, requests: int, traces: Path) -> list[KeptRate]:
     """Return what becomes of so many pairs with each kind of lengths; 0 is all pairs.
 
     Of the first `searched` of each kind the largest rate is searched that is kept.
     """
     work = []
-    for kind in kinds():
+    for kind in kinds(traces):
         chosen = pairs()
         random.Random(seed).shuffle(chosen)  # noqa: S311 - not a secret
         fitting = (pair for pair in chosen if engine_for(pair, kind) is not None)
         work += [
-            (pair, kind, number < searched)
+            (pair, kind, number < searched, requests)
             for number, pair in enumerate(islice(fitting, count or None))
         ]
     with ProcessPoolExecutor() as pool:
         return list(pool.map(_judge, work, chunksize=4))
 
 
-def _judge(work: tuple[PromisePair, str, bool]) -> KeptRate:
-    pair, kind, is_searched = work
-    return judge(pair, kind, is_searched=is_searched)
+def _judge(work: tuple[PromisePair, str, bool, int]) -> KeptRate:
+    pair, kind, is_searched, requests = work
+    return judge(pair, kind, is_searched=is_searched, requests=requests)
 
 
 def below_goal(judged: Sequence[KeptRate]) -> list[KeptRate]:
@@ -360,18 +363,16 @@ def below_goal(judged: Sequence[KeptRate]) -> list[KeptRate]:
     return below
 
 
-def figures(count: int, searched: int, seed: int) -> dict[str, Any]:
+def figures(count: int, searched: int, seed: int, requests: int, traces: Path) -> dict[str, Any]:
     """Return the figures of the benchmark, with those of each kind of lengths."""
-    judged = kept_rates(count, searched, seed)
+    judged = kept_rates(count, searched, seed, requests, traces)
     below = below_goal(judged)
-    by_kind = {
-        kind: _figures(
-            [each for each in judged if each.lengths == kind],
-            sum(each.lengths == kind for each in below),
-        )
-        for kind in kinds()
-    }
-    return {**_figures(judged, len(below)), "promises_by_lengths": by_kind}
+    all_figures = _figures(judged, len(below))
+    for kind in kinds(traces):
+        of_kind = [each for each in judged if each.lengths == kind]
+        by_name = _figures(of_kind, sum(each.lengths == kind for each in below))
+        all_figures |= {f"{kind}_{name}": value for name, value in by_name.items()}
+    return all_figures
 
 
 def _figures(judged: Sequence[KeptRate], below: int) -> dict[str, Any]:
@@ -381,7 +382,9 @@ def _figures(judged: Sequence[KeptRate], below: int) -> dict[str, Any]:
     return {
         "promise_pairs": len(judged),
         "promise_pairs_below_95": below,
-        "promise_least_in_time": round(min(each.played.in_time for each in promised), 4),
+        "promise_least_in_time": round(
+            min((each.played.in_time for each in promised), default=1.0), 4
+        ),
         "promise_pairs_slow_itl": sum(each.played.gap > 1.01 for each in promised),
         "pairs_without_a_rate": len(without),
         # Not late alone in the simulation.

@@ -3,9 +3,9 @@
 The last line is `BENCH {json}`; what the last committed figures were is printed beside it.
 """
 
-import argparse
 import asyncio
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +17,7 @@ from bench.bare_client import apply_all, children, edit_all
 from bench.control import ControlPlaneBench, Times
 from bench.fleet import ALONE, Size, fleet_file, percentile_ms, pool
 from demo.cluster import ROOT, InstalledCluster
+from figures import benchmark
 from tessera.api.schema import KINDS, crd
 from world import World
 from world.api import connect
@@ -39,21 +40,21 @@ GOALS: dict[str, float] = {
 }
 
 
-def main() -> None:
-    """Measure, print the table, and the line for machines."""
-    parser = argparse.ArgumentParser(prog="bench")
-    parser.add_argument("--nodes", type=int, default=250)
-    parser.add_argument("--services", type=int, default=2000)
-    parser.add_argument("--edits", type=int, default=600)
-    parser.add_argument("--quiet", type=float, default=60)
-    parser.add_argument("--moving", type=float, default=120)
-    parser.add_argument("--save", action="store_true", help="make these the committed figures")
-    options = parser.parse_args()
+def measure(
+    *,
+    nodes: int = 250,
+    services: int = 2000,
+    edits: int = 600,
+    quiet: float = 60.0,
+    moving: float = 120.0,
+    save: bool = False,
+) -> dict[str, Any]:
+    """Measure, and print the table."""
     # An edit of a service that was edited before changes nothing.
-    if options.edits > options.services - ALONE:
-        parser.error(f"--edits: at most {options.services - ALONE} of {options.services} services")
-    size = Size(nodes=options.nodes, services=options.services)
-    times = Times(edits=options.edits, quiet=options.quiet, moving=options.moving)
+    if edits > services - ALONE:
+        sys.exit(f"--edits: at most {services - ALONE} of {services} services")
+    size = Size(nodes=nodes, services=services)
+    times = Times(edits=edits, quiet=quiet, moving=moving)
     begun = time.monotonic()
 
     def say(text: str) -> None:
@@ -68,10 +69,10 @@ def main() -> None:
             figures = asyncio.run(_operator(world, size, times, bare, say))
     figures |= bare_edits | {"services": size.services, "nodes": size.nodes}
     _table(figures)
-    if options.save:
+    if save:
         COMMITTED.parent.mkdir(exist_ok=True)
         COMMITTED.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(f"BENCH {json.dumps(figures)}")
+    return figures
 
 
 async def _bare(world: World, size: Size, times: Times) -> tuple[float, dict[str, int]]:
@@ -121,4 +122,10 @@ def _table(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(
+        measure,
+        short={"nodes": 2, "services": 5, "edits": 2, "quiet": 2.0, "moving": 2.0},
+        quiet={"help": "seconds in which nothing happens"},
+        moving={"help": "seconds in which gauges move"},
+        save={"help": "make these the committed figures"},
+    )

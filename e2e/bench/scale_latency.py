@@ -36,7 +36,6 @@ from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 from world.api import connect
 from world.plan import FEW_FAKES
 
-ROUNDS = 5
 SCRAPE_SECONDS = 15
 _TENANT = "bench"
 _MODEL = "hf://meta-llama/Llama-3.2-1B-Instruct"
@@ -118,13 +117,13 @@ class _Target:
         return time.monotonic() - begin
 
 
-def measure() -> dict[str, float]:
+def measure(rounds: int) -> dict[str, float]:
     """Return the medians of all kinds of load, by the names of the figures."""
     with (
         tempfile.TemporaryDirectory() as folder,
         worlds.start(fleet=_fleet(Path(folder)), progress=print) as world,
     ):
-        seconds = asyncio.run(_measure(world))
+        seconds = asyncio.run(_measure(world, rounds))
     for name, values in seconds.items():
         print(f"{name:24} {', '.join(f'{value:.1f}' for value in values)}")
     figures = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
@@ -148,14 +147,14 @@ def _fleet(folder: Path) -> Path:
     return path
 
 
-async def _measure(world: worlds.World) -> dict[str, list[float]]:
+async def _measure(world: worlds.World, rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {}
     async with connect(world.kubeconfig) as api:
         cluster = InstalledCluster(world, api, print)
         gateway, key = await _install(cluster)
         services = {
             Ref(_TENANT, f"{kind}-{count}"): _SLEEPING if kind == "wake" else _SMALL
-            for count in range(ROUNDS)
+            for count in range(rounds)
             for kind in _KINDS
         }
         for ref, scaling in services.items():
@@ -163,7 +162,7 @@ async def _measure(world: worlds.World) -> dict[str, list[float]]:
         for ref in services:
             await _wait_for_replica(cluster, ref)
         await asyncio.sleep(_QUIET_SECONDS)
-        for count in range(ROUNDS):
+        for count in range(rounds):
             for kind, figure in _KINDS.items():
                 ref = Ref(_TENANT, f"{kind}-{count}")
                 direct = _Target(cluster=cluster, ref=ref, url=await cluster.address(ref))
@@ -223,7 +222,3 @@ async def _wait_for_replica(cluster: InstalledCluster, ref: Ref) -> None:
         f"{ref} has a replica",
         _PATIENCE,
     )
-
-
-if __name__ == "__main__":
-    print("BENCH " + json.dumps(measure()))

@@ -1,11 +1,9 @@
-"""Cost of the simulator: python -m tessera_lab.sim.self_benchmark
+"""Cost of the simulator: the speed of the bare engine, the time to import, and ten engines.
 
-It measures the speed of the bare engine, the time to import, and memory and CPU of ten engines in
-one process with one stream each. The last line is `BENCH` and the figures as JSON.
+The engines are in one process, and each has one stream.
 """
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -24,16 +22,16 @@ CHUNKS = 200
 _DEADLINE_SECONDS = 60
 
 
-def main() -> None:
+async def measure(steps: int = 20_000, chunks: int = CHUNKS) -> dict[str, float]:
+    """Return all figures, of so many steps of the bare engine and chunks of each stream."""
     figures: dict[str, float] = {
-        f"sequence_steps_per_cpu_second_at_{batch}": round(_sequence_steps(batch))
+        f"sequence_steps_per_cpu_second_at_{batch}": round(_sequence_steps(batch, steps))
         for batch in (1, 8, 64, 256)
     }
-    figures |= asyncio.run(measure_processes())
-    sys.stdout.write(f"BENCH {json.dumps(figures)}\n")
+    return figures | await measure_processes(chunks)
 
 
-def _sequence_steps(batch: int, steps: int = 20_000) -> float:
+def _sequence_steps(batch: int, steps: int) -> float:
     """Return the tokens per CPU second of the bare engine, always with `batch` running requests."""
     limits = EngineLimits(
         max_model_len=8192, max_num_seqs=batch, max_num_batched_tokens=2048, blocks=30_000
@@ -56,7 +54,7 @@ def _sequence_steps(batch: int, steps: int = 20_000) -> float:
     return tokens / (time.process_time() - started)
 
 
-async def measure_processes() -> dict[str, float]:
+async def measure_processes(chunks: int) -> dict[str, float]:
     """Return import time, and memory and CPU of ten engines while each has a stream."""
     started = time.monotonic()
     await (await _start_python("-c", "pass")).wait()
@@ -68,7 +66,7 @@ async def measure_processes() -> dict[str, float]:
     try:
         async with asyncio.timeout(_DEADLINE_SECONDS):
             await _wait_until_started(process)
-            measured = await _measure_streams(process.pid)
+            measured = await _measure_streams(process.pid, chunks)
     finally:
         process.terminate()
         await process.communicate()
@@ -82,12 +80,12 @@ async def _wait_until_started(process: asyncio.subprocess.Process) -> None:
         open_ports += b"http://" in await process.stderr.readline()
 
 
-async def _measure_streams(pid: int) -> dict[str, float]:
+async def _measure_streams(pid: int, chunks: int) -> dict[str, float]:
     """Return memory and CPU of the process while each of its engines has one stream."""
     streams = [await _open_stream(f"127.0.1.{number + 1}") for number in range(INSTANCES)]
     await _read(streams, 1)
     started, cpu = time.monotonic(), _cpu_seconds(pid)
-    await _read(streams, CHUNKS)
+    await _read(streams, chunks)
     wall, cpu_used = time.monotonic() - started, _cpu_seconds(pid) - cpu
     for _, writer in streams:
         writer.close()
@@ -95,7 +93,7 @@ async def _measure_streams(pid: int) -> dict[str, float]:
         "instances": INSTANCES,
         "rss_mib": round(_rss_kib(pid) / 1024, 1),
         "cpu_share": round(cpu_used / wall, 3),
-        "cpu_microseconds_per_token": round(cpu_used / (CHUNKS * INSTANCES) * 1e6, 1),
+        "cpu_microseconds_per_token": round(cpu_used / (chunks * INSTANCES) * 1e6, 1),
     }
 
 
@@ -131,7 +129,3 @@ def _rss_kib(pid: int) -> int:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-if __name__ == "__main__":
-    main()
