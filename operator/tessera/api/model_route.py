@@ -299,7 +299,7 @@ class ModelRouteStatus(_RouteStatusBase):
     """Generation of the spec that this status describes."""
 
     summary: str = ""
-    """Targets that can answer, of all, such as `2/3`."""
+    """Targets that can answer, of all, with their names: `2/3: small, large`."""
 
     conditions: Conditions = ()
     """Condition Accepted: whether every target can get requests."""

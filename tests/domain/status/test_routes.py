@@ -91,7 +91,7 @@ ASLEEP = {"desiredReplicas": 0, "reason": "ScaledToZero", "message": "no request
 def test_each_target_says_whether_it_can_answer(target: ObservedService, state: str) -> None:
     status = statuses(a_route("small", "large"), target, a_target("large", 2))["assistant"]
     ready = 1 + (state == "Available")
-    assert status.summary == f"{ready}/2"
+    assert status.summary == ("1/2: large" if ready == 1 else "2/2: small, large")
     assert [(each.name, each.service, each.reason) for each in status.targets] == [
         ("small", "team-a/small", state),
         ("large", "team-a/large", "Available"),
@@ -107,7 +107,7 @@ def test_unknown_and_pooling_targets_are_named_and_the_others_still_count() -> N
     reasons = [each.reason for each in status.targets]
     assert reasons == ["PoolingTarget", "TargetNotFound", "TargetNotFound", "Available"]
     value, reason, message = accepted(status)
-    assert (value, reason, status.summary) == ("False", "TargetNotFound", "1/4")
+    assert (value, reason, status.summary) == ("False", "TargetNotFound", "1/4: large")
     assert message.partition(". This ends")[0] == "; ".join(
         f"spec.targets[{number}].service: InferenceService/team-a/{name} does not exist, or its "
         "spec is invalid; requests skip it"

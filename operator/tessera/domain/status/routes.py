@@ -167,7 +167,12 @@ def _status(route: ObservedRoute, around: _Surroundings, at: datetime) -> ModelR
             conditions=conditions({"Accepted": accepted}, route, at),
         )
     states = [_state(target, route.ref.namespace, around) for target in spec.targets]
-    available = states.count(TargetState.AVAILABLE)
+    names = [
+        target.target_name
+        for target, state in zip(spec.targets, states, strict=True)
+        if state is TargetState.AVAILABLE
+    ]
+    available = len(names)
     accepted = next(
         _problems(route, spec, states, around),
         StatusVerdict(
@@ -176,7 +181,7 @@ def _status(route: ObservedRoute, around: _Surroundings, at: datetime) -> ModelR
     )
     return ModelRouteStatus(
         observed_generation=route.generation,
-        summary=f"{available}/{len(states)}",
+        summary=": ".join([f"{available}/{len(states)}", *filter(None, [", ".join(names)])]),
         conditions=conditions({"Accepted": accepted}, route, at),
         targets=tuple(
             TargetStatus(
