@@ -406,3 +406,12 @@ def test_a_steady_load_converges_within_an_hour_and_never_flaps(
     rises = [change > 0 for change in changes]
     assert rises == sorted(rises, reverse=True)  # nothing is added after a reduction
     assert len(set(course[-60:])) == 1
+
+
+def test_replicas_of_a_unit_that_are_not_pods_are_named_so() -> None:
+    unequal = replace(policy(queue_target=4, minReplicas=1, maxReplicas=3), largest_share=8.6)
+    equal = policy(queue_target=4, minReplicas=1, maxReplicas=25)
+    for target, text in ((unequal, "25 replicas of the smallest variant"), (equal, "25 replicas")):
+        steady_text = decide(target, load(0, running=400, replicas=25), steady(25)).message
+        fewer = decide(target, load(0, replicas=25), steady(25)).message
+        assert (steady_text.split(", ")[3], fewer.split("; ")[0]) == (text, text)

@@ -109,7 +109,7 @@ def _idle(
     return Decided(
         current,
         ScalingReason.UNBALANCED,
-        f"{counted(current, 'replica')}; {idle} of {replicas} hold hardly any requests after "
+        f"{target.counted(current)}; {idle} of {replicas} hold hardly any requests after "
         f"{format_duration(MAX_READING_AGE)}, and another one would get none either: send requests "
         "through the gateway, or let clients connect again",
     )

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 from tessera.api.reasons import ScalingReason
-from tessera.api.text import counted
 from tessera.domain.money import Money
 from tessera.domain.observed.demand import ARRIVALS_SPAN
 from tessera.domain.scaling.decisions import changed, current_replicas
@@ -66,7 +65,7 @@ def within_break_even(
         decided = Decided(
             replicas,
             ScalingReason.OVERFLOW_CHEAPER,
-            f"{counted(replicas, 'replica')}; 1 more would save {saved} per hour of what requests "
+            f"{target.counted(replicas)}; 1 more would save {saved} per hour of what requests "
             f"cost that overflow to other targets of their routes, and costs {hourly} per hour",
         )
     return replace(changed(decided, load.at, current, own), assessment=decision.assessment)

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
-from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.scaling.state import (
     MAX_READING_GAP,
@@ -152,7 +151,11 @@ def needed_lately(history: ScalingHistory, at: datetime) -> int | None:
 
 
 def fewer_enough(
-    window: Sequence[TimestampedReplicas], at: datetime, span: timedelta, current: int
+    target: ScaleTarget,
+    window: Sequence[TimestampedReplicas],
+    at: datetime,
+    span: timedelta,
+    current: int,
 ) -> Decided:
     """Keep the number, and say how many are enough, since when, and when the others go.
 
@@ -167,7 +170,7 @@ def fewer_enough(
     return Decided(
         current,
         ScalingReason.SCALE_DOWN_STABILIZED,
-        f"{counted(current, 'replica')}; {enough} {verb} enough since {since:%H:%M:%S} UTC, so "
+        f"{target.counted(current)}; {enough} {verb} enough since {since:%H:%M:%S} UTC, so "
         f"{current - enough} {goes} at {since + span:%H:%M:%S} UTC",
         since + span,
     )

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.text import counted
 from tessera.api.variant_status import VariantStatus
 from tessera.domain.observed.snapshot import ObservedService, Pod
 from tessera.domain.perf.engine_terms import engine_terms
@@ -69,6 +70,11 @@ class ScaleTarget:
     def step(self) -> int:
         """Return the replicas of the unit that `scaleUp.pods` serve at most."""
         return math.floor(self.spec.scale_up.pods * self.largest_share)
+
+    def counted(self, replicas: int) -> str:
+        """Return a count of replicas of the unit, which are not pods where variants are unequal."""
+        unit = " of the smallest variant" if self.largest_share > 1 else ""
+        return f"{counted(replicas, 'replica')}{unit}"
 
     def clamp(self, replicas: int) -> int:
         """Return the count within the bounds of a service in use."""

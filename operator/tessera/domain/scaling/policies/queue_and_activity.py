@@ -232,7 +232,7 @@ def _hold(
         return Decided(current, ScalingReason.SCALE_UP_STABILIZED, message, change_at)
     if clamped < current:
         span = spec.scale_down.stabilization_window
-        return fewer_enough(history.down_window, load.at, span, current)
+        return fewer_enough(target, history.down_window, load.at, span, current)
     if recommendation.replicas > current:
         limit = f"{target.bounds_source}maxReplicas is {spec.max_replicas}"
         desired = f"desired {recommendation.replicas}, {limit}"
@@ -265,7 +265,7 @@ def _metrics_message(target: ScaleTarget, load: ServiceLoad, current: int) -> st
     )
     if load.idle_replicas:
         activity = contradiction_clause(load)
-    return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
+    return f"{queue}, {running}, {activity}, {target.counted(current)}"
 
 
 numbers = load_numbers
@@ -311,14 +311,14 @@ def _scale_up_message(target: ScaleTarget, load: ServiceLoad, current: int) -> s
     if activity is not None and queue_alone <= current:
         window = f"{window}, with activity {activity:.2f} above {target.spec.activity.target},"
     if load.waiting is None:
-        return f"{waiting} for {window} would add {counted(added, 'replica')}"
+        return f"{waiting} for {window} would add {target.counted(added)}"
     if load.waiting >= queue:
         now = counted(round(load.waiting), "waiting request")
         return f"{now} for {window} will add replicas"
     missing = queue - load.waiting
     return (
         f"{waiting} in total, {missing / max(1, current):.1f} per replica more than now, for "
-        f"{window} would add {counted(added, 'replica')}"
+        f"{window} would add {target.counted(added)}"
     )
 
 

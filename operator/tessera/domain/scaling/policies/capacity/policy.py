@@ -266,7 +266,7 @@ def _decide(
     memory: DemandHistory,
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
-    replicas_text, why = counted(current, "replica"), _why(load, assessment)
+    replicas_text, why = target.counted(current), _why(load, assessment)
     needed = target.clamp(assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
@@ -274,7 +274,7 @@ def _decide(
             reason = ScalingReason.BACKLOG_ABOVE_TARGET
         elif memory.correction < 1:
             reason = ScalingReason.REPLICAS_FULL
-        more = f"{counted(needed, 'replica')} instead of {current}; {why}"
+        more = f"{target.counted(needed)} instead of {current}; {why}"
         return Decided(needed, reason, more)
     if not load.is_known and (assessment.arrivals.most is None or not gap_is_over(load.at, memory)):
         since = format_duration(MAX_READING_GAP)
@@ -289,7 +289,7 @@ def _decide(
     most_retained = max((each.replicas for each in window), default=current)
     if most_retained < current:
         fewer = (
-            f"{counted(most_retained, 'replica')} instead of {current}, enough for "
+            f"{target.counted(most_retained)} instead of {current}, enough for "
             f"{format_duration(assessment.hold)}; {why}"
         )
         return Decided(most_retained, ScalingReason.CAPACITY_ABOVE_DEMAND, fewer)
@@ -298,12 +298,12 @@ def _decide(
     unneeded = min(current - load.serving, current - recent)
     if unneeded > 0 and history.decisions[-1].at <= begin:
         fewer = (
-            f"{counted(current - unneeded, 'replica')} instead of {current}, as what starts is not "
+            f"{target.counted(current - unneeded)} instead of {current}, as what starts is not "
             f"needed any more; {why}"
         )
         return Decided(current - unneeded, ScalingReason.STARTING_REPLICA_WITHDRAWN, fewer)
     if assessment.retained < current:
-        return fewer_enough(window, load.at, assessment.hold, current)
+        return fewer_enough(target, window, load.at, assessment.hold, current)
     return _hold(target, load, assessment, current, why)
 
 
@@ -314,7 +314,7 @@ def _hold(
     current: int,
     why: str,
 ) -> Decided:
-    replicas_text = counted(current, "replica")
+    replicas_text = target.counted(current)
     if assessment.needed > current:
         limit = f"{target.bounds_source}maxReplicas is {target.spec.max_replicas}"
         message = f"{replicas_text}; {assessment.needed} needed, {limit}; {why}"
@@ -406,5 +406,5 @@ def would_change(target: ScaleTarget, _load: ServiceLoad, decision: ScaleDecisio
     elif assessment.retained < current:
         yield (
             f"{format_duration(assessment.hold)} with at most as many requests as now will remove "
-            f"{counted(current - assessment.retained, 'replica')}"
+            f"{target.counted(current - assessment.retained)}"
         )
