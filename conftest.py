@@ -8,7 +8,7 @@ What waits for `--full` (mark `full`) follows these rules; everything else is in
 2. Tests that mostly wait for a timer of the cluster or the operator: renewals, stalls, quiet
    periods, silent watches, dead nodes, the soak. The decisions behind them have tests with the time
    as an argument.
-3. Most task pages of the documentation, each in a cluster of its own.
+3. Some task pages of the documentation, each in a cluster of its own.
 4. Edges of the simulated world itself, which no other test comes to. Most other tests of that world
    wait too while it is as it was when they last passed (`make test-world`).
 5. Scenes in a world of which a test without a world has the decision, and another scene of a push

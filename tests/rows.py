@@ -75,7 +75,7 @@ ROWS = {
         Row(("e2e/repartition/",), cpu_seconds=10),
         Row(("e2e/hostile/",), cpu_seconds=35),
         Row(("e2e/soak/",), cpu_seconds=5),
-        Row(("e2e/docs_tests/",), cpu_seconds=60),
+        Row(("e2e/docs_tests/",), cpu_seconds=180),
         Row(
             (
                 "e2e/world_tests/test_world_container_lifecycle.py",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.cluster import ROOT
+from demo.cluster import ROOT, SCRIPTS
 from docs_tests.blocks import SkippedBlock
 from docs_tests.pages import (
     FIRST_ANSWER,
@@ -30,25 +30,39 @@ _FIRST_ANSWER = pytest.StashKey[SectionTime]()
 
 @contextmanager
 def _empty_machine(folder: Path) -> Iterator[Reader]:
-    """A reader in a copy of the repository, with a cache that has nothing but built programs.
-
-    The copy is made of links, but for its own folder, into which pages write their files.
-    """
+    """A reader in a copy of the repository, with a cache that has nothing but built programs."""
     if shutil.which("curl") is None:
         pytest.skip("pages are typed as they stand, and this machine has no curl")
-    copy, cache = folder / "tessera", folder / "cache" / "tessera"
-    copy.mkdir()
-    for path in ROOT.iterdir():
-        (copy / path.name).symlink_to(path)
+    cache = folder / "cache" / "tessera"
     cache.mkdir(parents=True)
-    (cache / "bin").symlink_to(binaries.ensure(print).parent)
-    hidden = ("KUBECONFIG", "TESSERA_PROMETHEUS_URL", "MAKEFLAGS", "MAKELEVEL")
-    plain = {name: value for name, value in os.environ.items() if name not in hidden}
-    reader = Reader(copy, plain | {"XDG_CACHE_HOME": str(cache.parent)})
+    (cache / "bin").symlink_to(binaries.ensure(print, binaries.EVERY_WORLD).parent)
+    reader = Reader(_linked_copy(folder), _environment() | {"XDG_CACHE_HOME": str(cache.parent)})
     try:
         yield reader
     finally:
         reader.clean_up("make", "down")
+
+
+def _linked_copy(folder: Path) -> Path:
+    """Copy the repository as links, but for its own folder, into which pages write their files."""
+    copy = folder / "tessera"
+    copy.mkdir()
+    for path in ROOT.iterdir():
+        (copy / path.name).symlink_to(path)
+    return copy
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a terminal that knows no cluster."""
+    hidden = ("KUBECONFIG", "TESSERA_PROMETHEUS_URL", "MAKEFLAGS", "MAKELEVEL")
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+@pytest.fixture
+def reader_without_cluster(tmp_path: Path) -> Reader:
+    """A reader who has installed the commands of Tessera, and no cluster."""
+    path = os.pathsep.join((str(SCRIPTS), os.environ["PATH"]))
+    return Reader(_linked_copy(tmp_path), _environment() | {"PATH": path})
 
 
 @pytest.fixture

@@ -41,11 +41,15 @@ TASKS: Mapping[str, Sequence[str]] = {
     "scale": SERVED,
     "what-a-tenant-sees": (*SERVED, "Ask with a key"),
 }
-# Each is typed into one cluster: what a page leaves there changes nothing that later ones show.
-# All other pages have a cluster each, and wait for `--full`.
+# Typed on a machine without a cluster.
+WITHOUT_CLUSTER: Sequence[str] = ("forecast", "levers", "simulate", "size-a-model")
+# Each round is typed into one cluster: what a page leaves there changes nothing that later ones
+# show. All other pages have a cluster each, and wait for `--full`.
 ROUNDS: Sequence[Sequence[str]] = (
     ("gate-changes", "serve", "embeddings"),
     ("run-a-batch", "route-requests"),
+    ("gateway", "outside-providers", "pools", "several-pools"),
+    ("load-test", "share-a-model"),
 )
 _NOT_TRIED_COMMENT = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
 

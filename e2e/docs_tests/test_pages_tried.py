@@ -1,6 +1,7 @@
 """Pages followed to the letter: the tutorial from an empty machine, tasks on its cluster."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import pytest
 
@@ -10,6 +11,7 @@ from docs_tests.pages import (
     ROUNDS,
     TASKS,
     TUTORIAL,
+    WITHOUT_CLUSTER,
     page_of,
     read_page_steps,
 )
@@ -28,14 +30,28 @@ def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
     tally(newcomer, TUTORIAL)
 
 
-_OTHERS = [task for task in TASKS if not any(task in tasks for tasks in ROUNDS)]
+@pytest.mark.parametrize("task", WITHOUT_CLUSTER)
+def test_tasks_without_a_cluster_come_out_as_their_pages_say(
+    reader_without_cluster: Reader, tally: Tally, task: str
+) -> None:
+    reader, page = reader_without_cluster, page_of(task)
+    reader.follow(page, read_page_steps(page))
+    assert reader.ran
+    tally(reader, page)
+
+
+_IN_GROUPS = {*WITHOUT_CLUSTER, *chain.from_iterable(ROUNDS)}
 
 
 @pytest.mark.parametrize(
     "tasks",
     [
         *(pytest.param(tasks, id="+".join(tasks)) for tasks in ROUNDS),
-        *(pytest.param((task,), id=task, marks=pytest.mark.full) for task in _OTHERS),
+        *(
+            pytest.param((task,), id=task, marks=pytest.mark.full)
+            for task in TASKS
+            if task not in _IN_GROUPS
+        ),
     ],
 )
 def test_tasks_come_out_as_their_pages_say(

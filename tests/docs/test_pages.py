@@ -12,7 +12,15 @@ import pytest
 import yaml
 
 from docs_tests.blocks import Command
-from docs_tests.pages import ROUNDS, TASKS, TUTORIAL, page_of, read_page_steps, skip_reasons
+from docs_tests.pages import (
+    ROUNDS,
+    TASKS,
+    TUTORIAL,
+    WITHOUT_CLUSTER,
+    page_of,
+    read_page_steps,
+    skip_reasons,
+)
 from environments import ROOT
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS
@@ -57,7 +65,9 @@ def test_every_task_page_is_tried_or_says_why_not() -> None:
     tasks = {Path(page).stem for page in PAGES if page.startswith("tasks/")}
     assert tasks == {*TASKS, *skip_reasons()}, "see docs/tasks/develop.md, Pages"
     assert not TASKS.keys() & skip_reasons().keys()
-    assert set(chain.from_iterable(ROUNDS)) <= TASKS.keys()
+    grouped = [*chain(WITHOUT_CLUSTER, *ROUNDS)]
+    assert set(grouped) <= TASKS.keys()
+    assert len(grouped) == len(set(grouped)), "a page is run once"
 
 
 @pytest.mark.parametrize("page", [TUTORIAL, *map(page_of, TASKS)])
