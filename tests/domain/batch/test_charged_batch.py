@@ -53,9 +53,9 @@ def test_once_there_is_money_the_batch_goes_on_at_once_and_without_a_failure() -
 
 
 def test_a_batch_asks_again_at_once_when_the_limits_of_its_budget_change() -> None:
-    held = plan_and_carry_out(on_attempt(pods=(_ended(1),), budget="before"))
+    waiting = plan_and_carry_out(on_attempt(pods=(_ended(1),), budget="before"))
     for budget, starts in (("before", False), ("after", True)):
-        plan = plan_batch(later(held, 1, budget=budget))
+        plan = plan_batch(later(waiting, 1, budget=budget))
         assert (plan.create is not None) is starts
     assert plan.create is not None
     assert plan.create.choice is None, "no GPU before a limit has money for a row"

@@ -292,6 +292,8 @@ async def test_a_key_is_looked_up_again_where_it_expires_or_its_directory_change
     identity = await senders.identify({}, ADDRESS)
     if changes:
         senders.directory = Directory()
-    identified = an_identified_request(identity=identity, directory_number=number)
+    identified = an_identified_request(
+        identity=identity, directory_number=number, client_address=ADDRESS
+    )
     assert await senders.identify_again(identified) == identity
     assert len(asked) == times
