@@ -5,9 +5,13 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from tessera.adapters.clock import CLOCK
 from tessera.gateway.http.engine_connection import EngineConnection
+from tessera.gateway.http.protocol import JOINED_BYTES, _Writing
 
 # Of two bytes each.
 PIECES = 30_000
@@ -53,3 +57,39 @@ async def test_pieces_of_a_whole_answer_cost_their_bytes() -> None:
     assert sizes[0] < 2 * 2 * PIECES + 2**14
     connection.data_received(b"0\r\n\r\n")
     assert await reading == b"ab" * PIECES
+
+
+class SlowTransport:
+    """A transport whose client reads nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def test_pieces_that_a_client_does_not_read_are_joined() -> None:
+    token, transport = b"data: ab\n\n", SlowTransport()
+    writing = _Writing.__new__(_Writing)
+    writing.loop, writing.transport = asyncio.get_running_loop(), cast("Any", transport)
+    writing.flow = FlowControl(writing.transport)
+    writing._written_bytes, writing._unsent, writing._look = 0, bytearray(), None
+    sent = b""
+    for _ in range(5000):
+        writing._write(token)
+        sent += token
+    # The event loop takes 0.9 KiB for each that waits.
+    assert len(transport.pieces) < 2 * JOINED_BYTES // len(token)
+    assert writing._waiting_bytes == len(sent)
+    received = b"".join(transport.pieces)
+    transport.pieces.clear()
+    # Little waits now, and no event says so.
+    writing._send_if_read()
+    assert received + b"".join(transport.pieces) == sent
