@@ -1,8 +1,7 @@
-"""`tessera forecast`: its page, its options, its files, and what it reads of a gateway."""
+"""`tessera forecast`: its options, its files, and what it reads of a gateway."""
 
 import gzip
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -11,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from docs_tests.blocks import Command
-from docs_tests.output import matches
-from docs_tests.pages import page_of, read_page_steps
 from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.errors import CommandError
 from tessera.cli.forecast.arguments import FORECAST
@@ -72,22 +68,6 @@ def usage_records(records: Sequence[LoggedRequest], **changes: Any) -> list[Usag
         )
         for record in records
     ]
-
-
-def test_the_page_shows_what_the_command_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    tried = 0
-    for step in read_page_steps(page_of("forecast")):
-        if not isinstance(step, Command):
-            continue
-        program, name, *words = shlex.split(step.text.replace("\\\n", ""))
-        assert (program, name) == ("tessera", "forecast")
-        assert matches(step.output or "", text(*words))
-        tried += 1
-    assert tried == 3
 
 
 def test_the_example_is_drawn_by_the_generator() -> None:

@@ -1,7 +1,6 @@
-"""`tessera levers`: its files, its options, its output, its page."""
+"""`tessera levers`: its files, its options, its output."""
 
 import json
-import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from docs_tests.blocks import Command
-from docs_tests.output import matches
-from docs_tests.pages import page_of, read_page_steps
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.levers.arguments import levers
 from tessera_lab.cli.levers.command import run
 from tessera_lab.cli.levers.scenario import LeverScenario, read_scenario
 from tessera_lab.levers.lever import LeverId
 
-ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
-PAGE = page_of("levers")
 # Of each pool a label of its own, since no node belongs to two.
 POOL = """\
 apiVersion: tessera.dev/v1alpha1
@@ -79,50 +73,6 @@ class LeverFiles:
 @pytest.fixture
 def files(tmp_path: Path) -> LeverFiles:
     return LeverFiles(tmp_path)
-
-
-def commands_of_the_page() -> list[Command]:
-    return [step for step in read_page_steps(PAGE) if isinstance(step, Command)]
-
-
-def words_of(command: Command) -> list[str]:
-    words = shlex.split(command.text.replace("\\\n", " "))
-    assert words[:2] == ["tessera", "levers"]
-    return words[2:]
-
-
-@pytest.mark.full
-def test_the_first_command_of_the_page_prints_what_it_shows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(ROOT)
-    command = commands_of_the_page()[0]
-    assert command.output is not None
-    assert matches(command.output, run(levers.parse(words_of(command))).text)
-
-
-def test_a_part_of_the_first_command_prints_nearly_what_the_page_shows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(ROOT)
-    command = commands_of_the_page()[0]
-    text = run(levers.parse([*words_of(command), "--from", "0.4", "--hours", "0.2"])).text
-    shown = (command.output or "").splitlines()
-    figures = ("Trace", "Today", "With what", "All together", "The month", "3 of 3")
-    for line in shown:
-        if line not in {"", "…"} and not line.startswith(figures):
-            assert any(matches(line, each) for each in text.splitlines()), line
-
-
-def test_the_other_commands_of_the_page_are_ones_that_the_command_takes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(ROOT)
-    for command in commands_of_the_page()[1:]:
-        svg = str(tmp_path / "ladder.svg")
-        scenario = read_scenario(levers.parse([*words_of(command), "--svg", svg]), NOW)
-        assert scenario.case.draft is not None
-        assert scenario.case.small is not None
 
 
 def test_the_report_says_what_a_fleet_has_and_what_it_lacks(files: LeverFiles) -> None:
