@@ -28,6 +28,7 @@ ROWS = {
             ),
             cpu_seconds=170,
         ),
+        Row(("e2e/scenarios/test_demo_commands.py",), cpu_seconds=150),
         Row(
             (
                 "e2e/scenarios/test_autoscalers.py",

@@ -1,9 +1,6 @@
 """The demos run as tests, so that `make demo` keeps working."""
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +8,7 @@ from demo.cluster import EXAMPLES, InstalledCluster, clear, install
 from demo.mission import find_demo
 from demo.scene import play
 
-_RUN_SECONDS = 900
-_ON_REQUEST = ("budget", "batch", "gateway", "routes")
+_ON_REQUEST = ("batch", "gateway")
 
 
 @pytest.fixture
@@ -43,12 +39,3 @@ async def test_a_service_is_placed_and_follows_its_load(stage: InstalledCluster)
 )
 async def test_the_other_demos_succeed(stage: InstalledCluster, demo: str) -> None:
     await play(stage, find_demo(demo).acts)
-
-
-@pytest.mark.full
-async def test_the_mission_succeeds_and_writes_its_report(tmp_path: Path) -> None:
-    report = tmp_path / "report.html"
-    command = (sys.executable, "-m", "demo", "--report", str(report))
-    process = await asyncio.create_subprocess_exec(*command)
-    assert await asyncio.wait_for(process.wait(), _RUN_SECONDS) == 0
-    assert "The bill" in report.read_text(encoding="utf-8")
