@@ -50,7 +50,7 @@ async def charged(store: GatewayStore) -> list[tuple[str | None, int, int]]:
 async def test_batches_that_ended_are_in_no_account_that_gateways_read(store: GatewayStore) -> None:
     batches = BatchStore(store, "gateway")
     for uid in ("uid-1", "uid-2", "uid-3"):
-        of_batch = {"uid": uid, "want": 5000}
+        of_batch: dict[str, object] = {"uid": uid, "want": 5000}
         await batches.exchange(TERMS, a_message().model_copy(update=of_batch))
         of_batch |= {"blocks": (a_block(rows=range(10)),), "want": 0}
         await batches.exchange(TERMS, a_message().model_copy(update=of_batch))

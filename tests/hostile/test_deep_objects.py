@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tessera.adapters.kube.nested_json import MAX_DEPTH, read_json
 from tessera.api.model_route import MAX_SCHEMA_DEPTH
+from tessera.domain.observed.routes import ObservedRoute
 from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_ROUTES
 from tessera.resources.manifest import ObjectManifest
 from tests.adapters.small_server import connected_cluster
@@ -45,17 +46,21 @@ async def test_a_route_that_nests_deeply_hides_no_other_from_lists_and_watches(d
         changes = [change async for change in cluster.watch(MODEL_ROUTES, 1)]
         for objects in (listing.items, [change.cluster_object for change in changes]):
             deep_route, plain_route = (each.plan_input for each in objects if each is not None)
+            assert isinstance(deep_route, ObservedRoute)
+            assert isinstance(plain_route, ObservedRoute)
             assert "nests deeper than 64 levels" in str(deep_route.problem)
             assert plain_route.spec is not None
 
 
 async def test_only_what_nests_too_deeply_is_left_out() -> None:
     level = '{"]":"[\\"[","x":[1,{}],"y":%s}'
-    text, value = "2", Any
+    text = "2"
     for _ in range(MAX_DEPTH):
         text = level % text
     assert await read_json(text.encode()) == json.loads(text)
-    value = await read_json((level % (level % text)).replace("2", "[" * 99 + "]" * 99).encode())
+    value: Any = await read_json(
+        (level % (level % text)).replace("2", "[" * 99 + "]" * 99).encode()
+    )
     for _ in range(MAX_DEPTH):
         assert value["]"] == '["['
         assert value["x"] in ([1, {}], [1, None], None)

@@ -546,16 +546,16 @@ def test_what_a_failed_call_left_is_given_back_and_lent_to_the_next_request() ->
         [row] = fleet.budget.status.outside
         return row.amount, row.previous_amount
 
-    step = Decimal("0.2")
+    zero, step = Decimal(0), Decimal("0.2")
     for _ in range(3):
         fleet.call(NANO // 10, True, fails=True)
         assert after() == (step, None)
         fleet.call(NANO // 10, True, fails=True)
         assert (after(), after(minutes=4)) == ((step, None), (step, None))
         # It counts until the account has heard of it: a gateway may lend by what it read before.
-        assert after(minutes=1, is_read=False) == (0, step)
+        assert after(minutes=1, is_read=False) == (zero, step)
         assert "(0.2000 lent)" in fleet.budget.status.summary
-        assert (after(minutes=1), after()) == ((0, step), (0, None))
+        assert (after(minutes=1), after()) == ((zero, step), (zero, None))
         assert "lent" not in fleet.budget.status.summary
     assert fleet.account.settled == 0
 

@@ -29,14 +29,13 @@ async def read_json(text: bytes) -> Any:
 def _without_depths(text: bytes) -> bytes:
     parts, depth, end = list[bytes](), 0, 0
     for token in _TOKEN.finditer(text):
-        match token[0]:
-            case b"[" | b"{":
-                depth += 1
-                if depth == MAX_DEPTH + 1:
-                    parts.append(text[end : token.start()])
-            case b"]" | b"}":
-                if depth == MAX_DEPTH + 1:
-                    parts.append(b"null")
-                    end = token.end()
-                depth -= 1
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                parts.append(text[end : token.start()])
+        elif token[0] in (b"]", b"}"):
+            if depth == MAX_DEPTH + 1:
+                parts.append(b"null")
+                end = token.end()
+            depth -= 1
     return b"".join((*parts, text[end:]))

@@ -302,10 +302,10 @@ def _media_names(body: bytes) -> Iterator[tuple[int, int]]:
     # In long texts, a quotation mark is found ten times faster than by the pattern.
     while is_large and start >= 0 and quotes <= _FEW_QUOTES + start // _LONG_TEXT_BYTES:
         quotes += 1
-        first = _MEDIA.match(body, start)
-        if first is not None:
-            yield first.span()
-        start = body.find(b'"', start + 1 if first is None else first.end())
+        name = _MEDIA.match(body, start)
+        if name is not None:
+            yield name.span()
+        start = body.find(b'"', start + 1 if name is None else name.end())
     for name in _MEDIA.finditer(body, start) if start >= 0 else ():
         yield name.span()
     # Most bodies have no backslash at all, which is found a hundred times faster.

@@ -166,12 +166,10 @@ class RequestMetrics:
         )
         self._service_tokens = Counter(
             "tessera_gateway_service_tokens",
-            "Tokens of input and output of a service, whoever sent the requests: prices by cost "
-            "are measured by them.",
+            "Tokens of input and output of a service; prices by cost are measured by them.",
             ("service",),
             registry=registry,
         )
-        # The one that was used last is last.
         self._services = OrderedDict[str, Counter]()
         self._joints = Counter(
             "tessera_gateway_streams_resumed",
@@ -230,6 +228,7 @@ class RequestMetrics:
         if not (service and tokens):
             return
         if service not in self._services:
+            # The one that was used last is last.
             if len(self._services) >= MAX_SERVICES:
                 self._service_tokens.remove(self._services.popitem(last=False)[0])
             self._services[service] = self._service_tokens.labels(service)
