@@ -17,11 +17,12 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
 from tessera.api.gateway_demand import DEMAND_PATH
+from tessera.api.meta import GROUP, VERSION
 from tessera.controller.admission import validators
 from tessera.controller.demand import serve_demand
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
-from tessera.controller.reviews import serve_reviews
+from tessera.controller.reviews import AdmissionServer
 from tessera.controller.runtime import Runtime
 from tessera.controller.token_access import METRICS_PATH, gateway_access, metrics_access
 from tessera.controller.uninstall import release_nodes
@@ -155,25 +156,18 @@ async def operate(
 async def _run_kopf(
     runtime: Runtime, connection: Connection, settings: Settings, host: str
 ) -> None:
-    """Run admission, and probes and signal handling in kopf, once all kinds are listed."""
+    """Run admission, probes and signal handling in kopf, once all kinds are listed."""
     await runtime.synced.wait()
     options = kopf.OperatorSettings()
     options.posting.enabled = False
     options.scanning.disabled = True
     options.networking.enforce_retry_after = True
     options.process.ultimate_exiting_timeout = 30
-    if (rotator := runtime.rotator) is not None:
-        reviews = validators(
-            runtime.store,
-            now,
-            settings.watch_namespaces,
-            settings.classes,
-            gateways=settings.gateway_account is not None,
-        )
-        loop, address = asyncio.get_running_loop(), (host, settings.webhook_port)
-        serve_reviews(address, reviews, loop, tls=lambda: rotator.context)
+    if runtime.rotator is not None:
+        options.admission.managed = None
+        options.admission.server = AdmissionServer(runtime.rotator, host, settings.webhook_port)
     await kopf.operator(
-        registry=_registry(runtime, connection),
+        registry=_registry(runtime, connection, settings),
         settings=options,
         standalone=True,
         clusterwide=True,
@@ -181,9 +175,21 @@ async def _run_kopf(
     )
 
 
-def _registry(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
-    """Return the registry with login and the liveness probe."""
+def _registry(
+    runtime: Runtime, connection: Connection, settings: Settings
+) -> kopf.OperatorRegistry:
+    """Return the registry with admission, login and the liveness probe."""
     registry = kopf.OperatorRegistry()
+    if runtime.rotator is not None:
+        # Only with a server: kopf ends a process that has webhook handlers and no server.
+        for plural, handler in validators(
+            runtime.store,
+            now,
+            settings.watch_namespaces,
+            settings.classes,
+            gateways=settings.gateway_account is not None,
+        ).items():
+            kopf.on.validate(GROUP, VERSION, plural, id=plural, registry=registry)(handler)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:

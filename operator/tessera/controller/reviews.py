@@ -1,18 +1,19 @@
-"""The server of admission, which any pod may reach: the API server asks without credentials."""
+"""The port of admission, at which any pod may ask: the API server comes without credentials."""
 
 import asyncio
 import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import kopf
-from pydantic import BaseModel, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
+from tessera.controller.certificates import CertificateRotator
 from tessera.controller.https_server import Endpoint, HttpsServer
 
 log = logging.getLogger("tessera")
@@ -25,73 +26,59 @@ MAX_REVIEW_CONNECTIONS = 64
 _MAX_SECONDS = 30.0
 
 
-class _Resource(BaseModel):
-    resource: str
+class NoMemos:
+    """Takes the place of kopf's memos of objects, which nobody reads.
+
+    Kopf has one for each UID for ever, and any pod may name as many as it likes.
+    """
+
+    async def recall_memo(self, _body: Any, *, memobase: Any = None, **_: Any) -> Any:
+        """Return the memo that all objects share."""
+        return memobase
 
 
-class _Request(BaseModel, alias_generator=to_camel):
-    """What of an AdmissionReview decides."""
+class AdmissionServer:
+    """Has kopf's handlers judge reviews, once there is a certificate."""
 
-    uid: str = Field(max_length=128)
-    resource: _Resource
-    operation: str
-    object: dict[str, Any] | None = None
-    old_object: dict[str, Any] | None = None
+    def __init__(self, rotator: CertificateRotator, host: str, port: int) -> None:
+        self._rotator = rotator
+        self._address = host, port
 
-
-class _Review(BaseModel):
-    request: _Request
-
-
-async def _judged(handlers: Mapping[str, Any], request: _Request) -> dict[str, Any]:
-    warnings = list[str]()
-    response: dict[str, Any] = {"uid": request.uid, "allowed": True}
-    try:
-        await handlers[request.resource.resource](
-            body=request.object or request.old_object or {},
-            old=request.old_object,
-            operation=request.operation,
-            warnings=warnings,
-        )
-    except kopf.AdmissionError as error:
-        response |= {"allowed": False, "status": {"code": error.code, "message": str(error)}}
-    return response | ({"warnings": warnings} if warnings else {})
+    async def __call__(self, fn: kopf.WebhookFn) -> AsyncIterator[kopf.WebhookClientConfig]:
+        await self._rotator.ready.wait()
+        judge: kopf.WebhookFn = partial(cast("Any", fn), memories=NoMemos())
+        serve_reviews(self._address, judge, tls=lambda: self._rotator.context)
+        yield kopf.WebhookClientConfig()
+        await asyncio.Event().wait()
 
 
 def serve_reviews(
-    address: tuple[str, int],
-    handlers: Mapping[str, Any],
-    loop: asyncio.AbstractEventLoop,
-    *,
-    tls: Callable[[], ssl.SSLContext],
+    address: tuple[str, int], judge: kopf.WebhookFn, *, tls: Callable[[], ssl.SSLContext]
 ) -> HttpsServer:
-    """Answer reviews until the process ends; `handlers` judge in the loop, by the plural.
+    """Answer reviews until the process ends; kopf judges them in the running loop.
 
     One review at a time is read and judged, and all take at most half of the time: whoever asks.
     """
-    turn = asyncio.Lock()
+    loop, turn = asyncio.get_running_loop(), asyncio.Lock()
 
     async def review(body: bytes) -> bytes:
         async with turn:
             began = time.thread_time()
             try:
-                response = await _judged(handlers, _Review.model_validate_json(body).request)
+                response = await judge(from_json(body))
             finally:
                 await asyncio.sleep(time.thread_time() - began)
-        review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}
-        return json.dumps(review | {"response": response}).encode()
+        return json.dumps(response).encode()
 
     def answer(body: bytes) -> tuple[HTTPStatus, bytes]:
         judged = asyncio.run_coroutine_threadsafe(review(body), loop)
         try:
             return HTTPStatus.OK, judged.result(_MAX_SECONDS)
-        except ValidationError:
-            return HTTPStatus.BAD_REQUEST, b""
         except Exception:
             # The API server goes on without it, and each cycle runs the same checks.
             judged.cancel()
             log.debug("a review failed", exc_info=True)
-            return HTTPStatus.INTERNAL_SERVER_ERROR, b""
+            return HTTPStatus.BAD_REQUEST, b""
 
     endpoint = Endpoint(
         method="POST",
