@@ -166,6 +166,6 @@ def test_routes_stay_as_they_are_where_providers_are_switched_off() -> None:
     budgets = (a_budget(), a_budget("team-b"))
     route = a_route(targets=[a_provider_target(), {"service": "small"}])
     status = statuses(route, a_target("small"), budgets=budgets, providers=None)["assistant"]
-    assert status.summary == "1/2"
+    assert status.summary == "1/2: small"
     assert accepted(status)[1] == "ProvidersDisabled"
     assert [each.name for each in status.targets] == ["outside", "small"]
