@@ -58,7 +58,8 @@ class Bills:
     async def query_union(self, _: object, until: datetime) -> Mapping[str, Any]:
         assert until == self.days[-1] + timedelta(days=1)
         labels = {"service": "team-a/chat"}
-        return {"started": [{}], "tokens": [{"metric": labels, "value": [0, "4e6"]}]}
+        tokens = [{"metric": labels, "value": [0, "4e6"]}]
+        return {"started": [{}], "by_service": tokens, "tokens": []}
 
 
 class World:
@@ -85,7 +86,7 @@ class World:
         )
 
     def put(self, *models: str, name: str = "standard", **fields: Any) -> None:
-        terms = {"factor": "2", "atLeast": "0.1"}
+        terms = {"factor": "2", "atLeast": "3"}
         entry = {"from": "2026-01-01", "models": models, "fromCost": terms} | fields
         spec = {"entries": [entry]}
         meta = {"name": name, "uid": f"uid-{name}"}
