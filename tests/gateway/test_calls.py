@@ -94,7 +94,7 @@ async def calls_of(body: dict[str, object]) -> int:
     return min(counts)
 
 
-@pytest.mark.parametrize(("stream", "most"), [(False, 465), (True, 1440)])
+@pytest.mark.parametrize(("stream", "most"), [(False, 470), (True, 1445)])
 async def test_a_request_calls_no_more_functions_than_before(*, stream: bool, most: int) -> None:
     messages = [{"role": "user", "content": "lorem ipsum " * 40}]
     calls = await calls_of(
