@@ -21,8 +21,12 @@ WORLDS: Mapping[str, str | None] = {
     "bench-control": None,
     "bench-scaling": "--without-world",
 }
-# The short forms that take most processor time: simulated fleets, and gateways under attack.
-LONG = {"bench-affinity", "bench-hostile", "bench-scale", "bench-scenarios"}
+# The short forms that take more than 10 s of processor time: beside them worlds are starved.
+LONG = {
+    *("bench-affinity", "bench-batch", "bench-engine", "bench-floors", "bench-gateway"),
+    *("bench-hostile", "bench-mig", "bench-routes", "bench-scale", "bench-scenarios"),
+    "bench-starts",
+}
 FIGURES = ROOT / "docs" / "figures"
 
 

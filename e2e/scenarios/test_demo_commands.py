@@ -21,7 +21,7 @@ async def _exit_code(*arguments: str) -> int:
     return await asyncio.wait_for(process.wait(), _RUN_SECONDS)
 
 
-@pytest.mark.parametrize("demo", ["budget", "routes"])
+@pytest.mark.parametrize("demo", ["budget", pytest.param("routes", marks=pytest.mark.full)])
 async def test_a_demo_succeeds(demo: str) -> None:
     assert await _exit_code(demo) == 0
 
