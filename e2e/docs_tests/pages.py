@@ -49,7 +49,6 @@ ROUNDS: Sequence[Sequence[str]] = (
     ("gate-changes", "serve", "embeddings"),
     ("run-a-batch", "route-requests"),
     ("gateway", "outside-providers", "pools", "several-pools"),
-    ("load-test", "share-a-model"),
 )
 _NOT_TRIED_COMMENT = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
 
