@@ -27,7 +27,7 @@ class Endpoint:
 
     method: str
     path: str
-    """Where it does; empty for anywhere."""
+    """The path that is answered; empty for every path."""
     answer: Callable[[bytes], tuple[HTTPStatus, bytes]]
     """Takes a body and returns a response; each connection calls it in its own thread."""
     max_body_bytes: int = 0
@@ -117,7 +117,7 @@ class HttpsServer(ThreadingHTTPServer):
 
     @property
     def is_open(self) -> bool:
-        """Return whether nobody needs a token."""
+        """Return whether the server answers without a token."""
         return self._check is None
 
     def check(self, request: socket.socket, token: str, address: str) -> HTTPStatus:

@@ -27,9 +27,9 @@ _MAX_SECONDS = 30.0
 
 
 class NoMemos:
-    """Takes the place of kopf's memos of objects, which nobody reads.
+    """Takes the place of kopf's memos of objects, which no handler reads.
 
-    Kopf has one for each UID for ever, and any pod may name as many as it likes.
+    Kopf has a memo for each UID for ever, and any pod may name as many UIDs as it likes.
     """
 
     async def recall_memo(self, _body: Any, *, memobase: Any = None, **_: Any) -> Any:
@@ -57,7 +57,7 @@ def serve_reviews(
 ) -> HttpsServer:
     """Answer reviews until the process ends; kopf judges them in the running loop.
 
-    One review at a time is read and judged, and all take at most half of the time: whoever asks.
+    One review at a time is read and judged, and all of them take at most half of the time.
     """
     loop, turn = asyncio.get_running_loop(), asyncio.Lock()
 

@@ -81,7 +81,7 @@ def _lent(
         if window.period.key != window.period.name:
             continue
         loan = view.meter.loan(window.period)
-        # Without a report it is not known whether anything is used.
+        # A missing report does not say whether anything is used.
         if charges is not None:
             loan = next_loan(
                 loan,

@@ -86,7 +86,7 @@ def _instead(spec: ModelRouteSpec, name: str, skipped: Mapping[str, str]) -> str
     names = [target.target_name for target in spec.targets]
     place = names.index(name)
     others = [*names[place + 1 :], *reversed(names[:place])]
-    other = next((each for each in others if each not in skipped), None)
+    other = next((target for target in others if target not in skipped), None)
     return f", skipped ({skipped[name]}): {'no target' if other is None else other} answers"
 
 

@@ -24,7 +24,7 @@ from tessera.gateway.usage.route_metrics import RouteMetrics
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
 MAX_PAIRS = 500
-# Services whose tokens have a series, whoever sent the requests: a fleet has as many.
+# Largest number of services whose tokens have a series: a fleet has as many.
 MAX_SERVICES = 5000
 # Of one pair, by status and reason: an engine may refuse with any status, and of further ones only
 # the first digit is counted.
