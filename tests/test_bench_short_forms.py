@@ -43,7 +43,8 @@ def short_forms() -> list[ParameterSet]:
 
 @pytest.mark.parametrize(("target", "options"), short_forms())
 def test_a_benchmark_runs_to_its_end_and_prints_its_figures(target: str, options: str) -> None:
-    command = ["make", "--silent", target, f"OPTIONS=--short {options}"]
+    # Worlds beside it wait for their engines, which answer probes within a second.
+    command = ["nice", "-n", "15", "make", "--silent", target, f"OPTIONS=--short {options}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     word, _, text = done.stdout.splitlines()[-1].partition(" ")

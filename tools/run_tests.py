@@ -19,7 +19,7 @@ from tests.parts import E2E, OUTCOMES, ROOT, TEST, record
 
 PYTEST = str(Path(sys.executable).with_name("pytest"))
 # Most tests of a world wait for something.
-WORKERS = {TEST: 3, E2E: 5}
+WORKERS = {TEST: 3, E2E: 4}
 FOLDERS = {TEST: "tests", E2E: "e2e"}
 
 
