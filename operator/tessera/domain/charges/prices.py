@@ -47,3 +47,19 @@ def most_charge(price: RequestPrice, *, input_tokens: int, output: int) -> int:
     dearest_output = max(price.output, price.reasoning)
     micro_nanos = input_tokens * dearest_input + output * dearest_output
     return price.per_request + -(-micro_nanos // 10**6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BilledExtras:
+    """What the bill of a provider has beside the tokens of a record, which know none of it."""
+
+    cache_writes: int = 0
+    """Tokens of the prompt that it kept for about 5 minutes."""
+    long_cache_writes: int = 0
+    """The same, for about an hour."""
+    searches: int = 0
+    unexplained: int = 0
+    """Tokens of its total that no count explains: part of the output, at the dearest price."""
+
+
+NO_EXTRAS = BilledExtras()

@@ -1,0 +1,1 @@
+"""Facts of outside providers: what each means by a count, a price, an error and a turn."""
