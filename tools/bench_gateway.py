@@ -1,9 +1,9 @@
 """What a gateway takes: processor for a request and a chunk, memory of many requests.
 
 It runs as in a pod, with keys, limits, picking, polls, usage records and a store; only its
-directory comes from a file, and not from a cluster. Engine and clients are a Go program, so that
-they take little. Only processor time of the gateway is compared, since wall time depends on what
-else the machine does.
+directory comes from a file, and not from a cluster. Engine, provider and clients are a Go program,
+so that they take little. Only processor time of the gateway is compared, since wall time depends on
+what else the machine does.
 The same is measured with vllm-router and LiteLLM before the same engine. The last line is `BENCH`
 and the figures as JSON; a peer that cannot be installed is null there.
 """
@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 from bench_client_gone import gone_seconds
@@ -27,6 +29,8 @@ from bench_left_early import charged_vs_computed
 from environments import ROOT, environment, say
 from figures import benchmark
 from gateway_process import answers, running, write_directory
+from tessera.api.model_provider import ModelCost, ModelProviderSpec, ProviderKey, ProviderModel
+from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import (
@@ -36,8 +40,11 @@ from tessera.domain.gateway.directory import (
     OfferedModel,
     TenantLimits,
 )
+from tessera.domain.gateway.outside import outside_models
+from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.perf.step import StepTime
 from world.folders import cache, make_once
+from world.keys import Authority, Pair
 from world.slots import free_port
 
 FIGURES = ROOT / "docs" / "figures" / "gateway.json"
@@ -104,12 +111,22 @@ async def measure(
         }
         fast = stack.enter_context(_engine(program, 0))
         slow = stack.enter_context(_engine(program, GAP_MS))
+        authority = Authority(folder / "authority")
+        pair = authority.server("provider", "127.0.0.1")
+        provider = stack.enter_context(_engine(program, 0, pair))
         gateway, slope, direct = {}, None, {}
         for name, load in loads.items():
             engine = slow if load.slow else fast
             direct[name] = await _run(program, engine, load)
             async with running(folder, _directory(engine)) as (address, pid):
                 gateway[name] = await _cpu_of(program, address, load, pid)
+        outside = {}
+        for name in ("json", "stream"):
+            # Gateways of one store share the places of a provider.
+            (own := folder / f"provider-{name}").mkdir()
+            shutil.copy(authority.own.certificate, own / "provider.crt")
+            async with running(own, provider_directory(provider)) as (address, pid):
+                outside[name] = await _cpu_of(program, address, loads[name], pid)
         if memory_requests:
             slope = await _memory(folder, program, fast, bodies["json"], memory_requests)
         peers: dict[str, dict[str, Result]] = {}
@@ -117,6 +134,7 @@ async def measure(
             for name, peer in PEERS.items():
                 peers[name] = await _measure_peer(program, {False: fast, True: slow}, loads, peer)
     figures = _figures(gateway, direct, peers) | {
+        **{f"provider_{name}_cpu_ms": round(each.cpu_ms, 3) for name, each in outside.items()},
         "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
         "left_early_charged_vs_computed": await charged_vs_computed(
             leaves, with_tokenizer=not without_peers
@@ -186,9 +204,11 @@ def _built() -> str:
 
 
 @contextmanager
-def _engine(program: str, gap_ms: int) -> Iterator[str]:
+def _engine(program: str, gap_ms: int, pair: Pair | None = None) -> Iterator[str]:
+    """Run an engine, or a provider by HTTPS with a certificate; yield its address."""
     address = f"127.0.0.1:{free_port()}"
-    with subprocess.Popen([program, "serve", address, str(gap_ms)]) as process:
+    files = [] if pair is None else [str(pair.certificate), str(pair.key)]
+    with subprocess.Popen([program, "serve", address, str(gap_ms), *files]) as process:
         try:
             yield address
         finally:
@@ -230,6 +250,40 @@ def _directory(engine: str) -> Directory:
     return Directory(
         models=(model,), tenants={"team-a": tenant}, keys={key.digest: key for key in keys}
     )
+
+
+def provider_directory(address: str) -> Directory:
+    """Return a directory in which a route of the same name leads to a provider alone."""
+    directory = _directory("")
+    cost = ModelCost(input=Decimal(1), output=Decimal(4))
+    spec = ModelProviderSpec(
+        base_url=f"https://{address}/v1",
+        protocols=("OpenAIChat",),
+        secret=ProviderKey(name="acme"),
+        tenants=("team-a",),
+        models=(
+            ProviderModel(
+                name="chat", max_context_tokens=131_072, max_output_tokens=1024, cost=cost
+            ),
+        ),
+    )
+    provider = ObservedProvider(
+        name="acme",
+        uid="uid-acme",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        generation=1,
+        spec=spec,
+    )
+    target = {"name": "outside", "provider": {"name": "acme", "model": "chat"}}
+    route = OfferedModel(
+        service=Ref("team-a", "chat"),
+        uid="uid-route",
+        names=("chat",),
+        tenant="team-a",
+        route=ModelRouteSpec.model_validate({"targets": [target]}),
+    )
+    outside = outside_models((provider,), directory.tenants)
+    return replace(directory, models=(route,), outside=outside)
 
 
 async def _clients(program: str, address: str, load: Load, requests: int) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 `python gateway_process.py PORT FOLDER [ANNOUNCE_SECONDS [DRAIN_SECONDS]]` serves what
 `FOLDER/directory` describes, which is read again at SIGHUP, or what an API server has whose address
-is in `FOLDER/api`. Clients come by TLS where there is `FOLDER/tls`. Everything else is as in a pod
-without a database.
+is in `FOLDER/api`. Clients come by TLS where there is `FOLDER/tls`, and providers on loopback are
+asked where `FOLDER/provider.crt` is their authority. Everything else is as in a pod without a
+database.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 
 import uvloop
@@ -28,6 +30,7 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.directory import Directory
+from tessera.domain.observed.providers import ProviderSecret
 from tessera.gateway.fleet.polling import EnginePoller, read_page
 from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway, GatewayParts
@@ -36,6 +39,8 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.main import ENGINE_IDLE_SECONDS, serve, stop_event
+from tessera.gateway.outside.client import OutsideClient
+from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.settle.settlement import GATEWAY_NAME
 from tessera.gateway.usage.logs import BackgroundStream, access_line
@@ -146,6 +151,8 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         )
         stack.push_async_callback(recording.close)
         await recording.recover()
+        outside = _provider_client(folder / "provider.crt")
+        stack.push_async_callback(outside.close)
         watch = _watch(folder / "api", changed := asyncio.Event(), stack)
         gateway = Gateway(
             GatewayParts(
@@ -159,6 +166,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
                 meet=recording.store.meet,
                 recorder=recording,
                 engines=engines,
+                outside=outside,
             )
         )
 
@@ -181,6 +189,16 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         if watch is not None:
             parts["watch"] = watch.run
         await serve({server: listen("127.0.0.1", port)}, parts, stop)
+
+
+def _provider_client(authority: Path) -> OutsideClient:
+    """Return a client of providers on loopback whose certificates an authority signed."""
+    if not authority.exists():
+        return OutsideClient()
+    keys = ProviderKeys()
+    keys.update([ProviderSecret(name="acme", keys={"key": "sk-provider"})])
+    tls = ssl.create_default_context(cafile=str(authority))
+    return OutsideClient(keys, [ip_network("127.0.0.0/8")], tls=tls)
 
 
 def _watch(

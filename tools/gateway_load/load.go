@@ -1,6 +1,6 @@
 // The engine and the clients of `make bench-gateway`, so that only the gateway is Python.
 //
-//	load serve ADDRESS GAP_MS      answers chats: JSON, or a stream of 20 chunks
+//	load serve ADDRESS GAP_MS [CERTIFICATE KEY]   answers chats: JSON, or a stream of 20 chunks
 //	load run URL BODY CONNECTIONS REQUESTS KEYS
 //
 // `run` prints its figures as JSON: latencies in milliseconds, and what failed.
@@ -40,7 +40,7 @@ const whole = `{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","cre
 
 func main() {
 	if len(os.Args) > 3 && os.Args[1] == "serve" {
-		serve(os.Args[2], os.Args[3])
+		serve(os.Args[2], os.Args[3], os.Args[4:])
 	} else if len(os.Args) == 7 && os.Args[1] == "run" {
 		run(os.Args[2:])
 	} else {
@@ -48,7 +48,7 @@ func main() {
 	}
 }
 
-func serve(address, gapMs string) {
+func serve(address, gapMs string, pair []string) {
 	gap := time.Duration(number(gapMs)) * time.Millisecond
 	http.HandleFunc("/v1/chat/completions", func(writer http.ResponseWriter, request *http.Request) {
 		body, err := io.ReadAll(request.Body)
@@ -79,6 +79,9 @@ func serve(address, gapMs string) {
 	http.HandleFunc("/v1/models", answer(`{"object":"list","data":[{"id":"chat","object":"model"}]}`))
 	http.HandleFunc("/get_model_info", answer(`{"model_path":"chat","served_model_name":"chat"}`))
 	http.HandleFunc("/get_server_info", answer(`{"model_path":"chat","served_model_name":"chat"}`))
+	if len(pair) == 2 {
+		log.Fatal(http.ListenAndServeTLS(address, pair[0], pair[1], nil))
+	}
 	log.Fatal(http.ListenAndServe(address, nil))
 }
 
