@@ -55,6 +55,8 @@ def a_pool_spec(*prices: dict[str, str], **spec: Any) -> dict[str, Any]:
     return {"nodeSelector": {"a": "b"}, "prices": list(prices), **spec}
 
 
+A_COST: dict[str, Any] = {"input": "1", "output": "2"}
+STEP: dict[str, Any] = A_COST | {"aboveInputTokens": 1}
 SUITE: dict[str, Any] = {"configMap": {"name": "suite"}}
 
 
@@ -352,6 +354,16 @@ RULES += [
             (
                 {"models": [A_MODEL_OUTSIDE, A_MODEL_OUTSIDE | {"name": "big"}]},
                 "spec.models has two of the same name, in any case",
+            ),
+            *(
+                ({"models": [A_MODEL_OUTSIDE | {"cost": A_COST | cost}]}, text)
+                for cost, text in (
+                    ({"search": "0.01"}, "needs both search and maxSearches"),
+                    ({"maxSearches": 5}, "needs both search and maxSearches"),
+                    ({"steps": [STEP | {"aboveInputTokens": 2}, STEP]}, "needs ascending values"),
+                    ({"steps": [STEP, STEP]}, "needs ascending values"),
+                    ({"cacheWrite": "2", "steps": [STEP]}, "repeat those that do not change"),
+                )
             ),
         )
     ),
@@ -877,7 +889,13 @@ async def test_a_route_keeps_the_schema_of_answers_and_may_be_as_large_as_its_bo
 
 
 async def test_a_provider_may_be_as_large_as_its_bounds(cluster: KubeCluster) -> None:
-    models = [A_MODEL_OUTSIDE | {"name": f"{number:096}"} for number in range(64)]
+    cost = A_COST | {
+        "search": "0.01",
+        "maxSearches": 5,
+        "steps": [STEP | {"aboveInputTokens": start} for start in range(1, 9)],
+        "observedAt": "2026-11-30",
+    }
+    models = [A_MODEL_OUTSIDE | {"name": f"{number:096}", "cost": cost} for number in range(64)]
     tenants = [f"{'t' * 250}{number}" for number in range(64)]
     status, answer = await create(
         cluster, MODEL_PROVIDERS, a_provider_spec(models=models, tenants=tenants, timeouts={})

@@ -1,6 +1,6 @@
 """`ModelProvider`: an outside API whose models may be targets of ModelRoutes."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -41,8 +41,8 @@ _HOST = "[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
 _Minutes = between(timedelta(milliseconds=100), timedelta(minutes=15))
 
 
-class ModelCost(Wire):
-    """What the provider's bill says of a model; tokens are a million."""
+class BilledTokens(Wire):
+    """What the provider's bill says of tokens; each price is of a million."""
 
     input: UnitPrice
     """A million tokens of prompts."""
@@ -50,14 +50,69 @@ class ModelCost(Wire):
     cached_input: UnitPrice | None = None
     """A million tokens of prompts that the provider had in its cache; omitted, as `input`."""
 
+    cache_write: UnitPrice | None = None
+    """A million tokens of prompts that the provider writes into its cache, for 5 minutes where it
+    has several durations; omitted, as `input`, and requests lose their `cache_control`."""
+
+    long_cache_write: UnitPrice | None = None
+    """A million tokens of prompts that it writes into its cache for an hour; omitted, as
+    `cacheWrite`."""
+
     output: UnitPrice
     """A million tokens of answers."""
 
     reasoning: UnitPrice | None = None
     """A million tokens of answers that are reasoning; omitted, as `output`."""
 
+
+class CostStep(BilledTokens):
+    """Prices of all tokens of a request with a long prompt."""
+
+    above_input_tokens: Annotated[int, Field(ge=1, le=100_000_000)]
+    """The prices apply to requests with more tokens of the prompt than this, cached ones
+    included."""
+
+
+class ModelCost(BilledTokens):
+    """What the provider's bill says of a model. A request reserves the most that it can cost."""
+
     per_request: UnitPrice = text_default("0")
     """A request, in addition to its tokens."""
+
+    search: UnitPrice | None = None
+    """A search of the web that the provider makes for an answer."""
+
+    max_searches: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Most searches of a request, which each request reserves; set it with `search`."""
+
+    steps: Annotated[tuple[CostStep, ...], Field(max_length=8)] = ()
+    """Other prices of requests with long prompts, the shortest first. Of the steps whose
+    `aboveInputTokens` a prompt exceeds, the last one applies to all tokens of the request."""
+
+    observed_at: date | None = None
+    """Day on which somebody last compared the prices with those of the provider."""
+
+    model_config = rules_config(
+        rule(
+            "has(self.search) == has(self.maxSearches)",
+            "spec.models[].cost needs both search and maxSearches, the most searches of a request, "
+            "or neither",
+        ),
+        rule(
+            "!has(self.steps) || (self.steps.map(s, s.aboveInputTokens).isSorted() && "
+            "self.steps.all(s, self.steps.exists_one(t, t.aboveInputTokens == "
+            "s.aboveInputTokens)))",
+            "spec.models[].cost.steps needs ascending values of aboveInputTokens: sort the steps",
+        ),
+        rule(
+            "!has(self.steps) || self.steps.all(s, (!has(self.cachedInput) || "
+            "has(s.cachedInput)) && (!has(self.cacheWrite) || has(s.cacheWrite)) && "
+            "(!has(self.longCacheWrite) || has(s.longCacheWrite)) && (!has(self.reasoning) || "
+            "has(s.reasoning)))",
+            "spec.models[].cost.steps[] needs each price of tokens that cost has: repeat those "
+            "that do not change",
+        ),
+    )
 
 
 class ProviderModel(Wire):

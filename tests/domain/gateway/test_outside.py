@@ -53,6 +53,13 @@ def test_another_cost_or_currency_is_another_version_of_the_price() -> None:
     assert len(versions) == 3
 
 
+def test_a_later_day_of_observation_and_prices_that_are_not_set_keep_the_version() -> None:
+    cost = A_MODEL_OUTSIDE["cost"] | {"observedAt": "2026-11-30"}
+    model = directory(a_provider(models=[A_MODEL_OUTSIDE | {"cost": cost}])).outside["acme", "Big"]
+    assert model.outside is not None
+    assert model.outside.cost.price_list == "acme@88ab60d88d61"
+
+
 def test_all_models_of_a_provider_share_its_limits() -> None:
     models = [A_MODEL_OUTSIDE, {**A_MODEL_OUTSIDE, "name": "Small"}]
     known = directory(a_provider(models=models, rateLimits={"requests": {"perMinute": 60}}))

@@ -25,6 +25,9 @@ from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import Budget
 
+# A cost without these prices has the digest that it had before they were part of the API.
+_LATER_PRICES = ("cache_write", "long_cache_write", "search", "max_searches", "steps")
+
 
 @reused
 def outside_models(
@@ -56,7 +59,9 @@ def outside_models(
 
 
 def _outside_cost(provider: str, currency: str, cost: ModelCost) -> RequestPrice:
-    digest = content_digest(f"{currency}{cost.model_dump_json(by_alias=True)}")
+    unset = {name for name in _LATER_PRICES if not getattr(cost, name)}
+    content = cost.model_dump_json(by_alias=True, exclude=unset | {"observed_at"})
+    digest = content_digest(f"{currency}{content}")
     return request_price(f"{provider}@{digest}", currency, cost, cost.input, cost.output)
 
 
