@@ -1,12 +1,12 @@
 """Dialects of outside providers: what each of them does otherwise than its protocol says.
 
-The rows come from two files: `dialects.json`, which a script takes over, and
+The rows come from two files: `dialects.json`, which `tools/provider_facts.py` writes, and
 `dialect-notes.json`, written by hand, each line with its source.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ class Dialect(Wire):
     """What a provider does otherwise than its protocol says."""
 
     host: str = ""
-    """Regular expression of the beginning of its base URL; empty for none."""
+    """Regular expression of the beginning of its base URL, up to a boundary; empty for none."""
 
     counts: Mapping[ProviderProtocol, tuple[CountPath, ...]] = {}
     """Where its answers have counts, by protocol; omitted, where the protocol has them."""
@@ -50,17 +50,35 @@ PLAIN = Dialect()
 
 def dialect_of(spec: ModelProviderSpec) -> Dialect:
     """Return the dialect that a provider speaks, by the host of its base URL."""
-    rows = dialects().values()
-    return next((each for each in rows if each.host and re.match(each.host, spec.base_url)), PLAIN)
+    rows = dialects()
+    return rows.get(dialect_name(rows, spec.base_url), PLAIN)
+
+
+def dialect_name(rows: Mapping[str, Dialect], base_url: str) -> str:
+    """Return the name of the row that fits most of a base URL; empty for none."""
+    fits = [
+        (match.end(), name)
+        for name, each in rows.items()
+        if each.host and (match := re.match(each.host, base_url, re.IGNORECASE))
+    ]
+    return max(fits, default=(0, ""))[1]
 
 
 @constant
 def dialects() -> Mapping[str, Dialect]:
     """Return all rows by their names."""
+    folder = resources.files("tessera.domain").joinpath("data")
+    return parse_dialects(
+        folder.joinpath(name).read_text(encoding="utf-8")
+        for name in ("dialects.json", "dialect-notes.json")
+    )
+
+
+def parse_dialects(files: Iterable[str]) -> Mapping[str, Dialect]:
+    """Return the rows of files; several of one name are merged, and a later field replaces."""
     rows: dict[str, dict[str, Any]] = {}
-    for name in ("dialects.json", "dialect-notes.json"):
-        path = resources.files("tessera.domain").joinpath("data", name)
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+    for text in files:
+        for row in json.loads(text)["rows"]:
             fields = {key: value for key, value in row.items() if key not in ("name", "source")}
             rows.setdefault(row["name"], {}).update(fields)
     return TypeAdapter(dict[str, Dialect]).validate_python(rows)
