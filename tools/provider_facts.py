@@ -24,6 +24,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,19 @@ COUNTS: Mapping[str, str] = {
 FLAVORS = ("chat", "responses", "anthropic", "default")
 # The package's pattern fits any host that begins so.
 HOSTS: Mapping[str, str] = {"moonshotai": r"https://api\.moonshot\.(?:ai|cn)"}
+# Prices by the package's words, and how many of ours are one of its.
+PRICES: Mapping[str, tuple[str, int]] = {
+    "input_mtok": ("input", 1),
+    "cache_read_mtok": ("cachedInput", 1),
+    "cache_write_mtok": ("cacheWrite", 1),
+    "cache_write_1h_mtok": ("longCacheWrite", 1),
+    "output_mtok": ("output", 1),
+    "output_reasoning_mtok": ("reasoning", 1),
+    "web_searches_kcount": ("search", 1000),
+    "requests_kcount": ("perRequest", 1000),
+}
+# Providers whose bill is in another currency; the package converts it at a rate of its own.
+CONVERTED = {"zhipuai"}
 # What follows a pattern: another label of the host would be somebody else's.
 BOUNDARY = "(?=[:/]|$)"
 
@@ -125,6 +139,129 @@ def dialect_rows(providers: Sequence[Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["name"])
 
 
+def match(clause: Any) -> str:
+    """Return a regular expression that is found in the names that a clause fits, in lower case."""
+    kind = type(clause).__name__
+    if kind == "ClauseOr":
+        return "|".join(dict.fromkeys(match(each) for each in clause.or_))
+    if kind == "ClauseAnd":
+        # All of them are looked for from the beginning on.
+        return "^" + "".join(f"(?=.*(?:{match(each)}))" for each in clause.and_)
+    if kind == "ClauseRegex":
+        pattern: str = clause.regex
+        return pattern
+    [text] = vars(clause).values()
+    text = re.sub(r"([.+*?()\[\]{}|^$\\])", r"\\\1", text.lower())
+    begin = "^" if kind in ("ClauseEquals", "ClauseStartsWith") else ""
+    return f"{begin}{text}{'$' if kind in ('ClauseEquals', 'ClauseEndsWith') else ''}"
+
+
+def price(prices: Any) -> dict[str, Any] | None:
+    """Return the standard prices of a model; None for a model that answers without text.
+
+    A step has every price of tokens, also of those that do not change.
+    """
+    values = {name: value for name, value in vars(prices).items() if value is not None}
+    if not values.keys() >= {"input_mtok", "output_mtok"}:
+        return None
+    known = {name: values[name] for name in PRICES if name in values}
+    starts = {tier.start for value in known.values() for tier in getattr(value, "tiers", ())}
+    steps = [
+        {"aboveInputTokens": start}
+        | {
+            PRICES[name][0]: _amount(_value_above(value, start), PRICES[name][1])
+            for name, value in known.items()
+            if name.endswith("_mtok")
+        }
+        for start in sorted(starts)
+    ]
+    facts: dict[str, Any] = {
+        PRICES[name][0]: _amount(getattr(value, "base", value), PRICES[name][1])
+        for name, value in known.items()
+    }
+    others = sorted(name for name in values.keys() - PRICES.keys() if name.endswith("_mtok"))
+    return (
+        facts
+        | ({"steps": steps} if steps else {})
+        | ({"others": [_words(name) for name in others]} if others else {})
+    )
+
+
+def _value_above(value: Any, start: int) -> Decimal:
+    tiers = [tier.price for tier in getattr(value, "tiers", ()) if tier.start <= start]
+    amount: Decimal = tiers[-1] if tiers else getattr(value, "base", value)
+    return amount
+
+
+def _amount(value: Decimal, of: int) -> str:
+    return f"{(value / of).normalize():f}"
+
+
+def _words(name: str) -> str:
+    return name.removesuffix("_mtok").replace("_", " ")
+
+
+def dated_prices(model: Any) -> list[dict[str, Any]]:
+    """Return the prices by the day from which on they hold, the oldest first.
+
+    Prices by the hour become the dearest of each kind, with the hours of the others.
+    """
+    if not isinstance(model.prices, list):
+        facts = price(model.prices)
+        return [] if facts is None else [facts]
+    by_hour = [each for each in model.prices if hasattr(each.constraint, "start_time")]
+    entries = []
+    for entry in model.prices:
+        facts = price(entry.prices)
+        if entry in by_hour or facts is None:
+            continue
+        begin = getattr(entry.constraint, "start_date", None)
+        hours = [
+            f"{each.constraint.start_time:%H:%M}-{each.constraint.end_time:%H:%M}"
+            for each in by_hour
+        ]
+        for each in by_hour:
+            facts = _dearest(facts, price(each.prices) or {})
+        entries.append(
+            ({} if begin is None else {"from": begin.isoformat()})
+            | ({"hours": hours} if hours else {})
+            | facts
+        )
+    return entries
+
+
+def _dearest(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    if "steps" in one or "steps" in other:
+        raise ValueError("steps that change by the hour have no form in the table")
+    return {
+        name: max(one.get(name, "0"), other.get(name, "0"), key=Decimal)
+        for name in dict.fromkeys((*one, *other))
+    }
+
+
+def price_rows(providers: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return a row for each model that answers with text, in the order in which they are tried."""
+    rows = [
+        {"provider": provider.id, "model": model.id, "match": match(model.match)}
+        | ({"context": model.context_window} if model.context_window else {})
+        | {"prices": dated_prices(model)}
+        for provider in sorted(providers, key=lambda each: each.id)
+        for model in provider.models
+        if provider.id not in CONVERTED
+    ]
+    return [row for row in rows if row["prices"]]
+
+
+def price_pages(providers: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Return the page with the prices of each provider, and whose models it sells besides."""
+    return {
+        provider.id: {"page": provider.pricing_urls[0]}
+        | ({"sells": names} if (names := provider.fallback_model_providers) else {})
+        for provider in sorted(providers, key=lambda each: each.id)
+        if provider.id not in CONVERTED
+    }
+
+
 def encode(header: Mapping[str, object], rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a file with one line for each row."""
     parts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in header.items()]
@@ -143,9 +280,12 @@ def main(package: Path, day: date) -> None:
         "license": notice,
     }
     providers = load(package).providers
-    files = {"dialects.json": dialect_rows(providers)}
-    for name, rows in files.items():
-        text = encode(header, rows)
+    pages = {"providers": price_pages(providers)}
+    for name, extra, rows in (
+        ("dialects.json", {}, dialect_rows(providers)),
+        ("provider-prices.json", pages, price_rows(providers)),
+    ):
+        text = encode({**header, **extra}, rows)
         (DATA / name).write_text(text, encoding="utf-8")
         print(f"{name}: {len(rows)} rows, {len(text.encode())} bytes")
 
