@@ -230,12 +230,12 @@ def dated_prices(model: Any) -> list[dict[str, Any]]:
     return entries
 
 
-def _dearest(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    if "steps" in one or "steps" in other:
+def _dearest(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    if "steps" in first or "steps" in second:
         raise ValueError("steps that change by the hour have no form in the table")
     return {
-        name: max(one.get(name, "0"), other.get(name, "0"), key=Decimal)
-        for name in dict.fromkeys((*one, *other))
+        name: max(first.get(name, "0"), second.get(name, "0"), key=Decimal)
+        for name in dict.fromkeys((*first, *second))
     }
 
 

@@ -8,7 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from tessera.api.model_provider import ProviderProtocol
-from tessera.domain.providers.dialects import dialect_name, dialects, parse_dialects
+from tessera.domain.providers.dialects import (
+    dialect_name,
+    dialect_of,
+    dialects,
+    parse_dialects,
+)
+from tests.builders import a_provider
 
 
 @pytest.mark.parametrize(
@@ -83,6 +89,7 @@ def test_every_protocol_of_a_row_counts_the_input_and_the_output() -> None:
     [
         ("https://api.x.ai/v1", "x-ai"),
         ("https://API.X.AI:443/v1", "x-ai"),
+        ("https://eu-west-1.api.x.ai/v1", "x-ai"),
         ("https://api.moonshot.cn/v1", "moonshotai"),
         ("https://generativelanguage.googleapis.com/v1beta/openai", "google"),
         ("https://my-models.openai.azure.com/openai/v1", "azure"),
@@ -101,6 +108,8 @@ def test_a_base_url_names_its_row(base_url: str, name: str) -> None:
     [
         "https://api.x.ai.evil.example/v1",
         "https://api.x.aix/v1",
+        "https://evil.example/.api.x.ai",
+        "https://evilapi.x.ai/v1",
         "https://apixx.ai/v1",
         "https://api.moonshot.evil.example/v1",
         "https://evil.example/generativelanguage.googleapis.com",
@@ -136,6 +145,14 @@ def test_the_rows_are_small_and_carry_the_notice_of_their_license() -> None:
     assert len(text.encode()) <= 64 * 1024
     assert (header["package"], header["version"]) == ("genai-prices", "0.2.3")
     assert "Permission is hereby granted" in header["license"]
+
+
+def test_a_base_url_of_a_row_is_one_that_a_provider_may_have_and_names_the_row() -> None:
+    for name, dialect in dialects().items():
+        if dialect.base_url:
+            spec = a_provider("acme", baseUrl=dialect.base_url, protocols=dialect.protocols).spec
+            assert spec is not None
+            assert dialect_of(spec) is dialect, name
 
 
 def test_every_line_by_hand_has_its_source() -> None:

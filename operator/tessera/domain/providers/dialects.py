@@ -13,7 +13,12 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
-from tessera.api.model_provider import ModelProviderSpec, ProviderProtocol
+from tessera.api.model_provider import (
+    KeyHeader,
+    ModelProviderSpec,
+    OutputLimitField,
+    ProviderProtocol,
+)
 from tessera.domain.incremental import constant
 
 Count = Literal[
@@ -39,6 +44,19 @@ class Dialect(Wire):
 
     counts: Mapping[ProviderProtocol, tuple[CountPath, ...]] = {}
     """Where its answers have counts, by protocol; omitted, where the protocol has them."""
+
+    base_url: str = ""
+    """Its base URL, as its documentation gives it; empty where each customer has one of their own,
+    or none is known."""
+
+    protocols: tuple[ProviderProtocol, ...] = ()
+    """What it speaks at that base URL."""
+
+    key_header: KeyHeader = "Authorization"
+    """Header with its key."""
+
+    output_limit_field: OutputLimitField = "max_tokens"
+    """Field that bounds an answer on the path of chats."""
 
     returned_reasoning: tuple[str, ...] = ()
     """Fields of an assistant's message in chats, with plain reasoning that it takes back."""
