@@ -74,7 +74,7 @@ COUNTS = TokenCounts(input=10, cached=4, output=5, reasoning=2)
             },
             TokenCounts(input=11, cached=5, output=3, reasoning=2),
         ),
-        (CHAT, {"prompt_tokens": -1, "completion_tokens": 3}, None),
+        (CHAT, {"prompt_tokens": -1, "completion_tokens": 3}, TokenCounts(output=3)),
         (CHAT, {"prompt_tokens": "many"}, None),
         (CHAT, {"prompt_tokens": 10**18}, None),
         (CHAT, [], None),

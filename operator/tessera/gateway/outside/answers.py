@@ -17,10 +17,12 @@ from tessera.gateway.http.sse import (
     EventRelay,
     InvalidStreamError,
     StreamFormat,
+    answer_text_bytes,
     event_data,
     split_events,
 )
-from tessera.gateway.http.token_counts import TokenCounts, Usage
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.outside.usage import AnswerBill, UsagePlaces, UsageReader
 from tessera.gateway.refusals import RequestError
 
 # Of an error, the words of OpenAI, of Azure and of Anthropic.
@@ -60,16 +62,16 @@ class _AnswerEnd(msgspec.Struct, gc=False):
     response: "_AnswerEnd | None" = None
 
 
-class _WholeAnswer(msgspec.Struct, gc=False):
+class _WholeAnswer(UsagePlaces, gc=False):
     error: msgspec.Raw = NULL
-    usage: msgspec.Raw = NULL
     content: msgspec.Raw = NULL
 
 
 _ends = msgspec.json.Decoder(_AnswerEnd)
 _choice = msgspec.json.Decoder(_EndedChoice)
 _whole = msgspec.json.Decoder(_WholeAnswer)
-_usage = msgspec.json.Decoder(Usage | None)
+# Of generated text, a token stands for about so many.
+_BYTES_PER_TOKEN = 4
 
 
 class ProviderAnswer(NamedTuple):
@@ -77,15 +79,22 @@ class ProviderAnswer(NamedTuple):
 
     body: bytes
     """As the client gets it."""
-    counts: TokenCounts | None
-    """As the provider reports them; None where it does not."""
+    bill: AnswerBill | None
+    """By the counts of the provider; None where it has none."""
     is_filtered: bool
     """A filter of the provider refused the request, or ended the answer."""
     is_error: bool
     """It is an error, as gateways of models report some with the status of a success."""
 
+    @property
+    def counts(self) -> TokenCounts | None:
+        """Return the tokens as the provider reports them; None where it does not."""
+        return self.bill.counts if self.bill is not None else None
 
-def read_answer(path: str, body: bytes, mark: bytes) -> ProviderAnswer:
+
+def read_answer(
+    path: str, body: bytes, mark: bytes, usage: UsageReader | None = None
+) -> ProviderAnswer:
     """Read an answer that is no stream; `mark` stands in front of what its maker signed.
 
     Raises InvalidStreamError where it is no JSON object.
@@ -93,9 +102,12 @@ def read_answer(path: str, body: bytes, mark: bytes) -> ProviderAnswer:
     try:
         check_encoding(body)
         whole = _whole.decode(body)
+        usage = usage or UsageReader(path)
+        usage.read(whole)
+        text_bytes = 0 if usage.has_output else answer_text_bytes(body)
         return ProviderAnswer(
             body=_marked_answer(path, body, whole, mark),
-            counts=_counts(whole.usage),
+            bill=usage.bill(text_bytes // _BYTES_PER_TOKEN),
             is_filtered=_is_filtered(body),
             is_error=bytes(memoryview(whole.error)[:4]) != b"null",
         )
@@ -112,11 +124,18 @@ class ProviderEvents(EventRelay):
     """Takes the bytes of a provider's stream and returns what goes to the client."""
 
     def __init__(
-        self, path: str, stream_format: StreamFormat, mark: bytes, *, keep_usage: bool
+        self,
+        path: str,
+        stream_format: StreamFormat,
+        mark: bytes,
+        *,
+        keep_usage: bool,
+        usage: UsageReader | None = None,
     ) -> None:
-        """Take what stands in front of what the provider signed."""
+        """Take what stands in front of what the provider signed, and what reads its counts."""
         super().__init__(stream_format, keep_usage=keep_usage)
         self._path, self._mark = path, mark
+        self._usage = usage or UsageReader(path)
         self.is_filtered = False
         """A filter refused the request before anything of an answer came."""
 
@@ -138,8 +157,21 @@ class ProviderEvents(EventRelay):
             return events
         return _NAMELESS.sub(rb"event: \1\n\g<0>", _SPACELESS.sub(b"event: ", events))
 
+    @property
+    @override
+    def total(self) -> TokenCounts | None:
+        bill = self.bill
+        return bill.counts if bill is not None else None
+
+    @property
+    def bill(self) -> AnswerBill | None:
+        """Return what the provider billed so far."""
+        return self._usage.bill(self.tokens)
+
     @override
     def _accepts(self, event: bytes) -> bool:
+        if b'"usage"' in event:
+            self._usage.read_event(event_data(event))
         if not self.started and any(word in event for word in _FILTER_WORDS):
             with contextlib.suppress(*_UNREADABLE, InvalidStreamError):
                 self.is_filtered = self.is_filtered or _is_filtered(event_data(event))
@@ -154,15 +186,6 @@ def _are_named(events: bytes) -> bool:
     """Return whether events have names as most providers write them."""
     is_spaced = events.count(b"event:") == events.count(b"event: ")
     return is_spaced and events.startswith(b"event: ") and b"\n\ndata:" not in events
-
-
-def _counts(value: msgspec.Raw) -> TokenCounts | None:
-    try:
-        usage = _usage.decode(value)
-    except msgspec.ValidationError:
-        # Counts that cannot be are as if there were none.
-        return None
-    return usage.counts() if usage is not None else None
 
 
 def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> bytes:

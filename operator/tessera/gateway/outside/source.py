@@ -7,8 +7,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from tessera.adapters.clock import Clock
+from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.providers.dialects import dialect_of
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.signed import thinking_mark
 from tessera.gateway.bodies.turns import Turns
@@ -18,6 +20,7 @@ from tessera.gateway.identify.senders import RecordFields
 from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.bodies import outside_body
 from tessera.gateway.outside.client import OutsideAnswer, OutsideClient, OutsideError
+from tessera.gateway.outside.usage import AnswerBill, UsageReader
 from tessera.gateway.refusals import Headers, RequestError
 from tessera.gateway.relay.paid import PaidSink
 from tessera.gateway.relay.sent import Asked
@@ -44,6 +47,10 @@ class AskedOutside(Asked):
     outside: OutsideModel
     mark: bytes
     """Stands in front of what this provider signed."""
+    extras: BilledExtras = NO_EXTRAS
+    """What its bill has beside the counts."""
+    is_doubtful: bool = False
+    """The provider's counts contradict each other, or one of them is missing."""
 
     @property
     def provider(self) -> str:
@@ -56,6 +63,17 @@ class AskedOutside(Asked):
         routed = self.reserved.chosen.received.routed
         assert routed is not None  # noqa: S101 - routes alone lead to providers
         return [*routed.headers, (b"x-tessera-model", self.outside.model.name.encode())]
+
+    def note_bill(self, bill: AnswerBill | None) -> None:
+        """Take note of what the provider billed; None where it did not say."""
+        self.counts, self.extras, self.is_doubtful = bill or (None, NO_EXTRAS, False)
+
+    def usage_reader(self) -> UsageReader:
+        """Return what reads the counts of an answer."""
+        cost, provider = self.reserved.cost, self.outside.provider
+        prompt_tokens = cost.prompt_tokens if cost is not None else 0
+        path = self.identified.path_item.path
+        return UsageReader(path, dialect_of(provider.spec), prompt_tokens)
 
     @property
     def headers(self) -> Headers:
@@ -178,12 +196,13 @@ class OutsideSource:
         whole = bytes(parts)
         del parts
         try:
-            body, counts, is_filtered, is_error = await self._turns.take(
-                len(whole), lambda: read_answer(path, whole, asked.mark)
+            usage = asked.usage_reader()
+            body, bill, is_filtered, is_error = await self._turns.take(
+                len(whole), lambda: read_answer(path, whole, asked.mark, usage)
             )
         except InvalidStreamError as error:
             raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, str(error)) from None
-        asked.counts = counts
+        asked.note_bill(bill)
         if is_filtered:
             raise _filtered(asked)
         if is_error:
@@ -193,7 +212,7 @@ class OutsideSource:
         asked.first_token_ns = self._clock.monotonic_ns()
         asked.text_bytes = answer_text_bytes(body)
         sink.whole(body)
-        sink.end(counts)
+        sink.end(asked.counts)
 
     async def _read_stream(
         self, answer: OutsideAnswer, asked: AskedOutside, sink: AnswerSink
@@ -203,14 +222,18 @@ class OutsideSource:
         if not answer.is_stream:
             raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, "it sent no stream")
         events = asked.events = ProviderEvents(
-            item.path, item.stream, asked.mark, keep_usage=asked.fields.usage_asked
+            item.path,
+            item.stream,
+            asked.mark,
+            keep_usage=asked.fields.usage_asked,
+            usage=asked.usage_reader(),
         )
         try:
             await self._pass_on(answer, events, asked, sink)
         except InvalidStreamError as error:
             raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, str(error)) from None
         finally:
-            asked.counts = events.total
+            asked.note_bill(events.bill)
         if events.is_filtered:
             raise _filtered(asked)
         if not asked.is_complete:

@@ -33,7 +33,7 @@ def end_outside(
         tokens, estimated = paid_tokens(work)
         counts = TokenCounts(**tokens._asdict())
         cost.charge, is_less = price(cost, work)
-        estimated |= is_less
+        estimated |= is_less or asked.is_doubtful or asked.extras.unexplained > 0
         if charge is not None:
             own_end = end if is_failure else billed
             charge.charge, _ = price(charge, known_work(asked, charge, own_end, unseen))
