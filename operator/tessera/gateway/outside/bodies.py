@@ -26,6 +26,7 @@ _HTTPS = re.compile(r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?",
 _DATA = re.compile(rb'"data:image/', re.IGNORECASE)
 _INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
 _FUNCTIONS = ("function", "custom")
+_WEB_SEARCH = "web_search"
 # Clients run them, whatever their version.
 _CLIENT_TOOLS = re.compile(r"custom|(bash|text_editor|memory)_\d{8}")
 
@@ -37,6 +38,22 @@ _texts = msgspec.json.Decoder(list[str])
 
 _Fields = dict[str, Any]
 _Part = Callable[[msgspec.Raw], _Fields | None]
+
+
+class _ToolLists(NamedTuple):
+    """What of tools passes in one protocol."""
+
+    types: Callable[[str], object]
+    """Whether a client runs tools of a type itself."""
+    tool: listed.Listed
+    choice: listed.Listed
+
+
+_CHAT_TOOLS = _ToolLists(_FUNCTIONS.__contains__, listed.CHAT_TOOL, listed.CHAT_CHOICE)
+_RESPONSES_TOOLS = _ToolLists(
+    _FUNCTIONS.__contains__, listed.RESPONSES_TOOL, listed.RESPONSES_CHOICE
+)
+_MESSAGES_TOOLS = _ToolLists(_CLIENT_TOOLS.fullmatch, listed.MESSAGES_TOOL, listed.MESSAGES_CHOICE)
 
 
 def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int) -> bytes:
@@ -96,18 +113,40 @@ class _BodyValues:
         elif bytes(memoryview(value)[:1]) != b'"':
             raise invalid_request(f"{name}: expected a text or a list", name)
 
-    def tools(self, fields: _Fields, lists: listed.Listed, types: Callable[[str], object]) -> None:
-        """Cut the tools to those that the client runs itself."""
-        tools = []
+    def tools(self, fields: _Fields, lists: _ToolLists) -> None:
+        """Cut the tools to those that the client runs itself, and the choice to these tools."""
+        tools, names_left_out = [], []
         for item in self.items("tools", fields.pop("tools", NULL)) or ():
-            tool = lists.cut(item)
+            tool = lists.tool.cut(item)
             kind = _type_of(tool) or "custom"
-            if types(kind):
+            if lists.types(kind):
                 tools.append(tool)
-            elif not kind.startswith("web_search"):
+            elif kind.startswith(_WEB_SEARCH):
+                names_left_out.append(tool.get("name"))
+            else:
                 raise _unsayable(f"tools of type {kind}", "tools")
         if tools:
             fields["tools"] = tools
+            self._choose(fields, lists.choice, names_left_out)
+        else:
+            # Providers refuse a choice among no tools.
+            fields.pop("tool_choice", None)
+            fields.pop("parallel_tool_calls", None)
+
+    def _choose(self, fields: _Fields, choices: listed.Listed, names_left_out: list[Any]) -> None:
+        """Leave the choice to the model where the chosen tool was left out."""
+        value = fields.get("tool_choice")
+        if value is None or bytes(memoryview(value)[:1]) != b"{":
+            return
+        choice = fields["tool_choice"] = choices.cut(value)
+        allowed = self.items("tools", choice.get("tools", NULL)) or []
+        if passing := [item for item in allowed if not _is_web_search(item)]:
+            choice["tools"] = passing
+        elif allowed or _type_of(choice).startswith(_WEB_SEARCH):
+            fields["tool_choice"] = "auto"
+        elif "name" in choice and choice["name"] in names_left_out:
+            del choice["name"]
+            choice["type"] = "auto"
 
     def without_reasoning(self, fields: _Fields, *names: str) -> None:
         """Leave out what only models that reason are asked for."""
@@ -118,8 +157,11 @@ class _BodyValues:
 
 def _chat(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "messages", partial(_chat_message, values))
-    values.tools(fields, listed.CHAT_TOOL, _FUNCTIONS.__contains__)
+    values.tools(fields, _CHAT_TOOLS)
     values.without_reasoning(fields, "reasoning_effort")
+    if not values.items("functions", fields.get("functions", NULL)):
+        fields.pop("functions", None)
+        fields.pop("function_call", None)
     if "stream" in fields and _read(_flag, "stream", fields["stream"]):
         fields["stream_options"] = {"include_usage": True}
 
@@ -150,7 +192,7 @@ def _chat_part(item: msgspec.Raw) -> _Fields:
 
 def _responses(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "input", partial(_responses_item, values))
-    values.tools(fields, listed.RESPONSES_TOOL, _FUNCTIONS.__contains__)
+    values.tools(fields, _RESPONSES_TOOLS)
     if "include" in fields:
         included = _read(_texts, "include", fields["include"])
         fields["include"] = [each for each in _INCLUDED if each in included]
@@ -191,7 +233,7 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "messages", partial(_message, values))
     if "system" in fields:
         values.cut(fields, "system", partial(_block, values))
-    values.tools(fields, listed.MESSAGES_TOOL, _CLIENT_TOOLS.fullmatch)
+    values.tools(fields, _MESSAGES_TOOLS)
     values.without_reasoning(fields, "thinking")
     if "output_config" in fields:
         config = listed.MESSAGES_OUTPUT.cut(fields["output_config"])
@@ -267,6 +309,10 @@ def _required(fields: _Fields, name: str) -> msgspec.Raw:
     if value is None:
         raise invalid_request(f"{name}: is required", name)
     return value
+
+
+def _is_web_search(item: msgspec.Raw) -> bool:
+    return _type_of(listed.RESPONSES_CHOICE.cut(item)).startswith(_WEB_SEARCH)
 
 
 def _type_of(fields: _Fields) -> str:

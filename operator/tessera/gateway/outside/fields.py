@@ -142,3 +142,6 @@ MESSAGES_TOOL = Listed(
     "type name description input_schema strict input_examples eager_input_streaming max_characters"
 )
 MESSAGES_OUTPUT = Listed("format effort")
+CHAT_CHOICE = Listed("type function custom allowed_tools")
+RESPONSES_CHOICE = Listed("type name mode tools")
+MESSAGES_CHOICE = Listed("type name disable_parallel_tool_use")
