@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.outside.test_bodies import CHAT, MESSAGES, RESPONSES, sent
+from tests.gateway_builders import an_outside_model
 
 FUNCTION: dict[str, Any] = {
     CHAT: {"type": "function", "function": {"name": "f", "parameters": {}}},
@@ -70,3 +71,37 @@ def test_of_the_tools_that_are_allowed_those_that_pass_stay() -> None:
 def test_without_functions_none_is_called() -> None:
     assert sent(CHAT, functions=[], function_call="auto") == sent(CHAT)
     assert sent(CHAT, function_call="none") == sent(CHAT)
+
+
+def thinking(limit: int, budget: int, *, asked: int | None = None) -> Any:
+    """Return the thinking that is asked for under a limit of an answer."""
+    asked_thinking = {"type": "enabled", "budget_tokens": budget}
+    body = sent(MESSAGES, most=limit, max_tokens=asked, thinking=asked_thinking, model=LARGE)
+    assert body["max_tokens"] == min(limit, asked or limit)
+    return body.get("thinking", {}).get("budget_tokens")
+
+
+LARGE = an_outside_model(max_output_tokens=16_000)
+
+
+def test_the_budget_of_thinking_follows_a_lower_limit_of_the_answer() -> None:
+    asked = {"type": "enabled", "budget_tokens": 24_000, "display": "omitted"}
+    capped = sent(MESSAGES, most=10**6, max_tokens=32_000, thinking=asked, model=LARGE)
+    assert capped["max_tokens"] == 16_000
+    assert capped["thinking"] == {**asked, "budget_tokens": 12_000}
+    # Money lowers the limit more.
+    assert thinking(4000, 24_000, asked=32_000) == 3000
+    assert thinking(1200, 24_000, asked=32_000) == 1024
+    assert thinking(1025, 24_000, asked=32_000) == 1024
+    assert thinking(1024, 24_000, asked=32_000) is None
+    # A target set `max_tokens` before.
+    assert thinking(16_000, 24_000, asked=8000) == 6000
+
+
+def test_a_budget_below_the_limit_that_was_asked_for_stays() -> None:
+    assert thinking(16_000, 2000, asked=4000) == 2000
+    assert thinking(4000, 2000) == 2000
+    adaptive = {"type": "adaptive"}
+    assert sent(MESSAGES, thinking=adaptive)["thinking"] == adaptive
+
+

@@ -20,6 +20,9 @@ from tessera.gateway.refusals import RequestError, invalid_request
 _MAX_VALUES = 16_384
 _MAX_URL_BYTES = 8192
 _MAX_TYPE_BYTES = 128
+# Of thinking: the least budget that Anthropic takes, which has to be below the limit, and the share
+# of a limit that is below the budget.
+_LEAST_THINKING, _THINKING_SHARE = 1024, 0.75
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # Nothing that two readers could take for different hosts: no user, no escape, no space.
 _HTTPS = re.compile(r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
@@ -79,9 +82,27 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     limits = [most_output, model.max_output_tokens]
     limits += [_read(_limit, name, fields.pop(name)) for name in _LIMITS if name in fields]
     protocol.build(fields, _BodyValues(model, thinking_mark(outside.provider)))
+    if "thinking" in fields:
+        _fit_thinking(fields, min(limits), min(limits[2:], default=0))
     fields["model"] = model.name
     fields[protocol.limit or model.output_limit_field] = min(limits)
     return msgspec.json.encode(fields)
+
+
+def _fit_thinking(fields: _Fields, limit: int, asked_limit: int) -> None:
+    """Lower the budget of thinking as the limit of the answer is lowered, or leave thinking out."""
+    thinking = fields["thinking"]
+    if "budget_tokens" not in thinking:
+        return
+    budget = _read(_limit, "budget_tokens", thinking["budget_tokens"])
+    if budget < limit and limit >= asked_limit:
+        return
+    if limit <= _LEAST_THINKING:
+        del fields["thinking"]
+        return
+    # Where another limit was set before, what the client asked for is not known.
+    share = budget / asked_limit if budget < asked_limit else _THINKING_SHARE
+    thinking["budget_tokens"] = max(_LEAST_THINKING, int(limit * share))
 
 
 class _BodyValues:
@@ -235,6 +256,8 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
         values.cut(fields, "system", partial(_block, values))
     values.tools(fields, _MESSAGES_TOOLS)
     values.without_reasoning(fields, "thinking")
+    if "thinking" in fields:
+        fields["thinking"] = listed.MESSAGES_THINKING.cut(fields["thinking"])
     if "output_config" in fields:
         config = listed.MESSAGES_OUTPUT.cut(fields["output_config"])
         values.without_reasoning(config, "effort")

@@ -144,4 +144,5 @@ MESSAGES_TOOL = Listed(
 MESSAGES_OUTPUT = Listed("format effort")
 CHAT_CHOICE = Listed("type function custom allowed_tools")
 RESPONSES_CHOICE = Listed("type name mode tools")
+MESSAGES_THINKING = Listed("type budget_tokens display")
 MESSAGES_CHOICE = Listed("type name disable_parallel_tool_use")
