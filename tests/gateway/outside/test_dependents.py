@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from tessera.gateway.bodies.signed import thinking_mark
 from tests.gateway.outside.test_bodies import CHAT, MESSAGES, RESPONSES, sent
-from tests.gateway_builders import an_outside_model
+from tests.gateway_builders import an_offered_provider, an_outside_model
 
 FUNCTION: dict[str, Any] = {
     CHAT: {"type": "function", "function": {"name": "f", "parameters": {}}},
@@ -105,3 +106,36 @@ def test_a_budget_below_the_limit_that_was_asked_for_stays() -> None:
     assert sent(MESSAGES, thinking=adaptive)["thinking"] == adaptive
 
 
+
+def a_loop(*thoughts: Any) -> list[Any]:
+    """Return a conversation that calls a tool after these thoughts."""
+    call = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "12:00"}
+    return [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": [*thoughts, call]},
+        {"role": "user", "content": [result]},
+    ]
+
+
+def test_a_loop_of_tools_that_another_model_began_goes_on_without_thinking() -> None:
+    theirs = {"type": "thinking", "thinking": "I call f.", "signature": "b3du"}
+    own = {**theirs, "signature": MARK + "b3du"}
+    asked: dict[str, Any] = {
+        **{"max_tokens": 4000, "thinking": {"type": "enabled", "budget_tokens": 2000}},
+        "tools": [FUNCTION[MESSAGES]],
+    }
+    body = sent(MESSAGES, most=4000, messages=a_loop(theirs), **asked)
+    assert "thinking" not in body
+    assert body["messages"] == a_loop()
+    for messages in (a_loop(own), [*a_loop(theirs), *a_loop(own)], [*a_loop(), *an_answer()]):
+        assert sent(MESSAGES, most=4000, messages=messages, **asked)["thinking"]
+    asked["thinking"] = {"type": "adaptive"}
+    assert sent(MESSAGES, messages=a_loop(theirs), **asked)["thinking"] == asked["thinking"]
+
+
+def an_answer() -> list[Any]:
+    return [{"role": "assistant", "content": "12:00"}, {"role": "user", "content": "Thanks"}]
+
+
+MARK = thinking_mark(an_offered_provider()).decode()

@@ -30,6 +30,8 @@ _DATA = re.compile(rb'"data:image/', re.IGNORECASE)
 _INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
 _FUNCTIONS = ("function", "custom")
 _WEB_SEARCH = "web_search"
+_ASSISTANT = msgspec.Raw(b'"assistant"')
+_THINKING = (b'"thinking"', b'"redacted_thinking"')
 # Clients run them, whatever their version.
 _CLIENT_TOOLS = re.compile(r"custom|(bash|text_editor|memory)_\d{8}")
 
@@ -257,11 +259,24 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
     values.tools(fields, _MESSAGES_TOOLS)
     values.without_reasoning(fields, "thinking")
     if "thinking" in fields:
-        fields["thinking"] = listed.MESSAGES_THINKING.cut(fields["thinking"])
+        thinking = fields["thinking"] = listed.MESSAGES_THINKING.cut(fields["thinking"])
+        # Models that choose whether they think take turns without it.
+        if _type_of(thinking) == "enabled" and _calls_without_thinking(fields["messages"]):
+            del fields["thinking"]
     if "output_config" in fields:
         config = listed.MESSAGES_OUTPUT.cut(fields["output_config"])
         values.without_reasoning(config, "effort")
         fields["output_config"] = config
+
+
+def _calls_without_thinking(messages: msgspec.Raw | list[_Fields]) -> bool:
+    """Return whether the last message of the model calls tools without thinking before it."""
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if message.get("role") == _ASSISTANT:
+            blocks = message["content"] if isinstance(message["content"], list) else []
+            types = [bytes(block["type"]) for block in blocks]
+            return b'"tool_use"' in types and types[0] not in _THINKING
+    return False
 
 
 def _message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
