@@ -115,6 +115,7 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
             a_demand(),
             whole_gpu_hardware(hardware, 8),
         ),
+        "tessera.domain.providers.dialects._dialect_at": lambda: (f"https://{'h' * 240}.example",),
         "tessera.domain.schedules._days_of_item": lambda: ("days", -1001),
         "tessera.domain.vllm.extra_args._parsed_flags": lambda: (nested_flags(), "0.32.0"),
         "tessera.domain.repartition.goals._target_layout": lambda: (

@@ -49,6 +49,7 @@ TABLES: Mapping[str, Table] = {
     "tessera.domain.mig_backends.usage.share": Table("GPU model, profile", 1),
     "tessera.domain.placement.candidates.tabulated_size": Table("demand, hardware", 9),
     "tessera.domain.placement.no_hardware._tabulated_objectives": Table("demand, hardware", 8),
+    "tessera.domain.providers.dialects._dialect_at": Table("base URL", 1),
     "tessera.domain.schedules._days_of_item": Table("1 of 90 items of a cron expression", 1),
     "tessera.domain.vllm.extra_args._parsed_flags": Table("64 KiB of flags, version", 3840),
     "tessera.domain.repartition.goals._target_layout": Table("GPU model, slices, layout", 2),

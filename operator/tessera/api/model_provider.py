@@ -37,6 +37,14 @@ ProviderModelName = Annotated[
 Region = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
 ]
+DialectName = Annotated[
+    str,
+    matching(
+        "^[a-z0-9]([-_.a-z0-9]*[a-z0-9])?$",
+        "must be lower-case letters, digits and - _ . within, such as x-ai",
+    ),
+    StringConstraints(max_length=63),
+]
 _HOST = "[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
 _Minutes = between(timedelta(milliseconds=100), timedelta(minutes=15))
 
@@ -195,6 +203,10 @@ class ModelProviderSpec(Wire):
     ]
     """What it speaks: `OpenAIChat` on `/chat/completions`, `OpenAIResponses` on `/responses`,
     `AnthropicMessages` on `/messages`. Nothing is translated: requests on another path skip it."""
+
+    dialect: DialectName | None = None
+    """Whose counts, costs and fields it has, such as `x-ai`; omitted, those of the provider whose
+    host `baseUrl` has. Without a known one the general rules apply alone."""
 
     key_header: KeyHeader = "Authorization"
     """Header with its key; in `Authorization` it stands after `Bearer`."""

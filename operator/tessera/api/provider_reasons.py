@@ -11,6 +11,9 @@ class ProviderAccepted(StatusReason):
     reads no Secrets."""
     INVALID_SPEC = "InvalidSpec"
     """The object does not match the schema of this operator."""
+    UNKNOWN_DIALECT = "UnknownDialect"
+    """This release has no dialect of the name in `spec.dialect`. Gateways send requests to the
+    provider all the same, and read its answers by the general rules alone."""
     PROVIDERS_DISABLED = "ProvidersDisabled"
     """The chart's value `gateway.providers.enabled` is false, so nothing is sent to providers, and
     their keys are not read."""

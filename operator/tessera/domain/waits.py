@@ -140,6 +140,7 @@ KINDS = (
             BatchAccepted.PRECISION_MISMATCH,
             GateAccepted.INVALID_SPEC,
             ProviderAccepted.INVALID_SPEC,
+            ProviderAccepted.UNKNOWN_DIALECT,
             RouteAccepted.INVALID_SPEC,
             RouteAccepted.POOLING_TARGET,
         ),

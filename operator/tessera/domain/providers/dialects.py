@@ -7,6 +7,7 @@ The rows come from two files: `dialects.json`, which `tools/provider_facts.py` w
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import resources
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from tessera.api.model_provider import (
     OutputLimitField,
     ProviderProtocol,
 )
-from tessera.domain.incremental import constant
+from tessera.domain.incremental import constant, tabulated
 
 Count = Literal[
     "input", "cached", "cacheWrite", "longCacheWrite", "output", "reasoning", "searches"
@@ -67,9 +68,17 @@ PLAIN = Dialect()
 
 
 def dialect_of(spec: ModelProviderSpec) -> Dialect:
-    """Return the dialect that a provider speaks, by the host of its base URL."""
+    """Return the dialect that a provider speaks, by its name or by the host of its base URL."""
+    if spec.dialect is not None:
+        return dialects().get(spec.dialect, PLAIN)
+    return _dialect_at(spec.base_url)
+
+
+@partial(tabulated, size=256)
+def _dialect_at(base_url: str) -> Dialect:
+    """Return the dialect of a host, for which each request asks."""
     rows = dialects()
-    return rows.get(dialect_name(rows, spec.base_url), PLAIN)
+    return rows.get(dialect_name(rows, base_url), PLAIN)
 
 
 def dialect_name(rows: Mapping[str, Dialect], base_url: str) -> str:

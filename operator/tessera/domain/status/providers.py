@@ -7,6 +7,7 @@ from tessera.api.provider_reasons import ProviderAccepted
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.observed.providers import ObservedProvider
+from tessera.domain.providers.dialects import dialects
 from tessera.domain.status.conditions import conditions
 
 
@@ -28,6 +29,12 @@ def _accepted(provider: ObservedProvider, *, enabled: bool) -> StatusVerdict[Pro
         return StatusVerdict(
             ProviderAccepted.PROVIDERS_DISABLED,
             "the chart's value gateway.providers.enabled is false, so nothing is sent to providers",
+        )
+    if spec.dialect is not None and spec.dialect not in dialects():
+        return StatusVerdict(
+            ProviderAccepted.UNKNOWN_DIALECT,
+            f"spec.dialect: this release has no dialect {spec.dialect}, so gateways read answers "
+            "by the general rules alone; omit it, or name one that there is, such as openai",
         )
     return StatusVerdict(
         ProviderAccepted.VALID,
