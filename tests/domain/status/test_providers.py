@@ -20,8 +20,7 @@ def test_a_provider_says_who_may_ask_it_and_where_its_key_is() -> None:
 
 def test_a_provider_says_that_nothing_is_sent_to_it_or_what_is_wrong_with_its_spec() -> None:
     assert accepted(a_provider(), enabled=False)[:2] == ("False", "ProvidersDisabled")
-    named = replace(a_provider(), spec=a_provider().spec.model_copy(update={"dialect": "klingon"}))
-    assert accepted(named)[:2] == ("False", "UnknownDialect")
+    assert accepted(a_provider(dialect="klingon"))[:2] == ("False", "UnknownDialect")
     invalid = replace(a_provider(), spec=None, problem="spec.baseUrl: Field required")
     assert accepted(invalid) == (
         "False",

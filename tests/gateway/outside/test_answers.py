@@ -53,7 +53,7 @@ COUNTS = TokenCounts(input=10, cached=4, output=5, reasoning=2)
     [
         (
             CHAT,
-            {"prompt_tokens": 9, "completion_tokens": 3, "cost": 0.1},
+            {"prompt_tokens": 9, "completion_tokens": 3, "num_sources_used": 2},
             TokenCounts(input=9, output=3),
         ),
         (

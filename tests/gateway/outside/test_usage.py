@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tessera.api.model_provider import ProviderProtocol
-from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
+from tessera.domain.charges.prices import (
+    NO_EXTRAS,
+    BilledExtras,
+    RequestPrice,
+    charge_of,
+    most_charge,
+)
 from tessera.domain.model.paths import PROTOCOLS
-from tessera.domain.providers.dialects import PLAIN, CountPath, Dialect
+from tessera.domain.providers.dialects import PLAIN, CountPath, Dialect, dialects
 from tessera.gateway.http.token_counts import TokenCounts
-from tessera.gateway.outside.usage import AnswerBill, UsageReader
+from tessera.gateway.outside.answers import read_answer
+from tessera.gateway.outside.usage import GENERAL_PATHS, NO_BILL, AnswerBill, UsageReader
+from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.outside.routing import a_body, routed
 from world.provider import ProviderCall
 
@@ -28,17 +38,16 @@ def reasoning(tokens: Any) -> dict[str, Any]:
     return {"completion_tokens_details": {"reasoning_tokens": tokens}}
 
 
-def read(*usages: Any, path: str = CHAT, dialect: Dialect = PLAIN) -> AnswerBill | None:
+def read(*usages: Any, path: str = CHAT, dialect: Dialect = PLAIN) -> AnswerBill:
     reader = UsageReader(path, dialect, PROMPT)
     for usage in usages:
         reader.read_event(json.dumps({"usage": usage}).encode())
     return reader.bill(DELIVERED)
 
 
-def a_bill(*counts: int, extras: BilledExtras = NO_EXTRAS, is_doubtful: bool = False) -> AnswerBill:
+def a_bill(*counts: int, extras: BilledExtras = NO_EXTRAS, **others: Any) -> AnswerBill:
     names = ("input", "output", "cached", "reasoning")
-    tokens = TokenCounts(**dict(zip(names, counts, strict=False)))
-    return AnswerBill(tokens, extras, is_doubtful=is_doubtful)
+    return AnswerBill(TokenCounts(**dict(zip(names, counts, strict=False))), extras, **others)
 
 
 def unexplained(tokens: int) -> BilledExtras:
@@ -79,15 +88,13 @@ def unexplained(tokens: int) -> BilledExtras:
         (a_usage(10, 5, 15, cached_tokens=-4, **reasoning("all")), a_bill(10, 5)),
         (a_usage(10, 5.0, -3, completion_tokens_details=[]), a_bill(10, 5)),
         ({"total_tokens": 100}, a_bill(PROMPT, 60, is_doubtful=True)),
-        ({"cached_tokens": 7}, None),
-        (a_usage(-1, None), None),
-        ([], None),
-        ("none", None),
+        ({"cached_tokens": 7}, NO_BILL),
+        (a_usage(-1, None), NO_BILL),
+        ([], NO_BILL),
+        ("none", NO_BILL),
     ],
 )
-def test_the_total_says_which_counts_stand_beside_others(
-    usage: Any, bill: AnswerBill | None
-) -> None:
+def test_the_total_says_which_counts_stand_beside_others(usage: Any, bill: AnswerBill) -> None:
     assert read(usage) == bill
 
 
@@ -152,12 +159,34 @@ SEARCHING = a_dialect(
             a_bill(10, 32, 0, 20, extras=BilledExtras(searches=3)),
         ),
         # The total says that what the row counts beside the answer is part of it.
-        (a_usage(10, 50, 60, citation_tokens=7, reasoning_tokens=20), a_bill(10, 50, 0, 20)),
+        (
+            a_usage(10, 50, 60, citation_tokens=7, reasoning_tokens=20),
+            a_bill(10, 50, 0, 20, disagrees=True),
+        ),
         (a_usage(10, 50, 87, citation_tokens=7, reasoning_tokens=20), a_bill(10, 77, 0, 20)),
     ],
 )
 def test_a_row_adds_to_the_general_rules_and_the_total_holds(usage: Any, bill: AnswerBill) -> None:
     assert read(usage, dialect=SEARCHING) == bill
+
+
+@pytest.mark.parametrize(
+    ("dialect", "usage", "nanos"),
+    [
+        # The bill of the first case above.
+        (PLAIN, {"cost_in_usd_ticks": 232856000}, 23_285_600),
+        (PLAIN, {"cost": 0.0232856, "cost_details": {"upstream_inference_cost": 9}}, 23_285_600),
+        (PLAIN, {"cost": {"total_cost": 0.5}}, None),
+        (dialects()["perplexity"], {"cost": {"total_cost": 0.5, "currency": "USD"}}, 500_000_000),
+        (PLAIN, {"cost": -1}, None),
+        (PLAIN, {"cost": 10**30}, None),
+        (PLAIN, {"cost": "0.5"}, None),
+    ],
+)
+def test_the_own_cost_of_a_provider_is_read(
+    dialect: Dialect, usage: dict[str, Any], nanos: int | None
+) -> None:
+    assert read(usage, dialect=dialect).own_nanos == nanos
 
 
 def test_counts_that_come_again_grow_and_never_fall() -> None:
@@ -203,3 +232,77 @@ async def test_counts_stand_in_any_event_of_a_stream(tmp_path: Path, events: lis
         (record,) = await world.records(1)
     assert (got.status, record.estimated) == (200, False)
     assert (record.input_tokens, record.output_tokens, record.cached_tokens) == (100, 60, 80)
+
+
+PRICE = RequestPrice(
+    price_list="acme@0",
+    currency="USD",
+    **{"input": 3, "cached_input": 1, "output": 7, "reasoning": 11},
+)
+NAMES = sorted({name for path in GENERAL_PATHS for name in path} | {"cost", "choices"})
+VALUES = st.recursive(
+    st.none()
+    | st.sampled_from([-1, 0, 1, 5, 10, 15, 10**9, 10**30, "5", 5.0, 1e308, True])
+    | st.integers(-100, 100),
+    lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, max_size=6) | st.lists(inner),
+    max_leaves=12,
+)
+USAGES = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8) | VALUES
+
+
+@given(usages=st.lists(USAGES, max_size=3), path=st.sampled_from([CHAT, RESPONSES, MESSAGES]))
+def test_whatever_a_provider_counts_the_money_is_bounded_and_the_answer_arrives(
+    usages: list[Any], path: str
+) -> None:
+    bill = read(*usages, path=path)
+    counts, extras = (bill.counts or TokenCounts()).at_most(50, 20), bill.extras
+    charge = charge_of(
+        PRICE,
+        input_tokens=counts.input,
+        cached=counts.cached,
+        output=counts.output,
+        reasoning=counts.reasoning,
+    )
+    assert 0 <= charge <= most_charge(PRICE, input_tokens=50, output=20)
+    assert min(extras.cache_writes, extras.long_cache_writes, extras.unexplained) >= 0
+    assert bill.own_nanos is None or bill.own_nanos >= 0
+    for usage in usages:
+        body = json.dumps({"content": [], "text": "Yes.", "usage": usage}).encode()
+        assert json.loads(read_answer(path, body, b"mark.").body)["text"] == "Yes."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
+    tmp_path: Path, stream: bool
+) -> None:
+    usage = {**a_usage(100, 60, 160), "cost": 0.0025, "cost_details": {"upstream": 1}}
+
+    async def answers(call: ProviderCall) -> None:
+        if not stream:
+            message = {"message": {"content": "Yes, at any cost."}, "finish_reason": "stop"}
+            await call.whole({"model": "m", "choices": [message], "usage": usage})
+            return
+        await call.head(200, "text/event-stream")
+        text = {"index": 0, "delta": {"content": "Yes, at any cost."}}
+        for event in (
+            an_event(choices=[text]),
+            an_event(choices=[END]),
+            b'data: {"choices": [],\ndata: "usage": %b}\n\n' % json.dumps(usage).encode(),
+        ):
+            await call.chunk(event)
+        await call.chunk(b"data: [DONE]\n\n")
+        await call.end()
+
+    async with routed(tmp_path) as world:
+        world.provider.script = answers
+        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        got = await world.gateway.post(a_body("A tessera. " * 20, **options))
+        (record,) = await world.records(1)
+        page = GatewayMetrics(world.asked.client).page().decode()
+    body = b"".join(got.events) if stream else got.body
+    assert b"at any cost" in body
+    assert b"upstream" not in body
+    assert b"0.0025" not in body
+    assert 'tessera_gateway_provider_own_cost_total{provider="acme"} 0.0025' in page
+    compared = 'tessera_gateway_provider_compared_cost_total{provider="acme"} '
+    assert f"{compared}{record.cost_nanos / 10**9:g}" in page

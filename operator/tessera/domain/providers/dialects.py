@@ -37,6 +37,16 @@ class CountPath(Wire):
     """What it counts; cached and written tokens are part of the input, reasoning of the output."""
 
 
+class OwnCost(Wire):
+    """Where a dialect has its own cost of an answer."""
+
+    path: tuple[str, ...]
+    """Names of fields from the object `usage` on."""
+
+    per_usd: int = 1
+    """How many of its units are 1 USD."""
+
+
 class Dialect(Wire):
     """What a provider does otherwise than its protocol says."""
 
@@ -58,6 +68,9 @@ class Dialect(Wire):
 
     output_limit_field: OutputLimitField = "max_tokens"
     """Field that bounds an answer on the path of chats."""
+
+    own_costs: tuple[OwnCost, ...] = ()
+    """Where its answers have its own cost of them, beside the places that all are looked at."""
 
     returned_reasoning: tuple[str, ...] = ()
     """Fields of an assistant's message in chats, with plain reasoning that it takes back."""

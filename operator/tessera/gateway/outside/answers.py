@@ -22,7 +22,13 @@ from tessera.gateway.http.sse import (
     split_events,
 )
 from tessera.gateway.http.token_counts import TokenCounts
-from tessera.gateway.outside.usage import AnswerBill, UsagePlaces, UsageReader
+from tessera.gateway.outside.usage import (
+    AnswerBill,
+    UsagePlaces,
+    UsageReader,
+    may_have_cost,
+    without_cost,
+)
 from tessera.gateway.refusals import RequestError
 
 # Of an error, the words of OpenAI, of Azure and of Anthropic.
@@ -79,8 +85,7 @@ class ProviderAnswer(NamedTuple):
 
     body: bytes
     """As the client gets it."""
-    bill: AnswerBill | None
-    """By the counts of the provider; None where it has none."""
+    bill: AnswerBill
     is_filtered: bool
     """A filter of the provider refused the request, or ended the answer."""
     is_error: bool
@@ -89,7 +94,7 @@ class ProviderAnswer(NamedTuple):
     @property
     def counts(self) -> TokenCounts | None:
         """Return the tokens as the provider reports them; None where it does not."""
-        return self.bill.counts if self.bill is not None else None
+        return self.bill.counts
 
 
 def read_answer(
@@ -104,6 +109,7 @@ def read_answer(
         whole = _whole.decode(body)
         usage = usage or UsageReader(path)
         usage.read(whole)
+        body = without_cost(body)
         text_bytes = 0 if usage.has_output else answer_text_bytes(body)
         return ProviderAnswer(
             body=_marked_answer(path, body, whole, mark),
@@ -148,6 +154,8 @@ class ProviderEvents(EventRelay):
             if block.count(b"\n:") > _MAX_COMMENTS:
                 raise InvalidStreamError(f"an event has more than {_MAX_COMMENTS} comments")
             block = _COMMENT.sub(b"", block)
+        if may_have_cost(block):
+            block = b"".join(map(_event_without_cost, split_events(block)))
         return _marked_events(self._path, block, self._mark) if block else block
 
     @override
@@ -160,11 +168,10 @@ class ProviderEvents(EventRelay):
     @property
     @override
     def total(self) -> TokenCounts | None:
-        bill = self.bill
-        return bill.counts if bill is not None else None
+        return self.bill.counts
 
     @property
-    def bill(self) -> AnswerBill | None:
+    def bill(self) -> AnswerBill:
         """Return what the provider billed so far."""
         return self._usage.bill(self.tokens)
 
@@ -186,6 +193,18 @@ def _are_named(events: bytes) -> bool:
     """Return whether events have names as most providers write them."""
     is_spaced = events.count(b"event:") == events.count(b"event: ")
     return is_spaced and events.startswith(b"event: ") and b"\n\ndata:" not in events
+
+
+def _event_without_cost(event: bytes) -> bytes:
+    data = event_data(event)
+    others = without_cost(data)
+    if others == data:
+        return event
+    if data in event:
+        return event.replace(data, others)
+    names = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
+    # Between values, the end of a line is a space.
+    return b"\n".join([*names, b"data: " + others.replace(b"\n", b" "), b"", b""])
 
 
 def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> bytes:

@@ -28,6 +28,7 @@ from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.outside.addresses import AddressRefusedError, AddressRules
 from tessera.gateway.outside.answers import is_filter_error
 from tessera.gateway.outside.keys import ProviderKeys
+from tessera.gateway.outside.usage import Meters
 from tessera.gateway.refusals import RequestError
 
 JSON, STREAM = "application/json", "text/event-stream"
@@ -79,6 +80,7 @@ class ProviderState:
     """By the tenant whose calls failed or were refused."""
     ended: Counter[str] = field(default_factory=Counter)
     """By the reason of their error, which is empty for an answer."""
+    meters: Meters = field(default_factory=Meters)
 
 
 class OutsideAnswer:

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tessera.adapters.clock import Clock
 from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
@@ -20,7 +20,7 @@ from tessera.gateway.identify.senders import RecordFields
 from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.bodies import outside_body
 from tessera.gateway.outside.client import OutsideAnswer, OutsideClient, OutsideError
-from tessera.gateway.outside.usage import AnswerBill, UsageReader
+from tessera.gateway.outside.usage import AnswerBill, Meters, UsageReader
 from tessera.gateway.refusals import Headers, RequestError
 from tessera.gateway.relay.paid import PaidSink
 from tessera.gateway.relay.sent import Asked
@@ -51,6 +51,10 @@ class AskedOutside(Asked):
     """What its bill has beside the counts."""
     is_doubtful: bool = False
     """The provider's counts contradict each other, or one of them is missing."""
+    own_nanos: int | None = None
+    """What it costs as the provider says, in nano-units of USD."""
+    meters: Meters = field(default_factory=Meters)
+    """Those of the provider."""
 
     @property
     def provider(self) -> str:
@@ -64,9 +68,16 @@ class AskedOutside(Asked):
         assert routed is not None  # noqa: S101 - routes alone lead to providers
         return [*routed.headers, (b"x-tessera-model", self.outside.model.name.encode())]
 
-    def note_bill(self, bill: AnswerBill | None) -> None:
-        """Take note of what the provider billed; None where it did not say."""
-        self.counts, self.extras, self.is_doubtful = bill or (None, NO_EXTRAS, False)
+    def note_bill(self, bill: AnswerBill) -> None:
+        """Take note of what the provider billed."""
+        self.counts, self.extras, self.is_doubtful, self.own_nanos, disagrees = bill
+        self.meters.disagreed |= disagrees
+
+    def compare(self, nanos: int) -> None:
+        """Take note of what the answer costs, where its provider says that as well, in USD."""
+        if self.own_nanos is not None and self.outside.cost.currency == "USD":
+            self.meters.own_nanos += self.own_nanos
+            self.meters.compared_nanos += nanos
 
     def usage_reader(self) -> UsageReader:
         """Return what reads the counts of an answer."""
@@ -172,6 +183,7 @@ class OutsideSource:
             async with self._client.ask(
                 asked.outside.provider, path, asked.body, tenant=tenant, on_sent=note_sent
             ) as answer:
+                asked.meters = self._client.states[asked.provider].meters
                 if asked.fields.streams:
                     await self._read_stream(answer, asked, sink)
                 else:
