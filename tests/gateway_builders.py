@@ -7,7 +7,6 @@ from typing import Any
 from tessera.api.model_provider import ModelCost, ModelProviderSpec, ProviderKey, ProviderModel
 from tessera.api.ref import Ref
 from tessera.domain.budget.name_grants import EVERY_TENANT
-from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.gateway.directory import (
     EngineReplica,
     OfferedModel,
@@ -15,6 +14,7 @@ from tessera.domain.gateway.directory import (
     OutsideModel,
 )
 from tessera.domain.gateway.name_rights import NameHolder, NameRights
+from tessera.domain.gateway.outside import outside_cost
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
@@ -100,16 +100,9 @@ def an_outside_model(
         "reasoning": True,
         "cost": ModelCost(input=Decimal(1), output=Decimal(4)),
     }
-    price = RequestPrice(
-        price_list="acme@0123456789ab",
-        currency="USD",
-        input=10**9,
-        cached_input=10**9,
-        output=4 * 10**9,
-        reasoning=4 * 10**9,
-    )
+    model = ProviderModel(name=name, **{**defaults, **fields})
     return OutsideModel(
         provider=provider or an_offered_provider(),
-        model=ProviderModel(name=name, **{**defaults, **fields}),
-        cost=price,
+        model=model,
+        cost=outside_cost("acme", "USD", model.cost),
     )

@@ -57,6 +57,13 @@ def a_pool_spec(*prices: dict[str, str], **spec: Any) -> dict[str, Any]:
 
 A_COST: dict[str, Any] = {"input": "1", "output": "2"}
 STEP: dict[str, Any] = A_COST | {"aboveInputTokens": 1}
+COST_RULES: list[tuple[dict[str, Any], str]] = [
+    (A_COST | {"search": "0.01"}, "needs both search and maxSearches"),
+    (A_COST | {"maxSearches": 5}, "needs both search and maxSearches"),
+    (A_COST | {"steps": [STEP | {"aboveInputTokens": 2}, STEP]}, "needs ascending values"),
+    (A_COST | {"steps": [STEP, STEP]}, "needs ascending values"),
+    (A_COST | {"cacheWrite": "2", "steps": [STEP]}, "repeat those that do not change"),
+]
 SUITE: dict[str, Any] = {"configMap": {"name": "suite"}}
 
 
@@ -342,6 +349,10 @@ RULES += [
         )
     ),
     *(
+        (MODEL_PROVIDERS, a_provider_spec(models=[A_MODEL_OUTSIDE | {"cost": cost}]), words)
+        for cost, words in COST_RULES
+    ),
+    *(
         (MODEL_PROVIDERS, a_provider_spec(**spec), words)
         for spec, words in (
             ({"baseUrl": "http://api.example.com/v1"}, "must be an https URL with the version"),
@@ -354,16 +365,6 @@ RULES += [
             (
                 {"models": [A_MODEL_OUTSIDE, A_MODEL_OUTSIDE | {"name": "big"}]},
                 "spec.models has two of the same name, in any case",
-            ),
-            *(
-                ({"models": [A_MODEL_OUTSIDE | {"cost": A_COST | cost}]}, text)
-                for cost, text in (
-                    ({"search": "0.01"}, "needs both search and maxSearches"),
-                    ({"maxSearches": 5}, "needs both search and maxSearches"),
-                    ({"steps": [STEP | {"aboveInputTokens": 2}, STEP]}, "needs ascending values"),
-                    ({"steps": [STEP, STEP]}, "needs ascending values"),
-                    ({"cacheWrite": "2", "steps": [STEP]}, "repeat those that do not change"),
-                )
             ),
         )
     ),

@@ -14,13 +14,13 @@ from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.price_book import PriceListBook, revised_book
-from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
     OutsideModel,
     TenantLimits,
 )
+from tessera.domain.gateway.outside import outside_cost
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.price_lists import ObservedPriceList
@@ -79,16 +79,9 @@ def an_outside_model(currency: str = "USD", **changes: Any) -> OfferedModel:
         name="Big",
         max_context_tokens=4096,
         max_output_tokens=1000,
-        cost=ModelCost(input=Decimal(2), output=Decimal(20)),
+        cost=ModelCost(input=Decimal(2), cached_input=Decimal("0.2"), output=Decimal(20)),
     )
-    cost = RequestPrice(
-        price_list="acme@0123456789ab",
-        currency=currency,
-        input=2 * INPUT * 10**6,
-        cached_input=2 * CACHED * 10**6,
-        output=2 * OUTPUT * 10**6,
-        reasoning=2 * OUTPUT * 10**6,
-    )
+    cost = outside_cost("acme", currency, model.cost)
     fields = {
         "service": Ref("", "acme"),
         "uid": "uid-acme/Big",

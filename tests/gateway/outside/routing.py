@@ -9,12 +9,12 @@ from typing import Any
 from tessera.api.model_provider import ModelCost, ProviderModel
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
-from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import ApiKey, OfferedModel, OutsideModel
+from tessera.domain.gateway.outside import outside_cost
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.model.paths import PROTOCOLS
-from tests.gateway.charging import CACHED, INPUT, OUTPUT, paying
+from tests.gateway.charging import paying
 from tests.gateway.harness import (
     TENANT,
     EngineCall,
@@ -52,9 +52,10 @@ def a_provider_model(asked: Asking, **fields: Any) -> OfferedModel:
         "name": MODEL,
         "max_context_tokens": 8192,
         "max_output_tokens": 100,
-        "cost": ModelCost(input="2", output="20"),
+        "cost": ModelCost(input="2", cached_input="0.2", output="20"),
+        **fields,
     }
-    offered = asked.offered
+    offered, model = asked.offered, ProviderModel(**values)
     return OfferedModel(
         service=Ref("ModelProvider", offered.name),
         uid=f"{offered.name}/{MODEL}",
@@ -65,15 +66,8 @@ def a_provider_model(asked: Asking, **fields: Any) -> OfferedModel:
         paths=tuple(path for path, each in PROTOCOLS.items() if each in offered.spec.protocols),
         outside=OutsideModel(
             provider=offered,
-            model=ProviderModel(**{**values, **fields}),
-            cost=RequestPrice(
-                price_list="acme@0123456789ab",
-                currency="USD",
-                input=2 * INPUT * 10**6,
-                cached_input=2 * CACHED * 10**6,
-                output=2 * OUTPUT * 10**6,
-                reasoning=2 * OUTPUT * 10**6,
-            ),
+            model=model,
+            cost=outside_cost("acme", "USD", model.cost),
         ),
     )
 

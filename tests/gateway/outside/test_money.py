@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tessera.api.model_provider import CostStep, ModelCost
 from tessera.api.ref import Ref
 from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.requests import Phase, UsageRecord
@@ -190,6 +191,34 @@ async def test_a_killed_gateway_leaves_the_worst_case(tmp_path: Path) -> None:
     assert (first.record_id, first.reason) == (record.record_id, "GatewayKilled")
     assert (first.charge_nanos, first.cost_nanos) == (MOST // 2, MOST)
     assert paid(first) == {"team-a/charge-month": MOST // 2, "team-a/outside Month": MOST}
+
+
+DEAR = ModelCost(
+    input="2",
+    cache_write="2.5",
+    long_cache_write="4",
+    output="20",
+    search="0.01",
+    max_searches=2,
+    steps=[
+        CostStep(
+            above_input_tokens=500, input="4", cache_write="5", long_cache_write="8", output="30"
+        )
+    ],
+)
+# What the dearest step costs that the prompt may reach, all of it written for an hour.
+DEAREST = (1024 + len(BODY)) * 8000 + 100 * 30_000 + 2 * 10**7
+
+
+async def test_a_call_reserves_the_dearest_bill_that_it_may_get(tmp_path: Path) -> None:
+    begun: list[UsageRecord] = []
+    lent = {"outside": (a_cost_limit(DEAREST),)}
+    async with routed(tmp_path, tenant=lent, model={"cost": DEAR}) as world:
+        world.gateway.app.note_begun = begun.append
+        got = await world.gateway.post(BODY)
+        (record,) = await world.records(1)
+    assert got.headers["x-tessera-target"] == "outside"
+    assert (begun[0].cost_nanos, record.cost_nanos) == (DEAREST, 4 * 2000 + 8 * 20_000)
 
 
 async def test_a_client_that_asks_for_usage_reads_what_a_stream_is_charged(

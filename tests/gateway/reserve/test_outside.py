@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.charges.prices import BilledExtras
 from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.money import NANO
 from tessera.domain.observed.charges import LimitId
 from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.outside.source import AskedOutside
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.reserve.limits import Reserved
+from tessera.gateway.settle.outside import end_outside
 from tests.gateway.charging import (
     INPUT,
     OUTPUT,
@@ -97,12 +102,38 @@ async def test_a_call_is_charged_its_price_and_costs_what_the_provider_bills() -
     assert paid == {"team-a/charge-month": COST // 2, OUTSIDE_MONTH: COST}
 
 
-async def test_what_a_call_costs_so_far_is_recorded_with_the_accounts_that_pay() -> None:
+async def test_of_a_call_that_runs_all_that_it_may_cost_is_recorded_with_the_accounts() -> None:
     async with outside(lent=(a_cost_limit(MANY),)) as gateway:
         reserved = await reserve(gateway)
         fields = reserved.money_fields(work())
-    assert (fields["charge_nanos"], fields["cost_nanos"]) == (COST // 2, COST)
-    assert [(scope, nanos) for scope, _, nanos in fields["charges"]] == [(OUTSIDE_MONTH, COST)]
+    assert (fields["charge_nanos"], fields["cost_nanos"]) == (COST // 2, MOST)
+    assert [(scope, nanos) for scope, _, nanos in fields["charges"]] == [(OUTSIDE_MONTH, MOST)]
+
+
+async def test_what_a_bill_has_beside_tokens_is_part_of_the_cost_within_what_was_reserved() -> None:
+    model = an_outside_model()
+    assert model.outside is not None
+    price = replace(model.outside.cost, search=NANO, max_searches=2)
+    called = replace(model.outside, cost=price)
+    async with outside() as gateway:
+        reserved = await reserve(gateway, replace(model, outside=called))
+        received = reserved.chosen.received
+        asked = AskedOutside(
+            reserved=reserved,
+            identified=received.identified,
+            holding=received.identified.holding,
+            fields=reserved.chosen.summary,
+            body=b"",
+            outside=called,
+            mark=b"",
+            engines=1,
+            counts=TokenCounts(input=7, output=3),
+            extras=BilledExtras(searches=3),
+        )
+        _, is_estimate = end_outside(asked, ChargeEnd.ANSWER, gateway.admission.reservations, 0)
+        fields = reserved.money_fields()
+    assert (fields["charge_nanos"], fields["cost_nanos"]) == (COST // 2, COST + 2 * NANO)
+    assert is_estimate, "the third search is not paid"
 
 
 async def test_without_prices_and_limits_of_charges_the_cost_is_reserved_and_recorded() -> None:

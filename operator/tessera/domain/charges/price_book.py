@@ -10,7 +10,6 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import NamedTuple
 
-from tessera.api.model_provider import ModelCost
 from tessera.api.price_list import ANY_MODEL, PriceEntry, PriceListStatus
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.money import to_nanos
@@ -163,10 +162,16 @@ def _price(
     content = f"{currency}{entry.model_dump_json(by_alias=True, exclude={'from_cost'})}"
     if entry.from_cost is not None:
         content += f"{input_price:f}"
-    return replace(
-        request_price(
-            f"{name}@{content_digest(content)}", currency, entry, input_price, output_price
-        ),
+    cached = input_price if entry.cached_input is None else entry.cached_input
+    reasoning = output_price if entry.reasoning is None else entry.reasoning
+    return RequestPrice(
+        price_list=f"{name}@{content_digest(content)}",
+        currency=currency,
+        input=to_nanos(input_price),
+        cached_input=to_nanos(cached),
+        output=to_nanos(output_price),
+        reasoning=to_nanos(reasoning),
+        per_request=to_nanos(entry.per_request),
         per_batch_row=to_nanos(entry.per_batch_row),
         per_cached_answer=to_nanos(entry.per_cached_answer),
     )
@@ -175,24 +180,3 @@ def _price(
 def content_digest(content: str) -> str:
     """Return what tells prices apart that have the same name."""
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def request_price(
-    price_list: str,
-    currency: str,
-    prices: PriceEntry | ModelCost,
-    input_price: Decimal,
-    output_price: Decimal,
-) -> RequestPrice:
-    """Return the prices of a model; what is omitted costs as all input, or all output, does."""
-    cached = input_price if prices.cached_input is None else prices.cached_input
-    reasoning = output_price if prices.reasoning is None else prices.reasoning
-    return RequestPrice(
-        price_list=price_list,
-        currency=currency,
-        input=to_nanos(input_price),
-        cached_input=to_nanos(cached),
-        output=to_nanos(output_price),
-        reasoning=to_nanos(reasoning),
-        per_request=to_nanos(prices.per_request),
-    )

@@ -13,7 +13,7 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
 from tessera.domain.charges.price_book import PriceListBook
-from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.prices import OutsidePrice
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.money import Money
@@ -73,7 +73,7 @@ class OutsideModel:
 
     provider: OfferedProvider
     model: ProviderModel
-    cost: RequestPrice
+    cost: OutsidePrice
     """What the provider's bill says; its `price_list` is the provider and a digest of the costs."""
 
     @property

@@ -1,16 +1,17 @@
 """What gateways know of outside providers."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from operator import attrgetter
 from zoneinfo import ZoneInfo
 
-from tessera.api.model_provider import ModelCost
+from tessera.api.model_provider import BilledTokens, CostStep, ModelCost
 from tessera.api.ref import Ref
 from tessera.api.tenant_budget import Limit, TenantBudgetSpec
 from tessera.domain.budget.periods import period_at, zone_of
 from tessera.domain.budget.raises import AmountRaise
-from tessera.domain.charges.price_book import content_digest, request_price
-from tessera.domain.charges.prices import RequestPrice
+from tessera.domain.charges.price_book import content_digest
+from tessera.domain.charges.prices import OutsidePrice
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
@@ -41,7 +42,7 @@ def outside_models(
         weights = {name: tenants[name].weight for name in sorted(spec.tenants) if name in tenants}
         offered = OfferedProvider(name=provider.name, spec=spec, weights=weights)
         for model in spec.models:
-            cost = _outside_cost(provider.name, spec.currency, model.cost)
+            cost = outside_cost(provider.name, spec.currency, model.cost)
             models[provider.name, model.name] = OfferedModel(
                 # All models of the provider share its limits.
                 service=Ref("ModelProvider", provider.name),
@@ -58,11 +59,43 @@ def outside_models(
     return models
 
 
-def _outside_cost(provider: str, currency: str, cost: ModelCost) -> RequestPrice:
+def outside_cost(provider: str, currency: str, cost: ModelCost) -> OutsidePrice:
+    """Return what calls of a model cost by the bill of its provider."""
     unset = {name for name in _LATER_PRICES if not getattr(cost, name)}
     content = cost.model_dump_json(by_alias=True, exclude=unset | {"observed_at"})
-    digest = content_digest(f"{currency}{content}")
-    return request_price(f"{provider}@{digest}", currency, cost, cost.input, cost.output)
+    version = f"{provider}@{content_digest(f'{currency}{content}')}"
+    steps = sorted(cost.steps, key=attrgetter("above_input_tokens"))
+    prices = (_outside_price(version, currency, cost, step) for step in steps)
+    return _outside_price(version, currency, cost, cost, tuple(prices))
+
+
+def _outside_price(
+    version: str,
+    currency: str,
+    cost: ModelCost,
+    tokens: BilledTokens,
+    steps: tuple[OutsidePrice, ...] = (),
+) -> OutsidePrice:
+    return OutsidePrice(
+        price_list=version,
+        currency=currency,
+        input=to_nanos(tokens.input),
+        cached_input=_first_nanos(tokens.cached_input, tokens.input),
+        cache_write=_first_nanos(tokens.cache_write, tokens.input),
+        long_cache_write=_first_nanos(tokens.long_cache_write, tokens.cache_write, tokens.input),
+        output=to_nanos(tokens.output),
+        reasoning=_first_nanos(tokens.reasoning, tokens.output),
+        per_request=to_nanos(cost.per_request),
+        search=_first_nanos(cost.search, Decimal()),
+        max_searches=cost.max_searches or 0,
+        above_input_tokens=tokens.above_input_tokens if isinstance(tokens, CostStep) else 0,
+        steps=steps,
+    )
+
+
+def _first_nanos(*prices: Decimal | None) -> int:
+    """Return the first price that is set."""
+    return next(to_nanos(price) for price in prices if price is not None)
 
 
 def outside_limits(budget: Budget, spec: TenantBudgetSpec) -> tuple[ChargeLimit, ...]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
+from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
 
@@ -100,6 +101,8 @@ class KnownWork:
     most_counted: int
     """What its engine is believed of the answer: of another tenant's, what the bytes allow that
     came."""
+    extras: BilledExtras = NO_EXTRAS
+    """What a provider counted that only its bill knows."""
 
 
 class PaidTokens(NamedTuple):

@@ -127,11 +127,13 @@ class RequestCharge:
 
     def affordable(self, nanos: int) -> int:
         """Return how many tokens of the answer so much pays, beside the prompt."""
-        dearest = max(self.price.output, self.price.reasoning)
-        if self.reservation is None or not dearest:
+        if self.reservation is None:
             return self.max_output
         prompt = most_charge(self.price, input_tokens=self.prompt_bound, output=0)
-        return max(0, min((nanos - prompt) * _MILLION // dearest, self.max_output))
+        million = most_charge(self.price, input_tokens=self.prompt_bound, output=_MILLION) - prompt
+        if not million:
+            return self.max_output
+        return max(0, min((nanos - prompt) * _MILLION // million, self.max_output))
 
     def limit_output(self, wanted: int, is_unbounded: bool) -> None:
         """Let the answer have no more tokens than are paid; all of them for so many nano-units."""
@@ -151,14 +153,26 @@ class RequestCharge:
         (input_tokens, cached, output, reasoning), flagged = paid_tokens(work)
         if not (input_tokens or output):
             return 0, flagged
-        parts = {"cached": cached, "output": output, "reasoning": reasoning}
-        return charge_of(self.price, input_tokens=input_tokens, **parts), flagged
+        nanos = charge_of(
+            self.price,
+            input_tokens=input_tokens,
+            cached=cached,
+            output=output,
+            reasoning=reasoning,
+            extras=work.extras,
+        )
+        return nanos, flagged
 
     def note_waste(self, unpaid: TokenParts, end: ChargeEnd) -> None:
         """Take what engines computed of which it pays a part at most, once it has its charge."""
         input_tokens, cached, output, reasoning = unpaid
-        parts = {"cached": cached, "output": output, "reasoning": reasoning}
-        total = charge_of(self.price, input_tokens=input_tokens, **parts)
+        total = charge_of(
+            self.price,
+            input_tokens=input_tokens,
+            cached=cached,
+            output=output,
+            reasoning=reasoning,
+        )
         paid = (self.charge or 0) if end is ChargeEnd.FAILURE else 0
         self.waste = max(0, total - max(paid, self.price.per_request))
 
@@ -173,13 +187,10 @@ class RequestCharge:
             headers.append((b"x-tessera-max-tokens", b"%d" % (self.max_output // self.choices)))
         return headers
 
-    def amounts(
-        self, work: KnownWork | None = None
-    ) -> tuple[int, tuple[tuple[str, int, int], ...]]:
-        """Return its nano-units, and the accounts that pay them: settled, or after this work."""
-        if work is None:
+    def amounts(self, nanos: int | None = None) -> tuple[int, tuple[tuple[str, int, int], ...]]:
+        """Return its nano-units, and the accounts that pay them: settled, or if it ended now."""
+        if nanos is None:
             return self.charge or 0, self.charges
-        nanos, _ = self.cost(work)
         if self.reservation is None:
             return nanos, self.charges
         nanos = min(nanos, self.reserved)
@@ -188,7 +199,7 @@ class RequestCharge:
 
     def record_fields(self, work: KnownWork | None = None) -> RecordFields:
         """Return what is recorded of it: settled, or as if it ended now after this work."""
-        nanos, charges = self.amounts(work)
+        nanos, charges = self.amounts(None if work is None else self.cost(work)[0])
         return {
             "charge_nanos": nanos,
             "currency": self.price.currency,

@@ -75,10 +75,13 @@ class Reserved:
         return self.chosen.record_fields() | self.money_fields()
 
     def money_fields(self, work: KnownWork | None = None) -> RecordFields:
-        """Return what is recorded of its money: settled, or as if it ended now after this work."""
+        """Return what is recorded of its money: settled, or as if it ended now after this work, of
+        which a provider may bill all that was reserved.
+        """
         fields = {} if self.charge is None else self.charge.record_fields(work)
         if self.cost is not None:
-            nanos, accounts = self.cost.amounts(work)
+            most = None if work is None else self.cost.most(self.cost.max_output)
+            nanos, accounts = self.cost.amounts(most)
             fields["cost_nanos"], fields["cost_currency"] = nanos, self.cost.price.currency
             # All of it is of the month in which the request began.
             accounts = tuple(each for each in accounts if each[0] != OTHER_MONTH)

@@ -29,11 +29,16 @@ def end_outside(
             # The token under way is made as well.
             billed = ChargeEnd.REQUEST
             unseen = 1 if is_failure else 1 + _unseen(asked, now_ns)
-        work = known_work(asked, cost, billed, unseen)
+        work = replace(known_work(asked, cost, billed, unseen), extras=asked.extras)
         tokens, estimated = paid_tokens(work)
         counts = TokenCounts(**tokens._asdict())
         cost.charge, is_less = price(cost, work)
-        estimated |= is_less or asked.is_doubtful or asked.extras.unexplained > 0
+        estimated |= (
+            is_less
+            or asked.is_doubtful
+            or asked.extras.unexplained > 0
+            or asked.extras.searches > asked.outside.cost.max_searches
+        )
         if charge is not None:
             own_end = end if is_failure else billed
             charge.charge, _ = price(charge, known_work(asked, charge, own_end, unseen))
