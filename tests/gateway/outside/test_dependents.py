@@ -106,7 +106,6 @@ def test_a_budget_below_the_limit_that_was_asked_for_stays() -> None:
     assert sent(MESSAGES, thinking=adaptive)["thinking"] == adaptive
 
 
-
 def a_loop(*thoughts: Any) -> list[Any]:
     """Return a conversation that calls a tool after these thoughts."""
     call = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
@@ -119,19 +118,19 @@ def a_loop(*thoughts: Any) -> list[Any]:
 
 
 def test_a_loop_of_tools_that_another_model_began_goes_on_without_thinking() -> None:
-    theirs = {"type": "thinking", "thinking": "I call f.", "signature": "b3du"}
-    own = {**theirs, "signature": MARK + "b3du"}
+    foreign = {"type": "thinking", "thinking": "I call f.", "signature": "b3du"}
+    own = {**foreign, "signature": MARK + "b3du"}
     asked: dict[str, Any] = {
         **{"max_tokens": 4000, "thinking": {"type": "enabled", "budget_tokens": 2000}},
         "tools": [FUNCTION[MESSAGES]],
     }
-    body = sent(MESSAGES, most=4000, messages=a_loop(theirs), **asked)
+    body = sent(MESSAGES, most=4000, messages=a_loop(foreign), **asked)
     assert "thinking" not in body
     assert body["messages"] == a_loop()
-    for messages in (a_loop(own), [*a_loop(theirs), *a_loop(own)], [*a_loop(), *an_answer()]):
+    for messages in (a_loop(own), [*a_loop(foreign), *a_loop(own)], [*a_loop(), *an_answer()]):
         assert sent(MESSAGES, most=4000, messages=messages, **asked)["thinking"]
     asked["thinking"] = {"type": "adaptive"}
-    assert sent(MESSAGES, messages=a_loop(theirs), **asked)["thinking"] == asked["thinking"]
+    assert sent(MESSAGES, messages=a_loop(foreign), **asked)["thinking"] == asked["thinking"]
 
 
 def an_answer() -> list[Any]:

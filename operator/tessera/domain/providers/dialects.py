@@ -75,6 +75,22 @@ class Dialect(Wire):
     returned_reasoning: tuple[str, ...] = ()
     """Fields of an assistant's message in chats, with plain reasoning that it takes back."""
 
+    requires_reasoning: bool = False
+    """Whether models that think refuse calls of tools in chats without the reasoning before them,
+    unless the request has `"thinking": {"type": "disabled"}`."""
+
+    own_fields: tuple[str, ...] = ()
+    """Fields of a chat's request that it takes in addition to those of the protocol."""
+
+    refused_fields: tuple[str, ...] = ()
+    """Fields of a chat's request that it refuses."""
+
+    refused_message_fields: tuple[str, ...] = ()
+    """Fields of a message in chats that it refuses."""
+
+    renamed_fields: Mapping[str, str] = {}
+    """Fields of a chat's request that have another name there."""
+
 
 # What a provider speaks that has no row: the general rules alone.
 PLAIN = Dialect()

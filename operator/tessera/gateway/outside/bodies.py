@@ -11,9 +11,11 @@ from tessera.api.model_provider import ProviderModel, ProviderProtocol
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.model.paths import PROTOCOLS
+from tessera.domain.providers.dialects import PLAIN, Dialect, dialect_of
 from tessera.gateway.bodies.json_values import MAX_TEXTS, NULL, check_encoding, decode, first_items
 from tessera.gateway.bodies.signed import thinking_mark, unmarked
 from tessera.gateway.outside import fields as listed
+from tessera.gateway.outside.chat_state import ASSISTANT, ChatState, may_have_state
 from tessera.gateway.refusals import RequestError, invalid_request
 
 # Of all lists of a body together.
@@ -30,7 +32,7 @@ _DATA = re.compile(rb'"data:image/', re.IGNORECASE)
 _INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
 _FUNCTIONS = ("function", "custom")
 _WEB_SEARCH = "web_search"
-_ASSISTANT = msgspec.Raw(b'"assistant"')
+_DISABLED = {"type": "disabled"}
 _THINKING = (b'"thinking"', b'"redacted_thinking"')
 # Clients run them, whatever their version.
 _CLIENT_TOOLS = re.compile(r"custom|(bash|text_editor|memory)_\d{8}")
@@ -74,21 +76,35 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
             f"the body is no UTF-8: {error.reason}", code="invalid_json"
         ) from None
     model, protocol = outside.model, _PROTOCOLS[PROTOCOLS[path]]
-    fields: _Fields = {}
-    for name, value in decode(_all_fields, body).items():
-        if name in protocol.fields.passes:
-            if value != NULL:
-                fields[name] = value
-        elif not protocol.fields.leaves_out(name, value):
-            raise _unsayable(name)
+    # Its facts are of chats.
+    dialect = dialect_of(outside.provider.spec) if protocol.limit is None else PLAIN
+    fields = _passing(body, protocol.fields, dialect)
     limits = [most_output, model.max_output_tokens]
     limits += [_read(_limit, name, fields.pop(name)) for name in _LIMITS if name in fields]
-    protocol.build(fields, _BodyValues(model, thinking_mark(outside.provider)))
+    values = _BodyValues(model, dialect, thinking_mark(outside.provider))
+    if dialect.requires_reasoning or may_have_state(body):
+        values.state = ChatState(dialect, values.mark)
+    protocol.build(fields, values)
     if "thinking" in fields:
         _fit_thinking(fields, min(limits), min(limits[2:], default=0))
     fields["model"] = model.name
     fields[protocol.limit or model.output_limit_field] = min(limits)
+    for name, other_name in dialect.renamed_fields.items():
+        if name in fields:
+            fields[other_name] = fields.pop(name)
     return msgspec.json.encode(fields)
+
+
+def _passing(body: bytes, lists: listed.FieldLists, dialect: Dialect) -> _Fields:
+    own, refused = dialect.own_fields, dialect.refused_fields
+    fields: _Fields = {}
+    for name, value in decode(_all_fields, body).items():
+        if (name in lists.passes and name not in refused) or name in own:
+            if value != NULL:
+                fields[name] = value
+        elif not lists.leaves_out(name, value):
+            raise _unsayable(name)
+    return fields
 
 
 def _fit_thinking(fields: _Fields, limit: int, asked_limit: int) -> None:
@@ -110,8 +126,9 @@ def _fit_thinking(fields: _Fields, limit: int, asked_limit: int) -> None:
 class _BodyValues:
     """Reads the values of one body, of which there are not too many."""
 
-    def __init__(self, model: ProviderModel, mark: bytes) -> None:
-        self.model, self.mark = model, mark
+    def __init__(self, model: ProviderModel, dialect: Dialect, mark: bytes) -> None:
+        self.model, self.dialect, self.mark = model, dialect, mark
+        self.state: ChatState | None = None
         self._seen = 0
 
     def items(self, name: str, value: msgspec.Raw) -> list[msgspec.Raw] | None:
@@ -178,27 +195,48 @@ class _BodyValues:
                 fields.pop(name, None)
 
 
+class _ChatLists(NamedTuple):
+    message: listed.Listed
+    call: listed.Listed
+
+
+_CHAT_LISTS = _ChatLists(listed.CHAT_MESSAGE, listed.CHAT_CALL)
+_CHAT_STATE_LISTS = _ChatLists(listed.CHAT_STATE_MESSAGE, listed.CHAT_STATE_CALL)
+
+
 def _chat(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "messages", partial(_chat_message, values))
     values.tools(fields, _CHAT_TOOLS)
-    values.without_reasoning(fields, "reasoning_effort")
+    values.without_reasoning(fields, "reasoning_effort", "thinking")
+    if "thinking" in fields:
+        fields["thinking"] = listed.CHAT_THINKING.cut(fields["thinking"])
+    if values.state is not None and values.state.is_missing and values.model.reasoning:
+        fields["thinking"] = _DISABLED
+        fields.pop("reasoning_effort", None)
     if not values.items("functions", fields.get("functions", NULL)):
         fields.pop("functions", None)
         fields.pop("function_call", None)
-    if "stream" in fields and _read(_flag, "stream", fields["stream"]):
+    streams = "stream" in fields and _read(_flag, "stream", fields["stream"])
+    if streams and "stream_options" not in values.dialect.refused_fields:
         fields["stream_options"] = {"include_usage": True}
 
 
 def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields:
-    message = listed.CHAT_MESSAGE.cut(item)
+    lists = _CHAT_LISTS if values.state is None else _CHAT_STATE_LISTS
+    message = lists.message.cut(item)
     if "content" in message:
         values.cut(message, "content", _chat_part)
     if "tool_calls" in message:
         calls = values.items("tool_calls", message.pop("tool_calls"))
         # Engines write empty lists, which providers refuse.
         if calls:
-            message["tool_calls"] = [listed.CHAT_CALL.cut(call) for call in calls]
+            message["tool_calls"] = [lists.call.cut(call) for call in calls]
             message.setdefault("content", None)
+    if values.state is not None:
+        details = values.items("reasoning_details", message.pop("reasoning_details", NULL))
+        values.state.cut(message, details or [])
+    for name in values.dialect.refused_message_fields:
+        message.pop(name, None)
     return message
 
 
@@ -272,7 +310,7 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
 def _calls_without_thinking(messages: msgspec.Raw | list[_Fields]) -> bool:
     """Return whether the last message of the model calls tools without thinking before it."""
     for message in reversed(messages if isinstance(messages, list) else []):
-        if message.get("role") == _ASSISTANT:
+        if message.get("role") == ASSISTANT:
             blocks = message["content"] if isinstance(message["content"], list) else []
             types = [bytes(block["type"]) for block in blocks]
             return b'"tool_use"' in types and types[0] not in _THINKING

@@ -90,7 +90,10 @@ _VLLM_WITHOUT_EFFECT = _values(
     "include_stop_str_in_output=false length_penalty=1|1.0 logit_bias={} min_p=0|0.0 min_tokens=0 "
     'modalities=["text"] repetition_penalty=1|1.0 skip_special_tokens=true '
     "spaces_between_special_tokens=true stop_token_ids=[] top_k=-1|0 use_beam_search=false "
-    "background=false"
+    "background=false "
+    # These pass, save to dialects that refuse them.
+    'frequency_penalty=0|0.0 function_call="auto"|"none" functions=[] logprobs=false n=1 '
+    'presence_penalty=0|0.0 top_logprobs=0 verbosity="medium"'
 )
 
 
@@ -123,6 +126,15 @@ MESSAGES = _lists(
 
 CHAT_MESSAGE = Listed("role content name refusal tool_calls tool_call_id function_call")
 CHAT_CALL = Listed("id type function custom")
+CHAT_REASONING = Listed("reasoning_content reasoning")
+CHAT_STATE_MESSAGE = Listed(
+    " ".join((*CHAT_MESSAGE.names, *CHAT_REASONING.names, "reasoning_details"))
+)
+CHAT_STATE_CALL = Listed(" ".join((*CHAT_CALL.names, "extra_content")))
+CHAT_DETAIL = Listed("type id format index text summary signature data")
+CHAT_EXTRA = Listed("google")
+CHAT_GOOGLE = Listed("thought_signature")
+CHAT_THINKING = Listed("type keep clear_thinking")
 CHAT_TOOL = Listed("type function custom name description")
 CHAT_PART = Listed("type text refusal image_url")
 CHAT_IMAGE = Listed("url detail")
