@@ -306,8 +306,8 @@ HALF = RequestPrice(
 def test_half_a_nano_is_rounded_once_to_even_and_reserved_whole(
     tokens: int, charged: int, reserved: int
 ) -> None:
-    parts = {"input_tokens": 7, "cached": 0, "output": tokens, "reasoning": 0}
-    assert charge_of(HALF, **parts) == charged
+    charge = charge_of(HALF, input_tokens=7, cached=0, output=tokens, reasoning=0)
+    assert charge == charged
     assert most_charge(HALF, input_tokens=7, output=tokens) == reserved
 
 
