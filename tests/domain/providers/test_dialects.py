@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tessera.api.model_provider import ProviderProtocol
 from tessera.domain.providers.dialects import (
+    PLAIN,
     dialect_name,
     dialect_of,
     dialects,
@@ -161,3 +162,10 @@ def test_every_line_by_hand_has_its_source() -> None:
     )
     for row in json.loads(text)["rows"]:
         assert row["source"].startswith("https://"), row
+
+
+@pytest.mark.parametrize(("name", "row"), [("x-ai", "x-ai"), (None, "openai"), ("klingon", None)])
+def test_the_name_in_the_spec_holds_before_the_host(name: str | None, row: str | None) -> None:
+    spec = a_provider(baseUrl="https://api.openai.com/v1", dialect=name).spec
+    assert spec is not None
+    assert dialect_of(spec) == (PLAIN if row is None else dialects()[row])

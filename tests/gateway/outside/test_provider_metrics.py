@@ -14,7 +14,6 @@ async def test_the_series_of_a_provider_say_what_became_of_its_calls(tmp_path: P
         await asked.whole()
         asked.provider.script = refuse(429, retry_after="30")
         await asked.error()
-        asked.client.states["acme"].meters.disagreed = True
         page = metrics.page().decode()
         asked.client.retain(())
         assert "acme" not in metrics.page().decode()
@@ -23,6 +22,5 @@ async def test_the_series_of_a_provider_say_what_became_of_its_calls(tmp_path: P
         'tessera_gateway_provider_requests_total{provider="acme",reason="ProviderBusy"} 1.0',
         'tessera_gateway_provider_requests_in_flight{provider="acme"} 0.0',
         'tessera_gateway_provider_ejected{provider="acme"} 1.0',
-        'tessera_gateway_provider_dialect_disagreed{provider="acme"} 1.0',
     ):
         assert line in page

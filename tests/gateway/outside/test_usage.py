@@ -306,3 +306,20 @@ async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
     assert 'tessera_gateway_provider_own_cost_total{provider="acme"} 0.0025' in page
     compared = 'tessera_gateway_provider_compared_cost_total{provider="acme"} '
     assert f"{compared}{record.cost_nanos / 10**9:g}" in page
+
+
+async def test_a_provider_that_has_not_the_counts_of_its_dialect_is_named(tmp_path: Path) -> None:
+    series = 'tessera_gateway_provider_dialect_disagreed{provider="acme"}'
+    usages = [a_usage(10, 5, 15, **reasoning(2)), a_usage(10, 5, 22, **reasoning(7))]
+
+    async def answers(call: ProviderCall) -> None:
+        message = {"message": {"content": "Yes."}, "finish_reason": "stop"}
+        await call.whole({"model": "m", "choices": [message], "usage": usages.pop()})
+
+    async with routed(tmp_path, dialect="x-ai") as world:
+        world.provider.script = answers
+        metrics = GatewayMetrics(world.asked.client)
+        await world.gateway.post(a_body())
+        assert f"{series} 0.0" in metrics.page().decode()
+        await world.gateway.post(a_body())
+        assert f"{series} 1.0" in metrics.page().decode()
