@@ -50,6 +50,15 @@ def _increase(what: str) -> str:
     return by_gateway(series, "tenant", "route", "target", "currency")
 
 
+def _cost(of: str) -> str:
+    return f"tessera_gateway_provider_{of}_cost_total{{{_PROVIDER}}}"
+
+
+def _cost_increase(of: str) -> str:
+    series = f"increase(tessera_gateway_provider_{of}_cost_total{{%s}}[1h])"
+    return by_gateway(series, "provider")
+
+
 ROUTES = (
     Alert(
         name="RouteFallsBack",
@@ -125,7 +134,7 @@ ROUTES = (
         """,
         act="""
             Repair the service, or what the status of the ModelProvider names. Until then take the
-            target out of the route: each request asks it first.
+            target out of the route.
         """,
         fires=Firing(
             series={
@@ -162,8 +171,7 @@ ROUTES = (
         cause="""
             Its limits are reached (`ProviderBusy`), its key was revoked (`ProviderKeyRefused`), or
             it fails or cannot be reached; `reason` of `tessera_gateway_provider_requests_total`
-            says which. A gateway leaves it out for as long as its `Retry-After` says, a minute at
-            most, then asks again.
+            says which. A gateway asks again after its `Retry-After`, a minute at most.
         """,
         look="""
             kubectl describe modelproviders
@@ -189,6 +197,49 @@ ROUTES = (
         },
     ),
     Alert(
+        name="MetersDisagree",
+        expr=f"""
+            abs(
+              sum by (provider) (
+                {_cost_increase("compared")}
+              )
+              - sum by (provider) (
+                {_cost_increase("own")}
+              )
+            )
+              / sum by (provider) (
+                {_cost_increase("own")}
+              ) > 0.02
+        """,
+        minutes=15,
+        severity="warning",
+        summary="Costs of ModelProvider/{{ $labels.provider }} are not what it says itself.",
+        description="For an hour, its own count of the cost of answers and that by "
+        "spec.models[].cost have been {{ $value | humanizePercentage }} apart.",
+        cause="""
+            A price in `spec.models[].cost` is out of date, or `spec.dialect` is wrong.
+        """,
+        look="""
+            kubectl tessera provider diff
+        """,
+        act="""
+            Correct it: limits go by these costs.
+        """,
+        fires=Firing(
+            series={_cost("own"): growing(0.01), _cost("compared"): growing(0.007)},
+            labels={"provider": "acme"},
+            value="30%",
+            after=16,
+        ),
+        silent={
+            "a rounding of a hundredth": {
+                _cost("own"): growing(0.01),
+                _cost("compared"): growing(0.0101),
+            },
+            "a provider that says no cost": {_cost("own"): always(0), _cost("compared"): always(0)},
+        },
+    ),
+    Alert(
         name="RouteWastesItsSaving",
         expr=f"""
             sum by (route, currency) (
@@ -210,15 +261,13 @@ ROUTES = (
         "answers cost less than at the last target. The choice of a target itself is free.",
         cause="""
             A target works on requests that another one then answers: it runs into `timeouts`, or
-            breaks off before the first token. A provider is paid for what it worked; what an engine
-            computed is paid by its owner.
+            breaks off before the first token. Its work is paid.
         """,
         look="""
             kubectl tessera explain route NAME
         """,
         act="""
-            Give the target more time, or less of the requests; without a saving the route is better
-            off with its last target alone.
+            Give the target more time, or less of the requests, or keep the last target alone.
         """,
         fires=Firing(
             series={

@@ -47,7 +47,8 @@ def end_outside(
         cost.charge = cost.most(cost.max_output)
         if charge is not None:
             charge.charge = charge.most(charge.max_output)
-    asked.compare(cost.charge)
+    if _is_counted(asked):
+        asked.compare(cost.charge)
     if charge is not None and is_failure and asked.first_token_ns is None:
         charge.charge = 0
     reservations.settle(asked.reserved, input_tokens=counts.input, output_tokens=counts.output)
