@@ -60,7 +60,7 @@ async def test_a_rate_limit_says_of_what_it_is_and_for_how_long() -> None:
         ),
         (
             RateLimitsSpec(max_context_tokens=16),
-            r"The request: limit 16 tokens of prompt and answer, needed \d+\. It never fits: .*",
+            r"prompt is too long: \d+ tokens > 16 maximum of prompt and answer\. Shorten it\.",
         ),
     ],
 )

@@ -302,7 +302,7 @@ async def test_an_answer_before_the_request_was_read_takes_no_connection_with_it
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_error_in_a_success_is_a_failure_and_says_nothing(
+async def test_an_error_in_a_success_is_read_and_says_nothing(
     tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Gateways of models answer so; their words may have the key or the prompts of others."""
@@ -321,7 +321,7 @@ async def test_an_error_in_a_success_is_a_failure_and_says_nothing(
         (record,) = [each for each in await records(world, 1) if not each.requests]
     assert KEY.encode() not in got.body
     assert got.status != 200 or b"no_target" in got.body
-    assert record.reason == "ProviderFailed"
+    assert record.reason == "ProviderKeyRefused"
     assert KEY not in caplog.text
 
 

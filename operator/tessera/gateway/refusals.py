@@ -109,7 +109,10 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     RequestReason.TOO_MANY_OUTPUT_TOKENS: _OVER_LIMIT,
     RequestReason.TOO_MANY_TOKENS: _OVER_LIMIT,
     RequestReason.TOO_MANY_CONCURRENT_REQUESTS: _OVER_LIMIT,
-    RequestReason.CONTEXT_TOO_LONG: _NEVER_FITS,
+    # Coding clients look for this code or for this beginning, and shorten their conversation.
+    RequestReason.CONTEXT_TOO_LONG: _Refusal(
+        400, "prompt is too long{}. Shorten it.", code="context_length_exceeded"
+    ),
     RequestReason.REQUEST_TOO_LARGE: _NEVER_FITS,
     RequestReason.TOO_MANY_CHOICES: _Refusal(
         400, "{0}{1} for a token of each choice. Ask for fewer choices or prompts at a time."
@@ -200,8 +203,13 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     RequestReason.PROVIDER_KEY_REFUSED: _Refusal(
         502, "ModelProvider/{} does not take the key of the installation: {}."
     ),
+    RequestReason.PROVIDER_MODEL_NOT_FOUND: _Refusal(
+        502, "ModelProvider/{} does not have the model for the key of the installation: {}."
+    ),
     RequestReason.CONTENT_FILTERED: _Refusal(
-        400, "The content filter of ModelProvider/{} refused the request."
+        400,
+        "The content filter of ModelProvider/{} refused the request.",
+        code="content_filter",
     ),
     RequestReason.TARGET_TIMEOUT: _Refusal(504, "The target {} took too long."),
     RequestReason.ENGINE_TIMEOUT: _Refusal(504, "The replica {} sent nothing for too long."),
@@ -370,8 +378,18 @@ def _repeats_last(error: RequestError) -> tuple[bool, float]:
     return error.retry_seconds is None, error.retry_seconds or 0.0
 
 
+def context_excess(needed: int | None, limit: int | None, place: str) -> str:
+    """Return by how much a prompt is too long, in Anthropic's words, where that is known."""
+    if needed is None or limit is None:
+        return f" for {place}"
+    return f": {counted(needed, 'token')} > {limit} maximum of {place}"
+
+
 def over_limit(refusal: LimitRefusal) -> RequestError:
     """Return the error of a request that a limit refuses."""
+    if refusal.reason is RequestReason.CONTEXT_TOO_LONG:
+        excess = context_excess(refusal.needed, refusal.limit, "prompt and answer")
+        return RequestError(refusal.reason, excess)
     if refusal.exceeded is not None and refusal.exceeded.scope is ScopeKind.DEFAULT:
         limit = f"Tenant/{refusal.exceeded.name}: default limit {refusal.exceeded.phrase}"
     elif refusal.exceeded is not None:

@@ -37,6 +37,7 @@ _OF_PROVIDERS = {
     RequestReason.PROVIDER_TIMEOUT,
     RequestReason.PROVIDER_REFUSED,
     RequestReason.PROVIDER_KEY_REFUSED,
+    RequestReason.PROVIDER_MODEL_NOT_FOUND,
     RequestReason.CONTENT_FILTERED,
 }
 

@@ -8,7 +8,7 @@ import pytest
 from tessera.domain.model.paths import PROTOCOLS
 from tessera.gateway.http.sse import InvalidStreamError
 from tessera.gateway.http.token_counts import TokenCounts
-from tessera.gateway.outside.answers import ProviderEvents, is_filter_error, read_answer
+from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.paths import PATHS
 
 CHAT, RESPONSES, MESSAGES = PROTOCOLS
@@ -118,11 +118,6 @@ def test_a_filter_is_known_by_the_words_of_each_protocol(
     path: str, fields: dict[str, Any], is_filtered: bool
 ) -> None:
     assert whole(path, **fields).is_filtered is is_filtered
-
-
-def test_a_refused_request_says_that_it_was_a_filter() -> None:
-    assert is_filter_error(b'{"error": {"code": "content_filter", "status": 400}}')
-    assert not is_filter_error(b'{"error": {"code": "context_length_exceeded"}}')
 
 
 @pytest.mark.parametrize("keep_usage", [True, False])

@@ -119,12 +119,11 @@ async def test_a_large_request_arrives_whole(tmp_path: Path) -> None:
     [
         (refuse(400, SECRET), "ProviderRefused", 400, "refused the request: status 400."),
         (
-            refuse(404, SECRET, "model_not_found"),
-            "ProviderRefused",
-            400,
-            "refused the request: status 404, model_not_found.",
+            refuse(404, SECRET, SECRET),
+            "ProviderModelNotFound",
+            502,
+            "the model for the key of the installation: status 404.",
         ),
-        (refuse(404, code=SECRET), "ProviderRefused", 400, "refused the request: status 404."),
         (refuse(403, SECRET), "ProviderKeyRefused", 502, "key of the installation: status 403."),
         (refuse(500, SECRET), "ProviderFailed", 502, "failed: status 500."),
         (refuse(101, SECRET), "ProviderFailed", 502, "failed: status 101."),
@@ -270,6 +269,7 @@ async def test_an_answer_that_is_left_ends_at_the_provider(tmp_path: Path) -> No
         (refuse(503), True, None),
         (refuse(503, retry_after="30"), False, 30),
         (refuse(529), True, None),
+        (refuse(429, code="insufficient_quota"), False, None),
         (refuse(500), False, None),
         (refuse(400), False, None),
         (hang_up, False, None),
@@ -306,6 +306,27 @@ async def test_a_provider_that_asks_for_a_pause_gets_it(tmp_path: Path) -> None:
         asked.provider.script = refuse(429, retry_after="30")
         assert (await asked.error()).retry_after_seconds == 30
         assert 29 < asked.client.ejected_seconds("acme") <= 30
+
+
+async def test_a_key_that_is_refused_concerns_all_tenants(tmp_path: Path) -> None:
+    now = [0.0]
+    async with asking(tmp_path, clock=replace(CLOCK, monotonic=lambda: now[0])) as asked:
+        asked.provider.scripts.extend([refuse(401)] * 3)
+        for tenant in ("team-a", "team-b", "team-c"):
+            with pytest.raises(OutsideError):
+                await asked.whole(tenant=tenant)
+        assert asked.client.ejected_seconds("acme", "team-d") == 1
+        now[0] = 1.0
+        await asked.whole(tenant="team-d")
+        assert asked.client.ejected_seconds("acme") == 0
+
+
+async def test_refusals_of_a_request_show_that_the_key_is_taken(tmp_path: Path) -> None:
+    async with asking(tmp_path) as asked:
+        asked.provider.scripts.extend([refuse(401), refuse(401), refuse(400), refuse(401)])
+        for _ in range(4):
+            await asked.error()
+        assert asked.client.ejected_seconds("acme") == 0
 
 
 async def test_requests_that_are_refused_eject_no_provider(tmp_path: Path) -> None:

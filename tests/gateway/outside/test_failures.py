@@ -69,7 +69,7 @@ FAILURES: dict[str, tuple[Script, str]] = {
     "503": (refuse(503, retry_after="3"), "ProviderFailed"),
     "400": (refuse(400, KEY), "ProviderRefused"),
     "401": (refuse(401, KEY), "ProviderKeyRefused"),
-    "404": (refuse(404, code="model_not_found"), "ProviderRefused"),
+    "404": (refuse(404, code="model_not_found"), "ProviderModelNotFound"),
     "filtered": (filtered, "ContentFiltered"),
     "redirect": (redirect, "ProviderFailed"),
     "page": (send_page, "ProviderFailed"),
@@ -91,6 +91,49 @@ STREAMS: dict[str, tuple[Script, str]] = {
     "nothing": (an_event(b"[DONE]"), "ProviderFailed"),
     "no JSON": (an_event(b"<html>"), "ProviderFailed"),
     "a cut": (answer(cut_after=0), "ProviderFailed"),
+}
+
+
+LOW_CREDIT = {
+    "type": "error",
+    "error": {
+        "type": "invalid_request_error",
+        "message": "Your credit balance is too low to access the Anthropic API. Buy credits.",
+    },
+}
+TOO_LONG = {
+    "error": {
+        "message": "This model's maximum context length is 8192 tokens. However, your messages "
+        "resulted in 9000 tokens.",
+        "type": "invalid_request_error",
+        "code": "context_length_exceeded",
+    }
+}
+
+
+def report(error: object, status: int = 200, *, as_stream: bool = True) -> Script:
+    """Answer with an error: by a status, or as the first event of a stream."""
+
+    async def script(call: ProviderCall) -> None:
+        if status == 200 and call.streams and as_stream:
+            await an_event(json.dumps(error).encode())(call)
+        else:
+            await call.whole(error, status)
+
+    return script
+
+
+REPORTED: dict[str, tuple[Script, str]] = {
+    "no credit, 400": (report(LOW_CREDIT, 400), "ProviderKeyRefused"),
+    "no credit": (report(LOW_CREDIT), "ProviderKeyRefused"),
+    "too long, 400": (report(TOO_LONG, 400), "ContextTooLong"),
+    "too long": (report(TOO_LONG), "ContextTooLong"),
+    "too long in no stream": (report(TOO_LONG, as_stream=False), "ContextTooLong"),
+    "a filter": (report({"error": {"code": "content_filter"}}), "ContentFiltered"),
+    "overloaded": (report({"error": {"type": "overloaded_error"}}), "ProviderBusy"),
+    "no model": (report({"error": {"code": "model_not_found"}}), "ProviderModelNotFound"),
+    "refused": (report({"error": {"type": "invalid_request_error"}}), "ProviderRefused"),
+    "failed": (report({"object": "error", "message": KEY}), "ProviderFailed"),
 }
 
 
@@ -127,7 +170,7 @@ def assert_own_answer(got: Answer, records: list[UsageRecord], reason: str) -> N
     assert (outside.cost_nanos > 0) == outside.estimated
 
 
-@pytest.mark.parametrize(("script", "reason"), cases(FAILURES, WHOLE))
+@pytest.mark.parametrize(("script", "reason"), cases(FAILURES, REPORTED, WHOLE))
 async def test_the_next_target_answers_whole(tmp_path: Path, script: Script, reason: str) -> None:
     async with routed(tmp_path, own=own, timeouts=SHORT) as world:
         world.provider.script = script
@@ -135,7 +178,7 @@ async def test_the_next_target_answers_whole(tmp_path: Path, script: Script, rea
         assert_own_answer(got, await world.records(2), reason)
 
 
-@pytest.mark.parametrize(("script", "reason"), cases(FAILURES, STREAMS))
+@pytest.mark.parametrize(("script", "reason"), cases(FAILURES, REPORTED, STREAMS))
 async def test_the_next_target_answers_with_a_stream(
     tmp_path: Path, script: Script, reason: str
 ) -> None:
@@ -280,6 +323,84 @@ async def test_the_refusal_of_a_route_names_the_reason_and_nothing_of_the_provid
         assert got.status == 502
         assert got.error["code"] == "no_target"
         assert "outside: ProviderFailed" in got.error["message"]
+
+
+def a_prompt(path: str, **fields: Any) -> dict[str, Any]:
+    """Return a request of a path."""
+    if path == "/v1/responses":
+        return {"model": "assistant", "input": "What is a tessera?", **fields}
+    return a_body(max_tokens=50, **fields)
+
+
+@pytest.mark.parametrize("script", [report(TOO_LONG, 400), report(TOO_LONG)])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_coding_clients_see_that_a_prompt_is_too_long(
+    tmp_path: Path, path: str, stream: bool, script: Script
+) -> None:
+    async with routed(tmp_path, OUTSIDE) as world:
+        world.provider.script = script
+        got = await ask(world, a_prompt(path, stream=stream), path)
+        outside, _ = await world.records(2)
+    assert (got.status, got.error["type"]) == (400, "invalid_request_error")
+    assert got.error["code"] == "context_length_exceeded"
+    assert got.error["message"].startswith("prompt is too long: 9000 tokens > 8192 maximum")
+    assert (outside.reason, outside.cost_nanos) == ("ContextTooLong", 0)
+
+
+async def test_a_prompt_that_no_target_takes_is_too_long_whatever_else_they_say(
+    tmp_path: Path,
+) -> None:
+    missing = {"name": "missing", "service": "no-such-service"}
+    async with routed(tmp_path, OUTSIDE, missing) as world:
+        got = await ask(world, a_body("word " * 8192))
+        assert not world.provider.calls
+    assert (got.status, got.error["code"]) == (400, "context_length_exceeded")
+
+
+async def test_long_prompts_eject_no_provider(tmp_path: Path) -> None:
+    async with routed(tmp_path, own=own) as world:
+        world.provider.script = report(TOO_LONG)
+        for number in range(8):
+            got = await ask(world, a_body(stream=number % 2 == 0))
+            assert got.headers["x-tessera-target"] == "own"
+        assert len(world.provider.calls) == 8
+        assert world.asked.client.ejected_seconds("acme") == 0
+
+
+@pytest.mark.parametrize("script", [report(LOW_CREDIT, 400), report(LOW_CREDIT)])
+async def test_an_account_without_credit_is_no_fault_of_the_request(
+    tmp_path: Path, script: Script
+) -> None:
+    async with routed(tmp_path, OUTSIDE) as world:
+        world.provider.script = script
+        answers = [await ask(world, a_body(stream=number > 1)) for number in range(8)]
+        assert len(world.provider.calls) == 3
+    assert answers[0].status == 502
+    assert "outside: ProviderKeyRefused" in answers[0].error["message"]
+
+
+@pytest.mark.parametrize(("name", "param"), [("top_p", "top_p"), ("max_tokens", None)])
+async def test_a_client_reads_which_of_its_own_fields_is_refused(
+    tmp_path: Path, name: str, param: str | None
+) -> None:
+    error = {"message": KEY, "code": "unsupported_parameter", "param": name}
+    async with routed(tmp_path, OUTSIDE) as world:
+        world.provider.script = report({"error": error}, 400)
+        got = await ask(world, a_body(top_p=0.5))
+    assert (got.status, got.error["code"]) == (400, "provider_refused")
+    assert got.error["param"] == param
+    assert (f"`{name}`" in got.error["message"]) == (param is not None)
+
+
+async def test_a_provider_that_is_overloaded_in_its_stream_is_asked_again(tmp_path: Path) -> None:
+    async with routed(tmp_path, own=own) as world:
+        world.provider.scripts.append(report({"error": {"type": "overloaded_error"}}))
+        got = await ask(world, a_body(stream=True))
+        assert got.headers["x-tessera-target"] == "outside"
+        assert len(world.provider.calls) == 2
+        (record,) = await world.records(1)
+        assert record.charge_nanos == PRICE_OF_PROMPT + PRICE_OF_ANSWER
 
 
 async def test_nothing_of_the_client_but_its_request_reaches_a_provider(tmp_path: Path) -> None:

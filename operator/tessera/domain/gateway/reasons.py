@@ -46,7 +46,8 @@ class RequestReason(StrEnum):
     TOO_MANY_TOKENS = "TooManyTokens"
     TOO_MANY_CONCURRENT_REQUESTS = "TooManyConcurrentRequests"
     CONTEXT_TOO_LONG = "ContextTooLong"
-    """The prompt leaves no room for an answer within `max_context_tokens`."""
+    """The prompt leaves no room for an answer within `max_context_tokens`, or within what the model
+    of a provider takes."""
     REQUEST_TOO_LARGE = "RequestTooLarge"
     """It needs more than the whole limit, so it never fits."""
     TOO_MANY_CHOICES = "TooManyChoices"
@@ -98,7 +99,9 @@ class RequestReason(StrEnum):
     PROVIDER_TIMEOUT = "ProviderTimeout"
     PROVIDER_REFUSED = "ProviderRefused"
     PROVIDER_KEY_REFUSED = "ProviderKeyRefused"
-    """It does not take the key of its Secret, or that has none."""
+    """It does not take the key of its Secret, or that has none, or its account has no credit."""
+    PROVIDER_MODEL_NOT_FOUND = "ProviderModelNotFound"
+    """It has no such model, no longer, or not for the key of its Secret."""
     CONTENT_FILTERED = "ContentFiltered"
     """Its content filter refused the request, or the answer before its first byte."""
 

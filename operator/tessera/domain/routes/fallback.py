@@ -60,6 +60,7 @@ CANNOT_TAKE = frozenset(
         RequestReason.INVALID_REQUEST,
         RequestReason.ENGINE_REFUSED,
         RequestReason.PROVIDER_REFUSED,
+        RequestReason.PROVIDER_MODEL_NOT_FOUND,
     }
 )
 

@@ -31,8 +31,7 @@ from tessera.gateway.outside.usage import (
 )
 from tessera.gateway.refusals import RequestError
 
-# Of an error, the words of OpenAI, of Azure and of Anthropic.
-_FILTER_ERRORS = (b'"content_filter"', b'"content_policy_violation"', b"content filtering policy")
+_ERROR = b'"error"'
 _FILTER_WORDS = (b"content_filter", b"refusal")
 _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 # A quotation mark within a text has a backslash in front, and what follows one that ends a text is
@@ -70,7 +69,15 @@ class _AnswerEnd(msgspec.Struct, gc=False):
 
 class _WholeAnswer(UsagePlaces, gc=False):
     error: msgspec.Raw = NULL
+    object: msgspec.Raw = NULL
+    type: msgspec.Raw = NULL
     content: msgspec.Raw = NULL
+
+    @property
+    def is_error(self) -> bool:
+        """Return whether it has an error, or is one by its kind."""
+        has_error = bytes(memoryview(self.error)[:4]) != b"null"
+        return has_error or _ERROR in (bytes(self.object), bytes(self.type))
 
 
 _ends = msgspec.json.Decoder(_AnswerEnd)
@@ -115,15 +122,18 @@ def read_answer(
             body=_marked_answer(path, body, whole, mark),
             bill=usage.bill(text_bytes // _BYTES_PER_TOKEN),
             is_filtered=_is_filtered(body),
-            is_error=bytes(memoryview(whole.error)[:4]) != b"null",
+            is_error=whole.is_error,
         )
     except _UNREADABLE as error:
         raise InvalidStreamError(f"the answer is no valid JSON: {error}") from error
 
 
-def is_filter_error(body: bytes) -> bool:
-    """Return whether a filter is why a provider refused a request."""
-    return any(words in body for words in _FILTER_ERRORS)
+def is_error(body: bytes) -> bool:
+    """Return whether an answer or an event is an error, whatever its status."""
+    try:
+        return _whole.decode(body).is_error
+    except _UNREADABLE:
+        return False
 
 
 class ProviderEvents(EventRelay):
@@ -179,10 +189,14 @@ class ProviderEvents(EventRelay):
     def _accepts(self, event: bytes) -> bool:
         if b'"usage"' in event:
             self._usage.read_event(event_data(event))
-        if not self.started and any(word in event for word in _FILTER_WORDS):
+        is_first = not self.started
+        if is_first and any(word in event for word in _FILTER_WORDS):
             with contextlib.suppress(*_UNREADABLE, InvalidStreamError):
                 self.is_filtered = self.is_filtered or _is_filtered(event_data(event))
         accepted = super()._accepts(event)
+        if is_first and accepted and _ERROR in event and is_error(event_data(event)):
+            # Some have no field of that name.
+            self.error, accepted, self.started = event, False, False
         if self.is_filtered:
             # What it is billed comes before its end.
             accepted = self.started = False

@@ -2,19 +2,18 @@
 
 import asyncio
 import io
-import re
 import ssl
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
-import msgspec
 from typing_extensions import override
 
 from tessera.adapters.clock import CLOCK, Clock
@@ -26,26 +25,33 @@ from tessera.domain.routes.fallback import fallback_kind
 from tessera.domain.routes.shares import Shares
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.outside.addresses import AddressRefusedError, AddressRules
-from tessera.gateway.outside.answers import is_filter_error
+from tessera.gateway.outside.errors import (
+    MAX_ERROR_BYTES,
+    ErrorKind,
+    ProviderError,
+    header_retry_seconds,
+    read_error,
+)
 from tessera.gateway.outside.keys import ProviderKeys
 from tessera.gateway.outside.usage import Meters
-from tessera.gateway.refusals import RequestError
+from tessera.gateway.refusals import RequestError, context_excess
 
 JSON, STREAM = "application/json", "text/event-stream"
 # What a call ends with that its sender gave up.
 CANCELLED = "Cancelled"
 _KEEP_ALIVE_SECONDS = 15.0
-_MAX_RETRY_SECONDS = 60.0
-_MAX_ERROR_BYTES, _ERROR_SECONDS = 2**16, 5.0
-_RETRY_AFTER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_KEY_STATUSES = frozenset({401, 402, 403})
-# At these no work was done; the last one is Anthropic's for too many requests of all customers.
-_REPEATABLE_STATUSES = frozenset({429, 503, 529})
+_ERROR_SECONDS = 5.0
 _REFUSED_ADDRESS = "its address is not public, nor in gateway.providers.allowedRanges"
-# Words of errors that are passed on; whatever else they say may have prompts and keys.
-_CODES = {
-    *("context_length_exceeded", "insufficient_quota", "invalid_request_error", "model_not_found"),
-    *("not_found_error", "request_too_large", "unsupported_parameter", "unsupported_value"),
+_REASONS: Mapping[ErrorKind, RequestReason] = {
+    ErrorKind.CONTEXT: RequestReason.CONTEXT_TOO_LONG,
+    ErrorKind.FILTER: RequestReason.CONTENT_FILTERED,
+    ErrorKind.NO_CREDIT: RequestReason.PROVIDER_KEY_REFUSED,
+    ErrorKind.BAD_KEY: RequestReason.PROVIDER_KEY_REFUSED,
+    ErrorKind.MODEL: RequestReason.PROVIDER_MODEL_NOT_FOUND,
+    ErrorKind.OVERLOADED: RequestReason.PROVIDER_BUSY,
+    ErrorKind.RATE: RequestReason.PROVIDER_BUSY,
+    ErrorKind.REFUSED: RequestReason.PROVIDER_REFUSED,
+    ErrorKind.FAILED: RequestReason.PROVIDER_FAILED,
 }
 
 
@@ -60,6 +66,7 @@ class OutsideError(RequestError):
         may_repeat: bool = False,
         was_sent: bool = True,
         is_refusal: bool = False,
+        parameters: Sequence[str] = (),
     ) -> None:
         super().__init__(reason, *details, retry_seconds=retry_after_seconds)
         self.retry_after_seconds = retry_after_seconds
@@ -69,6 +76,14 @@ class OutsideError(RequestError):
         """It may have got the request."""
         self.is_refusal = is_refusal
         """It said that it gives no answer, which costs nothing."""
+        self.parameters = parameters
+        """What may be names of fields that it does not take, for the eyes of who sent them."""
+
+    def name_parameter(self, name: str | None) -> None:
+        """Tell the client which field of its own the provider does not take as it is, if any."""
+        if name is not None:
+            self.param = name
+            self.message = f"{self.message.removesuffix('.')}, which is about `{name}`."
 
 
 @dataclass(slots=True)
@@ -78,9 +93,37 @@ class ProviderState:
     shares: Shares = field(default_factory=Shares)
     ejections: dict[str, Ejection] = field(default_factory=lambda: defaultdict(Ejection))
     """By the tenant whose calls failed or were refused."""
+    key: Ejection = field(default_factory=Ejection)
+    """What came of the last calls by its key, which is that of all tenants."""
     ended: Counter[str] = field(default_factory=Counter)
     """By the reason of their error, which is empty for an answer."""
     meters: Meters = field(default_factory=Meters)
+
+    def ejected_seconds(self, tenant: str | None, now: float) -> float:
+        """Return for how long it is asked nothing for a tenant, or for any; 0 if it is."""
+        return max(self.key.seconds(now), ejected_seconds(self.ejections, tenant, now))
+
+    def asked(self, tenant: str, now: float) -> None:
+        """Note a call."""
+        self.ejections[tenant] = self.ejections[tenant].asked(now)
+        self.key = self.key.asked(now)
+
+    def answered(self, tenant: str, now: float) -> None:
+        """Note an answer, or a refusal of what was asked, at which it works."""
+        self.ejections[tenant] = self.ejections[tenant].answered(now)
+        self.key = self.key.answered(now)
+
+    def failed(self, tenant: str, error: RequestError, now: float) -> None:
+        """Note an error."""
+        ejection = self.ejections[tenant]
+        if error.reason is RequestReason.PROVIDER_KEY_REFUSED:
+            self.key = self.key.failed(now)
+        elif error.reason is RequestReason.PROVIDER_BUSY:
+            self.ejections[tenant] = ejection.refused(now, error.retry_seconds or 0)
+        elif fallback_kind(error.reason) in ("ServerError", "Timeout"):
+            self.ejections[tenant] = ejection.failed(now)
+        else:
+            self.answered(tenant, now)
 
 
 class OutsideAnswer:
@@ -161,7 +204,7 @@ class OutsideClient:
     ) -> None:
         """Take ranges of addresses that providers may have though they are not public."""
         self._keys, self._rules = keys or ProviderKeys(), AddressRules(allowed_ranges)
-        self._tls, self._monotonic = tls, clock.monotonic
+        self._tls, self._monotonic, self._utc = tls, clock.monotonic, clock.utc
         self._session: aiohttp.ClientSession | None = None
         self.states: dict[str, ProviderState] = {}
         """Of each provider that was asked."""
@@ -171,9 +214,7 @@ class OutsideClient:
     def ejected_seconds(self, provider: str, tenant: str | None = None) -> float:
         """Return for how long a provider is asked nothing for a tenant, or for any; 0 if it is."""
         state = self.states.get(provider)
-        if state is None:
-            return 0.0
-        return ejected_seconds(state.ejections, tenant, self._monotonic())
+        return 0.0 if state is None else state.ejected_seconds(tenant, self._monotonic())
 
     def check(self, provider: str, tenant: str) -> None:
         """Raise OutsideError while a provider is asked nothing for a tenant."""
@@ -219,7 +260,7 @@ class OutsideClient:
             try:
                 answer = OutsideAnswer(provider, response, ends_at)
                 if response.status != HTTPStatus.OK:
-                    raise await _status_error(provider.name, response, answer)
+                    raise await _status_error(provider.name, response, answer, self._utc())
                 encoding = response.headers.get("Content-Encoding", "identity")
                 if response.content_type not in (JSON, STREAM) or encoding != "identity":
                     detail = "its answer is neither JSON nor a stream of events"
@@ -238,16 +279,15 @@ class OutsideClient:
         places = max(1, provider.spec.max_concurrent_requests // self.gateways)
         if not state.shares.take(tenant, places, provider.weights, now):
             raise self._busy(provider.name)
-        ejections = state.ejections
-        ejections[tenant] = ejections[tenant].asked(now)
+        state.asked(tenant, now)
         outcome: str = CANCELLED
         try:
             yield
             outcome = ""
-            ejections[tenant] = ejections[tenant].answered(self._monotonic())
+            state.answered(tenant, self._monotonic())
         except RequestError as error:
             outcome = error.reason
-            ejections[tenant] = _after_error(ejections[tenant], error, self._monotonic())
+            state.failed(tenant, error, self._monotonic())
             raise
         finally:
             state.shares.give_back(tenant)
@@ -359,74 +399,48 @@ def _headers(provider: OfferedProvider, path: str, key: str) -> Mapping[str, str
     return headers
 
 
-def _after_error(ejection: Ejection, error: RequestError, now: float) -> Ejection:
-    """Return what follows an error; a provider that refuses a request works."""
-    if error.reason is RequestReason.PROVIDER_BUSY:
-        return ejection.refused(now, error.retry_seconds or 0)
-    has_failed = fallback_kind(error.reason) in ("ServerError", "Timeout")
-    return ejection.failed(now) if has_failed else ejection.answered(now)
-
-
 async def _status_error(
-    provider: str, response: aiohttp.ClientResponse, answer: OutsideAnswer
+    provider: str, response: aiohttp.ClientResponse, answer: OutsideAnswer, now: datetime
 ) -> OutsideError:
     """Return the error of a response that is no success."""
-    status, seconds = response.status, _retry_seconds(response)
-    detail = f"status {status}"
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        reason = RequestReason.PROVIDER_BUSY
-    elif not 400 <= status < 500:
-        reason = RequestReason.PROVIDER_FAILED
-    elif is_filter_error(body := await _error_body(answer)):
-        # With a status of 403 too, which is no fault of the key then.
-        reason = RequestReason.CONTENT_FILTERED
-    elif status in _KEY_STATUSES:
-        reason = RequestReason.PROVIDER_KEY_REFUSED
-    else:
-        reason = RequestReason.PROVIDER_REFUSED
-        detail += _known_code(body)
+    read = read_error(await _error_body(answer), response.status)
+    error = reported_error(provider, read, header_retry_seconds(response.headers, now))
+    error.is_refusal = True
+    return error
+
+
+def reported_error(provider: str, error: ProviderError, retry_seconds: float = 0.0) -> OutsideError:
+    """Return the error of a call that a provider answered with one; it has no word of its text.
+
+    `retry_seconds` is what the head of the response asks for.
+    """
+    detail = f"status {error.status}" if error.status else "it reported an error"
+    if error.kind is ErrorKind.NO_CREDIT:
+        detail += ", no credit is left"
+    reason, details = _REASONS[error.kind], [provider, detail]
+    if reason is RequestReason.CONTEXT_TOO_LONG:
+        details = [context_excess(error.needed, error.limit, f"ModelProvider/{provider}")]
+    seconds = retry_seconds or error.retry_seconds
+    is_away = error.kind is ErrorKind.FAILED and error.status == HTTPStatus.SERVICE_UNAVAILABLE
     return OutsideError(
         reason,
-        provider,
-        detail,
+        *details,
         retry_after_seconds=seconds or None,
-        may_repeat=status in _REPEATABLE_STATUSES and seconds <= PATIENCE_SECONDS,
-        is_refusal=True,
+        # It did no work at these.
+        may_repeat=(is_away or reason is RequestReason.PROVIDER_BUSY)
+        and seconds <= PATIENCE_SECONDS,
+        # What failed may have been worked on.
+        is_refusal=error.kind is not ErrorKind.FAILED,
+        parameters=error.parameters if error.kind is ErrorKind.REFUSED else (),
     )
-
-
-def _retry_seconds(response: aiohttp.ClientResponse) -> float:
-    text = response.headers.get("Retry-After", "")
-    return min(float(text), _MAX_RETRY_SECONDS) if _RETRY_AFTER.fullmatch(text) else 0.0
-
-
-class _RefusalDetail(msgspec.Struct, gc=False):
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _RefusalBody(msgspec.Struct, gc=False):
-    error: _RefusalDetail
-
-
-_error_decoder = msgspec.json.Decoder(_RefusalBody)
 
 
 async def _error_body(answer: OutsideAnswer) -> bytes:
     try:
         async with asyncio.timeout(_ERROR_SECONDS):
-            return await answer.whole(_MAX_ERROR_BYTES)
+            return await answer.whole(MAX_ERROR_BYTES)
     except (OutsideError, TimeoutError):
         return b""
-
-
-def _known_code(body: bytes) -> str:
-    """Return the word of an error as the end of a list, if it is one that is known."""
-    try:
-        error = _error_decoder.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    return next((f", {word}" for word in (error.code, error.type) if word in _CODES), "")
 
 
 def _connection_error(provider: str, error: Exception, *, was_sent: bool) -> OutsideError:

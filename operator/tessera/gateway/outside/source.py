@@ -14,12 +14,18 @@ from tessera.domain.providers.dialects import dialect_of
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES
 from tessera.gateway.bodies.signed import thinking_mark
 from tessera.gateway.bodies.turns import Turns
-from tessera.gateway.http.sse import InvalidStreamError, answer_text_bytes
+from tessera.gateway.http.sse import InvalidStreamError, answer_text_bytes, event_data
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import RecordFields
-from tessera.gateway.outside.answers import ProviderEvents, read_answer
+from tessera.gateway.outside.answers import ProviderEvents, is_error, read_answer
 from tessera.gateway.outside.bodies import outside_body
-from tessera.gateway.outside.client import OutsideAnswer, OutsideClient, OutsideError
+from tessera.gateway.outside.client import (
+    OutsideAnswer,
+    OutsideClient,
+    OutsideError,
+    reported_error,
+)
+from tessera.gateway.outside.errors import MAX_ERROR_BYTES, ErrorKind, named_field, read_error
 from tessera.gateway.outside.usage import AnswerBill, Meters, UsageReader
 from tessera.gateway.refusals import Headers, RequestError
 from tessera.gateway.relay.paid import PaidSink
@@ -191,6 +197,10 @@ class OutsideSource:
         except OutsideError as error:
             if error.is_refusal:
                 asked.engines = 0
+            if names := error.parameters:
+                body = chosen.received.body or asked.body
+                name = await self._turns.take(len(body), lambda: named_field(names, body))
+                error.name_parameter(name)
             raise
 
     async def _read_whole(
@@ -209,7 +219,7 @@ class OutsideSource:
         del parts
         try:
             usage = asked.usage_reader()
-            body, bill, is_filtered, is_error = await self._turns.take(
+            body, bill, is_filtered, has_failed = await self._turns.take(
                 len(whole), lambda: read_answer(path, whole, asked.mark, usage)
             )
         except InvalidStreamError as error:
@@ -217,10 +227,8 @@ class OutsideSource:
         asked.note_bill(bill)
         if is_filtered:
             raise _filtered(asked)
-        if is_error:
-            raise OutsideError(
-                RequestReason.PROVIDER_FAILED, asked.provider, "it reported an error"
-            )
+        if has_failed:
+            raise _reported(asked, whole)
         asked.first_token_ns = self._clock.monotonic_ns()
         asked.text_bytes = answer_text_bytes(body)
         sink.whole(body)
@@ -232,7 +240,7 @@ class OutsideSource:
         item = asked.identified.path_item
         assert item.stream is not None  # noqa: S101 - only such paths have bodies that stream
         if not answer.is_stream:
-            raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, "it sent no stream")
+            raise await _no_stream(answer, asked)
         events = asked.events = ProviderEvents(
             item.path,
             item.stream,
@@ -248,6 +256,8 @@ class OutsideSource:
             asked.note_bill(events.bill)
         if events.is_filtered:
             raise _filtered(asked)
+        if events.error and asked.first_token_ns is None:
+            raise _reported(asked, event_data(events.error))
         if not asked.is_complete:
             detail = "it reported an error" if events.error else "its stream broke off"
             raise OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, detail)
@@ -298,6 +308,22 @@ class OutsideSource:
             asked.body = b""
             asked.free_request()
         return sink.part(block)
+
+
+def _reported(asked: AskedOutside, body: bytes) -> RequestError:
+    """Return the error that a provider sent with the status of a success, before its answer."""
+    error = read_error(body)
+    if error.kind is ErrorKind.FILTER:
+        return _filtered(asked)
+    return reported_error(asked.provider, error)
+
+
+async def _no_stream(answer: OutsideAnswer, asked: AskedOutside) -> RequestError:
+    """Return the error of an answer that should be a stream, and may say why it is none."""
+    body = await answer.whole(MAX_ERROR_BYTES)
+    if is_error(body):
+        return _reported(asked, body)
+    return OutsideError(RequestReason.PROVIDER_FAILED, asked.provider, "it sent no stream")
 
 
 def _filtered(asked: AskedOutside) -> RequestError:

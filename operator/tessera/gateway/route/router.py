@@ -17,14 +17,20 @@ from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.identify.senders import Senders, is_true
 from tessera.gateway.receive.receiver import read_fields
 from tessera.gateway.receive.routed import RoutedTo, skipped_text
-from tessera.gateway.refusals import RequestError, no_target
+from tessera.gateway.refusals import RequestError, context_excess, no_target
 from tessera.gateway.resolve.chooser import measured
 from tessera.gateway.resolve.models import Models, Resolved
 
 _ALLOW_DOWNGRADE = "x-tessera-allow-downgrade"
 # A text with words that almost fit: so many comparisons take as long as a byte of a body.
 _COMPARED_PER_BYTE = 64
-_REFUSED = frozenset({RequestReason.ENGINE_REFUSED, RequestReason.PROVIDER_REFUSED})
+_REFUSED = frozenset(
+    {
+        RequestReason.ENGINE_REFUSED,
+        RequestReason.PROVIDER_REFUSED,
+        RequestReason.CONTENT_FILTERED,
+    }
+)
 
 
 class RequestRouter:
@@ -122,6 +128,8 @@ class RouteCalls:
                         return call
                     self._drop(call)
                     self._skipped[target.target_name] = obstacle
+                    if obstacle is RequestReason.CONTEXT_TOO_LONG:
+                        self._errors[target.target_name] = _too_long(call)
                 except RequestError as error:
                     # Its settings, which this path cannot say.
                     if error.reason not in CANNOT_TAKE:
@@ -162,6 +170,10 @@ class RouteCalls:
         """
         self._resolved.received.skipped_targets = skipped_text(self._skipped.items())
         errors = list(self._errors.values())
+        too_long = [each for each in errors if each.reason is RequestReason.CONTEXT_TOO_LONG]
+        if too_long and all(each.retry_seconds is None for each in errors):
+            # No wait helps, and a shorter prompt does.
+            return too_long[-1]
         if errors and _REFUSED.issuperset(self._skipped.values()):
             return errors[-1]
         return no_target(self._resolved.model.service, self._skipped, errors)
@@ -243,3 +255,18 @@ class RouteCalls:
 
     def _target(self, name: str) -> RouteTarget:
         return next(each for each in self._route.targets if each.target_name == name)
+
+
+def _too_long(call: Resolved) -> RequestError:
+    """Return the error of a prompt that the model of a provider does not take, unasked."""
+    outside, size = call.model.outside, call.size
+    assert outside is not None and size is not None  # noqa: S101, PT018 - both were looked at
+    return RequestError(
+        RequestReason.CONTEXT_TOO_LONG,
+        context_excess(
+            # An answer has one token at least.
+            size.estimate(None) + 1,
+            outside.model.max_context_tokens,
+            f"ModelProvider/{outside.provider.name}",
+        ),
+    )
