@@ -344,7 +344,7 @@ RULES += [
             (
                 [{"name": "outside", "provider": {"name": "acme", "model": "a b"}}],
                 {},
-                "must be letters, digits and . _ : / -, as the provider calls the model",
+                "must be letters, digits and . _ : / @ + ~ -, as the provider calls the model",
             ),
         )
     ),
@@ -570,7 +570,7 @@ BOUNDS = [
     (
         TENANT_BUDGETS,
         BUDGET | {"publishing": [{"names": ["gpt-4\u043e"]}]},
-        "must be lower-case letters, digits and . _ : / -, such as llama-3",
+        "must be lower-case letters, digits and . _ : / @ + ~ -, such as llama-3",
     ),
     (
         TENANT_BUDGETS,
@@ -887,6 +887,30 @@ async def test_a_route_keeps_the_schema_of_answers_and_may_be_as_large_as_its_bo
         {"targets": [{"name": "quick", "service": "chat"}, {"service": "chat"}]},
     )
     assert status == 201, answer
+
+
+@pytest.mark.parametrize("name", ["@cf/openai/gpt-oss-120b", "claude-sonnet-4-5@20250929"])
+async def test_models_have_the_names_that_their_providers_gave_them(
+    cluster: KubeCluster, name: str
+) -> None:
+    limit = {"basis": "Charge", "window": "Month", "amount": "1", "for": {"model": f"acme/{name}"}}
+    for kind, spec in (
+        (MODEL_PROVIDERS, a_provider_spec(models=[A_MODEL_OUTSIDE | {"name": name}])),
+        (
+            MODEL_ROUTES,
+            {
+                "servedName": name,
+                "targets": [{"name": "acme", "provider": {"name": "acme", "model": name}}],
+            },
+        ),
+        (PRICE_LISTS, {"entries": [AN_ENTRY | {"models": [f"acme/{name}"]}]}),
+        (
+            TENANT_BUDGETS,
+            BUDGET | {"limits": [limit], "publishing": [{"names": [name]}]},
+        ),
+    ):
+        status, answer = await create(cluster, kind, spec)
+        assert status == 201, answer
 
 
 async def test_a_provider_may_be_as_large_as_its_bounds(cluster: KubeCluster) -> None:

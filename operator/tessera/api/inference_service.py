@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, model_validator
 
 from tessera.api.engine_options import EngineOptions
 from tessera.api.meta import (
+    MODEL_NAME,
     Amount,
     DnsLabel,
     DnsSubdomain,
@@ -53,7 +54,7 @@ PodLabel = Annotated[
 # Name that clients send as `model`.
 ServedName = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128),
+    StringConstraints(pattern=f"^{MODEL_NAME}$", max_length=128),
 ]
 
 

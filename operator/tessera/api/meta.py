@@ -162,6 +162,11 @@ def matching(pattern: str, words: str) -> _RuledCheck:
     return _RuledCheck(check, rule(f"self.matches('{pattern}')", words))
 
 
+# Names of models as clients send them, and as prices, grants and limits have them. Those of some
+# providers have @, + or ~, such as @cf/openai/gpt-oss-120b and claude-sonnet-4-5@20250929.
+MODEL_NAME = "[A-Za-z0-9@~][A-Za-z0-9._:/@+~-]*"
+LOWER_MODEL_NAME = "[a-z0-9@~][a-z0-9._:/@+~-]*"
+
 # Digits before and after the point.
 _MAX_DIGITS, _DECIMALS = 15, 9
 

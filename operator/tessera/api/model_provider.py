@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import (
+    MODEL_NAME,
     Conditions,
     DnsLabel,
     DnsSubdomain,
@@ -29,8 +30,8 @@ ProviderName = Annotated[DnsLabel, StringConstraints(max_length=31)]
 ProviderModelName = Annotated[
     str,
     matching(
-        "^[A-Za-z0-9][A-Za-z0-9._:/-]*$",
-        "must be letters, digits and . _ : / -, as the provider calls the model",
+        f"^{MODEL_NAME}$",
+        "must be letters, digits and . _ : / @ + ~ -, as the provider calls the model",
     ),
     StringConstraints(max_length=96),
 ]

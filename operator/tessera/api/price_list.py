@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import (
+    LOWER_MODEL_NAME,
     Amount,
     DnsSubdomain,
     UnitPrice,
@@ -21,7 +22,7 @@ ANY_MODEL = "*"
 _Model = Annotated[
     str,
     matching(
-        "^([*]|[a-z0-9][a-z0-9._:/-]*)$",
+        f"^([*]|{LOWER_MODEL_NAME})$",
         "must be a served name or that of an adapter in lower case, such as llama-3, or * for all",
     ),
     StringConstraints(max_length=128),

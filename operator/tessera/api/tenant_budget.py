@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.meta import (
+    LOWER_MODEL_NAME,
     Amount,
     Conditions,
     DnsLabel,
@@ -50,9 +51,9 @@ MAX_LIMITS_PER_REQUEST = 12
 GrantedName = Annotated[
     str,
     matching(
-        "^[a-z0-9][a-z0-9._:/-]*$",
-        "must be lower-case letters, digits and . _ : / -, such as llama-3; it stands for the name "
-        "in any case",
+        f"^{LOWER_MODEL_NAME}$",
+        "must be lower-case letters, digits and . _ : / @ + ~ -, such as llama-3; it stands for "
+        "the name in any case",
     ),
     StringConstraints(max_length=128),
 ]
@@ -89,7 +90,7 @@ _ServiceOrEach = Annotated[
 ]
 _ModelOrEach = Annotated[
     str,
-    _or_each("[a-z0-9][a-z0-9._:/-]*", "a served name in lower case"),
+    _or_each(LOWER_MODEL_NAME, "a served name in lower case"),
     StringConstraints(max_length=128),
 ]
 
