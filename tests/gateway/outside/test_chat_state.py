@@ -1,9 +1,17 @@
 """State that a model made in a chat, as providers get it with the next request."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.bodies.signed import thinking_mark, without_marked
+from tessera.gateway.outside.answers import ProviderEvents, read_answer
+from tessera.gateway.paths import PATHS
+from tessera.gateway.refusals import RequestError
 from tests.gateway.outside.test_bodies import CHAT, refused, sent
 from tests.gateway_builders import an_offered_provider, an_outside_model
 
@@ -75,3 +83,102 @@ def test_fields_that_a_dialect_names_otherwise_have_its_names() -> None:
 def test_fields_that_a_dialect_refuses_skip_it_unless_they_have_no_effect() -> None:
     assert refused(CHAT, model=at(GROQ), logprobs=True).startswith("logprobs: ")
     assert "logprobs" not in sent(CHAT, model=at(GROQ), logprobs=False)
+
+
+ACME, OTHER = an_offered_provider(base_url=PLAIN), an_offered_provider("other")
+MARK = thinking_mark(ACME)
+SIGNED_CALL = {**CALL, "extra_content": {"google": {"thought_signature": "EqQB+/=="}}}
+ENCRYPTED = {"type": "reasoning.encrypted", "data": "gAAA", "format": "openai-responses-v1"}
+SIGNED = {"type": "reasoning.text", "text": "Hm", "signature": "EqQB", "index": 0}
+SUMMARY = {"type": "reasoning.summary", "summary": "It calls now().", "index": 1}
+ANSWER: dict[str, Any] = {
+    **{"role": "assistant", "content": None, "tool_calls": [SIGNED_CALL]},
+    "reasoning_details": [SIGNED, ENCRYPTED, SUMMARY],
+}
+
+
+def answered(message: Any) -> Any:
+    """Return a message of an answer as the client gets it."""
+    body = json.dumps({"choices": [{"index": 0, "message": message}]}).encode()
+    return json.loads(read_answer(CHAT, body, MARK).body)["choices"][0]["message"]
+
+
+def returned(message: Any, provider: Any = ACME) -> Any:
+    """Return a message as a provider gets it with the next request."""
+    model = an_outside_model(provider=provider)
+    return sent(CHAT, messages=[QUESTION, message, RESULT], model=model)["messages"][1]
+
+
+def test_signed_state_of_a_chat_goes_back_to_its_maker_alone() -> None:
+    answer = answered(ANSWER)
+    signature = answer["tool_calls"][0]["extra_content"]["google"]["thought_signature"]
+    assert signature == MARK.decode() + "EqQB+/=="
+    assert returned(answer) == {**ANSWER, "reasoning_details": [SIGNED, ENCRYPTED]}
+    plain = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert returned(answer, OTHER) == plain
+    assert returned(ANSWER) == plain
+    openrouter = an_offered_provider(base_url="https://openrouter.ai/api/v1")
+    assert returned(answer, openrouter) == {**plain, "reasoning_details": [SUMMARY]}
+
+
+@pytest.mark.parametrize("space", ["", " " * 20_000])
+def test_engines_of_the_cluster_get_no_signed_state_of_a_chat(space: str) -> None:
+    body = {"messages": [{**QUESTION, "x": space}, {**answered(ANSWER), "x": space}], "top_k": 3}
+    text = without_marked(CHAT, json.dumps(body).encode())
+    assert MARK not in text
+    _, message = json.loads(text)["messages"]
+    assert message["reasoning_details"] is None
+    assert message["tool_calls"] == [{**CALL, "extra_content": None}]
+    for untouched in (b'{"messages": [ ]}', json.dumps({"messages": [ANSWER]}).encode()):
+        assert without_marked(CHAT, untouched) is untouched
+
+
+def test_signed_state_in_a_stream_of_a_chat_is_marked_event_by_event() -> None:
+    stream = PATHS[CHAT].stream
+    assert stream is not None
+    deltas: list[Any] = [
+        {"tool_calls": [{"index": 0, **SIGNED_CALL}]},
+        {"reasoning_details": [{**SIGNED, "signature": "Eq"}]},
+        {"reasoning_details": [{**SIGNED, "signature": "QB"}]},
+        {"content": '"thought_signature": "x"'},
+    ]
+    chunks = [json.dumps({"choices": [{"index": 0, "delta": each}]}) for each in deltas]
+    events = b"".join(f"data: {chunk}\n\n".encode() for chunk in chunks)
+    passed = ProviderEvents(CHAT, stream, MARK, keep_usage=True).feed(events)
+    assert passed.count(MARK) == 3
+    assert passed.replace(MARK, b"") == events
+    m = MARK.decode()
+    pieces = {**ANSWER, "reasoning_details": [{**SIGNED, "signature": f"{m}Eq{m}QB"}]}
+    assert returned(pieces)["reasoning_details"] == [SIGNED]
+
+
+JSON_TEXT = st.text(alphabet='"\\:,{}thought_signatureda \n', max_size=40)
+
+
+@given(JSON_TEXT, JSON_TEXT, JSON_TEXT)
+def test_texts_beside_signed_state_are_untouched(content: str, name: str, value: str) -> None:
+    function = {"name": "now", "arguments": json.dumps({name: value, "data": value})}
+    message = {**ANSWER, "content": content, "tool_calls": [{**SIGNED_CALL, "function": function}]}
+    answer = answered(message)
+    assert (answer["content"], answer["tool_calls"][0]["function"]) == (content, function)
+    assert returned(answer) == {**message, "reasoning_details": [SIGNED, ENCRYPTED]}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"tool_calls": MARK.decode()},
+        {"tool_calls": [MARK.decode(), 1, None]},
+        {"tool_calls": {"a": MARK.decode()}},
+        {"reasoning_details": {"data": MARK.decode()}, "tool_calls": None},
+        {"tool_calls": [{"extra_content": [MARK.decode()]}]},
+    ],
+)
+def test_state_of_another_shape_is_refused_or_left_out(state: Any) -> None:
+    body = json.dumps({"messages": [{"role": "assistant", **state}]}).encode()
+    try:
+        text = without_marked(CHAT, body)
+    except RequestError as error:
+        text = b""
+        assert error.reason is RequestReason.INVALID_REQUEST  # noqa: PT017 - both are right
+    assert MARK not in text

@@ -6,7 +6,8 @@ a digest of the name and the address of the provider, and no secret: a client th
 itself only sends its own text to a provider that it may use, which checks its signature as ever.
 Nothing of other tenants is in it, and a provider whose address changed gets nothing of the former.
 
-Of chat completions no field is signed, and what a model thought is left out of its next request.
+Of chat completions the signatures of calls and of `reasoning_details` are marked. What a model
+thought without a signature has no place for a mark; `outside/chat_state.py` says who gets it.
 """
 
 from hashlib import blake2b
@@ -32,6 +33,13 @@ class _MessageContent(msgspec.Struct, gc=False):
     content: msgspec.Raw = NULL
 
 
+class _MessageState(msgspec.Struct, gc=False):
+    """What a message of a chat may have with a mark."""
+
+    tool_calls: msgspec.Raw = NULL
+    reasoning_details: msgspec.Raw = NULL
+
+
 class _Conversations(msgspec.Struct, gc=False):
     input: msgspec.Raw = NULL
     messages: msgspec.Raw = NULL
@@ -39,6 +47,7 @@ class _Conversations(msgspec.Struct, gc=False):
 
 _block = msgspec.json.Decoder(_TypedBlock)
 _message = msgspec.json.Decoder(_MessageContent)
+_message_state = msgspec.json.Decoder(_MessageState)
 _conversations = msgspec.json.Decoder(_Conversations)
 _text = msgspec.json.Decoder(str)
 
@@ -75,14 +84,15 @@ def without_marked(path: str, body: bytes) -> bytes:
 
     All else is byte by byte as it came. Raises RequestError for what is no conversation.
     """
-    if not is_marked(body) or path not in ("/v1/responses", "/v1/messages"):
+    without = _WITHOUT_MARKED.get(path)
+    if not is_marked(body) or (without is None and path != "/v1/responses"):
         return body
     try:
         conversations = _conversations.decode(body)
-        if path == "/v1/responses":
+        if without is None:
             return with_fields(body, {"input": _unsigned(conversations.input)})
         items = each_item(memoryview(conversations.messages))
-        messages = [_without_blocks(bytes(each)) for each in items]
+        messages = [without(bytes(each)) for each in items]
         return with_fields(body, {"messages": messages})
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_request(f"the body: {error}") from None
@@ -100,3 +110,23 @@ def _unsigned(value: msgspec.Raw) -> Any:
         return value
     items = map(bytes, each_item(memoryview(value)))
     return [msgspec.Raw(item) for item in items if not (is_marked(item) and is_thinking(item))]
+
+
+def _without_state(message: bytes) -> msgspec.Raw:
+    """Return a message of a chat without the fields that have a mark."""
+    if is_marked(message):
+        state = _message_state.decode(message)
+        changes: dict[str, Any] = {}
+        if is_marked(bytes(state.reasoning_details)):
+            changes["reasoning_details"] = NULL
+        if is_marked(bytes(state.tool_calls)):
+            calls = map(bytes, each_item(memoryview(state.tool_calls)))
+            changes["tool_calls"] = [
+                msgspec.Raw(with_fields(call, {"extra_content": NULL}) if is_marked(call) else call)
+                for call in calls
+            ]
+        message = with_fields(message, changes)
+    return msgspec.Raw(message)
+
+
+_WITHOUT_MARKED = {"/v1/chat/completions": _without_state, "/v1/messages": _without_blocks}

@@ -34,10 +34,14 @@ from tessera.gateway.refusals import RequestError
 _ERROR = b'"error"'
 _FILTER_WORDS = (b"content_filter", b"refusal")
 _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
+_CHAT = "/v1/chat/completions"
 # A quotation mark within a text has a backslash in front, and what follows one that ends a text is
 # no letter: so these are names of fields. Empty texts are the beginnings of streams.
 _SIGNATURE = re.compile(rb'((?<!\\)"(?:signature|data)"\s*:\s*")(?!")')
 _ENCRYPTED = re.compile(rb'((?<!\\)"encrypted_content"\s*:\s*")(?!")')
+# Google signs calls, and OpenRouter has what others signed in a list of reasoning.
+_CHAT_SIGNATURE = re.compile(rb'((?<!\\)"(?:thought_signature|signature|data)"\s*:\s*")(?!")')
+_CHAT_SIGNED = (b'"thought_signature"', b'"reasoning_details"')
 # Events need no names, nor names a space in front; those of these paths have their name as type.
 _SPACELESS = re.compile(rb"^event:(?=\S)", re.MULTILINE)
 _NAMELESS = re.compile(rb'(?<![^\n]\n)^data: *\{"type": *"([a-z_.]+)"', re.MULTILINE)
@@ -222,6 +226,8 @@ def _event_without_cost(event: bytes) -> bytes:
 
 
 def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> bytes:
+    if path == _CHAT:
+        return _marked_chat(body, mark)
     if path == _RESPONSES:
         return _ENCRYPTED.sub(rb"\1" + mark, body, _MAX_SIGNED)
     content = memoryview(whole.content)
@@ -239,7 +245,15 @@ def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> 
     return with_fields(body, {"content": blocks})
 
 
+def _marked_chat(text: bytes, mark: bytes) -> bytes:
+    if not any(name in text for name in _CHAT_SIGNED):
+        return text
+    return _CHAT_SIGNATURE.sub(rb"\1" + mark, text, _MAX_SIGNED)
+
+
 def _marked_events(path: str, events: bytes, mark: bytes) -> bytes:
+    if path == _CHAT:
+        return _marked_chat(events, mark)
     if path == _RESPONSES and b"encrypted_content" in events:
         return _ENCRYPTED.sub(rb"\1" + mark, events, _MAX_SIGNED)
     if path != _MESSAGES or not _has_signature(events):
