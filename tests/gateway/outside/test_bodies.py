@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from openai.types.chat import completion_create_params
 from openai.types.responses import response_create_params
 
+from tessera.api.model_provider import ModelCost
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.model.paths import PROTOCOLS
 from tessera.gateway.bodies import listed_fields
@@ -232,27 +234,33 @@ def test_items_of_responses_have_no_ids_of_what_is_stored() -> None:
     assert sent(RESPONSES, input="Hello")["input"] == "Hello"
 
 
-def test_no_marks_for_a_cache_pass_since_writes_to_it_have_a_price_of_their_own() -> None:
-    mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    block = {"type": "text", "text": "Hello", **mark}
-    body = sent(
-        MESSAGES,
-        **mark,
-        system=[block],
-        tools=[{"name": "f", "input_schema": {"type": "object"}, **mark}],
-        messages=[
-            {"role": "user", "content": [block]},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "tool_result", "tool_use_id": "1", "content": [block], **mark}
-                ],
-            },
-        ],
-    )
-    assert "cache_control" not in json.dumps(body)
-    assert body["system"] == [{"type": "text", "text": "Hello"}]
-    assert body["tools"] == [{"name": "f", "input_schema": {"type": "object"}}]
+CACHE_WRITE = ModelCost(input=Decimal(1), output=Decimal(4), cache_write=Decimal("1.25"))
+LONG_CACHE_WRITE = CACHE_WRITE.model_copy(update={"long_cache_write": Decimal(2)})
+LONG = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+
+
+@pytest.mark.parametrize(
+    ("fields_of_model", "passing"),
+    [
+        ({}, {}),
+        ({"cost": CACHE_WRITE}, {"cache_control": {"type": "ephemeral"}}),
+        ({"cost": LONG_CACHE_WRITE}, LONG),
+    ],
+)
+def test_marks_for_a_cache_pass_as_far_as_its_writes_have_a_price(
+    fields_of_model: dict[str, Any], passing: dict[str, Any]
+) -> None:
+    def a_body(mark: dict[str, Any]) -> dict[str, Any]:
+        block = {"type": "text", "text": "Hello", **mark}
+        result = {"type": "tool_result", "tool_use_id": "1", "content": [block], **mark}
+        return {
+            **{"system": [block], **mark},
+            "tools": [{"name": "f", "input_schema": {"type": "object"}, **mark}],
+            "messages": [{"role": "user", "content": [block, result]}],
+        }
+
+    model = an_outside_model(**fields_of_model)
+    assert sent(MESSAGES, model=model, **a_body(LONG)) == sent(MESSAGES) | a_body(passing)
 
 
 @pytest.mark.parametrize(

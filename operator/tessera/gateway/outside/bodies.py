@@ -53,14 +53,23 @@ class _ToolLists(NamedTuple):
     types: Callable[[str], object]
     """Whether a client runs tools of a type itself."""
     tool: listed.Listed
+    cached_tool: listed.Listed
+    """The same where a mark for a cache passes."""
     choice: listed.Listed
 
 
-_CHAT_TOOLS = _ToolLists(_FUNCTIONS.__contains__, listed.CHAT_TOOL, listed.CHAT_CHOICE)
-_RESPONSES_TOOLS = _ToolLists(
-    _FUNCTIONS.__contains__, listed.RESPONSES_TOOL, listed.RESPONSES_CHOICE
+_CHAT_TOOLS = _ToolLists(
+    _FUNCTIONS.__contains__, listed.CHAT_TOOL, listed.CHAT_TOOL, listed.CHAT_CHOICE
 )
-_MESSAGES_TOOLS = _ToolLists(_CLIENT_TOOLS.fullmatch, listed.MESSAGES_TOOL, listed.MESSAGES_CHOICE)
+_RESPONSES_TOOLS = _ToolLists(
+    _FUNCTIONS.__contains__, listed.RESPONSES_TOOL, listed.RESPONSES_TOOL, listed.RESPONSES_CHOICE
+)
+_MESSAGES_TOOLS = _ToolLists(
+    _CLIENT_TOOLS.fullmatch,
+    listed.MESSAGES_TOOL,
+    listed.MESSAGES_CACHED_TOOL,
+    listed.MESSAGES_CHOICE,
+)
 
 
 def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int) -> bytes:
@@ -78,10 +87,11 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     model, protocol = outside.model, _PROTOCOLS[PROTOCOLS[path]]
     # Its facts are of chats.
     dialect = dialect_of(outside.provider.spec) if protocol.limit is None else PLAIN
-    fields = _passing(body, protocol.fields, dialect)
+    values = _BodyValues(model, dialect, thinking_mark(outside.provider))
+    priced = protocol.fields.priced if values.caches else ()
+    fields = _passing(body, protocol.fields, dialect, priced)
     limits = [most_output, model.max_output_tokens]
     limits += [_read(_limit, name, fields.pop(name)) for name in _LIMITS if name in fields]
-    values = _BodyValues(model, dialect, thinking_mark(outside.provider))
     if dialect.requires_reasoning or may_have_state(body):
         values.state = ChatState(dialect, values.mark)
     protocol.build(fields, values)
@@ -95,8 +105,10 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     return msgspec.json.encode(fields)
 
 
-def _passing(body: bytes, lists: listed.FieldLists, dialect: Dialect) -> _Fields:
-    own, refused = dialect.own_fields, dialect.refused_fields
+def _passing(
+    body: bytes, lists: listed.FieldLists, dialect: Dialect, priced: tuple[str, ...]
+) -> _Fields:
+    own, refused = (*dialect.own_fields, *priced), dialect.refused_fields
     fields: _Fields = {}
     for name, value in decode(_all_fields, body).items():
         if (name in lists.passes and name not in refused) or name in own:
@@ -129,6 +141,7 @@ class _BodyValues:
     def __init__(self, model: ProviderModel, dialect: Dialect, mark: bytes) -> None:
         self.model, self.dialect, self.mark = model, dialect, mark
         self.state: ChatState | None = None
+        self.caches = model.cost.cache_write is not None
         self._seen = 0
 
     def items(self, name: str, value: msgspec.Raw) -> list[msgspec.Raw] | None:
@@ -157,7 +170,8 @@ class _BodyValues:
         """Cut the tools to those that the client runs itself, and the choice to these tools."""
         tools, names_left_out = [], []
         for item in self.items("tools", fields.pop("tools", NULL)) or ():
-            tool = lists.tool.cut(item)
+            tool = (lists.cached_tool if self.caches else lists.tool).cut(item)
+            self.cut_cache_mark(tool)
             kind = _type_of(tool) or "custom"
             if lists.types(kind):
                 tools.append(tool)
@@ -187,6 +201,14 @@ class _BodyValues:
         elif "name" in choice and choice["name"] in names_left_out:
             del choice["name"]
             choice["type"] = "auto"
+
+    def cut_cache_mark(self, fields: _Fields) -> None:
+        """Leave a mark for a cache the lifetimes whose writes have a price."""
+        if "cache_control" in fields:
+            mark = fields["cache_control"] = listed.MESSAGES_CACHE.cut(fields["cache_control"])
+            if self.model.cost.long_cache_write is None:
+                # It is 5 minutes then.
+                mark.pop("ttl", None)
 
     def without_reasoning(self, fields: _Fields, *names: str) -> None:
         """Leave out what only models that reason are asked for."""
@@ -291,6 +313,7 @@ def _responses_part(item: msgspec.Raw) -> _Fields:
 
 
 def _messages(fields: _Fields, values: _BodyValues) -> None:
+    values.cut_cache_mark(fields)
     values.cut(fields, "messages", partial(_message, values))
     if "system" in fields:
         values.cut(fields, "system", partial(_block, values))
@@ -325,7 +348,9 @@ def _message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
 
 
 def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
-    block = listed.MESSAGES_BLOCK.cut(item)
+    lists = listed.MESSAGES_CACHED_BLOCK if values.caches else listed.MESSAGES_BLOCK
+    block = lists.cut(item)
+    values.cut_cache_mark(block)
     match _type_of(block):
         case "text" | "tool_use":
             pass
@@ -344,6 +369,7 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
             block[name] = unmarked(block.get(name), values.mark)
             if block[name] is None:
                 return None
+            block.pop("cache_control", None)
         case kind:
             raise _unsayable(f"content of type {kind}", "messages")
     return block

@@ -5,9 +5,9 @@ nothing leaves the cluster. On the first level a field is of one of three kinds:
 
 - it passes;
 - it is left out, since the answer means the same without it: names of users and sessions, hints for
-  caches and tiers, and what only vLLM or a client itself reads. Among them are `cache_control` and
-  the like, since what a cache writes costs more than its input, and `speed` and `service_tier`,
-  which multiply the price;
+  caches and tiers, and what only vLLM or a client itself reads. Among them are `speed` and
+  `service_tier`, which multiply the price, and `cache_control`, unless the cost of the model says
+  what a cache writes;
 - it cannot be said, and the target is skipped, unless its value is that of a request without it.
   That are parameters of the sampler that only vLLM has, numbers of tokens, which mean others in
   each vocabulary, and all that takes or leaves something at the provider: stored conversations,
@@ -64,6 +64,8 @@ class FieldLists(NamedTuple):
     left_out: frozenset[str]
     without_effect: Mapping[str, frozenset[bytes]]
     """The values with which a field that cannot be said is as if it were not there."""
+    priced: tuple[str, ...] = ()
+    """What is left out unless the cost of the model says what a cache writes."""
 
     def leaves_out(self, name: str, value: msgspec.Raw) -> bool:
         """Return whether nothing is lost without a field that does not pass."""
@@ -97,8 +99,9 @@ _VLLM_WITHOUT_EFFECT = _values(
 )
 
 
-def _lists(passes: str, left_out: str) -> FieldLists:
-    return FieldLists(frozenset(passes.split()), frozenset(left_out.split()), _VLLM_WITHOUT_EFFECT)
+def _lists(passes: str, left_out: str, priced: tuple[str, ...] = ()) -> FieldLists:
+    names = frozenset(passes.split()), frozenset(left_out.split())
+    return FieldLists(*names, _VLLM_WITHOUT_EFFECT, priced)
 
 
 CHAT = _lists(
@@ -122,6 +125,7 @@ MESSAGES = _lists(
     tool_choice thinking output_config
     """,
     _OWN + "cache_control context_management diagnostics speed user_profile_id",
+    ("cache_control",),
 )
 
 CHAT_MESSAGE = Listed("role content name refusal tool_calls tool_call_id function_call")
@@ -149,10 +153,13 @@ MESSAGES_MESSAGE = Listed("role content")
 MESSAGES_BLOCK = Listed(
     "type text source id name input tool_use_id content is_error thinking signature data"
 )
+MESSAGES_CACHE = Listed("type ttl")
+MESSAGES_CACHED_BLOCK = Listed(" ".join((*MESSAGES_BLOCK.names, "cache_control")))
 MESSAGES_SOURCE = Listed("type media_type data url")
 MESSAGES_TOOL = Listed(
     "type name description input_schema strict input_examples eager_input_streaming max_characters"
 )
+MESSAGES_CACHED_TOOL = Listed(" ".join((*MESSAGES_TOOL.names, "cache_control")))
 MESSAGES_OUTPUT = Listed("format effort")
 CHAT_CHOICE = Listed("type function custom allowed_tools")
 RESPONSES_CHOICE = Listed("type name mode tools")
