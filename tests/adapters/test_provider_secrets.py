@@ -11,6 +11,8 @@ from tessera.ports import ClusterObject
 from tessera.resources.api_resources import PROVIDER_SECRETS
 
 KEY = "sk-a-key-of-a-provider"
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+PRIVATE = PEM.replace("CERTIFICATE", "PRIVATE KEY")
 
 
 def a_secret(data: dict[str, bytes | str], **meta: Any) -> ClusterObject:
@@ -42,6 +44,22 @@ def test_what_no_header_can_have_is_no_key_and_is_not_logged(
     assert keys_of(observed) == {"key": KEY}
     assert not observed.malformed
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "authorities"),
+    [
+        (f"# Größe\n{PEM}\nkey:\n{PRIVATE}\n{PEM}\n".encode(), {"ca.crt": f"{PEM}\n{PEM}"}),
+        (PRIVATE.encode(), {}),
+        (PEM.encode().ljust(2**18 + 1), {}),
+    ],
+)
+def test_certificates_are_read_by_field_without_what_stands_beside_them(
+    value: bytes, authorities: dict[str, str]
+) -> None:
+    secret = a_secret({"key": KEY.encode(), "ca.crt": value}).plan_input
+    assert isinstance(secret, ProviderSecret)
+    assert (secret.authorities, secret.keys) == (authorities, {"key": KEY})
 
 
 def test_nothing_that_shows_a_secret_shows_its_keys() -> None:

@@ -35,6 +35,7 @@ ProviderModelName = Annotated[
     ),
     StringConstraints(max_length=96),
 ]
+_SecretField = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
 Region = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
 ]
@@ -159,8 +160,13 @@ class ProviderKey(Wire):
     name: DnsSubdomain
     """Name of the Secret, in the namespace of the chart's value `gateway.providers.namespace`."""
 
-    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = "key"
+    key: _SecretField = "key"
     """Field of the Secret. A changed one holds at once, without a restart."""
+
+    ca_key: _SecretField | None = None
+    """Field of the same Secret with PEM certificates, at most 256 KiB, of the authorities that sign
+    the certificate of the provider, or of a proxy with https. They are trusted in place of those of
+    the system. Changed ones hold from the next connection on, without a restart."""
 
 
 class ProviderTimeouts(Wire):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tessera.adapters.clock import CLOCK
+from tessera.api.model_provider import ProviderKey
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.observed.providers import ProviderSecret
 from tessera.gateway.outside.client import CANCELLED, OutsideClient, OutsideError
@@ -434,6 +435,33 @@ async def test_a_certificate_of_an_unknown_authority_is_not_accepted(tmp_path: P
         assert "its certificate is not accepted: " in error.message
         assert not error.was_sent
         assert other.calls == []
+
+
+async def test_the_authorities_beside_a_key_are_trusted_in_place_of_others(tmp_path: Path) -> None:
+    others = Provider(tmp_path / "others").authority.read_text()
+    async with asking(tmp_path) as asked:
+        own = asked.provider.authority.read_text()
+        await asked.whole()
+        asked.fields["secret"] = ProviderKey(name="acme", ca_key="ca.crt")
+        for certificates in ({"ca.crt": "-----BEGIN no end"}, {"other": own}):
+            asked.keys.update([trusting(certificates)])
+            error = await asked.error()
+            assert error.reason == "ProviderUnreachable"
+            assert "no PEM certificates that can be read" in error.message
+            assert not error.was_sent
+        asked.keys.update([trusting({"ca.crt": own})])
+        await asked.whole()
+        # Another Secret changes nothing of it: its connection is used again.
+        asked.keys.update([trusting({"ca.crt": own}), ProviderSecret(name="z", keys={})])
+        await asked.whole()
+        # The first connection trusted what the gateway trusts.
+        assert (len(asked.provider.calls), asked.provider.connections) == (3, 2)
+        asked.keys.update([trusting({"ca.crt": others})])
+        assert "its certificate is not accepted: " in (await asked.error()).message
+
+
+def trusting(authorities: dict[str, str]) -> ProviderSecret:
+    return ProviderSecret(name="acme", keys={"key": KEY}, authorities=authorities)
 
 
 async def test_a_connection_that_takes_too_long_sent_nothing(tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ _NODE_CLAIM = re.compile(r"nodeclaim/([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)", re
 _KEY_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}", re.ASCII)
 # What a header can have; longer keys are none.
 _PROVIDER_KEY = re.compile(r"[!-~]{1,4096}", re.ASCII)
+# Others than certificates, such as a private key beside them, are not read.
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_MAX_AUTHORITIES_BYTES = 2**18
 _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 # Far from the ends of the calendar, so that any span may be added to a time.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -553,13 +556,17 @@ def parse_secret(body: JsonObject) -> TenantKeys | ProviderSecret | None:
     meta = body["metadata"]
     if TENANT_LABEL in meta.get("labels", {}):
         return parse_tenant_keys(body)
-    keys = {}
+    keys, authorities = {}, {}
     for field, encoded in (body.get("data") or {}).items():
         with contextlib.suppress(ValueError):
-            key = base64.b64decode(encoded, validate=True).decode("ascii").strip()
+            value = base64.b64decode(encoded, validate=True)
+            certificates = b"\n".join(_CERTIFICATE.findall(value[: _MAX_AUTHORITIES_BYTES + 1]))
+            if certificates and len(value) <= _MAX_AUTHORITIES_BYTES:
+                authorities[field] = certificates.decode("ascii")
+            key = value.decode("ascii").strip()
             if _PROVIDER_KEY.fullmatch(key):
                 keys[field] = key
-    return ProviderSecret(name=meta["name"], keys=keys)
+    return ProviderSecret(name=meta["name"], keys=keys, authorities=authorities)
 
 
 def parse_tenant_keys(body: JsonObject) -> TenantKeys | None:

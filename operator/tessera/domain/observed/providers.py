@@ -33,3 +33,5 @@ class ProviderSecret:
     name: str
     keys: Mapping[str, str] = field(repr=False)
     """By field; only those that a header can have."""
+    authorities: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By field, the certificates in PEM of one that has some."""

@@ -41,6 +41,10 @@ JSON, STREAM = "application/json", "text/event-stream"
 CANCELLED = "Cancelled"
 _KEEP_ALIVE_SECONDS = 15.0
 _ERROR_SECONDS = 5.0
+_NO_AUTHORITIES = (
+    "the field spec.secret.caKey of its Secret has no PEM certificates that can be read, within "
+    "256 KiB"
+)
 _REFUSED_ADDRESS = "its address is not public, nor in gateway.providers.allowedRanges"
 _REASONS: Mapping[ErrorKind, RequestReason] = {
     ErrorKind.CONTEXT: RequestReason.CONTEXT_TOO_LONG,
@@ -312,6 +316,9 @@ class OutsideClient:
         if key is None:
             reason, detail = RequestReason.PROVIDER_KEY_REFUSED, "its Secret has none"
             raise OutsideError(reason, provider.name, detail, was_sent=False)
+        if (tls := self._keys.tls(provider)) is None:
+            reason, detail = RequestReason.PROVIDER_UNREACHABLE, _NO_AUTHORITIES
+            raise OutsideError(reason, provider.name, detail, was_sent=False)
         host = urlsplit(provider.spec.base_url).hostname or ""
         if provider.spec.proxy_url is not None and not self._rules.allow_host(host):
             reason = RequestReason.PROVIDER_UNREACHABLE
@@ -331,6 +338,8 @@ class OutsideClient:
                     headers=_headers(provider, path, key),
                     allow_redirects=False,
                     proxy=provider.spec.proxy_url,
+                    # Connections are used again by those alone who trust the same authorities.
+                    ssl=tls,
                     trace_request_ctx=call,
                 )
         # Errors of the library know the headers of the request, and so the key.

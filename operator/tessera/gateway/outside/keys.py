@@ -1,5 +1,6 @@
-"""The keys with which the gateway asks outside providers."""
+"""The keys with which the gateway asks outside providers, and the authorities that it trusts."""
 
+import ssl
 from collections.abc import Iterable, Mapping
 
 from tessera.domain.gateway.directory import OfferedProvider
@@ -13,13 +14,42 @@ class ProviderKeys:
     """
 
     def __init__(self) -> None:
-        self._secrets: Mapping[str, Mapping[str, str]] = {}
+        self._secrets: Mapping[str, ProviderSecret] = {}
+        self._contexts: Mapping[str, ssl.SSLContext | None] = {}
+        """By certificates, each made once; None where these cannot be read."""
 
     def update(self, secrets: Iterable[ProviderSecret]) -> None:
         """Take all Secrets that exist; the next request has the key of now."""
-        self._secrets = {secret.name: secret.keys for secret in secrets}
+        self._secrets = {secret.name: secret for secret in secrets}
+        certificates = {
+            text for secret in self._secrets.values() for text in secret.authorities.values()
+        }
+        known = self._contexts
+        self._contexts = {
+            text: known[text] if text in known else _trusting(text) for text in certificates
+        }
 
     def of(self, provider: OfferedProvider) -> str | None:
         """Return the key of a provider; None where its Secret or the field of it is missing."""
-        secret = provider.spec.secret
-        return self._secrets.get(secret.name, {}).get(secret.key)
+        named = provider.spec.secret
+        secret = self._secrets.get(named.name)
+        return None if secret is None else secret.keys.get(named.key)
+
+    def tls(self, provider: OfferedProvider) -> ssl.SSLContext | bool | None:
+        """Return what trusts the authorities of a provider; True for those of the gateway.
+
+        None where its Secret has no certificates that can be read.
+        """
+        named = provider.spec.secret
+        if named.ca_key is None:
+            return True
+        secret = self._secrets.get(named.name)
+        certificates = secret and secret.authorities.get(named.ca_key)
+        return self._contexts[certificates] if certificates else None
+
+
+def _trusting(certificates: str) -> ssl.SSLContext | None:
+    try:
+        return ssl.create_default_context(cadata=certificates)
+    except ssl.SSLError:
+        return None
