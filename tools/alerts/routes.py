@@ -21,7 +21,8 @@ _FAILURES = "|".join(
     sorted(
         reason
         for reason in RequestReason
-        if fallback_kind(reason) in ("ServerError", "Timeout") and reason not in _NO_FAILURES
+        if (fallback_kind(reason) in ("ServerError", "Timeout") and reason not in _NO_FAILURES)
+        or reason is RequestReason.PROVIDER_MODEL_NOT_FOUND
     )
 )
 
@@ -125,8 +126,8 @@ ROUTES = (
         "those that other targets answered, for 10 minutes: clients see no error.",
         cause="""
             As of [GatewayErrors](#gatewayerrors), which counts what clients get, and of a provider:
-            `ProviderUnreachable`, `ProviderFailed`, `ProviderTimeout`, or `ProviderKeyRefused`
-            where its key is wrong.
+            `ProviderUnreachable`, `ProviderFailed`, `ProviderTimeout`, `ProviderModelNotFound`,
+            `ProviderKeyRefused` (key, credit).
         """,
         look="""
             kubectl tessera explain route NAME

@@ -8,6 +8,7 @@ import msgspec
 from tessera.gateway.bodies import listed_fields as listed
 from tessera.gateway.bodies import parsing
 from tessera.gateway.http.sse import StreamFormat
+from tessera.gateway.refusals import MESSAGES_FAILURE, RESPONSES_FAILURE
 
 _OPENAI_STREAM = StreamFormat(
     ends=(b"[DONE]",),
@@ -19,7 +20,8 @@ _RESPONSES_STREAM = StreamFormat(
     delta=b".delta\n",
     texts=(b'"delta":',),
     preludes=(b"event: response.created\n", b"event: response.in_progress\n"),
-    failures=(b"event: response.failed\n", b"event: error\n"),
+    failures=(RESPONSES_FAILURE, b"event: error\n"),
+    failure=RESPONSES_FAILURE,
 )
 _MESSAGES_STREAM = StreamFormat(
     ends=(b"event: message_stop\n",),
@@ -30,8 +32,8 @@ _MESSAGES_STREAM = StreamFormat(
         b"event: content_block_start\n",
         b"event: ping\n",
     ),
-    failures=(b"event: error\n",),
-    failure=b"event: error\n",
+    failures=(MESSAGES_FAILURE,),
+    failure=MESSAGES_FAILURE,
 )
 
 

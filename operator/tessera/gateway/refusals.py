@@ -1,6 +1,6 @@
 """What a client reads whose request is refused or fails: status, code, headers and message.
 
-Errors have OpenAI's shape.
+Errors have OpenAI's shape, and Anthropic's for clients of its protocol.
 """
 
 import math
@@ -28,6 +28,10 @@ JSON = b"application/json"
 _INVALID, _FAILED = "invalid_request_error", "server_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _NO_MONEY = "insufficient_quota"
+# Lines with the names of events in which clients of these protocols look for a failure.
+MESSAGES_FAILURE, RESPONSES_FAILURE = b"event: error\n", b"event: response.failed\n"
+_MESSAGES_TYPES = {**_TYPES, 404: "not_found_error", 413: "request_too_large"}
+_MESSAGES_FAILED = {503: "overloaded_error"}
 _MAX_NAME_IN_MESSAGE = 100
 _MAX_OFFERED = 20
 # Clients send them to the path of chats, with a body of another path.
@@ -270,20 +274,34 @@ class RequestError(Exception):
         """Refer to no frame and no cause, so that what their locals refer to is freed."""
         self.__traceback__ = self.__cause__ = self.__context__ = None
 
-    def body(self) -> bytes:
-        """Return the JSON body."""
+    def body(self, failure: bytes = b"") -> bytes:
+        """Return the JSON body; the line of its failures says which protocol a client speaks."""
         kind = _TYPES.get(self.status) or (_INVALID if self.status < 500 else _FAILED)
-        error = {
-            "message": self.message,
-            "type": _NO_MONEY if self.reason is RequestReason.BUDGET_EXCEEDED else kind,
-            "param": self.param,
-            "code": self.code,
-        }
-        return msgspec.json.encode({"error": error})
+        if failure == MESSAGES_FAILURE:
+            return msgspec.json.encode({"type": "error", "error": self._error(self._messages_type)})
+        no_money = self.reason is RequestReason.BUDGET_EXCEEDED
+        return msgspec.json.encode({"error": self._error(_NO_MONEY if no_money else kind)})
 
-    def event(self, name: bytes = b"") -> bytes:
+    def event(self, failure: bytes = b"") -> bytes:
         """Return the error as an event of a stream that has begun, perhaps with a line before."""
-        return b"%bdata: %b\n\n" % (name, self.body())
+        body = self.body(failure)
+        if failure == RESPONSES_FAILURE:
+            # Clients of OpenAI read the field `error`, and Codex that of a response that failed.
+            error = {"code": self.code, "message": self.message}
+            response = {"object": "response", "status": "failed", "error": error}
+            event = {"type": "response.failed", "response": response}
+            body = b"%b,%b" % (msgspec.json.encode(event)[:-1], body[1:])
+        return b"%bdata: %b\n\n" % (failure, body)
+
+    def _error(self, kind: str) -> Mapping[str, str | None]:
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
+    @property
+    def _messages_type(self) -> str:
+        """Return the type of the error in the words of Anthropic."""
+        if self.status >= 500:
+            return _MESSAGES_FAILED.get(self.status, "api_error")
+        return _MESSAGES_TYPES.get(self.status, _INVALID)
 
 
 def invalid_request(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.domain.gateway.requests import UsageRecord
+from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.charging import INPUT, OUTPUT
 from tests.gateway.harness import Answer, EngineCall
 from tests.gateway.outside.routing import OUTSIDE, Routed, a_body, routed
@@ -346,6 +347,57 @@ async def test_coding_clients_see_that_a_prompt_is_too_long(
     assert got.error["code"] == "context_length_exceeded"
     assert got.error["message"].startswith("prompt is too long: 9000 tokens > 8192 maximum")
     assert (outside.reason, outside.cost_nanos) == ("ContextTooLong", 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_clients_read_in_a_stream_that_has_begun_that_a_prompt_is_too_long(
+    tmp_path: Path, path: str
+) -> None:
+    released = asyncio.Event()
+
+    async def waits(call: ProviderCall) -> None:
+        await released.wait()
+        await report(TOO_LONG)(call)
+
+    async with routed(tmp_path, OUTSIDE) as world:
+        world.gateway.app.stations.receiver.bounds = BodyBounds(heartbeat_seconds=0.01)
+        world.provider.script = waits
+        asked, url = a_prompt(path, stream=True), world.gateway.url + path
+        async with world.gateway.client.post(url, json=asked) as response:
+            await response.content.readuntil(b": waiting\n\n")
+            released.set()
+            body = await response.read()
+    *_, event = body.removesuffix(b"\n\n").split(b"\n\n")
+    data = json.loads(event.partition(b"data: ")[2])
+    assert data["error"]["code"] == "context_length_exceeded"
+    match path:
+        case "/v1/responses":
+            assert event.startswith(b"event: response.failed\n")
+            assert data["type"] == "response.failed"
+            assert data["response"]["error"]["code"] == "context_length_exceeded"
+        case "/v1/messages":
+            assert event.startswith(b"event: error\n")
+            assert (data["type"], data["error"]["type"]) == ("error", "invalid_request_error")
+        case _:
+            assert event.startswith(b"data: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "kind"),
+    [
+        (report(TOO_LONG, 400), 400, "invalid_request_error"),
+        (refuse(500), 502, "api_error"),
+        (refuse(429), 503, "overloaded_error"),
+    ],
+)
+async def test_clients_of_anthropic_read_its_types(
+    tmp_path: Path, script: Script, status: int, kind: str
+) -> None:
+    async with routed(tmp_path, OUTSIDE) as world:
+        world.provider.script = script
+        got = await ask(world, a_body(max_tokens=50), "/v1/messages")
+    assert (got.status, json.loads(got.body)["type"]) == (status, "error")
+    assert got.error["type"] == kind
 
 
 async def test_a_prompt_that_no_target_takes_is_too_long_whatever_else_they_say(

@@ -136,7 +136,7 @@ class ClientResponse:
         line before it."""
         self.stop_heartbeats()
         if self.status is None:
-            await self.send_whole(error.status, error.body(), error.headers)
+            await self.send_whole(error.status, error.body(event_name), error.headers)
         elif not self._is_complete:
             self._rest = [_more(error.event(event_name)), _END]
             await self.finish()

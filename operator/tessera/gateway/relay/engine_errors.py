@@ -81,13 +81,13 @@ class _EngineRefusalError(EngineError):
         self._body = body
 
     @override
-    def body(self) -> bytes:
+    def body(self, failure: bytes = b"") -> bytes:
         return self._body
 
     @override
-    def event(self, name: bytes = b"") -> bytes:
+    def event(self, failure: bytes = b"") -> bytes:
         # The engine's own may have several lines.
-        return RequestError(self.reason, self.message, status=self.status).event(name)
+        return RequestError(self.reason, self.message, status=self.status).event(failure)
 
 
 class _ErrorObject(msgspec.Struct, gc=False):
