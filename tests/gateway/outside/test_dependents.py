@@ -138,3 +138,23 @@ def an_answer() -> list[Any]:
 
 
 MARK = thinking_mark(an_offered_provider()).decode()
+
+
+def test_what_has_nothing_left_to_say_is_left_out() -> None:
+    answer = {"role": "assistant", "content": "", "reasoning": "Hm"}
+    assert sent(CHAT, messages=[*QUESTION, answer, *QUESTION])["messages"] == QUESTION * 2
+    empty = {"role": "assistant", "content": [{"type": "text", "text": ""}]}
+    body = sent(MESSAGES, messages=[*QUESTION, empty, *QUESTION], system=empty["content"])
+    assert body == sent(MESSAGES, messages=QUESTION * 2)
+
+
+def test_log_probabilities_of_others_need_those_of_the_answer() -> None:
+    assert sent(CHAT, top_logprobs=3) == sent(CHAT)
+    assert sent(CHAT, top_logprobs=3, logprobs=True)["top_logprobs"] == 3
+    included = ["message.output_text.logprobs", "reasoning.encrypted_content"]
+    plain = an_outside_model(reasoning=False)
+    assert sent(RESPONSES, include=included, model=plain)["include"] == included[:1]
+    assert sent(RESPONSES, include=["file_search_call.results"]) == sent(RESPONSES)
+
+
+QUESTION: list[Any] = [{"role": "user", "content": "Hello"}]

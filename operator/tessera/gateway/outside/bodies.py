@@ -32,6 +32,10 @@ _DATA = re.compile(rb'"data:image/', re.IGNORECASE)
 _INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
 _FUNCTIONS = ("function", "custom")
 _WEB_SEARCH = "web_search"
+_TRUE = msgspec.Raw(b"true")
+_EMPTY: tuple[Any, ...] = (None, [], msgspec.Raw(b'""'))
+# Fields of a message of the model that need no content beside them.
+_SAYING = ("tool_calls", "function_call", "refusal")
 _DISABLED = {"type": "disabled"}
 _THINKING = (b'"thinking"', b'"redacted_thinking"')
 # Clients run them, whatever their version.
@@ -217,6 +221,12 @@ class _BodyValues:
                 fields.pop(name, None)
 
 
+def _with_function(fields: _Fields, functions: listed.Listed) -> _Fields:
+    if "function" in fields:
+        fields["function"] = functions.cut(fields["function"])
+    return fields
+
+
 class _ChatLists(NamedTuple):
     message: listed.Listed
     call: listed.Listed
@@ -229,12 +239,16 @@ _CHAT_STATE_LISTS = _ChatLists(listed.CHAT_STATE_MESSAGE, listed.CHAT_STATE_CALL
 def _chat(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "messages", partial(_chat_message, values))
     values.tools(fields, _CHAT_TOOLS)
+    for tool in fields.get("tools", ()):
+        _with_function(tool, listed.CHAT_FUNCTION)
     values.without_reasoning(fields, "reasoning_effort", "thinking")
     if "thinking" in fields:
         fields["thinking"] = listed.CHAT_THINKING.cut(fields["thinking"])
     if values.state is not None and values.state.is_missing and values.model.reasoning:
         fields["thinking"] = _DISABLED
         fields.pop("reasoning_effort", None)
+    if "top_logprobs" in fields and fields.get("logprobs") != _TRUE:
+        del fields["top_logprobs"]
     if not values.items("functions", fields.get("functions", NULL)):
         fields.pop("functions", None)
         fields.pop("function_call", None)
@@ -243,7 +257,7 @@ def _chat(fields: _Fields, values: _BodyValues) -> None:
         fields["stream_options"] = {"include_usage": True}
 
 
-def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields:
+def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     lists = _CHAT_LISTS if values.state is None else _CHAT_STATE_LISTS
     message = lists.message.cut(item)
     if "content" in message:
@@ -252,14 +266,23 @@ def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields:
         calls = values.items("tool_calls", message.pop("tool_calls"))
         # Engines write empty lists, which providers refuse.
         if calls:
-            message["tool_calls"] = [lists.call.cut(call) for call in calls]
+            message["tool_calls"] = [
+                _with_function(lists.call.cut(call), listed.CHAT_CALLED_FUNCTION) for call in calls
+            ]
             message.setdefault("content", None)
     if values.state is not None:
         details = values.items("reasoning_details", message.pop("reasoning_details", NULL))
         values.state.cut(message, details or [])
     for name in values.dialect.refused_message_fields:
         message.pop(name, None)
+    if message.get("role") == ASSISTANT and not _says_anything(message):
+        return None
     return message
+
+
+def _says_anything(message: _Fields) -> bool:
+    """Return whether a message of the model has more than what was left out."""
+    return message.get("content") not in _EMPTY or any(name in message for name in _SAYING)
 
 
 def _chat_part(item: msgspec.Raw) -> _Fields:
@@ -277,9 +300,11 @@ def _responses(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "input", partial(_responses_item, values))
     values.tools(fields, _RESPONSES_TOOLS)
     if "include" in fields:
-        included = _read(_texts, "include", fields["include"])
-        fields["include"] = [each for each in _INCLUDED if each in included]
-    values.without_reasoning(fields, "reasoning", "include")
+        included = _read(_texts, "include", fields.pop("include"))
+        names = _INCLUDED if values.model.reasoning else _INCLUDED[1:]
+        if passing := [each for each in names if each in included]:
+            fields["include"] = passing
+    values.without_reasoning(fields, "reasoning")
     # Else the provider keeps it for 30 days.
     fields["store"] = False
 
@@ -317,6 +342,8 @@ def _messages(fields: _Fields, values: _BodyValues) -> None:
     values.cut(fields, "messages", partial(_message, values))
     if "system" in fields:
         values.cut(fields, "system", partial(_block, values))
+        if fields["system"] in _EMPTY:
+            del fields["system"]
     values.tools(fields, _MESSAGES_TOOLS)
     values.without_reasoning(fields, "thinking")
     if "thinking" in fields:
@@ -344,7 +371,7 @@ def _message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     message = listed.MESSAGES_MESSAGE.cut(item)
     values.cut(message, "content", partial(_block, values))
     # It was all thinking of others.
-    return None if message["content"] == [] else message
+    return None if message["content"] in _EMPTY else message
 
 
 def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
@@ -352,7 +379,10 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     block = lists.cut(item)
     values.cut_cache_mark(block)
     match _type_of(block):
-        case "text" | "tool_use":
+        case "text":
+            if block.get("text") in _EMPTY:
+                return None
+        case "tool_use":
             pass
         case "image":
             source = block["source"] = listed.MESSAGES_SOURCE.cut(_required(block, "source"))
@@ -365,14 +395,16 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
             if "content" in block:
                 values.cut(block, "content", partial(_result_block, values))
         case "thinking" | "redacted_thinking" as kind:
-            name = "signature" if kind == "thinking" else "data"
-            block[name] = unmarked(block.get(name), values.mark)
-            if block[name] is None:
-                return None
-            block.pop("cache_control", None)
+            return _own_thinking(block, "signature" if kind == "thinking" else "data", values.mark)
         case kind:
             raise _unsayable(f"content of type {kind}", "messages")
     return block
+
+
+def _own_thinking(block: _Fields, name: str, mark: bytes) -> _Fields | None:
+    block[name] = unmarked(block.get(name), mark)
+    block.pop("cache_control", None)
+    return None if block[name] is None else block
 
 
 def _result_block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:

@@ -130,6 +130,8 @@ MESSAGES = _lists(
 
 CHAT_MESSAGE = Listed("role content name refusal tool_calls tool_call_id function_call")
 CHAT_CALL = Listed("id type function custom")
+CHAT_CALLED_FUNCTION = Listed("name arguments")
+CHAT_FUNCTION = Listed("name description parameters strict")
 CHAT_REASONING = Listed("reasoning_content reasoning")
 CHAT_STATE_MESSAGE = Listed(
     " ".join((*CHAT_MESSAGE.names, *CHAT_REASONING.names, "reasoning_details"))
