@@ -17,7 +17,7 @@ BOUNDS = {
     "README": 900,
     "docs without the reference": 118_000,
     "claims": 5_000,
-    "tasks": 50_900,
+    "tasks": 51_200,
     "benchmarks and ladders": 6_000,
 }
 _BENCHMARKS = ("benchmarks.md", "ladders.md", "ladders-history.md")
