@@ -88,6 +88,9 @@ def unexplained(tokens: int) -> BilledExtras:
         (a_usage(10, 5, 15, cached_tokens=-4, **reasoning("all")), a_bill(10, 5)),
         (a_usage(10, 5.0, -3, completion_tokens_details=[]), a_bill(10, 5)),
         ({"total_tokens": 100}, a_bill(PROMPT, 60, is_doubtful=True)),
+        (a_usage(0, 5, 15), a_bill(10, 5, is_doubtful=True)),
+        (a_usage(10, 0), a_bill(10, DELIVERED, is_doubtful=True)),
+        (a_usage(10, 0, 60, **reasoning(50)), a_bill(10, 50, 0, 50)),
         ({"cached_tokens": 7}, NO_BILL),
         (a_usage(-1, None), NO_BILL),
         ([], NO_BILL),
@@ -118,6 +121,7 @@ def test_the_total_says_which_counts_stand_beside_others(usage: Any, bill: Answe
             {"input_tokens": 2, "output_tokens": 3, "cache_creation_input_tokens": 9},
             a_bill(11, 3, extras=BilledExtras(cache_writes=9)),
         ),
+        ({"input_tokens": 0, "output_tokens": 3, "cache_read_input_tokens": 9}, a_bill(9, 3, 9)),
         # A total of a proxy that adds the two alone.
         (
             {

@@ -120,7 +120,7 @@ def read_answer(
         whole = _whole.decode(body)
         usage = usage or UsageReader(path)
         usage.read(whole)
-        body = without_cost(body)
+        body = without_cost(body) if usage.has_cost else body
         text_bytes = 0 if usage.has_output else answer_text_bytes(body)
         return ProviderAnswer(
             body=_marked_answer(path, body, whole, mark),
@@ -168,7 +168,7 @@ class ProviderEvents(EventRelay):
             if block.count(b"\n:") > _MAX_COMMENTS:
                 raise InvalidStreamError(f"an event has more than {_MAX_COMMENTS} comments")
             block = _COMMENT.sub(b"", block)
-        if may_have_cost(block):
+        if self._usage.has_cost and may_have_cost(block):
             block = b"".join(map(_event_without_cost, split_events(block)))
         return _marked_events(self._path, block, self._mark) if block else block
 

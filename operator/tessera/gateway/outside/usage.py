@@ -26,6 +26,8 @@ _MAX_TOKENS = 10**9
 _MAX_BYTES = 2**14
 # Choices in which counts are looked for, as many as a request may ask for.
 _MAX_CHOICES = 128
+# Names from the object of counts to a count.
+_MAX_DEPTH = 3
 _USAGE = b'"usage"'
 # The names of fields with the provider's own cost have this in common.
 _COST, _COST_MARK = "cost", b"cost"
@@ -33,38 +35,31 @@ _MAX_NANOS = 10**15
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
 
 _Path = tuple[str, ...]
-_PROMPT, _INPUT = ("prompt_tokens",), ("input_tokens",)
-_COMPLETION, _OUTPUT = ("completion_tokens",), ("output_tokens",)
-_TOTAL = ("total_tokens",)
-_CACHE_READ, _CACHE_CREATION = ("cache_read_input_tokens",), ("cache_creation_input_tokens",)
-_SHORT_WRITE = ("cache_creation", "ephemeral_5m_input_tokens")
-_LONG_WRITE = ("cache_creation", "ephemeral_1h_input_tokens")
-# Places of one count, of which an answer has one, or several with the same number.
-_CACHED: tuple[_Path, ...] = (
-    ("prompt_tokens_details", "cached_tokens"),
-    ("input_tokens_details", "cached_tokens"),
-    ("cached_tokens",),
-    ("prompt_cache_hit_tokens",),
-    _CACHE_READ,
-)
-_WRITTEN: tuple[_Path, ...] = (
-    _CACHE_CREATION,
-    ("prompt_tokens_details", "cache_write_tokens"),
-    ("input_tokens_details", "cache_write_tokens"),
-)
-_REASONING: tuple[_Path, ...] = (
-    ("completion_tokens_details", "reasoning_tokens"),
-    ("output_tokens_details", "reasoning_tokens"),
-    ("output_tokens_details", "thinking_tokens"),
-    ("reasoning_tokens",),
-)
-_SEARCHES: tuple[_Path, ...] = (("server_tool_use", "web_search_requests"),)
+# The places of counts in all dialects. Those with one name here have the same number, or one.
+GENERAL_PATHS: Mapping[_Path, str] = {
+    ("prompt_tokens",): "prompt",
+    ("input_tokens",): "input",
+    ("completion_tokens",): "completion",
+    ("output_tokens",): "completion",
+    ("total_tokens",): "total",
+    ("prompt_tokens_details", "cached_tokens"): "cached",
+    ("input_tokens_details", "cached_tokens"): "cached",
+    ("cached_tokens",): "cached",
+    ("prompt_cache_hit_tokens",): "cached",
+    ("cache_read_input_tokens",): "cache_read",
+    ("cache_creation_input_tokens",): "cache_creation",
+    ("cache_creation", "ephemeral_5m_input_tokens"): "short_write",
+    ("cache_creation", "ephemeral_1h_input_tokens"): "long_write",
+    ("prompt_tokens_details", "cache_write_tokens"): "written",
+    ("input_tokens_details", "cache_write_tokens"): "written",
+    ("completion_tokens_details", "reasoning_tokens"): "reasoning",
+    ("output_tokens_details", "reasoning_tokens"): "reasoning",
+    ("output_tokens_details", "thinking_tokens"): "reasoning",
+    ("reasoning_tokens",): "reasoning",
+    ("server_tool_use", "web_search_requests"): "searches",
+}
 # OpenRouter's, in USD, and xAI's, whose name has its unit.
 _OWN_COSTS = (OwnCost(path=("cost",)), OwnCost(path=("cost_in_usd_ticks",), per_usd=10**10))
-GENERAL_PATHS: tuple[_Path, ...] = (
-    *(_PROMPT, _INPUT, _COMPLETION, _OUTPUT, _TOTAL, _SHORT_WRITE, _LONG_WRITE),
-    *(*_CACHED, *_WRITTEN, *_REASONING, *_SEARCHES),
-)
 
 
 class _Place(msgspec.Struct, gc=False):
@@ -83,7 +78,9 @@ class UsagePlaces(msgspec.Struct, gc=False):
     def usages(self) -> Iterator[msgspec.Raw]:
         """Yield the objects with counts."""
         yield self.usage
-        yield from map(_usage_of, (self.message, self.response, self.x_groq))
+        for place in (self.message, self.response, self.x_groq):
+            if not _is_null(place):
+                yield _usage_of(place)
         if _USAGE in bytes(self.choices):
             try:
                 for choice in islice(each_item(memoryview(self.choices)), _MAX_CHOICES):
@@ -95,6 +92,7 @@ class UsagePlaces(msgspec.Struct, gc=False):
 _place = msgspec.json.Decoder(_Place)
 _places = msgspec.json.Decoder(UsagePlaces)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_any = msgspec.json.Decoder()
 
 
 def _usage_of(place: msgspec.Raw | memoryview) -> msgspec.Raw:
@@ -140,7 +138,7 @@ class _Parts(NamedTuple):
     cached: int
     writes: int
     reasoning: int
-    total: int | None
+    total: int
     are_caches_beside: bool
     """The names are Anthropic's, of whose `input_tokens` those of caches are no part."""
 
@@ -158,11 +156,14 @@ class UsageReader:
     def __init__(self, path: str, dialect: Dialect = PLAIN, prompt_tokens: int = 0) -> None:
         """Take the path of the request, and what its prompt has if the provider does not say."""
         self._row = dialect.counts.get(PROTOCOLS[path], ())
-        self._paths = (*GENERAL_PATHS, *(each.path for each in self._row))
         self._prompt_tokens = prompt_tokens
-        self._own_costs = (*_OWN_COSTS, *dialect.own_costs)
+        self._dialect_costs = dialect.own_costs
+        # The largest value of each path, and of each name of the general ones.
         self._values: dict[_Path, int] = {}
+        self._named: dict[str, int] = {}
         self._own_nanos: int | None = None
+        self.has_cost = False
+        """The provider may say what the answer costs."""
 
     def read_event(self, data: bytes) -> None:
         """Read an event, in which counts may stand in several places."""
@@ -177,90 +178,96 @@ class UsageReader:
     def _read(self, usage: msgspec.Raw) -> None:
         if _is_null(usage) or len(usage) > _MAX_BYTES:
             return
-        try:
-            # A decoder of numbers of 64 bits would refuse all of it for one larger number.
-            counts = json.loads(bytes(usage))
-        except (ValueError, RecursionError):
-            return
+        text = bytes(usage)
+        counts = _decoded(text)
         if type(counts) is not dict:
             return
-        for path in self._paths:
-            value = _value(counts, path)
-            if value is not None:
-                self._values[path] = max(value, self._values.get(path, 0))
-        if _COST_MARK in bytes(usage):
-            for cost in self._own_costs:
+        self._take(counts, ())
+        if _COST_MARK in text:
+            self.has_cost = True
+            for cost in (*_OWN_COSTS, *self._dialect_costs):
                 nanos = _own_nanos(counts, cost)
                 if nanos is not None:
                     self._own_nanos = max(nanos, self._own_nanos or 0)
 
+    def _take(self, counts: dict[str, Any], path: _Path) -> None:
+        """Take the values below a path that can be counts."""
+        for name, value in counts.items():
+            place = (*path, name)
+            if type(value) is dict:
+                if len(place) < _MAX_DEPTH:
+                    self._take(value, place)
+                continue
+            count = int(value) if type(value) is float and value.is_integer() else value
+            # A count of 0 says no more than none.
+            if type(count) is not int or not 0 < count <= _MAX_TOKENS:
+                continue
+            self._values[place] = max(count, self._values.get(place, 0))
+            if (general := GENERAL_PATHS.get(place)) is not None:
+                self._named[general] = max(count, self._named.get(general, 0))
+
     @property
     def has_output(self) -> bool:
         """Return whether the provider says what its answer has."""
-        return self._largest((_TOTAL, _COMPLETION, _OUTPUT)) is not None
+        return self._named.get("completion", 0) > 0
 
     def bill(self, delivered: int = 0) -> AnswerBill:
         """Return what the answer is billed by.
 
         What the provider does not say of its answer is about what was delivered of it.
         """
-        by_row, values = self._by_row(), self._values
-        prompt, completion = self._largest((_PROMPT, _INPUT)), self._largest((_COMPLETION, _OUTPUT))
-        prompt = by_row.get("input") if prompt is None else prompt
-        completion = by_row.get("output") if completion is None else completion
-        total = values.get(_TOTAL)
-        if prompt is None and completion is None and total is None:
+        by_row, named = self._by_row(), self._named
+        prompt = named.get("prompt") or named.get("input") or by_row.get("input", 0)
+        completion = named.get("completion") or by_row.get("output", 0)
+        total = named.get("total", 0)
+        if not (prompt or completion or total):
             return NO_BILL._replace(own_nanos=self._own_nanos)
-        is_doubtful = prompt is None or (completion is total is None and delivered > 0)
-        if prompt is None:
+        long_writes = max(named.get("long_write", 0), by_row.get("longCacheWrite", 0))
+        cached = max(named.get("cached", 0), named.get("cache_read", 0), by_row.get("cached", 0))
+        writes = max(
+            named.get("written", 0),
+            named.get("cache_creation", 0),
+            named.get("short_write", 0) + long_writes,
+            by_row.get("cacheWrite", 0),
+        )
+        # A provider read the prompt, and made what came of the answer.
+        lacks_prompt, lacks_answer = not (prompt or cached or writes), not completion
+        if lacks_prompt:
+            rest = total - completion
             prompt = self._prompt_tokens
-            if total is not None and total > (completion or 0):
-                prompt = total - completion if completion is not None else min(prompt, total)
-        if completion is None:
-            completion = max(total - prompt, 0) if total is not None else delivered
-        long_writes = max(values.get(_LONG_WRITE, 0), by_row.get("longCacheWrite", 0))
-        short_writes = values.get(_SHORT_WRITE, 0)
-        written = max(self._largest(_WRITTEN) or 0, by_row.get("cacheWrite", 0))
+            if rest > 0:
+                prompt = min(prompt, rest) if lacks_answer else rest
+        if lacks_answer:
+            completion = total - prompt if total > prompt else delivered
         parts = _Parts(
             prompt=prompt,
             completion=completion,
-            cached=max(self._largest(_CACHED) or 0, by_row.get("cached", 0)),
-            writes=max(written, short_writes + long_writes),
-            reasoning=max(self._largest(_REASONING) or 0, by_row.get("reasoning", 0)),
+            cached=cached,
+            writes=writes,
+            reasoning=max(named.get("reasoning", 0), by_row.get("reasoning", 0)),
             total=total,
-            are_caches_beside=_PROMPT not in values
-            and _INPUT in values
-            and (_CACHE_READ in values or _CACHE_CREATION in values),
+            are_caches_beside="prompt" not in named
+            and ("cache_read" in named or "cache_creation" in named),
         )
         sums = _sums(parts, by_row.get("input", 0), by_row.get("output", 0))
-        room = max(sums.input - parts.cached, 0)
-        long_writes = min(long_writes, room)
         return AnswerBill(
             TokenCounts(
-                input=sums.input,
-                cached=parts.cached,
-                output=sums.output,
-                reasoning=parts.reasoning,
+                input=sums.input, cached=cached, output=sums.output, reasoning=parts.reasoning
             ),
-            BilledExtras(
-                cache_writes=min(parts.writes, room) - long_writes,
-                long_cache_writes=long_writes,
-                searches=max(self._largest(_SEARCHES) or 0, by_row.get("searches", 0)),
-                unexplained=sums.unexplained,
+            _extras(
+                sums.unexplained,
+                writes=min(writes, max(sums.input - cached, 0)),
+                long_writes=long_writes,
+                searches=max(named.get("searches", 0), by_row.get("searches", 0)),
             ),
-            is_doubtful=is_doubtful or sums.is_doubtful,
+            is_doubtful=sums.is_doubtful
+            or lacks_prompt
+            or (lacks_answer and 0 < delivered == completion),
             own_nanos=self._own_nanos,
-            disagrees=self._disagrees(by_row, sums),
+            disagrees=not (lacks_prompt or lacks_answer or sums.is_doubtful or sums.unexplained)
+            and len(self._row) > 0
+            and (by_row.get("input", 0), by_row.get("output", 0)) != sums[:2],
         )
-
-    def _disagrees(self, by_row: Mapping[Count, int], sums: _Sums) -> bool:
-        """Return whether the row lacks a sum that the answer has, or has another one."""
-        has_both = {_PROMPT, _INPUT} & self._values.keys() and (
-            {_COMPLETION, _OUTPUT} & self._values.keys()
-        )
-        if not self._row or not has_both or sums.is_doubtful or sums.unexplained:
-            return False
-        return sums[:2] != (by_row.get("input"), by_row.get("output"))
 
     def _by_row(self) -> Mapping[Count, int]:
         """Return the counts that the row of the dialect has, each the sum of its paths."""
@@ -271,20 +278,28 @@ class UsageReader:
                 counts[each.count] = counts.get(each.count, 0) + value
         return counts
 
-    def _largest(self, paths: tuple[_Path, ...]) -> int | None:
-        values = self._values
-        return max((values[path] for path in paths if path in values), default=None)
+
+def _extras(unexplained: int, *, writes: int, long_writes: int, searches: int) -> BilledExtras:
+    if not (unexplained or writes or searches):
+        return NO_EXTRAS
+    long_writes = min(long_writes, writes)
+    return BilledExtras(
+        cache_writes=writes - long_writes,
+        long_cache_writes=long_writes,
+        searches=searches,
+        unexplained=unexplained,
+    )
 
 
 def _sums(parts: _Parts, row_input: int, row_output: int) -> _Sums:
     """Return all tokens of the prompt and the answer, by the total if there is one."""
     prompt, completion, cached, writes, reasoning, total, are_caches_beside = parts
-    if total is not None and row_input + row_output == total:
+    if total and row_input + row_output == total:
         return _Sums(row_input, row_output)
     beside = cached + writes if are_caches_beside else 0
     # The parts of a prompt are no more than it.
     must_stand_beside = beside > prompt
-    if total is not None:
+    if total:
         for more_input in dict.fromkeys((0, beside, cached, cached + writes)):
             if must_stand_beside and not more_input:
                 continue
@@ -293,7 +308,7 @@ def _sums(parts: _Parts, row_input: int, row_output: int) -> _Sums:
                     return _Sums(prompt + more_input, completion + more_output)
     input_tokens = prompt + (beside or (cached if cached > prompt else 0))
     output = completion + (reasoning if reasoning > completion else 0)
-    if total is None:
+    if not total:
         return _Sums(max(input_tokens, row_input), max(output, row_output))
     if total < input_tokens + completion:
         # A total of less than its parts explains nothing.
@@ -312,36 +327,35 @@ def without_cost(data: bytes) -> bytes:
     if may_have_cost(data):
         with contextlib.suppress(*_UNREADABLE):
             for usage in _places.decode(data).usages():
-                # The same object has the same cost, wherever it stands.
-                data = data.replace(bytes(usage), _without_cost(usage))
+                text = bytes(usage)
+                if _COST_MARK in text and len(text) <= _MAX_BYTES:
+                    # The same object has the same cost, wherever it stands.
+                    data = data.replace(text, _without_cost(text))
     return data
 
 
-def _without_cost(usage: msgspec.Raw) -> bytes:
-    text = bytes(usage)
-    if _COST_MARK not in text or len(text) > _MAX_BYTES:
-        return text
+def _without_cost(usage: bytes) -> bytes:
     try:
         fields = _fields.decode(usage)
     except _UNREADABLE:
-        return text
-    others = {name: value for name, value in fields.items() if _COST not in name}
-    return msgspec.json.encode(others) if len(others) < len(fields) else text
+        return usage
+    return msgspec.json.encode({name: fields[name] for name in fields if _COST not in name})
 
 
 def _is_null(value: msgspec.Raw) -> bool:
-    return bytes(memoryview(value)[:4]) == b"null"
+    return value is NULL or bytes(memoryview(value)[:4]) == b"null"
 
 
-def _value(counts: Any, path: _Path) -> int | None:
-    """Return a count at a path; None of what cannot be one."""
-    for name in path:
-        if type(counts) is not dict:
-            return None
-        counts = counts.get(name)
-    if type(counts) is float and counts.is_integer():
-        counts = int(counts)
-    return counts if type(counts) is int and 0 <= counts <= _MAX_TOKENS else None
+def _decoded(usage: bytes) -> Any:
+    try:
+        return _any.decode(usage)
+    except msgspec.DecodeError:
+        # It takes no number of more than 64 bits, beside which others may be counts.
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(usage)
+    except (UnicodeDecodeError, RecursionError):
+        pass
+    return None
 
 
 def _own_nanos(counts: Mapping[str, Any], cost: OwnCost) -> int | None:
