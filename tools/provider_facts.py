@@ -194,7 +194,7 @@ def _value_above(value: Any, start: int) -> Decimal:
 
 
 def _amount(value: Decimal, of: int) -> str:
-    return f"{(value / of).normalize():f}"
+    return f"{round(value / of, 9).normalize():f}"
 
 
 def _words(name: str) -> str:
