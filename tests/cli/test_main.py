@@ -35,7 +35,8 @@ COMMANDS = (
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
 GATE_COMMANDS = ("compare", "import", "init", "pin", "run", "show")
-GROUPS = ("budget", "charges", "gate", "key", "snapshot")
+PROVIDER_COMMANDS = ("add", "diff", "prices")
+GROUPS = ("budget", "charges", "gate", "key", "provider", "snapshot")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
 
@@ -113,7 +114,7 @@ def leaves(group: click.Group) -> Iterator[Command]:
 def test_every_command_has_a_module_that_runs_it() -> None:
     root = root_command(lab_commands())
     names = [command.name for command in leaves(root)]
-    of_groups = ("override", "plan", "save", *KEY_COMMANDS, *GATE_COMMANDS)
+    of_groups = ("override", "plan", "save", *KEY_COMMANDS, *GATE_COMMANDS, *PROVIDER_COMMANDS)
     assert sorted(map(str, names)) == sorted((*COMMANDS, *of_groups))
     for command in leaves(root):
         assert callable(importlib.import_module(command.module).run)

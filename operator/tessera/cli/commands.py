@@ -29,6 +29,7 @@ from tessera.cli.options import (
     output_options,
 )
 from tessera.cli.plan.arguments import PLAN
+from tessera.cli.provider.arguments import PROVIDER
 from tessera.cli.size.arguments import SIZE
 from tessera.cli.snapshot.arguments import SNAPSHOT
 from tessera.cli.top.arguments import TOP
@@ -118,6 +119,7 @@ _BEFORE = (
     COST,
     CHARGES,
     USAGE,
+    PROVIDER,
     PLAN,
     MOSAIC,
     SIZE,

@@ -1,0 +1,1 @@
+"""`tessera provider`: ModelProviders with the prices of a table."""
