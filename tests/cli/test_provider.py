@@ -11,6 +11,8 @@ from jsonschema_rs import Draft202012Validator
 
 from tessera.adapters.kube.object_parsing import parse_provider
 from tessera.api.schema import KINDS, crd
+from tessera.cli.doctor.finding import Finding
+from tessera.cli.doctor.providers import check_provider_prices
 from tessera.cli.errors import CommandError
 from tessera.cli.provider.add import provider_lines
 from tessera.cli.provider.arguments import PROVIDER_ADD, PROVIDER_PRICES
@@ -18,6 +20,10 @@ from tessera.cli.provider.diff import differences
 from tessera.cli.provider.prices import listing
 from tessera.cli.provider.table import read_table
 from tessera.domain.providers.prices import shipped_prices
+from tessera.resources.api_resources import MODEL_PROVIDERS
+from tests.cli.check_contexts import a_check_context
+from tests.cli.memory_api import MemoryApi
+from tests.memory_cluster import MemoryCluster
 
 DAY = date(2026, 11, 30)
 
@@ -177,6 +183,31 @@ def test_prices_are_listed_with_their_steps_and_later_ones() -> None:
     [model] = json.loads(prices("deepseek", "deepseek-v4-pro", "--json"))["models"]
     assert model["prices"][0]["hours"] == ["01:00-04:00", "06:00-10:00"]
     assert prices("x-ai", "-o", "csv").startswith("model,context,from,above,input,cachedInput,")
+
+
+@pytest.mark.parametrize(
+    ("edit", "findings"),
+    [
+        (("", ""), ["ok: 1 model, none old or unlike the table"]),
+        (
+            ("'2026-11-10'", "'2026-05-01'"),
+            ["warning: last compared more than 180 days ago: x-ai/grok-4.5"],
+        ),
+        (
+            ("cachedInput: '0.3'", "cachedInput: '0.5'"),
+            ["warning: other than in genai-prices 0.2.3 of 2026-11-10: x-ai/grok-4.5"],
+        ),
+    ],
+)
+async def test_doctor_names_prices_that_are_old_or_not_the_tables(
+    edit: tuple[str, str], findings: list[str]
+) -> None:
+    cluster = MemoryCluster()
+    text = added("x-ai", "grok-4.5", "--max-output-tokens", "64000")
+    cluster.put(MODEL_PROVIDERS, an_object(text.replace(*edit)))
+    answer = await check_provider_prices(a_check_context(MemoryApi(cluster)))
+    listed = [answer] if isinstance(answer, Finding) else list(answer)
+    assert [f"{each.state}: {each.message}" for each in listed] == findings
 
 
 def test_differences_of_the_cluster_are_named_and_end_with_1() -> None:

@@ -31,6 +31,7 @@ from tessera.cli.doctor.operator import (
     check_policies,
     check_webhook,
 )
+from tessera.cli.doctor.providers import check_provider_prices
 from tessera.cli.doctor.services import check_budgets, check_pods, check_services, check_slos
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import open_prometheus, prometheus_url
@@ -52,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     check_prometheus,
     check_budgets,
     check_names,
+    check_provider_prices,
     check_services,
     check_slos,
     check_autoscalers,
