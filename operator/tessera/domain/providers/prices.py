@@ -23,7 +23,7 @@ from tessera.api.model_provider import (
 )
 from tessera.domain.incremental import constant
 from tessera.domain.price_files import PriceError
-from tessera.domain.providers.dialects import dialect_name, dialects
+from tessera.domain.providers.dialects import dialect_of, dialects
 
 # The currency of all prices of a table.
 CURRENCY = "USD"
@@ -223,7 +223,8 @@ def compared_models(
     table: PriceTable, name: str, spec: ModelProviderSpec, day: date
 ) -> Iterator[ComparedModel]:
     """Yield the models of a ModelProvider; its row is its dialect's, or one of its own name."""
-    row_name = dialect_name(dialects(), spec.base_url) or name
+    dialect = dialect_of(spec)
+    row_name = next((key for key, each in dialects().items() if each is dialect), name)
     for model in spec.models:
         listed = table.model(row_name, model.name) if spec.currency == CURRENCY else None
         yield ComparedModel(
