@@ -4,6 +4,7 @@ import json
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +17,7 @@ from tessera.domain.economics.api_prices import (
 )
 from tessera.domain.money import money
 from tessera.domain.price_files import PriceError
+from tessera.domain.providers.prices import shipped_prices
 
 DAY = date(2026, 11, 26)
 ENTRY: dict[str, Any] = {
@@ -157,3 +159,34 @@ def test_a_model_without_a_price_and_one_with_a_later_price_say_what_there_is() 
         api_price_on(entries, "other", DAY)
     with pytest.raises(PriceError, match="no price of model before 2026-10-01; add one with from"):
         api_price_on(entries, "model", date(2026, 9, 30))
+
+
+# The provider of each source in the table, and the names of models there.
+_PROVIDERS = {
+    "www.together.ai": "together",
+    "groq.com": "groq",
+    "console.groq.com": "groq",
+    "openai.com": "openai",
+    "community.openai.com": "openai",
+    "www.anthropic.com": "anthropic",
+    "platform.claude.com": "anthropic",
+}
+_LISTED_NAMES = {
+    "llama-2-70b": "meta-llama/Llama-2-70b-chat-hf",
+    "llama-3.1-8b": "llama-3.1-8b-instant",
+    "llama-3.3-70b": "llama-3.3-70b-versatile",
+    "gpt-oss-120b": "openai/gpt-oss-120b",
+}
+
+
+def test_the_latest_shipped_prices_are_those_of_the_table_of_providers() -> None:
+    table = shipped_prices()
+    latest = {entry.name: entry for entry in list_api_prices()}
+    for entry in latest.values():
+        provider = _PROVIDERS[urlsplit(entry.source).netloc]
+        model = table.model(provider, _LISTED_NAMES.get(entry.name, entry.name))
+        assert model is not None, entry.name
+        price = model.price_on(table.date)
+        prices = (entry.input_per_million, entry.output_per_million)
+        assert prices == (price.input, price.output), entry.name
+        assert entry.cached_input_per_million in (None, price.cached_input), entry.name
