@@ -193,6 +193,11 @@ def test_the_own_cost_of_a_provider_is_read(
     assert read(usage, dialect=dialect).own_nanos == nanos
 
 
+def test_a_dialect_says_that_the_rest_of_its_total_is_reasoning() -> None:
+    dialect = Dialect(rest_is_reasoning=True)
+    assert read(a_usage(10, 5, 40), dialect=dialect) == a_bill(10, 30, 0, 25)
+
+
 def test_counts_that_come_again_grow_and_never_fall() -> None:
     usages = (a_usage(10, 1, 11), a_usage(10, 6, 16), a_usage(9, 2, 11), a_usage(10, 6, 16))
     assert read(*usages) == a_bill(10, 6)
@@ -279,7 +284,12 @@ def test_whatever_a_provider_counts_the_money_is_bounded_and_the_answer_arrives(
 async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
     tmp_path: Path, stream: bool
 ) -> None:
-    usage = {**a_usage(100, 60, 160), "cost": 0.0025, "cost_details": {"upstream": 1}}
+    usage = {
+        **a_usage(100, 60, 160),
+        "cost": 0.0025,
+        "cost_details": {"upstream": 1},
+        "is_byok": True,
+    }
 
     async def answers(call: ProviderCall) -> None:
         if not stream:
@@ -307,6 +317,7 @@ async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
     assert b"at any cost" in body
     assert b"upstream" not in body
     assert b"0.0025" not in body
+    assert b"is_byok" not in body
     assert 'tessera_gateway_provider_own_cost_total{provider="acme"} 0.0025' in page
     compared = 'tessera_gateway_provider_compared_cost_total{provider="acme"} '
     assert f"{compared}{record.cost_nanos / 10**9:g}" in page

@@ -69,6 +69,9 @@ class Dialect(Wire):
     output_limit_field: OutputLimitField = "max_tokens"
     """Field that bounds an answer on the path of chats."""
 
+    rest_is_reasoning: bool = False
+    """Whether reasoning is counted in the total of tokens alone."""
+
     own_costs: tuple[OwnCost, ...] = ()
     """Where its answers have its own cost of them, beside the places that all are looked at."""
 

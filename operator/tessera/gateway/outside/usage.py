@@ -31,6 +31,8 @@ _MAX_DEPTH = 3
 _USAGE = b'"usage"'
 # The names of fields with the provider's own cost have this in common.
 _COST, _COST_MARK = "cost", b"cost"
+# Beside its cost OpenRouter says whether it was asked with a key of another provider.
+_OWN_KEY = "is_byok"
 _MAX_NANOS = 10**15
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestError)
 
@@ -158,6 +160,7 @@ class UsageReader:
         self._row = dialect.counts.get(PROTOCOLS[path], ())
         self._prompt_tokens = prompt_tokens
         self._dialect_costs = dialect.own_costs
+        self._rest_is_reasoning = dialect.rest_is_reasoning
         # The largest value of each path, and of each name of the general ones.
         self._values: dict[_Path, int] = {}
         self._named: dict[str, int] = {}
@@ -250,12 +253,13 @@ class UsageReader:
             and ("cache_read" in named or "cache_creation" in named),
         )
         sums = _sums(parts, by_row.get("input", 0), by_row.get("output", 0))
+        reasoning, unexplained = parts.reasoning, sums.unexplained
+        if self._rest_is_reasoning:
+            reasoning, unexplained = max(reasoning, unexplained), 0
         return AnswerBill(
-            TokenCounts(
-                input=sums.input, cached=cached, output=sums.output, reasoning=parts.reasoning
-            ),
+            TokenCounts(input=sums.input, cached=cached, output=sums.output, reasoning=reasoning),
             _extras(
-                sums.unexplained,
+                unexplained,
                 writes=min(writes, max(sums.input - cached, 0)),
                 long_writes=long_writes,
                 searches=max(named.get("searches", 0), by_row.get("searches", 0)),
@@ -339,7 +343,9 @@ def _without_cost(usage: bytes) -> bytes:
         fields = _fields.decode(usage)
     except _UNREADABLE:
         return usage
-    return msgspec.json.encode({name: fields[name] for name in fields if _COST not in name})
+    return msgspec.json.encode(
+        {name: fields[name] for name in fields if _COST not in name and name != _OWN_KEY}
+    )
 
 
 def _is_null(value: msgspec.Raw) -> bool:
