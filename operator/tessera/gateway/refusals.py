@@ -299,6 +299,8 @@ class RequestError(Exception):
     @property
     def _messages_type(self) -> str:
         """Return the type of the error in the words of Anthropic."""
+        if self.reason is RequestReason.BUDGET_EXCEEDED:
+            return "billing_error"
         if self.status >= 500:
             return _MESSAGES_FAILED.get(self.status, "api_error")
         return _MESSAGES_TYPES.get(self.status, _INVALID)

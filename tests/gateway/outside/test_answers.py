@@ -120,6 +120,26 @@ def test_a_filter_is_known_by_the_words_of_each_protocol(
     assert whole(path, **fields).is_filtered is is_filtered
 
 
+CUT = {"finish_reason": "error", "error": {"code": 502}, "message": {"content": ""}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_error"),
+    [
+        ({"error": {"code": 502}}, True),
+        ({"object": "error", "message": "no"}, True),
+        ({"type": "error", "code": "no"}, True),
+        ({"choices": [CUT, CUT]}, True),
+        ({"choices": [CUT, {"finish_reason": "stop"}]}, False),
+        ({"choices": [{"message": {"content": '"error": {}'}}], "error": None}, False),
+        ({"choices": [{"message": {"error": 1}}]}, False),
+        ({"object": "chat.completion", "choices": []}, False),
+    ],
+)
+def test_an_answer_that_is_an_error_is_seen(fields: dict[str, Any], is_error: bool) -> None:
+    assert whole(CHAT, **fields).is_error is is_error
+
+
 @pytest.mark.parametrize("keep_usage", [True, False])
 def test_a_stream_is_passed_on_without_usage_that_was_not_asked_for(keep_usage: bool) -> None:
     relay = a_relay(CHAT, keep_usage=keep_usage)

@@ -151,6 +151,7 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
     ("openrouter credit", 402, openrouter(402, "Insufficient credits"), NO_CREDIT),
     ("openrouter flagged", 403, openrouter(403, "Flagged", flagged_input="you"), FILTER),
     ("openrouter down", 0, openrouter(502), FAILED),
+    ("openrouter choice", 0, {"choices": [openrouter(429) | {"message": {}}]}, RATE),
     # Mistral
     ("mistral parameter", 422, {"detail": [FORBIDDEN]}, REFUSED),
     ("mistral nested", 422, mistral(message={"detail": [FORBIDDEN]}), REFUSED),

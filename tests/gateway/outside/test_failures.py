@@ -62,39 +62,6 @@ def a_body_of(text: bytes) -> Script:
     return lambda call: call.whole(text)
 
 
-# What a provider does before its first token, and the reason for which it is skipped.
-FAILURES: dict[str, tuple[Script, str]] = {
-    "429": (refuse(429, retry_after="30"), "ProviderBusy"),
-    "429 twice": (refuse(429, retry_after="0"), "ProviderBusy"),
-    "500": (refuse(500, KEY), "ProviderFailed"),
-    "503": (refuse(503, retry_after="3"), "ProviderFailed"),
-    "400": (refuse(400, KEY), "ProviderRefused"),
-    "401": (refuse(401, KEY), "ProviderKeyRefused"),
-    "404": (refuse(404, code="model_not_found"), "ProviderModelNotFound"),
-    "filtered": (filtered, "ContentFiltered"),
-    "redirect": (redirect, "ProviderFailed"),
-    "page": (send_page, "ProviderFailed"),
-    "hang up": (hang_up, "ProviderFailed"),
-    "flood": (flood, "ProviderFailed"),
-    "silence": (say_nothing, "ProviderTimeout"),
-}
-# Of answers that are no stream, and of streams.
-WHOLE: dict[str, tuple[Script, str]] = {
-    "no JSON": (a_body_of(b"<html>"), "ProviderFailed"),
-    "no object": (a_body_of(b"[1, 2]"), "ProviderFailed"),
-    "no UTF-8": (a_body_of(b'{"choices": "\xff"}'), "ProviderFailed"),
-    "deep": (a_body_of(b"[" * 100_000), "ProviderFailed"),
-}
-STREAMS: dict[str, tuple[Script, str]] = {
-    "stall": (stall, "ProviderTimeout"),
-    "no events": (a_body_of(b"{}"), "ProviderFailed"),
-    "an error": (an_event(b'{"error": {"message": "%b"}}' % KEY.encode()), "ProviderFailed"),
-    "nothing": (an_event(b"[DONE]"), "ProviderFailed"),
-    "no JSON": (an_event(b"<html>"), "ProviderFailed"),
-    "a cut": (answer(cut_after=0), "ProviderFailed"),
-}
-
-
 LOW_CREDIT = {
     "type": "error",
     "error": {
@@ -122,6 +89,40 @@ def report(error: object, status: int = 200, *, as_stream: bool = True) -> Scrip
             await call.whole(error, status)
 
     return script
+
+
+# What a provider does before its first token, and the reason for which it is skipped.
+FAILURES: dict[str, tuple[Script, str]] = {
+    "429": (refuse(429, retry_after="30"), "ProviderBusy"),
+    "429 twice": (refuse(429, retry_after="0"), "ProviderBusy"),
+    "500": (refuse(500, KEY), "ProviderFailed"),
+    "503": (refuse(503, retry_after="3"), "ProviderFailed"),
+    "400": (refuse(400, KEY), "ProviderRefused"),
+    "401": (refuse(401, KEY), "ProviderKeyRefused"),
+    "404": (refuse(404, code="model_not_found"), "ProviderModelNotFound"),
+    "filtered": (filtered, "ContentFiltered"),
+    "redirect": (redirect, "ProviderFailed"),
+    "page": (send_page, "ProviderFailed"),
+    "hang up": (hang_up, "ProviderFailed"),
+    "flood": (flood, "ProviderFailed"),
+    "silence": (say_nothing, "ProviderTimeout"),
+}
+# Of answers that are no stream, and of streams.
+WHOLE: dict[str, tuple[Script, str]] = {
+    "no JSON": (a_body_of(b"<html>"), "ProviderFailed"),
+    "no object": (a_body_of(b"[1, 2]"), "ProviderFailed"),
+    "no UTF-8": (a_body_of(b'{"choices": "\xff"}'), "ProviderFailed"),
+    "deep": (a_body_of(b"[" * 100_000), "ProviderFailed"),
+    "an error for a choice": (report({"choices": [TOO_LONG]}), "ContextTooLong"),
+}
+STREAMS: dict[str, tuple[Script, str]] = {
+    "stall": (stall, "ProviderTimeout"),
+    "no events": (a_body_of(b"{}"), "ProviderFailed"),
+    "an error": (an_event(b'{"error": {"message": "%b"}}' % KEY.encode()), "ProviderFailed"),
+    "nothing": (an_event(b"[DONE]"), "ProviderFailed"),
+    "no JSON": (an_event(b"<html>"), "ProviderFailed"),
+    "a cut": (answer(cut_after=0), "ProviderFailed"),
+}
 
 
 REPORTED: dict[str, tuple[Script, str]] = {

@@ -32,6 +32,7 @@ from tessera.gateway.outside.usage import (
 from tessera.gateway.refusals import RequestError
 
 _ERROR = b'"error"'
+_ERROR_FIELD = re.compile(rb'"error"\s*:')
 _FILTER_WORDS = (b"content_filter", b"refusal")
 _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 _CHAT = "/v1/chat/completions"
@@ -58,6 +59,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestE
 
 class _EndedChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
+    error: msgspec.Raw = NULL
 
 
 class _AnswerEnd(msgspec.Struct, gc=False):
@@ -79,9 +81,10 @@ class _WholeAnswer(UsagePlaces, gc=False):
 
     @property
     def is_error(self) -> bool:
-        """Return whether it has an error, or is one by its kind."""
-        has_error = bytes(memoryview(self.error)[:4]) != b"null"
-        return has_error or _ERROR in (bytes(self.object), bytes(self.type))
+        """Return whether it has an error, or is one by its kind, or consists of errors."""
+        if _is_given(self.error) or _ERROR in (bytes(self.object), bytes(self.type)):
+            return True
+        return _are_errors(self.choices)
 
 
 _ends = msgspec.json.Decoder(_AnswerEnd)
@@ -223,6 +226,23 @@ def _event_without_cost(event: bytes) -> bytes:
     names = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
     # Between values, the end of a line is a space.
     return b"\n".join([*names, b"data: " + others.replace(b"\n", b" "), b"", b""])
+
+
+def _is_given(value: msgspec.Raw) -> bool:
+    return bytes(memoryview(value)[:4]) != b"null"
+
+
+def _are_errors(value: msgspec.Raw) -> bool:
+    """Return whether all choices are errors, as OpenRouter reports what ends an answer."""
+    choices = memoryview(value)
+    # In a text the quotation marks are escaped.
+    if bytes(choices[:1]) != b"[" or _ERROR_FIELD.search(choices) is None:
+        return False
+    looked_at = islice(each_item(choices), _MAX_CHOICES)
+    try:
+        return all(_is_given(_choice.decode(each).error) for each in looked_at)
+    except msgspec.ValidationError:
+        return False
 
 
 def _marked_answer(path: str, body: bytes, whole: _WholeAnswer, mark: bytes) -> bytes:

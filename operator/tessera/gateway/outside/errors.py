@@ -320,6 +320,8 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
                 elif isinstance(text := fields.get("message"), str) and text[:9] == '{"detail"':
                     waiting.append(_only(_decoded(text), "detail"))
                 waiting.append(_only(fields.get("response"), "error"))
+                if isinstance(choices := fields.get("choices"), list):
+                    waiting.extend(_only(each, "error") for each in choices[:_MAX_ITEMS])
             case [*items]:
                 waiting.extend(islice(items, _MAX_ITEMS))
             case _:
