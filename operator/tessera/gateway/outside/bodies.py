@@ -33,7 +33,8 @@ _INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
 _FUNCTIONS = ("function", "custom")
 _WEB_SEARCH = "web_search"
 _TRUE = msgspec.Raw(b"true")
-_EMPTY: tuple[Any, ...] = (None, [], msgspec.Raw(b'""'))
+_NO_TEXT = msgspec.Raw(b'""')
+_EMPTY: tuple[Any, ...] = (None, [], _NO_TEXT)
 # Fields of a message of the model that need no content beside them.
 _SAYING = ("tool_calls", "function_call", "refusal")
 _DISABLED = {"type": "disabled"}
@@ -112,10 +113,12 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
 def _passing(
     body: bytes, lists: listed.FieldLists, dialect: Dialect, priced: tuple[str, ...]
 ) -> _Fields:
-    own, refused = (*dialect.own_fields, *priced), dialect.refused_fields
+    passes = lists.passes
+    if dialect is not PLAIN or priced:
+        passes = passes.union(dialect.own_fields, priced).difference(dialect.refused_fields)
     fields: _Fields = {}
     for name, value in decode(_all_fields, body).items():
-        if (name in lists.passes and name not in refused) or name in own:
+        if name in passes:
             if value != NULL:
                 fields[name] = value
         elif not lists.leaves_out(name, value):
@@ -144,6 +147,7 @@ class _BodyValues:
 
     def __init__(self, model: ProviderModel, dialect: Dialect, mark: bytes) -> None:
         self.model, self.dialect, self.mark = model, dialect, mark
+        self.refused_message_fields = dialect.refused_message_fields
         self.state: ChatState | None = None
         self.caches = model.cost.cache_write is not None
         self._seen = 0
@@ -249,9 +253,10 @@ def _chat(fields: _Fields, values: _BodyValues) -> None:
         fields.pop("reasoning_effort", None)
     if "top_logprobs" in fields and fields.get("logprobs") != _TRUE:
         del fields["top_logprobs"]
-    if not values.items("functions", fields.get("functions", NULL)):
-        fields.pop("functions", None)
-        fields.pop("function_call", None)
+    if "functions" in fields and not values.items("functions", fields["functions"]):
+        del fields["functions"]
+    if "function_call" in fields and "functions" not in fields:
+        del fields["function_call"]
     streams = "stream" in fields and _read(_flag, "stream", fields["stream"])
     if streams and "stream_options" not in values.dialect.refused_fields:
         fields["stream_options"] = {"include_usage": True}
@@ -273,16 +278,15 @@ def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     if values.state is not None:
         details = values.items("reasoning_details", message.pop("reasoning_details", NULL))
         values.state.cut(message, details or [])
-    for name in values.dialect.refused_message_fields:
+    for name in values.refused_message_fields:
         message.pop(name, None)
-    if message.get("role") == ASSISTANT and not _says_anything(message):
-        return None
-    return message
+    return message if "content" in message and message["content"] != _NO_TEXT else _or_none(message)
 
 
-def _says_anything(message: _Fields) -> bool:
-    """Return whether a message of the model has more than what was left out."""
-    return message.get("content") not in _EMPTY or any(name in message for name in _SAYING)
+def _or_none(message: _Fields) -> _Fields | None:
+    """Return a message without content; None if a model says nothing in it."""
+    says = message.get("role") != ASSISTANT or any(name in message for name in _SAYING)
+    return message if says else None
 
 
 def _chat_part(item: msgspec.Raw) -> _Fields:

@@ -15,7 +15,6 @@ from tessera.gateway.outside import fields as listed
 
 ASSISTANT = msgspec.Raw(b'"assistant"')
 _TOOL = msgspec.Raw(b'"tool"')
-_NAMES = (b'"reasoning', b'"extra_content"')
 _DETAILS = "reasoning_details"
 _SIGNED = ("signature", "data")
 
@@ -24,7 +23,7 @@ _Fields = dict[str, Any]
 
 def may_have_state(body: bytes) -> bool:
     """Return whether a body may have state that a model made."""
-    return any(name in body for name in _NAMES)
+    return b'"reasoning' in body or b'"extra_content"' in body
 
 
 class ChatState:
