@@ -15,8 +15,8 @@ from tessera.gateway.refusals import RequestError
 from tests.gateway.outside.test_bodies import CHAT, refused, sent
 from tests.gateway_builders import an_offered_provider, an_outside_model
 
-CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
-RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "12:00"}
+CALL = {"id": "call12345", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+RESULT = {"role": "tool", "tool_call_id": "call12345", "content": "12:00"}
 QUESTION = {"role": "user", "content": "What time is it?"}
 DEEPSEEK, KIMI = "https://api.deepseek.com/v1", "https://api.moonshot.ai/v1"
 ZAI, MISTRAL = "https://api.z.ai/api/paas/v4", "https://api.mistral.ai/v1"
@@ -182,3 +182,30 @@ def test_state_of_another_shape_is_refused_or_left_out(state: Any) -> None:
         text = b""
         assert error.reason is RequestReason.INVALID_REQUEST  # noqa: PT017 - both are right
     assert MARK not in text
+
+
+def test_ids_of_calls_that_mistral_refuses_are_replaced_wherever_they_stand() -> None:
+    calls = [{**CALL, "id": "call_1"}, CALL]
+    results = [{**RESULT, "tool_call_id": call["id"]} for call in calls]
+    turn = [QUESTION, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    _, called, first, second = sent(CHAT, messages=turn, model=at(MISTRAL))["messages"]
+    ids = [call["id"] for call in called["tool_calls"]]
+    assert ids == [first["tool_call_id"], second["tool_call_id"]]
+    assert (len(ids[0]), ids[0].isalnum(), ids[1]) == (9, True, CALL["id"])
+    assert sent(CHAT, messages=turn, model=at(PLAIN))["messages"] == turn
+
+
+def test_thoughts_within_the_content_go_to_mistral_alone() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}], "closed": True}
+    said = {"role": "assistant", "content": [thought, {"type": "text", "text": "Noon."}]}
+    turn = [QUESTION, said, QUESTION]
+    assert sent(CHAT, messages=turn, model=at(MISTRAL))["messages"] == turn
+    other = sent(CHAT, messages=turn, model=at(PLAIN))["messages"][1]
+    assert other["content"] == said["content"][1:]
+
+
+def test_calls_of_others_have_the_signature_that_google_takes_for_them() -> None:
+    google = at("https://generativelanguage.googleapis.com/v1beta/openai")
+    call = sent(CHAT, messages=a_turn(), model=google)["messages"][1]["tool_calls"][0]
+    signature = call["extra_content"]["google"]["thought_signature"]
+    assert signature == "skip_thought_signature_validator"

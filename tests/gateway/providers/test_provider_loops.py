@@ -72,6 +72,8 @@ async def test_turns_without_streams_pass_and_cost_their_bill(play: Played, name
     await assert_billed(play)
 
 
+# The client's types know no list as the content of an answer.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 async def test_thoughts_within_the_content_come_back_to_their_provider(play: Played) -> None:
     script = play.scripts["mistral-reasoning"]
     await played_loop(play, script)
@@ -130,7 +132,7 @@ async def test_a_loop_of_messages_goes_on_where_its_provider_fails_in_between(
     script.fails[3] = script.errors["Overloaded"]
     await messages_loop(play.anthropic, ["messages"], script.options)
     assert_nothing_failed(play)
-    assert [asked.name for asked, _ in play.answers].count("slate") == 1
+    assert play.answers[3][0].name == "slate"
     assert len(play.answers) == len(STEPS)
     await assert_billed(play)
 
@@ -179,7 +181,7 @@ async def test_a_long_prompt_has_the_prices_of_long_prompts(play: Played, name: 
     script = play.scripts[name]
     text = "stone " * 70_000
     await play.openai.chat.completions.create(
-        model=script.name, messages=[{"role": "user", "content": text}], max_tokens=100
+        model=script.name, messages=[{"role": "user", "content": text}], max_tokens=200
     )
     assert script.answered[0].prompt > 200_000
     await assert_billed(play)

@@ -94,6 +94,20 @@ class Dialect(Wire):
     renamed_fields: Mapping[str, str] = {}
     """Fields of a chat's request that have another name there."""
 
+    signature_of_others: str = ""
+    """What stands in place of the signature of a call that another model made; empty for none."""
+
+    call_id_letters: int = 0
+    """Letters and digits that the id of a call has to have; 0 for any id."""
+
+    returned_parts: tuple[str, ...] = ()
+    """Types of parts of a message's content, with plain reasoning that it takes back."""
+
+    @property
+    def has_call_state(self) -> bool:
+        """Return whether calls of tools need anything that other models do not give them."""
+        return self.requires_reasoning or bool(self.signature_of_others or self.call_id_letters)
+
 
 # What a provider speaks that has no row: the general rules alone.
 PLAIN = Dialect()

@@ -97,7 +97,7 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     fields = _passing(body, protocol.fields, dialect, priced)
     limits = [most_output, model.max_output_tokens]
     limits += [_read(_limit, name, fields.pop(name)) for name in _LIMITS if name in fields]
-    if dialect.requires_reasoning or may_have_state(body):
+    if dialect.has_call_state or may_have_state(body):
         values.state = ChatState(dialect, values.mark)
     protocol.build(fields, values)
     if "thinking" in fields:
@@ -266,7 +266,7 @@ def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     lists = _CHAT_LISTS if values.state is None else _CHAT_STATE_LISTS
     message = lists.message.cut(item)
     if "content" in message:
-        values.cut(message, "content", _chat_part)
+        values.cut(message, "content", partial(_chat_part, values))
     if "tool_calls" in message:
         calls = values.items("tool_calls", message.pop("tool_calls"))
         # Engines write empty lists, which providers refuse.
@@ -289,9 +289,14 @@ def _or_none(message: _Fields) -> _Fields | None:
     return message if says else None
 
 
-def _chat_part(item: msgspec.Raw) -> _Fields:
+def _chat_part(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     part = listed.CHAT_PART.cut(item)
     kind = _type_of(part)
+    if kind == "thinking":
+        # Mistral's, of others' models too: it has no place for a mark.
+        return part if kind in values.dialect.returned_parts else None
+    part.pop("thinking", None)
+    part.pop("closed", None)
     if kind == "image_url":
         image = part["image_url"] = listed.CHAT_IMAGE.cut(_required(part, "image_url"))
         _check_image("image_url", _required(image, "url"))

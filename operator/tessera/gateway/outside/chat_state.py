@@ -5,6 +5,8 @@ What its maker signed has a mark, and returns to this maker alone: signatures an
 for a mark. It goes to dialects whose documentation asks for it, within turns that call tools.
 """
 
+import re
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -39,6 +41,7 @@ class ChatState:
     def cut(self, message: _Fields, details: list[msgspec.Raw]) -> None:
         """Leave what this provider takes back in a message, whose `reasoning_details` are given."""
         plain = {name: message.pop(name, None) for name in listed.CHAT_REASONING.names}
+        self._fit_id(message, "tool_call_id")
         if message.get("role") != ASSISTANT:
             self._calls_tools = self._calls_tools and message.get("role") == _TOOL
             return
@@ -66,10 +69,17 @@ class ChatState:
                 return None
         return entry
 
+    def _fit_id(self, fields: _Fields, name: str) -> None:
+        """Replace an id of a call that the provider would refuse, everywhere by the same one."""
+        letters, value = self._dialect.call_id_letters, fields.get(name)
+        if value is not None and letters and not re.fullmatch(rb'"\w{%d}"' % letters, value):
+            fields[name] = blake2b(value, digest_size=letters).hexdigest()[:letters]
+
     def _cut_call(self, call: _Fields) -> None:
+        self._fit_id(call, "id")
         extra = call.pop("extra_content", None)
         google = listed.CHAT_EXTRA.cut(extra).get("google") if extra is not None else None
         signed = listed.CHAT_GOOGLE.cut(google) if google is not None else {}
         signature = unmarked(signed.get("thought_signature"), self._mark)
-        if signature is not None:
+        if signature := signature or self._dialect.signature_of_others:
             call["extra_content"] = {"google": {"thought_signature": signature}}

@@ -79,12 +79,13 @@ _CODES: Mapping[str, ErrorKind] = {
         # https://help.openai.com/en/articles/6614457-troubleshooting-api-usage-and-spend-limits,
         # https://docs.claude.com/en/api/errors (billing_error),
         # https://platform.moonshot.ai/docs/api/errors (exceeded_current_quota_error),
-        # https://help.aliyun.com/zh/model-studio/error-code (Arrearage)
+        # https://help.aliyun.com/zh/model-studio/error-code (Arrearage),
+        # https://console.groq.com/docs/spend-limits (blocked_api_access)
         ErrorKind.NO_CREDIT: """
             insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded
             project_spend_limit_exceeded organization_usage_limit_exceeded billing_not_active
             billing_hard_limit_reached billing_error enforced_spend_limit_reached
-            exceeded_current_quota_error arrearage
+            exceeded_current_quota_error arrearage blocked_api_access
         """,
         # https://ai.google.dev/gemini-api/docs/troubleshooting (API_KEY_INVALID, UNAUTHENTICATED),
         # https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html
@@ -139,7 +140,7 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"This model's maximum prompt length is (?P<limit>\d{1,9}) but the request contains "
             r"(?P<needed>\d{1,9}) tokens",
             # Kimi: https://github.com/MoonshotAI/kimi-cli/issues/2011
-            r"(?:Invalid request: )?Your request exceeded model token limit: (?P<limit>\d{1,9})"
+            r"(?:Invalid request: )?Your request exceeded model token limit ?: (?P<limit>\d{1,9})"
             r"(?: \(requested: (?P<needed>\d{1,9})\))?",
             # Mistral: https://portkey.ai/error-library/context-length-exceeded-error-13710000
             r"Prompt contains (?P<needed>\d{1,9}) tokens.{0,60} too large for model with "
@@ -150,6 +151,8 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"too many tokens: (?:total number of tokens in the prompt cannot exceed |size limit)",
             # MiniMax: https://github.com/MiniMax-AI/MiniMax-M2/issues/119
             r"invalid params, context window exceeds limit",
+            # Z.ai: https://docs.z.ai/api-reference/api-code (1261)
+            r"Prompt exceeds max length",
             # OpenAI and Groq, of a request above the tokens of a whole minute:
             # https://developers.openai.com/api/docs/guides/error-codes
             r"Request too large for ",
@@ -162,6 +165,8 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"Content violates usage guidelines",
             # DeepSeek: https://github.com/deepseek-ai/awesome-deepseek-integration/issues/13
             r"Content Exists Risk\Z",
+            # Z.ai: https://docs.z.ai/api-reference/api-code (1301)
+            r"System detected potentially unsafe or sensitive content in input or generation",
         ),
         (
             ErrorKind.NO_CREDIT,
@@ -185,6 +190,8 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
         ),
         # DeepSeek: https://github.com/langbot-app/LangBot/issues/1643
         (ErrorKind.MODEL, r"Model Not Exist\Z"),
+        # Z.ai: https://docs.z.ai/api-reference/api-code (1211)
+        (ErrorKind.MODEL, r"Model does not exist, please check the model code"),
     )
     for pattern in patterns
 )

@@ -142,7 +142,7 @@ CHAT_EXTRA = Listed("google")
 CHAT_GOOGLE = Listed("thought_signature")
 CHAT_THINKING = Listed("type keep clear_thinking")
 CHAT_TOOL = Listed("type function custom name description")
-CHAT_PART = Listed("type text refusal image_url")
+CHAT_PART = Listed("type text refusal image_url thinking closed")
 CHAT_IMAGE = Listed("url detail")
 RESPONSES_ITEM = Listed(
     "type role content status phase call_id name namespace arguments input output summary "

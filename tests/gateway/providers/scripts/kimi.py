@@ -1,6 +1,7 @@
 """Moonshot's Kimi.
 
 https://platform.kimi.ai/docs/guide/use-kimi-k2-thinking-model (thinking is on by default)
+https://platform.kimi.ai/docs/guide/kimi-k2-5-quickstart (it can be switched off)
 https://platform.kimi.ai/docs/api/errors
 https://github.com/earendil-works/pi/issues/2017 (counts of a stream stand in the choice)
 https://github.com/vercel/ai/pull/12352 (hits at the top)
@@ -10,7 +11,9 @@ https://github.com/MoonshotAI/kimi-code/pull/1857 (no balance is a 429 without `
 https://docs.apiyi.com/en/models/kimi-k3.md (3, 0.30, 15)
 """
 
-from tests.gateway.providers.chats import Chats, unknown_field
+from dataclasses import replace
+
+from tests.gateway.providers.chats import Chats, counts, unknown_field
 from tests.gateway.providers.recorded import Step
 from tests.gateway.providers.scripted import (
     Json,
@@ -37,7 +40,8 @@ def _refuse(name: str, place: str) -> Refusal:
 def _check(body: Json) -> Refusal | None:
     if body.get("temperature", 1) != 1:
         return _invalid("invalid temperature: only 1 is allowed for this model")
-    for place, message in assistant_calls(body):
+    thinks = body.get("thinking") != {"type": "disabled"}
+    for place, message in assistant_calls(body) if thinks else ():
         if not message.get("reasoning_content"):
             return _invalid(
                 "thinking is enabled but reasoning_content is missing in assistant tool call "
@@ -50,6 +54,11 @@ def _check(body: Json) -> Refusal | None:
         "thinking reasoning_effort prompt_cache_key safety_identifier",
         message="name partial reasoning_content",
     )
+
+
+def _counts(body: Json, step: Step, *, thinks: bool) -> Tokens:
+    # What of an answer is reasoning, its counts do not say.
+    return replace(counts(body, step, thinks=thinks), reasoning=None)
 
 
 def _usage(tokens: Tokens) -> Json:
@@ -77,7 +86,9 @@ SCRIPT = Script(
     prices=Prices(input="3", cached="0.30", output="15"),
     spec={"maxContextTokens": 1_048_576},
     check=_check,
-    reply=Chats(usage=_usage, thought=_thought, ending=_ending, call_id="Read:{}").reply,
+    reply=Chats(
+        counts=_counts, usage=_usage, thought=_thought, ending=_ending, call_id="Read:{}"
+    ).reply,
     options={"max_tokens": 4000},
     errors={
         "NoCredit": _error(

@@ -99,7 +99,7 @@ SCRIPT = Script(
     model="devstral-2512",
     spec={"maxContextTokens": 262_144},
     reply=Chats(
-        thinks=False, counts=_counts, usage=_usage, ending=in_the_last_chunk, call_id="D681PevK{}"
+        thinks=False, counts=_counts, usage=_usage, ending=in_the_last_chunk, call_id="D681Pev{:02}"
     ).reply,
     options={"max_tokens": 4000},
     **_SHARED,
@@ -114,7 +114,7 @@ REASONING = Script(
         usage=_usage,
         thought=_thought,
         ending=in_the_last_chunk,
-        call_id="D681PevK{}",
+        call_id="D681Pev{:02}",
     ).reply,
     options={"max_tokens": 4000, "reasoning_effort": "high"},
     **_SHARED,

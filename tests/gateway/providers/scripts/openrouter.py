@@ -40,7 +40,9 @@ def _refuse(name: str, place: str) -> Refusal:
 
 
 def _check(body: Json) -> Refusal | None:
-    for place, message in assistant_calls(body):
+    # Claude takes a loop of tools without thoughts where it is not asked to think.
+    thinks = "reasoning" in body or "reasoning_effort" in body
+    for place, message in assistant_calls(body) if thinks else ():
         details = message.get("reasoning_details") or [{}]
         if details[0].get("signature") != _SIGNATURE:
             raw = (
