@@ -72,7 +72,8 @@ class ChatState:
     def _fit_id(self, fields: _Fields, name: str) -> None:
         """Replace an id of a call that the provider would refuse, everywhere by the same one."""
         letters, value = self._dialect.call_id_letters, fields.get(name)
-        if value is not None and letters and not re.fullmatch(rb'"\w{%d}"' % letters, value):
+        fits = rb'"[a-zA-Z0-9]{%d}"' % letters
+        if value is not None and letters and not re.fullmatch(fits, value):
             fields[name] = blake2b(value, digest_size=letters).hexdigest()[:letters]
 
     def _cut_call(self, call: _Fields) -> None:
