@@ -81,6 +81,6 @@ class ChatState:
         extra = call.pop("extra_content", None)
         google = listed.CHAT_EXTRA.cut(extra).get("google") if extra is not None else None
         signed = listed.CHAT_GOOGLE.cut(google) if google is not None else {}
-        signature = unmarked(signed.get("thought_signature"), self._mark)
-        if signature := signature or self._dialect.signature_of_others:
+        own = unmarked(signed.get("thought_signature"), self._mark)
+        if signature := own or self._dialect.signature_of_others:
             call["extra_content"] = {"google": {"thought_signature": signature}}
