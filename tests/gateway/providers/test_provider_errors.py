@@ -14,6 +14,8 @@ from tests.gateway.providers.played import ALONE, OWN_WORDS, TWELVE, Played
 from tests.gateway.providers.recorded import TASK
 from tests.gateway.providers.scripted import Kind, Script, event
 
+pytestmark = pytest.mark.long
+
 QUESTION: Any = [{"role": "user", "content": TASK}]
 # The words of `spec.fallback` by which another target may be asked.
 FALLBACKS: dict[Kind, set[str]] = {

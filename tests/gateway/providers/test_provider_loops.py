@@ -12,6 +12,8 @@ from tests.gateway.providers.recorded import STEPS, TASK, chat_loop, messages_lo
 from tests.gateway.providers.scripted import Script
 from world.provider import KEY as PROVIDER_KEY
 
+pytestmark = pytest.mark.long
+
 NAMES = [script.name for script in TWELVE]
 
 
