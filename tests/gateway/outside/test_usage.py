@@ -1,6 +1,7 @@
 """What the answers of providers say of their bills."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,18 @@ async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
     assert 'tessera_gateway_provider_own_cost_total{provider="acme"} 0.0025' in page
     compared = 'tessera_gateway_provider_compared_cost_total{provider="acme"} '
     assert f"{compared}{record.cost_nanos / 10**9:g}" in page
+
+
+def test_names_of_counts_that_a_provider_makes_up_are_not_kept() -> None:
+    reader = UsageReader(CHAT, dialects()["x-ai"], PROMPT)
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            reader.read_event(json.dumps({"usage": {f"tokens_of_{number}": 5}}).encode())
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert reader.bill() == NO_BILL
 
 
 async def test_a_provider_that_has_not_the_counts_of_its_dialect_is_named(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ _MAX_TOKENS = 10**9
 _MAX_BYTES = 2**14
 # Choices in which counts are looked for, as many as a request may ask for.
 _MAX_CHOICES = 128
+# Objects of counts whose cost is cut: each is looked for in all of the answer.
+_MAX_CUT = 16
 # Names from the object of counts to a count.
 _MAX_DEPTH = 3
 _USAGE = b'"usage"'
@@ -158,10 +160,11 @@ class UsageReader:
     def __init__(self, path: str, dialect: Dialect = PLAIN, prompt_tokens: int = 0) -> None:
         """Take the path of the request, and what its prompt has if the provider does not say."""
         self._row = dialect.counts.get(PROTOCOLS[path], ())
+        self._row_paths = {each.path for each in self._row}
         self._prompt_tokens = prompt_tokens
         self._dialect_costs = dialect.own_costs
         self._rest_is_reasoning = dialect.rest_is_reasoning
-        # The largest value of each path, and of each name of the general ones.
+        # The largest value of each path of the row, and of each name of the general ones.
         self._values: dict[_Path, int] = {}
         self._named: dict[str, int] = {}
         self._own_nanos: int | None = None
@@ -205,7 +208,9 @@ class UsageReader:
             # A count of 0 says no more than none.
             if type(count) is not int or not 0 < count <= _MAX_TOKENS:
                 continue
-            self._values[place] = max(count, self._values.get(place, 0))
+            # Names are the provider's: others than these are not kept.
+            if place in self._row_paths:
+                self._values[place] = max(count, self._values.get(place, 0))
             if (general := GENERAL_PATHS.get(place)) is not None:
                 self._named[general] = max(count, self._named.get(general, 0))
 
@@ -330,7 +335,7 @@ def without_cost(data: bytes) -> bytes:
     """Return an answer or the data of an event without the provider's own cost of it."""
     if may_have_cost(data):
         with contextlib.suppress(*_UNREADABLE):
-            for usage in _places.decode(data).usages():
+            for usage in islice(_places.decode(data).usages(), _MAX_CUT):
                 text = bytes(usage)
                 if _COST_MARK in text and len(text) <= _MAX_BYTES:
                     # The same object has the same cost, wherever it stands.
