@@ -99,3 +99,11 @@ OWN_PATHS = (
     "GET /v1/models",
     "GET /v1/models/{model}",
 )
+
+
+def failure_line(path: str) -> bytes:
+    """Return the line before a failure in a stream, which says which protocol its clients speak."""
+    item = PATHS.get(path)
+    if item is not None and item.stream is not None:
+        return item.stream.failure
+    return MESSAGES_FAILURE if path.startswith("/v1/messages") else b""

@@ -394,8 +394,9 @@ def no_target(
     )
 
 
-def _repeats_last(error: RequestError) -> tuple[bool, float]:
-    return error.retry_seconds is None, error.retry_seconds or 0.0
+def _repeats_last(error: RequestError) -> tuple[bool, float, bool]:
+    is_too_long = error.reason is RequestReason.CONTEXT_TOO_LONG
+    return error.retry_seconds is None, error.retry_seconds or 0.0, is_too_long
 
 
 def context_excess(needed: int | None, limit: int | None, place: str) -> str:

@@ -411,6 +411,30 @@ async def test_a_prompt_that_no_target_takes_is_too_long_whatever_else_they_say(
     assert (got.status, got.error["code"]) == (400, "context_length_exceeded")
 
 
+async def test_a_larger_target_that_fails_makes_no_prompt_too_long(tmp_path: Path) -> None:
+    async def fails(call: EngineCall) -> None:
+        await call.whole({"error": {"message": "broken"}}, status=500)
+
+    async with routed(tmp_path, own=fails, model={"max_context_tokens": 64}) as world:
+        got = await ask(world, a_body("word " * 500))
+        assert not world.provider.calls
+    assert (got.status, got.error["code"]) == (502, "no_target")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_clients_of_anthropic_read_its_types_before_they_are_known(
+    tmp_path: Path, path: str
+) -> None:
+    async with routed(tmp_path, OUTSIDE) as world:
+        got = await world.gateway.post(a_body(max_tokens=50), path, authorization="Bearer tsk-none")
+    body = json.loads(got.body)
+    assert (got.status, body["type"], body["error"]["type"]) == (
+        401,
+        "error",
+        "authentication_error",
+    )
+
+
 async def test_long_prompts_eject_no_provider(tmp_path: Path) -> None:
     async with routed(tmp_path, own=own) as world:
         world.provider.script = report(TOO_LONG)

@@ -19,7 +19,7 @@ from tessera.gateway.http.responses import ClientResponse, Message, Receive, Sen
 from tessera.gateway.identify.senders import Identified, by_name, is_true
 from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.outside.source import OutsideSource
-from tessera.gateway.paths import PATHS
+from tessera.gateway.paths import PATHS, failure_line
 from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.relay.relay import Relay
@@ -96,7 +96,7 @@ class GatewayApp:
             total_ns = self._clock.monotonic_ns() - started_ns
             path, address = scope["path"], _client_address(scope)
             self._record(refused_record(request_id, path, address, error, started_at_ns, total_ns))
-            await response.fail(error)
+            await response.fail(error, failure_line(path))
 
     def running(self, limit: int) -> tuple[list[RunningRequest], int]:
         """Return the oldest requests that run, and how many do."""

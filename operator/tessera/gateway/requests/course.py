@@ -14,6 +14,7 @@ from tessera.gateway.http.responses import ClientResponse, EndedAnswer
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import Identified
 from tessera.gateway.outside.source import AskedOutside, OutsideSource
+from tessera.gateway.paths import failure_line
 from tessera.gateway.queue.places import Placed, Places
 from tessera.gateway.receive.receiver import Received, Receiver
 from tessera.gateway.refusals import RequestError
@@ -234,8 +235,7 @@ class RequestCourse:
         if self.identified.holding.exceeded and client.reads_slowly:
             client.abort()
         else:
-            stream = self.identified.path_item.stream
-            await self._client.fail(error, b"" if stream is None else stream.failure)
+            await self._client.fail(error, failure_line(self.identified.path_item.path))
 
     def _leave(self) -> None:
         """Cancel the request, since its client is gone."""

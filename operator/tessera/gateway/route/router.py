@@ -31,6 +31,8 @@ _REFUSED = frozenset(
         RequestReason.CONTENT_FILTERED,
     }
 )
+# Where all targets have these, a shorter prompt helps, and no other day.
+_LASTING = _REFUSED | {RequestReason.CONTEXT_TOO_LONG, RequestReason.MODEL_NOT_FOUND}
 
 
 class RequestRouter:
@@ -171,8 +173,7 @@ class RouteCalls:
         self._resolved.received.skipped_targets = skipped_text(self._skipped.items())
         errors = list(self._errors.values())
         too_long = [each for each in errors if each.reason is RequestReason.CONTEXT_TOO_LONG]
-        if too_long and all(each.retry_seconds is None for each in errors):
-            # No wait helps, and a shorter prompt does.
+        if too_long and _LASTING.issuperset(each.reason for each in errors):
             return too_long[-1]
         if errors and _REFUSED.issuperset(self._skipped.values()):
             return errors[-1]
