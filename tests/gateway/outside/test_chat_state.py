@@ -53,14 +53,27 @@ def test_no_other_provider_gets_reasoning(base_url: str) -> None:
     assert sent(CHAT, messages=turn, model=at(base_url))["messages"] == a_turn()
 
 
-@pytest.mark.parametrize("base_url", [DEEPSEEK, KIMI])
-def test_calls_without_reasoning_are_asked_without_thinking(base_url: str) -> None:
+def test_calls_without_reasoning_are_asked_without_thinking() -> None:
     asked = {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}
-    body = sent(CHAT, messages=a_turn(reasoning="Hm"), model=at(base_url), **asked)
+    body = sent(CHAT, messages=a_turn(reasoning="Hm"), model=at(DEEPSEEK), **asked)
     assert (body["messages"], body["thinking"]) == (a_turn(), {"type": "disabled"})
     assert "reasoning_effort" not in body
     # A model that does not think has no such switch.
-    assert "thinking" not in sent(CHAT, messages=a_turn(), model=at(base_url, reasoning=False))
+    assert "thinking" not in sent(CHAT, messages=a_turn(), model=at(DEEPSEEK, reasoning=False))
+
+
+@pytest.mark.parametrize("reasoning", [{}, {"reasoning_content": ""}])
+def test_calls_of_others_have_a_text_in_place_of_reasoning_at_kimi(reasoning: Any) -> None:
+    body = sent(CHAT, messages=a_turn(**reasoning), model=at(KIMI), temperature=1)
+    assert body["messages"] == a_turn(reasoning_content="(not given)")
+    assert (body["temperature"], "thinking" in body) == (1, False)
+
+
+def test_roles_that_deepseek_does_not_know_have_its_names() -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, QUESTION]
+    body = sent(CHAT, messages=messages, model=at(DEEPSEEK))
+    assert [each["role"] for each in body["messages"]] == ["system", "user"]
+    assert sent(CHAT, messages=messages, model=at(PLAIN))["messages"] == messages
 
 
 def test_a_switch_of_thinking_passes_where_the_dialect_has_one() -> None:
@@ -123,7 +136,9 @@ def test_signed_state_of_a_chat_goes_back_to_its_maker_alone() -> None:
 
 @pytest.mark.parametrize("space", ["", " " * 20_000])
 def test_engines_of_the_cluster_get_no_signed_state_of_a_chat(space: str) -> None:
-    body = {"messages": [{**QUESTION, "x": space}, {**answered(ANSWER), "x": space}], "top_k": 3}
+    signed = {"google": {"thought_signature": MARK.decode() + "EqQB"}}
+    said = {**answered(ANSWER), "x": space, "extra_content": signed, "thinking_blocks": [signed]}
+    body = {"messages": [{**QUESTION, "x": space}, said], "top_k": 3}
     text = without_marked(CHAT, json.dumps(body).encode())
     assert MARK not in text
     _, message = json.loads(text)["messages"]
@@ -202,6 +217,37 @@ def test_thoughts_within_the_content_go_to_mistral_alone() -> None:
     assert sent(CHAT, messages=turn, model=at(MISTRAL))["messages"] == turn
     other = sent(CHAT, messages=turn, model=at(PLAIN))["messages"][1]
     assert other["content"] == said["content"][1:]
+    # Providers take no empty list.
+    alone = {**said, "content": [thought]}
+    assert sent(CHAT, messages=[QUESTION, alone, QUESTION])["messages"] == [QUESTION, QUESTION]
+    called = {**alone, "tool_calls": [CALL]}
+    assert sent(CHAT, messages=[QUESTION, called, RESULT])["messages"][1]["content"] is None
+
+
+def test_long_ids_of_calls_are_replaced_for_openai() -> None:
+    long = f"chatcmpl-tool-{'0123456789abcdef' * 2}"
+    turn = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [{**CALL, "id": long}]}]
+    turn += [{**RESULT, "tool_call_id": long}]
+    _, called, result = sent(CHAT, messages=turn, model=at("https://api.openai.com/v1"))["messages"]
+    assert called["tool_calls"][0]["id"] == result["tool_call_id"] != long
+    assert len(result["tool_call_id"]) == 9
+
+
+def test_ids_of_calls_that_messages_cannot_have_are_replaced() -> None:
+    use = {"type": "tool_use", "id": "functions.now:0", "name": "now", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "functions\u002enow:0", "content": "12:00"}
+    turn = [
+        QUESTION,
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    body = sent("/v1/messages", messages=turn)
+    ids = [
+        body["messages"][1]["content"][0]["id"],
+        body["messages"][2]["content"][0]["tool_use_id"],
+    ]
+    assert ids[0] == ids[1]
+    assert ids[0].isalnum()
 
 
 def test_calls_of_others_have_the_signature_that_google_takes_for_them() -> None:

@@ -97,8 +97,14 @@ class Dialect(Wire):
     signature_of_others: str = ""
     """What stands in place of the signature of a call that another model made; empty for none."""
 
-    call_id_letters: int = 0
-    """Letters and digits that the id of a call has to have; 0 for any id."""
+    call_ids: str = ""
+    """Regular expression of the ids of calls that it takes; empty for any id."""
+
+    renamed_roles: Mapping[str, str] = {}
+    """Roles of messages that it has another name for."""
+
+    reasoning_of_others: str = ""
+    """What stands in place of the reasoning of a call that another model made; empty for none."""
 
     returned_parts: tuple[str, ...] = ()
     """Types of parts of a message's content, with plain reasoning that it takes back."""
@@ -106,7 +112,7 @@ class Dialect(Wire):
     @property
     def has_call_state(self) -> bool:
         """Return whether calls of tools need anything that other models do not give them."""
-        return self.requires_reasoning or bool(self.signature_of_others or self.call_id_letters)
+        return self.requires_reasoning or bool(self.signature_of_others or self.call_ids)
 
 
 # What a provider speaks that has no row: the general rules alone.

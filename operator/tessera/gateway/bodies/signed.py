@@ -33,13 +33,6 @@ class _MessageContent(msgspec.Struct, gc=False):
     content: msgspec.Raw = NULL
 
 
-class _MessageState(msgspec.Struct, gc=False):
-    """What a message of a chat may have with a mark."""
-
-    tool_calls: msgspec.Raw = NULL
-    reasoning_details: msgspec.Raw = NULL
-
-
 class _Conversations(msgspec.Struct, gc=False):
     input: msgspec.Raw = NULL
     messages: msgspec.Raw = NULL
@@ -47,7 +40,7 @@ class _Conversations(msgspec.Struct, gc=False):
 
 _block = msgspec.json.Decoder(_TypedBlock)
 _message = msgspec.json.Decoder(_MessageContent)
-_message_state = msgspec.json.Decoder(_MessageState)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _conversations = msgspec.json.Decoder(_Conversations)
 _text = msgspec.json.Decoder(str)
 
@@ -113,20 +106,25 @@ def _unsigned(value: msgspec.Raw) -> Any:
 
 
 def _without_state(message: bytes) -> msgspec.Raw:
-    """Return a message of a chat without the fields that have a mark."""
+    """Return a message of a chat without the fields that have a mark; its text stays."""
     if is_marked(message):
-        state = _message_state.decode(message)
-        changes: dict[str, Any] = {}
-        if is_marked(bytes(state.reasoning_details)):
-            changes["reasoning_details"] = NULL
-        if is_marked(bytes(state.tool_calls)):
-            calls = map(bytes, each_item(memoryview(state.tool_calls)))
-            changes["tool_calls"] = [
-                msgspec.Raw(with_fields(call, {"extra_content": NULL}) if is_marked(call) else call)
-                for call in calls
-            ]
+        fields = _fields.decode(message)
+        changes: dict[str, Any] = {
+            name: NULL for name in fields if name != "content" and is_marked(bytes(fields[name]))
+        }
+        if "tool_calls" in changes:
+            calls = map(bytes, each_item(memoryview(fields["tool_calls"])))
+            changes["tool_calls"] = list(map(_without_call_state, calls))
         message = with_fields(message, changes)
     return msgspec.Raw(message)
+
+
+def _without_call_state(call: bytes) -> msgspec.Raw:
+    if is_marked(call):
+        fields = _fields.decode(call)
+        marked = (name for name in fields if is_marked(bytes(fields[name])))
+        call = with_fields(call, {name: NULL for name in marked if name != "function"})
+    return msgspec.Raw(call)
 
 
 _WITHOUT_MARKED = {"/v1/chat/completions": _without_state, "/v1/messages": _without_blocks}

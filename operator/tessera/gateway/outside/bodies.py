@@ -15,7 +15,12 @@ from tessera.domain.providers.dialects import PLAIN, Dialect, dialect_of
 from tessera.gateway.bodies.json_values import MAX_TEXTS, NULL, check_encoding, decode, first_items
 from tessera.gateway.bodies.signed import thinking_mark, unmarked
 from tessera.gateway.outside import fields as listed
-from tessera.gateway.outside.chat_state import ASSISTANT, ChatState, may_have_state
+from tessera.gateway.outside.chat_state import (
+    ASSISTANT,
+    ChatState,
+    fitting_id,
+    may_have_state,
+)
 from tessera.gateway.refusals import RequestError, invalid_request
 
 # Of all lists of a body together.
@@ -31,6 +36,9 @@ _HTTPS = re.compile(r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?",
 _DATA = re.compile(rb'"data:image/', re.IGNORECASE)
 _INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
 _FUNCTIONS = ("function", "custom")
+_CALLS = b'"tool_calls"'
+# Of Anthropic's protocol: https://docs.claude.com/en/api/messages
+_TOOL_USE_IDS = "[a-zA-Z0-9_-]+"
 _WEB_SEARCH = "web_search"
 _TRUE = msgspec.Raw(b"true")
 _NO_TEXT = msgspec.Raw(b'""')
@@ -97,7 +105,7 @@ def outside_body(path: str, body: bytes, outside: OutsideModel, most_output: int
     fields = _passing(body, protocol.fields, dialect, priced)
     limits = [most_output, model.max_output_tokens]
     limits += [_read(_limit, name, fields.pop(name)) for name in _LIMITS if name in fields]
-    if dialect.has_call_state or may_have_state(body):
+    if (dialect.has_call_state and _CALLS in body) or may_have_state(body):
         values.state = ChatState(dialect, values.mark)
     protocol.build(fields, values)
     if "thinking" in fields:
@@ -265,8 +273,14 @@ def _chat(fields: _Fields, values: _BodyValues) -> None:
 def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     lists = _CHAT_LISTS if values.state is None else _CHAT_STATE_LISTS
     message = lists.message.cut(item)
+    if values.dialect.renamed_roles and "role" in message:
+        role = _read(_text, "role", message["role"])
+        message["role"] = _encoded(values.dialect.renamed_roles.get(role, role))
     if "content" in message:
         values.cut(message, "content", partial(_chat_part, values))
+        if message["content"] == []:
+            # All of it was thoughts of others.
+            del message["content"]
     if "tool_calls" in message:
         calls = values.items("tool_calls", message.pop("tool_calls"))
         # Engines write empty lists, which providers refuse.
@@ -281,6 +295,10 @@ def _chat_message(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
     for name in values.refused_message_fields:
         message.pop(name, None)
     return message if "content" in message and message["content"] != _NO_TEXT else _or_none(message)
+
+
+def _encoded(text: str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(text))
 
 
 def _or_none(message: _Fields) -> _Fields | None:
@@ -392,7 +410,7 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
             if block.get("text") in _EMPTY:
                 return None
         case "tool_use":
-            pass
+            _fit_id(block, "id")
         case "image":
             source = block["source"] = listed.MESSAGES_SOURCE.cut(_required(block, "source"))
             kind = _type_of(source)
@@ -401,6 +419,7 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
             if kind == "url":
                 _check_image("source", _required(source, "url"))
         case "tool_result":
+            _fit_id(block, "tool_use_id")
             if "content" in block:
                 values.cut(block, "content", partial(_result_block, values))
         case "thinking" | "redacted_thinking" as kind:
@@ -408,6 +427,11 @@ def _block(values: _BodyValues, item: msgspec.Raw) -> _Fields | None:
         case kind:
             raise _unsayable(f"content of type {kind}", "messages")
     return block
+
+
+def _fit_id(block: _Fields, name: str) -> None:
+    if name in block:
+        block[name] = fitting_id(block[name], _TOOL_USE_IDS)
 
 
 def _own_thinking(block: _Fields, name: str, mark: bytes) -> _Fields | None:

@@ -14,11 +14,15 @@ import msgspec
 from tessera.domain.providers.dialects import Dialect
 from tessera.gateway.bodies.signed import unmarked
 from tessera.gateway.outside import fields as listed
+from tessera.gateway.refusals import invalid_request
 
 ASSISTANT = msgspec.Raw(b'"assistant"')
 _TOOL = msgspec.Raw(b'"tool"')
 _DETAILS = "reasoning_details"
 _SIGNED = ("signature", "data")
+_ID_LETTERS = 9
+_EMPTY = msgspec.Raw(b'""')
+_text = msgspec.json.Decoder(str)
 
 _Fields = dict[str, Any]
 
@@ -26,6 +30,20 @@ _Fields = dict[str, Any]
 def may_have_state(body: bytes) -> bool:
     """Return whether a body may have state that a model made."""
     return b'"reasoning' in body or b'"extra_content"' in body
+
+
+def fitting_id(value: msgspec.Raw, pattern: str) -> str:
+    """Return the id of a call, or a digest where a provider would refuse it: always the same one.
+
+    Nine letters and digits are an id for all of them.
+    """
+    try:
+        text = _text.decode(value)
+    except msgspec.ValidationError as error:
+        raise invalid_request(f"id: {error}", "messages") from None
+    if re.fullmatch(pattern, text):
+        return text
+    return blake2b(text.encode(), digest_size=_ID_LETTERS).hexdigest()[:_ID_LETTERS]
 
 
 class ChatState:
@@ -49,14 +67,24 @@ class ChatState:
         self._calls_tools = self._calls_tools or bool(calls)
         names = self._dialect.returned_reasoning
         reasoning = {name: plain[name] for name in names if plain.get(name) is not None}
+        if calls and self._dialect.requires_reasoning:
+            self._complete(reasoning)
         if self._calls_tools:
             message.update(reasoning)
-        if calls and self._dialect.requires_reasoning and not reasoning:
-            self.is_missing = True
         if own := [entry for item in details if (entry := self._detail(item)) is not None]:
             message[_DETAILS] = own
         for call in calls:
             self._cut_call(call)
+
+    def _complete(self, reasoning: _Fields) -> None:
+        """Give a call of another model what the provider takes for its reasoning."""
+        others = self._dialect.reasoning_of_others
+        if others:
+            name = self._dialect.returned_reasoning[0]
+            if reasoning.get(name, _EMPTY) == _EMPTY:
+                reasoning[name] = others
+        elif not reasoning:
+            self.is_missing = True
 
     def _detail(self, item: msgspec.Raw) -> _Fields | None:
         entry = listed.CHAT_DETAIL.cut(item)
@@ -70,11 +98,8 @@ class ChatState:
         return entry
 
     def _fit_id(self, fields: _Fields, name: str) -> None:
-        """Replace an id of a call that the provider would refuse, everywhere by the same one."""
-        letters, value = self._dialect.call_id_letters, fields.get(name)
-        fits = rb'"[a-zA-Z0-9]{%d}"' % letters
-        if value is not None and letters and not re.fullmatch(fits, value):
-            fields[name] = blake2b(value, digest_size=letters).hexdigest()[:letters]
+        if self._dialect.call_ids and name in fields:
+            fields[name] = fitting_id(fields[name], self._dialect.call_ids)
 
     def _cut_call(self, call: _Fields) -> None:
         self._fit_id(call, "id")
