@@ -110,9 +110,9 @@ def _cost(price: ListedPrice, context: int, max_searches: int | None) -> Mapping
     cost["steps"] = [step for step in cost.get("steps", ()) if step["aboveInputTokens"] < context]
     if price.search is not None and max_searches is not None:
         cost |= {"search": f"{price.search:f}", "maxSearches": max_searches}
-    return {key: value for key, value in cost.items() if value not in ([], "0")} | {
-        key: cost[key] for key in ("input", "output")
-    }
+    # Prices of 0 that are omitted are those of all tokens, but for a request's own.
+    omitted = (("steps", []), ("perRequest", "0"))
+    return {key: value for key, value in cost.items() if (key, value) not in omitted}
 
 
 def _notes(arguments: SimpleNamespace, name: str, row: ListedModel, day: date) -> Iterator[str]:
