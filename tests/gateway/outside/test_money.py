@@ -253,3 +253,43 @@ async def test_where_no_whole_answer_fits_an_own_target_gives_a_shorter_one(
     assert got.headers["x-tessera-target"] == "own"
     assert 2000 < call.json["max_tokens"] < 3000
     assert int(got.headers["x-tessera-max-tokens"]) == call.json["max_tokens"]
+
+
+async def test_an_error_whose_counts_are_billed_costs_them_and_is_not_repeated(
+    tmp_path: Path,
+) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    choice = {"message": {"content": ""}, "finish_reason": "error", "error": {"code": 429}}
+
+    async def fails(call: ProviderCall) -> None:
+        await call.whole({"model": "m", "choices": [choice], "usage": usage})
+
+    async with routed(tmp_path, tenant={"outside": (ENOUGH,)}) as world:
+        world.provider.script = fails
+        got = await world.gateway.post(BODY)
+        outside, _ = await world.records(2)
+        assert len(world.provider.calls) == 1
+    assert got.headers["x-tessera-target"] == "own"
+    assert outside.cost_nanos == 2 * (5 * INPUT + 3 * OUTPUT)
+
+
+async def test_counts_of_a_stream_that_grow_are_charged_as_they_end(tmp_path: Path) -> None:
+    counts = {"prompt_tokens": 500, "completion_tokens": 8, "total_tokens": 508}
+    first = {"prompt_tokens": 0, "completion_tokens": 1, "total_tokens": 1}
+    word = [{"index": 0, "delta": {"content": "Yes."}}]
+    end = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+
+    async def grows(call: ProviderCall) -> None:
+        await call.head(200, "text/event-stream")
+        for choices, usage in ((word, first), (word, None), (end, counts)):
+            event = {"choices": choices, "usage": usage}
+            await call.chunk(b"data: %b\n\n" % json.dumps(event).encode())
+        await call.chunk(b"data: [DONE]\n\n")
+        await call.end()
+
+    limits = (MOST,)
+    async with routed(tmp_path, OUTSIDE, limits=limits, tenant={"outside": (ENOUGH,)}) as world:
+        world.provider.script = grows
+        await world.gateway.post(a_body(stream=True))
+        (record,) = await world.records(1)
+    assert record.charge_nanos == 500 * INPUT + 8 * OUTPUT

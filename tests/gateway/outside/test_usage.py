@@ -289,7 +289,7 @@ async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
         **a_usage(100, 60, 160),
         "cost": 0.0025,
         "cost_details": {"upstream": 1},
-        "is_byok": True,
+        "is_byok": False,
     }
 
     async def answers(call: ProviderCall) -> None:
@@ -324,6 +324,14 @@ async def test_the_own_cost_is_summed_beside_ours_and_no_client_sees_it(
     assert f"{compared}{record.cost_nanos / 10**9:g}" in page
 
 
+@pytest.mark.parametrize(("is_byok", "nanos"), [(False, 2_500_000), (True, None)])
+def test_a_cost_on_the_bill_of_another_provider_is_not_compared(is_byok: bool, nanos: Any) -> None:
+    reader = UsageReader(CHAT)
+    usage = a_usage(100, 60, 160, cost=0.0025, is_byok=is_byok)
+    reader.read_event(json.dumps({"usage": usage}).encode())
+    assert reader.bill().own_nanos == nanos
+
+
 def test_names_of_counts_that_a_provider_makes_up_are_not_kept() -> None:
     reader = UsageReader(CHAT, dialects()["x-ai"], PROMPT)
     tracemalloc.start()
@@ -334,6 +342,45 @@ def test_names_of_counts_that_a_provider_makes_up_are_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert reader.bill() == NO_BILL
+
+
+def test_caches_of_messages_are_counted_once_where_nothing_else_was_read() -> None:
+    for dialect in (PLAIN, dialects()["anthropic"]):
+        reader = UsageReader(MESSAGES, dialect, PROMPT)
+        usage = {"input_tokens": 0, "cache_read_input_tokens": 9000, "output_tokens": 200}
+        reader.read_event(json.dumps({"usage": usage}).encode())
+        bill = reader.bill()
+        assert bill.counts == TokenCounts(input=9000, cached=9000, output=200)
+        assert not bill.disagrees
+
+
+@pytest.mark.parametrize(
+    ("path", "usage", "counts"),
+    [
+        (
+            MESSAGES,
+            {
+                "input_tokens": 1000,
+                "cache_read_input_tokens": 900,
+                "output_tokens": 100,
+                "total_tokens": 1100,
+            },
+            TokenCounts(input=1900, cached=900, output=100),
+        ),
+        (
+            CHAT,
+            a_usage(33, 9, 42, **reasoning(200)),
+            TokenCounts(input=33, output=209, reasoning=200),
+        ),
+    ],
+)
+def test_a_total_without_what_stands_beside_it_is_doubted(
+    path: str, usage: Any, counts: TokenCounts
+) -> None:
+    reader = UsageReader(path, PLAIN, PROMPT)
+    reader.read_event(json.dumps({"usage": usage}).encode())
+    bill = reader.bill()
+    assert (bill.counts, bill.is_doubtful) == (counts, True)
 
 
 async def test_a_provider_that_has_not_the_counts_of_its_dialect_is_named(tmp_path: Path) -> None:

@@ -169,6 +169,12 @@ class EventRelay:
         return self.counts
 
     @property
+    def counted_prompt(self) -> int | None:
+        """Return the tokens of the prompt, once they are counted for good."""
+        counts = self.total
+        return (counts.input or None) if counts is not None else None
+
+    @property
     def waiting_bytes(self) -> int:
         """Return the bytes that wait for the end of their event, or for the first token."""
         return len(self._tail) + self._held_bytes

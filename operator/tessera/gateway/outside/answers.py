@@ -188,6 +188,12 @@ class ProviderEvents(EventRelay):
         return self.bill.counts
 
     @property
+    @override
+    def counted_prompt(self) -> int | None:
+        # Counts of providers may grow to the end.
+        return super().counted_prompt if self.ended else None
+
+    @property
     def bill(self) -> AnswerBill:
         """Return what the provider billed so far."""
         return self._usage.bill(self.tokens)

@@ -169,7 +169,7 @@ class OutsideSource:
             await self._ask(asked, sink)
             return
         except OutsideError as error:
-            if not error.may_repeat:
+            if not error.may_repeat or asked.counts is not None:
                 raise
             seconds = error.retry_after_seconds or _REPEAT_SECONDS * (0.5 + self._chance())
         await asyncio.sleep(seconds)
@@ -195,7 +195,7 @@ class OutsideSource:
                 else:
                     await self._read_whole(answer, asked, sink)
         except OutsideError as error:
-            if error.is_refusal:
+            if error.is_refusal and asked.counts is None:
                 asked.engines = 0
             if names := error.parameters:
                 body = chosen.received.body or asked.body

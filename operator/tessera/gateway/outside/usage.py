@@ -23,11 +23,9 @@ from tessera.gateway.refusals import RequestError
 
 _MAX_TOKENS = 10**9
 # Longest object of counts that is read; providers' have some hundred bytes.
-_MAX_BYTES = 2**14
-# Choices in which counts are looked for, as many as a request may ask for.
-_MAX_CHOICES = 128
-# Objects of counts whose cost is cut: each is looked for in all of the answer.
-_MAX_CUT = 16
+_MAX_BYTES = 2**12
+# Choices in which counts are looked for: more of them have counts of all beside them.
+_MAX_CHOICES = 16
 # Names from the object of counts to a count.
 _MAX_DEPTH = 3
 _USAGE = b'"usage"'
@@ -191,6 +189,9 @@ class UsageReader:
         self._take(counts, ())
         if _COST_MARK in text:
             self.has_cost = True
+            if counts.get(_OWN_KEY) is True:
+                # The bill of another provider has it.
+                return
             for cost in (*_OWN_COSTS, *self._dialect_costs):
                 nanos = _own_nanos(counts, cost)
                 if nanos is not None:
@@ -225,11 +226,6 @@ class UsageReader:
         What the provider does not say of its answer is about what was delivered of it.
         """
         by_row, named = self._by_row(), self._named
-        prompt = named.get("prompt") or named.get("input") or by_row.get("input", 0)
-        completion = named.get("completion") or by_row.get("output", 0)
-        total = named.get("total", 0)
-        if not (prompt or completion or total):
-            return NO_BILL._replace(own_nanos=self._own_nanos)
         long_writes = max(named.get("long_write", 0), by_row.get("longCacheWrite", 0))
         cached = max(named.get("cached", 0), named.get("cache_read", 0), by_row.get("cached", 0))
         writes = max(
@@ -238,6 +234,13 @@ class UsageReader:
             named.get("short_write", 0) + long_writes,
             by_row.get("cacheWrite", 0),
         )
+        prompt = named.get("prompt") or named.get("input", 0)
+        if not (prompt or cached or writes):
+            prompt = by_row.get("input", 0)
+        completion = named.get("completion") or by_row.get("output", 0)
+        total = named.get("total", 0)
+        if not (prompt or completion or total):
+            return NO_BILL._replace(own_nanos=self._own_nanos)
         # A provider read the prompt, and made what came of the answer.
         lacks_prompt, lacks_answer = not (prompt or cached or writes), not completion
         if lacks_prompt:
@@ -306,20 +309,19 @@ def _sums(parts: _Parts, row_input: int, row_output: int) -> _Sums:
     if total and row_input + row_output == total:
         return _Sums(row_input, row_output)
     beside = cached + writes if are_caches_beside else 0
-    # The parts of a prompt are no more than it.
-    must_stand_beside = beside > prompt
     if total:
-        for more_input in dict.fromkeys((0, beside, cached, cached + writes)):
-            if must_stand_beside and not more_input:
-                continue
-            for more_output in (0, reasoning):
+        # Parts are no more than the whole.
+        outputs = (reasoning,) if reasoning > completion else (0, reasoning)
+        inputs = (beside,) if beside else (0, cached, cached + writes)
+        for more_input in dict.fromkeys(inputs):
+            for more_output in outputs:
                 if prompt + more_input + completion + more_output == total:
                     return _Sums(prompt + more_input, completion + more_output)
     input_tokens = prompt + (beside or (cached if cached > prompt else 0))
     output = completion + (reasoning if reasoning > completion else 0)
     if not total:
         return _Sums(max(input_tokens, row_input), max(output, row_output))
-    if total < input_tokens + completion:
+    if total < input_tokens + output:
         # A total of less than its parts explains nothing.
         return _Sums(input_tokens, output, is_doubtful=True)
     rest = total - input_tokens
@@ -335,7 +337,7 @@ def without_cost(data: bytes) -> bytes:
     """Return an answer or the data of an event without the provider's own cost of it."""
     if may_have_cost(data):
         with contextlib.suppress(*_UNREADABLE):
-            for usage in islice(_places.decode(data).usages(), _MAX_CUT):
+            for usage in _places.decode(data).usages():
                 text = bytes(usage)
                 if _COST_MARK in text and len(text) <= _MAX_BYTES:
                     # The same object has the same cost, wherever it stands.

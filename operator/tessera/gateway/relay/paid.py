@@ -177,8 +177,7 @@ class PaidSink:
     @property
     def _counted_prompt(self) -> int | None:
         """Return the tokens of the prompt, once the engine tells them."""
-        counts = self._sent.events.total if self._sent.events is not None else None
-        return (counts.input or None) if counts is not None else None
+        return self._sent.events.counted_prompt if self._sent.events is not None else None
 
     async def _pay(self) -> None:
         asking, self._asking = self._asking, None
