@@ -1,6 +1,6 @@
 """`tessera provider add`: a ModelProvider with the prices of the table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from types import SimpleNamespace
 from typing import Any
@@ -111,7 +111,7 @@ def _cost(price: ListedPrice, context: int, max_searches: int | None) -> Mapping
     if price.search is not None and max_searches is not None:
         cost |= {"search": f"{price.search:f}", "maxSearches": max_searches}
     # Prices of 0 that are omitted are those of all tokens, but for a request's own.
-    omitted = (("steps", []), ("perRequest", "0"))
+    omitted: Collection[tuple[str, Any]] = (("steps", []), ("perRequest", "0"))
     return {key: value for key, value in cost.items() if (key, value) not in omitted}
 
 
