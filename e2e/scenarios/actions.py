@@ -132,7 +132,9 @@ MANAGED = "app.kubernetes.io/managed-by"
 
 
 @asynccontextmanager
-async def a_budget(namespace: ScenarioNamespace, amount: str) -> AsyncIterator[None]:
+async def a_budget(
+    namespace: ScenarioNamespace, amount: str, time_zone: str = "UTC"
+) -> AsyncIterator[None]:
     """Give the namespace a month's budget of its own name, as long as the block runs."""
     path = TENANT_BUDGETS.path(None, namespace.name)
     body = {
@@ -143,6 +145,7 @@ async def a_budget(namespace: ScenarioNamespace, amount: str) -> AsyncIterator[N
             "owner": "team@example.org",
             "tenant": {"namespaces": [namespace.name]},
             "limits": [{"window": "Month", "amount": amount}],
+            "timeZone": time_zone,
         },
     }
     await namespace.cluster.api.apply(path, body, "kubectl")
