@@ -125,7 +125,8 @@ async def test_a_large_request_arrives_whole(tmp_path: Path) -> None:
             502,
             "the model for the key of the installation: status 404.",
         ),
-        (refuse(403, SECRET), "ProviderKeyRefused", 502, "key of the installation: status 403."),
+        (refuse(401, SECRET), "ProviderKeyRefused", 502, "key of the installation: status 401."),
+        (refuse(403, SECRET), "ProviderRefused", 400, "refused the request: status 403."),
         (refuse(500, SECRET), "ProviderFailed", 502, "failed: status 500."),
         (refuse(101, SECRET), "ProviderFailed", 502, "failed: status 101."),
         (redirect, "ProviderFailed", 502, "failed: status 307."),
@@ -320,6 +321,26 @@ async def test_a_key_that_is_refused_concerns_all_tenants(tmp_path: Path) -> Non
         now[0] = 1.0
         await asked.whole(tenant="team-d")
         assert asked.client.ejected_seconds("acme") == 0
+
+
+@pytest.mark.parametrize("script", [refuse(403), lambda call: call.whole(b"<html>", 403)])
+async def test_a_tenant_that_is_forbidden_all_ejects_a_provider_for_itself_alone(
+    tmp_path: Path, script: Script
+) -> None:
+    async with asking(tmp_path) as asked:
+        asked.provider.scripts.extend([script] * 3)
+        for _ in range(3):
+            assert (await asked.error()).reason == "ProviderRefused"
+        assert (await asked.error()).reason == "ProviderBusy"
+        await asked.whole(tenant="team-b")
+
+
+async def test_requests_that_cost_more_than_the_credit_eject_no_provider(tmp_path: Path) -> None:
+    message = "This request requires more credits, or fewer max_tokens. You requested up to 9"
+    async with asking(tmp_path) as asked:
+        asked.provider.script = refuse(402, message)
+        for _ in range(5):
+            assert (await asked.error()).reason == "ProviderRefused"
 
 
 async def test_refusals_of_a_request_show_that_the_key_is_taken(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ FORBIDDEN = {
 OVERFLOW = "This model's maximum context length is 8192 tokens. However, "
 RATE_LIMITED = {"code": "rate_limit_exceeded", "type": "tokens"}
 EXHAUSTED = "Resource has been exhausted (e.g. check quota)."
+NO_QUOTA = json.dumps(openai("Insufficient Balance", code="insufficient_quota"))
 ARGUMENT = "Client specified an invalid argument"
 LOW_CREDIT = "Your credit balance is too low to access the Anthropic API. Please buy credits."
 
@@ -88,7 +89,7 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
         NO_CREDIT,
     ),
     ("anthropic key", 401, anthropic("authentication_error"), BAD_KEY),
-    ("anthropic permission", 403, anthropic("permission_error"), BAD_KEY),
+    ("anthropic permission", 403, anthropic("permission_error"), MODEL),
     ("anthropic model", 404, anthropic("not_found_error", "model: claude-x"), MODEL),
     ("anthropic bytes", 413, anthropic("request_too_large"), CONTEXT),
     ("anthropic rate", 429, anthropic("rate_limit_error"), RATE),
@@ -131,6 +132,13 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
         ),
         CONTEXT,
     ),
+    ("google permission", 403, google(403, "PERMISSION_DENIED", "You are not permitted."), MODEL),
+    (
+        "google leaked key",
+        403,
+        google(403, "PERMISSION_DENIED", "Your API key was reported as leaked."),
+        BAD_KEY,
+    ),
     # Azure
     (
         "azure filter",
@@ -149,6 +157,16 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
     ),
     ("openrouter text", 0, openrouter(429, raw="x/y is rate-limited upstream."), RATE),
     ("openrouter credit", 402, openrouter(402, "Insufficient credits"), NO_CREDIT),
+    (
+        "openrouter credit of a request",
+        402,
+        openrouter(402, "This request requires more credits, or fewer max_tokens. You asked for 9"),
+        REFUSED,
+    ),
+    ("openrouter prompt", 402, openrouter(402, "Prompt tokens limit exceeded: 9 > 8."), REFUSED),
+    ("openrouter upstream quota", 429, openrouter(429, raw=NO_QUOTA), RATE),
+    ("openrouter upstream credit", 402, openrouter(402, raw="Insufficient Balance"), FAILED),
+    ("openrouter upstream key", 0, openrouter(401, raw={"error": {"code": 401}}), FAILED),
     ("openrouter flagged", 403, openrouter(403, "Flagged", flagged_input="you"), FILTER),
     ("openrouter down", 0, openrouter(502), FAILED),
     ("openrouter choice", 0, {"choices": [openrouter(429) | {"message": {}}]}, RATE),
@@ -186,6 +204,7 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
     # Groq
     ("groq minute", 413, openai("Request too large for model `x`", **RATE_LIMITED), CONTEXT),
     ("groq flex", 498, openai(code="capacity_exceeded"), OVERLOADED),
+    ("groq blocked", 403, openai(code="model_permission_blocked_project"), MODEL),
     ("groq model", 400, openai(**INVALID, code="model_decommissioned"), MODEL),
     # xAI
     ("xai key", 400, xai(ARGUMENT, "Incorrect API key provided: na***ys."), BAD_KEY),
@@ -207,6 +226,20 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
             ARGUMENT,
             "This model's maximum prompt length is 8192 but the request contains 9000 tokens.",
         ),
+        CONTEXT,
+    ),
+    (
+        "xai new team",
+        403,
+        xai("permission-denied", "Your newly created team doesn't have any credits or licenses."),
+        NO_CREDIT,
+    ),
+    # Together
+    ("together context", 403, openai(**INVALID, param="max_tokens"), CONTEXT),
+    (
+        "together text",
+        403,
+        openai("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192."),
         CONTEXT,
     ),
     # Cohere
@@ -240,6 +273,8 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
     ),
     # Others, by their status
     ("plain text", 400, b"Bad request", REFUSED),
+    ("plain refusal", 403, openai(), REFUSED),
+    ("page of a firewall", 403, b"<html>", REFUSED),
     ("plain page", 502, b"<html>", FAILED),
     ("nothing", 404, b"", MODEL),
     ("no object", 0, [1, None, "x"], FAILED),

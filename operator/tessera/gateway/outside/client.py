@@ -80,6 +80,8 @@ class OutsideError(RequestError):
         """It may have got the request."""
         self.is_refusal = is_refusal
         """It said that it gives no answer, which costs nothing."""
+        self.is_forbidden = False
+        """It refused by a status of 403 alone, as some do with a key that they do not take."""
         self.parameters = parameters
         """What may be names of fields that it does not take, for the eyes of who sent them."""
 
@@ -124,7 +126,10 @@ class ProviderState:
             self.key = self.key.failed(now)
         elif error.reason is RequestReason.PROVIDER_BUSY:
             self.ejections[tenant] = ejection.refused(now, error.retry_seconds or 0)
-        elif fallback_kind(error.reason) in ("ServerError", "Timeout"):
+        elif fallback_kind(error.reason) in ("ServerError", "Timeout") or (
+            # Whether it is the key or what this tenant sends is not known.
+            isinstance(error, OutsideError) and error.is_forbidden
+        ):
             self.ejections[tenant] = ejection.failed(now)
         else:
             self.answered(tenant, now)
@@ -431,7 +436,7 @@ def reported_error(provider: str, error: ProviderError, retry_seconds: float = 0
         details = [context_excess(error.needed, error.limit, f"ModelProvider/{provider}")]
     seconds = retry_seconds or error.retry_seconds
     is_away = error.kind is ErrorKind.FAILED and error.status == HTTPStatus.SERVICE_UNAVAILABLE
-    return OutsideError(
+    outside_error = OutsideError(
         reason,
         *details,
         retry_after_seconds=seconds or None,
@@ -442,6 +447,9 @@ def reported_error(provider: str, error: ProviderError, retry_seconds: float = 0
         is_refusal=error.kind is not ErrorKind.FAILED,
         parameters=error.parameters if error.kind is ErrorKind.REFUSED else (),
     )
+    is_refused = error.kind is ErrorKind.REFUSED
+    outside_error.is_forbidden = is_refused and error.status == HTTPStatus.FORBIDDEN
+    return outside_error
 
 
 async def _error_body(answer: OutsideAnswer) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +39,12 @@ class ErrorKind(Enum):
     REFUSED = auto()
     """The request is at fault for anything else."""
     FAILED = auto()
+
+
+class _ErrorText(NamedTuple):
+    text: str
+    is_upstream: bool
+    """Another provider said it to this one."""
 
 
 class ProviderError(NamedTuple):
@@ -95,10 +100,12 @@ _CODES: Mapping[str, ErrorKind] = {
             invalidsignatureexception expiredtokenexception
         """,
         # https://console.groq.com/docs/deprecations (model_decommissioned),
+        # https://console.groq.com/docs/model-permissions,
         # https://platform.moonshot.ai/docs/api/errors (resource_not_found_error)
         ErrorKind.MODEL: """
             model_not_found not_found_error model_decommissioned deploymentnotfound not_found
             resource_not_found_error resourcenotfoundexception invalid_model
+            model_permission_blocked_org model_permission_blocked_project
         """,
         # https://console.groq.com/docs/flex-processing (capacity_exceeded),
         # https://ai.google.dev/gemini-api/docs/troubleshooting (UNAVAILABLE)
@@ -156,6 +163,9 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             # OpenAI and Groq, of a request above the tokens of a whole minute:
             # https://developers.openai.com/api/docs/guides/error-codes
             r"Request too large for ",
+            # Together: https://portkey.ai/error-library/input-validation-error-10151
+            r"Input validation error: `?inputs`? tokens \+ `?max_new_tokens`? must be <= "
+            r"(?P<limit>\d{1,9})",
         ),
         (
             ErrorKind.FILTER,
@@ -180,11 +190,15 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"spending limit",
             # Z.ai: https://github.com/zai-org/GLM-5/issues/148, https://github.com/zai-org/feedback/issues/789
             r"(?:\[1113\]\[)?Insufficient balance or no resource package",
+            # xAI: https://github.com/continuedev/continue/issues/12670
+            r"Your newly created teams? doesn't have any credits",
         ),
         (
             ErrorKind.BAD_KEY,
             # Google: https://ai.google.dev/gemini-api/docs/troubleshooting
             r"API key not valid\. Please pass a valid API key",
+            # https://github.com/googleapis/python-genai/issues/1764
+            r"Your API key was reported as leaked",
             # xAI: https://github.com/continuedev/continue/issues/10778
             r"Incorrect API key provided",
         ),
@@ -192,13 +206,23 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
         (ErrorKind.MODEL, r"Model Not Exist\Z"),
         # Z.ai: https://docs.z.ai/api-reference/api-code (1211)
         (ErrorKind.MODEL, r"Model does not exist, please check the model code"),
+        (
+            ErrorKind.REFUSED,
+            # OpenRouter, of the most that this request may cost:
+            # https://github.com/can1357/oh-my-pi/issues/9569
+            r"This request requires more credits, or fewer max_tokens",
+            # https://github.com/anomalyco/opencode/issues/12219
+            r"Prompt tokens limit exceeded: ",
+        ),
     )
     for pattern in patterns
 )
+# Kinds that concern the requests of all tenants.
+_ACCOUNT = (ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY)
+# A status of 403 is not here: firewalls and filters have it for what a request says.
 _STATUSES: Mapping[int, ErrorKind] = {
     401: ErrorKind.BAD_KEY,
     402: ErrorKind.NO_CREDIT,
-    403: ErrorKind.BAD_KEY,
     404: ErrorKind.MODEL,
     # Amazon Bedrock has 408 and 424 for a model that took too long or failed.
     408: ErrorKind.FAILED,
@@ -213,7 +237,9 @@ _STATUSES: Mapping[int, ErrorKind] = {
 _TYPES: Mapping[str, ErrorKind] = {
     **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "tokens"), ErrorKind.RATE),
     **dict.fromkeys(("resource_exhausted", "too_many_requests"), ErrorKind.RATE),
-    **dict.fromkeys(("permission_error", "permission_denied"), ErrorKind.BAD_KEY),
+    # What is not permitted is mostly the model.
+    **dict.fromkeys(("permission_error", "permissions_error"), ErrorKind.MODEL),
+    **dict.fromkeys(("permission_denied", "accessdeniedexception"), ErrorKind.MODEL),
     **dict.fromkeys(("invalid_request_error", "invalid_argument"), ErrorKind.REFUSED),
     **dict.fromkeys(("validationexception", "badrequesterror"), ErrorKind.REFUSED),
 }
@@ -236,24 +262,30 @@ def read_error(body: bytes, status: int = 0) -> ProviderError:
     """Return what an error means, whatever its body is; `status` is that of a response that is no
     success.
     """
-    words, texts, parameters, retry_seconds = list[str](), list[str](), list[str](), 0.0
-    for fields in _objects(_decoded(body)):
-        words += [word for name in _WORDS if (word := _word(fields.get(name)))]
-        texts += [text for name in _MESSAGES if isinstance(text := fields.get(name), str)]
-        if "flagged_input" in fields:
-            # Moderation of OpenRouter, whose status is that of a refused key.
-            words.append("content_filter")
+    words, texts, parameters, retry_seconds = list[str](), list[_ErrorText](), list[str](), 0.0
+    codes, has_upstream = list[ErrorKind](), False
+    for fields, is_upstream in _objects(_decoded(body)):
+        kinds, own_words = _code_kinds(fields)
+        codes += [kind for kind in kinds if not (is_upstream and kind in _ACCOUNT)]
+        words += own_words
+        texts += [
+            _ErrorText(text.lstrip()[:_MAX_TEXT], is_upstream or name == "raw")
+            for name in _MESSAGES
+            if isinstance(text := fields.get(name), str)
+        ]
+        has_upstream = has_upstream or is_upstream or fields.get("raw") is not None
         parameters += _parameters(fields)
         retry_seconds = retry_seconds or _retry_delay(fields)
     numbers = (int(word) for word in words if _STATUS.fullmatch(word))
     status = status or next(numbers, 0)
-    texts = [text.lstrip()[:_MAX_TEXT] for text in texts]
     text_kind, tokens = _text_meaning(texts)
-    codes = [_CODES[word] for word in words if word in _CODES]
     if codes:
         kind = min(codes, key=lambda each: each.value)
     else:
-        kind = text_kind or _general_kind(status, words)
+        kind = text_kind or _general_kind(status, words, parameters)
+        if has_upstream and text_kind is None and kind in _ACCOUNT:
+            # It passes on the status that it got itself.
+            kind = ErrorKind.FAILED
     limit, needed = tokens if text_kind is kind else (None, None)
     return ProviderError(
         kind=kind,
@@ -262,7 +294,7 @@ def read_error(body: bytes, status: int = 0) -> ProviderError:
         needed=needed,
         parameters=(
             *parameters,
-            *(named[1] for text in texts if (named := _NAMED_FIRST.match(text))),
+            *(named[1] for text, _ in texts if (named := _NAMED_FIRST.match(text))),
         )[:_MAX_OBJECTS],
         retry_seconds=retry_seconds,
     )
@@ -311,32 +343,51 @@ def _decoded(body: bytes | str) -> Any:
         return {"message": text}
 
 
-def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects in which an error may say what it means, from outside to inside."""
-    waiting = deque([value])
+def _objects(value: Any) -> Iterator[tuple[Mapping[str, Any], bool]]:
+    """Yield the objects in which an error may say what it means, from outside to inside, and
+    whether they are those of another provider, behind this one.
+    """
+    waiting = deque[tuple[Any, bool]]([(value, False)])
     for _ in range(_MAX_OBJECTS):
         if not waiting:
             return
-        match waiting.popleft():
+        each, is_upstream = waiting.popleft()
+        match each:
             case dict() as fields:
-                yield fields
-                waiting.extend(fields[name] for name in _PARTS if name in fields)
+                yield fields, is_upstream
+                waiting.extend(
+                    (fields[name], is_upstream or name == "raw")
+                    for name in _PARTS
+                    if name in fields
+                )
                 # OpenRouter has the body of the provider behind it as a text, Mistral had its list.
                 if isinstance(raw := fields.get("raw"), str):
-                    waiting.append(_decoded(raw))
+                    waiting.append((_decoded(raw), True))
                 elif isinstance(text := fields.get("message"), str) and text[:9] == '{"detail"':
-                    waiting.append(_only(_decoded(text), "detail"))
-                waiting.append(_only(fields.get("response"), "error"))
+                    waiting.append((_only(_decoded(text), "detail"), is_upstream))
+                waiting.append((_only(fields.get("response"), "error"), is_upstream))
                 if isinstance(choices := fields.get("choices"), list):
-                    waiting.extend(_only(each, "error") for each in choices[:_MAX_ITEMS])
+                    waiting.extend(
+                        (_only(choice, "error"), is_upstream) for choice in choices[:_MAX_ITEMS]
+                    )
             case [*items]:
-                waiting.extend(islice(items, _MAX_ITEMS))
+                waiting.extend((item, is_upstream) for item in items[:_MAX_ITEMS])
             case _:
                 pass
 
 
 def _only(value: Any, name: str) -> Any:
     return {name: value.get(name)} if isinstance(value, dict) else None
+
+
+def _code_kinds(fields: Mapping[str, Any]) -> tuple[list[ErrorKind], list[str]]:
+    """Return what the codes of an object mean for themselves, and all of its codes and types."""
+    words = [word for name in _WORDS if (word := _word(fields.get(name)))]
+    kinds = [_CODES[word] for word in words if word in _CODES]
+    if "flagged_input" in fields:
+        # Moderation of OpenRouter, whose status says no more than that it is refused.
+        kinds.append(ErrorKind.FILTER)
+    return kinds, words
 
 
 def _word(value: Any) -> str:
@@ -372,23 +423,34 @@ def _retry_delay(fields: Mapping[str, Any]) -> float:
     return min(float(delay[:-1]), _MAX_RETRY_SECONDS)
 
 
-def _text_meaning(texts: list[str]) -> tuple[ErrorKind | None, tuple[int | None, int | None]]:
+def _text_meaning(
+    texts: list[_ErrorText],
+) -> tuple[ErrorKind | None, tuple[int | None, int | None]]:
     """Return what texts mean, and the tokens that the model takes and that were sent."""
     for kind, pattern in _TEXTS:
-        for text in texts:
+        for text, is_upstream in texts:
+            if is_upstream and kind in _ACCOUNT:
+                continue
             if (matched := pattern.match(text)) is not None:
                 tokens = matched.groupdict()
                 return kind, (_count(tokens.get("limit")), _count(tokens.get("needed")))
     return None, (None, None)
 
 
-def _general_kind(status: int, words: list[str]) -> ErrorKind:
+def _general_kind(status: int, words: list[str], parameters: list[str]) -> ErrorKind:
     """Return the kind of an error by its status, or by its type where it has none."""
     if status in _STATUSES:
         return _STATUSES[status]
+    type_kind = next((_TYPES[word] for word in words if word in _TYPES), ErrorKind.FAILED)
+    if status == 403:
+        # Together has it for a prompt and `max_tokens` above the context:
+        # https://docs.together.ai/docs/error-codes
+        is_too_long = "max_tokens" in parameters
+        refused = type_kind if type_kind is ErrorKind.MODEL else ErrorKind.REFUSED
+        return ErrorKind.CONTEXT if is_too_long else refused
     if status:
         return ErrorKind.REFUSED if 400 <= status < 500 else ErrorKind.FAILED
-    return next((_TYPES[word] for word in words if word in _TYPES), ErrorKind.FAILED)
+    return type_kind
 
 
 def _count(text: str | None) -> int | None:
