@@ -51,6 +51,7 @@ FORBIDDEN = {
     **{"type": "extra_forbidden", "loc": ["body", "max_completion_tokens"], "input": 9},
     "msg": "Extra inputs are not permitted",
 }
+LONG_TEXT = {"code": "string_above_max_length"}
 OVERFLOW = "This model's maximum context length is 8192 tokens. However, "
 RATE_LIMITED = {"code": "rate_limit_exceeded", "type": "tokens"}
 EXHAUSTED = "Resource has been exhausted (e.g. check quota)."
@@ -72,6 +73,10 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
     ("openai busy", 503, openai(code="server_is_overloaded"), OVERLOADED),
     ("openai parameter", 400, openai(code="unsupported_parameter", param="top_k"), REFUSED),
     ("openai down", 500, openai(type="server_error"), FAILED),
+    ("openai message", 400, openai(**LONG_TEXT, param="messages[1].content"), CONTEXT),
+    ("openai input", 400, openai(**LONG_TEXT, param="input[0].content[0].text"), CONTEXT),
+    ("openai call", 400, openai(**LONG_TEXT, param="messages[2].tool_calls[0].id"), REFUSED),
+    ("openai tool", 0, openai(**LONG_TEXT, param="tools[5].function.description"), REFUSED),
     (
         "responses event",
         0,

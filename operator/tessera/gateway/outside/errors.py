@@ -70,8 +70,7 @@ _CODES: Mapping[str, ErrorKind] = {
         # https://developers.openai.com/api/docs/guides/error-codes,
         # https://docs.claude.com/en/api/errors, https://console.groq.com/docs/errors
         ErrorKind.CONTEXT: """
-            context_length_exceeded string_above_max_length request_too_large
-            exceed_context_size_error
+            context_length_exceeded request_too_large exceed_context_size_error
         """,
         # https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter,
         # https://help.aliyun.com/zh/model-studio/error-code (DataInspectionFailed),
@@ -242,6 +241,7 @@ _TYPES: Mapping[str, ErrorKind] = {
     **dict.fromkeys(("permission_denied", "accessdeniedexception"), ErrorKind.MODEL),
     **dict.fromkeys(("invalid_request_error", "invalid_argument"), ErrorKind.REFUSED),
     **dict.fromkeys(("validationexception", "badrequesterror"), ErrorKind.REFUSED),
+    "string_above_max_length": ErrorKind.REFUSED,
 }
 # Where errors have their parts: all but that of `response`, whose other fields are the request's.
 _PARTS = (
@@ -250,6 +250,10 @@ _PARTS = (
 )
 _WORDS = ("code", "type", "status", "reason", "__type", "error_type")
 _MESSAGES = ("message", "Message", "error", "detail", "raw")
+# Fields that hold a prompt, of those whose text may be too long.
+_PROMPT = re.compile(
+    r"content|input|prompt|(?:messages|input)\[\d+\]\.(?:content|output)(?:\[\d+\]\.text)?"
+)
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}")
 # Anthropic names the field first: `thinking.budget_tokens: Input should be ...`.
 _NAMED_FIRST = re.compile(r"([a-z_]{1,64})(?:\.[\w.]{1,100})?: ")
@@ -387,6 +391,9 @@ def _code_kinds(fields: Mapping[str, Any]) -> tuple[list[ErrorKind], list[str]]:
     if "flagged_input" in fields:
         # Moderation of OpenRouter, whose status says no more than that it is refused.
         kinds.append(ErrorKind.FILTER)
+    param = fields.get("param")
+    if "string_above_max_length" in words and isinstance(param, str) and _PROMPT.fullmatch(param):
+        kinds.append(ErrorKind.CONTEXT)
     return kinds, words
 
 
