@@ -120,6 +120,7 @@ def test_a_filter_is_known_by_the_words_of_each_protocol(
     assert whole(path, **fields).is_filtered is is_filtered
 
 
+NO_ERRORS: tuple[Any, ...] = ("", {}, False, 0)
 CUT = {"finish_reason": "error", "error": {"code": 502}, "message": {"content": ""}}
 
 
@@ -127,6 +128,13 @@ CUT = {"finish_reason": "error", "error": {"code": 502}, "message": {"content": 
     ("fields", "is_error"),
     [
         ({"error": {"code": 502}}, True),
+        *(({"error": each, "choices": [{}]}, False) for each in NO_ERRORS),
+        *(({"error": each, "choices": None}, True) for each in NO_ERRORS),
+        ({"error": {}, "content": [{"type": "text"}]}, False),
+        ({"choices": None, "base_resp": {"status_code": 1008}}, True),
+        ({"choices": None, "base_resp": {"status_code": 0}}, False),
+        ({"choices": [{}], "base_resp": {"status_code": 1008}}, False),
+        ({"choices": None, "base_resp": {"status_code": "1008"}}, False),
         ({"object": "error", "message": "no"}, True),
         ({"type": "error", "code": "no"}, True),
         ({"choices": [CUT, CUT]}, True),

@@ -247,6 +247,10 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
         openai("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192."),
         CONTEXT,
     ),
+    # MiniMax
+    ("minimax credit", 0, {"choices": None, "base_resp": {"status_code": 1008}}, NO_CREDIT),
+    ("minimax text", 500, anthropic("api_error", "insufficient balance (1008)"), NO_CREDIT),
+    ("minimax type", 429, anthropic("insufficient_balance_error"), NO_CREDIT),
     # Cohere
     (
         "cohere context",

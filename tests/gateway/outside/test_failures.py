@@ -69,6 +69,10 @@ LOW_CREDIT = {
         "message": "Your credit balance is too low to access the Anthropic API. Buy credits.",
     },
 }
+LOW_BALANCE = {
+    **{"id": "1", "object": "", "choices": None},
+    "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"},
+}
 TOO_LONG = {
     "error": {
         "message": "This model's maximum context length is 8192 tokens. However, your messages "
@@ -128,6 +132,7 @@ STREAMS: dict[str, tuple[Script, str]] = {
 REPORTED: dict[str, tuple[Script, str]] = {
     "no credit, 400": (report(LOW_CREDIT, 400), "ProviderKeyRefused"),
     "no credit": (report(LOW_CREDIT), "ProviderKeyRefused"),
+    "no credit by a status in it": (report(LOW_BALANCE), "ProviderKeyRefused"),
     "too long, 400": (report(TOO_LONG, 400), "ContextTooLong"),
     "too long": (report(TOO_LONG), "ContextTooLong"),
     "too long in no stream": (report(TOO_LONG, as_stream=False), "ContextTooLong"),
@@ -269,6 +274,22 @@ async def test_a_provider_that_is_left_alone_costs_no_time_and_no_money(tmp_path
         records = await world.records(1)
         assert records[-1].skipped_targets == "outside=ProviderBusy"
         assert sum(record.cost_nanos for record in records) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_without_a_word_beside_an_answer_is_none(
+    tmp_path: Path, stream: bool
+) -> None:
+    choice = {"index": 0, "finish_reason": "stop"}
+    part = "delta" if stream else "message"
+    body = {"choices": [choice | {part: {"content": "Outside."}}], "error": ""}
+    data = json.dumps(body).encode()
+    async with routed(tmp_path, own=own) as world:
+        script = an_event(data + b"\n\ndata: [DONE]") if stream else a_body_of(data)
+        world.provider.script = script
+        got = await ask(world, a_body(stream=stream))
+    assert got.headers["x-tessera-target"] == "outside"
+    assert b"Outside." in got.body
 
 
 async def test_a_stream_that_breaks_off_ends_where_it_is(tmp_path: Path) -> None:

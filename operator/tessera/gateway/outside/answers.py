@@ -6,7 +6,7 @@ What a provider signed gets a mark in front, by which it comes back to this prov
 import contextlib
 import re
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from typing_extensions import override
@@ -33,6 +33,11 @@ from tessera.gateway.refusals import RequestError
 
 _ERROR = b'"error"'
 _ERROR_FIELD = re.compile(rb'"error"\s*:')
+# MiniMax reports errors there, beside `choices` of null.
+_BASE_RESP = b'"base_resp"'
+# Values of an error that report none, without spaces.
+_EMPTY = frozenset((b"null", b'""', b"{}", b"[]", b"false", b"0"))
+_MAX_EMPTY_BYTES = 8
 _FILTER_WORDS = (b"content_filter", b"refusal")
 _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 _CHAT = "/v1/chat/completions"
@@ -73,22 +78,31 @@ class _AnswerEnd(msgspec.Struct, gc=False):
     response: "_AnswerEnd | None" = None
 
 
+class _BaseResp(msgspec.Struct, gc=False):
+    status_code: int = 0
+
+
 class _WholeAnswer(UsagePlaces, gc=False):
     error: msgspec.Raw = NULL
     object: msgspec.Raw = NULL
     type: msgspec.Raw = NULL
     content: msgspec.Raw = NULL
+    output: msgspec.Raw = NULL
+    base_resp: msgspec.Raw = NULL
 
     @property
     def is_error(self) -> bool:
         """Return whether it has an error, or is one by its kind, or consists of errors."""
-        if _is_given(self.error) or _ERROR in (bytes(self.object), bytes(self.type)):
+        if not _is_empty(self.error) or _ERROR in (bytes(self.object), bytes(self.type)):
             return True
+        if all(_is_empty(each) for each in (self.choices, self.content, self.output)):
+            return bytes(self.error) != b"null" or _has_status(self.base_resp)
         return _are_errors(self.choices)
 
 
 _ends = msgspec.json.Decoder(_AnswerEnd)
 _choice = msgspec.json.Decoder(_EndedChoice)
+_base_resp = msgspec.json.Decoder(_BaseResp)
 _whole = msgspec.json.Decoder(_WholeAnswer)
 # Of generated text, a token stands for about so many.
 _BYTES_PER_TOKEN = 4
@@ -199,6 +213,13 @@ class ProviderEvents(EventRelay):
         return self._usage.bill(self.tokens)
 
     @override
+    def _parsed(self, data: bytes) -> Any:
+        parsed = super()._parsed(data)
+        if parsed is not None and not _is_null(parsed.choices) and _is_empty(parsed.error):
+            parsed.error = NULL
+        return parsed
+
+    @override
     def _accepts(self, event: bytes) -> bool:
         if b'"usage"' in event:
             self._usage.read_event(event_data(event))
@@ -207,7 +228,8 @@ class ProviderEvents(EventRelay):
             with contextlib.suppress(*_UNREADABLE, InvalidStreamError):
                 self.is_filtered = self.is_filtered or _is_filtered(event_data(event))
         accepted = super()._accepts(event)
-        if is_first and accepted and _ERROR in event and is_error(event_data(event)):
+        may_be_error = _ERROR in event or _BASE_RESP in event
+        if is_first and accepted and may_be_error and is_error(event_data(event)):
             # Some have no field of that name.
             self.error, accepted, self.started = event, False, False
         if self.is_filtered:
@@ -234,8 +256,21 @@ def _event_without_cost(event: bytes) -> bytes:
     return b"\n".join([*names, b"data: " + others.replace(b"\n", b" "), b"", b""])
 
 
-def _is_given(value: msgspec.Raw) -> bool:
-    return bytes(memoryview(value)[:4]) != b"null"
+def _is_null(value: msgspec.Raw) -> bool:
+    return bytes(memoryview(value)[:4]) == b"null"
+
+
+def _is_empty(value: msgspec.Raw) -> bool:
+    """Return whether a field is null, or has what some write where they have nothing to say."""
+    return bytes(memoryview(value)[:_MAX_EMPTY_BYTES]).translate(None, b" \t\r\n") in _EMPTY
+
+
+def _has_status(value: msgspec.Raw) -> bool:
+    """Return whether a `base_resp` has a status other than that of a success."""
+    try:
+        return not _is_null(value) and _base_resp.decode(value).status_code != 0
+    except _UNREADABLE:
+        return False
 
 
 def _are_errors(value: msgspec.Raw) -> bool:
@@ -246,7 +281,7 @@ def _are_errors(value: msgspec.Raw) -> bool:
         return False
     looked_at = islice(each_item(choices), _MAX_CHOICES)
     try:
-        return all(_is_given(_choice.decode(each).error) for each in looked_at)
+        return all(not _is_empty(_choice.decode(each).error) for each in looked_at)
     except msgspec.ValidationError:
         return False
 

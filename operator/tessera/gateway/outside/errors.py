@@ -84,12 +84,13 @@ _CODES: Mapping[str, ErrorKind] = {
         # https://docs.claude.com/en/api/errors (billing_error),
         # https://platform.moonshot.ai/docs/api/errors (exceeded_current_quota_error),
         # https://help.aliyun.com/zh/model-studio/error-code (Arrearage),
-        # https://console.groq.com/docs/spend-limits (blocked_api_access)
+        # https://console.groq.com/docs/spend-limits (blocked_api_access),
+        # https://github.com/modelscope/modelscope/issues/1691 (MiniMax)
         ErrorKind.NO_CREDIT: """
             insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded
             project_spend_limit_exceeded organization_usage_limit_exceeded billing_not_active
             billing_hard_limit_reached billing_error enforced_spend_limit_reached
-            exceeded_current_quota_error arrearage blocked_api_access
+            exceeded_current_quota_error arrearage blocked_api_access insufficient_balance_error
         """,
         # https://ai.google.dev/gemini-api/docs/troubleshooting (API_KEY_INVALID, UNAUTHENTICATED),
         # https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html
@@ -191,6 +192,8 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"(?:\[1113\]\[)?Insufficient balance or no resource package",
             # xAI: https://github.com/continuedev/continue/issues/12670
             r"Your newly created teams? doesn't have any credits",
+            # MiniMax: https://github.com/MiniMax-AI/MiniMax-M2/issues/62
+            r"insufficient balance \(1008\)",
         ),
         (
             ErrorKind.BAD_KEY,
@@ -243,10 +246,19 @@ _TYPES: Mapping[str, ErrorKind] = {
     **dict.fromkeys(("validationexception", "badrequesterror"), ErrorKind.REFUSED),
     "string_above_max_length": ErrorKind.REFUSED,
 }
+# MiniMax's `base_resp.status_code`: https://platform.minimax.io/docs/api-reference/errorcode
+_STATUS_CODES: Mapping[int, ErrorKind] = {
+    1002: ErrorKind.RATE,
+    1004: ErrorKind.BAD_KEY,
+    1008: ErrorKind.NO_CREDIT,
+    1026: ErrorKind.FILTER,
+    1027: ErrorKind.FILTER,
+    2049: ErrorKind.BAD_KEY,
+}
 # Where errors have their parts: all but that of `response`, whose other fields are the request's.
 _PARTS = (
     *("error", "errors", "innererror", "metadata", "details", "detail", "message"),
-    *("fieldViolations", "raw"),
+    *("fieldViolations", "raw", "base_resp"),
 )
 _WORDS = ("code", "type", "status", "reason", "__type", "error_type")
 _MESSAGES = ("message", "Message", "error", "detail", "raw")
@@ -391,9 +403,11 @@ def _code_kinds(fields: Mapping[str, Any]) -> tuple[list[ErrorKind], list[str]]:
     if "flagged_input" in fields:
         # Moderation of OpenRouter, whose status says no more than that it is refused.
         kinds.append(ErrorKind.FILTER)
-    param = fields.get("param")
+    param, code = fields.get("param"), fields.get("status_code")
     if "string_above_max_length" in words and isinstance(param, str) and _PROMPT.fullmatch(param):
         kinds.append(ErrorKind.CONTEXT)
+    if isinstance(code, int) and code in _STATUS_CODES:
+        kinds.append(_STATUS_CODES[code])
     return kinds, words
 
 
