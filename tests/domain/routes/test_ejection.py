@@ -45,6 +45,13 @@ def test_one_call_tries_it_after_an_ejection_before_others_do() -> None:
     assert tried.seconds(2.0) == 0.0
 
 
+def test_the_end_of_a_trial_lets_the_next_call_try_and_that_of_another_call_does_not() -> None:
+    tried = failed(3).asked(1.0)
+    assert tried.finished(1.0).seconds(1.0) == 0.0
+    assert tried.finished(0.5).seconds(1.0) == 1.0
+    assert tried.failed(1.0).finished(1.0).seconds(1.0) == 2.0
+
+
 def test_a_call_from_before_an_ejection_does_not_end_it() -> None:
     ejection = NEW.refused(0.0, 20.0)
     assert ejection.answered(5.0).seconds(5.0) == 15.0

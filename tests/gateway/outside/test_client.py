@@ -343,6 +343,21 @@ async def test_requests_that_cost_more_than_the_credit_eject_no_provider(tmp_pat
             assert (await asked.error()).reason == "ProviderRefused"
 
 
+async def test_a_trial_that_is_given_up_lets_the_next_tenant_try(tmp_path: Path) -> None:
+    now = [0.0]
+    async with asking(tmp_path, clock=replace(CLOCK, monotonic=lambda: now[0])) as asked:
+        asked.provider.scripts.extend([refuse(401)] * 3 + [stall])
+        for _ in range(3):
+            await asked.error()
+        now[0] = 1.0
+        task = asyncio.create_task(asked.whole(body=STREAM))
+        await asked.provider.has_calls(4)
+        assert asked.client.ejected_seconds("acme", "team-b") == 1
+        task.cancel()
+        await asyncio.wait((task,))
+        await asked.whole(tenant="team-b")
+
+
 async def test_refusals_of_a_request_show_that_the_key_is_taken(tmp_path: Path) -> None:
     async with asking(tmp_path) as asked:
         asked.provider.scripts.extend([refuse(401), refuse(401), refuse(400), refuse(401)])

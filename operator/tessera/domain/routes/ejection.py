@@ -27,7 +27,7 @@ class Ejection:
     until: float = 0.0
     """It is asked nothing before."""
     tried_until: float = 0.0
-    """After an ejection one call tries it: others wait until then for what comes of it."""
+    """After an ejection one call tries it: others wait for its end, and until then at most."""
 
     def seconds(self, now: float) -> float:
         """Return for how long it is asked nothing; 0 if it may be asked."""
@@ -36,6 +36,11 @@ class Ejection:
     def asked(self, now: float) -> "Ejection":
         """Return what follows a call."""
         return replace(self, tried_until=now + self._pause_seconds) if self.pauses else self
+
+    def finished(self, asked_at: float) -> "Ejection":
+        """Return what follows the end of a call that was asked at a moment, whatever came of it."""
+        was_trial = self.tried_until == asked_at + self._pause_seconds
+        return replace(self, tried_until=0.0) if was_trial else self
 
     def answered(self, now: float) -> "Ejection":
         """Return what follows an answer; one of a call from before an ejection does not end it."""

@@ -119,6 +119,11 @@ class ProviderState:
         self.ejections[tenant] = self.ejections[tenant].answered(now)
         self.key = self.key.answered(now)
 
+    def finished(self, tenant: str, asked_at: float) -> None:
+        """Note that a call has ended in any way: others no longer wait for it."""
+        self.ejections[tenant] = self.ejections[tenant].finished(asked_at)
+        self.key = self.key.finished(asked_at)
+
     def failed(self, tenant: str, error: RequestError, now: float) -> None:
         """Note an error."""
         ejection = self.ejections[tenant]
@@ -299,6 +304,7 @@ class OutsideClient:
             state.failed(tenant, error, self._monotonic())
             raise
         finally:
+            state.finished(tenant, now)
             state.shares.give_back(tenant)
             state.ended[outcome] += 1
 
