@@ -335,6 +335,18 @@ async def test_a_tenant_that_is_forbidden_all_ejects_a_provider_for_itself_alone
         await asked.whole(tenant="team-b")
 
 
+async def test_a_model_that_is_not_permitted_ejects_a_provider_for_its_tenant_alone(
+    tmp_path: Path,
+) -> None:
+    error = {"type": "permission_error", "message": "This key may not use the model."}
+    async with asking(tmp_path) as asked:
+        asked.provider.scripts.extend([lambda call: call.whole({"error": error}, 403)] * 3)
+        for _ in range(3):
+            assert (await asked.error()).reason == "ProviderKeyRefused"
+        assert (await asked.error()).reason == "ProviderBusy"
+        await asked.whole(tenant="team-b")
+
+
 async def test_requests_that_cost_more_than_the_credit_eject_no_provider(tmp_path: Path) -> None:
     message = "This request requires more credits, or fewer max_tokens. You requested up to 9"
     async with asking(tmp_path) as asked:

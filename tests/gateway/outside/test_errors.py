@@ -16,6 +16,7 @@ from tessera.gateway.outside.errors import (
 )
 
 CONTEXT, FILTER, MODEL = ErrorKind.CONTEXT, ErrorKind.FILTER, ErrorKind.MODEL
+KEY_PERMISSION = ErrorKind.KEY_PERMISSION
 NO_CREDIT, BAD_KEY = ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY
 RATE, OVERLOADED = ErrorKind.RATE, ErrorKind.OVERLOADED
 REFUSED, FAILED = ErrorKind.REFUSED, ErrorKind.FAILED
@@ -95,6 +96,12 @@ CASES: list[tuple[str, int, Any, ErrorKind]] = [
     ),
     ("anthropic key", 401, anthropic("authentication_error"), BAD_KEY),
     ("anthropic permission", 403, anthropic("permission_error"), MODEL),
+    (
+        "anthropic permission of a key",
+        403,
+        anthropic("permission_error", "Your API key does not have permission to use it."),
+        KEY_PERMISSION,
+    ),
     ("anthropic model", 404, anthropic("not_found_error", "model: claude-x"), MODEL),
     ("anthropic bytes", 413, anthropic("request_too_large"), CONTEXT),
     ("anthropic rate", 429, anthropic("rate_limit_error"), RATE),

@@ -51,6 +51,7 @@ _REASONS: Mapping[ErrorKind, RequestReason] = {
     ErrorKind.FILTER: RequestReason.CONTENT_FILTERED,
     ErrorKind.NO_CREDIT: RequestReason.PROVIDER_KEY_REFUSED,
     ErrorKind.BAD_KEY: RequestReason.PROVIDER_KEY_REFUSED,
+    ErrorKind.KEY_PERMISSION: RequestReason.PROVIDER_KEY_REFUSED,
     ErrorKind.MODEL: RequestReason.PROVIDER_MODEL_NOT_FOUND,
     ErrorKind.OVERLOADED: RequestReason.PROVIDER_BUSY,
     ErrorKind.RATE: RequestReason.PROVIDER_BUSY,
@@ -81,7 +82,7 @@ class OutsideError(RequestError):
         self.is_refusal = is_refusal
         """It said that it gives no answer, which costs nothing."""
         self.is_forbidden = False
-        """It refused by a status of 403 alone, as some do with a key that they do not take."""
+        """Whether it refuses its key or what this tenant asked for is not known."""
         self.parameters = parameters
         """What may be names of fields that it does not take, for the eyes of who sent them."""
 
@@ -127,14 +128,13 @@ class ProviderState:
     def failed(self, tenant: str, error: RequestError, now: float) -> None:
         """Note an error."""
         ejection = self.ejections[tenant]
-        if error.reason is RequestReason.PROVIDER_KEY_REFUSED:
+        if isinstance(error, OutsideError) and error.is_forbidden:
+            self.ejections[tenant] = ejection.failed(now)
+        elif error.reason is RequestReason.PROVIDER_KEY_REFUSED:
             self.key = self.key.failed(now)
         elif error.reason is RequestReason.PROVIDER_BUSY:
             self.ejections[tenant] = ejection.refused(now, error.retry_seconds or 0)
-        elif fallback_kind(error.reason) in ("ServerError", "Timeout") or (
-            # Whether it is the key or what this tenant sends is not known.
-            isinstance(error, OutsideError) and error.is_forbidden
-        ):
+        elif fallback_kind(error.reason) in ("ServerError", "Timeout"):
             self.ejections[tenant] = ejection.failed(now)
         else:
             self.answered(tenant, now)
@@ -453,8 +453,10 @@ def reported_error(provider: str, error: ProviderError, retry_seconds: float = 0
         is_refusal=error.kind is not ErrorKind.FAILED,
         parameters=error.parameters if error.kind is ErrorKind.REFUSED else (),
     )
-    is_refused = error.kind is ErrorKind.REFUSED
-    outside_error.is_forbidden = is_refused and error.status == HTTPStatus.FORBIDDEN
+    # Some have no more than a status of 403 for a key that they do not take.
+    outside_error.is_forbidden = error.kind is ErrorKind.KEY_PERMISSION or (
+        error.kind is ErrorKind.REFUSED and error.status == HTTPStatus.FORBIDDEN
+    )
     return outside_error
 
 

@@ -33,6 +33,8 @@ class ErrorKind(Enum):
     BAD_KEY = auto()
     MODEL = auto()
     """There is no such model, or not for this key."""
+    KEY_PERMISSION = auto()
+    """The key lacks a permission, be it for this model or for all."""
     OVERLOADED = auto()
     RATE = auto()
     """The account sends too much at a time."""
@@ -266,6 +268,8 @@ _MESSAGES = ("message", "Message", "error", "detail", "raw")
 _PROMPT = re.compile(
     r"content|input|prompt|(?:messages|input)\[\d+\]\.(?:content|output)(?:\[\d+\]\.text)?"
 )
+# What is not permitted may say that it is for the key.
+_KEY = re.compile(r"(?:(?:Your|This|The) )?(?:API )?key\b", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}")
 # Anthropic names the field first: `thinking.budget_tokens: Input should be ...`.
 _NAMED_FIRST = re.compile(r"([a-z_]{1,64})(?:\.[\w.]{1,100})?: ")
@@ -302,6 +306,9 @@ def read_error(body: bytes, status: int = 0) -> ProviderError:
         if has_upstream and text_kind is None and kind in _ACCOUNT:
             # It passes on the status that it got itself.
             kind = ErrorKind.FAILED
+        names_key = any(_KEY.match(text) for text, is_upstream in texts if not is_upstream)
+        if kind is ErrorKind.MODEL and text_kind is None and status in (0, 403) and names_key:
+            kind = ErrorKind.KEY_PERMISSION
     limit, needed = tokens if text_kind is kind else (None, None)
     return ProviderError(
         kind=kind,
