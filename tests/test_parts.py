@@ -1,16 +1,24 @@
 """What `make test` and `make test-e2e` have, how both end, and what a failed setup advises."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from run_tests import closing_line
-from tests.parts import PLAYS, PROMISES, ROOT
+from tests.parts import COMPUTING_NICENESS, E2E, PLAYS, PROMISES, ROOT
 from world.errors import advice
 
 
 def test_the_folders_that_divide_the_tests_exist() -> None:
     assert [path for path in (*PLAYS, PROMISES) if not Path(ROOT, path).is_dir()] == []
+
+
+@pytest.mark.long
+def test_tests_that_compute_step_back_behind_worlds(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--part") != E2E or os.geteuid() != 0:
+        pytest.skip("only root comes back from a lower priority")
+    assert os.getpriority(os.PRIO_PROCESS, 0) == COMPUTING_NICENESS
 
 
 def test_one_closing_line_counts_the_tests_of_both_commands() -> None:
