@@ -21,7 +21,7 @@ _BLANK_LINE_CRLF = b"\r\n\r\n"
 # Choices of more bytes than those of a role have tokens.
 _MAX_PRELUDE_BYTES = 4096
 # Of generated text, a token stands for about so many.
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 # That are counted of what comes at once: those of 16 KiB, or of an event with many choices.
 _MAX_TEXTS = 1000
 _SPACE, _QUOTE = b' "'
@@ -156,7 +156,7 @@ class EventRelay:
     @property
     def tokens(self) -> int:
         """Return about how many tokens were returned: an event may have several of them."""
-        return max(self.deltas, self._text_bytes // _BYTES_PER_TOKEN)
+        return max(self.deltas, self._text_bytes // BYTES_PER_TOKEN)
 
     @property
     def text_bytes(self) -> int:

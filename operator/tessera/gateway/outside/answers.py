@@ -14,6 +14,7 @@ from typing_extensions import override
 from tessera.gateway.bodies.json_values import NULL, check_encoding, each_item, with_fields
 from tessera.gateway.bodies.signed import is_thinking
 from tessera.gateway.http.sse import (
+    BYTES_PER_TOKEN,
     EventRelay,
     InvalidStreamError,
     StreamFormat,
@@ -26,6 +27,7 @@ from tessera.gateway.outside.usage import (
     AnswerBill,
     UsagePlaces,
     UsageReader,
+    is_null,
     may_have_cost,
     without_cost,
 )
@@ -104,8 +106,6 @@ _ends = msgspec.json.Decoder(_AnswerEnd)
 _choice = msgspec.json.Decoder(_EndedChoice)
 _base_resp = msgspec.json.Decoder(_BaseResp)
 _whole = msgspec.json.Decoder(_WholeAnswer)
-# Of generated text, a token stands for about so many.
-_BYTES_PER_TOKEN = 4
 
 
 class ProviderAnswer(NamedTuple):
@@ -141,7 +141,7 @@ def read_answer(
         text_bytes = 0 if usage.has_output else answer_text_bytes(body)
         return ProviderAnswer(
             body=_marked_answer(path, body, whole, mark),
-            bill=usage.bill(text_bytes // _BYTES_PER_TOKEN),
+            bill=usage.bill(text_bytes // BYTES_PER_TOKEN),
             is_filtered=_is_filtered(body),
             is_error=whole.is_error,
         )
@@ -215,7 +215,7 @@ class ProviderEvents(EventRelay):
     @override
     def _parsed(self, data: bytes) -> Any:
         parsed = super()._parsed(data)
-        if parsed is not None and not _is_null(parsed.choices) and _is_empty(parsed.error):
+        if parsed is not None and not is_null(parsed.choices) and _is_empty(parsed.error):
             parsed.error = NULL
         return parsed
 
@@ -256,10 +256,6 @@ def _event_without_cost(event: bytes) -> bytes:
     return b"\n".join([*names, b"data: " + others.replace(b"\n", b" "), b"", b""])
 
 
-def _is_null(value: msgspec.Raw) -> bool:
-    return bytes(memoryview(value)[:4]) == b"null"
-
-
 def _is_empty(value: msgspec.Raw) -> bool:
     """Return whether a field is null, or has what some write where they have nothing to say."""
     return bytes(memoryview(value)[:_MAX_EMPTY_BYTES]).translate(None, b" \t\r\n") in _EMPTY
@@ -268,7 +264,7 @@ def _is_empty(value: msgspec.Raw) -> bool:
 def _has_status(value: msgspec.Raw) -> bool:
     """Return whether a `base_resp` has a status other than that of a success."""
     try:
-        return not _is_null(value) and _base_resp.decode(value).status_code != 0
+        return not is_null(value) and _base_resp.decode(value).status_code != 0
     except _UNREADABLE:
         return False
 

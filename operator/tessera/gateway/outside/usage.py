@@ -81,7 +81,7 @@ class UsagePlaces(msgspec.Struct, gc=False):
         """Yield the objects with counts."""
         yield self.usage
         for place in (self.message, self.response, self.x_groq):
-            if not _is_null(place):
+            if not is_null(place):
                 yield _usage_of(place)
         if _USAGE in bytes(self.choices):
             try:
@@ -180,7 +180,7 @@ class UsageReader:
             self._read(usage)
 
     def _read(self, usage: msgspec.Raw) -> None:
-        if _is_null(usage) or len(usage) > _MAX_BYTES:
+        if is_null(usage) or len(usage) > _MAX_BYTES:
             return
         text = bytes(usage)
         counts = _decoded(text)
@@ -355,7 +355,8 @@ def _without_cost(usage: bytes) -> bytes:
     )
 
 
-def _is_null(value: msgspec.Raw) -> bool:
+def is_null(value: msgspec.Raw) -> bool:
+    """Return whether a field is not there, or null."""
     return value is NULL or bytes(memoryview(value)[:4]) == b"null"
 
 

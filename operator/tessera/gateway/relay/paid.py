@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from tessera.domain.usage.payer import ChargeEnd, KnownWork, TokenParts
 from tessera.gateway.http.cut_streams import CutUsage, passed_events, with_cost
-from tessera.gateway.http.sse import EventRelay, StreamFormat, split_events
+from tessera.gateway.http.sse import BYTES_PER_TOKEN, EventRelay, StreamFormat, split_events
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import Headers, RequestError, amount_text
 from tessera.gateway.relay.sent import Asked
@@ -23,8 +23,6 @@ from tessera.gateway.reserve.charges import (
     RequestCharge,
 )
 
-# Of an answer without usage, as of streams.
-_BYTES_PER_TOKEN = 4
 # Parts that are held are joined up to this size, since each takes more than its bytes.
 _SMALL_BYTES = 2**12
 
@@ -233,7 +231,7 @@ def known_work(sent: Asked, charge: RequestCharge, end: ChargeEnd, unseen: int =
         counts = None
     delivered, most_counted = sent.tokens, charge.max_output
     if not sent.fields.streams and end is ChargeEnd.ANSWER and counts is None:
-        delivered = sent.text_bytes // _BYTES_PER_TOKEN
+        delivered = sent.text_bytes // BYTES_PER_TOKEN
     if not charge.believes_engine:
         # A token has a byte of text at least, but for the one that ends a choice.
         most_counted = sent.passed_text_bytes + charge.choices
