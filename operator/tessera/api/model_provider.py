@@ -212,8 +212,8 @@ class ModelProviderSpec(Wire):
     `AnthropicMessages` on `/messages`. Nothing is translated: requests on another path skip it."""
 
     dialect: DialectName | None = None
-    """Whose counts, costs and fields it has, such as `x-ai`; omitted, those of the provider whose
-    host `baseUrl` has. Without a known one the general rules apply alone."""
+    """Provider whose counts, costs and fields it has, such as `x-ai`; omitted, the one whose host
+    `baseUrl` has. Without a known one the general rules apply alone."""
 
     key_header: KeyHeader = "Authorization"
     """Header with its key; in `Authorization` it stands after `Bearer`."""

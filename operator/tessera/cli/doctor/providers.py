@@ -15,7 +15,7 @@ _OLD_FIX = "compare them with the bill, and set spec.models[].cost.observedAt to
 
 
 async def check_provider_prices(context: CheckContext) -> Findings:
-    """Report prices that nobody compared for long, and those that are not the table's."""
+    """Report prices not compared for long, and those that are not the table's."""
     bodies = await context.reader.list_if_served(MODEL_PROVIDERS)
     if not bodies:
         return ()

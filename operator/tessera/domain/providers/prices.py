@@ -1,4 +1,4 @@
-"""What models of outside providers cost by a table: shipped, or of a file. It charges nobody.
+"""What models of outside providers cost by a table: shipped, or of a file. No price here charges.
 
 `tessera provider` writes ModelProviders from it and compares; `tools/provider_facts.py` makes the
 shipped one.
