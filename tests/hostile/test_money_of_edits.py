@@ -51,7 +51,7 @@ from tests.gateway.harness import (
     an_api_key,
     event,
 )
-from tests.gateway.store.test_charge_accounts import START
+from tests.gateway.store.test_charge_accounts import START, ZONE
 
 pytestmark = pytest.mark.anyio
 # In the middle of a month, a day and an hour.
@@ -71,7 +71,7 @@ def needed(tokens: int) -> int:
 
 def money_for(requests: int, **changes: Any) -> ChargeLimit:
     """Return a limit under which so many small requests are answered, one after the other."""
-    fields = {"window": "Hour", "name": "l", **changes}
+    fields = {"window": "Hour", "name": "l", "time_zone": ZONE, **changes}
     return a_charge_limit(needed(3) + (requests - 1) * CHARGE, **fields)
 
 

@@ -46,7 +46,6 @@ async def hangs_up(call: ProviderCall) -> None:
     "script",
     [
         refuse(429),
-        refuse(429, "Request too large for your limit of tokens", retry_after="60"),
         refuse(403),
         refuse(500),
         hangs_up,
@@ -56,7 +55,7 @@ async def hangs_up(call: ProviderCall) -> None:
 async def test_requests_of_one_tenant_eject_a_provider_for_no_other(
     tmp_path: Path, script: Script
 ) -> None:
-    """One that is too large, takes too long or is forbidden fails whenever it is sent."""
+    """One that takes too long or is forbidden fails whenever it is sent."""
     async with asking(tmp_path, timeouts=SHORT, weights=BOTH) as asked:
         asked.provider.script = script
         for _ in range(3):
@@ -76,7 +75,17 @@ async def test_a_provider_that_fails_for_two_tenants_is_ejected_for_the_third(
         assert not await is_answered(asked, "team-c")
 
 
-@pytest.mark.parametrize("script", [refuse(400), refuse(404), refuse(413), refuse(422), filtered])
+@pytest.mark.parametrize(
+    "script",
+    [
+        refuse(400),
+        refuse(404),
+        refuse(413),
+        refuse(422),
+        refuse(429, "Request too large for your limit of tokens", retry_after="60"),
+        filtered,
+    ],
+)
 async def test_refused_requests_eject_a_provider_not_even_for_their_sender(
     tmp_path: Path, script: Script
 ) -> None:

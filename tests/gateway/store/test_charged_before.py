@@ -12,7 +12,6 @@ from tessera.domain.charges.exchange import LendingOutcome
 from tessera.domain.charges.scopes import ChargeScope, MemberKind
 from tessera.domain.usage.statement import HOUR_SECONDS, ChargeCorrection
 from tessera.gateway.store.store import GatewayStore
-from tests.gateway.store.builders import SECOND
 from tests.gateway.store.test_charge_accounts import (
     START,
     a_charge,
@@ -103,15 +102,14 @@ async def test_only_whole_hours_of_the_window_count(
     limit = replace(a_scope().limit, window="Day", time_zone=zone)
     start, end = window_at(limit, START + 20 * 3600)
     first = start // HOUR_SECONDS * HOUR_SECONDS
-    await store.record(
-        [
-            now_charged(4**n, started_at_ns=(first + hour * HOUR_SECONDS) * SECOND)
-            for n, hour in enumerate((hours[0] - 1, *hours))
-        ]
-    )
+    await store.record([now_charged(4**n, key=f"key-{n}") for n in range(3)])
     async with store.write() as connection:
-        # A database whose month has just begun moves them.
-        await connection.execute(text("UPDATE charge_sums SET flag = NULL"))
+        # A store moves records of hours to come, and of a month that is closed.
+        for n, hour in enumerate((hours[0] - 1, *hours)):
+            await connection.execute(
+                text("UPDATE charge_sums SET hour = :hour WHERE key = :key"),
+                {"hour": first + hour * HOUR_SECONDS, "key": f"key-{n}"},
+            )
 
     assert end - start == 24 * HOUR_SECONDS
     counted = await settled(store, ChargeScope(key="team-a/day", limit=limit), start)
