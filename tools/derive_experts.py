@@ -14,7 +14,7 @@ from pathlib import Path
 
 from calibrate import write
 from environments import environment
-from expert_prompts import FAMILY, TOKENS_PER_EXPERT, prompt_floor, with_floor
+from expert_prompts import EXPERTS, FAMILY, TOKENS_PER_EXPERT, prompt_floor, with_floor
 from shares import fit_shares, rms, usual_experts
 from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
@@ -228,7 +228,9 @@ def main() -> None:
         families.append(family(system, table))
     experts = ExpertTable(
         source=SOURCE.format(version=version),
-        prompts=PromptFloor(family=FAMILY, row_nanos=0, tokens_per_expert=TOKENS_PER_EXPERT),
+        prompts=PromptFloor(
+            family=FAMILY, row_nanos=0, tokens_per_expert=TOKENS_PER_EXPERT, experts=EXPERTS
+        ),
         usual=usual_experts(families),
         families=tuple(families),
     )

@@ -377,6 +377,13 @@ def test_prompts_have_a_least_time_on_the_gpu_alone_that_showed_it(
     assert (step.experts.prompt_token > 0) is has_one
 
 
+def test_more_experts_than_were_measured_have_no_least_time() -> None:
+    many = models()[MIXTURE].model_copy(update={"experts": 256})
+    step = step_time(many, None, gpus(H100))
+    assert step.experts is not None
+    assert step.experts.prompt_token == 0
+
+
 @pytest.mark.parametrize(
     ("model", "precision", "product", "kernel"),
     [

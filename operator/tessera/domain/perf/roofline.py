@@ -43,6 +43,8 @@ class ExpertPeakShares:
     """Least time of a prompt's token in one expert of one layer."""
     prompt_tokens: float
     """Tokens of an expert up to which that applies."""
+    prompt_experts: int
+    """Experts of a layer up to which that applies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +206,8 @@ def _experts_time(
     peak: float,
 ) -> ExpertsTime:
     rows = shape.layers * (shape.experts_per_token or 0)
+    if (shape.experts or 0) > shares.prompt_experts:
+        rows = 0
     return ExpertsTime(
         read=min_read_seconds(weights.read_bytes, bandwidth * shares.weights),
         unread_share=1 - weights.used_share,

@@ -98,6 +98,8 @@ class PromptFloor(Wire):
     """Nanoseconds of one token in one expert of one layer."""
     tokens_per_expert: float
     """Tokens of each expert up to which it applies."""
+    experts: int
+    """Experts of a layer up to which it applies: as many as were measured."""
 
 
 class ExpertTable(Wire):
@@ -235,6 +237,7 @@ def expert_peak_shares(
         layer_seconds=shares.layer_micros * _SECONDS_PER_MICRO,
         prompt_row_seconds=row_nanos * _SECONDS_PER_NANO,
         prompt_tokens=prompts.tokens_per_expert,
+        prompt_experts=prompts.experts,
     )
 
 
