@@ -92,7 +92,6 @@ def observed_capacity(
         last_lengths=history.lengths or _reported_lengths(service.status),
         computed_prompt=computed_prompt_of(load),
         arrived=load.arrived_tokens,
-        requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
@@ -159,7 +158,6 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     last_lengths: RequestTokens | None = None,
     computed_prompt: int = 0,
     arrived: ArrivedTokens = NO_TOKENS,
-    requests_wait: bool = False,
     replicas: int = 1,
     servers: int = 1,
 ) -> VariantCapacity:
@@ -170,14 +168,11 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     prefixes that are cached no more show there.
     `measured_ratio` is the measured time of a step divided by the predicted one, `tokens_per_step`
     what it yields of each request with speculation, where that is measured. `last_lengths`
-    count while a reading has none: requests do not become typical while they are not measured. They
-    also count, where they are longer, while `requests_wait` at gateways: shorter ones end first.
+    count while a reading has none: requests do not become typical while they are not measured.
     `replicas` share the requests; `servers` are those among which a gateway chooses the one with
     the shortest wait.
     """
     lengths = _measured_lengths(reading) or last_lengths
-    if requests_wait and lengths is not None and last_lengths is not None:
-        lengths = RequestTokens(*map(max, lengths, last_lengths))
     context = spec.context
     typical = context.typical_input_tokens, context.typical_output_tokens
     prompt, answer, computed = lengths or (*typical, typical[0])
