@@ -13,7 +13,7 @@ from tessera.domain.perf.table import PromptFloor, SpeedTable
 FAMILY = "NVIDIA-H100"
 # Tokens of each expert in that prompt: 2,048 tokens x 8 of 128 experts.
 TOKENS_PER_EXPERT = 128
-# Of its layers.
+# The layers of that model have so many experts each.
 EXPERTS = 128
 _MODEL, _TOKENS = "Qwen/Qwen3-30B-A3B", 2048
 _NANOS = 0.01

@@ -35,7 +35,7 @@ from world.provider import ProviderCall
 LARGE_BYTES = 2**20
 STREAMS = 2
 # By how much a stream of large events may take more than one of small ones; TLS has its buffers.
-MOST_BYTES, MOST_TLS_BYTES = 2**15, 2**18
+MOST_BYTES, MOST_TLS_BYTES = 2**15, 2**17
 LARGE, LAST = a_delta("x" * LARGE_BYTES), a_delta("last")
 
 Gateway = AbstractAsyncContextManager[tuple[RunningGateway, dict[str, Any]]]
@@ -188,7 +188,7 @@ async def uncounted_bytes(scene: Scene, folder: Path, large: bytes) -> tuple[int
             pass
         await gateway.wait_for_held_bytes(0, 0)
         gc.collect()
-        # Of the whole process, whose other tests have left much, none is looked at.
+        # What other tests have left in this process is not looked at.
         gc.freeze()
         tracemalloc.start()
         try:
