@@ -31,7 +31,6 @@ from tessera_lab.load.trace_rows import TraceError
 COVER, REACTIVE = "cover", "reactive-hindsight"
 # The operator's own plan on two pools, one reserved and one on demand that scales from zero.
 TIERS = "tessera-tiers"
-_SEED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +49,8 @@ class Run:
     disturbance: str = "calm"
     router: Router | None = None
     """None is the policy's own."""
+    seed: int = 1
+    """Of what a run draws, such as the start-ups of its replicas."""
 
     @property
     def label(self) -> str:
@@ -64,7 +65,7 @@ class Run:
         suffix = f"-{self.router}" if self.router is not None else ""
         return (
             f"{self.case}-{part}-{self.hours:g}h/{self.start_up}-{self.disturbance}/"
-            f"{self.policy}-{self.reserved}-{digest}{suffix}.json"
+            f"{self.policy}-{self.reserved}-{digest}{suffix}-seed{self.seed}.json"
         )
 
 
@@ -128,7 +129,7 @@ def play(run: Run, traces: Path, initial: int) -> Result:
             trace,
             replace(fleet, initial_replicas=initial),
             policy,
-            seed=_SEED,
+            seed=run.seed,
             disturbance=_disturbance(run, trace),
             spot=_blackout(trace, fleet) if fleet.purchase.spot else None,
         ).run()

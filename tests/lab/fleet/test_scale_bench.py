@@ -280,3 +280,25 @@ def test_no_case_is_scored_where_it_was_tuned() -> None:
     for case in CASES.values():
         if case.tuned and case.scored and case.tuning_file is None:
             assert case.tuned[1] <= case.scored[0], case.name
+
+
+def test_each_seed_of_a_run_is_played_and_has_a_result_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = [f"{index},200,20" for index in range(60)]
+    (tmp_path / "tiny.csv").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]))
+    monkeypatch.setitem(CASES, "tiny", Case(name="tiny", file="tiny.csv"))
+    first = Run(case="tiny", policy="static", settings=(("replicas", 1.0),))
+    second = replace(first, seed=2)
+    assert first.file != second.file
+    seeds = list[int]()
+    simulation = scale_runs.Simulation
+
+    def note(*arguments: Any, seed: int, **others: Any) -> Any:
+        seeds.append(seed)
+        return simulation(*arguments, seed=seed, **others)
+
+    monkeypatch.setattr(scale_runs, "Simulation", note)
+    for run in (first, second):
+        scale_runs.play(run, tmp_path, 1)
+    assert seeds == [1, 2]
