@@ -80,7 +80,7 @@ class Course:
 
 
 def cost(course: Course, prices: GpuPrices, purchase: Purchase, gpus: int = 1) -> float:
-    """Return the USD of a run: nodes from bind to gone, and reserved ones for all of the time."""
+    """Return the USD of a run: nodes from boot to gone, and reserved ones for all of the time."""
     seconds = {tier: 0.0 for tier in Tier}
     for lifetime in course.lifetimes:
         seconds[lifetime.tier] += lifetime.end - lifetime.begin

@@ -80,7 +80,7 @@ class NodePool:
     nodes: int | None = None
     """Those that are always there; None where a node comes for a replica and goes with it."""
     start_seconds: float = 0.0
-    """Time from the order of a node until it is there, which is before a replica's start-up."""
+    """Time from the order of a node until it is there, before a replica's start-up; it is paid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,10 +189,10 @@ class Nodes:
             self._release(node, moment)
         if moment <= 0:
             # The first replicas were ordered before the trace begins.
-            replica.bind(moment, moment)
+            replica.bind(moment, moment, moment)
             return True
         at = moment if node is not None or pool.nodes is not None else moment + pool.start_seconds
-        replica.bind(at, at + self._lead(start_up))
+        replica.bind(moment, at, at + self._lead(start_up))
         return True
 
     def _is_full(self, pool: NodePool, moment: float) -> bool:
@@ -239,19 +239,21 @@ class Nodes:
         self.cached_tokens += replica.engine.counts.hit_tokens
         self.promised_tokens += replica.promised_tokens
         self.output_tokens += replica.engine.counts.generated_tokens
-        if replica.bound_at > moment:
+        if replica.paid_from > moment:
             return
-        replica.record_activity(moment)
+        there = replica.bound_at <= moment
+        if there:
+            replica.record_activity(moment)
         self.lifetimes.append(
             Lifetime(
                 replica.pool.tier,
-                replica.bound_at,
+                replica.paid_from,
                 moment,
                 replica.ready_at,
                 tuple(replica.activity),
             )
         )
-        if self._fleet.node_hold and replica.pool.tier is Tier.ON_DEMAND:
+        if self._fleet.node_hold and there and replica.pool.tier is Tier.ON_DEMAND:
             self._held.append(_HeldNode(replica.pool, moment, moment + self._fleet.node_hold))
 
     def _release(self, node: _HeldNode, moment: float) -> None:

@@ -72,6 +72,8 @@ class SimulatedReplica:
         self.pool = pool
         self.bound_at = self.ready_at = math.inf
         """When it has, or will have, a node, and when it serves."""
+        self.paid_from = math.inf
+        """Since when its node is paid: from its boot where it comes for the replica."""
         self.waits_since: float | None = None
         """Since when it waits for a node while another pool has one for it."""
         self.draining = False
@@ -117,9 +119,9 @@ class SimulatedReplica:
     def idle(self) -> bool:
         return self.engine.idle
 
-    def bind(self, bound_at: float, ready_at: float) -> None:
+    def bind(self, paid_from: float, bound_at: float, ready_at: float) -> None:
         """Give it a node."""
-        self.bound_at, self.ready_at = bound_at, ready_at
+        self.paid_from, self.bound_at, self.ready_at = paid_from, bound_at, ready_at
         # The first replicas have served before the trace begins.
         self.state.ready_at = ready_at if ready_at > 0 else -SLOW_START_SECONDS
 

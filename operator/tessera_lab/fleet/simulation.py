@@ -188,7 +188,7 @@ class Simulation:
                 in_flight=self._in_flight(),
                 desired=total(self._decision),
                 ready=len(self._door.serving),
-                nodes=sum(each.bound_at <= moment for each in self._nodes.replicas),
+                nodes=sum(each.paid_from <= moment for each in self._nodes.replicas),
             )
         )
         self._progress(moment)
