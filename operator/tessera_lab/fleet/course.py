@@ -24,6 +24,8 @@ class Lifetime:
     activity: tuple[tuple[float, float], ...] = ()
     """Moments with the seconds in which its engine had stepped until then, once a minute and at its
     end; empty of a node without a replica."""
+    size: int = 1
+    """Its GPUs, in those of a replica of the fleet's own hardware."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ def cost(course: Course, prices: GpuPrices, purchase: Purchase, gpus: int = 1) -
     """Return the USD of a run: nodes from boot to gone, and reserved ones for all of the time."""
     seconds = {tier: 0.0 for tier in Tier}
     for lifetime in course.lifetimes:
-        seconds[lifetime.tier] += lifetime.end - lifetime.begin
+        seconds[lifetime.tier] += (lifetime.end - lifetime.begin) * lifetime.size
     seconds[Tier.RESERVED] = purchase.reserved * course.paid_seconds
     return (
         gpus
@@ -97,10 +99,10 @@ def cost(course: Course, prices: GpuPrices, purchase: Purchase, gpus: int = 1) -
 
 
 def node_counts(lifetimes: Sequence[Lifetime]) -> list[tuple[float, float, int]]:
-    """Return how many nodes are paid, as spans (begin, end, nodes)."""
+    """Return how many nodes are paid, as spans (begin, end, nodes); larger ones count as many."""
     events: list[tuple[float, int]] = []
     for lifetime in lifetimes:
-        events += [(lifetime.begin, 1), (lifetime.end, -1)]
+        events += [(lifetime.begin, lifetime.size), (lifetime.end, -lifetime.size)]
     spans, nodes, last = list[tuple[float, float, int]](), 0, -math.inf
     for at, change in sorted(events):
         if at > last and nodes:

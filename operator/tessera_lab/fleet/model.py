@@ -1,6 +1,6 @@
 """The fleet that a simulation runs: its engines, its bounds, and how replicas come and go."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tessera.domain.perf.step import StepTime
@@ -72,6 +72,17 @@ class Purchase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolHardware:
+    """A replica of other hardware than the fleet's own, with what its engine then has."""
+
+    replica: ReplicaModel
+    limits: EngineLimits
+    step: StepTime
+    size: int
+    """Its GPUs, in those of a replica of the fleet's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodePool:
     """Nodes of one tier, each of which is for one replica."""
 
@@ -81,6 +92,12 @@ class NodePool:
     """Those that are always there; None where a node comes for a replica and goes with it."""
     start_seconds: float = 0.0
     """Time from the order of a node until it is there, before a replica's start-up; it is paid."""
+    hardware: PoolHardware | None = None
+    """Of the replicas on it; None is the fleet's own."""
+
+    @property
+    def size(self) -> int:
+        return 1 if self.hardware is None else self.hardware.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,3 +137,16 @@ class FleetModel:
     @property
     def node_pools(self) -> tuple[NodePool, ...]:
         return self.pools or tuple(NodePool(name=tier, tier=tier) for tier in Tier)
+
+    def on(self, pool: NodePool) -> "FleetModel":
+        """Return the fleet as it is on the hardware of one of its pools."""
+        chosen = pool.hardware
+        if chosen is None:
+            return self
+        return replace(
+            self,
+            replica=chosen.replica,
+            limits=chosen.limits,
+            step=chosen.step,
+            gpus=self.gpus * chosen.size,
+        )

@@ -87,7 +87,9 @@ class Nodes:
                 active += self._wanted_again(pool, target - len(active))
             for _ in range(target - len(active)):
                 self.replicas.append(
-                    SimulatedReplica(self._fleet, self._count, ordered_at=moment, pool=pool)
+                    SimulatedReplica(
+                        self._fleet.on(pool), self._count, ordered_at=moment, pool=pool
+                    )
                 )
                 self._count += 1
             # Those that still start go first, then the emptiest.
@@ -241,8 +243,8 @@ class Nodes:
         self.output_tokens += replica.engine.counts.generated_tokens
         if replica.paid_from > moment:
             return
-        there = replica.bound_at <= moment
-        if there:
+        came = replica.bound_at <= moment
+        if came:
             replica.record_activity(moment)
         self.lifetimes.append(
             Lifetime(
@@ -251,11 +253,14 @@ class Nodes:
                 moment,
                 replica.ready_at,
                 tuple(replica.activity),
+                replica.pool.size,
             )
         )
-        if self._fleet.node_hold and there and replica.pool.tier is Tier.ON_DEMAND:
+        if self._fleet.node_hold and came and replica.pool.tier is Tier.ON_DEMAND:
             self._held.append(_HeldNode(replica.pool, moment, moment + self._fleet.node_hold))
 
     def _release(self, node: _HeldNode, moment: float) -> None:
         self._held.remove(node)
-        self.lifetimes.append(Lifetime(node.pool.tier, node.since, max(node.since, moment)))
+        self.lifetimes.append(
+            Lifetime(node.pool.tier, node.since, max(node.since, moment), size=node.pool.size)
+        )

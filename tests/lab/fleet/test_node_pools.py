@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 
 from tessera.api.ref import Ref
-from tessera_lab.fleet.course import Course, cost
+from tessera_lab.fleet.course import Course, cost, node_counts
 from tessera_lab.fleet.disturbance import CALM, Disturbance
-from tessera_lab.fleet.model import NodePool, Purchase, Router, Tier
+from tessera_lab.fleet.model import NodePool, PoolHardware, Purchase, Router, Tier
 from tessera_lab.fleet.observation import Decision, Observation
 from tessera_lab.fleet.policies.product import ProductPolicy, WholeGpuPool
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.sizing import sized_fleet
-from tests.lab.fleet.builders import Planned, a_fleet, a_trace, steady
+from tests.lab.fleet.builders import LIMITS, REPLICA, STEP, Planned, a_fleet, a_trace, steady
 
 PRICES = GpuPrices(on_demand=3.6, reserved=1.8, spot=0.9)
 RESERVED = NodePool(name="reserved", tier=Tier.RESERVED, nodes=2)
@@ -203,3 +203,22 @@ def test_the_operator_uses_reserved_nodes_first_and_others_for_a_burst() -> None
     assert policy.decisions[-1][1] == on(2)
     assert len(course.lifetimes) == len(begins) + 2
     assert (course.longest_wait, course.broken_streams) == (0, 0)
+
+
+def test_two_hardwares_run_side_by_side_and_are_paid_by_their_gpus() -> None:
+    fast = PoolHardware(replica=REPLICA, limits=LIMITS, step=STEP.scaled(0.5, "Measured"), size=2)
+    pairs = replace(ON_DEMAND, hardware=fast)
+    course, policy = a_course(
+        (0, on(1)), (100, on(1, 1)), (300, on(0, 1)), pools=(RESERVED, pairs), seconds=600
+    )
+    assert nodes_at(policy, 200) == [("reserved", 0), ("on-demand", 100)]
+    assert nodes_at(policy, 400) == [("on-demand", 100)]
+    (pair,) = [each for each in course.lifetimes if each.tier is Tier.ON_DEMAND]
+    assert cost(course, PRICES, Purchase()) == pytest.approx(
+        2 * (pair.end - pair.begin) * 3.6 / 3600
+    )
+    assert max(count for *_, count in node_counts(course.lifetimes)) == 3
+    # Its engine has the steps of its own type.
+    before, after = ([course.ttft[at] for at in span] for span in (range(90), range(400, 590)))
+    assert max(after) < 0.6 * min(before)
+    assert course.broken_streams == 0

@@ -74,7 +74,7 @@ def _costs(scenario: Scenario, result: PolicyResult) -> list[tuple[float, float]
 def _until(course: Course, moment: float) -> Course:
     """Return what had been paid until a moment."""
     lifetimes = [
-        Lifetime(lifetime.tier, lifetime.begin, min(lifetime.end, moment))
+        Lifetime(lifetime.tier, lifetime.begin, min(lifetime.end, moment), size=lifetime.size)
         for lifetime in course.lifetimes
         if lifetime.begin < moment
     ]
