@@ -205,7 +205,7 @@ def test_the_operator_uses_reserved_nodes_first_and_others_for_a_burst() -> None
     assert (course.longest_wait, course.broken_streams) == (0, 0)
 
 
-def test_two_hardwares_run_side_by_side_and_are_paid_by_their_gpus() -> None:
+def test_replicas_of_two_kinds_run_side_by_side_and_are_paid_by_their_gpus() -> None:
     fast = PoolHardware(replica=REPLICA, limits=LIMITS, step=STEP.scaled(0.5, "Measured"), size=2)
     pairs = replace(ON_DEMAND, hardware=fast)
     course, policy = a_course(
