@@ -101,7 +101,7 @@ def play(kinds: Sequence[Kind], trace: Trace, router: Router = Router.GATEWAY) -
 def ready_replica(fleet: FleetModel, number: int) -> SimulatedReplica:
     pool = NodePool(name="reserved", tier=Tier.RESERVED)
     replica = SimulatedReplica(fleet, number, ordered_at=-200, pool=pool)
-    replica.bind(-200, -100)
+    replica.bind(-200, -200, -100)
     return replica
 
 
