@@ -4,7 +4,6 @@ A prediction for full replicas says nothing about half empty ones. So the step i
 the load of the last five minutes: running requests, tokens in the cache, and prompts.
 """
 
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,12 @@ from tessera.domain.perf.roofline import arithmetic
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks, mfu
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.sizing.predicted_steps import predicted_steps
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.slo.measurement import Objective, engine_edges
 
 # At a lower rate the price of a token is not meaningful.
 _MIN_TOKENS_PER_SECOND = 1.0
-# They change the share of time in which an engine is busy by less than 0.01 more.
-_ITERATIONS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,44 +162,17 @@ def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency |
     A step with a chunk of a prompt takes far longer than one without. So the mean weights both
     kinds of steps by their shares of the gaps, and the median is that of the more frequent kind.
     """
-    resident = reading.resident_tokens(fit.memory.kv_tokens)
-    if not reading.sequences or resident is None:
+    steps = predicted_steps(fit, reading, reading.sequences, reading.prefill_tokens)
+    if steps is None:
         return None
-    sequences = max(1, round(reading.sequences))
-    kv_tokens = round(sequences * resident)
-    decode = fit.step.seconds(decoding=sequences, kv_tokens=kv_tokens)
-    free_tokens = fit.limits.max_num_batched_tokens - sequences * fit.step.decode_tokens
-    prompt = reading.prompt_tokens or 0.0
-    chunk = min(prompt, free_tokens)
-    if chunk < 1 or not reading.prefill_tokens:
+    decode, mixed, mixed_share, _ = steps
+    if not mixed_share:
         return InterTokenLatency(mean=decode, median=decode)
-    steps_share = min(1.0, reading.prefill_tokens / chunk)
-    mixed = fit.step.seconds(
-        decoding=sequences,
-        kv_tokens=kv_tokens,
-        prefill_tokens=round(chunk),
-        prefill_pairs=round(chunk * prompt),
-    )
-    # The first token of each answer ends no gap.
-    gaps = max(0.0, reading.sequences - reading.prefill_tokens / prompt)
-    busy = _busy_share(gaps, steps_share)
     # While a request decodes, prompts of others come as often as at any time, with idle ones.
-    weight = busy * steps_share / (steps_share * mixed + (1 - steps_share) * decode)
+    weight = steps.busy_share * mixed_share / steps.mean
     mean = decode / (1 - weight * (mixed - decode))
     share = weight * mean
     return InterTokenLatency(mean=mean, median=mixed if share > 0.5 else decode)
-
-
-def _busy_share(gaps: float, mixed_share: float) -> float:
-    """Return the share of the time in which an engine steps.
-
-    A step ends so many `gaps` on average, and this share of the steps reads a prompt. It is idle
-    while no request decodes, as many as a Poisson distribution says, and no prompt is read.
-    """
-    busy = 1.0
-    for _ in range(_ITERATIONS):
-        busy = 1 - math.exp(-gaps * busy) * (1 - mixed_share * busy)
-    return busy
 
 
 def bucket_of(value: float, upper_bounds: Sequence[float]) -> tuple[float, float] | None:
