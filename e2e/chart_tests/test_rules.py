@@ -20,6 +20,7 @@ from tessera.adapters.prometheus.latency import latency_queries
 from tessera.adapters.prometheus.metrics import ACTIVITY as ACTIVITY_QUERY
 from tessera.adapters.prometheus.metrics import CACHED_SHARE, REPEATED_GPUS
 from tessera.adapters.prometheus.queries import union_query
+from tessera.adapters.prometheus.speeds import STEPS
 from tessera.domain.slo.measurement import LatencyEdges
 from world import binaries
 
@@ -216,6 +217,34 @@ def test_the_query_of_the_cached_share_has_all_replicas_of_a_service(tmp_path: P
     }
     query = f"round({CACHED_SHARE.text}, 0.0001) >= 0"
     tests = [expression_test(query, 30, (f"{{{SERVICE}}}", 0.45))]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
+
+
+def test_the_queries_of_steps_have_each_replica_and_its_devices_once(tmp_path: Path) -> None:
+    pod = 'namespace="team-a",pod="chat-0"'
+    counters = {
+        "vllm:iteration_tokens_total_count": 25,
+        "vllm:iteration_tokens_total_sum": 1000,
+        "vllm:generation_tokens_total": 200,
+    }
+    values = {
+        f'{name}{{{POD},model_name="chat",engine="0",instance="{target}"}}': growing(rate)
+        for name, rate in counters.items()
+        for target in ("one", "two")
+    }
+    name = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+    values[f'{name}{{{pod},UUID="a",instance="one"}}'] = "0.4 0.6 0.8 0.4x177"
+    values[f'{name}{{{pod},UUID="a",instance="two"}}'] = always(0.0)
+    values[f'{name}{{{pod},UUID="b",instance="one"}}'] = always(0.8)
+    expected = {
+        "replica_steps": 3000,
+        "replica_worked": 120_000,
+        "replica_tokens": 24_000,
+        "replica_activity": 0.75,
+    }
+    rows = ((f'{{{pod},tessera_question="{key}"}}', value) for key, value in expected.items())
+    query = f"round({union_query(STEPS)}, 0.001)"
+    tests = [expression_test(query, 2, *rows)]
     promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 

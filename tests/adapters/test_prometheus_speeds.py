@@ -1,11 +1,12 @@
 """Responses of Prometheus about speed become readings; no server runs."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from tessera.adapters.prometheus.queries import SERVICE, VARIANT
-from tessera.adapters.prometheus.speeds import SPEEDS, speeds_of
-from tessera.domain.observed.snapshot import Ref, SpeedReading
+from tessera.adapters.prometheus.speeds import SPEEDS, speeds_of, steps_of
+from tessera.domain.observed.snapshot import Ref, SpeedReading, StepReading
 from tests.conformance.configurations import CONFIGURATIONS
 from tests.conformance.recording import recorded_facts
 
@@ -48,6 +49,24 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
                 bytes_per_second=6e11,
             ),
         )
+    }
+
+
+def test_counters_of_two_minutes_become_means_of_the_steps_of_a_replica() -> None:
+    def of_pod(value: float, pod: str = "chat-0") -> dict[str, Any]:
+        return {"metric": {"namespace": "team-a", "pod": pod}, "value": [0, str(value)]}
+
+    rows = {
+        "replica_steps": [of_pod(3000), of_pod(0, "idle"), of_pod(10, "partial")],
+        "replica_worked": [of_pod(120_000), of_pod(0, "idle")],
+        "replica_tokens": [of_pod(30_000), of_pod(0, "idle")],
+        "replica_accepted": [of_pod(6000)],
+        "replica_activity": [of_pod(0.9)],
+    }
+    reading = StepReading(steps=3000, sequences=8, prefill_tokens=30, activity=0.9)
+    assert steps_of(rows) == {Ref("team-a", "chat-0"): reading}
+    assert steps_of({**rows, "replica_activity": []}) == {
+        Ref("team-a", "chat-0"): replace(reading, activity=None)
     }
 
 

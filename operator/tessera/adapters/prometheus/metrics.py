@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -59,7 +60,7 @@ from tessera.adapters.prometheus.rows import (
     well_formed_rows,
 )
 from tessera.adapters.prometheus.session import PrometheusSession, start_daemon
-from tessera.adapters.prometheus.speeds import SPEEDS, speeds_of
+from tessera.adapters.prometheus.speeds import SPEEDS, STEPS, speeds_of, steps_of
 from tessera.adapters.prometheus.usage import usage_queries, usage_rows
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendRecord
@@ -74,6 +75,7 @@ from tessera.domain.observed.snapshot import (
     Readings,
     Ref,
     SpeedReading,
+    StepReading,
     TokenRates,
 )
 from tessera.domain.scaling.state import ServiceLoad
@@ -183,7 +185,9 @@ _MAX_HISTORY = timedelta(hours=1)
 _SPEEDS_INTERVAL = timedelta(seconds=30)
 _MAX_LATENCY_AGE = timedelta(minutes=5)
 
-_TimedSpeeds: TypeAlias = tuple[datetime | None, Mapping[Ref, tuple[SpeedReading, ...]]]
+_TimedSpeeds: TypeAlias = tuple[
+    datetime | None, Mapping[Ref, tuple[SpeedReading, ...]], Mapping[Ref, StepReading]
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +229,7 @@ class PrometheusMetrics:
         self._clock = clock
         self.gateway_target = access.gateway_target
         """The label matchers of the gateways' own series."""
-        self._last_speeds: _TimedSpeeds = None, {}
+        self._last_speeds: _TimedSpeeds = None, {}, {}
         self._latencies = _TimedLatencies()
         self.energy = EnergyReader(
             self._query, self.query_union, self.own_target, gpu_queries(access.gpu_target)
@@ -260,10 +264,10 @@ class PrometheusMetrics:
                 self._read_latencies(at, edges),
                 self.energy.read(at, samples=samples),
             )
-        (speeds_at, speeds), latencies = self._last_speeds, self._latencies
+        (speeds_at, speeds, steps), latencies = self._last_speeds, self._latencies
         return Readings(
             at=at,
-            pods=pods_of(rows_by_query),
+            pods=pods_of(rows_by_query, steps),
             finished=values_by(rows_by_query["finished"], service_ref),
             finish_rates=values_by(rows_by_query["finish_rate"], service_ref),
             token_rates=_token_rates(
@@ -285,9 +289,10 @@ class PrometheusMetrics:
         When the query fails, speeds are unknown; everything else stays known.
         """
         try:
-            return at, speeds_of(await self.query_union(SPEEDS))
+            rows_by_query = await self.query_union({**SPEEDS, **STEPS})
         except MetricsError:
-            return at, {}
+            return at, {}, {}
+        return at, speeds_of(rows_by_query), steps_of(rows_by_query)
 
     async def _read_latencies(self, at: datetime, edges: LatencyEdges | None) -> _TimedLatencies:
         """Return the latencies, queried as seldom as speeds."""
@@ -476,8 +481,11 @@ def _parameters(at: datetime | None) -> Mapping[str, float] | None:
     return None if at is None else {"time": at.timestamp()}
 
 
-def pods_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, PodReading]:
-    """Return the load of each replica; a missing value is None."""
+def pods_of(
+    rows_by_query: Mapping[str, Sequence[QueryRow]],
+    steps: Mapping[Ref, StepReading] = MappingProxyType({}),
+) -> dict[Ref, PodReading]:
+    """Return the load of each replica, with its last `steps`; a missing value is None."""
     waiting, running, activity, cached = (
         values_by(rows_by_query[name], pod_ref)
         for name in ("waiting", "running", "activity", "cached")
@@ -490,6 +498,7 @@ def pods_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, PodRea
             activity=activity.get(pod),
             cached=cached.get(pod),
             seems_idle=pod in idle,
+            steps=steps.get(pod),
         )
         for pod in {**waiting, **running, **activity}
     }

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus.queries import (
+    POD_LABELS,
     SERVICE,
     SERVICE_LABELS,
     VARIANT,
@@ -12,9 +13,9 @@ from tessera.adapters.prometheus.queries import (
     Queries,
     each_engine,
 )
-from tessera.adapters.prometheus.rows import QueryRow, sample_value, variant_key
+from tessera.adapters.prometheus.rows import QueryRow, pod_ref, sample_value, values_by, variant_key
 from tessera.api.text import parse_decimal
-from tessera.domain.observed.snapshot import SPEED_SECONDS, Ref, SpeedReading
+from tessera.domain.observed.snapshot import SPEED_SECONDS, Ref, SpeedReading, StepReading
 
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
 _SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
@@ -74,16 +75,53 @@ SPEEDS: Queries = {
         Bounds(SERVICE_LABELS, 1e6),
     ),
 }
+
+
+def _of_replicas(series: str, high: float) -> BoundedQuery:
+    query = f"sum by (namespace, pod) ({each_engine(f'increase({series}{{%s}}[2m])')})"
+    return BoundedQuery(query, Bounds(POD_LABELS, high))
+
+
+# Of each replica, over `STEP_SECONDS`.
+STEPS: Queries = {
+    "replica_steps": _of_replicas("vllm:iteration_tokens_total_count", 1e9),
+    "replica_worked": _of_replicas("vllm:iteration_tokens_total_sum", 1e12),
+    "replica_tokens": _of_replicas("vllm:generation_tokens_total", 1e12),
+    "replica_accepted": _of_replicas("vllm:spec_decode_num_accepted_tokens_total", 1e12),
+    # The mean of the devices of a pod; of two exporters of a device one may hang at 0.
+    "replica_activity": BoundedQuery(
+        "avg by (namespace, pod) (max by (namespace, pod, UUID, GPU_I_ID) "
+        '(avg_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""}[2m])))',
+        Bounds(POD_LABELS, 1.01),
+    ),
+}
 # A larger number in a label is no size of a cache.
 _MAX_CACHE_SIZE = 10**12 - 1
 _MAX_QUOTIENT = 1e9
 
 
+def steps_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, StepReading]:
+    """Return a reading for each replica whose engine stepped."""
+    steps, worked, tokens, accepted, activity = (
+        values_by(by_query.get(name, ()), pod_ref) for name in STEPS
+    )
+    return {
+        pod: StepReading(
+            steps=steps[pod],
+            sequences=max(0.0, tokens[pod] - accepted.get(pod, 0.0)) / steps[pod],
+            prefill_tokens=max(0.0, worked[pod] - tokens[pod]) / steps[pod],
+            activity=activity.get(pod),
+        )
+        for pod in steps.keys() & worked.keys() & tokens.keys()
+        if steps[pod] > 0
+    }
+
+
 def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[SpeedReading, ...]]:
     """Return a reading for each variant of each service, sorted by variant."""
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
-    for name, rows in by_query.items():
-        for row in rows if name != "cache" else ():
+    for name in SPEEDS.keys() & by_query.keys() - {"cache"}:
+        for row in by_query[name]:
             numbers[variant_key(row)][name] = sample_value(row)
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
     for row in by_query.get("cache", ()):

@@ -358,6 +358,24 @@ class ServiceEndpoint:
     """Its cluster IP."""
 
 
+# Increases that a step reading has are of so long.
+STEP_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReading:
+    """What the engine of one replica did in the last two minutes."""
+
+    steps: float
+    """Those in which it gave out tokens."""
+    sequences: float
+    """Tokens that a step gave out, without accepted drafts."""
+    prefill_tokens: float
+    """Tokens of prompts that a step read."""
+    activity: float | None = None
+    """Share of the time in which its devices computed; None is "not known"."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodReading:
     """What Prometheus says of one replica. None is "not known"."""
@@ -369,6 +387,7 @@ class PodReading:
     """Prompt tokens per second that it found in its cache, of the last five minutes."""
     seems_idle: bool = False
     """Its activity has contradicted its running requests for five minutes."""
+    steps: StepReading | None = None
 
     @property
     def measured_activity(self) -> float | None:
