@@ -23,6 +23,11 @@ class EngineSample:
     busy: float = 0.0
     """Share of the time since the scrape before in which the GPU ran any kernel: GPU_UTIL / 100 of
     a whole GPU."""
+    busy_seconds: float = 0.0
+    """Time in which the GPU ran any kernel since the start, as the next three are counted."""
+    steps: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,6 +170,7 @@ class SimulatedReplica:
         engine = self.engine
         # A step under way counts whole.
         busy, self._sampled_busy = self._busy - self._sampled_busy, self._busy
+        counts = engine.counts
         return EngineSample(
             running=engine.running,
             waiting=engine.waiting,
@@ -177,6 +178,10 @@ class SimulatedReplica:
             kv_tokens=engine.kv_tokens,
             kv_usage=engine.kv_usage,
             busy=min(1.0, busy / seconds) if seconds else 0.0,
+            busy_seconds=self._busy,
+            steps=counts.steps,
+            prefill_tokens=counts.prefill_tokens,
+            generated_tokens=counts.generated_tokens,
         )
 
     def record_activity(self, moment: float) -> None:

@@ -15,11 +15,13 @@ from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
 from tessera.domain.scaling.policies.capacity.demand import DemandHistory
 from tessera.domain.scaling.policies.capacity.hold import Lulls
+from tessera.domain.scaling.policies.capacity.pace import Pace
 from tessera.domain.scaling.policies.capacity.policy import (
     CapacityAssessment,
     replicas_for,
     scale_by_capacity,
 )
+from tessera.domain.scaling.policies.capacity.step_speed import StepSpeed
 from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import (
     ScaleDecision,
@@ -119,6 +121,38 @@ def test_a_replica_stays_where_the_others_would_not_carry_its_load(
     capacity = replace(CAPACITY, fewer_requests_per_second=alone)
     loads = [load(second, arrival_rate=1.3) for second in range(0, 1800, 30)]
     assert play(policy(), loads, steady(2), capacity)[-1].replicas == replicas
+
+
+def test_the_pace_begins_again_once_slow_steps_are_measured() -> None:
+    memory = DemandHistory(pace=Pace(0.7, at(-30)))
+    history = replace(steady(2), memory=memory)
+    slow = CAPACITY.slowed(StepSpeed(2.3, "DeviceActivity"))
+    decisions = play(
+        policy(), [load(second, arrival_rate=1.8) for second in (0, 30)], history, slow
+    )
+    paces = [
+        decision.history.memory.pace.factor
+        for decision in decisions
+        if isinstance(decision.history.memory, DemandHistory)
+    ]
+    assert paces == [1.0, 1.0]
+    assert "a replica carries 1.00/s, steps take 2.30 times as long (DeviceActivity)" in (
+        decisions[-1].message
+    )
+    again = play(policy(), [load(60, arrival_rate=1.8)], decisions[-1].history)[-1]
+    assert "steps take" not in again.message
+
+
+@pytest.mark.parametrize(("minutes", "pace"), [(59, 0.7), (60, 1.0)])
+def test_steps_about_as_slow_as_the_tolerance_change_no_pace_each_time(
+    minutes: int, pace: float
+) -> None:
+    memory = DemandHistory(pace=Pace(0.7, at(-30)), slow_at=at(-60 * minutes))
+    slow = CAPACITY.slowed(StepSpeed(1.2, "DeviceActivity"))
+    history = replace(steady(2), memory=memory)
+    [decision] = play(policy(), [load(0, arrival_rate=1.8)], history, slow)
+    assert isinstance(decision.history.memory, DemandHistory)
+    assert decision.history.memory.pace.factor == pace
 
 
 def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> None:

@@ -14,14 +14,18 @@ from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.demand import ArrivedTokens, GatewayDemand
 from tessera.domain.observed.snapshot import (
+    STEP_SECONDS,
+    PodReading,
     Readings,
     Snapshot,
     SpeedReading,
+    StepReading,
     TokenRates,
 )
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.plan import PlanMemory
+from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.policies.capacity.policy import (
     CapacityAssessment,
     headroom_of_estimates,
@@ -29,10 +33,12 @@ from tessera.domain.scaling.policies.capacity.policy import (
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     computed_prompt_of,
+    observed_capacity,
     variant_capacity,
 )
-from tessera.domain.scaling.state import ServiceLoad
-from tessera.domain.scaling.target import queue_target
+from tessera.domain.scaling.state import ScalingHistory, ServiceLoad, TtftShares
+from tessera.domain.scaling.target import ObservedVariant, queue_target
+from tessera.domain.sizing.predicted_steps import predicted_steps
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits
 from tessera.domain.status.service import service_status
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
@@ -42,6 +48,7 @@ from tests.builders import (
     a_service,
     a_snapshot,
     a_spec,
+    a_speed_reading,
     a_workload,
     at,
     plan_of,
@@ -521,3 +528,55 @@ def test_without_readings_the_policy_removes_nothing() -> None:
     readings = Readings(at=at(0), problem="connection refused")
     scale = plan_of(a_fleet(SCALING, pods=pods, readings=readings)).service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (3, "FailedGetMetrics")
+
+
+LATE = TtftShares(at(600), in_time=0.9, early=0.8)
+
+
+def observed(
+    times: float, *, ready_at: float = 0, ttft: TtftShares | None = LATE
+) -> VariantCapacity:
+    """Return what a replica carries whose device shows steps of so many times the predicted."""
+    choice, reading = a_choice(), a_speed_reading()
+    predicted = predicted_steps(choice.fit, reading, 8.0, 32.0)
+    assert predicted is not None
+    steps = StepReading(
+        steps=STEP_SECONDS / (predicted.mean * times),
+        sequences=8.0,
+        prefill_tokens=32.0,
+        activity=1.0,
+    )
+    pod = replace(a_pod("chat-0"), ready_since=at(ready_at))
+    readings = ServiceReadings(
+        is_usable=True, pods={pod.ref: PodReading(steps=steps)}, speeds=(reading,)
+    )
+    service = a_service()
+    assert service.spec is not None
+    variant = ObservedVariant(
+        service=service, spec=service.spec, choice=choice, pods=(pod,), readings=readings
+    )
+    load = ServiceLoad(
+        at=at(600), replicas=1, ready=1, serving=1, waiting=0, running=4, activity=1.0, ttft=ttft
+    )
+    return observed_capacity(variant, load, ScalingHistory())
+
+
+def test_slow_devices_carry_less_in_proportion_beyond_the_tolerance() -> None:
+    usual, twice, thrice = (observed(times) for times in (1.0, 2.0, 3.0))
+    assert usual.slow is None
+    assert twice.slow is not None
+    assert twice.slow.ratio == pytest.approx(2.0)
+    assert twice.slow.source == "DeviceActivity"
+    assert twice.requests_per_second < usual.requests_per_second * 1.15 / 2 * 1.001
+    assert thrice.requests_per_second == pytest.approx(twice.requests_per_second * 2 / 3)
+    assert thrice.prompts_per_second == pytest.approx(twice.prompts_per_second * 2 / 3)
+    assert observed(1.14).requests_per_second == usual.requests_per_second
+
+
+def test_a_replica_counts_once_all_of_two_minutes_are_its_own() -> None:
+    assert observed(2.0, ready_at=600 - 150).slow is not None
+    assert observed(2.0, ready_at=600 - 149).slow is None
+
+
+def test_without_a_gateway_the_latency_between_tokens_corrects_alone() -> None:
+    assert observed(2.0, ttft=None).slow is None

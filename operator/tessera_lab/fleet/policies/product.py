@@ -21,6 +21,7 @@ from tessera.domain.observed.latency import (
     ServiceLatency,
 )
 from tessera.domain.observed.snapshot import (
+    STEP_SECONDS,
     Budget,
     Node,
     ObservedService,
@@ -31,6 +32,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
     SpeedReading,
+    StepReading,
     TokenRates,
     Workload,
 )
@@ -39,7 +41,7 @@ from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.variants import variant_status, variant_statuses
 from tessera_lab.fleet.model import Router, Tier
-from tessera_lab.fleet.observation import Decision, Observation, ReplicaStatus
+from tessera_lab.fleet.observation import Decision, EngineSample, Observation, ReplicaStatus
 from tessera_lab.fleet.scraping import add
 
 # As results and commands call it.
@@ -360,6 +362,7 @@ class ProductPolicy:
 
     def _readings(self, observation: Observation) -> Readings:
         ref, newest = self._service.ref, self._history[-1]
+        steps = self._steps(observation)
         short, rate = self._before(_SHORT), self._before(_RATE)
         if self._slow_readings is None or observation.counted_at != self._slow_readings[0]:
             speed, latency = self._speed(newest, short), self._latency(observation, short)
@@ -375,6 +378,7 @@ class ProductPolicy:
                     waiting=status.sample.waiting,
                     running=status.sample.running,
                     activity=status.sample.busy,
+                    steps=steps.get(status.number),
                 )
                 for status in observation.statuses
                 if status.sample is not None
@@ -386,6 +390,33 @@ class ProductPolicy:
             latencies={ref: latency},
             latencies_at=_moment(counted_at),
             speeds_at=_moment(counted_at),
+        )
+
+    def _steps(self, observation: Observation) -> dict[int, StepReading]:
+        """Return what each replica did in the last two minutes, of which it has all scrapes."""
+        short = self._before(STEP_SECONDS)
+        before = {each.number: each.sample for each in short.statuses}
+        return {
+            status.number: reading
+            for status in observation.statuses
+            if (reading := self._step_reading(status, before.get(status.number))) is not None
+        }
+
+    def _step_reading(
+        self, status: ReplicaStatus, before: EngineSample | None
+    ) -> StepReading | None:
+        sample = status.sample
+        span = self._history[-1].scraped_at - self._before(STEP_SECONDS).scraped_at
+        if sample is None or before is None or span <= 0:
+            return None
+        steps = sample.steps - before.steps
+        if steps <= 0:
+            return None
+        return StepReading(
+            steps=steps * STEP_SECONDS / span,
+            sequences=(sample.generated_tokens - before.generated_tokens) / steps,
+            prefill_tokens=(sample.prefill_tokens - before.prefill_tokens) / steps,
+            activity=min(1.0, (sample.busy_seconds - before.busy_seconds) / span),
         )
 
     @staticmethod

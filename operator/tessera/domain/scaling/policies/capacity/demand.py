@@ -65,6 +65,8 @@ class DemandHistory:
     correction: float = 1.0
     """Share of the predicted capacity that full replicas were measured to carry."""
     pace: Pace = field(default_factory=Pace)
+    slow_at: datetime | None = None
+    """When steps were last measured to take longer than within the tolerance."""
     lulls: Lulls = field(default_factory=Lulls)
     bursts: tuple[Burst, ...] = ()
     """Those of the last half hour, oldest first."""

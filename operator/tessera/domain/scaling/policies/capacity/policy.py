@@ -41,7 +41,7 @@ from tessera.domain.scaling.policies.capacity.demand import (
     remember,
 )
 from tessera.domain.scaling.policies.capacity.hold import hold_of, is_new, longest_hold, next_lulls
-from tessera.domain.scaling.policies.capacity.pace import next_pace, ttft_shares
+from tessera.domain.scaling.policies.capacity.pace import Pace, next_pace, ttft_shares
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     observed_capacity,
@@ -60,6 +60,8 @@ from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 # Estimated arrivals are half a minute late, so they count with what they may grow by while a
 # replica starts: a factor, by the seconds of its lead.
 _BASE, _PER_SECOND, _MOST_HEADROOM = 1.04, 0.001, 1.3
+# Steps about as slow as the tolerance are beyond it now and then.
+_SLOW_APART = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,8 @@ def scale_by_capacity(
     memory = history.memory if isinstance(history.memory, DemandHistory) else None
     arrivals = arrivals_of(load, capacity, memory)
     memory = remember(target, capacity, load, current, memory)
+    if capacity.slow is not None:
+        memory = _with_slow_steps(memory, load.at)
     expected = capacity.requests_per_second * memory.pace.factor * max(1, load.serving)
     use = arrivals.rate / expected
     # The load may need more replicas than those that were ordered so far.
@@ -163,6 +167,12 @@ def scale_by_capacity(
         target, load, assessment, current, history, memory
     )
     return replace(changed(decided, load.at, current, history), assessment=assessment)
+
+
+def _with_slow_steps(memory: DemandHistory, at: datetime) -> DemandHistory:
+    """Begin again with the pace: what it made up for so far is measured now."""
+    is_first = memory.slow_at is None or at - memory.slow_at >= _SLOW_APART
+    return replace(memory, slow_at=at, pace=Pace() if is_first else memory.pace)
 
 
 def _corrected(capacity: VariantCapacity, memory: DemandHistory) -> VariantCapacity:
@@ -339,8 +349,15 @@ def _why(load: ServiceLoad, assessment: CapacityAssessment) -> str:
     cached = _cached_clause(assessment.capacity, " with ")
     return (
         f"{assessment.arrivals}, a replica carries "
-        f"{assessment.capacity.requests_per_second:.2f}/s{cached}{slo}{bursts}{waiting}"
+        f"{assessment.capacity.requests_per_second:.2f}/s{cached}{slo}"
+        f"{_slow_clause(assessment.capacity)}{bursts}{waiting}"
     )
+
+
+def _slow_clause(capacity: VariantCapacity) -> str:
+    """Return the clause for steps that take longer than predicted; empty within the tolerance."""
+    slow = capacity.slow
+    return "" if slow is None else f", steps take {slow.ratio:.2f} times as long ({slow.source})"
 
 
 def _cached_clause(capacity: VariantCapacity, before: str) -> str:
@@ -375,7 +392,7 @@ def numbers(
         (
             "capacity",
             f"{capacity.requests_per_second:.2f} requests/s per replica within spec.slo, of "
-            f"{lengths}{_cached_clause(capacity, ', ')}{pace}",
+            f"{lengths}{_cached_clause(capacity, ', ')}{_slow_clause(capacity)}{pace}",
         ),
         ("needed", f"{assessment.needed}{headroom}"),
         ("retained", f"{assessment.retained} at least, while arrivals stay"),

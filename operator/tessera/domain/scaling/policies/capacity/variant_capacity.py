@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import ModelShape
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
-from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
+from tessera.domain.observed.snapshot import STEP_SECONDS, Pod, SpeedReading, reading_of
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.perf.sources import (
     OFF_TOLERANCE,
@@ -17,6 +17,7 @@ from tessera.domain.perf.sources import (
     measured_tokens_per_step,
 )
 from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.scaling.policies.capacity.step_speed import StepSpeed, step_speed
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
@@ -35,6 +36,8 @@ _ANSWER_VARIATION = 2.0
 # The same of prompts, at most: what one minute shows beyond it is a single long one, which may not
 # come again.
 _MOST_VARIATION = 2.0
+# Steps are of two minutes, and what is scraped and read of them is half a minute old.
+_MIN_READY = timedelta(seconds=STEP_SECONDS + 30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,23 @@ class VariantCapacity:
     """Share of the prompt that the prefix cache has."""
     lengths: RequestTokens | None = None
     """The tokens of requests as last measured; None before any were."""
+    slow: StepSpeed | None = None
+    """The speed of steps beyond the tolerance, by which the rates are lower in proportion."""
+
+    def slowed(self, slow: StepSpeed) -> "VariantCapacity":
+        """Return what a replica carries whose steps take longer than within the tolerance.
+
+        By its own step time more prompts would be late by themselves, which no replica mends, and
+        the waits of all others would pay for them.
+        """
+        share = (1 + OFF_TOLERANCE) / slow.ratio
+        return replace(
+            self,
+            requests_per_second=self.requests_per_second * share,
+            fewer_requests_per_second=self.fewer_requests_per_second * share,
+            prompts_per_second=self.prompts_per_second * share,
+            slow=slow,
+        )
 
 
 def observed_capacity(
@@ -75,11 +95,14 @@ def observed_capacity(
     assert shape is not None  # noqa: S101 - hardware was chosen for it
     serving = max(1, load.serving)
     ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
-    if ratio is not None and load.ttft is not None:
-        # While a load changes, the means of steps say too little of those that most tokens come
-        # from. The attained TTFT corrects what is beyond the tolerance.
-        ratio = min(ratio, 1 + OFF_TOLERANCE)
-    return variant_capacity(
+    slow = None
+    if load.ttft is not None:
+        # While a load changes, the means of requests say too little of the steps that most tokens
+        # come from. Those of devices do, and the attained TTFT corrects what they do not show.
+        ratio = None if ratio is None else min(ratio, 1 + OFF_TOLERANCE)
+        slow = _slow_steps(variant, load.at)
+        ratio = ratio if slow is None else 1 + OFF_TOLERANCE
+    capacity = variant_capacity(
         spec,
         shape,
         _running_fit(choice.fit, variant.pods),
@@ -95,6 +118,23 @@ def observed_capacity(
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
+    return capacity if slow is None else capacity.slowed(slow)
+
+
+def _slow_steps(variant: ObservedVariant, at: datetime) -> StepSpeed | None:
+    """Return the speed of steps that take longer than within the tolerance."""
+    choice, pods = variant.choice, variant.readings.pods
+    steps = [
+        reading.steps
+        for pod in variant.pods
+        if pod.takes_requests
+        and pod.ready_since is not None
+        and at - pod.ready_since >= _MIN_READY
+        and (reading := pods.get(pod.ref)) is not None
+        and reading.steps is not None
+    ]
+    speed = step_speed(choice.fit, reading_of(choice.variant, variant.readings.speeds), steps)
+    return speed if speed is not None and speed.ratio > 1 + OFF_TOLERANCE else None
 
 
 def _reading_with_lengths(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
