@@ -463,7 +463,7 @@ async def test_a_fleet_of_20_000_services_is_reported_in_bounded_parts(
     server: tuple[HttpsServer, Receiving], tmp_path: Path
 ) -> None:
     serving, receiving = server
-    tokens = ArrivedTokens(10**6, 10**12, 10**12, 10**18, 10**6, 10**6, 10**18, 10**6)
+    tokens = ArrivedTokens(10**6, 10**12, 10**12, 10**18, 10**6, 10**6, 10**18, 10**6, 10**6)
     largest = {"arrived": 10**6, "tokens": tokens, "queued": 10**6, "in_flight": 10**6}
     demand = a_fleet(20_000, **largest, predicted_seconds=0.1234567890123456e9)
     async with a_reporter(serving, tmp_path, demand) as reporter:
@@ -703,14 +703,15 @@ async def test_an_operator_without_charges_gets_the_demand_and_is_asked_once(
     asked = []
 
     def read_earlier(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
-        assert not any(field in body for field in (b"squares", b"waited", b"overflow", b"routed"))
+        fields = (b"squares", b"waited", b"overflow", b"routed", b"lateAlone")
+        assert not any(field in body for field in fields)
         asked.append(b"limits" in body)
         EarlierReport.model_validate_json(body)
         return read_report(body)
 
     monkeypatch.setattr(demand_module, "read_report", read_earlier)
     charges = {MONTH: LimitCharges(start=START, accounts=(AccountCharge(5),))}
-    tokens = ArrivedTokens(1, 100, 20, 10_000, waited=3, overflowed=2, overflow_nanos=9, routed=4)
+    tokens = ArrivedTokens(1, 100, 20, 10_000, 3, 2, 9, 4, 1)
     demand = {CHAT: GatewayDemand(arrived=1, tokens=tokens, queued=1)}
     async with a_reporter(serving, tmp_path, demand, charges=charges) as reporter:
         for _ in range(4):
@@ -725,7 +726,7 @@ async def test_squares_and_overflow_are_told_once_the_operator_knows_them(
     server: tuple[HttpsServer, Receiving], tmp_path: Path
 ) -> None:
     serving, receiving = server
-    tokens = ArrivedTokens(1, 100, 20, 10_000, waited=3, overflowed=2, overflow_nanos=9, routed=4)
+    tokens = ArrivedTokens(1, 100, 20, 10_000, 3, 2, 9, 4, 1)
     demand = {CHAT: GatewayDemand(arrived=1, tokens=tokens)}
     async with a_reporter(serving, tmp_path, demand) as reporter:
         await reporter.report()

@@ -13,7 +13,7 @@ DEMAND_AUDIENCE = "tessera-operator"
 DEMAND_PATH = "/demand"
 MAX_REPORT_BYTES = 1024 * 1024
 # Of one part of a report: the longest rows fit into its bytes.
-PART_SERVICES = 2300
+PART_SERVICES = 2200
 # Of one gateway, in all parts: what exceeds them is left out, and the rest counts.
 MAX_REPORT_SERVICES = 24_000
 TOO_MANY_SERVICES = f"more than {counted(MAX_REPORT_SERVICES, 'service')}"
@@ -62,6 +62,10 @@ class ReportedDemand(Wire):
 
     routed: _Count = 0
     """Requests that came since then, and that another target of their route may answer."""
+
+    late_alone: _Count = 0
+    """Requests with known lengths that came since then, and whose prompts the fastest engine reads
+    for longer than `spec.slo.ttftP95`."""
 
     queued: _Count = 0
     """Requests that wait, for a replica or for their turn."""

@@ -145,8 +145,10 @@ class DemandReceiver:
 def _tokens(row: ReportedDemand) -> ArrivedTokens:
     sized = (row.prompt_tokens, row.answer_tokens, row.squares) if row.sized else (0, 0, 0)
     overflow = (row.waited, row.overflowed, row.overflow_nanos, row.routed)
-    # Most rows share the one without any.
-    return ArrivedTokens(row.sized, *sized, *overflow) if row.sized or any(overflow) else NO_TOKENS
+    if not (row.sized or any(overflow)):
+        # Most rows share the one without any.
+        return NO_TOKENS
+    return ArrivedTokens(row.sized, *sized, *overflow, min(row.sized, row.late_alone))
 
 
 def _received(

@@ -19,6 +19,7 @@ from tessera.domain.picking.pick import Choice, pick, with_prefix, without_room
 from tessera.domain.picking.prediction import (
     RequestMeans,
     has_room,
+    is_late_alone,
     work_seconds,
 )
 from tessera.domain.picking.prefix_record import PrefixRecords, ReplicaPrefixes, SentPrompt
@@ -131,6 +132,8 @@ class Door:
         prompt = self._trace.input_tokens[index]
         client, most = self._client(index), self._max_model_len
         tokens = self._lengths.expected("", client, prompt, most)
+        if tokens.requests and is_late_alone(self._replica, prompt, 0, self._objective):
+            tokens = tokens._replace(late_alone=1)
         self.arrived_tokens = self.arrived_tokens.plus(tokens)
 
     def _client(self, index: int) -> ClientId:

@@ -9,6 +9,7 @@ from tessera.domain.picking.prediction import (
     RequestMeans,
     has_room,
     has_spare_room,
+    is_late_alone,
     predicted_ttft,
     read_seconds,
     read_until,
@@ -155,6 +156,16 @@ def test_a_prompt_is_read_as_fast_as_an_idle_replica_has_its_first_token(
     seconds = read_seconds(state.replica, input_tokens, cached_tokens)
     assert seconds == pytest.approx(ttft(state, input_tokens + cached_tokens, cached_tokens))
     assert read_seconds(a_replica(step_time=None), input_tokens) == 0.0
+
+
+def test_a_prompt_is_late_alone_where_it_is_read_too_long_after_the_step_under_way() -> None:
+    replica = a_replica(max_num_batched_tokens=2048)
+    seconds = read_seconds(replica, 10_000) + read_seconds(replica, 2048)
+    assert is_late_alone(replica, 10_000, 0, 0.97 * seconds)
+    assert not is_late_alone(replica, 10_000, 0, 1.03 * seconds)
+    # The others are in the cache.
+    assert not is_late_alone(replica, 2_000, 8_000, 0.97 * seconds)
+    assert not is_late_alone(a_replica(step_time=None), 10_000, 0, 0.0)
 
 
 def test_work_is_the_share_of_a_busy_replica() -> None:

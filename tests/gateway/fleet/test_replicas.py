@@ -8,8 +8,10 @@ from typing import Any
 
 from tessera.domain.gateway.directory import OfferedModel, model_changes
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_hashes
+from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import Exclusion, PickReason
+from tessera.domain.picking.prediction import read_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tests.gateway.harness import a_model, a_replica
@@ -64,6 +66,13 @@ def send(
     session: bytes | None = None,
     states: Sequence[ReplicaState] | None = None,
 ) -> SentRequest:
+    shape = shape_of(text, session)
+    sent = replicas.send(model, shape, 100.0, states or replicas.states(model))
+    assert sent is not None
+    return sent
+
+
+def shape_of(text: str, session: bytes | None = None) -> RequestShape:
     prompt = PromptBlocks(
         owner="team-a",
         hashes=block_hashes(text.encode(), ""),
@@ -71,10 +80,21 @@ def send(
         prompt_tokens=len(text),
         session=hash(session) if session else None,
     )
-    shape = replace(a_request(len(text)), prompt=prompt)
-    sent = replicas.send(model, shape, 100.0, states or replicas.states(model))
-    assert sent is not None
-    return sent
+    return replace(a_request(len(text)), prompt=prompt)
+
+
+def test_what_a_replica_has_of_a_prompt_is_not_late_alone() -> None:
+    replicas, model = serving("chat-0", "chat-1")
+    model = replace(model, ttft_seconds=1e-9)
+    first = ask(replicas, model, TEXT)
+    assert first.prompt is None
+    shape = shape_of(TEXT)
+    # All but its last block, of which an engine reads one token at least.
+    tokens = 100 * len(TEXT)
+    whole = read_seconds(first.choice.replica, tokens)
+    model = replace(model, ttft_seconds=0.9 * whole)
+    assert not replicas.is_late_alone(model, shape, tokens)
+    assert replicas.is_late_alone(model, shape_of("others " + TEXT), tokens)
 
 
 def test_a_replica_is_the_only_one_where_no_other_is_ready() -> None:

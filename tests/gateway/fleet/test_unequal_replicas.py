@@ -156,6 +156,28 @@ def test_a_request_that_yields_goes_where_its_prompt_is_read_in_half_of_the_obje
     assert len(replicas.taking(model, short, replicas.states(model))) == 2
 
 
+def test_a_prompt_is_late_alone_where_the_fastest_that_takes_it_is_too_slow() -> None:
+    slow, fast = small(max_model_len=32_768), large(max_model_len=16_384)
+    # 0.22 s on the large one, and 0.66 s on the small one.
+    late = {}
+    for name, engines in {"slow": [slow], "fast": [fast], "both": [slow, fast]}.items():
+        replicas, model = serving(*engines)
+        model = replace(model, ttft_seconds=0.4)
+        late[name] = replicas.is_late_alone(model, a_request(6500), 6500)
+        long = replace(a_request(6500), context_tokens=20_000)
+        late[f"{name}, long"] = replicas.is_late_alone(model, long, 6500)
+    assert late == {
+        "slow": True,
+        "slow, long": True,
+        "fast": False,
+        "fast, long": False,
+        "both": False,
+        "both, long": True,
+    }
+    none, model = serving()
+    assert not none.is_late_alone(model, a_request(6500), 6500)
+
+
 def test_the_work_of_a_request_is_what_all_replicas_do_together() -> None:
     engines = [small("small-1"), small("small-2"), large()]
     replicas, model = serving(*engines)

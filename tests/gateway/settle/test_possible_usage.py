@@ -24,6 +24,7 @@ from tests.gateway.harness import (
     a_replica,
     event,
 )
+from tests.gateway_builders import STEP
 
 pytestmark = pytest.mark.anyio
 DAY = 10_000
@@ -44,7 +45,8 @@ async def reporting(usage: Any, **changes: Any) -> AsyncIterator[RunningGateway]
     limits = RateLimitsSpec(total_tokens=PeriodLimits(per_day=DAY))
     tenant = TenantLimits(name=TENANT, namespaces=(TENANT,), limits=limits)
     async with ScriptedEngine(script) as engine:
-        model = a_model(a_replica(engine.address), **{"max_model_len": 4096, **changes})
+        replica = a_replica(engine.address, **changes.pop("replica", {}))
+        model = a_model(replica, **{"max_model_len": 4096, **changes})
         directory = a_directory(model, tenants={TENANT: tenant})
         async with a_gateway(directory) as gateway:
             yield gateway
@@ -128,6 +130,20 @@ async def test_the_next_request_of_a_client_is_expected_to_be_as_those_that_ende
             assert arrived.requests == 1
             assert arrived.tokens.requests == (number >= 20)
     assert arrived.tokens[:4] == (1, 11, 4, 121)
+    assert not arrived.tokens.late_alone
+
+
+@pytest.mark.parametrize(("objective", "late"), [(1e-9, 1), (60.0, 0)])
+async def test_a_prompt_that_the_engine_reads_for_too_long_is_counted(
+    objective: float, late: int
+) -> None:
+    usage, speed = {"prompt_tokens": 11, "completion_tokens": 9}, {"step_time": STEP}
+    async with reporting(usage, ttft_seconds=objective, replica=speed) as gateway:
+        for _ in range(21):
+            await gateway.post({**CHAT, "max_tokens": 9})
+            await gateway.take_record()
+            (arrived,) = gateway.admission.arrivals.take().values()
+    assert (arrived.tokens.requests, arrived.tokens.late_alone) == (1, late)
 
 
 async def test_parts_are_no_larger_than_the_whole() -> None:

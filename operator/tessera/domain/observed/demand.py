@@ -42,6 +42,14 @@ class ArrivedTokens(NamedTuple):
     """Nano-units that these cost there, by the expected tokens."""
     routed: int = 0
     """Requests that came, and that another target of their route may answer."""
+    late_alone: int = 0
+    """Requests whose prompts the fastest engine reads for longer than the TTFT objective, with what
+    it has of each in its cache."""
+
+    @property
+    def late_alone_share(self) -> float:
+        """Return the share of requests whose prompts are late by themselves."""
+        return self.late_alone / self.requests if self.requests else 0.0
 
     @property
     def prompt_variation(self) -> float | None:
@@ -61,6 +69,7 @@ class ArrivedTokens(NamedTuple):
             self.overflowed + sign * other.overflowed,
             self.overflow_nanos + sign * other.overflow_nanos,
             self.routed + sign * other.routed,
+            self.late_alone + sign * other.late_alone,
         )
 
 

@@ -235,6 +235,22 @@ def read_seconds(replica: EngineReplica, tokens: int, cached_tokens: int = 0) ->
     return seconds
 
 
+def is_late_alone(
+    replica: EngineReplica, tokens: int, cached_tokens: int, objective_seconds: float
+) -> bool:
+    """Return whether an engine that reads no other prompt reads this one for too long.
+
+    The step under way when it comes counts as a full one, as in what replicas are promised to
+    carry. False for an unknown speed.
+    """
+    step = replica.step_time
+    if step is None:
+        return False
+    chunk = replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    seconds = read_seconds(replica, tokens, cached_tokens)
+    return seconds + chunk * token_seconds(replica, step) > objective_seconds
+
+
 def work_seconds(replica: EngineReplica, request: RequestShape, means: RequestMeans) -> float:
     """Return the seconds of a busy replica that a request takes: its share of each step.
 

@@ -71,8 +71,8 @@ class DemandReporter:
         self._gateway = gateway
         self._read, self._read_charges = read, read_charges
         self._knows_limits: bool | None = None
-        """Whether the leader takes what limits were charged, squares of prompts and what overflows;
-        an older one does not. None until it was asked."""
+        """Whether the leader takes what limits were charged, squares of prompts, those that are
+        late by themselves and what overflows; an older one does not. None until it was asked."""
         self._session: aiohttp.ClientSession | None = None
         self._leader = ""
         self._problem = ""
@@ -186,6 +186,7 @@ class DemandReporter:
                 overflowed=demand.tokens.overflowed if known else 0,
                 overflow_nanos=demand.tokens.overflow_nanos if known else 0,
                 routed=demand.tokens.routed if known else 0,
+                late_alone=demand.tokens.late_alone if known else 0,
                 queued=demand.queued,
                 in_flight=demand.in_flight,
                 predicted_seconds=demand.predicted_seconds,

@@ -25,6 +25,7 @@ from tessera.domain.picking.pick import (
 )
 from tessera.domain.picking.prediction import (
     RequestMeans,
+    is_late_alone,
     read_seconds,
     read_until,
     still_reads_until,
@@ -305,6 +306,31 @@ class Replicas:
             )
         replicas = (state.replica for state in self.states(model))
         return max((read_seconds(replica, tokens) for replica in replicas), default=0.0)
+
+    def is_late_alone(self, model: OfferedModel, shape: RequestShape, tokens: int) -> bool:
+        """Return whether a prompt of so many tokens is late at the fastest kind of idle replica.
+
+        What a replica has of it in its cache is not read.
+        """
+        mixture, states = self._mixtures.get(model.uid), self.states(model)
+        if mixture is None:
+            kinds = [state.replica for state in states[:1]]
+        else:
+            context_tokens = mixture.context_tokens(shape)
+            kinds = [each for each, _ in mixture.kinds if each.takes(context_tokens)]
+
+        def is_late(cached: int) -> bool:
+            return all(
+                is_late_alone(each, tokens - cached, cached, model.ttft_seconds) for each in kinds
+            )
+
+        if not kinds or not is_late(0):
+            return False
+        if shape.prompt is None:
+            return True
+        uids = [state.replica.uid for state in states]
+        held = max(self._records.held_tokens(shape.prompt, uids))
+        return is_late(int(tokens * min(1.0, held / shape.prompt.prompt_tokens)))
 
     def untried(
         self, model: OfferedModel, shape: RequestShape, tried: Collection[str]

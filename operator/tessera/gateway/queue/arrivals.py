@@ -1,6 +1,6 @@
 """What comes to each service, and how long it will probably be."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
@@ -27,7 +27,9 @@ class ArrivalCount(NamedTuple):
 class ArrivalCounter:
     """Counts the requests that come with the lengths that their clients' earlier ones had."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_late_alone: Callable[[OfferedModel, RequestShape, int], bool]) -> None:
+        """Take what says whether a prompt of so many tokens is late by itself."""
+        self._is_late_alone = is_late_alone
         self._lengths = ClientLengths()
         self._counts: dict[Ref, ArrivalCount] = {}
 
@@ -36,6 +38,8 @@ class ArrivalCounter:
         tokens = self._lengths.expected(
             model.uid, _client(identity), shape.input_tokens, shape.max_output_tokens
         )
+        if model.generates and tokens.requests and self._is_late_alone(model, shape, tokens.prompt):
+            tokens = tokens._replace(late_alone=1)
         self._count(model, tokens, requests=1)
 
     def route(self, model: OfferedModel) -> None:

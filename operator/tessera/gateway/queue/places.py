@@ -115,7 +115,7 @@ class Places:
         self.replicas.freed = self.queues.freed
         self.demand: dict[Ref, DemandCount] = {}
         """Of services with requests at engines."""
-        self.arrivals = ArrivalCounter()
+        self.arrivals = ArrivalCounter(self.replicas.is_late_alone)
         self._skipped: dict[Ref, float] = {}
         """Of services without a replica: when a request last came that went elsewhere."""
         self._schema_turns = SchemaTurns()
