@@ -7,6 +7,7 @@ the mean of their lengths, and plays requests that come at random at that rate.
 
 import math
 import random
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,9 +23,12 @@ from zlib import crc32
 from scale.cases import CASES, TRACES
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import ModelShape
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.observed.demand import ArrivedTokens
 from tessera.domain.observed.snapshot import SpeedReading
+from tessera.domain.picking.prediction import is_late_alone
 from tessera.domain.placement.checks import max_model_len
 from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.domain.sizing import prices
@@ -44,6 +48,8 @@ REQUESTS, AGAIN = 2_000, 40
 BATCHES = 20
 PRICED_ON = date(2026, 11, 20)
 TRACE_NAMES = ("conv", "code", "mlarge")
+# Chat beside documents: their tokens, and how many of a hundred requests are documents.
+CHAT, DOCUMENT, DOCUMENT_PERCENT = (300, 180), (6300, 600), 15
 # Of prompts and answers that are equal, or exponential.
 TYPICAL = 1200, 250
 
@@ -113,9 +119,9 @@ def pairs() -> list[PromisePair]:
 
 
 def kinds(traces: Path) -> list[str]:
-    """Return the kinds of lengths: equal, exponential, and those of the traces that are there."""
+    """Return the kinds of lengths: those of the traces are there where these are."""
     present = [name for name in TRACE_NAMES if (traces / CASES[name].file).exists()]
-    return ["equal", "exponential", *present]
+    return ["equal", "exponential", "mixed", *present]
 
 
 @cache
@@ -135,6 +141,9 @@ def draw(kind: str, count: int, seed: int, longest: int) -> Lengths:
             drawn = prompt, answer
         elif kind == "exponential":
             drawn = 1 + int(rng.expovariate(1 / prompt)), 1 + int(rng.expovariate(1 / answer))
+        elif kind == "mixed":
+            # Whole numbers: `random` would draw what the time before each request is drawn of.
+            drawn = DOCUMENT if rng.randrange(100) < DOCUMENT_PERCENT else CHAT
         else:
             drawn = rng.choice(_traced(kind))
         if min(drawn) >= 1 and sum(drawn) <= longest:
@@ -149,6 +158,7 @@ class MeasuredLengths(NamedTuple):
     answer: int
     reading: SpeedReading
     arrived: ArrivedTokens
+    lengths: Lengths
 
 
 @cache
@@ -175,6 +185,7 @@ def measured(kind: str, longest: int) -> MeasuredLengths:
             answer=answers,
             prompt_squares=sum(prompt * prompt for prompt, _ in lengths),
         ),
+        lengths=lengths,
     )
 
 
@@ -205,6 +216,7 @@ def engine_for(pair: PromisePair, kind: str) -> PromisedEngine | None:
         measured_ratio=None,
         lead=timedelta(seconds=100),
         arrived=lengths.arrived,
+        late_alone_share=_late_alone_share(lengths.lengths, fit, spec),
     )
     return PromisedEngine(
         spec=spec,
@@ -213,6 +225,26 @@ def engine_for(pair: PromisePair, kind: str) -> PromisedEngine | None:
         rate=promised.requests_per_second,
         meets_slo=promised.meets_slo,
     )
+
+
+def _late_alone_share(lengths: Lengths, fit: ReplicaFit, spec: InferenceServiceSpec) -> float:
+    """Return the share of prompts that a gateway counts as late by themselves."""
+    replica = EngineReplica(
+        pod=Ref("", ""),
+        uid="",
+        address="",
+        ready_since=None,
+        max_num_seqs=fit.limits.max_num_seqs,
+        max_num_batched_tokens=fit.limits.max_num_batched_tokens,
+        step_time=fit.step,
+    )
+    objective = spec.slo.ttft_p95.total_seconds()
+    # The longer of two prompts takes longer.
+    prompts = sorted(prompt for prompt, _ in lengths)
+    in_time = bisect_left(
+        prompts, True, key=lambda prompt: is_late_alone(replica, prompt, 0, objective)
+    )
+    return 1 - in_time / len(prompts)
 
 
 def _spec(shape: ModelShape, typical: tuple[int, int] | None = None) -> InferenceServiceSpec:

@@ -462,6 +462,9 @@ class ScalingReason(StatusReason):
 
     STEADY = "Steady"
     """The replicas match the load."""
+    LATE_PROMPTS = "LatePrompts"
+    """With policy `Capacity`: the replicas match the load, but more than 5 % of the prompts take
+    longer than `spec.slo.ttftP95` by themselves, so no number of replicas keeps the SLO."""
     QUEUE_ABOVE_TARGET = "QueueAboveTarget"
     """More requests wait than `spec.scaling.queue.target`, or its default for `spec.class`,
     allows."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
-from tessera.domain.scaling.policies.capacity.demand import DemandHistory
+from tessera.domain.observed.demand import ArrivedTokens
+from tessera.domain.scaling.policies.capacity.demand import DemandHistory, next_late_alone
 from tessera.domain.scaling.policies.capacity.hold import Lulls
 from tessera.domain.scaling.policies.capacity.pace import Pace
 from tessera.domain.scaling.policies.capacity.policy import (
@@ -24,6 +25,8 @@ from tessera.domain.scaling.policies.capacity.policy import (
 from tessera.domain.scaling.policies.capacity.step_speed import StepSpeed
 from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import (
+    NONE_LATE,
+    LateAlone,
     ScaleDecision,
     ScalingHistory,
     ServiceLoad,
@@ -153,6 +156,35 @@ def test_steps_about_as_slow_as_the_tolerance_change_no_pace_each_time(
     [decision] = play(policy(), [load(0, arrival_rate=1.8)], history, slow)
     assert isinstance(decision.history.memory, DemandHistory)
     assert decision.history.memory.pace.factor == pace
+
+
+def test_prompts_that_are_late_alone_are_named_and_order_no_replica() -> None:
+    capacity = replace(CAPACITY, meets_slo=False, late_alone_share=0.152)
+    loads = [load(second, arrival_rate=3.0) for second in (0, 5)]
+    decision = play(policy(), loads, steady(2), capacity)[-1]
+    assert (decision.replicas, decision.reason) == (2, "LatePrompts")
+    assert decision.message.endswith(
+        "a replica carries 2.00/s, while 15.2% of the prompts take longer than spec.slo.ttftP95 by "
+        "themselves (at most 5% may)"
+    )
+
+
+def test_the_share_that_is_late_alone_follows_ten_minutes() -> None:
+    def after(before: LateAlone, counts: Sequence[tuple[int, int]], start: int = 0) -> LateAlone:
+        for number, (requests, late) in enumerate(counts):
+            tokens = ArrivedTokens(requests, late_alone=late)
+            before = next_late_alone(before, load(start + 5 * number, arrived_tokens=tokens))
+        return before
+
+    known = after(NONE_LATE, [(100, 4)] * 20)
+    assert known.share == pytest.approx(0.04)
+    # One minute with a few more is no reason, ten of them are.
+    assert after(known, [(100, 7)] * 12, 100).share < 0.045
+    assert after(known, [(100, 7)] * 120, 100).share > 0.055
+    # Few requests say nothing, nor does a clock that was set back.
+    assert after(known, [(49, 49), (0, 0)], 100) == known
+    assert after(known, [(100, 100)], -500).share == known.share
+    assert after(known, [(100, 100)], 10_000).share == 1.0
 
 
 def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> None:

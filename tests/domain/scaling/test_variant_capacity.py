@@ -235,6 +235,15 @@ def test_requests_with_more_cached_tokens_are_carried_more_slowly() -> None:
     assert rate_with(6_000, requests=5) == rate_with(100, requests=5)
 
 
+def test_prompts_that_are_late_alone_are_promised_no_rate_and_delay_the_others_as_before() -> None:
+    arrived = arrivals(1200, 180, variation=2.0)
+    few, many = (capacity(arrived=arrived, late_alone_share=share) for share in (0.05, 0.051))
+    assert (few.meets_slo, few.late_alone_share) == (True, 0.0)
+    assert (many.meets_slo, many.late_alone_share) == (False, 0.051)
+    assert few == capacity(arrived=arrived)
+    assert few.requests_per_second < many.requests_per_second < 1.5 * few.requests_per_second
+
+
 def test_an_objective_that_no_request_meets_is_named_and_orders_no_fleet() -> None:
     missed = capacity(slo={"ttftP95": "1s", "itlP95": "1ms"})
     assert not missed.meets_slo

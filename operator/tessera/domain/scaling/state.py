@@ -34,6 +34,17 @@ class TtftShares:
         return 1 - self.in_time - self.slow
 
 
+class LateAlone(NamedTuple):
+    """The prompts that are late by themselves, of the last ten minutes."""
+
+    share: float = 0.0
+    counted_at: datetime | None = None
+    """None before any request was counted."""
+
+
+NONE_LATE = LateAlone()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLoad:
     """The load of a service; None is "not known"."""
@@ -71,6 +82,8 @@ class ServiceLoad:
     """Requests that came to gateways in each second of the last minute, oldest first."""
     arrived_tokens: ArrivedTokens = NO_TOKENS
     """What gateways expect of those of the last minute."""
+    late_alone: LateAlone = NONE_LATE
+    """Prompts that take longer than the TTFT objective by themselves, as gateways expect."""
     ttft: TtftShares | None = None
     """None is "not known", as without a gateway."""
     known_requests: float | None = None

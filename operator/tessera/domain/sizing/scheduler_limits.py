@@ -20,7 +20,7 @@ from tessera.domain.sizing.queueing import (
 MAX_SEQUENCES = 256
 # The largest `--max-num-batched-tokens` that Tessera sets.
 MAX_CHUNK_TOKENS = 8192
-_LATE_SHARE = 0.05
+LATE_SHARE = 0.05
 # The longest 5 % of recorded prompts are as long as if they varied so much more. Where they vary by
 # more than 1, few are much longer than all others.
 _MORE_VARIATION = 1.7
@@ -55,6 +55,8 @@ class Demand:
 
     prompt_variation: float = 0.0
     """Squared coefficient of variation of the tokens of prompts; 0 if all are typical."""
+    late_alone_share: float = 0.0
+    """Share of the prompts that were counted as late by themselves."""
 
     @property
     def is_pooling(self) -> bool:
@@ -120,7 +122,9 @@ class SustainedLoad:
     prompts_per_second: float
     """Prompts that it reads at most, beside the requests that run."""
     meets_slo: bool
-    """False if even one request violates it; the load is then that of a full engine."""
+    """False if even one request violates it; the load is then that of a full engine. It is False
+    as well if too many prompts are late by themselves; the load is then that with which the others
+    are in time."""
 
 
 def sustained_load(
@@ -144,6 +148,8 @@ def sustained_load(
     full = min(places or most, _prefill_bound(demand, step, tokens))
     limit = _MOST_USE * _tokens_per_second(demand, step, full, tokens) / demand.output_tokens
     occupancy = _occupancy(demand, step, places or most, tokens)
+    # Their number of replicas changes nothing of it.
+    is_late = demand.late_alone_share > LATE_SHARE
 
     def is_sustained(rate: float) -> bool:
         # While requests wait, more run than on average.
@@ -163,7 +169,8 @@ def sustained_load(
         if servers > 1:
             # Where a gateway sends them, only the excess is late.
             read, placed = late_last(read, busy), late_last(placed, occupancy.busy(rate))
-        return own.share_longer(slack) + placed + read <= _LATE_SHARE
+        late_alone = 0.0 if is_late else own.share_longer(slack)
+        return late_alone + placed + read <= LATE_SHARE
 
     sustained = _highest(is_sustained, limit)
     rate = sustained or limit
@@ -172,7 +179,7 @@ def sustained_load(
         sequences=sequences,
         tokens_per_second=rate * demand.output_tokens,
         prompts_per_second=1 / _reading_seconds(demand, step, sequences, tokens),
-        meets_slo=places > 0 and sustained > 0,
+        meets_slo=places > 0 and sustained > 0 and not is_late,
     )
 
 

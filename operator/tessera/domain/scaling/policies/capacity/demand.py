@@ -12,7 +12,7 @@ from tessera.domain.scaling.policies.capacity.bursts import Burst
 from tessera.domain.scaling.policies.capacity.hold import Lulls
 from tessera.domain.scaling.policies.capacity.pace import Pace
 from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
-from tessera.domain.scaling.state import MAX_READING_GAP, ServiceLoad
+from tessera.domain.scaling.state import MAX_READING_GAP, NONE_LATE, LateAlone, ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget
 
 # The rate of arrivals is estimated over this span.
@@ -31,6 +31,23 @@ _FULL_SPAN = timedelta(seconds=60)
 # A correction is forgotten after so long without full replicas.
 _CORRECTION_SPAN = timedelta(hours=1)
 _FULL_KV_USAGE = 0.9
+# The share of prompts that are late by themselves follows the last minute within this span, of so
+# many requests at least.
+_LATE_ALONE_SPAN = timedelta(minutes=10)
+_MIN_COUNTED = 50
+
+
+def next_late_alone(before: LateAlone, load: ServiceLoad) -> LateAlone:
+    """Return the share of prompts that are late by themselves, with those of the last minute.
+
+    It is a mean of about ten minutes: the share of one varies, and decides what replicas carry.
+    """
+    arrived, at = load.arrived_tokens, before.counted_at
+    if arrived.requests < _MIN_COUNTED:
+        return before
+    weight = 1.0 if at is None else min(1.0, max(0.0, (load.at - at) / _LATE_ALONE_SPAN))
+    share = before.share + (arrived.late_alone_share - before.share) * weight
+    return LateAlone(share, load.at)
 
 
 class Arrivals(NamedTuple):
@@ -64,6 +81,7 @@ class DemandHistory:
     """Since when requests wait although all replicas serve; None while they do not."""
     correction: float = 1.0
     """Share of the predicted capacity that full replicas were measured to carry."""
+    late_alone: LateAlone = NONE_LATE
     pace: Pace = field(default_factory=Pace)
     slow_at: datetime | None = None
     """When steps were last measured to take longer than within the tolerance."""

@@ -38,6 +38,7 @@ from tessera.domain.scaling.policies.capacity.demand import (
     arrivals_of,
     gap_is_over,
     is_at_rest,
+    next_late_alone,
     remember,
 )
 from tessera.domain.scaling.policies.capacity.hold import hold_of, is_new, longest_hold, next_lulls
@@ -55,7 +56,7 @@ from tessera.domain.scaling.state import (
     TimestampedReplicas,
 )
 from tessera.domain.scaling.target import ScaleTarget
-from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
+from tessera.domain.sizing.scheduler_limits import LATE_SHARE, P95_DEVIATIONS
 
 # Estimated arrivals are half a minute late, so they count with what they may grow by while a
 # replica starts: a factor, by the seconds of its lead.
@@ -103,7 +104,8 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
     assert variant is not None  # noqa: S101 - only an explanation has none
     readings = variant.readings
     ttft = ttft_shares(variant.spec.slo, readings.latency, readings.counted_at)
-    load = replace(load, ttft=ttft)
+    memory = history.memory if isinstance(history.memory, DemandHistory) else DemandHistory()
+    load = replace(load, ttft=ttft, late_alone=next_late_alone(memory.late_alone, load))
     capacity = observed_capacity(variant, load, history)
     decision = scale_by_capacity(target, capacity, load, history)
     return replace(decision, until=load.until) if _is_steady(decision, load) else decision
@@ -153,6 +155,7 @@ def scale_by_capacity(
     use = arrivals.rate / expected
     # The load may need more replicas than those that were ordered so far.
     missing = load.serving < current or use > 1
+    memory = replace(memory, late_alone=load.late_alone)
     memory = replace(memory, pace=next_pace(memory.pace, load.ttft, use, missing=missing))
     corrected = _corrected(capacity, memory)
     burst = _burst(target, corrected, load)
@@ -335,14 +338,17 @@ def _hold(
     if load.idle_replicas:
         contradiction = f"{message}; {contradiction_clause(load)}"
         return Decided(current, ScalingReason.INCONSISTENT_METRICS, contradiction)
-    estimated = assessment.arrivals.estimated
-    reason = ScalingReason.ESTIMATED_ARRIVALS if estimated else ScalingReason.STEADY
-    return Decided(current, reason, message)
+    if assessment.arrivals.estimated:
+        return Decided(current, ScalingReason.ESTIMATED_ARRIVALS, message)
+    is_late = assessment.capacity.late_alone_share > 0
+    return Decided(
+        current, ScalingReason.LATE_PROMPTS if is_late else ScalingReason.STEADY, message
+    )
 
 
 def _why(load: ServiceLoad, assessment: CapacityAssessment) -> str:
     """Return the clause with which messages end: arrivals against the capacity of a replica."""
-    slo = "" if assessment.capacity.meets_slo else ", which misses the SLO even with one request"
+    slo = _slo_clause(assessment.capacity)
     bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
     at_least = "at least " if load.waiting is None else ""
     waiting = f", {at_least}{load.known_waiting:.0f} waiting" if load.known_waiting else ""
@@ -360,6 +366,16 @@ def _slow_clause(capacity: VariantCapacity) -> str:
     return "" if slow is None else f", steps take {slow.ratio:.2f} times as long ({slow.source})"
 
 
+def _slo_clause(capacity: VariantCapacity) -> str:
+    """Return the clause for a rate that is not promised; empty for one that is."""
+    if capacity.late_alone_share:
+        return (
+            f", while {capacity.late_alone_share:.1%} of the prompts take longer than "
+            f"spec.slo.ttftP95 by themselves (at most {LATE_SHARE:.0%} may)"
+        )
+    return "" if capacity.meets_slo else ", which misses the SLO even with one request"
+
+
 def _cached_clause(capacity: VariantCapacity, before: str) -> str:
     """Return the clause for what the prefix cache has of the prompts; empty for nothing."""
     share = f"{capacity.cached_share:.0%}"
@@ -374,6 +390,7 @@ def numbers(
     if not isinstance(assessment, CapacityAssessment):
         return load_numbers(target, load, decision)
     capacity, pace, headroom, why_held = assessment.capacity, "", "", ""
+    promised = " within spec.slo" if capacity.meets_slo else ""
     if round(assessment.pace, 2) != 1:
         pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
     if assessment.headroom > 1:
@@ -391,8 +408,9 @@ def numbers(
         ("arrivals", str(assessment.arrivals)),
         (
             "capacity",
-            f"{capacity.requests_per_second:.2f} requests/s per replica within spec.slo, of "
-            f"{lengths}{_cached_clause(capacity, ', ')}{_slow_clause(capacity)}{pace}",
+            f"{capacity.requests_per_second:.2f} requests/s per replica{promised}, of "
+            f"{lengths}{_cached_clause(capacity, ', ')}{_slow_clause(capacity)}{pace}"
+            f"{_slo_clause(capacity)}",
         ),
         ("needed", f"{assessment.needed}{headroom}"),
         ("retained", f"{assessment.retained} at least, while arrivals stay"),

@@ -23,7 +23,12 @@ from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceL
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.queueing import UNKNOWN_VARIATION
-from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
+from tessera.domain.sizing.scheduler_limits import (
+    LATE_SHARE,
+    Demand,
+    SustainedLoad,
+    sustained_load,
+)
 from tessera.domain.sizing.sizing import ReplicaFit
 
 # The mean length of fewer requests may be far from that of the next ones.
@@ -62,7 +67,10 @@ class VariantCapacity:
     """Mean share of the KV cache in use over five minutes; None is "not known"."""
     meets_slo: bool = True
     """False if even one request at a time misses the SLO; the rate is then that of a full
-    replica."""
+    replica. It is False as well if too many prompts are late by themselves."""
+    late_alone_share: float = 0.0
+    """Share of the prompts that are late by themselves, where that is more than the SLO lets be
+    late; the rate is then that with which all others are in time."""
     cached_share: float = 0.0
     """Share of the prompt that the prefix cache has."""
     lengths: RequestTokens | None = None
@@ -115,6 +123,7 @@ def observed_capacity(
         last_lengths=history.lengths or _reported_lengths(service.status),
         computed_prompt=computed_prompt_of(load),
         arrived=load.arrived_tokens,
+        late_alone_share=load.late_alone.share,
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
@@ -198,6 +207,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     last_lengths: RequestTokens | None = None,
     computed_prompt: int = 0,
     arrived: ArrivedTokens = NO_TOKENS,
+    late_alone_share: float = 0.0,
     replicas: int = 1,
     servers: int = 1,
 ) -> VariantCapacity:
@@ -207,8 +217,9 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     minutes. `computed_prompt` tokens were computed at least of each prompt of the last minute:
     prefixes that are cached no more show there.
     `measured_ratio` is the measured time of a step divided by the predicted one, `tokens_per_step`
-    what it yields of each request with speculation, where that is measured. `last_lengths`
-    count while a reading has none: requests do not become typical while they are not measured.
+    what it yields of each request with speculation, where that is measured. `late_alone_share` is
+    the share of prompts that gateways counted as late by themselves. `last_lengths` count while a
+    reading has none: requests do not become typical while they are not measured.
     `replicas` share the requests; `servers` are those among which a gateway chooses the one with
     the shortest wait.
     """
@@ -247,6 +258,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         prompt_variation=(
             UNKNOWN_VARIATION if variation is None else min(variation, _MOST_VARIATION)
         ),
+        late_alone_share=late_alone_share,
     )
     step = fit.step
     if measured_ratio is not None:
@@ -277,6 +289,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         lead=lead,
         kv_usage=reading.kv_usage,
         meets_slo=sustained.meets_slo,
+        late_alone_share=late_alone_share if late_alone_share > LATE_SHARE else 0.0,
         lengths=lengths,
     )
 
