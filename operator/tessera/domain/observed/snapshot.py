@@ -36,6 +36,7 @@ from tessera.domain.observed.gates import (
     ServiceRevision,
 )
 from tessera.domain.observed.latency import ServiceLatency
+from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
@@ -537,6 +538,8 @@ class Readings:
     """Samples of all GPUs; the same object until the next query."""
     energies: Mapping[Ref, ServiceEnergy] = field(default_factory=dict)
     """Of the last hour, by service."""
+    load_histories: Mapping[Ref, LoadHistory] = field(default_factory=dict)
+    """Recorded load by service; kept between queries."""
     problem: str | None = None
     """Why nothing could be read."""
 
