@@ -31,14 +31,20 @@ async def served_pages(
 
 
 @asynccontextmanager
-async def running_prometheus(folder: Path, config: Mapping[str, Any]) -> AsyncIterator[str]:
-    """Run Prometheus with this configuration and its files in a folder; yield its URL."""
+async def running_prometheus(
+    folder: Path, config: Mapping[str, Any], storage: Path | None = None
+) -> AsyncIterator[str]:
+    """Run Prometheus with this configuration and its files in a folder; yield its URL.
+
+    Samples are in `storage`, and by default in a new folder.
+    """
     port = free_port("127.0.0.1")
+    storage = storage or folder / f"tsdb-{port}"
     file = folder / "prometheus.yaml"
     file.write_text(json.dumps(config), encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
         str(binaries.ensure(print, ["prometheus"]) / "prometheus"),
-        *(f"--config.file={file}", f"--storage.tsdb.path={folder / f'tsdb-{port}'}"),
+        *(f"--config.file={file}", f"--storage.tsdb.path={storage}"),
         *(f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"),
         stderr=asyncio.subprocess.DEVNULL,
     )

@@ -16,6 +16,7 @@ import pytest
 from typing_extensions import override
 
 from tessera.adapters.prometheus.load import read_load
+from tessera.adapters.prometheus.load_history import LoadHistories, RecordedService
 from tessera.adapters.prometheus.metrics import REPEATED_ENGINES, PrometheusMetrics
 from tessera.adapters.prometheus.queries import each_engine
 from tessera.api.ref import Ref
@@ -103,6 +104,9 @@ async def queries_of_adapters() -> list[str]:
         if inspect.isawaitable(result):
             await result
     await read_load(metrics, Ref("team-a", "chat"), NOW)
+    service, histories = RecordedService(Ref("team-a", "chat"), "chat"), LoadHistories(metrics)
+    histories.due([service], NOW)
+    await histories.read(service, NOW)
     _, api = await a_healthy_cluster()
     await check_prometheus(a_check_context(api, series_counter=lambda _: metrics))
     return queries

@@ -13,6 +13,7 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.metrics_reader import MetricsReader, rest_seconds
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.observed.energy import EnergyReadings
+from tessera.domain.observed.load_history import LoadHistory, PackedSpans
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.ports import MetricsError
@@ -87,6 +88,9 @@ class _Prometheus:
     async def last_seen(self, pods: Any, span: timedelta) -> Any:
         del span
         return await self._answer("last_seen", dict.fromkeys(pods, at(-30)))
+
+    async def query_range(self, *_: Any) -> Any:
+        return await self._answer("query_range", [])
 
     def take_rejected(self) -> Any:
         return {}
@@ -193,6 +197,33 @@ async def test_another_load_than_before_wakes_a_cycle_and_the_same_one_does_not(
         await reader.read()
         woken.append(len(wakes))
     assert woken == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("failing", ["", "query_range"])
+async def test_the_load_of_services_that_follow_it_is_read_beside_the_readings(
+    failing: str,
+) -> None:
+    operator, store, observations = MemoryOperator(), Store(KINDS), Observations()
+    operator.serve("chat")
+    operator.serve("others", scaling={"mode": "External"})
+    operator.serve("fixed", replicas=2)
+    operator.serve("queued", scaling={"policy": "QueueAndActivity"})
+    await Reflector(operator.cluster, store, observations, lambda _: None).list_all()
+    prometheus = _Prometheus(failing, FAILURES["refused"])
+    reader = MetricsReader(
+        cast(PrometheusMetrics, prometheus), store, observations, ProcessMetrics(), lambda: NOW
+    )
+    rests = [await reader.read_load_history() for _ in range(8)]
+    await reader.read()
+    assert observations.readings is not None
+    histories = observations.readings.load_histories
+    if failing:
+        # The load is asked for again after some minutes.
+        assert (rests, histories) == ([60.0] + [5.0] * 7, {})
+    else:
+        # It takes a query for each of seven days.
+        assert [rest >= 5 for rest in rests] == [False] * 7 + [True]
+        assert histories == {Ref("team-a", "chat"): LoadHistory(read_at=NOW, spans=PackedSpans([]))}
 
 
 def test_reads_that_take_long_are_made_less_often() -> None:

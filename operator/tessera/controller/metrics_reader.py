@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from tessera.adapters.prometheus.load_history import LoadHistories, RecordedService
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.policies.by_name import restore_history
@@ -31,6 +32,8 @@ _MIN_REST_SECONDS, _REST_RATIO, _MAX_REST_SECONDS = 2.0, 20.0, 5.0
 # How long one question may take in all. A new leader asks up to four times before its first cycle,
 # which must come before it counts as dead.
 _ANSWER_SECONDS = 10.0
+# Loads are read for a fifth of the time at most, and not at once after a failure.
+_LOAD_REST_RATIO, _LOAD_REST_SECONDS, _LOAD_FAILURE_SECONDS = 4.0, 0.2, 60.0
 
 _restore_history = Step(restore_history, lambda _error, _target, _readings, history: history)
 
@@ -56,13 +59,24 @@ class MetricsReader:
         self._clock = clock
         self._wake = wake
         self._answer_seconds = answer_seconds
+        self._load_histories = LoadHistories(metrics)
 
     async def run(self) -> None:
         """Read forever, so that a slow query delays no cycle."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_readings())
+            group.create_task(self._run_load_histories())
+
+    async def _run_readings(self) -> None:
         while True:
             began = time.monotonic()
             await self.read()
             await asyncio.sleep(rest_seconds(time.monotonic() - began))
+
+    async def _run_load_histories(self) -> None:
+        while True:
+            rest = await self.read_load_history()
+            await asyncio.sleep(rest)
 
     async def read(self) -> None:
         """Read the load of the engines once, and wake a cycle if it is another one."""
@@ -73,11 +87,35 @@ class MetricsReader:
                 at=self._clock(), problem="the read of Prometheus failed, see the log"
             )
         previous = self._observations.readings
+        readings = replace(readings, load_histories=self._load_histories.by_service)
         self._observations.readings = readings
         if readings.problem and (previous is None or previous.problem is None):
             log.warning("metrics unavailable: %s", readings.problem)
         if previous is None or _load_of(readings) != _load_of(previous):
             self._wake()
+
+    async def read_load_history(self) -> float:
+        """Read a day of the load that waits longest; return how many seconds to rest after it."""
+        began, at = time.monotonic(), self._clock()
+        service = self._load_histories.due(self._recorded_services(), at)
+        if service is None:
+            return _MAX_REST_SECONDS
+        read = self._load_histories.read(service, at)
+        if await self._ask(f"load history of {service.ref}", read) is None:
+            return _LOAD_FAILURE_SECONDS
+        return max(_LOAD_REST_SECONDS, _LOAD_REST_RATIO * (time.monotonic() - began))
+
+    def _recorded_services(self) -> Iterator[RecordedService]:
+        """Yield the services whose load says how many replicas they need."""
+        for service in plan_inputs(self._store, INFERENCE_SERVICES, ObservedService):
+            spec = service.spec
+            if (
+                spec is not None
+                and spec.scaling.mode == "Native"
+                and spec.scaling.policy == "Capacity"
+                and spec.fixed_replicas is None
+            ):
+                yield RecordedService(service.ref, spec.model.served_name or service.ref.name)
 
     def _edges(self) -> LatencyEdges:
         """Return the edges by which the services are judged."""

@@ -18,7 +18,7 @@ from tessera.api.text import parse_decimal
 from tessera.domain.observed.snapshot import SPEED_SECONDS, Ref, SpeedReading, StepReading
 
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
-_SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
+CACHE_SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
 _REQUESTS = "increase(vllm:request_success_total{%s}[5m])"
 _BUCKETS = each_engine("rate(vllm:inter_token_latency_seconds_bucket{%s}[5m])", "le")
 
@@ -70,8 +70,9 @@ SPEEDS: Queries = {
     "written": _over("rate", "vllm:estimated_write_bytes_per_gpu_total", "5m", 1e15, "avg"),
     # The sizes are labels of the page, so the number of rows is limited for each service.
     "cache": BoundedQuery(
-        f"topk {_GROUP_BY} (3, count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
-        f"({each_engine('vllm:cache_config_info{%s}', *_SIZES)}))",
+        f"topk {_GROUP_BY} (3, count by (namespace, {SERVICE}, {VARIANT}, "
+        f"{', '.join(CACHE_SIZES)}) "
+        f"({each_engine('vllm:cache_config_info{%s}', *CACHE_SIZES)}))",
         Bounds(SERVICE_LABELS, 1e6),
     ),
 }
@@ -125,7 +126,7 @@ def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[Spe
             numbers[variant_key(row)][name] = sample_value(row)
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
     for row in by_query.get("cache", ()):
-        caches[variant_key(row)] += _cache_tokens(row)
+        caches[variant_key(row)] += cache_tokens(row)
     readings_by_service: dict[Ref, list[SpeedReading]] = defaultdict(list)
     for key in sorted(numbers.keys() | caches.keys()):
         ref, variant = key
@@ -150,13 +151,13 @@ def _speed_reading(
         variant=variant or None,
         requests=requests,
         tokens_per_second=tokens,
-        sequences=_quotient(first_tokens, values.get("steps")),
-        prefill_tokens=_quotient(prefilled_tokens, values.get("steps")),
-        prompt_tokens=_quotient(prefilled_tokens, requests_per_second),
-        mean_input_tokens=_quotient(values.get("inputs"), values.get("answers")),
-        mean_output_tokens=_quotient(values.get("outputs"), values.get("answers")),
+        sequences=quotient(first_tokens, values.get("steps")),
+        prefill_tokens=quotient(prefilled_tokens, values.get("steps")),
+        prompt_tokens=quotient(prefilled_tokens, requests_per_second),
+        mean_input_tokens=quotient(values.get("inputs"), values.get("answers")),
+        mean_output_tokens=quotient(values.get("outputs"), values.get("answers")),
         cached_share=_cached_share(values.get("cached"), values.get("prompts")),
-        itl_seconds=_quotient(values.get("gap_seconds"), values.get("gaps")),
+        itl_seconds=quotient(values.get("gap_seconds"), values.get("gaps")),
         median_itl_seconds=values.get("median"),
         preemptions=values.get("preemptions"),
         running=values.get("running"),
@@ -171,7 +172,7 @@ def _speed_reading(
     )
 
 
-def _quotient(numerator: float | None, denominator: float | None) -> float | None:
+def quotient(numerator: float | None, denominator: float | None) -> float | None:
     """Return the quotient; None also when the denominator is 0 because nothing happened."""
     if numerator is None or not denominator:
         return None
@@ -181,17 +182,19 @@ def _quotient(numerator: float | None, denominator: float | None) -> float | Non
 
 def _cached_share(cached: float | None, prompts: float | None) -> float | None:
     """Return the share, of which an engine that counts wrongly has all at most."""
-    share = _quotient(cached, prompts)
+    share = quotient(cached, prompts)
     return share if share is None else min(1.0, share)
 
 
-def _cache_tokens(row: QueryRow) -> Iterator[int]:
+def cache_tokens(row: QueryRow) -> Iterator[int]:
     """Yield the KV cache size in tokens.
 
     An engine writes `None` into labels that it cannot fill.
     """
     labels = row["metric"]
-    size, blocks, block = (parse_decimal(labels.get(name, ""), _MAX_CACHE_SIZE) for name in _SIZES)
+    size, blocks, block = (
+        parse_decimal(labels.get(name, ""), _MAX_CACHE_SIZE) for name in CACHE_SIZES
+    )
     if size is not None:
         yield size
     elif blocks is not None and block is not None:
