@@ -25,6 +25,11 @@ def recorded_load(trace: Trace, read_at: datetime) -> LoadHistory:
     )
 
 
+def recorded_until(history: LoadHistory, at: datetime) -> LoadHistory:
+    """Return what of a history had been recorded by a moment."""
+    return LoadHistory(read_at=at, spans=tuple(span for span in history.spans if span.end <= at))
+
+
 def _span(end: datetime, lengths: Sequence[tuple[int, int]]) -> LoadSpan:
     prompts, answers = [prompt for prompt, _ in lengths], [answer for _, answer in lengths]
     steps = sum(answer * (prompt + answer / 2) for prompt, answer in lengths)

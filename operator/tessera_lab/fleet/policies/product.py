@@ -1,6 +1,6 @@
 """The product's own decision: simulated observations in, `plan()`, its number of replicas out."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -11,7 +11,10 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import ScalingReason
 from tessera.domain.config import Config
 from tessera.domain.hardware.node_templates import template_node
+from tessera.domain.hardware.pools import discover
 from tessera.domain.incremental import Incremental
+from tessera.domain.instance_types.change import TypeDecision
+from tessera.domain.instance_types.rank import is_long_enough
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.demand import ARRIVALS_SPAN, ArrivedTokens, GatewayDemand
 from tessera.domain.observed.latency import (
@@ -36,13 +39,22 @@ from tessera.domain.observed.snapshot import (
     TokenRates,
     Workload,
 )
+from tessera.domain.perf.sources import measured_ratio
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.variants import variant_status, variant_statuses
+from tessera_lab.fleet.instance_types import (
+    READ_INTERVAL,
+    RecordedTypes,
+    predicted_status,
+    recorded_types,
+)
 from tessera_lab.fleet.model import Router, Tier
 from tessera_lab.fleet.observation import Decision, EngineSample, Observation, ReplicaStatus
+from tessera_lab.fleet.recorded_load import recorded_load, recorded_until
 from tessera_lab.fleet.scraping import add
+from tessera_lab.fleet.trace import Trace
 
 # As results and commands call it.
 OURS = "tessera"
@@ -107,6 +119,24 @@ class FleetObjects:
         if choice is None:
             raise ValueError(f"{self.service.ref} fits no pool")
         return choice
+
+    def types(self, load: Trace, seconds: float, start: timedelta) -> RecordedTypes | None:
+        """Return the instance types among which a load decides, of which the last `seconds` are
+        played; None where too little is recorded before.
+
+        `start` is the expected time until a replica is ready.
+        """
+        recorded = recorded_load(load, _moment(seconds))
+        if not is_long_enough(recorded_until(recorded, _START)):
+            return None
+        choice = self.choice()
+        offers = [
+            offer
+            for view in discover(self.pools, self.nodes, _START.date())
+            for offer in view.offers
+            if offer.pool == choice.offer.pool
+        ]
+        return recorded_types(self.spec, choice, offers, recorded, start).at(_START)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +218,7 @@ class ProductPolicy:
     """The operator's cycle each `interval` seconds; gateways report each second.
 
     In a fleet of several pools it says how many replicas each has, by the Deployments of the plan's
-    variants; all have the same hardware.
+    variants. All have the same hardware, or each is an instance type and the recorded load decides.
     """
 
     def __init__(
@@ -197,6 +227,7 @@ class ProductPolicy:
         interval: float = 5.0,
         scrape: float = 15.0,
         edits: Sequence[tuple[float, FleetObjects]] = (),
+        types: RecordedTypes | None = None,
     ) -> None:
         """`edits` are pools, nodes and budgets from a moment on, in the order of time."""
         self.interval = interval
@@ -205,15 +236,29 @@ class ProductPolicy:
         """The newest plan."""
         self.held_seconds = 0.0
         """Time for which a TenantBudget granted fewer replicas than were asked for."""
+        self.type_decision = TypeDecision()
+        """The newest one by the recorded load; empty where none is known."""
         self._objects = objects
         self._edits = deque(edits)
         self._nodes, self._new_nodes = objects.nodes_by_pool(), objects.new_nodes()
-        self._reference = objects.choice()
-        self._choices = {
-            each.offer.pool: each for each in reversed(objects.first_plan().placement.choices)
-        }
-        """The variant on each pool that it fits, the first of several."""
-        self._fit = self._reference.fit
+        self._types = types
+        self._choice = types.choice if types is not None else objects.choice()
+        self._changed = types.running.since if types is not None else None
+        """Since when it has that hardware, where a recorded load decides."""
+        self._slowness: dict[str, float] = {}
+        """Measured time of a step divided by the predicted one, by variant, as last measured."""
+        self._types_at = _START
+        """When the history is read next."""
+        self._choices = (
+            {each.variant: each for each in types.choices}
+            if types is not None
+            else {
+                each.offer.pool: each for each in reversed(objects.first_plan().placement.choices)
+            }
+        )
+        """The variant on each pool that it fits, the first of several; or all instance types."""
+        self._node_names: dict[int, str] = {}
+        """The nodes of replicas, by their numbers."""
         self._service = objects.service
         self._variants: tuple[str, ...] = ()
         """Those in the status, the one that the service was placed on first."""
@@ -233,6 +278,8 @@ class ProductPolicy:
             self._nodes = self._objects.nodes_by_pool()
             self._new_nodes = self._objects.new_nodes()
         self._remember(observation)
+        self._decide_type(_moment(observation.at))
+        self._assign_nodes(observation)
         snapshot = self._snapshot(observation)
         decided = self._incremental.run(plan, _CONFIG, snapshot, self._memory)
         self.last = decided
@@ -244,7 +291,36 @@ class ProductPolicy:
         if not observation.targets:
             return service_plan.desired_pods
         desired = {variant.choice.variant: variant.desired for variant in service_plan.variants}
-        return {pool: desired.get(each.variant, 0) for pool, each in self._choices.items()}
+        # What is left of a previous type serves until the replicas of its successor do.
+        staying = Counter(
+            self._pool(status)
+            for status in observation.statuses
+            if self._pod_ref(status.number) not in service_plan.drain.draining
+        )
+        return {
+            pool: desired.get(each.variant, staying[pool] if self._types is not None else 0)
+            for pool, each in self._choices.items()
+        }
+
+    def _decide_type(self, at: datetime) -> None:
+        """Change the instance type where the load that is recorded by now says so."""
+        if self._types is None or at < self._types_at:
+            return
+        self._types_at += READ_INTERVAL
+        name, speed = self._choice.variant, self._service.status.speed
+        ratio = measured_ratio(speed, self._objects.spec.model.uri, name)
+        if ratio is not None:
+            self._slowness[name] = ratio
+        running = replace(
+            self._types.running, since=self._changed, variant=name, slowness=self._slowness
+        )
+        self.type_decision = self._types.decide(at, running)
+        if (choice := self.type_decision.change_to) is None:
+            return
+        self._choice, self._changed = choice, at
+        # A plan stays on the variant of the status.
+        moved = self._service.status.model_copy(update={"variant": predicted_status(choice)})
+        self._service = replace(self._service, status=moved)
 
     def _write_status(self, service_plan: ServicePlan) -> None:
         """Write what plans read of the status: the speed, and the names of the variants."""
@@ -266,7 +342,11 @@ class ProductPolicy:
 
     def _pool(self, status: ReplicaStatus) -> str:
         """Return the pool of a replica; a fleet without pools has a part of one for each tier."""
-        return status.pool if status.pool in self._choices else self._reference.offer.pool
+        return status.pool if status.pool in self._choices else self._first_pool
+
+    @property
+    def _first_pool(self) -> str:
+        return next(pool for pool, choice in self._choices.items() if choice == self._choice)
 
     def _remember(self, observation: Observation) -> None:
         history, arrivals = self._history, self._arrivals
@@ -298,7 +378,8 @@ class ProductPolicy:
     def _pod(self, status: ReplicaStatus) -> Pod:
         ref, pool = self._pod_ref(status.number), self._pool(status)
         draining, bound = status.draining_since, status.bound_at
-        hardware, limits = self._fit.hardware, self._fit.limits
+        fit = self._choices[pool].fit
+        hardware, limits = fit.hardware, fit.limits
         return Pod(
             ref=ref,
             uid=ref.name,
@@ -306,7 +387,7 @@ class ProductPolicy:
             variant=self._choices[pool].variant,
             created=_moment(status.ordered_at),
             bound=None if bound is None else _moment(bound),
-            node=None if bound is None else self._node(pool, status.number),
+            node=self._node_names.get(status.number),
             unschedulable=_UNSCHEDULABLE if bound is None else None,
             devices={hardware.resource: hardware.devices},
             ready_since=None
@@ -319,16 +400,37 @@ class ProductPolicy:
             max_num_batched_tokens=limits.max_num_batched_tokens,
         )
 
-    def _node(self, pool: str, number: int) -> str:
-        """Return the name of a replica's node, which is one of its own where nodes come for it."""
-        nodes = self._nodes[pool]
-        return f"{pool}-{number}" if pool in self._new_nodes else nodes[number % len(nodes)].name
+    def _assign_nodes(self, observation: Observation) -> None:
+        """Give each replica that has a node the first one with room for its devices, or one of its
+        own where nodes come for them."""
+        bound = [status for status in observation.statuses if status.bound_at is not None]
+        known, names, used = self._node_names, dict[int, str](), Counter[str]()
+        for status in sorted(bound, key=lambda each: each.number not in known):
+            pool, number = self._pool(status), status.number
+            choice = self._choices[pool]
+            devices, resource = choice.fit.hardware.devices, choice.fit.hardware.resource
+            nodes = self._nodes[choice.offer.pool]
+            if number in known:
+                names[number] = known[number]
+            elif pool in self._new_nodes:
+                names[number] = f"{pool}-{number}"
+            else:
+                names[number] = next(
+                    (
+                        node.name
+                        for node in nodes
+                        if used[node.name] + devices <= node.allocatable.get(resource, 0)
+                    ),
+                    nodes[number % len(nodes)].name,
+                )
+            used[names[number]] += devices
+        self._node_names = names
 
     def _added_nodes(self, observation: Observation) -> Iterator[Node]:
         for status in observation.statuses:
             pool = self._pool(status)
             if pool in self._new_nodes and status.bound_at is not None:
-                yield replace(self._new_nodes[pool], name=self._node(pool, status.number))
+                yield replace(self._new_nodes[pool], name=self._node_names[status.number])
 
     def _foreign_pods(self, observation: Observation) -> Iterator[Pod]:
         """Yield what others run on the nodes of pools."""
@@ -340,18 +442,19 @@ class ProductPolicy:
                     service=_NO_SERVICE,
                     created=_START,
                     bound=_START,
-                    node=self._node(pool, 0),
-                    devices={self._fit.hardware.resource: nodes},
+                    node=self._nodes[pool][0].name,
+                    devices={self._choice.fit.hardware.resource: nodes},
                 )
 
     def _pod_ref(self, number: int) -> Ref:
         return Ref(self._service.ref.namespace, f"{self._service.ref.name}-{number}")
 
     def _workloads(self, observation: Observation) -> Iterator[Workload]:
-        targets = observation.targets or {self._reference.offer.pool: observation.replicas}
+        targets = observation.targets or {self._first_pool: observation.replicas}
         existing = {self._pool(status) for status in observation.statuses}
         for pool, choice in self._choices.items():
-            if targets.get(pool) or pool in existing:
+            is_chosen = self._types is not None and pool == self._first_pool
+            if targets.get(pool) or pool in existing or is_chosen:
                 yield Workload(
                     ref=self._deployment(choice),
                     service=self._service.ref,
@@ -478,9 +581,8 @@ class ProductPolicy:
             mean_output_tokens=_quotient(long.output_tokens, long.finished),
             cached_share=_quotient(long.hit_tokens, long.queried_tokens),
             itl_seconds=_quotient(change.gap_seconds, change.output_gaps),
-            running=sum(sample.running for sample in samples) / len(samples),
-            kv_usage=sum(sample.kv_usage for sample in samples) / len(samples),
-            kv_tokens=self._fit.memory.kv_tokens,
+            running=_mean_running(samples),
+            kv_usage=_mean_usage(samples),
         )
 
     def _speeds(
@@ -488,14 +590,29 @@ class ProductPolicy:
     ) -> Iterator[SpeedReading]:
         """Yield the reading of each variant, of what all did the part of its ready replicas."""
         pools = [self._pool(status) for status in statuses if status.ready_at is not None]
+        samples = self._samples_by_pool() if self._types is not None else {}
         for pool, choice in self._choices.items():
             share = pools.count(pool) / len(pools) if pools else 1.0
+            own = samples.get(pool)
             yield replace(
                 speed,
                 variant=choice.variant,
+                running=_mean_running(own) if own else speed.running,
+                kv_usage=_mean_usage(own) if own else speed.kv_usage,
+                kv_tokens=None if speed.running is None else choice.fit.memory.kv_tokens,
                 requests=speed.requests and speed.requests * share,
                 tokens_per_second=speed.tokens_per_second and speed.tokens_per_second * share,
             )
+
+    def _samples_by_pool(self) -> Mapping[str, Sequence[EngineSample]]:
+        """Return what each instance type had at the scrapes of five minutes, since their caches
+        differ."""
+        since, samples = self._before(_SHORT).scraped_at, dict[str, list[EngineSample]]()
+        for observation in self._history:
+            for status in observation.statuses if observation.scraped_at >= since else ():
+                if status.sample is not None:
+                    samples.setdefault(self._pool(status), []).append(status.sample)
+        return samples
 
     def _demand(self, observation: Observation) -> GatewayDemand:
         since, arrived, tokens = self._arrivals[0]
@@ -512,6 +629,14 @@ class ProductPolicy:
 
 def _moment(seconds: float) -> datetime:
     return _START + timedelta(seconds=seconds)
+
+
+def _mean_running(samples: Sequence[EngineSample]) -> float:
+    return sum(sample.running for sample in samples) / len(samples)
+
+
+def _mean_usage(samples: Sequence[EngineSample]) -> float:
+    return sum(sample.kv_usage for sample in samples) / len(samples)
 
 
 def _quotient(total: float, count: float) -> float | None:
