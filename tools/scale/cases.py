@@ -66,6 +66,13 @@ class Case:
         part = self.tuned if tuning else self.scored
         return _part(traces / file, copies, self.shift, part, hours, self.max_model_len)
 
+    def load_until_end(self, traces: Path, hours: float) -> Trace:
+        """Return the part that is scored, after the hours that the trace has before it."""
+        whole = _whole(traces / self.file, self.copies, self.shift, self.scored)
+        begin = ramp_begin(whole, hours) if whole.seconds > hours * HOUR else 0.0
+        end = min(whole.seconds, begin + hours * HOUR)
+        return whole.cut(0.0, end).fitting(self.max_model_len)
+
     def objects(self, pools: Sequence[NodePool] = ()) -> FleetObjects:
         """Return the manifests, as users and platform teams would write them.
 
@@ -191,16 +198,20 @@ def _part(
     hours: float,
     max_model_len: int,
 ) -> Trace:
-    trace = read_trace(str(path))
-    if part is not None:
-        end = min(part[1] * HOUR, trace.seconds)
-        trace = trace.cut(part[0] * HOUR, end)
-    if copies > 1:
-        trace = trace.overlaid(copies, shift)
+    trace = _whole(path, copies, shift, part)
     if trace.seconds > hours * HOUR:
         begin = ramp_begin(trace, hours)
         trace = trace.cut(begin, begin + hours * HOUR)
     return trace.fitting(max_model_len)
+
+
+@lru_cache(maxsize=2)
+def _whole(path: Path, copies: int, shift: float, part: tuple[float, float] | None) -> Trace:
+    trace = read_trace(str(path))
+    if part is not None:
+        end = min(part[1] * HOUR, trace.seconds)
+        trace = trace.cut(part[0] * HOUR, end)
+    return trace.overlaid(copies, shift) if copies > 1 else trace
 
 
 def ramp_begin(trace: Trace, hours: float) -> float:

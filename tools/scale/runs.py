@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from scale.cases import CASES, COLD, H100, ON_DEMAND, RESERVED, tier_pools
+from scale.cases import CASES, COLD, H100, HOUR, ON_DEMAND, RESERVED, tier_pools
 from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
 from tessera_lab.fleet.course import Course, best_reservation, cost
 from tessera_lab.fleet.disturbance import CALM, Disturbance
 from tessera_lab.fleet.hindsight.clairvoyant import clairvoyant_run
+from tessera_lab.fleet.instance_types import RecordedTypes
 from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, Router
 from tessera_lab.fleet.observation import Policy, Settings
 from tessera_lab.fleet.policies.families import FAMILIES
@@ -123,8 +125,12 @@ def play(run: Run, traces: Path, initial: int) -> Result:
         clairvoyant = clairvoyant_run(trace, fleet, goal)
         course, initial = clairvoyant.course, max(1, clairvoyant.schedule[0][1])
     else:
-        policy = _policy(run, fleet, trace)
         initial = int(dict(run.settings).get("replicas", initial))
+        types = _types(run, fleet, traces)
+        if types is not None:
+            fleet = replace(fleet, pools=types.pools(fleet))
+            initial = -(-initial // fleet.pools[0].size)
+        policy = _policy(run, fleet, trace, types)
         course = Simulation(
             trace,
             replace(fleet, initial_replicas=initial),
@@ -175,8 +181,19 @@ def _blackout(trace: Trace, fleet: FleetModel) -> SpotMarket:
     return market.without([(begin, begin + _BLACKOUT_SECONDS)])
 
 
-def _policy(run: Run, fleet: FleetModel, trace: Trace) -> Policy:
+def _types(run: Run, fleet: FleetModel, traces: Path) -> RecordedTypes | None:
+    """Return the instance types among which the hours before the run decide; None without them."""
+    if run.policy != OURS or run.tuning or fleet.purchase != Purchase():
+        return None
+    case, start = CASES[run.case], timedelta(seconds=fleet.start_up.mean)
+    load = case.load_until_end(traces, run.hours)
+    return case.objects().types(load, min(run.hours * HOUR, load.seconds), start)
+
+
+def _policy(run: Run, fleet: FleetModel, trace: Trace, types: RecordedTypes | None) -> Policy:
     settings: Settings = dict(run.settings)
+    if types is not None:
+        return ProductPolicy(CASES[run.case].objects(), types=types)
     if run.policy in (OURS, TIERS):
         return ProductPolicy(CASES[run.case].objects(fleet.pools))
     family = reactive(trace, fleet.replica) if run.policy == REACTIVE else FAMILIES[run.policy]
