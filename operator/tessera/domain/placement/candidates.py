@@ -192,8 +192,19 @@ def error_of_both(choice: HardwareChoice, other: HardwareChoice) -> float:
     return math.hypot(fit.rate_error or 0.0, other_fit.most_rate - 1)
 
 
-def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:
-    """Return how many replicas an offer has capacity for, as if free devices shared nodes."""
-    hardware = offer.hardware
-    in_use = used_devices.get((offer.pool, hardware.resource), 0)
-    return offer.replicas - -(-in_use // hardware.devices)
+def free_replicas(
+    offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int], more: int = 0
+) -> int:
+    """Return how many replicas an offer has capacity for, with so many `more` devices in use.
+
+    A free device is none for a replica whose node has too few of them: see `fragments_of`.
+    """
+    hardware, in_use = offer.hardware, used_devices.get((offer.pool, offer.hardware.resource), 0)
+    if hardware.devices > 1:
+        in_use += used_devices.get(fragments_key(offer), 0)
+    return offer.replicas - -(-(in_use + more) // hardware.devices)
+
+
+def fragments_key(offer: HardwareOffer) -> tuple[str, str]:
+    """Return under which key of used devices the fragments of an offer are counted."""
+    return offer.pool, f"{offer.hardware.resource}, fewer than {offer.hardware.devices} on a node"

@@ -273,9 +273,9 @@ def _has_surge_capacity(
     offer = count.choice.offer
     key = offer.pool, offer.hardware.resource
     own_devices = max(desired, count.existing) * offer.hardware.devices
-    other_devices = max(0, allocated.get(key, 0) - own_devices)
+    own_devices = min(own_devices, allocated.get(key, 0))
     # No node is started for a rollout.
-    existing = free_replicas(offer, {key: other_devices}) - offer.startable_replicas
+    existing = free_replicas(offer, allocated, -own_devices) - offer.startable_replicas
     return existing > desired
 
 

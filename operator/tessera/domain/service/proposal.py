@@ -1,6 +1,6 @@
 """Proposals: hardware and replica count of each service before budgets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,6 +11,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.precision import CHECKPOINT
 from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
@@ -18,7 +19,7 @@ from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.model.precision_files import GatedPrecision, with_closed
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import ObservedService, Ref, Workload
+from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import (
     Denial,
@@ -536,15 +537,21 @@ def _allocate(
         gpus += replicas * offer.tariff.weight
     if not proposal.counts:
         allocated.update(existing)
-        pools = {each.name: each.pool for each in proposal.service.status.all_variants}
         for pod in proposal.objects.pods:
-            pool = pools.get(pod.variant) if pod.node is None else None
-            if pool is not None:
-                allocated.update({(pool, name): count for name, count in pod.devices.items()})
+            if pod.node is None:
+                allocated.update(devices_of_waiting(pod, proposal.service.status))
     return gpus
 
 
 allocate = Step(_allocate, lambda *_: _NO_GPUS)
+
+
+def devices_of_waiting(pod: Pod, status: InferenceServiceStatus) -> Mapping[tuple[str, str], int]:
+    """Return the devices that a pod without a node waits for, in the pool of its variant."""
+    pools = {each.name: each.pool for each in status.all_variants}
+    if (pool := pools.get(pod.variant)) is None:
+        return {}
+    return {(pool, name): count for name, count in pod.devices.items()}
 
 
 def additional_replicas(proposal: Proposal, count: VariantCount) -> GrantRequest:

@@ -11,16 +11,24 @@ from typing import NamedTuple
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.precision import CHECKPOINT
 from tessera.domain.budget.forecast import GrantForecast
-from tessera.domain.hardware.pools import PoolView, device_capacities
+from tessera.domain.hardware.pools import HardwareOffer, PoolView, device_capacities
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.precision_files import with_one_precision
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice, free_replicas
+from tessera.domain.placement.free_hardware import fragments_of
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import ServiceReadings, service_readings, usable_readings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
-from tessera.domain.service.proposal import Proposal, ProposalInputs, allocate, propose
+from tessera.domain.service.proposal import (
+    Proposal,
+    ProposalInputs,
+    allocate,
+    devices_of_waiting,
+    min_replicas_of,
+    propose,
+)
 from tessera.domain.service.variant_counts import Devices, Room
 from tessera.domain.steps import Step
 
@@ -37,8 +45,8 @@ def propose_all(
     """Propose for all services, in the order in which they choose hardware, by what was read.
 
     `allocated` is increased by the devices of replicas that exist or would be granted. What
-    services hold is counted from the start, so that none takes it before their turn; but for
-    versions that are tried, which have what all others leave.
+    services hold is counted from the start, and what pods of their floors wait for, so that none
+    takes it before their turn; but for versions that are tried, which have what all others leave.
     """
     objects_by_ref = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
@@ -55,15 +63,21 @@ def propose_all(
         ref: held_devices(ref, objects.pods, pools_by_name)
         for ref, objects in objects_by_ref.items()
     }
-    for ref, devices in devices_by_ref.items():
+    awaited_by_ref = {
+        service.ref: awaited_devices(service.ref, service, objects_by_ref[service.ref])
+        for service in order.running
+    }
+    for ref, devices in (*devices_by_ref.items(), *awaited_by_ref.items()):
         if ref == ref.base:
             allocated.update(devices)
+    allocated.update(fragments_of(views, snapshot.nodes, snapshot.pods))
     free = {view.pool.name: free_in_pool(view, allocated) for view in views}
     turns = chain(order.running, _in_turns(order.new, gpus, forecast), order.tried)
     for each in turns:
         service, ref, objects = each, each.ref, objects_by_ref[each.ref]
         if ref == ref.base:
             allocated.subtract(devices_by_ref[ref])
+            allocated.subtract(awaited_by_ref.get(ref, {}))
         else:
             service = in_untried(ref, each, proposals[ref.base].placement.untried)
         proposal = propose(
@@ -129,30 +143,54 @@ def _count_held(_ref: Ref, pods: Sequence[Pod], pools: Mapping[str, str]) -> Dev
 held_devices = Step(_count_held, lambda *_: Devices())
 
 
+@reused_per_object
+def _count_awaited(_ref: Ref, service: ObservedService, objects: CurrentObjects) -> Devices:
+    """Return the devices for which pods wait that the floor of a service needs."""
+    devices = Devices()
+    bound = sum(pod.node is not None and not pod.terminating for pod in objects.pods)
+    missing = min_replicas_of(service.spec) - bound if service.spec is not None else 0
+    if missing > 0:
+        waiting = [pod for pod in objects.pods if pod.node is None and not pod.terminating]
+        for pod in sorted(waiting, key=lambda each: (each.created, each.ref))[:missing]:
+            devices.update(devices_of_waiting(pod, service.status))
+    return devices
+
+
+awaited_devices = Step(_count_awaited, lambda *_: Devices())
+
+
 class _FreeDevices(NamedTuple):
     """Devices of one kind of a pool that are free, and how many of them a replica has at most."""
 
     free: int
     most_of_replica: int
+    on_one_node: tuple[int, ...]
+    """The free replicas of each larger number of them."""
 
-    def level(self, replicas: int) -> int:
+    def level(self, replicas: int) -> tuple[int, ...]:
         """Return about how many are free for a service with at most so many replicas.
 
         The power of two is enough to learn of room, and changes rarely where many services run.
         What is free beyond twice of all that it could have changes nothing for it.
         """
-        return min(self.free, 2 * replicas * self.most_of_replica).bit_length()
+        level = min(self.free, 2 * replicas * self.most_of_replica).bit_length()
+        return level, *(min(free, 2 * replicas).bit_length() for free in self.on_one_node)
 
 
 def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[_FreeDevices, ...]:
     """Return how many devices of each kind of a pool are free."""
-    largest = dict[str, int]()
+    kinds = defaultdict[str, list[HardwareOffer]](list)
     for offer in view.offers:
-        hardware = offer.hardware
-        largest[hardware.resource] = max(largest.get(hardware.resource, 1), hardware.devices)
+        kinds[offer.hardware.resource].append(offer)
     return tuple(
         _FreeDevices(
-            max(0, capacity - used.get((view.pool.name, resource), 0)), largest.get(resource, 1)
+            max(0, capacity - used.get((view.pool.name, resource), 0)),
+            max(offer.hardware.devices for offer in kinds[resource]),
+            tuple(
+                max(0, free_replicas(offer, used))
+                for offer in kinds[resource]
+                if offer.hardware.devices > 1
+            ),
         )
         for resource, capacity in device_capacities(view).items()
     )

@@ -204,7 +204,7 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     """Return the pods of a variant, of which at most so many count as there."""
     offer, startable = choice.offer, choice.offer.startable
     kind = offer.pool, offer.hardware.resource
-    total = max(0, free_replicas(offer, {kind: room.used[kind] + room.held[kind]}))
+    total = max(0, free_replicas(offer, room.used, room.held[kind]))
     free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
     unready = len(pods) - ready
