@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
+from tessera.api.service_status import ScalingStatus
 from tessera.domain.observed.demand import ArrivedTokens
 from tessera.domain.scaling.policies.capacity.demand import DemandHistory, next_late_alone
 from tessera.domain.scaling.policies.capacity.hold import Lulls
@@ -34,7 +35,8 @@ from tessera.domain.scaling.state import (
     TtftShares,
 )
 from tessera.domain.scaling.target import ScaleTarget
-from tests.builders import at
+from tessera.domain.status.scaling import scaling_status
+from tests.builders import a_service, a_snapshot, at, compute_service_plan
 
 CAPACITY = VariantCapacity(
     requests_per_second=2.0,
@@ -185,6 +187,22 @@ def test_the_share_that_is_late_alone_follows_ten_minutes() -> None:
     assert after(known, [(49, 49), (0, 0)], 100) == known
     assert after(known, [(100, 100)], -500).share == known.share
     assert after(known, [(100, 100)], 10_000).share == 1.0
+
+
+def test_a_status_names_at_once_what_slow_steps_are_measured_by() -> None:
+    plan = compute_service_plan(a_snapshot(a_service()))
+
+    def status(previous: ScalingStatus | None, capacity: VariantCapacity) -> ScalingStatus:
+        [decision] = play(policy(), [load(0, arrival_rate=1.8)], steady(2), capacity)
+        return scaling_status(replace(plan, scale=decision), previous, at(0))
+
+    usual = status(None, CAPACITY)
+    device = status(usual, CAPACITY.slowed(StepSpeed(2.3, "DeviceActivity")))
+    assert device.message.endswith("steps take 2.30 times as long (DeviceActivity)")
+    assert status(device, CAPACITY.slowed(StepSpeed(2.4, "DeviceActivity"))) == device
+    steps = status(device, CAPACITY.slowed(StepSpeed(2.4, "EngineSteps")))
+    assert steps.message.endswith("steps take 2.40 times as long (EngineSteps)")
+    assert status(steps, CAPACITY) == steps
 
 
 def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> None:

@@ -5,6 +5,7 @@ from datetime import datetime
 from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import ReplicaChange, RequestLengths, ScalingStatus
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 
 _MIN_LENGTH_CHANGE = 0.2
@@ -22,7 +23,10 @@ WITHOUT_RATES = (
 def scaling_status(
     service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
 ) -> ScalingStatus:
-    """Return the last decision; a message with rates changes only with count or reason."""
+    """Return the last decision.
+
+    A message with rates changes only with count, reason, or what slow steps are measured by.
+    """
     scale, desired = service_plan.scale, service_plan.desired_pods
     schedule = service_plan.schedule.status if service_plan.schedule is not None else None
     lengths = _request_lengths(scale, previous.request_lengths if previous else None)
@@ -30,6 +34,7 @@ def scaling_status(
         previous
         and (previous.desired_replicas, previous.reason) == (desired, scale.reason)
         and (scale.reason not in WITHOUT_RATES or previous.message == scale.message)
+        and _names_slow_steps(scale, previous.message)
     ):
         if (previous.schedule, previous.request_lengths) == (schedule, lengths):
             return previous
@@ -50,6 +55,13 @@ def scaling_status(
         schedule=schedule,
         request_lengths=lengths,
     )
+
+
+def _names_slow_steps(scale: ScaleDecision, message: str) -> bool:
+    """Return whether the message names what slow steps are measured by, if any are."""
+    assessment = scale.assessment
+    slow = assessment.capacity.slow if isinstance(assessment, CapacityAssessment) else None
+    return slow is None or slow.source in message
 
 
 def _recent_changes(
