@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ from tessera.domain.instance_types.change import (
     RunningType,
     TypeDecision,
     decide_type,
+    move_nanos,
     saving_of,
 )
 from tessera.domain.instance_types.rank import TypeCost
 from tessera.domain.money import Money
-from tessera.domain.observed.load_history import SPAN, LoadHistory
+from tessera.domain.observed.load_history import SPAN, LoadHistory, LoadSpan
 from tessera.domain.placement.candidates import HardwareChoice
 from tests.domain.instance_types.types import (
     AT,
@@ -91,6 +94,27 @@ def test_a_load_that_jumps_between_two_types_changes_none() -> None:
     assert changed_to(decided(history, TWO)) in {None, ONE}
 
 
+def test_each_move_costs_less_than_waiting_for_it_did_and_rests_a_day() -> None:
+    rng = Random(5)  # noqa: S311 - not a secret
+    load = list[LoadSpan]()
+    while len(load) < 4 * 144:
+        load += [rng.choice((CHAT, REASONING))] * rng.randint(3, 150)
+    history = a_history(*load)
+    running, moved = ONE, list[datetime]()
+    for end in range(36, len(load), 24):
+        spans = history.spans[:end]
+        seen = replace(history, read_at=spans[-1].end, spans=spans)
+        decision = decided(seen, running, since=moved[-1] if moved else None)
+        if (variant := changed_to(decision)) is not None:
+            costs = {cost.choice.variant: cost for cost in decision.ranked}
+            move = move_nanos(a_typed_spec(), costs[running], costs[variant], seen, START)
+            assert decision.saving is not None
+            assert move < decision.saving.nanos
+            running, moved = variant, [*moved, seen.read_at]
+    assert len(moved) > 1
+    assert all(later - earlier >= DAY for earlier, later in pairwise(moved))
+
+
 def test_no_type_is_chosen_whose_one_lost_pod_takes_all_capacity() -> None:
     history = a_history(REASONING, times=144)
     decision = decided(history, choices=[each for each in type_choices() if each.variant != TWO])
@@ -115,10 +139,9 @@ def test_engines_that_are_measured_slow_turn_the_choice_back() -> None:
 def test_types_of_another_currency_and_pools_that_are_gone_decide_nothing() -> None:
     history = a_history(REASONING, times=144)
     one, two = SMALL
-    euros = replace(two.offer, hourly=Money(1, "EUR"))
-    decision = decided(history, choices=[one, replace(two, offer=euros)])
-    assert [cost.choice.variant for cost in decision.ranked] == [ONE]
-    assert decision.message.endswith("no other type fits")
+    euros = replace(two, offer=replace(two.offer, hourly=Money(1, "EUR")))
+    assert decided(history, choices=[one, euros]) == decided(history, choices=[one])
+    assert decided(history, choices=[one, euros]) == TypeDecision()
     assert decided(history, "vanished-1gpu") == TypeDecision()
 
 

@@ -2,8 +2,8 @@
 
 How long a load stays is not known. So what the other type would have saved is summed over the
 recorded spans, and forgotten where it falls below nothing; a change comes once the sum exceeds what
-the move costs. Each change is so paid by what waiting for it cost, as when skis are rented until
-they would have been bought, and a load that jumps between two types changes none.
+the move costs. Each move so costs less than waiting for it did, as when skis are rented until they
+would have been bought: a load that jumps between two types at most doubles what it loses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,13 +106,16 @@ def decide_type(
     """Return the instance type by the load, among `choices` of one pool and precision.
 
     Types that are billed in another currency than the one that runs are left out. Nothing is
-    decided where that one is not among the choices, as when its pool is gone.
+    decided where there is no other, and where that one is not among the choices, as when its pool
+    is gone.
     """
     current = next((each for each in choices if each.variant == running.variant), None)
     if current is None or history is None or not is_long_enough(history):
         return TypeDecision()
     currency = current.hourly.currency
     comparable = [each for each in choices if each.hourly.currency == currency]
+    if len(comparable) < 2:
+        return TypeDecision()
     ranked = rank_types(spec, shape, comparable, history, running.slowness)
     own = next(cost for cost in ranked if cost.choice.variant == running.variant)
     better = [cost for cost in ranked[: ranked.index(own)] if _keeps_capacity(own, cost)]
@@ -162,8 +165,6 @@ def _kept_message(own: TypeCost, ranked: Sequence[TypeCost], history: LoadHistor
             f"{message}; {cheapest.choice.variant} {_would_cost(cheapest)}, but one lost replica "
             "would take all capacity at times"
         )
-    if len(ranked) == 1:
-        return f"{message}; no other type fits"
     second = ranked[1]
     if second.misses_slo and not own.misses_slo:
         return f"{message}; {second.choice.variant} would miss spec.slo"
