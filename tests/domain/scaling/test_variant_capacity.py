@@ -244,6 +244,17 @@ def test_prompts_that_are_late_alone_are_promised_no_rate_and_delay_the_others_a
     assert few.requests_per_second < many.requests_per_second < 1.5 * few.requests_per_second
 
 
+def test_what_a_single_long_prompt_may_vary_by_counts_of_many_requests_alone() -> None:
+    def rate(requests: int, variation: float) -> float:
+        prompt, answer = 1200 * requests, 180 * requests
+        squares = round(requests * 1200**2 * (1 + variation))
+        arrived = ArrivedTokens(requests, prompt, answer, squares)
+        return capacity(arrived=arrived).requests_per_second
+
+    assert rate(100, 3.2) == rate(2000, 3.2) == rate(100, 2.0)
+    assert rate(4000, 3.2) < 0.95 * rate(4000, 2.0)
+
+
 def test_an_objective_that_no_request_meets_is_named_and_orders_no_fleet() -> None:
     missed = capacity(slo={"ttftP95": "1s", "itlP95": "1ms"})
     assert not missed.meets_slo

@@ -1,5 +1,6 @@
 """What a replica sustains follows how its prompts vary, and who is late behind a gateway."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,13 @@ def sustained(
         replicas=replicas,
         servers=replicas,
     )
+
+
+def test_long_requests_of_another_kind_cost_more_than_their_variation() -> None:
+    steps = [sustained(each).tokens_per_second for each in (1.0, 1.5, 2.0, 2.5, 3.0)]
+    losses = [1 - after / before for before, after in itertools.pairwise(steps)]
+    assert losses[2] > 1.2 * losses[1] > 0
+    assert sustained(20.0).tokens_per_second > 0
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 8])

@@ -24,6 +24,9 @@ LATE_SHARE = 0.05
 # The longest 5 % of recorded prompts are as long as if they varied so much more. Where they vary by
 # more than 1, few are much longer than all others.
 _MORE_VARIATION = 1.7
+# What the prompts of one kind of requests vary by at most, and what more counts in waits.
+ONE_KIND_VARIATION = 2.0
+_MORE_OF_KINDS = 0.5
 # Nearer to the throughput of a full engine, queues grow from the smallest error of a prediction.
 _MOST_USE = 0.95
 # Of a normal distribution, below which 95 % are.
@@ -142,6 +145,8 @@ def sustained_load(
     with the shortest wait.
     """
     tokens, variation = engine.max_num_batched_tokens, demand.prompt_variation
+    # Above it the long requests are another kind, whose answers are long as well, and hold up more.
+    variation += _MORE_OF_KINDS * max(0.0, variation - ONE_KIND_VARIATION)
     cached = max(1, _varied_requests(demand, replicas * kv_tokens) // replicas)
     most = max(1, min(engine.max_num_seqs, cached, (tokens - 1) // step.decode_tokens))
     places = _max_sequences(replace(demand, prompt_variation=0.0), step, most, tokens)

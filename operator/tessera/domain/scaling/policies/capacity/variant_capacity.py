@@ -25,6 +25,7 @@ from tessera.domain.sizing import pooling
 from tessera.domain.sizing.queueing import UNKNOWN_VARIATION
 from tessera.domain.sizing.scheduler_limits import (
     LATE_SHARE,
+    ONE_KIND_VARIATION,
     Demand,
     SustainedLoad,
     sustained_load,
@@ -38,9 +39,9 @@ _MIN_ARRIVED_REQUESTS = 50
 # Squared coefficient of variation of the lengths of answers, as in recorded traffic of many
 # clients.
 _ANSWER_VARIATION = 2.0
-# The same of prompts, at most: what one minute shows beyond it is a single long one, which may not
-# come again.
-_MOST_VARIATION = 2.0
+# Beyond that of one kind of requests, a variation needs so many for each unit: that of fewer may be
+# by a single long prompt, which may not come again.
+_REQUESTS_OF_VARIATION = 1000
 # Steps are of two minutes, and what is scraped and read of them is half a minute old.
 _MIN_READY = timedelta(seconds=STEP_SECONDS + 30)
 
@@ -235,6 +236,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         answer = round(arrived.answer / arrived.requests)
         computed = round(prompt * computed_share)
         variation = arrived.prompt_variation
+    most_variation = max(ONE_KIND_VARIATION, arrived.requests / _REQUESTS_OF_VARIATION)
     computed = max(computed, computed_prompt)
     # A request may have many texts, which the engine reads as one request each. What generates has
     # a token at least, whatever its engine counts.
@@ -256,7 +258,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         computed_tokens=computed if computed < prompt else None,
         engine=engine_terms(spec.engine),
         prompt_variation=(
-            UNKNOWN_VARIATION if variation is None else min(variation, _MOST_VARIATION)
+            UNKNOWN_VARIATION if variation is None else min(variation, most_variation)
         ),
         late_alone_share=late_alone_share,
     )
