@@ -13,7 +13,7 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.ports import MetricsError
 from tests.builders import NOW
 from tests.prometheus import running_prometheus
-from world.recorded_load import RecordedEngine, record_load
+from tests.recorded_load import RecordedEngine, record_load
 from world.testing import eventually
 
 CHAT = Ref("team-a", "chat")
@@ -66,20 +66,24 @@ def numbers_of(span: LoadSpan) -> tuple[float, ...]:
 
 
 async def test_spans_are_read_as_they_were_recorded(tmp_path: Path) -> None:
-    # An hour is missing, and then the engine is started again.
+    # An hour is missing after the first ones, and the last ones are of an engine that starts again.
     runs = (
-        spans_between(45, 30),
-        spans_between(24, 16, rate=5.0),
-        [*spans_between(15, 8, rate=1.0), *spans_between(7, 0, rate=0.0)],
+        spans_between(26, 22),
+        spans_between(15, 10, rate=5.0),
+        [*spans_between(9, 4, rate=1.0), *spans_between(3, 0, rate=0.0)],
     )
-    record_load(tmp_path, ENGINE, *runs)
+    former = replace(ENGINE, pod="former", variant="h100-2gpu", kv_tokens=300_000)
+    record_load(tmp_path, former, runs[0])
+    half = [replace(span, rate=span.rate / 2) for span in runs[1]]
+    record_load(tmp_path, ENGINE, half, runs[2])
+    record_load(tmp_path, replace(ENGINE, pod="second"), half)
     # Another model under the name, another service, and a neighbour of another namespace.
     for engine in (
         replace(ENGINE, pod="other", model_name="former"),
         replace(ENGINE, pod="other", service=Ref("team-a", "chat-2")),
         replace(ENGINE, pod="other", service=Ref("team-b", "chat")),
     ):
-        record_load(tmp_path, engine, spans_between(20, 10, rate=100.0))
+        record_load(tmp_path, engine, spans_between(8, 6, rate=100.0))
     history = await read(tmp_path)
     spans = [span for run in runs for span in run]
     assert [span.end for span in history.spans] == [span.end for span in spans]

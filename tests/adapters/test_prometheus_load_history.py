@@ -33,8 +33,8 @@ VALUES = {
 }
 
 
-def a_row(value: float, end: datetime = LATEST, **labels: str) -> dict[str, Any]:
-    return {"metric": labels, "values": [(end.timestamp(), value)]}
+def a_row(value: float, **labels: str) -> dict[str, Any]:
+    return {"metric": labels, "values": [(LATEST.timestamp(), value)]}
 
 
 def a_span(**changes: float | None) -> LoadSpan | None:

@@ -5,6 +5,7 @@ fleet costs Prometheus little, and a service with series that no answer has room
 others nothing.
 """
 
+import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,7 +108,9 @@ class LoadHistories:
         until = min(end, begin + _CHUNK)
         if begin < until:
             rows_by_query = await self._rows(service, begin + SPAN, until)
-            reading.spans = PackedSpans([*reading.spans, *spans_of(rows_by_query)])
+            # Many labels take too long for the event loop.
+            spans = await asyncio.to_thread(spans_of, rows_by_query)
+            reading.spans = [*reading.spans, *spans]
             reading.until = until
         if until < end:
             reading.due = due
@@ -136,9 +139,7 @@ def _last_end(at: datetime) -> datetime:
 def _queries(service: RecordedService) -> Queries:
     """Return the queries for the engines of a service; each row has a value for each span."""
     namespace, name = service.ref.namespace, service.ref.name
-    matchers = (
-        f'namespace="{namespace}",{SERVICE}="{name}",model_name="{_escaped(service.model_name)}"'
-    )
+    matchers = f'namespace="{namespace}",{SERVICE}="{name}",model_name="{service.model_name}"'
     span = f"[{_SPAN_SECONDS}s]"
 
     def over(function: str, metric: str, *labels: str) -> str:
@@ -163,10 +164,6 @@ def _queries(service: RecordedService) -> Queries:
         "cache": f"topk by ({VARIANT}) (3, {by_sizes})",
     }
     return {name: BoundedQuery(text, _BOUNDS) for name, text in texts.items()}
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 # The values of a query at one moment, by the label that tells its rows apart.

@@ -1,6 +1,7 @@
 """Recorded days of a service, written into the storage of a Prometheus as if it had scraped them.
 
-Prometheus finds them when it starts, or within a minute.
+Prometheus finds them when it starts, or within a minute. They are one block, or two, which it keeps
+however short its retention is, save the older one.
 """
 
 import math
@@ -15,8 +16,8 @@ from tessera.api.ref import Ref
 from tessera.domain.observed.load_history import SPAN, LoadSpan
 from world import binaries
 
-_SCRAPE_SECONDS = 30
-# What each running request of the engine waits for a token, so that some run.
+_SCRAPE_SECONDS = 60
+# A running request waits so long for each token of its answer.
 _SECONDS_PER_TOKEN = 0.02
 _PROMPT_BOUNDS = [factor * 10.0**power for power in range(6) for factor in (1, 2, 5)]
 
@@ -59,7 +60,7 @@ def record_load(storage: Path, engine: RecordedEngine, *spans: Sequence[LoadSpan
         file.write("".join([*lines, "# EOF\n"]))
         file.flush()
         tool = binaries.ensure(print, ["promtool"]) / "promtool"
-        command = [str(tool), "tsdb", "create-blocks-from", "--max-block-duration=8d"]
+        command = [str(tool), "tsdb", "create-blocks-from", "--max-block-duration=21d"]
         subprocess.run(
             [*command, "openmetrics", file.name, str(storage)], check=True, capture_output=True
         )
