@@ -23,6 +23,7 @@ from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.load_history import LoadHistory, LoadSpan
 from tessera.domain.observed.snapshot import Ref, Snapshot, SpeedReading, TokenRates
 from tessera.domain.planning import plan as planning
 from tessera.domain.planning.inputs import KnownConflicts, ServicePlanInputs
@@ -174,6 +175,19 @@ def _a_conflict(call: _Call) -> ReplicaConflict:
     )
 
 
+def _a_history(call: _Call) -> LoadHistory:
+    at = call.circumstances["at"]
+    span = LoadSpan(
+        end=at,
+        rate=1.0,
+        input_tokens=500.0,
+        output_tokens=200.0,
+        input_variation=1.0,
+        resident_tokens=600.0,
+    )
+    return LoadHistory(read_at=at, spans=(span,) * 36)
+
+
 def _a_pin(call: _Call) -> ModelStatus:
     model = call.inputs.proposal.service.spec.model
     return ModelStatus(uri=model.uri, revision="a" * 40, reason=RevisionReason.REVISION_RESOLVED)
@@ -181,6 +195,7 @@ def _a_pin(call: _Call) -> ModelStatus:
 
 # Values that no generated fleet has: those of hubs, of people who write replicas, of new versions.
 OTHERS: Mapping[str, Callable[[_Call], object]] = {
+    "load_history": _a_history,
     "token_rates": lambda _: TokenRates(prompt=9000.0, output=900.0),
     "grant": lambda call: Grant(
         counts=(0,) * len(call.inputs.proposal.counts), shortage="no money"

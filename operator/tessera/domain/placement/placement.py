@@ -1,5 +1,6 @@
 """The cheapest hardware on which a service fits and keeps its SLO."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from tessera.domain.placement.variant_cost import capacity_of, cash_of
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
 # Where devices are too few, a lower rank goes first within a tenant.
 CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
+_NO_OTHER = "; no other hardware fits"
 
 
 class SliceAssignment(NamedTuple):
@@ -70,6 +72,21 @@ class RunningReplicas:
     """The expected time until a replica is ready on a node."""
 
 
+class TypeByLoad(NamedTuple):
+    """What the recorded load of a service says of its instance type."""
+
+    change_to: str | None
+    """The variant to change to now; None to stay."""
+    message: str
+    """What the types cost; empty where nothing is decided."""
+    worth: Mapping[str, float]
+    """How many replicas of the type that runs serve the last hour's load as one of each type, by
+    variant."""
+
+
+_NO_TYPE = TypeByLoad(None, "", {})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementDecision:
     """The choices with their reason, or the reason for none."""
@@ -82,6 +99,12 @@ class PlacementDecision:
     replaced_capacity: int = 0
     """What the replicas serve that a change of precision replaces, in thousandths of a token per
     second."""
+    type_replicas: int = 0
+    """As many replicas as serve the load after a change of type; 0 without one."""
+    awaits_type: bool = False
+    """The load calls for another type, which has no room beside what runs, or may not start."""
+    type_capacities: Mapping[str, int] = field(default_factory=dict)
+    """What a replica of the other types serves of the load, as `replaced_capacity`, by variant."""
     assigned: Mapping[str, int] = field(default_factory=dict)
     """Replicas by variant, where layout plans assign slices to them."""
     unshared: str | None = None
@@ -112,17 +135,19 @@ def place(  # noqa: PLR0913 - two of them are for batches
     rank: Ranking = by_price,
     assignments: Sequence[SliceAssignment] = (),
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None = None,
+    type_by_load: Callable[[Sequence[HardwareChoice]], TypeByLoad] | None = None,
     bound: bool = True,
     stuck: bool = False,
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
 
     A service stays on its `current` variant as long as that fits: no model moves only for a better
-    price, except to a listed precision in which it costs less, beside what is `running` (None:
-    never). No choice that turns within the error of the predictions moves `running_variants`. It
-    moves from slices that the pool's `spec.mig.layout` has no more, once others have room, and from
-    a pool without a node that backs off, unless it is `bound`: a replica of it is on a node. Nor
-    does it stay where its replicas are `stuck`, since none has a device and others hold all.
+    price, except to a listed precision in which it costs less, and to the instance type that its
+    recorded load calls for (`type_by_load`), beside what is `running` (None: never). No choice that
+    turns within the error of the predictions moves `running_variants`. It moves from slices that
+    the pool's `spec.mig.layout` has no more, once others have room, and from a pool without a node
+    that backs off, unless it is `bound`: a replica of it is on a node. Nor does it stay where its
+    replicas are `stuck`, since none has a device and others hold all.
     Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any what
     has capacity for most of them, where the scheduler reports what is missing; of equal price what
     draws fewer watts. `used_devices` counts devices of other services by pool and resource. Only
@@ -179,7 +204,10 @@ def place(  # noqa: PLR0913 - two of them are for batches
         room=room,
         wanted=max(min_replicas, desired),
     )
-    decision = _stay_or_change(choices, current_choices, room, running, used_devices, min_replicas)
+    by_load = _type_by_load(choices, current_choices, type_by_load)
+    of_type = _of_type(choices, current_choices[0]) if by_load.message else choices
+    decision = _stay_or_change(of_type, current_choices, room, running, used_devices, min_replicas)
+    decision = _with_type(decision, choices, by_load, running, used_devices, min_replicas)
     decision = with_others(decision, choices)
 
     def is_hopeless(choice: HardwareChoice) -> bool:
@@ -372,6 +400,83 @@ def _with_unsure(
     return replace(decision, verdict=StatusVerdict(decision.verdict.reason, message))
 
 
+def _type_by_load(
+    choices: Sequence[HardwareChoice],
+    current_choices: Sequence[HardwareChoice],
+    type_by_load: Callable[[Sequence[HardwareChoice]], TypeByLoad] | None,
+) -> TypeByLoad:
+    """Return what the load says of the type that runs, where its pool has several that fit."""
+    if type_by_load is None or not current_choices:
+        return _NO_TYPE
+    types = [choice for choice in choices if _is_type_of(choice, current_choices[0])]
+    return type_by_load(types) if len(types) > 1 else _NO_TYPE
+
+
+def _of_type(
+    choices: Sequence[HardwareChoice], of_type: HardwareChoice
+) -> Sequence[HardwareChoice]:
+    """Return the choices without the other types of a pool, which the load decides on."""
+    return [each for each in choices if each is of_type or not _is_type_of(each, of_type)]
+
+
+def _with_type(
+    decision: PlacementDecision,
+    choices: Sequence[HardwareChoice],
+    by_load: TypeByLoad,
+    running: RunningReplicas | None,
+    used_devices: Mapping[tuple[str, str], int],
+    min_replicas: int,
+) -> PlacementDecision:
+    """Return a decision to stay with what the load says of the type, or a change to another one.
+
+    As many replicas of it as serve the load, or the floor, have room beside all that the service
+    runs, and none of another type is left in the pool. Its replicas in other pools stay.
+    """
+    current = decision.choice
+    if current is None or not by_load.message or current.variant not in by_load.worth:
+        return decision
+    changed = next((choice for choice in choices if choice.variant == by_load.change_to), None)
+    replicas = running.replicas if running is not None else {}
+    by_name = {choice.variant: choice for choice in choices}
+    if changed is not None and running is not None and replicas.keys() <= by_name.keys():
+        present = [(by_name[variant], count) for variant, count in replicas.items()]
+        replaced = replicas.get(current.variant, 0) / by_load.worth[changed.variant]
+        needed = max(min_replicas, math.ceil(replaced))
+        used = _with_own_devices(used_devices, present, running)
+        is_alone = not any(
+            choice is not current and _is_type_of(choice, current) for choice, _ in present
+        )
+        if is_alone and free_replicas(changed.offer, used) >= needed:
+            existing = [each for each in choices if not each.offer.needs_repartition]
+            decision = _placed_decision(changed, _of_type(existing, changed))
+            decision = replace(decision, type_replicas=needed)
+    placed = decision.choices[0]
+    each_serves = capacity_of(placed) / by_load.worth[placed.variant]
+    capacities = {
+        variant: round(worth * each_serves)
+        for variant, worth in by_load.worth.items()
+        if variant != placed.variant
+    }
+    message = decision.verdict.message.removesuffix(_NO_OTHER)
+    verdict = StatusVerdict(PlacementReason.PLACED, f"{message}; {by_load.message}")
+    awaits_type = changed is not None and placed is not changed
+    return replace(decision, verdict=verdict, type_capacities=capacities, awaits_type=awaits_type)
+
+
+def _is_type_of(choice: HardwareChoice, current: HardwareChoice) -> bool:
+    """Return whether a choice differs from another one by its number of whole GPUs at most."""
+    offer, hardware = choice.offer, choice.offer.hardware
+    return (
+        offer.pool == current.offer.pool
+        and choice.fit.precision == current.fit.precision
+        and hardware.product == current.offer.hardware.product
+        and hardware.profile is None
+        and current.offer.hardware.profile is None
+        and not offer.needs_repartition
+        and offer.in_layout is None
+    )
+
+
 def _with_own_devices(
     used_devices: Mapping[tuple[str, str], int],
     present: Sequence[tuple[HardwareChoice, int]],
@@ -450,9 +555,7 @@ def _place_as_assigned(
     others = [
         choice for choice in assigned_choices if choice.variant in assigned and choice != reference
     ]
-    message = _placed_decision(reference, [reference]).verdict.message.removesuffix(
-        "; no other hardware fits"
-    )
+    message = _placed_decision(reference, [reference]).verdict.message.removesuffix(_NO_OTHER)
     return PlacementDecision(
         verdict=StatusVerdict(PlacementReason.PLACED, f"{message}; assigned by the layout plan"),
         choices=(reference, *others),
@@ -499,7 +602,7 @@ def _placed_decision(
         if tie := watts_clause(choice, choices):
             message += f"; {tie}"
     else:
-        message += "; no other hardware fits"
+        message += _NO_OTHER
     if choice.fit.at_best:
         message += (
             f"; it keeps spec.slo only at the fast end of its prediction (up to "

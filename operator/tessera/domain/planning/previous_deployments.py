@@ -26,6 +26,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     pods: Sequence[Pod],
     missing: Need,
     *,
+    type_capacities: Mapping[str, int],
     yielding: Collection[Ref],
     timeout: timedelta,
     displacement: Displacement,
@@ -33,13 +34,15 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     """Return the replicas of Deployments of previous variants, and which of them leave.
 
     Their ready replicas cover what is `missing` of the ready ones of present variants, but for one
-    of the `yielding` ones, whose successor gets its device.
+    of the `yielding` ones, whose successor gets its device. Those of another instance type count by
+    the recorded load (`type_capacities`).
     """
     pods_by_ref = {workload.ref: pods_of_workload(pods, workload) for workload in workloads}
     options = [
         CoverOption(
             cost=1,
-            capacity=_capacity(status, workload.variant, missing),
+            capacity=type_capacities.get(workload.variant)
+            or _capacity(status, workload.variant, missing),
             is_firm=True,
             most=sum(pod.takes_requests for pod in pods_by_ref[workload.ref]),
         )

@@ -328,6 +328,7 @@ def _previous_deployments(
         workloads,
         objects.pods,
         missing,
+        type_capacities=proposal.placement.type_capacities,
         yielding=yielding,
         timeout=spec.drain.timeout,
         displacement=inputs.displacement,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tessera.domain.incremental import FOREVER
 from tessera.domain.observed.demand import NO_TOKENS, GatewayDemand
 from tessera.domain.observed.latency import ServiceLatency
+from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.observed.snapshot import (
     Pod,
     PodReading,
@@ -36,6 +37,7 @@ class ServiceReadings(NamedTuple):
     latency: ServiceLatency | None = None
     counted_at: datetime | None = None
     """When gateways counted the first tokens in `latency`; None where they counted none."""
+    load_history: LoadHistory | None = None
 
 
 def service_readings(
@@ -59,6 +61,7 @@ def service_readings(
         readings.speeds.get(ref, ()),
         latency,
         readings.latencies_at if has_counts else None,
+        readings.load_histories.get(ref),
     )
 
 

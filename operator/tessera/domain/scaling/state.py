@@ -213,6 +213,8 @@ class ScalingHistory:
     """What the split into replicas of several variants needs of earlier ones."""
     changes: tuple[VariantChange, ...] = ()
     """Why the number of each variant changed last; statuses are written later than that."""
+    slowness: tuple[tuple[str, float], ...] = ()
+    """Measured time of a step divided by the predicted one, of variants that run or ran."""
 
 
 class Decided(NamedTuple):

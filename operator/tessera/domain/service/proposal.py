@@ -16,10 +16,18 @@ from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
 from tessera.domain.incremental import FOREVER, Until, reused_until
+from tessera.domain.instance_types.by_load import (
+    LoadedService,
+    as_step,
+    has_type_by_load,
+    is_quiet,
+)
 from tessera.domain.model.precision_files import GatedPrecision, with_closed
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
+from tessera.domain.perf.sources import measured_ratio
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import (
     Denial,
@@ -33,6 +41,7 @@ from tessera.domain.placement.placement import (
     PlacementDecision,
     RunningReplicas,
     SliceAssignment,
+    TypeByLoad,
     place,
     slice_assignments,
 )
@@ -161,6 +170,8 @@ def _propose(
     if preparation.pending:
         until = at
     running = None if is_awaited(preparation.precisions or ()) else _running(service, objects, room)
+    slowness = _slowness(service, spec, objects, history)
+    loaded = _loaded(service, spec, objects, inputs.readings.load_history, slowness)
     place_in = partial(
         _place,
         service,
@@ -170,6 +181,7 @@ def _propose(
         desired=_last_desired(history),
         assignments=slice_assignments(service.ref, [view.pool for view in views]),
         running=running,
+        type_by_load=loaded.type_among if loaded is not None else None,
         gateways=inputs.gateways,
     )
     placement = with_measured_limits(_with_untried(place_in, spec), service, spec)
@@ -178,10 +190,12 @@ def _propose(
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
         return unchanged_proposal(service, objects, accepted, history, until, **parts)
     reference = objects.reference_workload(service.status)
-    if not objects.is_new and (reference is None or reference.variant != placement.choice.variant):
+    is_elsewhere = reference is None or reference.variant != placement.choice.variant
+    if placement.awaits_type or (not objects.is_new and is_elsewhere):
         until = at  # other services take or free devices
     history = in_unit(history, unit_of(placement.choices))
     history = _history_on(placement, spec, reference, objects, history, at)
+    history = replace(history, slowness=tuple(slowness.items()))
     scaled = _scaled(service, inputs, placement, history, schedule, room, at)
     proposal = Proposal(
         service=service,
@@ -251,6 +265,7 @@ def _scaled(  # noqa: PLR0913, PLR0917 - what is read of the service, and what w
         needs=with_need(history.needs, scale, at) if service.gated is not None else (),
         variants=split.memory,
         changes=last_changes(history.changes, split),
+        slowness=history.slowness,
     )
     scale = replace(scale, history=next_history)
     return _Scaled(scale, need, counts, min(scale.until, split.until))
@@ -305,6 +320,11 @@ def _history_on(
 
     Where layouts are planned, that is what they assign; a service that sleeps goes on.
     """
+    if placement.choice is not None and placement.type_replicas:
+        capacity = placement.type_replicas * capacity_of(placement.choice)
+        units = -(-capacity // unit_of(placement.choices).capacity)
+        decisions = (TimestampedReplicas(at, units),)
+        return replace(history, up_window=(), down_window=(), decisions=decisions)
     if placement.replaced_capacity and not history.decisions:
         units = -(-placement.replaced_capacity // unit_of(placement.choices).capacity)
         return replace(history, decisions=(TimestampedReplicas(at, units),))
@@ -409,6 +429,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
     *,
     desired: int,
     running: RunningReplicas | None,
+    type_by_load: Callable[[Sequence[HardwareChoice]], TypeByLoad] | None,
     gateways: bool,
 ) -> PlacementDecision:
     """Place a service; it stays if the devices of its pool could not be discovered."""
@@ -439,6 +460,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         # Only the gateway knows what each replica can serve.
         assignments=assignments if gateways else assignments[:1],
         may_share=_any_speed if gateways else may_share_service,
+        type_by_load=type_by_load,
         bound=bound,
         stuck=not bound and any(pod.unschedulable for pod in own),
     )
@@ -473,6 +495,45 @@ def _running(
         return None
     start = expected_lead(objects.pods, service.status.start, current.variant)
     return RunningReplicas(replicas=replicas, held_devices=room.held, start=start)
+
+
+def _slowness(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    objects: CurrentObjects,
+    history: ScalingHistory,
+) -> Mapping[str, float]:
+    """Return how slow variants are by what was measured of each last, so that one that was left
+    for its speed is not come back to by its prediction."""
+    current = objects.reference_workload(service.status)
+    variant = current.variant if current is not None else None
+    ratio = measured_ratio(service.status.speed, spec.model.uri, variant)
+    if variant is None or ratio is None or not has_type_by_load(spec):
+        return dict(history.slowness)
+    return {**dict(history.slowness), variant: as_step(ratio)}
+
+
+def _loaded(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    objects: CurrentObjects,
+    history: LoadHistory | None,
+    slowness: Mapping[str, float],
+) -> LoadedService | None:
+    """Return a service whose instance type its recorded load decides; None of others."""
+    current = objects.reference_workload(service.status)
+    if history is None or current is None or not has_type_by_load(spec):
+        return None
+    return LoadedService(
+        service=service,
+        spec=spec,
+        workload=current,
+        history=history,
+        start=expected_lead(objects.pods, service.status.start, current.variant),
+        slowness=slowness,
+        is_quiet=not objects.disrupted
+        and is_quiet(service.status, objects.pods, objects.workloads),
+    )
 
 
 def _any_speed(_choices: Sequence[HardwareChoice]) -> None:

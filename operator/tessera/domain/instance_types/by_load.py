@@ -1,0 +1,136 @@
+"""What the recorded load of a service says of its instance type, for the placement."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from tessera.api.budget_reasons import WithinBudget
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.incremental import reused_per_object
+from tessera.domain.instance_types.change import RunningType, TypeDecision, decide_type
+from tessera.domain.instance_types.rank import MIN_HISTORY
+from tessera.domain.observed.load_history import SPAN, LoadHistory
+from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
+from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.placement.placement import TypeByLoad
+
+# Ratios of measured speeds that differ by less say the same.
+_SPEED_STEPS = 20
+# Spans of the last hour.
+_RECENT = timedelta(hours=1) // SPAN
+_PAID = frozenset(each for each in WithinBudget if each.is_true) | {WithinBudget.NO_BUDGET}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedService:
+    """A service whose load is recorded, and what it runs."""
+
+    service: ObservedService
+    spec: InferenceServiceSpec
+    workload: Workload
+    """The Deployment of the variant that it is placed on."""
+    history: LoadHistory
+    start: timedelta
+    """The expected time until a replica is ready."""
+    slowness: Mapping[str, float] = field(default_factory=dict)
+    """The measured time of a step divided by the predicted one, by variant."""
+    is_quiet: bool
+    """Nothing else replaces replicas, and all that are wanted are ready."""
+
+    def type_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
+        """Return the instance type by the load, among those of one pool in one precision."""
+        created = self.workload.created
+        running = RunningType(
+            variant=self.workload.variant,
+            since=created if created is not None and self._may_be_changed(created) else None,
+            start=timedelta(minutes=-(-self.start // timedelta(minutes=1))),
+            slowness=self.slowness,
+        )
+        decision = _decided(
+            self.service.ref,
+            self.spec,
+            tuple(_without_room(choice) for choice in choices),
+            self.history,
+            running,
+        )
+        to = decision.change_to if self.is_quiet else None
+        worth = _worth(decision, self.workload.variant)
+        return TypeByLoad(to.variant if to is not None else None, decision.message, worth)
+
+    def _may_be_changed(self, created: datetime) -> bool:
+        """Return whether a Deployment may be of a type that was changed to.
+
+        None changes before so much of the service's own load is recorded.
+        """
+        return created - self.service.created >= MIN_HISTORY
+
+
+def as_step(ratio: float) -> float:
+    """Return a measured ratio in steps, so that types are not ranked again by each measurement."""
+    return round(ratio * _SPEED_STEPS) / _SPEED_STEPS
+
+
+def _worth(decision: TypeDecision, running: str) -> Mapping[str, float]:
+    """Return how many replicas of the type that runs serve the last hour as one of each type."""
+    pods = {cost.choice.variant: max(cost.pods[-_RECENT:]) for cost in decision.ranked}
+    return {variant: max(1, pods[running]) / max(1, count) for variant, count in pods.items()}
+
+
+def _without_room(choice: HardwareChoice) -> HardwareChoice:
+    """Return a choice without what its price and speed do not depend on, and often changes."""
+    offer = replace(
+        choice.offer,
+        replicas=0,
+        startable=None,
+        startable_replicas=0,
+        preemptions_per_hour=Decimal(0),
+        backoff_until=None,
+    )
+    return replace(choice, offer=offer)
+
+
+@reused_per_object
+def _decided(
+    _ref: Ref,
+    spec: InferenceServiceSpec,
+    choices: Sequence[HardwareChoice],
+    history: LoadHistory,
+    running: RunningType,
+) -> TypeDecision:
+    """Return the decision, which is the same until the history, the spec or prices change."""
+    shape = shape_of(spec)
+    assert shape is not None  # noqa: S101 - hardware fits it
+    return decide_type(spec, shape, choices, history, running)
+
+
+def has_type_by_load(spec: InferenceServiceSpec) -> bool:
+    """Return whether the load decides how many GPUs a replica has: replicas follow it, and nothing
+    binds their number of GPUs."""
+    terms = engine_terms(spec.engine)
+    return (
+        spec.scaling.mode == "Native"
+        and spec.scaling.policy == "Capacity"
+        and spec.scaling.paused is None
+        and spec.fixed_replicas is None
+        and pooling_task(spec) is None
+        and terms.devices is None
+        and terms.draft is None
+    )
+
+
+def is_quiet(
+    status: InferenceServiceStatus, pods: Sequence[Pod], workloads: Sequence[Workload]
+) -> bool:
+    """Return whether a service may change its type: no version is tried, its budget pays for what
+    it wants, and all of its replicas are ready and stay."""
+    tenant = status.tenant
+    return (
+        status.candidate is None
+        and (tenant is None or tenant.reason in _PAID)
+        and all(pod.takes_requests and not pod.is_stopping for pod in pods)
+        and len(pods) == sum(workload.replicas for workload in workloads)
+    )
