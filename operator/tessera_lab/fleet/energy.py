@@ -106,6 +106,7 @@ class Host:
     end: float
     free_at: list[float]
     """When each slice is free again."""
+    gpus: int
     replicas: list[_Replica] = field(default_factory=list)
     """Those that have not ended, once they began."""
     joules: float = 0.0
@@ -126,8 +127,8 @@ def fleet_energy(course: Course, replicas: ReplicaHardware) -> FleetEnergy | Non
         meter = meter_energy(replace(meter, lines={}, charged_at={}), snapshot, views)
         for key, parts in meter.lines.items():
             lines[key] += parts.millijoules
-    devices, tokens = replicas.hardware.devices, course.output_tokens
-    counted = sum(round(host.joules * 1e3) * devices for host in hosts)
+    tokens = course.output_tokens
+    counted = sum(round(host.joules * 1e3) * host.gpus for host in hosts)
     own = sum(millijoules for key, millijoules in lines.items() if key.line.namespace)
     return FleetEnergy(
         total=EnergySum(counted, tokens), service=EnergySum(own, tokens), lines=lines
@@ -147,20 +148,21 @@ def hosts_of(course: Course, replicas: ReplicaHardware) -> list[Host]:
     """Return the nodes of a run: reserved ones from start to end, others while they are used."""
     hardware, slots, hosts = replicas.hardware, _slots(replicas.hardware), list[Host]()
 
-    def add(begin: float, end: float) -> Host:
+    def add(begin: float, end: float, size: int = 1) -> Host:
+        gpus = hardware.devices * size
         node = replace(
             replicas.node,
             name=f"{replicas.pool.name}-{len(hosts)}",
-            labels={**replicas.node.labels, COUNT_LABEL: str(hardware.devices)},
-            allocatable={hardware.resource: slots * hardware.devices},
+            labels={**replicas.node.labels, COUNT_LABEL: str(gpus)},
+            allocatable={hardware.resource: slots * gpus},
         )
-        hosts.append(Host(node, begin, end, [begin] * slots))
+        hosts.append(Host(node, begin, end, [begin] * slots, gpus))
         return hosts[-1]
 
     reserved = [
         add(0.0, round(course.paid_seconds, 6)) for _ in range(-(-replicas.reserved // slots))
     ]
-    open_hosts: dict[Tier, list[Host]] = {Tier.RESERVED: reserved}
+    open_hosts: dict[tuple[Tier, int], list[Host]] = {(Tier.RESERVED, 1): reserved}
     # Moments of the cluster are whole microseconds.
     exact = (
         replace(each, begin=round(each.begin, 6), end=round(each.end, 6))
@@ -170,13 +172,12 @@ def hosts_of(course: Course, replicas: ReplicaHardware) -> list[Host]:
     for number, lifetime in enumerate(lifetimes):
         if lifetime.end <= lifetime.begin:
             continue
-        candidates = [
-            host for host in open_hosts.get(lifetime.tier, ()) if host.end > lifetime.begin
-        ]
-        open_hosts[lifetime.tier] = candidates
+        kind = lifetime.tier, lifetime.size
+        candidates = [host for host in open_hosts.get(kind, ()) if host.end > lifetime.begin]
+        open_hosts[kind] = candidates
         host = next((host for host in candidates if min(host.free_at) <= lifetime.begin), None)
         if host is None:
-            host = add(lifetime.begin, lifetime.end)
+            host = add(lifetime.begin, lifetime.end, lifetime.size)
             candidates.append(host)
         slot = next(slot for slot, at in enumerate(host.free_at) if at <= lifetime.begin)
         host.free_at[slot] = lifetime.end
@@ -196,7 +197,7 @@ def _pod(replicas: ReplicaHardware, lifetime: Lifetime, number: int, node: str) 
         created=_moment(lifetime.begin),
         bound=_moment(lifetime.begin),
         node=node,
-        devices={replicas.hardware.resource: replicas.hardware.devices},
+        devices={replicas.hardware.resource: replicas.hardware.devices * lifetime.size},
     )
 
 
@@ -287,7 +288,7 @@ def _readings(
         millijoules=round(host.joules * 1e3),
         devices=tuple(devices),
     )
-    for number in range(hardware.devices):
+    for number in range(host.gpus):
         yield replace(reading, uuid=f"{host.node.name}/{number}", gpu=str(number))
 
 

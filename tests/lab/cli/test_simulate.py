@@ -203,6 +203,27 @@ def test_a_part_of_the_trace_is_simulated_in_copies(files: SimulationFiles) -> N
     )
 
 
+def test_the_hours_before_the_part_choose_the_instance_type_of_all_policies(
+    files: SimulationFiles,
+) -> None:
+    pool = POOL.replace(A100, "NVIDIA-H100-80GB-HBM3").replace("a100", "h100")
+    service = SERVICE.replace("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-32B-FP8")
+    scaling = "maxModelLen: 32768}\n  scaling: {minReplicas: 1, maxReplicas: 16}"
+    files.write("fleet.yaml", pool + service.replace("maxModelLen: 4096}", scaling))
+    long = "".join(f"{second},1300,8000\n" for second in range(7 * 3600))
+    rows = "".join(f"{7 * 3600 + 10 * number},100,20\n" for number in range(12))
+    files.write("trace.csv", f"arrival_s,input_tokens,output_tokens\n{long}{rows}")
+    assert files.scenario("--from", "0", "--hours", "7").file.choice.variant == "h100-1gpu"
+    part = ("--from", "7", "--policy", "tessera", "--policy", "static:replicas=1")
+    report = files.report(*part)
+    assert report["variant"] == "h100-2gpu"
+    assert report["replicaHour"]["onDemand"] == 4.0
+    (note,) = [each for each in report["notes"] if "--from" in each]
+    assert "h100-2gpu costs 384.00 USD a day" in note
+    usd = [each["cost"] for each in report["policies"]]
+    assert usd == pytest.approx([4.0 * 112 / 3600] * 2, rel=0.05)
+
+
 def test_the_plots_show_demand_replicas_cost_and_misses(files: SimulationFiles) -> None:
     path = files.folder / "plots.svg"
     files.simulate("--svg", str(path), "--compare", "tessera,static")

@@ -48,6 +48,25 @@ def a_slice(profile: str) -> Hardware:
     return hardware
 
 
+def test_replicas_of_two_sizes_use_the_energy_of_their_gpus() -> None:
+    activity = ((60.0, 30.0), (120.0, 60.0))
+    alone, both = (
+        energy_of(
+            Course(
+                paid_seconds=120.0,
+                output_tokens=1,
+                lifetimes=[
+                    Lifetime(Tier.ON_DEMAND, 0.0, 120.0, 0.0, activity, size) for size in sizes
+                ],
+            ),
+            on(),
+        )
+        for sizes in ((1,), (1, 2))
+    )
+    assert both.total.millijoules == 3 * alone.total.millijoules
+    assert both.service.millijoules == 3 * alone.service.millijoules > 0
+
+
 def energy_of(course: Course, replicas: ReplicaHardware) -> FleetEnergy:
     energy = fleet_energy(course, replicas)
     assert energy is not None

@@ -25,7 +25,8 @@ from tessera.domain.perf.footprint import stored_shape
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
 from tessera_lab.cli.simulate.manifests import read_objects
-from tessera_lab.fleet.policies.product import FleetObjects
+from tessera_lab.fleet.instance_types import RecordedTypes
+from tessera_lab.fleet.policies.product import START, FleetObjects
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
 from tessera_lab.fleet.sizing import widest_bounds
 
@@ -52,10 +53,26 @@ class FleetFile:
     budget: Budget | None
     """That of the service's namespace."""
     notes: tuple[str, ...]
+    types: RecordedTypes | None = None
+    """The instance type by the hours before the part that is played; None where these are few."""
 
     @property
     def spec(self) -> InferenceServiceSpec:
         return self.objects.spec
+
+    def by_recorded_load(self, types: RecordedTypes) -> "FleetFile":
+        """Return the file with the instance type for all policies that runs after hours of load."""
+        choice, decision = types.choice, types.decide(START, types.running)
+        note = f"By the load before --from, taken as {START:%Y-%m-%d %H:%M} UTC: {decision.message}"
+        return replace(
+            self,
+            choice=choice,
+            prices=self.gpu_prices[choice.offer.hardware.product].times(
+                float(choice.offer.tariff.weight)
+            ),
+            types=replace(types, choices=(choice,)),
+            notes=(*self.notes, note),
+        )
 
 
 def read_fleet_file(path: str, name: str | None, price_set: str | None, at: datetime) -> FleetFile:

@@ -4,10 +4,12 @@ import gzip
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
@@ -63,16 +65,22 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     lead = bounded("--start-up", arguments.start_up, 0, 3600)
     reserved, hazard = arguments.reserved or 0, arguments.spot
     bounded("--reserved", reserved, 0, 1000)
-    fleet = sized_fleet(
+    sized = partial(
+        sized_fleet,
         file.spec,
-        file.choice.fit,
         start_up=COLD_START.scaled(lead / COLD_START.mean),
         purchase=Purchase(reserved=reserved, spot=hazard is not None),
     )
+    fleet = sized(file.choice.fit)
     # Policies before the trace, whose reading takes seconds.
     policies = tuple(_policies(arguments, file, fleet))
     svg = writable_file("--svg", arguments.svg) if arguments.svg else None
-    trace, trace_notes = _trace(arguments, file, at)
+    (trace, load), trace_notes = _trace(arguments, file, at)
+    types = file.objects.types(load, trace.seconds, timedelta(seconds=lead))
+    if types is not None:
+        file = file.by_recorded_load(types)
+        fleet = sized(file.choice.fit)
+        policies = tuple(_policies(arguments, file, fleet))
     spot = None
     if hazard is not None:
         bounded("--spot", hazard, 0, 60)
@@ -89,27 +97,35 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     )
 
 
+class _Part(NamedTuple):
+    """The part of a trace that is played."""
+
+    trace: Trace
+    load: Trace
+    """The same, after the hours before it."""
+
+
 def _trace(
     arguments: SimpleNamespace, file: FleetFile, at: datetime
-) -> tuple[Trace, tuple[str, ...]]:
+) -> tuple[_Part, tuple[str, ...]]:
     if (arguments.trace is None) == (arguments.from_prometheus is None):
         raise CommandError("give --trace FILE or --from-prometheus URL, and not both")
     if arguments.trace is None:
         return _live_trace(arguments, file, at)
     if arguments.save_trace is not None:
         raise CommandError("--save-trace writes what --from-prometheus draws; leave it out")
-    trace = recorded_trace(arguments)
-    return trace, tuple(_step_notes(trace))
+    part = _part(arguments, _read_trace(arguments))
+    return part, tuple(_step_notes(part.trace))
 
 
 def recorded_trace(arguments: SimpleNamespace) -> Trace:
     """Return the chosen part of `--trace`; raise CommandError for a file that cannot be read."""
-    return _part(arguments, _read_trace(arguments))
+    return _part(arguments, _read_trace(arguments)).trace
 
 
 def _live_trace(
     arguments: SimpleNamespace, file: FleetFile, at: datetime
-) -> tuple[Trace, tuple[str, ...]]:
+) -> tuple[_Part, tuple[str, ...]]:
     saved = arguments.save_trace
     target = writable_file("--save-trace", saved) if saved else None
     trace, sentence = draw_live_trace(arguments, file.objects.service.ref, at)
@@ -141,7 +157,7 @@ def _read_trace(arguments: SimpleNamespace) -> Trace:
     return trace
 
 
-def _part(arguments: SimpleNamespace, trace: Trace) -> Trace:
+def _part(arguments: SimpleNamespace, trace: Trace) -> _Part:
     """Return the part of the trace to play, in copies."""
     copies = bounded("--copies", arguments.copies, 1, _MAX_COPIES)
     if copies * len(trace) > _MAX_REQUESTS:
@@ -154,14 +170,17 @@ def _part(arguments: SimpleNamespace, trace: Trace) -> Trace:
     begin = bounded("--from", getattr(arguments, "from"), 0, 1e6) * _HOUR
     hours = arguments.hours
     end = trace.seconds if hours is None else begin + bounded("--hours", hours, 0, 1e6) * _HOUR
+    load = trace
     if begin or end < trace.seconds:
+        end = min(end, trace.seconds)
         try:
-            trace = trace.cut(begin, min(end, trace.seconds))
+            trace = trace.cut(begin, end)
         except ValueError as error:
             raise CommandError(f"--from and --hours: {error}") from None
+        load = load.cut(0.0, end)
     if not len(trace):
         raise CommandError(f"{trace.name} has no request from --from on")
-    return trace
+    return _Part(trace, load)
 
 
 def _policies(
@@ -179,7 +198,9 @@ def _policy(text: str, file: FleetFile, fleet: FleetModel) -> NamedPolicy:
         if knobs:
             raise CommandError(f"--policy {text}: {name} has no knobs; change the fleet file")
         return NamedPolicy(
-            name=name, create=lambda: ProductPolicy(file.objects), router=router_of(name)
+            name=name,
+            create=lambda: ProductPolicy(file.objects, types=file.types),
+            router=router_of(name),
         )
     family = FAMILIES.get(name)
     if family is None:

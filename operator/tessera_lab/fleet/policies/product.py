@@ -61,7 +61,7 @@ OURS = "tessera"
 
 _NO_SERVICE = Ref("", "")
 _UNSCHEDULABLE = "Insufficient nvidia.com/gpu"
-_START = datetime(2026, 1, 5, tzinfo=UTC)
+START = datetime(2026, 1, 5, tzinfo=UTC)
 _SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
 _NODE_GPUS = 8
 _MIN_EXPECTED_START = timedelta(seconds=10)
@@ -110,7 +110,7 @@ class FleetObjects:
 
     def first_plan(self) -> ServicePlan:
         """Return the decision for the service before it has replicas."""
-        snapshot = Snapshot(at=_START, services=(self.service,), pools=self.pools, nodes=self.nodes)
+        snapshot = Snapshot(at=START, services=(self.service,), pools=self.pools, nodes=self.nodes)
         return plan(_CONFIG, snapshot, PlanMemory()).service_plans[self.service.ref]
 
     def choice(self) -> HardwareChoice:
@@ -127,16 +127,16 @@ class FleetObjects:
         `start` is the expected time until a replica is ready.
         """
         recorded = recorded_load(load, _moment(seconds))
-        if not is_long_enough(recorded_until(recorded, _START)):
+        if not is_long_enough(recorded_until(recorded, START)):
             return None
         choice = self.choice()
         offers = [
             offer
-            for view in discover(self.pools, self.nodes, _START.date())
+            for view in discover(self.pools, self.nodes, START.date())
             for offer in view.offers
             if offer.pool == choice.offer.pool
         ]
-        return recorded_types(self.spec, choice, offers, recorded, start).at(_START)
+        return recorded_types(self.spec, choice, offers, recorded, start).at(START)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +247,7 @@ class ProductPolicy:
         """Since when it has that hardware, where a recorded load decides."""
         self._slowness: dict[str, float] = {}
         """Measured time of a step divided by the predicted one, by variant, as last measured."""
-        self._types_at = _START
+        self._types_at = START
         """When the history is read next."""
         self._choices = (
             {each.variant: each for each in types.choices}
@@ -440,8 +440,8 @@ class ProductPolicy:
                     ref=Ref("other", pool),
                     uid=pool,
                     service=_NO_SERVICE,
-                    created=_START,
-                    bound=_START,
+                    created=START,
+                    bound=START,
                     node=self._nodes[pool][0].name,
                     devices={self._choice.fit.hardware.resource: nodes},
                 )
@@ -628,7 +628,7 @@ class ProductPolicy:
 
 
 def _moment(seconds: float) -> datetime:
-    return _START + timedelta(seconds=seconds)
+    return START + timedelta(seconds=seconds)
 
 
 def _mean_running(samples: Sequence[EngineSample]) -> float:
