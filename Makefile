@@ -156,7 +156,7 @@ bench-scaling: .venv/made ## Measure scaling policies on an hour of five load sh
 	@$(RUN) tools/bench_scaling.py $(OPTIONS)
 
 .PHONY: bench-scale
-bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise on public traces (TRACES=DIR, HOURS=24, OPTIONS='--cases conv,code --save FILE').
+bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise on public traces (TRACES=DIR, HOURS=24, OPTIONS='--cases conv,code --parts own,rivals --page').
 	@$(RUN) tools/bench_scale.py $(if $(TRACES),--traces $(TRACES)) $(if $(HOURS),--hours $(HOURS)) $(OPTIONS)
 
 .PHONY: claims

@@ -59,8 +59,8 @@ def committed_names(target: str) -> set[str]:
     """Return the names of the figures of the whole form, where the last ones are committed."""
     path = FIGURES / f"{target.removeprefix('bench-')}.json"
     figures = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    # Tables and cases of traces that are not here.
-    return set() if "tables" in figures else set(figures)
+    # Those of traces that are not here.
+    return set() if "figures" in figures else set(figures)
 
 
 def test_each_benchmark_is_named_by_its_target() -> None:

@@ -1,29 +1,41 @@
 """What scaling policies cost at a kept promise, on public traces: `make bench-scale`.
 
 Every policy runs on the same engines behind the same router with the same cold starts, and is
-charged by the same prices with the number of reserved nodes that is cheapest for it. It is scored
-at the cheapest of its tuned settings that keeps the goal; one that never does has no dollars.
-Beside them stand the cover by one who knows the load beforehand, a reactive policy that was tuned
-in hindsight, and a bound below which no policy comes. The last line is `BENCH {json}`.
+charged by the same prices with the number of reserved nodes that is cheapest for it. All but the
+product play on replicas of one GPU and of two, and are scored at the cheapest of their tuned
+settings and sizes that keeps the goal; one that never does has no dollars. Beside them stand the
+cover by one who knows the load beforehand, a reactive policy that was tuned in hindsight, and a
+bound below which no policy comes. The last line is `BENCH {json}`. `--parts` plays some of it;
+runs are kept until what plays them is edited.
 """
 
 import gzip
 import hashlib
 import json
 import resource
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import bench_engine
 from figures import benchmark
-from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, find_cases
+from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, Case, Hours, find_cases
+from scale.page import (
+    BOUND,
+    PAGE,
+    STATIC,
+    Cell,
+    cell_of,
+    main_table,
+    table_beside,
+    with_tables,
+)
+from scale.ranks import rank_as_played
 from scale.runs import (
     COVER,
     DISTURBANCES,
@@ -31,12 +43,15 @@ from scale.runs import (
     HEAD,
     REACTIVE,
     SLOW_NODES,
+    SLOW_PROMPTS,
     TIERS,
     Result,
     Run,
     Runs,
     play,
 )
+from scale.seeds import mean_of
+from scale.sources import digest
 from scale.tiers import figures_of_tiers
 from tessera_lab.fleet.attainment import attainment_goal
 from tessera_lab.fleet.hindsight.bound import Supply, lower_bound
@@ -45,33 +60,39 @@ from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.prices import PRICE_SETS
-from tune_rivals import FINALISTS, FIRST, TUNING, Entry, finalists, order
+from tune_rivals import FINALISTS, FIRST, SIZES, finalists, order, tuned
 
 PRICES, OTHER_PRICES = "aws-2026", "neo-2026"
-STATIC, DOCUMENTS = "static", ("hpa-documents-busy", "hpa-documents-mig")
+FIGURES = Path(__file__).parents[1] / "docs" / "figures" / "scale.json"
+DOCUMENTS = ("hpa-documents-busy", "hpa-documents-mig")
 MOST_REPLICAS = 48
+PARTS = ("own", "sizes", "rivals", "engines", "default", "surge", "hours", "robust", "queues")
+# Engines that are not as fast as predicted, by case.
+ENGINES = {
+    "conv": ("1.3-times-slower", "2-times-slower", SLOW_PROMPTS, "1.5-times-faster"),
+    "r1": ("1.5-times-slower",),
+}
 
 
 class Bench:
     """The runs of all policies; each is made once."""
 
-    def __init__(self, runs: Runs, hours: float, tuned: dict[str, dict[str, list[Entry]]]) -> None:
-        self._runs, self._hours, self._tuned = runs, hours, tuned
-        self._initial: dict[str, int] = {}
+    def __init__(self, runs: Runs, hours: float, seeds: int) -> None:
+        self._runs, self._hours, self._seeds = runs, hours, range(1, seeds + 1)
+        self._initial: dict[tuple[str, int], int] = {}
 
     def covers(self, cases: list[str]) -> dict[str, Result]:
         """Return the cover of each case; all fleets begin with its replicas."""
-        wanted = [Run(case=case, policy=COVER, hours=self._hours) for case in cases]
-        covers = {run.case: result for run, result in self._results(wanted).items()}
-        self._initial = {case: result.initial for case, result in covers.items()}
-        return covers
+        wanted = [self._run(case, COVER, {}, gpus=gpus) for case in cases for gpus in SIZES]
+        covers = self._results(wanted)
+        self._initial = {(run.case, run.gpus or 1): covers[run].initial for run in wanted}
+        return {case: cheapest(covers[run] for run in wanted if run.case == case) for case in cases}
 
     def search(self, cases: list[str]) -> None:
         """Make the runs of searches, of which each decides the next: two searches at a time."""
         threads = ThreadPoolExecutor(2)
         try:
             searches: list[Future[Any]] = [
-                *(threads.submit(self.routed_otherwise, case) for case in cases),
                 *(threads.submit(self.static, case) for case in cases),
                 *(threads.submit(self.reactive, case) for case in cases),
             ]
@@ -80,9 +101,23 @@ class Bench:
         finally:
             threads.shutdown(cancel_futures=True)
 
+    def mean(self, result: Result) -> Result:
+        """Return the mean of the seeds of a run, which keeps the goal if each does."""
+        runs = [replace(result.run, seed=seed) for seed in self._seeds]
+        results = self._results(runs)
+        return mean_of([results[run] for run in runs])
+
+    def best_rival(self, rivals: Iterable[Result]) -> Result | None:
+        """Return the cheapest rival that keeps the goal in every seed."""
+        sufficient = [result for result in rivals if result.sufficient]
+        for result in sorted(sufficient, key=lambda result: result.usd[PRICES]):
+            if (mean := self.mean(result)).sufficient:
+                return mean
+        return None
+
     def own(self, case: str, start_up: str = COLD, reserved: int = 0) -> Result:
         """Return the product's result, with constants that were frozen on the tuning cuts."""
-        return self._result(self._run(case, OURS, {}, start_up, reserved))
+        return self._result(self._run(case, OURS, {}, start_up=start_up, reserved=reserved))
 
     def tiers(self, case: str) -> Result:
         """Return the product's result with the reserved nodes that are best for its own fleet in
@@ -102,50 +137,79 @@ class Bench:
         results = self._results(list(runs.values()))
         return {name: results[run] for name, run in runs.items()}
 
+    def sizes(self, case: str) -> dict[int, Result]:
+        """Return the product's mean where the user says how many GPUs a replica has."""
+        runs = {gpus: self._run(case, OURS, {}, gpus=gpus) for gpus in SIZES}
+        return {gpus: self.mean(self._result(run)) for gpus, run in runs.items()}
+
+    def beside(self, case: str, own: Run, best: Result | None, **others: Any) -> list[Result]:
+        """Return the product's mean under other circumstances, the fewest static replicas, and
+        what is the best rival otherwise."""
+        result = self._result(replace(own, **others))
+        # Other hours are many, and played once.
+        if CASES[case].hours is Hours.RAMP:
+            result = self.mean(result)
+        results = [result, self.static(case, **others)]
+        if best is not None and best.run.policy != STATIC:
+            results.append(self._result(replace(best.run, case=case, **others)))
+        return results
+
     def routed_otherwise(self, case: str) -> dict[str, Result]:
         """Return the product without the gateway's queue, and the cover and a fixed number behind
         it, by the names of their figures; nothing of a case in which nothing waits."""
         if not CASES[case].queued:
             return {}
         product = replace(self._run(case, OURS, {}), router=Router.LEAST_TTFT)
-        cover = replace(self._run(case, COVER, {}), router=Router.GATEWAY)
-        results = self._results([product, cover])
+        covers = [
+            replace(self._run(case, COVER, {}, gpus=gpus), router=Router.GATEWAY) for gpus in SIZES
+        ]
+        results = self._results([product, *covers])
         return {
             "own_engine_queues": results[product],
-            "cover_gateway_queue": results[cover],
+            "cover_gateway_queue": cheapest(results[cover] for cover in covers),
             "static_gateway_queue": self.static(case, router=Router.GATEWAY),
         }
 
     def rivals(self, case: str) -> dict[str, Result]:
-        """Return each rival at its cheapest setting that keeps the goal, or at one that does not.
+        """Return each rival at its cheapest setting and size that keeps the goal, or at one that
+        does not.
 
         The settings are those that were tried on the tuning cut of the case.
         """
-        chosen: dict[str, Result] = {}
+        chosen: dict[tuple[str, int], Result] = {}
+        candidates = list(self._candidates(case))
         for attempt in range(FINALISTS):
             wanted = {
-                name: self._run(case, name, settings[attempt])
-                for name, settings in self._candidates(case)
-                if attempt < len(settings) and not is_cheapest(case, chosen.get(name))
+                (name, gpus): self._run(case, name, settings[attempt], gpus=gpus)
+                for name, gpus, settings in candidates
+                if attempt < len(settings) and not is_cheapest(case, chosen.get((name, gpus)))
             }
             results = self._results(list(wanted.values()))
-            for name, run in wanted.items():
-                chosen[name] = order([chosen.get(name, results[run]), results[run]])[0]
-        chosen[STATIC] = self.static(case)
-        return chosen
+            for key, run in wanted.items():
+                chosen[key] = cheapest([chosen.get(key, results[run]), results[run]])
+        names = dict.fromkeys(name for name, _ in chosen)
+        return {name: cheapest(chosen[name, gpus] for gpus in SIZES) for name in names}
 
     def published(self, case: str) -> dict[str, Result]:
         """Return each rival as published."""
-        wanted = {name: self._run(case, name, {}) for name in FAMILIES if name != STATIC}
-        results = self._results(list(wanted.values()))
-        return {name: results[run] for name, run in wanted.items()}
+        wanted = {
+            name: [self._run(case, name, {}, gpus=gpus) for gpus in SIZES]
+            for name in FAMILIES
+            if name != STATIC
+        }
+        results = self._results([run for runs in wanted.values() for run in runs])
+        return {name: cheapest(results[run] for run in runs) for name, runs in wanted.items()}
 
-    def static(self, case: str, router: Router | None = None) -> Result:
-        """Return the fewest static replicas that keep the goal."""
-        run = replace(self._run(case, STATIC, {}), router=router)
+    def static(self, case: str, **others: Any) -> Result:
+        """Return the fewest static replicas that keep the goal, of the cheapest size."""
+        return cheapest(self._fewest(case, gpus, others) for gpus in SIZES)
+
+    def _fewest(self, case: str, gpus: int, others: dict[str, Any]) -> Result:
+        run = replace(self._run(case, STATIC, {}, gpus=gpus), **others)
+        least = CASES[case].min_replicas
         return self._least(
             lambda replicas: replace(run, settings=(("replicas", replicas),)),
-            list(range(1, MOST_REPLICAS + 1)),
+            list(range(least, MOST_REPLICAS // gpus + 1)),
         )
 
     def reactive(self, case: str) -> Result | None:
@@ -154,11 +218,11 @@ class Bench:
             return None
         headrooms = [1.0 + step / 20 for step in range(41)]
         results = [
-            self._least(partial(self._reactive_run, case, hold), headrooms)
+            self._least(partial(self._reactive_run, case, hold, gpus), headrooms)
             for hold in (60.0, 180.0, 300.0)
+            for gpus in SIZES
         ]
-        sufficient = [result for result in results if result.sufficient]
-        return min(sufficient or results, key=lambda result: result.usd[PRICES])
+        return cheapest(results)
 
     def disturbed(self, case: str, rivals: list[Result]) -> dict[str, list[Result]]:
         """Return our result and the rivals' under each disturbance, own first."""
@@ -171,24 +235,23 @@ class Bench:
                 disturbed[name] = [results[run] for run in wanted]
         return disturbed
 
-    def _candidates(self, case: str) -> Iterator[tuple[str, list[Settings]]]:
-        for name, by_case in self._tuned.items():
-            if name != STATIC:
-                yield name, finalists(by_case.get(case, by_case[FIRST]))
+    def _candidates(self, case: str) -> Iterator[tuple[str, int, list[Settings]]]:
+        for gpus in SIZES:
+            for name, by_case in tuned(gpus).items():
+                if name != STATIC:
+                    yield name, gpus, finalists(by_case.get(case, by_case[FIRST]))
 
-    def _reactive_run(self, case: str, hold: float, headroom: float) -> Run:
-        return self._run(case, REACTIVE, {"headroom": headroom, "window": 60.0, "hold": hold})
+    def _reactive_run(self, case: str, hold: float, gpus: int, headroom: float) -> Run:
+        settings = {"headroom": headroom, "window": 60.0, "hold": hold}
+        return self._run(case, REACTIVE, settings, gpus=gpus)
 
-    def _run(
-        self, case: str, policy: str, settings: Settings, start_up: str = COLD, reserved: int = 0
-    ) -> Run:
+    def _run(self, case: str, policy: str, settings: Settings, **others: Any) -> Run:
         return Run(
             case=case,
             policy=policy,
             settings=tuple(sorted(settings.items())),
-            start_up=start_up,
-            reserved=reserved,
             hours=self._hours,
+            **others,
         )
 
     def _least(self, run: Callable[[float], Run], values: list[Any]) -> Result:
@@ -209,6 +272,24 @@ class Bench:
         return self._results([run])[run]
 
 
+def cheapest(results: Iterable[Result]) -> Result:
+    """Return the cheapest result that keeps the goal, or the one that comes nearest to it."""
+    return order(list(results))[0]
+
+
+def part_of(variant: Case) -> str:
+    """Return the part that plays a variant of a case."""
+    if variant.hours is not Hours.RAMP:
+        return "hours"
+    return "surge" if variant.surge > 1 else "default"
+
+
+def name_of(result: Result) -> str:
+    """Return a policy with its router, where that is not its own, and the GPUs of its replicas."""
+    sizes = " and ".join(result.gpu_hours)
+    return f"{result.run.label}, {sizes} {'GPU' if sizes == '1' else 'GPUs'}"
+
+
 def is_cheapest(case: str, result: Result | None) -> bool:
     """Return whether settings that were not tried yet will hardly cost less.
 
@@ -221,18 +302,22 @@ def is_cheapest(case: str, result: Result | None) -> bool:
 
 
 def bounds(case: str, traces: Path, hours: float, ends_by: float) -> dict[str, float]:
-    """Return the bound of each price set, USD, on runs whose last request ends by then."""
+    """Return the bound of each price set, USD, on runs whose last request ends by then.
+
+    It is that of the size of replicas that has the lower one.
+    """
     trace = CASES[case].trace(traces, hours)
-    fleet = CASES[case].fleet(COLD, 0)
     goal = attainment_goal(trace.seconds, COLD_START.high)
-    supplies = {
-        name: Supply(prices=prices[H100], start_seconds=0.0, min_replicas=fleet.min_replicas)
-        for name, prices in PRICE_SETS.items()
-    }
-    return {
-        name: lower_bound(trace, fleet.replica, goal, supply, ends_by).usd
-        for name, supply in supplies.items()
-    }
+    least: dict[str, float] = {}
+    for gpus in SIZES:
+        fleet = CASES[case].fleet(COLD, 0, gpus)
+        for name, prices in PRICE_SETS.items():
+            supply = Supply(
+                prices=prices[H100], gpus=gpus, start_seconds=0.0, min_replicas=fleet.min_replicas
+            )
+            usd = lower_bound(trace, fleet.replica, goal, supply, ends_by).usd
+            least[name] = min(usd, least.get(name, usd))
+    return least
 
 
 def below_bound(results: list[Result], bound: dict[str, float]) -> list[str]:
@@ -245,11 +330,11 @@ def below_bound(results: list[Result], bound: dict[str, float]) -> list[str]:
     ]
 
 
-def table(case: str, results: list[Result], bound: dict[str, float]) -> str:
+def table(case: str, results: list[Result], bound: dict[str, float] | None) -> str:
     """Return the ranking of a case: what keeps the goal by its dollars, others below."""
     ordered = sorted(results, key=lambda result: (not result.sufficient, result.usd[PRICES]))
     lines = [
-        f"| {case} | in time | windows | replica hours | USD on demand | USD mix | reserved | "
+        f"| {case} | in time | windows | GPU hours | USD on demand | USD mix | reserved | "
         f"USD mix, {OTHER_PRICES} |"
     ]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -261,28 +346,25 @@ def table(case: str, results: list[Result], bound: dict[str, float]) -> str:
             else "missed | missed | | missed"
         )
         lines.append(
-            f"| {result.run.label} | {result.share:.4f} | {result.window_share:.3f} | "
-            f"{result.replica_hours:.2f} | {dollars} |"
+            f"| {name_of(result)} | {result.share:.4f} | {result.window_share:.3f} | "
+            f"{sum(result.gpu_hours.values()):.2f} | {dollars} |"
         )
-    lines.append(f"| bound | | | | | {bound[PRICES]:.2f} | | {bound[OTHER_PRICES]:.2f} |")
+    if bound is not None:
+        lines.append(f"| bound | | | | | {bound[PRICES]:.2f} | | {bound[OTHER_PRICES]:.2f} |")
     return "\n".join(lines)
 
 
 def figures_of(
-    case: str, own: Result, cover: Result, rivals: dict[str, Result], bound: float
+    case: str, own: Result, cover: Result, best: Result | None, bound: float
 ) -> dict[str, Any]:
-    """Return the figures of a case; None where a side does not keep the goal."""
+    """Return the figures of a case, `best` of its rivals; None where a side misses the goal."""
     usd = own.usd[PRICES] if own.sufficient else None
-    best = min(
-        (result for result in rivals.values() if result.sufficient),
-        key=lambda result: result.usd[PRICES],
-        default=None,
-    )
     figures: dict[str, Any] = {
         f"usd_{case}": usd and round(usd, 2),
         f"usd_{case}_cover": round(cover.usd[PRICES], 2),
         f"usd_{case}_bound": round(bound, 2),
-        f"best_rival_{case}": best and best.run.policy,
+        f"gpus_{case}": "+".join(own.gpu_hours),
+        f"best_rival_{case}": best and name_of(best),
         f"usd_{case}_best_rival": best and round(best.usd[PRICES], 2),
         f"attainment_{case}": round(own.share, 4),
         f"windows_{case}": round(own.window_share, 4),
@@ -347,34 +429,41 @@ def sim_speed(traces: Path, requests_of_day: int) -> dict[str, float]:
     }
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the options of the command
     *,
     traces: Path = TRACES,
     hours: float = 2.0,
     cases: str = "",
+    parts: str = ",".join(PARTS),
+    seeds: int = 5,
     folder: str = "",
-    save: str = "",
+    page: bool = False,
     generated: int = 0,
 ) -> dict[str, Any]:
     """Run, print the tables, and write what is committed."""
-    tuned = json.loads(TUNING.read_text(encoding="utf-8"))["policies"]
+    chosen = parts.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as own:
         if generated:
             traces, folder = Path(own), f"{own}/runs"
             _write_trace(traces / CASES["conv"].file, generated, hours)
         with Runs(traces, Path(folder) if folder else default_folder(traces)) as runs:
-            bench = Bench(runs, hours, tuned)
-            figures, tables, below = _measure(bench, find_cases(traces, cases), traces, hours)
-        if (traces / CASES["conv"].file).exists():
-            figures |= sim_speed(traces, generated or 100_000)
-    text = "\n\n".join(tables)
+            bench = Bench(runs, hours, seeds)
+            names = find_cases(traces, cases)
+            outcome = _measure(bench, names, chosen, traces, hours)
+        if "robust" in chosen and (traces / CASES["conv"].file).exists():
+            outcome.figures |= sim_speed(traces, generated or 100_000)
+    text = "\n\n".join(outcome.tables)
     print(f"\n{text}\n")
-    if save:
-        document = {"figures": figures, "tables": tables}
-        Path(save).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if below:
-        raise SystemExit(f"below the bound: {', '.join(below)}")
-    return figures
+    if page:
+        document = saved(FIGURES, outcome)
+        FIGURES.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        tables = with_tables(PAGE.read_text(encoding="utf-8"), page_of(document))
+        PAGE.write_text(tables, encoding="utf-8")
+    if outcome.below:
+        raise SystemExit(f"below the bound: {', '.join(outcome.below)}")
+    return outcome.figures
 
 
 def _write_trace(path: Path, requests: int, hours: float) -> None:
@@ -386,42 +475,120 @@ def _write_trace(path: Path, requests: int, hours: float) -> None:
 
 
 def default_folder(traces: Path) -> Path:
-    """Return where results of this commit are kept, apart for other traces."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """Return where results are kept, apart for other traces."""
     where = str(traces.resolve())
     others = "" if traces == TRACES else f"-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
-    return Path(".bench/scale") / f"{commit}{others}"
+    return Path(".bench") / f"scale{others}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was measured."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+    """What is below the bound, which cannot be."""
+    cells: dict[str, list[Cell]] = field(default_factory=dict)
+    """By case."""
+    beside: dict[str, list[Cell]] = field(default_factory=dict)
+
+    def add_beside(self, name: str, results: list[Result]) -> None:
+        """Add the product and the static replicas where they stand beside a case."""
+        self.figures |= figures_beside(name, *results)
+        self.tables.append(table(name, results, None))
+        self.beside[name] = [cell_of(result, PRICES) for result in results]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {"figures": self.figures, "cells": self.cells, "beside": self.beside}
+
+
+def saved(path: Path, outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome beside what other parts left in a file, of the same sources."""
+    document: dict[str, Any] = {"sources": digest(product=True), **outcome.document}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if before.get("sources") != document["sources"]:
+        return document
+    return document | {name: before[name] | document[name] for name in outcome.document}
+
+
+def page_of(document: Mapping[str, Any]) -> str:
+    """Return the tables of the page."""
+    cells, beside = (
+        {name: [Cell(*cell) for cell in row] for name, row in document[part].items()}
+        for part in ("cells", "beside")
+    )
+    return "\n\n".join([main_table(cells), *([table_beside(beside)] if beside else [])])
 
 
 def _measure(
-    bench: Bench, cases: list[str], traces: Path, hours: float
-) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Return figures, tables, and what is below the bound."""
-    figures: dict[str, Any] = {"hours": hours}
-    tables: list[str] = []
-    below: list[str] = []
+    bench: Bench, cases: list[str], parts: list[str], traces: Path, hours: float
+) -> Outcome:
+    outcome = Outcome({"hours": hours})
     print(HEAD)
-    covers = bench.covers(cases)
-    bench.search(cases)
-    both = list[tuple[Result, Result]]()
-    for case in cases:
-        own, tiers, rivals = bench.own(case), bench.tiers(case), bench.rivals(case)
+    main = list(dict.fromkeys(CASES[case].beside or case for case in cases))
+    covers = bench.covers(main)
+    bench.search(main)
+    both, bests = list[tuple[Result, Result]](), dict[str, Result | None]()
+    for case in main:
+        own, tiers = bench.mean(bench.own(case)), bench.mean(bench.tiers(case))
         both.append((own, tiers))
-        routed, reactive = bench.routed_otherwise(case), bench.reactive(case)
+        static, reactive = bench.static(case), bench.reactive(case)
+        rivals = (bench.rivals(case) if "rivals" in parts else {}) | {STATIC: static}
+        routed = bench.routed_otherwise(case) if "queues" in parts else {}
         others = [covers[case], *routed.values(), *([] if reactive is None else [reactive])]
         results = [own, tiers, *rivals.values(), *others]
-        ends_by = max(result.paid_seconds for result in results)
-        bound = bounds(case, traces, hours, ends_by)
-        below += below_bound(results, bound)
-        figures |= figures_of(case, own, covers[case], rivals, bound[PRICES])
-        figures |= others_of(case, own, routed, reactive)
-        tables.append(table(case, results, bound))
-        if case == cases[0]:
-            figures |= _more_of(case, bench, own, covers[case], rivals)
-    figures |= figures_of_tiers(both, bench.disturbed_tiers(both[0][1]), PRICES)
-    return figures, tables, below
+        bound = bounds(case, traces, hours, max(result.paid_seconds for result in results))
+        outcome.below += below_bound(results, bound)
+        bests[case] = best = bench.best_rival(rivals.values())
+        outcome.figures |= figures_of(case, own, covers[case], best, bound[PRICES])
+        outcome.figures |= others_of(case, own, {STATIC: static, **routed}, reactive)
+        outcome.tables.append(table(case, results, bound))
+        outcome.cells[case] = [
+            Cell(BOUND, round(bound[PRICES], 2)),
+            *(cell_of(result, PRICES) for result in results if result.run.router is None),
+        ]
+        if "sizes" in parts:
+            outcome.figures |= figures_of_sizes(case, traces, bench.sizes(case))
+        if "engines" in parts:
+            for scene in ENGINES.get(case, ()):
+                slow = bench.beside(case, bench.own(case).run, best, disturbance=scene)
+                outcome.add_beside(f"{case}-{scene}", slow)
+        if case == main[0] and "robust" in parts:
+            outcome.figures |= _more_of(case, bench, own, covers[case], rivals)
+    for case in main:
+        for name in (name for name in CASES if CASES[name].beside == case):
+            if part_of(CASES[name]) in parts:
+                run = replace(bench.own(case).run, case=name)
+                outcome.add_beside(name, bench.beside(name, run, bests[case]))
+    disturbed = bench.disturbed_tiers(both[0][1]) if "robust" in parts else {}
+    outcome.figures |= figures_of_tiers(both, disturbed, PRICES)
+    return outcome
+
+
+def figures_of_sizes(case: str, traces: Path, results: Mapping[int, Result]) -> dict[str, Any]:
+    """Return what each size costs, and whether the choice of the instance type ranks them so, given
+    the scored load; None where they are even."""
+    usd = {gpus: result.usd[PRICES] for gpus, result in results.items()}
+    return {
+        **{f"usd_{case}_{gpus}_gpus": round(each, 2) for gpus, each in usd.items()},
+        f"rank_as_played_{case}": rank_as_played(case, traces, usd).agree,
+    }
+
+
+def figures_beside(name: str, own: Result, *rivals: Result) -> dict[str, Any]:
+    """Return the figures of what stands beside a case: ours and the cheapest rival's that keeps
+    the goal."""
+    rival = cheapest(rivals)
+    return {
+        f"usd_{name}": round(own.usd[PRICES], 2),
+        f"gpus_{name}": "+".join(own.gpu_hours),
+        f"attainment_{name}": round(own.share, 4),
+        f"windows_{name}": round(own.window_share, 4),
+        f"kept_{name}": own.sufficient,
+        f"usd_{name}_best_rival": round(rival.usd[PRICES], 2) if rival.sufficient else None,
+    }
 
 
 def _more_of(
@@ -457,9 +624,11 @@ def _more_of(
 if __name__ == "__main__":
     benchmark(
         measure,
-        short={"hours": 0.05, "generated": 200},
+        short={"hours": 0.05, "generated": 200, "seeds": 1},
         generated={"help": "requests of a trace that is generated in place of others"},
         cases={"help": "some of the cases"},
+        parts={"help": f"some of {', '.join(PARTS)}"},
+        seeds={"help": "of the product's runs and of the best rival's"},
         folder={"help": "results, one file each"},
-        save={"help": "write tables and figures here"},
+        page={"help": "write figures and the tables of docs/benchmarks.md, beside other parts"},
     )

@@ -2,7 +2,7 @@
 
 All settings of a policy's grid run on the tuning cut of the large trace, and the best of them on
 the cuts of the others. What attains its goal comes first, the cheapest in front. The result is
-committed: `docs/figures/scale-tuning.json`.
+committed: `docs/figures/scale-tuning.json`, apart for each size of a replica.
 """
 
 import argparse
@@ -21,6 +21,8 @@ TUNING = Path(__file__).parents[1] / "docs" / "figures" / "scale-tuning.json"
 FIRST, FINALISTS = "mlarge", 5
 # Settings of a grid that are tried, evenly spread over it.
 POINTS = 30
+# GPUs of a replica on which all policies are tuned and scored.
+SIZES = (1, 2)
 HOURS = 1.0
 
 # A setting and its result, as it is committed.
@@ -47,10 +49,20 @@ def finalists(entries: Sequence[Entry]) -> list[Settings]:
     return [entry["settings"] for entry in (*cheapest, *rest[: FINALISTS - len(cheapest)])]
 
 
-def points(grid: Sequence[Settings]) -> list[Settings]:
+def points(grid: Sequence[Settings], most: int = POINTS) -> list[Settings]:
     """Return the settings of a grid that are tried."""
-    count = min(POINTS, len(grid))
+    count = min(most, len(grid))
     return [grid[index * len(grid) // count] for index in range(count)]
+
+
+def tuned(gpus: int) -> dict[str, dict[str, list[Entry]]]:
+    """Return the ordered settings by policy and case, on replicas of so many GPUs.
+
+    Where they were not tuned they are those of one.
+    """
+    sizes = json.loads(TUNING.read_text(encoding="utf-8"))["sizes"]
+    found: dict[str, dict[str, list[Entry]]] = sizes.get(str(gpus), sizes["1"])
+    return found
 
 
 def main() -> None:
@@ -60,41 +72,48 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".bench/scale-tuning"))
     parser.add_argument("--cases", help="some of the cases")
     parser.add_argument("--policies", help="some of the policies")
+    parser.add_argument("--gpus", type=int, choices=SIZES, default=1, help="of a replica")
+    parser.add_argument("--points", type=int, default=POINTS, help="settings of a grid")
     options = parser.parse_args()
     policies = options.policies.split(",") if options.policies else list(FAMILIES)
     print(HEAD)
     with Runs(options.traces, options.folder) as runs:
         cases = find_cases(options.traces, options.cases)
-        covers = runs.results(
-            [Run(case=case, policy=COVER, hours=HOURS, tuning=True) for case in cases], {}
-        )
-        initial = {run.case: result.initial for run, result in covers.items()}
-        tuned: dict[str, dict[str, list[Entry]]] = {}
-        for policy in policies:
-            first = Run(case=FIRST, policy=policy, hours=HOURS, tuning=True)
-            grid = list(with_settings(first, points(FAMILIES[policy].grid)))
-            entries = {FIRST: _entries(list(runs.results(grid, initial).values()))}
-            settings = finalists(entries[FIRST])
-            others = [case for case in cases if case != FIRST]
-            later = [
-                run
-                for case in others
-                for run in with_settings(
-                    Run(case=case, policy=policy, hours=HOURS, tuning=True), settings
-                )
-            ]
-            results = runs.results(later, initial)
-            tuned[policy] = entries | {
-                case: _entries([result for run, result in results.items() if run.case == case])
-                for case in others
-            }
-    document = {
+        tuning = _Tuning(runs, cases, options.gpus, options.points)
+        entries = {policy: tuning.entries(policy) for policy in policies}
+    document = json.loads(TUNING.read_text(encoding="utf-8"))
+    document |= {
         "hours": HOURS,
         "cuts": {name: list(case.tuned or ()) for name, case in CASES.items()},
-        "covers": {run.case: result.usd for run, result in covers.items()},
-        "policies": tuned,
     }
+    document["sizes"].setdefault(str(options.gpus), {}).update(entries)
     TUNING.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+class _Tuning:
+    """The settings of policies on the tuning cuts of cases, on replicas of one size."""
+
+    def __init__(self, runs: Runs, cases: list[str], gpus: int, most: int) -> None:
+        self._runs, self._cases, self._gpus, self._most = runs, cases, gpus, most
+        covers = runs.results([self._run(case, COVER) for case in {*cases, FIRST}], {})
+        self._initial = {(run.case, gpus): result.initial for run, result in covers.items()}
+
+    def entries(self, policy: str) -> dict[str, list[Entry]]:
+        """Return the settings of a policy by case, the best first."""
+        first = self._run(FIRST, policy)
+        grid = list(with_settings(first, points(FAMILIES[policy].grid, self._most)))
+        entries = {FIRST: _entries(list(self._runs.results(grid, self._initial).values()))}
+        settings = finalists(entries[FIRST])
+        others = [case for case in self._cases if case != FIRST]
+        later = [run for case in others for run in with_settings(self._run(case, policy), settings)]
+        results = self._runs.results(later, self._initial)
+        return entries | {
+            case: _entries([result for run, result in results.items() if run.case == case])
+            for case in others
+        }
+
+    def _run(self, case: str, policy: str) -> Run:
+        return Run(case=case, policy=policy, hours=HOURS, tuning=True, gpus=self._gpus)
 
 
 def _entries(results: list[Result]) -> list[Entry]:

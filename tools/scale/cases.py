@@ -1,8 +1,10 @@
 """The cases of the comparison: a trace, its model and hardware, and which part is scored."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,18 @@ HOUR = 3600.0
 MAX_REPLICAS = 48
 # Pools of a fleet of two tiers.
 RESERVED, ON_DEMAND = "reserved", "on-demand"
-_RAMP_SECONDS = 900.0
+_RAMP_SECONDS, _SURGE_SECONDS = 900.0, 600.0
 _SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
+
+
+class Hours(StrEnum):
+    """Which hours of a trace are scored."""
+
+    RAMP = "ramp"
+    """Those around the steepest ramp."""
+    OTHERS = "others"
+    """All but these, in which nothing was tuned or chosen."""
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,25 +70,38 @@ class Case:
     """Whether requests wait, so that it matters in which queue."""
     hindsight: bool = True
     """Whether the reactive policy is tuned on what is scored."""
+    min_replicas: int = 1
+    beside: str | None = None
+    """The case that this is a variant of, which has no rivals of its own."""
+    hours: Hours = Hours.RAMP
+    surge: int = 1
+    """Times the usual length that prompts have in the middle ten minutes of what is scored."""
 
     def trace(self, traces: Path, hours: float, *, tuning: bool = False) -> Trace:
         """Return the part that is scored, or tuned on: so many hours around the steepest ramp."""
-        file = (self.tuning_file or self.file) if tuning else self.file
-        copies = self.tuning_copies if tuning and self.tuning_file else self.copies
-        part = self.tuned if tuning else self.scored
-        return _part(traces / file, copies, self.shift, part, hours, self.max_model_len)
+        return _played(self, traces, hours, tuning)
 
     def load_until_end(self, traces: Path, hours: float) -> Trace:
-        """Return the part that is scored, after the hours that the trace has before it."""
-        whole = _whole(traces / self.file, self.copies, self.shift, self.scored)
-        begin = ramp_begin(whole, hours) if whole.seconds > hours * HOUR else 0.0
-        end = min(whole.seconds, begin + hours * HOUR)
-        return whole.cut(0.0, end).fitting(self.max_model_len)
+        """Return what is scored, after the hours that were recorded before it."""
+        if self.hours is Hours.RAMP:
+            whole = self.recorded(traces)
+            return whole.cut(0.0, ramp(whole, hours)[1]).fitting(self.max_model_len)
+        scored = self.trace(traces, hours)
+        if self.hours is Hours.OTHERS or self.tuning_file is None:
+            return scored
+        return _joined(self.recorded(traces, tuning=True).fitting(self.max_model_len), scored)
 
-    def objects(self, pools: Sequence[NodePool] = ()) -> FleetObjects:
+    def recorded(self, traces: Path, *, tuning: bool = False) -> Trace:
+        """Return all hours that may be scored, or tuned on."""
+        file = (self.tuning_file or self.file) if tuning else self.file
+        copies = self.tuning_copies if tuning and self.tuning_file else self.copies
+        return _overlaid(traces / file, copies, self.shift, self.tuned if tuning else self.scored)
+
+    def objects(self, pools: Sequence[NodePool] = (), gpus: int | None = None) -> FleetObjects:
         """Return the manifests, as users and platform teams would write them.
 
         Without pools there is one on demand, as the simulator has it for what it reserves, too.
+        `gpus` are those of a replica; None leaves them to the product.
         """
         prompt, answer = self.typical_tokens
         spec: dict[str, Any] = {
@@ -87,14 +112,16 @@ class Case:
                 "typicalOutputTokens": answer,
                 "maxModelLen": self.max_model_len,
             },
-            "scaling": {"minReplicas": 1, "maxReplicas": MAX_REPLICAS},
+            "scaling": {"minReplicas": self.min_replicas, "maxReplicas": MAX_REPLICAS},
             "drain": {"timeout": self.drain},
         }
+        if gpus is not None:
+            spec["engine"] = {"tensorParallelSize": gpus}
         # A case may have a name that no object can have.
         ref = Ref("lab", "service")
         if not pools:
             # Of 8 GPUs each, and one to spare.
-            nodes = MAX_REPLICAS // 8 + 1
+            nodes = MAX_REPLICAS * (gpus or 1) // 8 + 1
             return WholeGpuPool(name="h100", product=H100, price="6.88", nodes=nodes).objects(
                 ref, spec
             )
@@ -104,9 +131,9 @@ class Case:
             objects = pool.beside(objects)
         return objects
 
-    def fleet(self, start_up: str, reserved: int) -> FleetModel:
+    def fleet(self, start_up: str, reserved: int, gpus: int | None = None) -> FleetModel:
         """Return the fleet that the product sizes from the manifests."""
-        objects = self.objects()
+        objects = self.objects(gpus=gpus)
         fleet = sized_fleet(
             objects.spec,
             objects.choice().fit,
@@ -189,29 +216,77 @@ COLD, WARM, HYPOTHETICAL = "cold", "warm-10", "hypothetical-10"
 NODE_HOLD = 600.0
 
 
+# Variants, which stand beside their cases on the page.
+CASES |= {
+    case.name: case
+    for case in (
+        # With the default of `spec.scaling.minReplicas`.
+        replace(CASES["r1"], name="r1-default", beside="r1", min_replicas=2),
+        replace(CASES["r1"], name="r1-others", beside="r1", hours=Hours.OTHERS),
+        replace(CASES["mlarge"], name="mlarge-day", beside="mlarge", hours=Hours.ALL),
+        replace(CASES["conv"], name="conv-surge", beside="conv", surge=3),
+        replace(CASES["r1"], name="r1-surge", beside="r1", surge=3),
+    )
+}
+
+
 @lru_cache(maxsize=8)
-def _part(
-    path: Path,
-    copies: int,
-    shift: float,
-    part: tuple[float, float] | None,
-    hours: float,
-    max_model_len: int,
-) -> Trace:
-    trace = _whole(path, copies, shift, part)
-    if trace.seconds > hours * HOUR:
-        begin = ramp_begin(trace, hours)
-        trace = trace.cut(begin, begin + hours * HOUR)
-    return trace.fitting(max_model_len)
+def _played(case: Case, traces: Path, hours: float, tuning: bool) -> Trace:
+    whole = case.recorded(traces, tuning=tuning)
+    begin, end = ramp(whole, hours)
+    # What is tuned on is as long for a variant.
+    if tuning or case.hours is Hours.RAMP:
+        whole = whole.cut(begin, end)
+    elif case.hours is Hours.OTHERS:
+        whole = _without(whole, begin, end)
+    if case.surge > 1:
+        whole = _with_surge(whole, case.surge)
+    return whole.fitting(case.max_model_len)
+
+
+def _with_surge(trace: Trace, times: int) -> Trace:
+    """Return a trace whose prompts are so many times as long for ten minutes in its middle."""
+    begin, end = (trace.seconds / 2 + side * _SURGE_SECONDS / 2 for side in (-1, 1))
+    rows = zip(trace.arrivals, trace.input_tokens, strict=True)
+    prompts = (tokens * times if begin <= at < end else tokens for at, tokens in rows)
+    return replace(trace, input_tokens=array("i", prompts))
 
 
 @lru_cache(maxsize=2)
-def _whole(path: Path, copies: int, shift: float, part: tuple[float, float] | None) -> Trace:
+def _overlaid(path: Path, copies: int, shift: float, part: tuple[float, float] | None) -> Trace:
     trace = read_trace(str(path))
     if part is not None:
         end = min(part[1] * HOUR, trace.seconds)
         trace = trace.cut(part[0] * HOUR, end)
     return trace.overlaid(copies, shift) if copies > 1 else trace
+
+
+def _without(trace: Trace, begin: float, end: float) -> Trace:
+    """Return a trace whose hours between two moments are left out: what follows joins on."""
+    length = end - begin
+    rows = [row for row, arrival in enumerate(trace.arrivals) if not begin <= arrival < end]
+    kept = trace.select(rows)
+    arrivals = (at if at < begin else at - length for at in kept.arrivals)
+    return replace(kept, arrivals=array("d", arrivals), seconds=trace.seconds - length)
+
+
+def _joined(first: Trace, second: Trace) -> Trace:
+    """Return the requests of a trace after those of another, without their clients."""
+    return Trace(
+        name=second.name,
+        seconds=first.seconds + second.seconds,
+        arrivals=first.arrivals + array("d", (first.seconds + at for at in second.arrivals)),
+        input_tokens=first.input_tokens + second.input_tokens,
+        output_tokens=first.output_tokens + second.output_tokens,
+    )
+
+
+def ramp(trace: Trace, hours: float) -> tuple[float, float]:
+    """Return the window of so many hours around the steepest ramp; all of a shorter trace."""
+    if trace.seconds <= hours * HOUR:
+        return 0.0, trace.seconds
+    begin = ramp_begin(trace, hours)
+    return begin, begin + hours * HOUR
 
 
 def ramp_begin(trace: Trace, hours: float) -> float:
@@ -241,7 +316,11 @@ def find_cases(traces: Path, chosen: str | None) -> list[str]:
             "with CSV files of the columns arrival_s, input_tokens and output_tokens"
         )
     CASES.update(present)
-    names = chosen.split(",") if chosen else list(present)
+    names = (
+        chosen.split(",")
+        if chosen
+        else [name for name, case in present.items() if case.beside is None]
+    )
     for name in names:
         if name not in present:
             raise TraceError(f"no case {name} in {traces}; choose from {', '.join(present)}")

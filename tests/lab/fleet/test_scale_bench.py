@@ -1,14 +1,28 @@
 """The comparison of scaling policies: its cuts, its order, its figures, and its memory of runs."""
 
 import gzip
+import json
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from bench_scale import below_bound, default_folder, figures_of, is_cheapest, savings, table
+from bench_scale import (
+    Bench,
+    Outcome,
+    below_bound,
+    default_folder,
+    figures_beside,
+    figures_of,
+    is_cheapest,
+    name_of,
+    saved,
+    savings,
+    table,
+)
 from scale import runs as scale_runs
 from scale.cases import (
     CASES,
@@ -17,13 +31,18 @@ from scale.cases import (
     TRACES,
     WARM,
     Case,
+    Hours,
     find_cases,
     ramp_begin,
     tier_pools,
 )
+from scale.page import cell_of, main_table, with_tables
 from scale.runs import TIERS, Result, Run, Runs
+from scale.seeds import mean_of
+from scale.sources import digest
 from scale.tiers import figures_of_tiers
 from tessera_lab.fleet.policies.product import OURS
+from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.load.trace_rows import TraceError
 from tests.lab.fleet.builders import steady
@@ -41,6 +60,7 @@ def a_result(usd: float, policy: str = "keda", *, sufficient: bool = True, **fie
             "window_share": share,
             "sufficient": sufficient,
             "replica_hours": usd / 5,
+            "gpu_hours": {"1": usd / 5},
             "paid_seconds": 3600.0,
             "usd_on_demand": prices,
             "usd": prices,
@@ -73,6 +93,31 @@ def test_the_scored_part_has_the_steepest_ramp_in_its_middle() -> None:
     assert ramp_begin(trace, 10) == 0
 
 
+def test_variants_score_the_other_hours_and_know_what_was_recorded_before(tmp_path: Path) -> None:
+    # The rate doubles at 8 h, in the middle of the window.
+    arrivals = [*range(0, 8 * 3600, 20), *range(8 * 3600, 10 * 3600 + 10, 10)]
+    lines = ["arrival_s,input_tokens,output_tokens", *(f"{at},200,20" for at in arrivals)]
+    (tmp_path / "day.csv").write_text("\n".join(lines))
+    ramp = Case(name="day", file="day.csv")
+    others, whole = replace(ramp, hours=Hours.OTHERS), replace(ramp, hours=Hours.ALL)
+    scored, rest, every = (case.trace(tmp_path, 2) for case in (ramp, others, whole))
+    assert (scored.seconds, len(scored)) == (2 * HOUR, 540)
+    assert rest.seconds == every.seconds - 2 * HOUR
+    assert len(rest) == len(every) - len(scored)
+    assert list(rest.arrivals) == sorted(rest.arrivals)
+    until_end = ramp.load_until_end(tmp_path, 2)
+    assert until_end.seconds == 9 * HOUR
+    assert len(until_end) == len(scored) + 7 * 180
+    assert others.load_until_end(tmp_path, 2) == rest
+    surge = replace(ramp, surge=3).trace(tmp_path, 2).input_tokens
+    # Of the last 300 s before the ramp, and the first after it.
+    assert (surge.count(600), len(surge)) == (15 + 30, 540)
+    # The day before is that on which policies are tuned.
+    day_after = replace(whole, tuning_file="day.csv").load_until_end(tmp_path, 2)
+    assert (day_after.seconds, len(day_after)) == (2 * every.seconds, 2 * len(every))
+    assert list(day_after.arrivals) == sorted(day_after.arrivals)
+
+
 def test_what_keeps_the_goal_comes_first_and_the_cheapest_in_front() -> None:
     cheap, dear = a_result(10), a_result(20)
     far, near = a_result(5, sufficient=False), a_result(6, sufficient=False, share=0.94)
@@ -95,17 +140,11 @@ def test_a_grid_is_thinned_evenly() -> None:
 
 
 def test_the_gap_is_that_between_the_best_rival_and_the_cover() -> None:
-    rivals = {
-        "keda": a_result(20),
-        "hpa": a_result(30),
-        "cheap-and-late": a_result(5, sufficient=False),
-    }
-    figures = figures_of("conv", a_result(16, OURS), a_result(10, "cover"), rivals, bound=8.0)
-    assert (figures["best_rival_conv"], figures["gap_closed_conv"]) == ("keda", 0.4)
+    cover, rival = a_result(10, "cover"), a_result(20)
+    figures = figures_of("conv", a_result(16, OURS), cover, rival, bound=8.0)
+    assert (figures["best_rival_conv"], figures["gap_closed_conv"]) == ("keda, 1 GPU", 0.4)
     assert (figures["vs_bound_conv"], figures["vs_cover_conv_cold"]) == (2.0, 1.6)
-    missed = figures_of(
-        "conv", a_result(16, OURS, sufficient=False), a_result(10, "cover"), rivals, bound=8.0
-    )
+    missed = figures_of("conv", a_result(16, OURS, sufficient=False), cover, rival, bound=8.0)
     assert missed["usd_conv"] is None
     assert "gap_closed_conv" not in missed
 
@@ -115,7 +154,7 @@ def test_a_policy_that_never_keeps_the_goal_has_no_dollars() -> None:
     results = [a_result(16, OURS), late, a_result(10, "cover")]
     lines = table("conv", results, {"aws-2026": 8.0, "neo-2026": 4.0})
     rows = [line for line in lines.splitlines() if line.startswith("| ")]
-    assert [row.split()[1] for row in rows[2:]] == ["cover", OURS, "late", "bound"]
+    assert [row.split()[1] for row in rows[2:]] == ["cover,", f"{OURS},", "late,", "bound"]
     assert rows[4].count("missed") == 3
 
 
@@ -163,6 +202,131 @@ def test_settings_are_tried_until_others_will_hardly_cost_less() -> None:
     # Of the others all settings are tried.
     assert not is_cheapest("r1", timely)
     assert is_cheapest("r1", a_result(20, replica_hours=1.0))
+
+
+def test_the_mean_of_seeds_keeps_the_goal_if_each_does_and_names_all_sizes() -> None:
+    first = a_result(10, OURS, gpu_hours={"1": 4.0})
+    second = a_result(20, OURS, gpu_hours={"1": 2.0, "2": 4.0}, share=0.96)
+    mean = mean_of([first, second])
+    assert (mean.usd["aws-2026"], mean.share, mean.sufficient) == (15.0, 0.96, True)
+    assert mean.gpu_hours == {"1": 3.0, "2": 2.0}
+    assert name_of(mean) == "tessera, 1 and 2 GPUs"
+    missed = mean_of([first, a_result(20, OURS, sufficient=False)])
+    assert not missed.sufficient
+    figures = figures_beside("r1-default", missed, second)
+    assert (figures["kept_r1-default"], figures["usd_r1-default_best_rival"]) == (False, 20.0)
+
+
+def test_the_page_names_the_size_of_replicas_and_keeps_what_stands_around_its_tables() -> None:
+    row = [
+        cell_of(a_result(usd, name, gpu_hours=gpu_hours, sufficient=usd < 100), "aws-2026")
+        for name, usd, gpu_hours in (
+            ("far", 300, {"1": 1.0}),
+            ("near", 30, {"1": 1.0}),
+            ("nearer", 20, {"2": 1.0}),
+            (OURS, 15, {"1": 1.0, "2": 2.0}),
+            *((f"rival-{number}", 40 + number, {"1": 1.0}) for number in range(3)),
+        )
+    ]
+    lines = main_table({"r1": row}).splitlines()
+    assert lines == [
+        "| USD | r1 |",
+        "| --- | --- |",
+        "| `tessera`, mean | 15.00 (1+2 GPUs) |",
+        "| `nearer` | 20.00 (2 GPUs) |",
+        "| `near` | 30.00 |",
+        "| `rival-0` | 40.00 |",
+        "| `rival-1` | 41.00 |",
+        "| 2 others | 42.00 to 42.00 or missed |",
+    ]
+    assert row[0].text == "missed (0.900, 0.90)"
+    fixed = a_result(50, "static", gpu_hours={"2": 6.0}, initial=3)
+    assert cell_of(fixed, "aws-2026").text == ("50.00 (3 of 2 GPUs)")
+    page = with_tables("before\n", "one")
+    assert with_tables(f"{page}\nafter\n", "two") == page.replace("one", "two") + "\nafter\n"
+
+
+def test_parts_are_saved_beside_each_other_until_the_sources_are_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "scale.json"
+    for sources, figures in (("a", {"own": 1}), ("a", {"rival": 2}), ("b", {"own": 3})):
+        monkeypatch.setattr("bench_scale.digest", lambda sources=sources, **_: sources)
+        path.write_text(json.dumps(saved(path, Outcome(figures))))
+        kept = json.loads(path.read_text())["figures"]
+        assert kept == ({"own": 1, "rival": 2} if "rival" in figures else figures)
+
+
+class Played:
+    """Runs that cost what a function says."""
+
+    def __init__(self, usd: Callable[[Run], float], keeps: Callable[[Run], bool]) -> None:
+        self._usd, self._keeps = usd, keeps
+
+    def results(self, runs: list[Run], _: object) -> dict[Run, Result]:
+        return {run: a_result(self._usd(run), run=run, sufficient=self._keeps(run)) for run in runs}
+
+
+def test_a_policy_is_scored_at_its_cheapest_size_that_keeps_the_goal() -> None:
+    runs = Played(
+        lambda run: dict(run.settings)["replicas"] * (run.gpus or 1) * 5,
+        # Three of two GPUs suffice, or eight of one.
+        lambda run: dict(run.settings)["replicas"] * (run.gpus or 1) >= (6 if run.gpus == 2 else 8),
+    )
+    static = Bench(cast(Runs, runs), hours=2, seeds=1).static("r1")
+    assert (static.run.gpus, dict(static.run.settings)) == (2, {"replicas": 3})
+
+
+def test_the_best_rival_keeps_the_goal_in_every_seed() -> None:
+    rivals = [a_result(usd, name) for usd, name in ((10, "lucky"), (20, "steady"))]
+    runs = Played(
+        lambda run: 10.0 if run.policy == "lucky" else 20.0 + run.seed,
+        lambda run: run.policy == "steady" or run.seed < 3,
+    )
+    best = Bench(cast(Runs, runs), hours=2, seeds=3).best_rival(rivals)
+    assert best is not None
+    assert (best.run.policy, best.usd["aws-2026"]) == ("steady", 22.0)
+
+
+def test_a_replica_of_two_gpus_is_paid_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"{index},200,20" for index in range(60)]
+    (tmp_path / "tiny.csv").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]))
+    monkeypatch.setitem(CASES, "tiny", Case(name="tiny", file="tiny.csv"))
+    run = Run(case="tiny", policy="static", settings=(("replicas", 1.0),), gpus=2)
+    result = scale_runs.play(run, tmp_path, 1)
+    hours = result.paid_seconds / HOUR
+    assert result.gpu_hours == {"2": pytest.approx(2 * hours)}
+    assert result.usd_on_demand["aws-2026"] == pytest.approx(2 * 6.88 * hours)
+
+
+def test_a_result_is_kept_until_a_module_that_plays_it_is_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale.sources._ROOTS", (tmp_path,))
+    for name, text in {
+        "scale/runs.py": "from played import (\n    engine,\n)\n",
+        "scale/cases.py": "from tessera_lab.fleet.policies.product import plan\n",
+        "played/engine.py": "speed = 1\n",
+        "tessera_lab/fleet/policies/product.py": "plan = 1\n",
+        "tessera_lab/fleet/policies/families.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def digests() -> tuple[str, str]:
+        digest.cache_clear()
+        return digest(product=True), digest(product=False)
+
+    product, rivals = digests()
+    (tmp_path / "tessera_lab/fleet/policies/product.py").write_text("plan = 2\n")
+    changed, same = digests()
+    assert changed != product
+    assert same == rivals
+    (tmp_path / "played/engine.py").write_text("speed = 2\n")
+    assert digests()[1] != rivals
+    digest.cache_clear()
 
 
 def test_savings_are_relative_to_what_keeps_the_goal() -> None:
@@ -292,7 +456,7 @@ def test_each_seed_of_a_run_is_played_and_has_a_result_of_its_own(
     second = replace(first, seed=2)
     assert first.file != second.file
     seeds = list[int]()
-    simulation = scale_runs.Simulation
+    simulation = Simulation
 
     def note(*arguments: Any, seed: int, **others: Any) -> Any:
         seeds.append(seed)
