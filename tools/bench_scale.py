@@ -121,9 +121,12 @@ class Bench:
 
     def tiers(self, case: str) -> Result:
         """Return the product's result with the reserved nodes that are best for its own fleet in
-        hindsight, and others that come on demand."""
-        reserved = self.own(case).reserved[PRICES]
-        return self._result(self._run(case, TIERS, {}, reserved=reserved))
+        hindsight, and others that come on demand, for replicas of its fleet's main size."""
+        own = self.own(case)
+        size = int(max(own.gpu_hours, key=lambda gpus: own.gpu_hours[gpus]))
+        reserved = own.reserved[PRICES] // size
+        gpus = size if size > 1 else None
+        return self._result(self._run(case, TIERS, {}, reserved=reserved, gpus=gpus))
 
     def disturbed_tiers(self, tiers: Result) -> dict[str, Result]:
         """Return a result of two tiers under each disturbance that concerns it."""

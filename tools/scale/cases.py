@@ -125,7 +125,7 @@ class Case:
             return WholeGpuPool(name="h100", product=H100, price="6.88", nodes=nodes).objects(
                 ref, spec
             )
-        first, *others = (_pool_objects(pool) for pool in pools)
+        first, *others = (_pool_objects(pool, gpus or 1) for pool in pools)
         objects = first.objects(ref, spec)
         for pool in others:
             objects = pool.beside(objects)
@@ -153,7 +153,8 @@ def tier_pools(reserved: int, start_seconds: float = 0.0) -> tuple[NodePool, ...
     return NodePool(name=RESERVED, tier=Tier.RESERVED, nodes=reserved), on_demand
 
 
-def _pool_objects(pool: NodePool) -> WholeGpuPool:
+def _pool_objects(pool: NodePool, gpus: int) -> WholeGpuPool:
+    """Return a pool whose nodes have room for a replica of so many GPUs each."""
     prices = PRICE_SETS["aws-2026"][H100]
     price = prices.reserved if pool.tier is Tier.RESERVED else prices.on_demand
     return WholeGpuPool(
@@ -161,7 +162,7 @@ def _pool_objects(pool: NodePool) -> WholeGpuPool:
         product=H100,
         price=str(price),
         nodes=0 if pool.nodes is None else 1,
-        gpus=pool.nodes or 1,
+        gpus=(pool.nodes or 1) * gpus,
         tier=pool.tier,
         max_nodes=MAX_REPLICAS if pool.nodes is None else 0,
         start_seconds=pool.start_seconds,

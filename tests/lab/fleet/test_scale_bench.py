@@ -172,18 +172,20 @@ def test_two_tiers_are_compared_with_the_best_reservation_in_hindsight() -> None
     assert figures_of_tiers(missed, disturbed, "aws-2026")["tiers_vs_hindsight_reserved"] is None
 
 
-@pytest.mark.parametrize("reserved", [0, 3])
+@pytest.mark.parametrize(("reserved", "gpus"), [(0, 1), (3, 2)])
 def test_two_tiers_have_the_hardware_of_one_and_are_paid_for_what_is_reserved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserved: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserved: int, gpus: int
 ) -> None:
     lines = [f"{index},200,20" for index in range(300)]
     (tmp_path / "tiny.csv").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]))
     case = Case(name="tiny", file="tiny.csv")
     monkeypatch.setitem(CASES, "tiny", case)
-    assert case.objects(tier_pools(reserved)).choice().fit == case.objects().choice().fit
-    result = scale_runs.play(Run(case="tiny", policy=TIERS, reserved=reserved), tmp_path, 1)
+    tiers = case.objects(tier_pools(reserved), gpus)
+    assert tiers.choice().fit == case.objects(gpus=gpus).choice().fit
+    run = Run(case="tiny", policy=TIERS, reserved=reserved, gpus=gpus)
+    result = scale_runs.play(run, tmp_path, 1)
     assert result.sufficient
-    expected = reserved * 4.20 if reserved else 6.88
+    expected = gpus * (reserved * 4.20 if reserved else 6.88)
     hours = result.paid_seconds / HOUR
     assert result.usd["aws-2026"] == pytest.approx(expected * hours, rel=0.01)
 
