@@ -357,26 +357,31 @@ def table(case: str, results: list[Result], bound: dict[str, float] | None) -> s
     return "\n".join(lines)
 
 
-def figures_of(
-    case: str, own: Result, cover: Result, best: Result | None, bound: float
-) -> dict[str, Any]:
-    """Return the figures of a case, `best` of its rivals; None where a side misses the goal."""
+def figures_of(case: str, own: Result, cover: Result, bound: float) -> dict[str, Any]:
+    """Return the figures of a case; None where ours misses the goal."""
     usd = own.usd[PRICES] if own.sufficient else None
-    figures: dict[str, Any] = {
+    return {
         f"usd_{case}": usd and round(usd, 2),
         f"usd_{case}_cover": round(cover.usd[PRICES], 2),
         f"usd_{case}_bound": round(bound, 2),
         f"gpus_{case}": "+".join(own.gpu_hours),
-        f"best_rival_{case}": best and name_of(best),
-        f"usd_{case}_best_rival": best and round(best.usd[PRICES], 2),
         f"attainment_{case}": round(own.share, 4),
         f"windows_{case}": round(own.window_share, 4),
         f"vs_bound_{case}": usd and round(usd / bound, 3),
         f"vs_cover_{case}_cold": usd and round(usd / cover.usd[PRICES], 3),
     }
-    if usd is not None and best is not None:
-        gap = best.usd[PRICES] - cover.usd[PRICES]
-        figures[f"gap_closed_{case}"] = round((best.usd[PRICES] - usd) / gap, 3) if gap else None
+
+
+def figures_of_rival(case: str, own: Result, cover: Result, best: Result | None) -> dict[str, Any]:
+    """Return the figures of the best rival; None where none keeps the goal."""
+    figures: dict[str, Any] = {
+        f"best_rival_{case}": best and name_of(best),
+        f"usd_{case}_best_rival": best and round(best.usd[PRICES], 2),
+    }
+    if own.sufficient and best is not None:
+        rival, least = best.usd[PRICES], cover.usd[PRICES]
+        gap = rival - least
+        figures[f"gap_closed_{case}"] = round((rival - own.usd[PRICES]) / gap, 3) if gap else None
     return figures
 
 
@@ -492,8 +497,8 @@ class Outcome:
     tables: list[str] = field(default_factory=list)
     below: list[str] = field(default_factory=list)
     """What is below the bound, which cannot be."""
-    cells: dict[str, list[Cell]] = field(default_factory=dict)
-    """By case."""
+    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    """By case and policy."""
     beside: dict[str, list[Cell]] = field(default_factory=dict)
 
     def add_beside(self, name: str, results: list[Result]) -> None:
@@ -513,15 +518,17 @@ def saved(path: Path, outcome: Outcome) -> dict[str, Any]:
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if before.get("sources") != document["sources"]:
         return document
-    return document | {name: before[name] | document[name] for name in outcome.document}
+    cells = {case: before["cells"].get(case, {}) | row for case, row in outcome.cells.items()}
+    merged = {name: before[name] | document[name] for name in outcome.document}
+    return document | merged | {"cells": before["cells"] | cells}
 
 
 def page_of(document: Mapping[str, Any]) -> str:
     """Return the tables of the page."""
-    cells, beside = (
-        {name: [Cell(*cell) for cell in row] for name, row in document[part].items()}
-        for part in ("cells", "beside")
-    )
+    cells = {
+        case: [Cell(*cell) for cell in row.values()] for case, row in document["cells"].items()
+    }
+    beside = {name: [Cell(*cell) for cell in row] for name, row in document["beside"].items()}
     return "\n\n".join([main_table(cells), *([table_beside(beside)] if beside else [])])
 
 
@@ -545,13 +552,16 @@ def _measure(
         bound = bounds(case, traces, hours, max(result.paid_seconds for result in results))
         outcome.below += below_bound(results, bound)
         bests[case] = best = bench.best_rival(rivals.values())
-        outcome.figures |= figures_of(case, own, covers[case], best, bound[PRICES])
+        outcome.figures |= figures_of(case, own, covers[case], bound[PRICES])
+        if "rivals" in parts:
+            outcome.figures |= figures_of_rival(case, own, covers[case], best)
         outcome.figures |= others_of(case, own, {STATIC: static, **routed}, reactive)
         outcome.tables.append(table(case, results, bound))
-        outcome.cells[case] = [
-            Cell(BOUND, round(bound[PRICES], 2)),
-            *(cell_of(result, PRICES) for result in results if result.run.router is None),
-        ]
+        outcome.cells[case] = {BOUND: Cell(BOUND, round(bound[PRICES], 2))} | {
+            result.run.policy: cell_of(result, PRICES)
+            for result in results
+            if result.run.router is None
+        }
         if "sizes" in parts:
             outcome.figures |= figures_of_sizes(case, traces, bench.sizes(case))
         if "engines" in parts:

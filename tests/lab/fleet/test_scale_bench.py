@@ -17,8 +17,10 @@ from bench_scale import (
     default_folder,
     figures_beside,
     figures_of,
+    figures_of_rival,
     is_cheapest,
     name_of,
+    page_of,
     saved,
     savings,
     table,
@@ -36,7 +38,7 @@ from scale.cases import (
     ramp_begin,
     tier_pools,
 )
-from scale.page import cell_of, main_table, with_tables
+from scale.page import Cell, cell_of, main_table, with_tables
 from scale.runs import TIERS, Result, Run, Runs
 from scale.seeds import mean_of
 from scale.sources import digest
@@ -141,12 +143,14 @@ def test_a_grid_is_thinned_evenly() -> None:
 
 def test_the_gap_is_that_between_the_best_rival_and_the_cover() -> None:
     cover, rival = a_result(10, "cover"), a_result(20)
-    figures = figures_of("conv", a_result(16, OURS), cover, rival, bound=8.0)
+    own, late = a_result(16, OURS), a_result(16, OURS, sufficient=False)
+    figures = figures_of("conv", own, cover, bound=8.0)
+    figures |= figures_of_rival("conv", own, cover, rival)
     assert (figures["best_rival_conv"], figures["gap_closed_conv"]) == ("keda, 1 GPU", 0.4)
     assert (figures["vs_bound_conv"], figures["vs_cover_conv_cold"]) == (2.0, 1.6)
-    missed = figures_of("conv", a_result(16, OURS, sufficient=False), cover, rival, bound=8.0)
-    assert missed["usd_conv"] is None
-    assert "gap_closed_conv" not in missed
+    assert figures_of("conv", late, cover, bound=8.0)["usd_conv"] is None
+    assert "gap_closed_conv" not in figures_of_rival("conv", late, cover, rival)
+    assert figures_of_rival("conv", own, cover, None)["best_rival_conv"] is None
 
 
 def test_a_policy_that_never_keeps_the_goal_has_no_dollars() -> None:
@@ -252,11 +256,15 @@ def test_parts_are_saved_beside_each_other_until_the_sources_are_edited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "scale.json"
-    for sources, figures in (("a", {"own": 1}), ("a", {"rival": 2}), ("b", {"own": 3})):
+    ours, rival = Cell(OURS, 10.0), Cell("keda", 20.0, "2 GPUs")
+    for sources, cell in (("a", ours), ("a", rival), ("b", ours)):
         monkeypatch.setattr("bench_scale.digest", lambda sources=sources, **_: sources)
-        path.write_text(json.dumps(saved(path, Outcome(figures))))
-        kept = json.loads(path.read_text())["figures"]
-        assert kept == ({"own": 1, "rival": 2} if "rival" in figures else figures)
+        outcome = Outcome({cell.policy: 1}, cells={"r1": {cell.policy: cell}})
+        path.write_text(json.dumps(saved(path, outcome)))
+        document = json.loads(path.read_text())
+        assert (rival.text in page_of(document)) == (cell is rival)
+        assert ours.text in page_of(document)
+        assert set(document["figures"]) == ({OURS, "keda"} if cell is rival else {OURS})
 
 
 class Played:
