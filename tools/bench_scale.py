@@ -66,7 +66,18 @@ PRICES, OTHER_PRICES = "aws-2026", "neo-2026"
 FIGURES = Path(__file__).parents[1] / "docs" / "figures" / "scale.json"
 DOCUMENTS = ("hpa-documents-busy", "hpa-documents-mig")
 MOST_REPLICAS = 48
-PARTS = ("own", "sizes", "rivals", "engines", "default", "surge", "hours", "robust", "queues")
+PARTS = (
+    "own",
+    "sizes",
+    "rivals",
+    "engines",
+    "default",
+    "surge",
+    "hours",
+    "robust",
+    "queues",
+    "hindsight",
+)
 # Engines that are not as fast as predicted, by case.
 ENGINES = {
     "conv": ("1.3-times-slower", "2-times-slower", SLOW_PROMPTS, "1.5-times-faster"),
@@ -88,13 +99,13 @@ class Bench:
         self._initial = {(run.case, run.gpus or 1): covers[run].initial for run in wanted}
         return {case: cheapest(covers[run] for run in wanted if run.case == case) for case in cases}
 
-    def search(self, cases: list[str]) -> None:
+    def search(self, cases: list[str], *, hindsight: bool) -> None:
         """Make the runs of searches, of which each decides the next: two searches at a time."""
         threads = ThreadPoolExecutor(2)
         try:
             searches: list[Future[Any]] = [
                 *(threads.submit(self.static, case) for case in cases),
-                *(threads.submit(self.reactive, case) for case in cases),
+                *(threads.submit(self.reactive, case) for case in cases if hindsight),
             ]
             for search in searches:
                 search.result()
@@ -539,12 +550,13 @@ def _measure(
     print(HEAD)
     main = list(dict.fromkeys(CASES[case].beside or case for case in cases))
     covers = bench.covers(main)
-    bench.search(main)
+    bench.search(main, hindsight="hindsight" in parts)
     both, bests = list[tuple[Result, Result]](), dict[str, Result | None]()
     for case in main:
         own, tiers = bench.mean(bench.own(case)), bench.mean(bench.tiers(case))
         both.append((own, tiers))
-        static, reactive = bench.static(case), bench.reactive(case)
+        static = bench.static(case)
+        reactive = bench.reactive(case) if "hindsight" in parts else None
         rivals = (bench.rivals(case) if "rivals" in parts else {}) | {STATIC: static}
         routed = bench.routed_otherwise(case) if "queues" in parts else {}
         others = [covers[case], *routed.values(), *([] if reactive is None else [reactive])]
