@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.precision import CHECKPOINT
-from tessera.api.variant_status import VariantStatus
 from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.instance_types.change import RunningType, TypeDecision, decide_type
 from tessera.domain.instance_types.rank import MIN_HISTORY
@@ -108,23 +106,4 @@ def recorded_types(
         choices=(first, *others),
         recorded=recorded,
         running=RunningType(variant=first.variant, start=start),
-    )
-
-
-def predicted_status(choice: HardwareChoice) -> VariantStatus:
-    """Return the status of a variant before it runs."""
-    fit, limits = choice.fit, choice.fit.limits
-    return VariantStatus(
-        name=choice.variant,
-        pool=choice.offer.pool,
-        product=fit.hardware.product,
-        profile=fit.hardware.profile,
-        gpus=fit.hardware.devices,
-        precision=fit.precision or CHECKPOINT,
-        max_model_len=fit.max_model_len,
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        kv_cache_tokens=fit.memory.kv_tokens,
-        tokens_per_second=round(limits.tokens_per_second),
-        source=fit.step.source,
     )

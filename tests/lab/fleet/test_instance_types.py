@@ -7,6 +7,7 @@ import pytest
 
 from tessera.api.ref import Ref
 from tessera.domain.instance_types.change import REST, RunningType
+from tessera.domain.instance_types.rank import MIN_HISTORY
 from tessera.domain.observed.load_history import SPAN, LoadHistory, LoadSpan
 from tessera_lab.fleet.instance_types import RecordedTypes
 from tessera_lab.fleet.model import Router
@@ -79,15 +80,18 @@ def test_a_service_moves_to_another_type_with_both_side_by_side_and_breaks_nothi
 ) -> None:
     monkeypatch.setattr(product, "READ_INTERVAL", timedelta(minutes=3))
     known = types(1.0, 8000)
-    # It may change a day later, which is at the second reading.
+    # It changed a day before the second reading, and may again.
     changed = START + timedelta(minutes=3) - REST
-    known = replace(known, running=replace(known.running, since=changed))
+    days = known.recorded.spans[0]
+    days = replace(days, end=changed - MIN_HISTORY)
+    recorded = replace(known.recorded, spans=(days, *known.recorded.spans))
+    known = replace(known, recorded=recorded, running=replace(known.running, since=changed))
     policy = ProductPolicy(objects(), types=known)
     fleet = sized_fleet(known.spec, known.choices[0].fit)
     fleet = replace(fleet, initial_replicas=3, pools=known.pools(fleet), router=Router.GATEWAY)
     course = Simulation(steady(0.2, 480, 1300, 300), fleet, policy).run()
     ones, twos = ([each for each in course.lifetimes if each.size == size] for size in (1, 2))
-    assert {each.begin for each in twos} == {180}
+    assert {each.begin for each in twos} == {185}
     # The last one of the previous type leaves once the new one serves.
     assert max(each.end for each in ones) > min(each.ready_at for each in twos)
     assert max(each.end for each in ones) < 480

@@ -13,7 +13,6 @@ from tessera.domain.config import Config
 from tessera.domain.hardware.node_templates import template_node
 from tessera.domain.hardware.pools import discover
 from tessera.domain.incremental import Incremental
-from tessera.domain.instance_types.change import TypeDecision
 from tessera.domain.instance_types.rank import is_long_enough
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.demand import ARRIVALS_SPAN, ArrivedTokens, GatewayDemand
@@ -23,6 +22,7 @@ from tessera.domain.observed.latency import (
     LatencyHistogram,
     ServiceLatency,
 )
+from tessera.domain.observed.load_history import SPAN, LoadHistory
 from tessera.domain.observed.snapshot import (
     STEP_SECONDS,
     Budget,
@@ -39,7 +39,6 @@ from tessera.domain.observed.snapshot import (
     TokenRates,
     Workload,
 )
-from tessera.domain.perf.sources import measured_ratio
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
@@ -47,7 +46,6 @@ from tessera.domain.status.variants import variant_status, variant_statuses
 from tessera_lab.fleet.instance_types import (
     READ_INTERVAL,
     RecordedTypes,
-    predicted_status,
     recorded_types,
 )
 from tessera_lab.fleet.model import Router, Tier
@@ -236,19 +234,14 @@ class ProductPolicy:
         """The newest plan."""
         self.held_seconds = 0.0
         """Time for which a TenantBudget granted fewer replicas than were asked for."""
-        self.type_decision = TypeDecision()
-        """The newest one by the recorded load; empty where none is known."""
         self._objects = objects
         self._edits = deque(edits)
         self._nodes, self._new_nodes = objects.nodes_by_pool(), objects.new_nodes()
         self._types = types
         self._choice = types.choice if types is not None else objects.choice()
-        self._changed = types.running.since if types is not None else None
-        """Since when it has that hardware, where a recorded load decides."""
-        self._slowness: dict[str, float] = {}
-        """Measured time of a step divided by the predicted one, by variant, as last measured."""
-        self._types_at = START
-        """When the history is read next."""
+        self._created = {self._choice.variant: types.running.since if types is not None else None}
+        """When the Deployments of variants were created; None of one that the service began on."""
+        self._load_history: LoadHistory | None = None
         self._choices = (
             {each.variant: each for each in types.choices}
             if types is not None
@@ -260,6 +253,9 @@ class ProductPolicy:
         self._node_names: dict[int, str] = {}
         """The nodes of replicas, by their numbers."""
         self._service = objects.service
+        if types is not None:
+            # As old as its recorded load.
+            self._service = replace(self._service, created=types.recorded.spans[0].end - SPAN)
         self._variants: tuple[str, ...] = ()
         """Those in the status, the one that the service was placed on first."""
         self._memory = PlanMemory()
@@ -278,7 +274,6 @@ class ProductPolicy:
             self._nodes = self._objects.nodes_by_pool()
             self._new_nodes = self._objects.new_nodes()
         self._remember(observation)
-        self._decide_type(_moment(observation.at))
         self._assign_nodes(observation)
         snapshot = self._snapshot(observation)
         decided = self._incremental.run(plan, _CONFIG, snapshot, self._memory)
@@ -286,6 +281,10 @@ class ProductPolicy:
         self._memory = self._memory.after(decided)
         service_plan = decided.service_plans[self._service.ref]
         self._write_status(service_plan)
+        choice = service_plan.choice
+        if self._types is not None and choice is not None and choice.variant != self._choice.variant:
+            self._choice = self._choices[choice.variant]
+            self._created[choice.variant] = _moment(observation.at)
         if service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:
             self.held_seconds += self.interval
         if not observation.targets:
@@ -302,25 +301,13 @@ class ProductPolicy:
             for pool, each in self._choices.items()
         }
 
-    def _decide_type(self, at: datetime) -> None:
-        """Change the instance type where the load that is recorded by now says so."""
-        if self._types is None or at < self._types_at:
-            return
-        self._types_at += READ_INTERVAL
-        name, speed = self._choice.variant, self._service.status.speed
-        ratio = measured_ratio(speed, self._objects.spec.model.uri, name)
-        if ratio is not None:
-            self._slowness[name] = ratio
-        running = replace(
-            self._types.running, since=self._changed, variant=name, slowness=self._slowness
-        )
-        self.type_decision = self._types.decide(at, running)
-        if (choice := self.type_decision.change_to) is None:
-            return
-        self._choice, self._changed = choice, at
-        # A plan stays on the variant of the status.
-        moved = self._service.status.model_copy(update={"variant": predicted_status(choice)})
-        self._service = replace(self._service, status=moved)
+    def _load_histories(self, at: datetime) -> Mapping[Ref, LoadHistory]:
+        """Return what is recorded of the load, as read in the last hour; nothing of one type."""
+        if self._types is None or len(self._types.choices) == 1:
+            return {}
+        if self._load_history is None or at >= self._load_history.read_at + READ_INTERVAL:
+            self._load_history = recorded_until(self._types.recorded, at)
+        return {self._service.ref: self._load_history}
 
     def _write_status(self, service_plan: ServicePlan) -> None:
         """Write what plans read of the status: the speed, and the names of the variants."""
@@ -459,6 +446,7 @@ class ProductPolicy:
                     ref=self._deployment(choice),
                     service=self._service.ref,
                     variant=choice.variant,
+                    created=self._created.get(choice.variant),
                     replicas=targets.get(pool, 0),
                     rollout_complete=True,
                 )
@@ -492,6 +480,7 @@ class ProductPolicy:
             speeds={ref: tuple(self._speeds(speed, observation.statuses))},
             latencies={ref: latency},
             latencies_at=_moment(counted_at),
+            load_histories=self._load_histories(_moment(observation.at)),
             speeds_at=_moment(counted_at),
         )
 
