@@ -61,8 +61,8 @@ def tuned(gpus: int) -> dict[str, dict[str, list[Entry]]]:
     Where they were not tuned they are those of one.
     """
     sizes = json.loads(TUNING.read_text(encoding="utf-8"))["sizes"]
-    found: dict[str, dict[str, list[Entry]]] = sizes.get(str(gpus), sizes["1"])
-    return found
+    entries: dict[str, dict[str, list[Entry]]] = sizes.get(str(gpus), sizes["1"])
+    return entries
 
 
 def main() -> None:

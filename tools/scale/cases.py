@@ -266,9 +266,9 @@ def _without(trace: Trace, begin: float, end: float) -> Trace:
     """Return a trace whose hours between two moments are left out: what follows joins on."""
     length = end - begin
     rows = [row for row, arrival in enumerate(trace.arrivals) if not begin <= arrival < end]
-    kept = trace.select(rows)
-    arrivals = (at if at < begin else at - length for at in kept.arrivals)
-    return replace(kept, arrivals=array("d", arrivals), seconds=trace.seconds - length)
+    rest = trace.select(rows)
+    arrivals = (at if at < begin else at - length for at in rest.arrivals)
+    return replace(rest, arrivals=array("d", arrivals), seconds=trace.seconds - length)
 
 
 def _joined(first: Trace, second: Trace) -> Trace:

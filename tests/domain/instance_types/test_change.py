@@ -138,10 +138,10 @@ def test_engines_that_are_measured_slow_turn_the_choice_back() -> None:
 
 def test_types_of_another_currency_and_pools_that_are_gone_decide_nothing() -> None:
     history = a_history(REASONING, times=144)
-    one, two = SMALL
-    euros = replace(two, offer=replace(two.offer, hourly=Money(1, "EUR")))
-    assert decided(history, choices=[one, euros]) == decided(history, choices=[one])
-    assert decided(history, choices=[one, euros]) == TypeDecision()
+    small, large = SMALL
+    in_euros = replace(large, offer=replace(large.offer, hourly=Money(1, "EUR")))
+    assert decided(history, choices=[small, in_euros]) == decided(history, choices=[small])
+    assert decided(history, choices=[small, in_euros]) == TypeDecision()
     assert decided(history, "vanished-1gpu") == TypeDecision()
 
 

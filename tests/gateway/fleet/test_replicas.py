@@ -206,15 +206,15 @@ def test_prompts_of_clients_that_left_keep_no_room_from_what_yields() -> None:
     replicas, model = serving("chat-0")
     for _ in range(100):
         send(replicas, model, "x" * 100_000).end()
-    assert replicas.with_spare_room(model, 100.0)
+    assert replicas.with_room(model, 100.0, yields=True)
 
 
 def test_a_prompt_that_was_read_sooner_than_predicted_keeps_no_room_from_what_yields() -> None:
     replicas, model = serving("chat-0")
     waits, long = send(replicas, model, "y" * 1000), send(replicas, model, "x" * 1_000_000)
     long.first_token()
-    assert not replicas.with_spare_room(model, 100.0)
+    assert not replicas.with_room(model, 100.0, yields=True)
     # What is left to be read is the short one.
-    assert replicas.with_spare_room(model, 100.1)
+    assert replicas.with_room(model, 100.1, yields=True)
     waits.first_token()
-    assert replicas.with_spare_room(model, 100.0)
+    assert replicas.with_room(model, 100.0, yields=True)

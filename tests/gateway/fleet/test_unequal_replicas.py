@@ -150,7 +150,7 @@ def test_a_request_that_yields_goes_where_its_prompt_is_read_in_half_of_the_obje
     # 0.2 s on the large one, and 0.6 s on the small one; of an objective of 1 s.
     shape = replace(a_request(6500), priority=RequestPriority.SHEDDABLE)
     assert replicas.read_seconds(model, shape) == pytest.approx(0.22, abs=0.03)
-    places = replicas.taking(model, shape, replicas.with_spare_room(model, AT))
+    places = replicas.taking(model, shape, replicas.with_room(model, AT, yields=True))
     assert [state.replica.pod.name for state in places] == ["large"]
     short = replace(shape, input_tokens=3000)
     assert len(replicas.taking(model, short, replicas.states(model))) == 2

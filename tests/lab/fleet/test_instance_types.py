@@ -90,11 +90,11 @@ def test_a_service_moves_to_another_type_with_both_side_by_side_and_breaks_nothi
     fleet = sized_fleet(known.spec, known.choices[0].fit)
     fleet = replace(fleet, initial_replicas=3, pools=known.pools(fleet), router=Router.GATEWAY)
     course = Simulation(steady(0.2, 480, 1300, 300), fleet, policy).run()
-    ones, twos = ([each for each in course.lifetimes if each.size == size] for size in (1, 2))
-    assert {each.begin for each in twos} == {185}
+    first, second = ([each for each in course.lifetimes if each.size == size] for size in (1, 2))
+    assert {each.begin for each in second} == {185}
     # The last one of the previous type leaves once the new one serves.
-    assert max(each.end for each in ones) > min(each.ready_at for each in twos)
-    assert max(each.end for each in ones) < 480
+    assert max(each.end for each in first) > min(each.ready_at for each in second)
+    assert max(each.end for each in first) < 480
     assert course.broken_streams == 0
     assert min(sample.ready for sample in course.samples) >= 1
     assert max(course.ttft) < 1

@@ -256,14 +256,14 @@ def test_parts_are_saved_beside_each_other_until_the_sources_are_edited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "scale.json"
-    ours, rival = Cell(OURS, 10.0), Cell("keda", 20.0, "2 GPUs")
-    for sources, cell in (("a", ours), ("a", rival), ("b", ours)):
+    own, rival = Cell(OURS, 10.0), Cell("keda", 20.0, "2 GPUs")
+    for sources, cell in (("a", own), ("a", rival), ("b", own)):
         monkeypatch.setattr("bench_scale.digest", lambda sources=sources, **_: sources)
         outcome = Outcome({cell.policy: 1}, cells={"r1": {cell.policy: cell}})
         path.write_text(json.dumps(saved(path, outcome)))
         document = json.loads(path.read_text())
         assert (rival.text in page_of(document)) == (cell is rival)
-        assert ours.text in page_of(document)
+        assert own.text in page_of(document)
         assert set(document["figures"]) == ({OURS, "keda"} if cell is rival else {OURS})
 
 

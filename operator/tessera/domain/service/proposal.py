@@ -25,7 +25,6 @@ from tessera.domain.instance_types.by_load import (
 from tessera.domain.model.precision_files import GatedPrecision, with_closed
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
 from tessera.domain.perf.sources import measured_ratio
 from tessera.domain.placement.candidates import HardwareChoice
@@ -171,7 +170,6 @@ def _propose(
         until = at
     running = None if is_awaited(preparation.precisions or ()) else _running(service, objects, room)
     slowness = _slowness(service, spec, objects, history)
-    loaded = _loaded(service, spec, objects, inputs.readings.load_history, slowness)
     place_in = partial(
         _place,
         service,
@@ -181,7 +179,7 @@ def _propose(
         desired=_last_desired(history),
         assignments=slice_assignments(service.ref, [view.pool for view in views]),
         running=running,
-        type_by_load=loaded.type_among if loaded is not None else None,
+        type_by_load=_type_by_load(inputs, spec, slowness),
         gateways=inputs.gateways,
     )
     placement = with_measured_limits(_with_untried(place_in, spec), service, spec)
@@ -190,8 +188,8 @@ def _propose(
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
         return unchanged_proposal(service, objects, accepted, history, until, **parts)
     reference = objects.reference_workload(service.status)
-    is_elsewhere = reference is None or reference.variant != placement.choice.variant
-    if placement.awaits_type or (not objects.is_new and is_elsewhere):
+    is_there = reference is not None and reference.variant == placement.choice.variant
+    if placement.awaits_type or not (objects.is_new or is_there):
         until = at  # other services take or free devices
     history = in_unit(history, unit_of(placement.choices))
     history = _history_on(placement, spec, reference, objects, history, at)
@@ -513,18 +511,15 @@ def _slowness(
     return {**dict(history.slowness), variant: as_step(ratio)}
 
 
-def _loaded(
-    service: ObservedService,
-    spec: InferenceServiceSpec,
-    objects: CurrentObjects,
-    history: LoadHistory | None,
-    slowness: Mapping[str, float],
-) -> LoadedService | None:
-    """Return a service whose instance type its recorded load decides; None of others."""
+def _type_by_load(
+    inputs: ProposalInputs, spec: InferenceServiceSpec, slowness: Mapping[str, float]
+) -> Callable[[Sequence[HardwareChoice]], TypeByLoad] | None:
+    """Return what decides the instance type by the recorded load; None where nothing does."""
+    service, objects, history = inputs.service, inputs.objects, inputs.readings.load_history
     current = objects.reference_workload(service.status)
     if history is None or current is None or not has_type_by_load(spec):
         return None
-    return LoadedService(
+    loaded = LoadedService(
         service=service,
         spec=spec,
         workload=current,
@@ -534,6 +529,7 @@ def _loaded(
         is_quiet=not objects.disrupted
         and is_quiet(service.status, objects.pods, objects.workloads),
     )
+    return loaded.type_among
 
 
 def _any_speed(_choices: Sequence[HardwareChoice]) -> None:

@@ -267,13 +267,12 @@ class Replicas:
         states = self.states(model)
         return sum(each.ready_at is not None and not each.replica.leaving for each in states)
 
-    def with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
-        """Return the replicas that would start one more request soon."""
-        return with_room(self.states(model), self.means(model), now)
-
-    def with_spare_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
-        """Return the replicas with room for a request that yields."""
-        return with_spare_room(self.states(model), now)
+    def with_room(
+        self, model: OfferedModel, now: float, *, yields: bool = False
+    ) -> list[ReplicaState]:
+        """Return the replicas that would start one more request soon, or one that yields."""
+        states = self.states(model)
+        return with_spare_room(states, now) if yields else with_room(states, self.means(model), now)
 
     def taking(
         self, model: OfferedModel, shape: RequestShape, states: Sequence[ReplicaState]
@@ -329,8 +328,8 @@ class Replicas:
         if shape.prompt is None:
             return True
         uids = [state.replica.uid for state in states]
-        held = max(self._records.held_tokens(shape.prompt, uids))
-        return is_late(int(tokens * min(1.0, held / shape.prompt.prompt_tokens)))
+        cached = max(self._records.held_tokens(shape.prompt, uids))
+        return is_late(int(tokens * min(1.0, cached / shape.prompt.prompt_tokens)))
 
     def untried(
         self, model: OfferedModel, shape: RequestShape, tried: Collection[str]

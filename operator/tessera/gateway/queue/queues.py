@@ -154,9 +154,7 @@ class ModelQueue:
         return replicas.send(model, shape, now, states, beyond_room=not yields, within=within)
 
     def _with_room(self, now: float, *, yields: bool) -> list[ReplicaState]:
-        replicas = self._replicas
-        with_room = replicas.with_spare_room if yields else replicas.with_room
-        return with_room(self.model, now)
+        return self._replicas.with_room(self.model, now, yields=yields)
 
     def _is_late(self, now: float, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
         shape, within = self._waiting[entry].shape, entry.due - now

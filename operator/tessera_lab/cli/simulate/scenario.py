@@ -97,7 +97,7 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     )
 
 
-class _Part(NamedTuple):
+class _TracePart(NamedTuple):
     """The part of a trace that is played."""
 
     trace: Trace
@@ -107,7 +107,7 @@ class _Part(NamedTuple):
 
 def _trace(
     arguments: SimpleNamespace, file: FleetFile, at: datetime
-) -> tuple[_Part, tuple[str, ...]]:
+) -> tuple[_TracePart, tuple[str, ...]]:
     if (arguments.trace is None) == (arguments.from_prometheus is None):
         raise CommandError("give --trace FILE or --from-prometheus URL, and not both")
     if arguments.trace is None:
@@ -125,7 +125,7 @@ def recorded_trace(arguments: SimpleNamespace) -> Trace:
 
 def _live_trace(
     arguments: SimpleNamespace, file: FleetFile, at: datetime
-) -> tuple[_Part, tuple[str, ...]]:
+) -> tuple[_TracePart, tuple[str, ...]]:
     saved = arguments.save_trace
     target = writable_file("--save-trace", saved) if saved else None
     trace, sentence = draw_live_trace(arguments, file.objects.service.ref, at)
@@ -157,7 +157,7 @@ def _read_trace(arguments: SimpleNamespace) -> Trace:
     return trace
 
 
-def _part(arguments: SimpleNamespace, trace: Trace) -> _Part:
+def _part(arguments: SimpleNamespace, trace: Trace) -> _TracePart:
     """Return the part of the trace to play, in copies."""
     copies = bounded("--copies", arguments.copies, 1, _MAX_COPIES)
     if copies * len(trace) > _MAX_REQUESTS:
@@ -180,7 +180,7 @@ def _part(arguments: SimpleNamespace, trace: Trace) -> _Part:
         load = load.cut(0.0, end)
     if not len(trace):
         raise CommandError(f"{trace.name} has no request from --from on")
-    return _Part(trace, load)
+    return _TracePart(trace, load)
 
 
 def _policies(

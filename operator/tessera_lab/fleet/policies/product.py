@@ -282,7 +282,11 @@ class ProductPolicy:
         service_plan = decided.service_plans[self._service.ref]
         self._write_status(service_plan)
         choice = service_plan.choice
-        if self._types is not None and choice is not None and choice.variant != self._choice.variant:
+        if (
+            self._types is not None
+            and choice is not None
+            and choice.variant != self._choice.variant
+        ):
             self._choice = self._choices[choice.variant]
             self._created[choice.variant] = _moment(observation.at)
         if service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:

@@ -12,7 +12,7 @@ from tessera.domain.perf.sources import plausible_ratio
 from tessera.domain.sizing.predicted_steps import predicted_steps
 from tessera.domain.sizing.sizing import ReplicaFit
 
-# Of fewer steps a mean says little.
+# A mean of fewer steps says little.
 _MIN_STEPS = 200
 # An engine counts no step that reads prompts alone, which is rare while so many answers are read.
 _MIN_SEQUENCES = 4.0
