@@ -46,6 +46,7 @@ _PROGRESS = {
     (type(reason), reason.value)
     for reason in (
         ScalingReason.STEADY,
+        ScalingReason.LATE_PROMPTS,
         ScalingReason.QUEUE_ABOVE_TARGET,
         ScalingReason.ACTIVITY_ABOVE_TARGET_WITH_QUEUE,
         ScalingReason.LOAD_BELOW_TARGET,
