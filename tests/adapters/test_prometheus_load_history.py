@@ -116,6 +116,12 @@ def test_a_span_without_requests_is_known_and_one_with_a_gap_is_not() -> None:
     assert a_span(cached=None) is not None
 
 
+def test_a_bound_below_one_token_is_no_bound_of_prompts() -> None:
+    rows = {name: [a_row(value)] for name, value in VALUES.items()}
+    rows["buckets"] = [a_row(5, le="1e-200")]
+    assert [span.input_variation for span in spans_of(rows)] == [0]
+
+
 @given(
     st.dictionaries(
         st.sampled_from([*VALUES, "buckets", "kv_usage", "running", "cache"]),

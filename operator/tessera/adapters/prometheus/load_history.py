@@ -261,4 +261,4 @@ def _bound(text: str) -> float | None:
         bound = float(text)
     except ValueError:
         return None
-    return bound if bound == math.inf or 0 < bound <= _MAX_TOKENS else None
+    return bound if bound == math.inf or 1 <= bound <= _MAX_TOKENS else None
