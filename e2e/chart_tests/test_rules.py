@@ -228,24 +228,45 @@ def test_the_queries_of_steps_have_each_replica_and_its_devices_once(tmp_path: P
         "vllm:generation_tokens_total": 200,
     }
     values = {
-        f'{name}{{{POD},model_name="chat",engine="0",instance="{target}"}}': growing(rate)
+        f'{name}{{{POD},model_name="chat",engine="0",instance="{target}"}}': f"0+{15 * rate}x8"
         for name, rate in counters.items()
         for target in ("one", "two")
     }
+    values[f"vllm:num_requests_running{{{POD}}}"] = "0 4x3 3 4x2"
     name = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
-    values[f'{name}{{{pod},UUID="a",instance="one"}}'] = "0.4 0.6 0.8 0.4x177"
-    values[f'{name}{{{pod},UUID="a",instance="two"}}'] = always(0.0)
-    values[f'{name}{{{pod},UUID="b",instance="one"}}'] = always(0.8)
+    values[f'{name}{{{pod},UUID="a",instance="one"}}'] = "0.4 0.6x3 0.8x3"
+    values[f'{name}{{{pod},UUID="a",instance="two"}}'] = "0x8"
+    values[f'{name}{{{pod},UUID="b",instance="one"}}'] = "0.8x8"
     expected = {
         "replica_steps": 3000,
         "replica_worked": 120_000,
         "replica_tokens": 24_000,
         "replica_activity": 0.75,
+        "replica_running": 3,
     }
     rows = ((f'{{{pod},tessera_question="{key}"}}', value) for key, value in expected.items())
     query = f"round({union_query(STEPS)}, 0.001)"
     tests = [expression_test(query, 2, *rows)]
-    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
+    series = input_series(values) | {"interval": "15s"}
+    promtool(tmp_path, series | {"promql_expr_test": tests})
+
+
+def test_steps_of_two_minutes_that_were_not_scraped_whole_are_not_known(tmp_path: Path) -> None:
+    samples = {
+        "whole": "0+375x40",
+        "rare": " _ ".join(map(str, range(0, 15_001, 750))),
+        "gap": "0+375x34 _x3 14250+375x2",
+        "back": "0+375x31 _x3 13125+375x5",
+        "gone": "0+375x36 _x4",
+    }
+    values = {
+        f'vllm:iteration_tokens_total_count{{{POD.replace("chat-0", pod)},engine="0"}}': numbers
+        for pod, numbers in samples.items()
+    }
+    rows = [(f'{{namespace="team-a",pod="{pod}"}}', 3000.0) for pod in ("whole", "rare", "gap")]
+    tests = [expression_test(STEPS["replica_steps"].text, 10, *rows)]
+    series = input_series(values) | {"interval": "15s"}
+    promtool(tmp_path, series | {"promql_expr_test": tests})
 
 
 @pytest.mark.parametrize("labels", [EXPORTED, HONORED])

@@ -62,12 +62,17 @@ def test_counters_of_two_minutes_become_means_of_the_steps_of_a_replica() -> Non
         "replica_tokens": [of_pod(30_000), of_pod(0, "idle")],
         "replica_accepted": [of_pod(6000)],
         "replica_activity": [of_pod(0.9)],
+        "replica_running": [of_pod(2)],
     }
-    reading = StepReading(steps=3000, sequences=8, prefill_tokens=30, activity=0.9)
+    reading = StepReading(steps=3000, sequences=8, prefill_tokens=30, activity=0.9, is_busy=True)
     assert steps_of(rows) == {Ref("team-a", "chat-0"): reading}
     assert steps_of({**rows, "replica_activity": []}) == {
         Ref("team-a", "chat-0"): replace(reading, activity=None)
     }
+    for running in ([], [of_pod(0)]):
+        assert steps_of({**rows, "replica_running": running}) == {
+            Ref("team-a", "chat-0"): replace(reading, is_busy=False)
+        }
 
 
 def test_accepted_drafts_are_no_sequences_of_a_step() -> None:

@@ -30,6 +30,7 @@ def a_replica(times: float, activity: float | None = 0.8) -> StepReading:
         sequences=SEQUENCES,
         prefill_tokens=PREFILL_TOKENS,
         activity=activity,
+        is_busy=True,
     )
 
 
@@ -84,6 +85,11 @@ def test_what_a_device_hardly_did_or_cannot_have_done_does_not_count(
     changes: dict[str, float],
 ) -> None:
     assert speed_of(replace(a_replica(2.0), **changes)) is None
+
+
+def test_the_steps_of_an_engine_that_was_idle_for_a_while_say_nothing_without_dcgm() -> None:
+    assert speed_of(replace(a_replica(2.0, None), is_busy=False)) is None
+    assert speed_of(replace(a_replica(2.0), is_busy=False)) is not None
 
 
 @pytest.mark.parametrize("steps", [1e9, INFINITE, 201.0])

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus.queries import (
+    OF_SERVICES,
     POD_LABELS,
     SERVICE,
     SERVICE_LABELS,
@@ -83,9 +84,18 @@ def _of_replicas(series: str, high: float) -> BoundedQuery:
     return BoundedQuery(query, Bounds(POD_LABELS, high))
 
 
+def _scraped(span: str) -> str:
+    series = f"vllm:iteration_tokens_total_count{OF_SERVICES}{span}"
+    return f"and on (namespace, pod) group by (namespace, pod) (present_over_time({series}))"
+
+
+_REPLICA_STEPS = _of_replicas("vllm:iteration_tokens_total_count", 1e9)
 # Of each replica, over `STEP_SECONDS`.
 STEPS: Queries = {
-    "replica_steps": _of_replicas("vllm:iteration_tokens_total_count", 1e9),
+    # Of scrapes that are missing at the beginning or the end, an increase has no steps.
+    "replica_steps": _REPLICA_STEPS._replace(
+        text=f"{_REPLICA_STEPS.text} {_scraped('[35s]')} {_scraped('[35s] offset 85s')}"
+    ),
     "replica_worked": _of_replicas("vllm:iteration_tokens_total_sum", 1e12),
     "replica_tokens": _of_replicas("vllm:generation_tokens_total", 1e12),
     "replica_accepted": _of_replicas("vllm:spec_decode_num_accepted_tokens_total", 1e12),
@@ -95,6 +105,10 @@ STEPS: Queries = {
         '(avg_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""}[2m])))',
         Bounds(POD_LABELS, 1.01),
     ),
+    "replica_running": BoundedQuery(
+        f"min by (namespace, pod) (min_over_time(vllm:num_requests_running{OF_SERVICES}[2m]))",
+        Bounds(POD_LABELS, 1e6),
+    ),
 }
 # A larger number in a label is no size of a cache.
 _MAX_CACHE_SIZE = 10**12 - 1
@@ -103,7 +117,7 @@ _MAX_QUOTIENT = 1e9
 
 def steps_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, StepReading]:
     """Return a reading for each replica whose engine stepped."""
-    steps, worked, tokens, accepted, activity = (
+    steps, worked, tokens, accepted, activity, running = (
         values_by(by_query.get(name, ()), pod_ref) for name in STEPS
     )
     return {
@@ -112,6 +126,7 @@ def steps_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, StepReadin
             sequences=max(0.0, tokens[pod] - accepted.get(pod, 0.0)) / steps[pod],
             prefill_tokens=max(0.0, worked[pod] - tokens[pod]) / steps[pod],
             activity=activity.get(pod),
+            is_busy=running.get(pod, 0.0) > 0,
         )
         for pod in steps.keys() & worked.keys() & tokens.keys()
         if steps[pod] > 0

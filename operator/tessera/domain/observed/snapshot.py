@@ -375,6 +375,8 @@ class StepReading:
     """Tokens of prompts that a step read."""
     activity: float | None = None
     """Share of the time in which its devices computed; None is "not known"."""
+    is_busy: bool = False
+    """Whether it ran requests at each scrape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

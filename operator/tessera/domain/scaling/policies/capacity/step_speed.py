@@ -19,7 +19,7 @@ _MIN_SEQUENCES = 4.0
 # A device that computes less waits for what is no part of a step; DCGM's rounding is above 1.
 _MIN_ACTIVITY, _MAX_ACTIVITY = 0.3, 1.01
 # Without DCGM it is taken that an engine steps for as long as its load says, which is all the time
-# beyond a quarter of the load.
+# beyond a quarter of the load; one that began within the two minutes did not.
 _MIN_BUSY_SHARE = 0.95
 
 StepSource = Literal["DeviceActivity", "EngineSteps"]
@@ -60,6 +60,8 @@ def _replica_speed(fit: ReplicaFit, load: SpeedReading, replica: StepReading) ->
     source: StepSource = "DeviceActivity"
     activity, least = replica.activity, _MIN_ACTIVITY
     if activity is None:
+        if not replica.is_busy:
+            return None
         source, activity, least = "EngineSteps", predicted.busy_share, _MIN_BUSY_SHARE
     if not least <= activity <= _MAX_ACTIVITY:
         return None
