@@ -186,6 +186,9 @@ def test_the_share_that_is_late_alone_follows_ten_minutes() -> None:
     # Few requests say nothing, nor does a clock that was set back.
     assert after(known, [(49, 49), (0, 0)], 100) == known
     assert after(known, [(100, 100)], -500).share == known.share
+    many = after(NONE_LATE, [(100, 8)])
+    assert after(many, [(49, 0)], 3595) == many
+    assert after(many, [(49, 0)], 3600) == NONE_LATE
     assert after(known, [(100, 100)], 10_000).share == 1.0
 
 

@@ -14,6 +14,7 @@ from tessera.domain.scaling.policies.capacity.pace import Pace
 from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import MAX_READING_GAP, NONE_LATE, LateAlone, ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget
+from tessera.domain.sizing.scheduler_limits import LATE_SHARE
 
 # The rate of arrivals is estimated over this span.
 RATE_SPAN = timedelta(seconds=60)
@@ -28,7 +29,8 @@ _OTHER_CLIENTS = 1.25
 # The measured throughput of full replicas corrects the prediction at most to this share.
 _MIN_CORRECTION = 0.5
 _FULL_SPAN = timedelta(seconds=60)
-# A correction is forgotten after so long without full replicas.
+# A correction is forgotten after so long without full replicas, a share of late prompts without
+# enough requests.
 _CORRECTION_SPAN = timedelta(hours=1)
 _FULL_KV_USAGE = 0.9
 # The share of prompts that are late by themselves follows the last minute within this span, of so
@@ -40,11 +42,13 @@ _MIN_COUNTED = 50
 def next_late_alone(before: LateAlone, load: ServiceLoad) -> LateAlone:
     """Return the share of prompts that are late by themselves, with those of the last minute.
 
-    It is a mean of about ten minutes: the share of one varies, and decides what replicas carry.
+    It is a mean of about ten minutes: the share of one varies, and decides what replicas carry. It
+    is forgotten where for an hour too few requests come to say what it is.
     """
     arrived, at = load.arrived_tokens, before.counted_at
     if arrived.requests < _MIN_COUNTED:
-        return before
+        is_old = at is not None and load.at - at >= _CORRECTION_SPAN
+        return NONE_LATE if is_old and before.share > LATE_SHARE else before
     weight = 1.0 if at is None else min(1.0, max(0.0, (load.at - at) / _LATE_ALONE_SPAN))
     share = before.share + (arrived.late_alone_share - before.share) * weight
     return LateAlone(share, load.at)

@@ -119,6 +119,8 @@ def _is_steady(decision: ScaleDecision, load: ServiceLoad) -> bool:
         return False
     arrivals = assessment.arrivals
     counts_time = history.requests is not None or history.refused is not None
+    # A share of late prompts is forgotten with time.
+    counts_time = counts_time or memory.late_alone.share > LATE_SHARE
     if counts_time or load.ttft is not None or history.decisions[-1].at >= load.at:
         return False
     if arrivals.most is None:
