@@ -221,6 +221,11 @@ def test_a_type_that_was_left_for_its_speed_is_not_come_back_to_by_its_predictio
     cluster.service = replace(cluster.service, status=status)
     cluster.cycle()
     assert dict(cluster.memory.scaling_history[CHAT].slowness) == {FOUR: 4.2}
+    # That of another model says nothing of this one.
+    status = status.model_copy(update={"speed": speed.model_copy(update={"model": "hf://a/b"})})
+    cluster.service = replace(cluster.service, status=status)
+    cluster.cycle()
+    assert cluster.memory.scaling_history[CHAT].slowness == ()
 
 
 def test_an_operator_that_restarts_in_every_cycle_of_a_change_ends_it() -> None:

@@ -505,7 +505,10 @@ def _slowness(
     for its speed is not come back to by its prediction."""
     current = objects.reference_workload(service.status)
     variant = current.variant if current is not None else None
-    ratio = measured_ratio(service.status.speed, spec.model.uri, variant)
+    speed = service.status.speed
+    if speed is not None and speed.model != spec.model.uri:
+        return {}
+    ratio = measured_ratio(speed, spec.model.uri, variant)
     if variant is None or ratio is None or not has_type_by_load(spec):
         return dict(history.slowness)
     return {**dict(history.slowness), variant: as_step(ratio)}
