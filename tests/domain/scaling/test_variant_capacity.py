@@ -554,19 +554,33 @@ LATE = TtftShares(at(600), in_time=0.9, early=0.8)
 
 
 def observed(
-    times: float, *, ready_at: float = 0, ttft: TtftShares | None = LATE
+    times: float,
+    *,
+    ready_at: float = 0,
+    ttft: TtftShares | None = LATE,
+    step_tokens: int | None = None,
 ) -> VariantCapacity:
-    """Return what a replica carries whose device shows steps of so many times the predicted."""
-    choice, reading = a_choice(), a_speed_reading()
-    predicted = predicted_steps(choice.fit, reading, 8.0, 32.0)
+    """Return what a replica carries whose device shows steps of so many times the predicted.
+
+    Its engine may have another limit of a step's tokens than the next ones.
+    """
+    choice, reading = a_choice(), replace(a_speed_reading(), prompt_tokens=4000)
+    limits = choice.fit.limits
+    limits = replace(limits, max_num_batched_tokens=step_tokens or limits.max_num_batched_tokens)
+    predicted = predicted_steps(replace(choice.fit, limits=limits), reading, 8.0, 200.0)
     assert predicted is not None
     steps = StepReading(
         steps=STEP_SECONDS / (predicted.mean * times),
         sequences=8.0,
-        prefill_tokens=32.0,
+        prefill_tokens=200.0,
         activity=1.0,
     )
-    pod = replace(a_pod("chat-0"), ready_since=at(ready_at))
+    pod = replace(
+        a_pod("chat-0"),
+        ready_since=at(ready_at),
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=step_tokens,
+    )
     readings = ServiceReadings(
         is_usable=True, pods={pod.ref: PodReading(steps=steps)}, speeds=(reading,)
     )
@@ -591,6 +605,11 @@ def test_slow_devices_carry_less_in_proportion_beyond_the_tolerance() -> None:
     assert thrice.requests_per_second == pytest.approx(twice.requests_per_second * 2 / 3)
     assert thrice.prompts_per_second == pytest.approx(twice.prompts_per_second * 2 / 3)
     assert observed(1.14).requests_per_second == usual.requests_per_second
+
+
+def test_steps_are_predicted_by_the_limits_of_the_engines_that_run() -> None:
+    assert observed(1.1, step_tokens=8192).slow is None
+    assert observed(1.2, step_tokens=8192).slow is not None
 
 
 def test_a_replica_counts_once_all_of_two_minutes_are_its_own() -> None:

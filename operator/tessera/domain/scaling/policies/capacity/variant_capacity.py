@@ -104,17 +104,17 @@ def observed_capacity(
     assert shape is not None  # noqa: S101 - hardware was chosen for it
     serving = max(1, load.serving)
     ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
-    slow = None
+    fit, slow = _running_fit(choice.fit, variant.pods), None
     if load.ttft is not None:
         # While a load changes, the means of requests say too little of the steps that most tokens
         # come from. Those of devices do, and the attained TTFT corrects what they do not show.
         ratio = None if ratio is None else min(ratio, 1 + OFF_TOLERANCE)
-        slow = _slow_steps(variant, load.at)
+        slow = _slow_steps(variant, fit, load.at)
         ratio = ratio if slow is None else 1 + OFF_TOLERANCE
     capacity = variant_capacity(
         spec,
         shape,
-        _running_fit(choice.fit, variant.pods),
+        fit,
         reading=_reading_with_lengths(choice.variant, variant.readings.speeds),
         measured_ratio=ratio,
         lead=expected_lead(
@@ -131,9 +131,9 @@ def observed_capacity(
     return capacity if slow is None else capacity.slowed(slow)
 
 
-def _slow_steps(variant: ObservedVariant, at: datetime) -> StepSpeed | None:
+def _slow_steps(variant: ObservedVariant, fit: ReplicaFit, at: datetime) -> StepSpeed | None:
     """Return the speed of steps that take longer than within the tolerance."""
-    choice, pods = variant.choice, variant.readings.pods
+    pods, load = variant.readings.pods, reading_of(variant.choice.variant, variant.readings.speeds)
     steps = [
         reading.steps
         for pod in variant.pods
@@ -143,7 +143,7 @@ def _slow_steps(variant: ObservedVariant, at: datetime) -> StepSpeed | None:
         and (reading := pods.get(pod.ref)) is not None
         and reading.steps is not None
     ]
-    speed = step_speed(choice.fit, reading_of(choice.variant, variant.readings.speeds), steps)
+    speed = step_speed(fit, load, steps)
     return speed if speed is not None and speed.ratio > 1 + OFF_TOLERANCE else None
 
 
