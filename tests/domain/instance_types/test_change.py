@@ -130,6 +130,24 @@ def test_a_type_that_misses_the_slo_is_left_at_once() -> None:
     assert changed_to(decision) == TWO
 
 
+@pytest.mark.parametrize("running", [TWO, FOUR])
+@pytest.mark.parametrize("load", [{"rate": 40.0}, {"rate": 3.0, "input_tokens": 30_000}])
+def test_a_type_is_not_left_for_a_cheaper_one_where_both_miss_the_slo(
+    running: str, load: dict[str, float]
+) -> None:
+    history = a_history(replace(REASONING, **load), times=144)
+    decision = decide_type(
+        a_typed_spec(max_replicas=2),
+        model_shape(),
+        type_choices()[:3],
+        history,
+        RunningType(variant=running, start=START),
+    )
+    assert all(cost.misses_slo for cost in decision.ranked)
+    assert (changed_to(decision), decision.ranked[0].choice.variant) == (None, ONE)
+    assert decision.message.endswith("it stays, since every type misses spec.slo")
+
+
 def test_engines_that_are_measured_slow_turn_the_choice_back() -> None:
     history = a_history(REASONING, times=144)
     assert changed_to(decided(history, TWO, since=AT - DAY, slowness={TWO: 2.0})) == ONE

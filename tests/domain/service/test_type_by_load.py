@@ -15,7 +15,7 @@ from tessera.domain.observed.snapshot import Readings
 from tessera.domain.planning.plan import PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DrainPlan
-from tests.builders import H100, LARGE, NOW, a_node, a_pool, a_service, a_spec
+from tests.builders import H100, LARGE, NOW, a_budget, a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import CHAT, VariantFleet
 
 TWO, FOUR = "h100-2gpu", "h100-4gpu"
@@ -234,3 +234,58 @@ def test_an_operator_that_restarts_in_every_cycle_of_a_change_ends_it() -> None:
         cluster.memory = PlanMemory()
         watch(cluster, LONG, 20, floor=2)
     assert variants(cluster) == {FOUR}
+
+
+def hours(cluster: VariantFleet, number: float) -> int:
+    """Let hours pass, and return the fewest replicas that served meanwhile."""
+    end, fewest = cluster.now + timedelta(hours=number), 99
+    while cluster.now < end:
+        cluster.cycle(60)
+        fewest = min(fewest, sum(cluster.counts().values()))
+    return fewest
+
+
+def test_a_change_whose_replicas_never_get_ready_is_taken_back_and_waits_for_a_day() -> None:
+    cluster = fleet(minimum=2)
+    cluster.start = timedelta(days=9)
+    assert watch(cluster, LONG, 300, floor=2) == {TWO, FOUR}
+    progress = [
+        each.message for each in cluster.service.status.conditions if "old;" in each.message
+    ]
+    assert progress == [
+        "0 of 2 replicas updated, 2 old; for another instance type, the old ones stay until the new "
+        "ones are ready"
+    ]
+    assert hours(cluster, 1) == 2
+    deployments = {each.variant: each.replicas for each in cluster.workloads.values()}
+    assert (variants(cluster), deployments) == ({TWO}, {TWO: 2})
+    assert hours(cluster, 22) == 2
+    assert variants(cluster) == {TWO}
+    assert (
+        "h100-4gpu was left again before its replicas were ready, and a change waits until"
+        in placed(cluster)
+    )
+    cluster.start = timedelta(minutes=1)
+    assert hours(cluster, 2) == 2
+    assert variants(cluster) == {FOUR}
+    assert cluster.lost == []
+
+
+@pytest.mark.parametrize("minimum", [1, 2])
+def test_a_change_that_a_quota_refuses_stops_nothing_and_is_taken_back(minimum: int) -> None:
+    cluster = fleet(minimum=minimum)
+    cluster.quota = minimum
+    watch(cluster, LONG, 300, floor=minimum)
+    assert hours(cluster, 1) == minimum
+    assert {each.variant for each in cluster.workloads.values()} == {TWO}
+
+
+@pytest.mark.parametrize("limit", [{"amount": "5.00"}, {"amount": "9000.00", "gpus": "4"}])
+def test_a_change_that_no_budget_pays_for_is_taken_back_at_once(limit: dict[str, Any]) -> None:
+    cluster = fleet()
+    cluster.fields = {"budgets": (a_budget(**limit),)}
+    watch(cluster, LONG, 100)
+    assert {each.variant: each.replicas for each in cluster.workloads.values()} == {TWO: 1}
+    assert "h100-4gpu was left again before its replicas were ready" in placed(cluster)
+    assert hours(cluster, 1) == 1
+    assert [each.variant for each in cluster.workloads.values()] == [TWO]

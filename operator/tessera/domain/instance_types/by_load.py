@@ -1,5 +1,6 @@
 """What the recorded load of a service says of its instance type, for the placement."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -7,9 +8,16 @@ from decimal import Decimal
 
 from tessera.api.budget_reasons import WithinBudget
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.domain.incremental import reused_per_object
-from tessera.domain.instance_types.change import RunningType, TypeDecision, decide_type
+from tessera.domain.incremental import FOREVER, reused_per_object
+from tessera.domain.instance_types.change import (
+    REST,
+    RunningType,
+    TypeDecision,
+    decide_type,
+    moment_text,
+)
 from tessera.domain.instance_types.rank import MIN_HISTORY
 from tessera.domain.observed.load_history import SPAN, LoadHistory
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
@@ -20,8 +28,11 @@ from tessera.domain.placement.placement import TypeByLoad
 
 # Ratios of measured speeds that differ by less say the same.
 _SPEED_STEPS = 20
+# A type of which a replica is not ready so long after a change to it is left again.
+_PATIENCE = timedelta(hours=1)
 # Spans of the last hour.
 _RECENT = timedelta(hours=1) // SPAN
+_NOT_GRANTED = frozenset({ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED})
 _PAID = frozenset(each for each in WithinBudget if each.is_true) | {WithinBudget.NO_BUDGET}
 
 
@@ -40,6 +51,19 @@ class LoadedService:
     """The measured time of a step divided by the predicted one, by variant."""
     is_quiet: bool
     """Nothing else replaces replicas, and all that are wanted are ready."""
+    pods: Sequence[Pod] = ()
+    left_at: Mapping[str, datetime] = field(default_factory=dict)
+    """When a change to a variant was taken back, as its replicas were not ready."""
+    at: datetime
+
+    @property
+    def until(self) -> datetime:
+        """Return when time alone may change the type."""
+        created = self.workload.created
+        moments = [left + REST for left in self.left_at.values()]
+        if created is not None:
+            moments.append(created + _PATIENCE)
+        return min((each for each in moments if each > self.at), default=FOREVER)
 
     def type_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
         """Return the instance type by the load, among those of one pool in one precision."""
@@ -57,9 +81,39 @@ class LoadedService:
             self.history,
             running,
         )
-        to = decision.change_to if self.is_quiet else None
         worth = _worth(decision, self.workload.variant)
-        return TypeByLoad(to.variant if to is not None else None, decision.message, worth)
+        if worth and (serving := self._serving_instead(choices)):
+            variant, replicas = serving
+            return TypeByLoad(variant, decision.message, worth, taken_back=replicas)
+        to, message = decision.change_to if self.is_quiet else None, decision.message
+        if decision.change_to is not None:
+            left = self.left_at.get(decision.change_to.variant)
+            if left is not None and self.at < left + REST:
+                to = None
+                message += (
+                    f"; {decision.change_to.variant} was left again before its replicas were "
+                    f"ready, and a change waits until {moment_text(left + REST)}"
+                )
+        return TypeByLoad(to.variant if to is not None else None, message, worth)
+
+    def _serving_instead(self, choices: Sequence[HardwareChoice]) -> tuple[str, int] | None:
+        """Return the type that serves on, and its replicas, where the change from it does not end.
+
+        No replica of the present type is ready within an hour, or no budget pays for any.
+        """
+        created, variant = self.workload.created, self.workload.variant
+        ready = [pod for pod in self.pods if pod.takes_requests and not pod.is_stopping]
+        scaling = self.service.status.scaling
+        is_refused = scaling is not None and scaling.reason in _NOT_GRANTED
+        is_due = created is not None and self.at - created >= _PATIENCE
+        if not is_due and (self.workload.replicas or not is_refused):
+            return None
+        if any(pod.variant == variant for pod in ready):
+            return None
+        others = Counter(pod.variant for pod in ready if pod.variant != variant)
+        types = sorted(each.variant for each in choices if others[each.variant])
+        most = max(types, key=lambda each: others[each], default=None)
+        return (most, others[most]) if most is not None else None
 
     def _may_be_changed(self, created: datetime) -> bool:
         """Return whether a Deployment may be of a type that was changed to.

@@ -118,7 +118,12 @@ def decide_type(
         return TypeDecision()
     ranked = rank_types(spec, shape, comparable, history, running.slowness)
     own = next(cost for cost in ranked if cost.choice.variant == running.variant)
-    better = [cost for cost in ranked[: ranked.index(own)] if _keeps_capacity(own, cost)]
+    # Of types that miss the SLO, the cheapest may be the one that serves least.
+    better = [
+        cost
+        for cost in ranked[: ranked.index(own)]
+        if not cost.misses_slo and _keeps_capacity(own, cost)
+    ]
     if not better:
         return TypeDecision(ranked=ranked, message=_kept_message(own, ranked, history))
     return _with_change(spec, ranked, own, better[0], history, running)
@@ -138,7 +143,7 @@ def _with_change(
     saved = f"it would have saved {Money(saving.nanos, currency)}{_since(saving, history)}"
     change_to: HardwareChoice | None = best.choice
     if running.since is not None and history.read_at - running.since < REST:
-        change_to, why = None, f", and a change waits until {_moment(running.since + REST)}"
+        change_to, why = None, f", and a change waits until {moment_text(running.since + REST)}"
     elif own.misses_slo and not best.misses_slo:
         why = f", and {own.choice.variant} misses spec.slo"
     elif saving.nanos > move.nanos:
@@ -161,6 +166,8 @@ def _kept_message(own: TypeCost, ranked: Sequence[TypeCost], history: LoadHistor
     message = _daily(own, history)
     if ranked[0] is not own:
         cheapest = ranked[0]
+        if cheapest.misses_slo:
+            return f"{message}; it stays, since every type misses spec.slo"
         return (
             f"{message}; {cheapest.choice.variant} {_would_cost(cheapest)}, but one lost replica "
             "would take all capacity at times"
@@ -187,8 +194,9 @@ def _would_cost(cost: TypeCost) -> str:
 def _since(saving: Saving, history: LoadHistory) -> str:
     """Return since when a type saves; empty for all of the recorded load, which moves on."""
     is_all = saving.since <= history.spans[0].end - SPAN
-    return "" if is_all else f" since {_moment(saving.since)}"
+    return "" if is_all else f" since {moment_text(saving.since)}"
 
 
-def _moment(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """Return a moment as sentences on types have it."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -82,6 +82,9 @@ class TypeByLoad(NamedTuple):
     worth: Mapping[str, float]
     """How many replicas of the type that runs serve the last hour's load as one of each type, by
     variant."""
+    taken_back: int = 0
+    """So many replicas of the type to change to are to serve on, as the change from it does not
+    end; 0 without such a change."""
 
 
 _NO_TYPE = TypeByLoad(None, "", {})
@@ -101,6 +104,8 @@ class PlacementDecision:
     second."""
     type_replicas: int = 0
     """As many replicas as serve the load after a change of type; 0 without one."""
+    takes_type_back: bool = False
+    """The type is the one that serves on, as the change from it does not end."""
     awaits_type: bool = False
     """The load calls for another type, which has no room beside what runs, or may not start."""
     type_capacities: Mapping[str, int] = field(default_factory=dict)
@@ -438,7 +443,12 @@ def _with_type(
     changed = next((choice for choice in choices if choice.variant == by_load.change_to), None)
     replicas = running.replicas if running is not None else {}
     by_name = {choice.variant: choice for choice in choices}
-    if changed is not None and running is not None and replicas.keys() <= by_name.keys():
+    if changed is not None and by_load.taken_back:
+        existing = [each for each in choices if not each.offer.needs_repartition]
+        decision = _placed_decision(changed, _of_type(existing, changed))
+        replicas_then = max(min_replicas, by_load.taken_back)
+        decision = replace(decision, type_replicas=replicas_then, takes_type_back=True)
+    elif changed is not None and running is not None and replicas.keys() <= by_name.keys():
         present = [(by_name[variant], count) for variant, count in replicas.items()]
         replaced = replicas.get(current.variant, 0) / by_load.worth[changed.variant]
         needed = max(min_replicas, math.ceil(replaced))

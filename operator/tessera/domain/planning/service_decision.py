@@ -320,7 +320,9 @@ def _previous_deployments(
     if spec.placement.mig == "Auto":
         return _previous_of_layouts(inputs, empty, workloads, pods, missing)
     yielding = frozenset[Ref]()
-    if rollouts.may_yield:
+    # A change to another instance type stops nothing: it waits for room, or is taken back.
+    is_of_type = any(each.variant in proposal.placement.type_capacities for each in workloads)
+    if rollouts.may_yield and not is_of_type:
         yielding = yielding_previous(snapshot, variants, objects.pods, disruptions)
     drains = previous_drains(
         snapshot,

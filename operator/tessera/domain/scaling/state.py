@@ -215,6 +215,8 @@ class ScalingHistory:
     """Why the number of each variant changed last; statuses are written later than that."""
     slowness: tuple[tuple[str, float], ...] = ()
     """Measured time of a step divided by the predicted one, of variants that run or ran."""
+    left_types: tuple[tuple[str, datetime], ...] = ()
+    """When a change of the instance type to a variant was taken back."""
 
 
 class Decided(NamedTuple):

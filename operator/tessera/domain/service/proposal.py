@@ -137,10 +137,8 @@ def _propose(
     service, objects, views = inputs.service, inputs.objects, inputs.views
     spec, history = service.spec, memory or history_from_status(service.status)
     if spec is None:
-        message = service.problem or "spec: unreadable"
-        return unchanged_proposal(
-            service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history
-        )
+        unreadable = StatusVerdict(Accepted.INVALID_SPEC, service.problem or "spec: unreadable")
+        return unchanged_proposal(service, objects, unreadable, history)
     if not can_name_service(service.ref.name):
         return unchanged_proposal(service, objects, _INVALID_NAME, history)
     schedule = _schedule_of(service, spec, at)
@@ -165,11 +163,11 @@ def _propose(
         return unchanged_proposal(service, objects, awaited, history, at, preparation=preparation)
     spec = preparation.spec
     service = replace(service, spec=spec)
-    until = (schedule.status.next_at if schedule is not None else None) or FOREVER
-    if preparation.pending:
-        until = at
+    next_at = schedule.status.next_at if schedule is not None else None
+    until = at if preparation.pending else next_at or FOREVER
     running = None if is_awaited(preparation.precisions or ()) else _running(service, objects, room)
     slowness = _slowness(service, spec, objects, history)
+    loaded = _loaded(inputs, spec, slowness, dict(history.left_types), at)
     place_in = partial(
         _place,
         service,
@@ -179,7 +177,7 @@ def _propose(
         desired=_last_desired(history),
         assignments=slice_assignments(service.ref, [view.pool for view in views]),
         running=running,
-        type_by_load=_type_by_load(inputs, spec, slowness),
+        type_by_load=loaded.type_among if loaded is not None else None,
         gateways=inputs.gateways,
     )
     placement = with_measured_limits(_with_untried(place_in, spec), service, spec)
@@ -193,7 +191,8 @@ def _propose(
         until = at  # other services take or free devices
     history = in_unit(history, unit_of(placement.choices))
     history = _history_on(placement, spec, reference, objects, history, at)
-    history = replace(history, slowness=tuple(slowness.items()))
+    left_types = _left_types(history, placement, reference, at)
+    history = replace(history, slowness=tuple(slowness.items()), left_types=left_types)
     scaled = _scaled(service, inputs, placement, history, schedule, room, at)
     proposal = Proposal(
         service=service,
@@ -208,7 +207,8 @@ def _propose(
         counts=scaled.counts,
         changes=scaled.scale.history.changes,
     )
-    return Until(proposal, min(until, scaled.until), scaled.scale.history)
+    until = min(until, scaled.until, loaded.until if loaded is not None else FOREVER)
+    return Until(proposal, until, scaled.scale.history)
 
 
 class _Scaled(NamedTuple):
@@ -264,6 +264,7 @@ def _scaled(  # noqa: PLR0913, PLR0917 - what is read of the service, and what w
         variants=split.memory,
         changes=last_changes(history.changes, split),
         slowness=history.slowness,
+        left_types=history.left_types,
     )
     scale = replace(scale, history=next_history)
     return _Scaled(scale, need, counts, min(scale.until, split.until))
@@ -514,15 +515,31 @@ def _slowness(
     return {**dict(history.slowness), variant: as_step(ratio)}
 
 
-def _type_by_load(
-    inputs: ProposalInputs, spec: InferenceServiceSpec, slowness: Mapping[str, float]
-) -> Callable[[Sequence[HardwareChoice]], TypeByLoad] | None:
+def _left_types(
+    history: ScalingHistory,
+    placement: PlacementDecision,
+    reference: Workload | None,
+    at: datetime,
+) -> tuple[tuple[str, datetime], ...]:
+    """Return when changes of the type were taken back, with one that is now."""
+    if not placement.takes_type_back or reference is None:
+        return history.left_types
+    return tuple({**dict(history.left_types), reference.variant: at}.items())
+
+
+def _loaded(
+    inputs: ProposalInputs,
+    spec: InferenceServiceSpec,
+    slowness: Mapping[str, float],
+    left_at: Mapping[str, datetime],
+    at: datetime,
+) -> LoadedService | None:
     """Return what decides the instance type by the recorded load; None where nothing does."""
     service, objects, history = inputs.service, inputs.objects, inputs.readings.load_history
     current = objects.reference_workload(service.status)
     if history is None or current is None or not has_type_by_load(spec):
         return None
-    loaded = LoadedService(
+    return LoadedService(
         service=service,
         spec=spec,
         workload=current,
@@ -531,8 +548,10 @@ def _type_by_load(
         slowness=slowness,
         is_quiet=not objects.disrupted
         and is_quiet(service.status, objects.pods, objects.workloads),
+        pods=objects.pods,
+        left_at=left_at,
+        at=at,
     )
-    return loaded.type_among
 
 
 def _any_speed(_choices: Sequence[HardwareChoice]) -> None:

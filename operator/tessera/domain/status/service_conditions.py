@@ -290,7 +290,10 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
         extra_on=rolling.extra_on,
     )
     names = {variant.choice.variant for variant in service_plan.variants}
-    has_previous = any(pod.variant not in names for pod in pods if not pod.terminating)
+    previous = {pod.variant for pod in pods if not pod.terminating} - names
+    if previous and previous <= service_plan.placement.type_capacities.keys():
+        strategy = "for another instance type, the old ones stay until the new ones are ready"
+    has_previous = bool(previous)
     has_older = has_previous or any(variant.older for variant in service_plan.variants)
     new, old = _template_progress(service_plan) if has_older else rollout_progress(pods)
     replaces_any = has_older and (old > 0 or not _lack_devices(pods))
