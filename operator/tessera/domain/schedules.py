@@ -26,6 +26,8 @@ from tessera.domain.incremental import FOREVER, Until, constant, reused, reused_
 from tessera.domain.observed.snapshot import Ref
 
 _EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - a time of a wall clock
+# Schedules that change bounds each minute cost no more than those of a week.
+_MAX_CHANGES = 48
 _MINUTE, _SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
@@ -70,6 +72,23 @@ def bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> Until[Bound
         ScheduleStatus(current=bounds, next=following, next_at=next_at),
     )
     return Until(schedule, next_at or FOREVER)
+
+
+def bounds_at(scaling: Scaling, moments: Iterable[datetime]) -> Iterator[tuple[int, int]]:
+    """Yield the fewest and the most replicas at moments in their order, by valid schedules.
+
+    After more changes than a week of days has, the bounds stay as they were last.
+    """
+    schedules, until = scaling.schedules, datetime.min.replace(tzinfo=UTC)
+    least, most, changes = scaling.min_replicas, scaling.max_replicas, 0
+    for moment in moments:
+        if schedules and moment >= until and changes < _MAX_CHANGES:
+            changes += 1
+            _, current = max((_last_time(each, moment), at) for at, each in enumerate(schedules))
+            until = min(_next_time(schedule, moment) for schedule in schedules)
+            bounds = _bounds(scaling, current)
+            least, most = bounds.min_replicas, bounds.max_replicas
+        yield least, most
 
 
 def _bounds(scaling: Scaling, index: int) -> ScheduledBoundsStatus:

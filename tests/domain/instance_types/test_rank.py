@@ -1,13 +1,17 @@
 """What a recorded load costs on each instance type of a pool."""
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from random import Random
 
 import pytest
 
+from tessera.api.inference_service import ScalingSchedule
 from tessera.domain.instance_types.load_classes import load_classes
 from tessera.domain.observed.load_history import LoadSpan
+from tessera.domain.schedules import bounds_at
 from tests.domain.instance_types.types import (
+    AT,
     CHAT,
     EIGHT,
     FOUR,
@@ -50,6 +54,34 @@ def test_the_one_more_that_covers_a_loss_and_the_floor_of_quiet_spans_count() ->
         FOUR: (2, 2),
         EIGHT: (2, 2),
     }
+
+
+def test_each_span_has_the_bounds_that_schedules_set_at_its_time() -> None:
+    schedules = (
+        ScalingSchedule(cron="0 8 * * *", time_zone="UTC", min_replicas=6),
+        ScalingSchedule(cron="0 20 * * *", time_zone="UTC", min_replicas=1, max_replicas=2),
+    )
+    spec = a_typed_spec(schedules=schedules, max_replicas=8)
+    # The spans begin at midnight. By night 2 replicas are allowed of the 3 that one GPU needs.
+    by_type = {each.choice.variant: each.pods for each in ranked(a_history(CHAT, times=144), spec)}
+    assert by_type[ONE] == (2,) * 48 + (6,) * 72 + (2,) * 24
+    assert by_type[EIGHT] == (1,) * 48 + (6,) * 72 + (1,) * 24
+
+
+def test_schedules_of_every_minute_cost_no_more_than_those_of_days(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = list[datetime]()
+
+    def counting(_schedule: ScalingSchedule, at: datetime) -> datetime:
+        asked.append(at)
+        return at + timedelta(minutes=1)
+
+    monkeypatch.setattr("tessera.domain.schedules._next_time", counting)
+    scaling = a_typed_spec(schedules=(ScalingSchedule(cron="* * * * *", min_replicas=3),)).scaling
+    moments = [AT + number * timedelta(minutes=10) for number in range(1008)]
+    assert set(bounds_at(scaling, moments)) == {(3, 48)}
+    assert len(asked) < 64
 
 
 def test_a_type_on_which_prompts_are_late_by_themselves_ranks_last() -> None:

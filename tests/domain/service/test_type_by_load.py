@@ -253,8 +253,8 @@ def test_a_change_whose_replicas_never_get_ready_is_taken_back_and_waits_for_a_d
         each.message for each in cluster.service.status.conditions if "old;" in each.message
     ]
     assert progress == [
-        "0 of 2 replicas updated, 2 old; for another instance type, the old ones stay until the new "
-        "ones are ready"
+        "0 of 2 replicas updated, 2 old; for another instance type, the old ones stay until the "
+        "new ones are ready"
     ]
     assert hours(cluster, 1) == 2
     deployments = {each.variant: each.replicas for each in cluster.workloads.values()}

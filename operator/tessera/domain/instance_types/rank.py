@@ -24,6 +24,7 @@ from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     variant_capacity,
 )
+from tessera.domain.schedules import bounds_at
 
 # A shorter history says too little of a day.
 MIN_HISTORY = timedelta(hours=6)
@@ -85,12 +86,16 @@ def rank_types(
     is not measured is at least as slow as those of fewer GPUs: what slows one slows several.
     """
     classes, costs = load_classes(history.spans), list[TypeCost]()
+    bounds = tuple(bounds_at(spec.scaling, (span.end - SPAN for span in history.spans)))
+    most = max((most for _, most in bounds), default=spec.scaling.max_replicas)
+    scaling = spec.scaling.model_copy(update={"max_replicas": most})
+    spec = spec.model_copy(update={"scaling": scaling})
     slowest = 1.0
     for choice in sorted(choices, key=lambda choice: choice.offer.hardware.devices):
         measured = slowness.get(choice.variant)
         slowest = max(slowest, measured or 1.0)
         engine = _Engine(spec, shape, choice, slowest if measured is None else max(1.0, measured))
-        costs.append(_type_cost(engine, classes, history.spans))
+        costs.append(_type_cost(engine, classes, history.spans, bounds))
     return tuple(sorted(costs, key=lambda cost: cost.order))
 
 
@@ -142,11 +147,13 @@ class _Engine:
 
 
 def _type_cost(
-    engine: _Engine, classes: Sequence[LoadClass], spans: Sequence[LoadSpan]
+    engine: _Engine,
+    classes: Sequence[LoadClass],
+    spans: Sequence[LoadSpan],
+    bounds: Sequence[tuple[int, int]],
 ) -> TypeCost:
-    scaling = engine.spec.scaling
-    least, most = scaling.min_replicas, scaling.max_replicas
-    pods, late, guess = [least] * len(spans), 0.0, 1
+    """Return the cost of a type, with the `bounds` of replicas that schedules set for each span."""
+    pods, late, guess = [least for least, _ in bounds], 0.0, 1
     for each in classes:
         rate = each.mean.rate * engine.beyond_tolerance
         needed, carried = _needed(engine, each.mean, rate, guess)
@@ -154,6 +161,7 @@ def _type_cost(
             late += sum(spans[number].rate for number in each.numbers)
         for number in each.numbers:
             of_span = _rounded(needed, carried, spans[number].rate * engine.beyond_tolerance)
+            least, most = bounds[number]
             # Where one may be lost, those that are left carry the load.
             pods[number] = min(most, max(least, of_span + 1 if least > 1 else of_span))
         guess = needed

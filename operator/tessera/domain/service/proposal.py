@@ -539,6 +539,9 @@ def _loaded(
     current = objects.reference_workload(service.status)
     if history is None or current is None or not has_type_by_load(spec):
         return None
+    if service.spec is not None and not schedule_faults(service.spec.scaling):
+        # What is in force now was not at all times of the recorded load.
+        spec = spec.model_copy(update={"scaling": service.spec.scaling})
     return LoadedService(
         service=service,
         spec=spec,
