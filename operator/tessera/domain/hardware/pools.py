@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -126,6 +126,8 @@ class PoolView:
     ready_nodes: int = 0
     gpus: int = 0
     slices: tuple[tuple[str, int], ...] = ()
+    devices_by_node: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """The devices that each schedulable node offers, by resource."""
     price: Price | None = None
     offers: tuple[HardwareOffer, ...] = ()
     startable: StartableNodes | None = None
@@ -323,6 +325,7 @@ def _discovered_view(
         ready_nodes=len(ready),
         gpus=gpus,
         slices=tuple(sorted(slices.items())),
+        devices_by_node={node.name: node.allocatable for node in ready},
         price=price,
         offers=()
         if product is None

@@ -202,7 +202,7 @@ def free_replicas(
     hardware, in_use = offer.hardware, used_devices.get((offer.pool, offer.hardware.resource), 0)
     if hardware.devices > 1:
         in_use += used_devices.get(fragments_key(offer), 0)
-    return offer.replicas - -(-(in_use + more) // hardware.devices)
+    return offer.replicas - -(-max(0, in_use + more) // hardware.devices)
 
 
 def fragments_key(offer: HardwareOffer) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, discover
 from tessera.domain.incremental import reused
-from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Snapshot
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.candidates import (
     HardwareChoice,
     by_price,
@@ -21,40 +21,35 @@ from tessera.domain.placement.split_state import BINDING_TIME
 def replicas_free_now(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
     """Return for how many replicas on an offer the ready nodes have free devices."""
     hardware = offer.hardware
-    devices = _devices_by_node(view, hardware.resource, snapshot.nodes, snapshot.pods)
+    devices = _devices_by_node(view, hardware.resource, snapshot.pods)
     free = sum(left // hardware.devices for left, _ in devices)
     return max(0, min(offer.replicas - offer.startable_replicas, free))
 
 
 @reused
-def fragments_of(
-    views: Sequence[PoolView], nodes: Sequence[Node], pods: Sequence[Pod]
-) -> Mapping[tuple[str, str], int]:
+def fragments_of(views: Sequence[PoolView], pods: Sequence[Pod]) -> Mapping[tuple[str, str], int]:
     """Return how many free devices make no replica of each offer, as their nodes have too few left.
 
-    Those that made none before anything ran are not counted in the offer.
+    Those that made none before anything ran are not counted in the offer: where these are the ones
+    in use, the number is negative.
     """
     fragments = dict[tuple[str, str], int]()
     for view in views:
         several = [offer for offer in view.offers if offer.hardware.devices > 1]
         for resource in {offer.hardware.resource for offer in several}:
-            devices = _devices_by_node(view, resource, nodes, pods)
+            devices = _devices_by_node(view, resource, pods)
             for offer in several:
                 size = offer.hardware.devices
                 lost = sum(left % size - every % size for left, every in devices)
-                fragments[fragments_key(offer)] = max(0, lost)
+                fragments[fragments_key(offer)] = lost
     return fragments
 
 
 def _devices_by_node(
-    view: PoolView, resource: str, nodes: Sequence[Node], pods: Sequence[Pod]
+    view: PoolView, resource: str, pods: Sequence[Pod]
 ) -> Collection[tuple[int, int]]:
-    """Return the free devices of each usable node of a pool, and all that it has."""
-    every = {
-        node.name: node.allocatable.get(resource, 0)
-        for node in nodes
-        if node.name in view.node_names and node.schedulable
-    }
+    """Return the free devices of each usable node of a pool, and all that it offers."""
+    every = {name: devices.get(resource, 0) for name, devices in view.devices_by_node.items()}
     free = dict(every)
     for pod in pods:
         if pod.node in free and pod.ended is None:

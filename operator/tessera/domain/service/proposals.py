@@ -70,7 +70,7 @@ def propose_all(
     for ref, devices in (*devices_by_ref.items(), *awaited_by_ref.items()):
         if ref == ref.base:
             allocated.update(devices)
-    allocated.update(fragments_of(views, snapshot.nodes, snapshot.pods))
+    allocated.update(fragments_of(views, snapshot.pods))
     free = {view.pool.name: free_in_pool(view, allocated) for view in views}
     turns = chain(order.running, _in_turns(order.new, gpus, forecast), order.tried)
     for each in turns:
