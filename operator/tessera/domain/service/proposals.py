@@ -1,8 +1,9 @@
 """The proposals of all services, in the order in which they choose hardware."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from heapq import heapify, heappop, heapreplace
 from itertools import chain
@@ -12,7 +13,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.precision import CHECKPOINT
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, device_capacities
-from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.incremental import FOREVER, Until, reused, reused_per_object, reused_until
 from tessera.domain.model.precision_files import with_one_precision
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice, free_replicas
@@ -31,6 +32,10 @@ from tessera.domain.service.proposal import (
 )
 from tessera.domain.service.variant_counts import Devices, Room
 from tessera.domain.steps import Step
+
+# How long free devices are kept for a pod of a floor. One that waits for longer may lack something
+# else, which nothing says for sure, and nobody would get the devices for as long as it does.
+AWAITED_TIME = timedelta(minutes=10)
 
 
 def propose_all(
@@ -64,7 +69,9 @@ def propose_all(
         for ref, objects in objects_by_ref.items()
     }
     awaited_by_ref = {
-        service.ref: awaited_devices(service.ref, service, objects_by_ref[service.ref])
+        service.ref: awaited_devices(
+            service.ref, service, objects_by_ref[service.ref], pools_by_name, at=snapshot.at
+        )
         for service in order.running
     }
     for ref, devices in (*devices_by_ref.items(), *awaited_by_ref.items()):
@@ -131,6 +138,10 @@ def _pools_of_usable_nodes(views: Sequence[PoolView], nodes: Sequence[Node]) -> 
 @reused_per_object
 def _count_held(_ref: Ref, pods: Sequence[Pod], pools: Mapping[str, str]) -> Devices:
     """Return the devices that the pods of a service hold on usable nodes of pools."""
+    return _devices_on_nodes(pods, pools)
+
+
+def _devices_on_nodes(pods: Iterable[Pod], pools: Mapping[str, str]) -> Devices:
     devices = Devices()
     for pod in pods:
         pool = pools.get(pod.node) if pod.node is not None and pod.holds_devices else None
@@ -143,20 +154,35 @@ def _count_held(_ref: Ref, pods: Sequence[Pod], pools: Mapping[str, str]) -> Dev
 held_devices = Step(_count_held, lambda *_: Devices())
 
 
-@reused_per_object
-def _count_awaited(_ref: Ref, service: ObservedService, objects: CurrentObjects) -> Devices:
-    """Return the devices for which pods wait that the floor of a service needs."""
-    devices = Devices()
+@reused_until
+def _count_awaited(
+    _ref: Ref,
+    service: ObservedService,
+    objects: CurrentObjects,
+    pools: Mapping[str, str],
+    *,
+    at: datetime,
+) -> Until[Devices]:
+    """Return the devices for which pods wait that the floor of a service needs.
+
+    Those of its pods that leave are for the waiting ones, so they do not count twice.
+    """
+    devices, until = Devices(), FOREVER
     bound = sum(pod.node is not None and not pod.terminating for pod in objects.pods)
     missing = min_replicas_of(service.spec) - bound if service.spec is not None else 0
     if missing > 0:
         waiting = [pod for pod in objects.pods if pod.node is None and not pod.terminating]
         for pod in sorted(waiting, key=lambda each: (each.created, each.ref))[:missing]:
-            devices.update(devices_of_waiting(pod, service.status))
-    return devices
+            if at < (end := pod.created + AWAITED_TIME):
+                devices.update(devices_of_waiting(pod, service.status))
+                until = min(until, end)
+    if devices:
+        leaving = [pod for pod in objects.pods if pod.terminating]
+        devices -= _devices_on_nodes(leaving, pools)
+    return Until(devices, until)
 
 
-awaited_devices = Step(_count_awaited, lambda *_: Devices())
+awaited_devices = Step(_count_awaited, lambda *_, **__: Devices())
 
 
 class _FreeDevices(NamedTuple):
