@@ -5,9 +5,14 @@ from dataclasses import dataclass, replace
 
 from typing_extensions import override
 
+from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service.current_objects import CurrentObjects
-from tessera.domain.service.proposals import awaited_devices
+from tessera.domain.service.proposals import (
+    AWAITED_TIME,
+    awaited_devices,
+    is_awaited_by_others,
+)
 from tests.builders import a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import CHAT, VariantFleet, pool_of
 
@@ -82,3 +87,16 @@ def test_the_device_of_a_pod_that_leaves_is_for_its_successor() -> None:
             at=waiting.created,
         )
         assert awaited.total() == expected
+
+
+def test_a_service_says_that_a_free_gpu_is_kept_for_another() -> None:
+    cluster = a_fleet("chat")
+    cluster.barred = CHAT
+    cluster.nodes[0] = a_node("reserved", whole=3)
+    snapshot = cluster.snapshot()
+    (view,) = discover(cluster.pools[:1], cluster.nodes, snapshot.at.date())
+    offer = next(each for each in view.offers if each.hardware.devices == 1)
+    assert is_awaited_by_others(snapshot, APP, offer)
+    assert not is_awaited_by_others(snapshot, CHAT, offer)
+    later = replace(snapshot, at=snapshot.at + AWAITED_TIME)
+    assert not is_awaited_by_others(later, APP, offer)

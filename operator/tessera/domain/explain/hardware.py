@@ -25,6 +25,7 @@ from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.reporting.decision import Decision, Numbers
+from tessera.domain.service.proposals import is_awaited_by_others
 
 
 def explain_placed(
@@ -109,7 +110,12 @@ def _would_change(
             f"{counted(unschedulable, 'replica')} fewer"
         )
         if free := cheapest_free(service.snapshot, service_plan.service, chosen):
-            reason = beside_clause(service.spec, service_plan.placement, free)
+            is_awaited = is_awaited_by_others(
+                service.snapshot, service_plan.service.ref, free.offer
+            )
+            reason = beside_clause(
+                service.spec, service_plan.placement, free, is_awaited=is_awaited
+            )
             yield (
                 f"{free.offer.hardware.name} of {free.offer.pool} at {free.hourly.formatted(4)} "
                 f"per hour is free, {reason}"

@@ -79,9 +79,18 @@ def cheapest_free(
 
 
 def beside_clause(
-    spec: InferenceServiceSpec, placement: PlacementDecision, free: HardwareChoice
+    spec: InferenceServiceSpec,
+    placement: PlacementDecision,
+    free: HardwareChoice,
+    *,
+    is_awaited: bool,
 ) -> str:
-    """Return what free hardware does for replicas that found no node."""
+    """Return what free hardware does for replicas that found no node.
+
+    What other services' floors wait for is kept for these.
+    """
+    if is_awaited:
+        return "but kept for replicas within the minReplicas of other services, which wait for it"
     if any(each.variant == free.variant for each in placement.choices):
         seconds = BINDING_TIME.total_seconds()
         return f"and takes replicas for which no node was found for {seconds:.0f} s"

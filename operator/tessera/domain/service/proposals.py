@@ -19,6 +19,7 @@ from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Sn
 from tessera.domain.placement.candidates import HardwareChoice, free_replicas
 from tessera.domain.placement.free_hardware import fragments_of
 from tessera.domain.placement.placement import CLASS_RANKS
+from tessera.domain.rollout import devices as nodes_devices
 from tessera.domain.scaling.load import ServiceReadings, service_readings, usable_readings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
@@ -72,7 +73,7 @@ def propose_all(
         service.ref: awaited_devices(
             service.ref, service, objects_by_ref[service.ref], pools_by_name, at=snapshot.at
         )
-        for service in order.running
+        for service in _with_waiting_pods(order.running, objects_by_ref)
     }
     for ref, devices in (*devices_by_ref.items(), *awaited_by_ref.items()):
         if ref == ref.base:
@@ -84,7 +85,8 @@ def propose_all(
         service, ref, objects = each, each.ref, objects_by_ref[each.ref]
         if ref == ref.base:
             allocated.subtract(devices_by_ref[ref])
-            allocated.subtract(awaited_by_ref.get(ref, {}))
+            if ref in awaited_by_ref:
+                allocated.subtract(awaited_by_ref[ref])
         else:
             service = in_untried(ref, each, proposals[ref.base].placement.untried)
         proposal = propose(
@@ -154,6 +156,18 @@ def _devices_on_nodes(pods: Iterable[Pod], pools: Mapping[str, str]) -> Devices:
 held_devices = Step(_count_held, lambda *_: Devices())
 
 
+@reused
+def _with_waiting_pods(
+    services: Sequence[ObservedService], objects_by_ref: Mapping[Ref, CurrentObjects]
+) -> Sequence[ObservedService]:
+    """Return the services of which a pod has no node."""
+    return [
+        service
+        for service in services
+        if any(pod.node is None for pod in objects_by_ref[service.ref].pods)
+    ]
+
+
 @reused_until
 def _count_awaited(
     _ref: Ref,
@@ -183,6 +197,26 @@ def _count_awaited(
 
 
 awaited_devices = Step(_count_awaited, lambda *_, **__: Devices())
+
+
+def is_awaited_by_others(snapshot: Snapshot, ref: Ref, offer: HardwareOffer) -> bool:
+    """Return whether pods of other services' floors wait for all that is free of an offer.
+
+    Messages ask for it, of a service whose own pods find no node.
+    """
+    pods_by_ref = defaultdict[Ref, list[Pod]](list)
+    for pod in snapshot.pods:
+        pods_by_ref[pod.service].append(pod)
+    awaited = Devices()
+    for service in snapshot.services:
+        pods = pods_by_ref.get(service.ref, [])
+        is_other = service.ref == service.ref.base != ref.base
+        if is_other and any(pod.node is None for pod in pods):
+            objects = CurrentObjects(pods=tuple(pods))
+            awaited.update(awaited_devices(service.ref, service, objects, {}, at=snapshot.at))
+    free = sum(nodes_devices.free_replicas(snapshot.nodes, snapshot.pods, offer).values())
+    hardware = offer.hardware
+    return awaited[offer.pool, hardware.resource] >= max(1, free) * hardware.devices
 
 
 class _FreeDevices(NamedTuple):

@@ -20,6 +20,7 @@ from tessera.domain.rollout.strategy import (
 )
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.service.proposal import min_replicas_of
+from tessera.domain.service.proposals import is_awaited_by_others
 from tessera.domain.status.rollouts import first_version_verdict
 
 
@@ -52,7 +53,8 @@ def placed_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
     is_barred = names_taints(lacks)
     other = cheapest_free(snapshot, service_plan.service, service_plan.choice)
     if other is not None and not (is_barred and other.offer.pool == pool):
-        reason = beside_clause(spec, service_plan.placement, other)
+        is_awaited = is_awaited_by_others(snapshot, service_plan.service.ref, other.offer)
+        reason = beside_clause(spec, service_plan.placement, other, is_awaited=is_awaited)
         free += (
             f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, {reason}"
         )
