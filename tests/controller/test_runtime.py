@@ -92,6 +92,7 @@ async def test_a_part_that_fails_while_it_is_cancelled_does_not_go_on() -> None:
         "_fleet._applier.queue._order.next",
         "_metrics.run",
         "_metrics.read",
+        "_metrics.read_load_history",
         "_metrics.restore_scaling",
         "_metrics.restore_spend",
     ],

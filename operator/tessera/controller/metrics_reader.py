@@ -63,17 +63,13 @@ class MetricsReader:
 
     async def run(self) -> None:
         """Read forever, so that a slow query delays no cycle."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_readings())
-            group.create_task(self._run_load_histories())
-
-    async def _run_readings(self) -> None:
         while True:
             began = time.monotonic()
             await self.read()
             await asyncio.sleep(rest_seconds(time.monotonic() - began))
 
-    async def _run_load_histories(self) -> None:
+    async def run_load_histories(self) -> None:
+        """Read recorded loads forever, beside what each cycle needs."""
         while True:
             rest = await self.read_load_history()
             await asyncio.sleep(rest)

@@ -271,6 +271,7 @@ class Runtime:
         if self._metrics is not None:
             await self._restore(self._metrics)
             parts["metrics"] = self._metrics.run
+            parts["load histories"] = self._metrics.run_load_histories
         if self._cost_pricing is not None:
             parts["prices by cost"] = self._cost_pricing.run
         async with asyncio.TaskGroup() as group:

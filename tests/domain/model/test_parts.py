@@ -80,12 +80,13 @@ def test_published_bytes_are_within_what_the_parts_explain(model: str) -> None:
     assert "explain at most" in error_message(read_config(config, 3 * total))
 
 
-# Models of 16 bits whose embedding, which files may have twice, is a small part of them.
+# Models with weights of 16 bits whose embedding, which files may have twice, is a small part of them.
 PLAIN = [
     model
     for model, shape in sorted(models().items())
     if "totalSize" not in CONFIGS[model]
     and shape.quantization is None
+    and config_of(model).get("torch_dtype") != "float32"
     and (shape.vocab_size or 0) * hidden_size(shape) < shape.parameters / 5
 ]
 
