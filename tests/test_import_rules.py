@@ -176,8 +176,8 @@ def test_the_source_root_never_becomes_a_package() -> None:
         # A spec says how its changes are rolled out. Tenants share the rate limits of providers.
         ("tessera.gateway.requests.app", 145),
         # The parser of objects knows routes, and those of gates with their reasons, as in a runner;
-        # the client of the API server reads what nests too deeply for other readers. What is observed
-        # of services has their recorded load.
+        # the client of the API server reads what nests too deeply for other readers. What
+        # is observed of services has their recorded load.
         ("tessera.node_agent.main", 96),
         # A runner takes money for rows, by prices that a gateway tells it; that of a gate scores
         # answers and judges them. One that reads a model knows caches that are compressed.

@@ -133,7 +133,7 @@ def test_a_type_that_misses_the_slo_is_left_at_once() -> None:
 @pytest.mark.parametrize("running", [TWO, FOUR])
 @pytest.mark.parametrize("load", [{"rate": 40.0}, {"rate": 3.0, "input_tokens": 30_000}])
 def test_a_type_is_not_left_for_a_cheaper_one_where_both_miss_the_slo(
-    running: str, load: dict[str, float]
+    running: str, load: dict[str, Any]
 ) -> None:
     history = a_history(replace(REASONING, **load), times=144)
     decision = decide_type(

@@ -80,7 +80,8 @@ def test_published_bytes_are_within_what_the_parts_explain(model: str) -> None:
     assert "explain at most" in error_message(read_config(config, 3 * total))
 
 
-# Models with weights of 16 bits whose embedding, which files may have twice, is a small part of them.
+# Models of 16 bits by their configuration whose embedding, which files may have twice, is a small
+# part of them.
 PLAIN = [
     model
     for model, shape in sorted(models().items())

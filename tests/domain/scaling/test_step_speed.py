@@ -1,6 +1,7 @@
 """How slow steps are, by the devices of replicas or by their steps alone."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ NAN, INFINITE = float("nan"), float("inf")
     ],
 )
 def test_what_a_device_hardly_did_or_cannot_have_done_does_not_count(
-    changes: dict[str, float],
+    changes: dict[str, Any],
 ) -> None:
     assert speed_of(replace(a_replica(2.0), **changes)) is None
 
