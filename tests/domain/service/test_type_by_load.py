@@ -107,6 +107,33 @@ def test_a_type_that_was_changed_to_rests_for_a_day() -> None:
     assert "a change waits until" in placed(cluster)
 
 
+class _LateStatus(VariantFleet):
+    """Its status is written every 40 seconds."""
+
+    @override
+    def cycle(self, seconds: float = 5) -> ServicePlan:
+        before, service_plan = self.service.status, super().cycle(seconds)
+        if self.now.total_seconds() % 40:
+            self.service = replace(self.service, status=before)
+        return service_plan
+
+
+def test_a_change_goes_on_before_the_status_says_it() -> None:
+    cluster = fleet(minimum=2, of=_LateStatus)
+    for load, variant in ((LONG, FOUR), (SHORT, TWO)):
+        cluster.fields = {"readings": load}
+        seen = list[str]()
+        for _ in range(80):
+            cluster.cycle(5)
+            assert sum(cluster.counts().values()) >= 2
+            names = {pod.variant for pod in cluster.pods.values()}
+            if (text := "+".join(sorted(names))) != "".join(seen[-1:]):
+                seen.append(text)
+        assert seen[-2:] == [f"{TWO}+{FOUR}", variant]
+        assert len(seen) <= 3
+    assert cluster.lost == []
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -1,5 +1,6 @@
 """What the recorded load of a service says of its instance type, for the placement."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ class LoadedService:
     is_quiet: bool
     """Nothing else replaces replicas, and all that are wanted are ready."""
     pods: Sequence[Pod] = ()
+    workloads: Sequence[Workload] = ()
     left_at: Mapping[str, datetime] = field(default_factory=dict)
     """When a change to a variant was taken back, as its replicas were not ready."""
     at: datetime
@@ -84,17 +86,21 @@ class LoadedService:
         worth = _worth(decision, self.workload.variant)
         if worth and (serving := self._serving_instead(choices)):
             variant, replicas = serving
-            return TypeByLoad(variant, decision.message, worth, taken_back=replicas)
-        to, message = decision.change_to if self.is_quiet else None, decision.message
-        if decision.change_to is not None:
-            left = self.left_at.get(decision.change_to.variant)
-            if left is not None and self.at < left + REST:
-                to = None
-                message += (
-                    f"; {decision.change_to.variant} was left again before its replicas were "
-                    f"ready, and a change waits until {moment_text(left + REST)}"
-                )
-        return TypeByLoad(to.variant if to is not None else None, message, worth)
+            return TypeByLoad(variant, decision.message, worth, replicas, takes_back=True)
+        if decision.change_to is None:
+            return TypeByLoad(None, decision.message, worth)
+        to = decision.change_to.variant
+        left = self.left_at.get(to)
+        if left is not None and self.at < left + REST:
+            message = (
+                f"{decision.message}; {to} was left again before its replicas were ready, and a "
+                f"change waits until {moment_text(left + REST)}"
+            )
+            return TypeByLoad(None, message, worth)
+        if begun := sum(each.replicas for each in self.workloads if each.variant == to):
+            replicas = max(begun, math.ceil(self.workload.replicas / worth[to]))
+            return TypeByLoad(to, decision.message, worth, replicas)
+        return TypeByLoad(to if self.is_quiet else None, decision.message, worth)
 
     def _serving_instead(self, choices: Sequence[HardwareChoice]) -> tuple[str, int] | None:
         """Return the type that serves on, and its replicas, where the change from it does not end.

@@ -82,9 +82,11 @@ class TypeByLoad(NamedTuple):
     worth: Mapping[str, float]
     """How many replicas of the type that runs serve the last hour's load as one of each type, by
     variant."""
-    taken_back: int = 0
-    """So many replicas of the type to change to are to serve on, as the change from it does not
-    end; 0 without such a change."""
+    under_way: int = 0
+    """So many replicas of the type to change to go on: they exist, and the status that names the
+    type may be written later, or they serve on; 0 where the change has not begun."""
+    takes_back: bool = False
+    """The type to change to is the one that serves on, as the change from it does not end."""
 
 
 _NO_TYPE = TypeByLoad(None, "", {})
@@ -443,11 +445,10 @@ def _with_type(
     changed = next((choice for choice in choices if choice.variant == by_load.change_to), None)
     replicas = running.replicas if running is not None else {}
     by_name = {choice.variant: choice for choice in choices}
-    if changed is not None and by_load.taken_back:
-        existing = [each for each in choices if not each.offer.needs_repartition]
-        decision = _placed_decision(changed, _of_type(existing, changed))
-        replicas_then = max(min_replicas, by_load.taken_back)
-        decision = replace(decision, type_replicas=replicas_then, takes_type_back=True)
+    if changed is not None and by_load.under_way:
+        replicas_then = max(min_replicas, by_load.under_way)
+        decision = _on_type(changed, choices, replicas_then)
+        decision = replace(decision, takes_type_back=by_load.takes_back)
     elif changed is not None and running is not None and replicas.keys() <= by_name.keys():
         present = [(by_name[variant], count) for variant, count in replicas.items()]
         replaced = replicas.get(current.variant, 0) / by_load.worth[changed.variant]
@@ -457,9 +458,7 @@ def _with_type(
             choice is not current and _is_type_of(choice, current) for choice, _ in present
         )
         if is_alone and free_replicas(changed.offer, used) >= needed:
-            existing = [each for each in choices if not each.offer.needs_repartition]
-            decision = _placed_decision(changed, _of_type(existing, changed))
-            decision = replace(decision, type_replicas=needed)
+            decision = _on_type(changed, choices, needed)
     placed = decision.choices[0]
     each_serves = capacity_of(placed) / by_load.worth[placed.variant]
     capacities = {
@@ -471,6 +470,14 @@ def _with_type(
     verdict = StatusVerdict(PlacementReason.PLACED, f"{message}; {by_load.message}")
     awaits_type = changed is not None and placed is not changed
     return replace(decision, verdict=verdict, type_capacities=capacities, awaits_type=awaits_type)
+
+
+def _on_type(
+    choice: HardwareChoice, choices: Sequence[HardwareChoice], replicas: int
+) -> PlacementDecision:
+    existing = [each for each in choices if not each.offer.needs_repartition]
+    decision = _placed_decision(choice, _of_type(existing, choice))
+    return replace(decision, type_replicas=replicas)
 
 
 def _is_type_of(choice: HardwareChoice, current: HardwareChoice) -> bool:

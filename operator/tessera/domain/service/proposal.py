@@ -552,6 +552,7 @@ def _loaded(
         is_quiet=not objects.disrupted
         and is_quiet(service.status, objects.pods, objects.workloads),
         pods=objects.pods,
+        workloads=objects.workloads,
         left_at=left_at,
         at=at,
     )
