@@ -23,12 +23,31 @@ TOTALS = {
     "prompt_tokens_cached_total": 0,
     "prompt_tokens_total": 86_400 * 1000,
 }
+# What is asked of ten minutes: engines that served all of it, 5 requests per second.
+SPAN_VALUES = {
+    "minutes": 10,
+    "requests": 3000,
+    "answers": 3000,
+    "inputs": 3_000_000,
+    "outputs": 600_000,
+    "prompts": 3_000_000,
+    "cached": 0,
+}
 
 
 def answer(path: str, params: dict[str, str]) -> Any:
     if path == "/api/v1/query_range":
-        start, end, step = (float(params[name]) for name in ("start", "end", "step"))
+        start, end, step = (float(params[name].rstrip("s")) for name in ("start", "end", "step"))
         moments = [start + step * number for number in range(round((end - start) / step) + 1)]
+        if "tessera_question" in params["query"]:
+            return [
+                {
+                    "metric": {"tessera_question": name},
+                    "values": [[at, str(value)] for at in moments],
+                }
+                for name, value in SPAN_VALUES.items()
+                if f'"{name}", ""' in params["query"]
+            ]
         middle = (start + end) / 2
         return [
             {"metric": {}, "values": [[at, str(QUIET if at < middle else BUSY)] for at in moments]}
@@ -97,6 +116,10 @@ def test_the_text_says_of_what_the_load_is(live: LiveService) -> None:
     text = run(mix.parse(words)).text
     assert text.startswith("team-a/chat: 518400 requests since ")
     assert "of 1000 input and 200 output tokens on average\nA replica carries " in text
+    assert text.splitlines()[2] == (
+        "By the load: a100-reserved-1gpu-fp8 costs 329.28 USD a day for the load of 7 days, the "
+        "least; a100-reserved-2gpu-fp8 would cost 493.92 USD"
+    )
 
 
 def test_its_url_may_stand_in_the_environment(

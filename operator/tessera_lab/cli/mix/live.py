@@ -17,6 +17,7 @@ from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.settings import CommandSettings
 from tessera_lab.cli.live_series import OUTPUTS, PROMPTS, LiveSeries, selector_of
+from tessera_lab.cli.mix.instance_type import type_message
 from tessera_lab.cli.simulate.fleet_file import FleetFile
 from tessera_lab.fleet.sizing import widest_bounds
 
@@ -43,6 +44,8 @@ class LiveLoad:
     """Requests per second of a replica at the peak."""
     is_predicted: bool
     """False of a rate that the user gave."""
+    type_message: str = ""
+    """What the instance types of its pool cost; empty where nothing is decided on them."""
 
 
 def read_live_load(
@@ -100,6 +103,7 @@ def read_live_load(
         output_tokens=round(outputs / requests),
         replica_rate=carried(max(1, len(fleets) - 1)),
         is_predicted=rate is None,
+        type_message=type_message(series.url, file, at) if file is not None else "",
     )
 
 

@@ -107,6 +107,8 @@ def _live_lines(live: LiveLoad) -> Iterator[str]:
     )
     source = "as predicted for these lengths" if live.is_predicted else "as given"
     yield f"A replica carries {live.replica_rate:.2f} requests/s at the peak, {source}"
+    if live.type_message:
+        yield f"By the load: {live.type_message}"
 
 
 def _row(option: MixOption) -> list[str]:
@@ -162,7 +164,7 @@ def _body(report: MixReport) -> dict[str, object]:
     }
 
 
-def _live_json(live: LiveLoad) -> dict[str, str | float | bool]:
+def _live_json(live: LiveLoad) -> dict[str, str | float | bool | None]:
     return {
         "service": str(live.service),
         "since": live.since.isoformat(),
@@ -171,4 +173,5 @@ def _live_json(live: LiveLoad) -> dict[str, str | float | bool]:
         "outputTokens": live.output_tokens,
         "replicaRequestsPerSecond": round(live.replica_rate, 4),
         "predicted": live.is_predicted,
+        "instanceTypes": live.type_message or None,
     }
