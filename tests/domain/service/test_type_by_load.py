@@ -228,6 +228,23 @@ def test_an_operator_that_is_killed_between_the_writes_of_a_change_ends_it(writt
         assert variants(cluster) == {FOUR}
 
 
+def test_an_operator_that_restarts_before_the_load_is_read_goes_on_with_a_change() -> None:
+    cluster = fleet(minimum=2, of=_LateStatus)
+    for load, variant in ((LONG, FOUR), (SHORT, TWO)):
+        cluster.fields = {"readings": load}
+        cluster.cycle(5)
+        assert variants(cluster) == {TWO, FOUR}
+        names = {pod.ref for pod in cluster.pods.values() if pod.variant == variant}
+        cluster.fields = {}
+        for _ in range(60):
+            cluster.memory = PlanMemory()
+            cluster.cycle(5)
+            assert sum(cluster.counts().values()) >= 2
+        assert variants(cluster) == {variant}
+        assert names <= cluster.pods.keys()
+    assert cluster.lost == []
+
+
 def test_a_type_that_was_left_for_its_speed_is_not_come_back_to_by_its_prediction() -> None:
     cluster = fleet()
     watch(cluster, LONG, 200)

@@ -26,6 +26,7 @@ from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import TypeByLoad
+from tessera.domain.placement.variant_cost import capacity_of
 
 # Ratios of measured speeds that differ by less say the same.
 _SPEED_STEPS = 20
@@ -45,7 +46,8 @@ class LoadedService:
     spec: InferenceServiceSpec
     workload: Workload
     """The Deployment of the variant that it is placed on."""
-    history: LoadHistory
+    history: LoadHistory | None
+    """None until it is read, as after the operator began."""
     start: timedelta
     """The expected time until a replica is ready."""
     slowness: Mapping[str, float] = field(default_factory=dict)
@@ -62,6 +64,8 @@ class LoadedService:
     def until(self) -> datetime:
         """Return when time alone may change the type."""
         created = self.workload.created
+        if self.history is None:
+            return FOREVER
         moments = [left + REST for left in self.left_at.values()]
         if created is not None:
             moments.append(created + _PATIENCE)
@@ -69,6 +73,8 @@ class LoadedService:
 
     def type_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
         """Return the instance type by the load, among those of one pool in one precision."""
+        if self.history is None:
+            return self._begun_among(choices)
         created = self.workload.created
         running = RunningType(
             variant=self.workload.variant,
@@ -101,6 +107,30 @@ class LoadedService:
             replicas = max(begun, math.ceil(self.workload.replicas / worth[to]))
             return TypeByLoad(to, decision.message, worth, replicas)
         return TypeByLoad(to if self.is_quiet else None, decision.message, worth)
+
+    def _begun_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
+        """Return the type that a change began to, which the status may not name yet.
+
+        Until the load is read, a replica of each type serves what is predicted.
+        """
+        capacities = {choice.variant: capacity_of(choice) for choice in choices}
+        own, created = capacities[self.workload.variant], self.workload.created
+        newer = [
+            each
+            for each in self.workloads
+            if each.replicas
+            and each.variant in capacities
+            and created is not None
+            and each.created is not None
+            and each.created > created
+        ]
+        begun = max(newer, key=lambda each: (each.created, each.variant), default=None)
+        if begun is None or begun.variant == self.workload.variant:
+            return TypeByLoad(None, "", {})
+        worth = {variant: capacity / own for variant, capacity in capacities.items()}
+        replicas = max(begun.replicas, math.ceil(self.workload.replicas / worth[begun.variant]))
+        message = f"the change to {begun.variant} goes on until the recorded load is read"
+        return TypeByLoad(begun.variant, message, worth, replicas)
 
     def _serving_instead(self, choices: Sequence[HardwareChoice]) -> tuple[str, int] | None:
         """Return the type that serves on, and its replicas, where the change from it does not end.

@@ -537,7 +537,7 @@ def _loaded(
     """Return what decides the instance type by the recorded load; None where nothing does."""
     service, objects, history = inputs.service, inputs.objects, inputs.readings.load_history
     current = objects.reference_workload(service.status)
-    if history is None or current is None or not has_type_by_load(spec):
+    if current is None or not has_type_by_load(spec):
         return None
     if service.spec is not None and not schedule_faults(service.spec.scaling):
         # What is in force now was not at all times of the recorded load.
