@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -273,8 +273,8 @@ class WriteKiller:
     is let pass in the end.
     """
 
-    def __init__(self, namespace: ScenarioNamespace) -> None:
-        self._namespace = namespace
+    def __init__(self, namespace: ScenarioNamespace, resources: Collection[str] = ()) -> None:
+        self._namespace, self._resources = namespace, resources
         self.kills: Counter[str] = Counter()
         """By what was written."""
 
@@ -301,6 +301,7 @@ class WriteKiller:
             "tessera-operator" not in event["user"]["username"]
             or target.get("namespace") != self._namespace.name
             or target["resource"] == "events"
+            or (self._resources and target["resource"] not in self._resources)
         ):
             return None
         parts = event["verb"], target["resource"], target.get("name"), target.get("subresource")
@@ -308,9 +309,12 @@ class WriteKiller:
 
 
 @contextlib.asynccontextmanager
-async def killing_at_writes(namespace: ScenarioNamespace) -> AsyncIterator[WriteKiller]:
-    """Kill the operator at its writes for the time of the block."""
-    killer = WriteKiller(namespace)
+async def killing_at_writes(
+    namespace: ScenarioNamespace, resources: Collection[str] = ()
+) -> AsyncIterator[WriteKiller]:
+    """Kill the operator at its writes for the time of the block: at those of some resources, or of
+    any."""
+    killer = WriteKiller(namespace, resources)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(killer.run())
         try:
