@@ -25,7 +25,7 @@ from tessera.resources.api_resources import (
     NODES,
     TENANT_BUDGETS,
 )
-from world.testing import PATIENCE_SECONDS, eventually
+from world.testing import eventually
 
 RESERVED, ON_DEMAND, SLICES, H100 = "floor-reserved", "floor-od", "floor-slices", "floor-h100"
 CLIENTS = 60
@@ -189,13 +189,7 @@ class FloorScene:
             counts[variant if serves else f"{variant} that does not serve"] += 1
         assert counts == expected, await self.describe()
 
-    async def settle(
-        self,
-        name: str,
-        expected: Mapping[str, int],
-        edit: str = "",
-        within: float = PATIENCE_SECONDS,
-    ) -> None:
+    async def settle(self, name: str, expected: Mapping[str, int], edit: str = "") -> None:
         """Wait until the newest spec is rolled out to these replicas and no other pod exists."""
 
         async def is_settled() -> None:
@@ -207,7 +201,7 @@ class FloorScene:
             assert progressing.get("reason") == "RolloutComplete", progressing
             assert progressing["observedGeneration"] == service["metadata"]["generation"]
 
-        await eventually(is_settled, within=within)
+        await eventually(is_settled)
         self.take_time(name)
 
     async def outlast(self, count: int) -> None:

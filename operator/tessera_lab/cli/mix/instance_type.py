@@ -1,17 +1,19 @@
 """What the recorded load of a live service says of its instance type, as `Placed` would."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from tessera.adapters.prometheus.load_history import LoadHistories, RecordedService
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import open_prometheus
 from tessera.domain.hardware.pools import discover
 from tessera.domain.instance_types.by_load import has_type_by_load
+from tessera.domain.instance_types.change import RunningType, decide_type
 from tessera.domain.observed.load_history import LoadHistory
+from tessera.domain.placement.candidates import fitting_choices, hardware_candidates
+from tessera.domain.placement.checks import shape_of
 from tessera.ports import MetricsError
 from tessera_lab.cli.simulate.fleet_file import FleetFile
-from tessera_lab.fleet.instance_types import recorded_types
 
 
 def type_message(url: str, file: FleetFile, at: datetime) -> str:
@@ -25,15 +27,25 @@ def type_message(url: str, file: FleetFile, at: datetime) -> str:
         history = asyncio.run(_history(url, file, at))
     except MetricsError as error:
         raise CommandError(f"--from-prometheus {url}: {error}") from None
-    choice = file.objects.choice()
+    spec, choice = file.spec, file.objects.choice()
+    shape, hardware = shape_of(spec), choice.offer.hardware
+    assert shape is not None  # noqa: S101 - hardware was chosen for it
     offers = [
         offer
         for view in discover(file.objects.pools, file.objects.nodes, at.date())
         for offer in view.offers
         if offer.pool == choice.offer.pool
+        and offer.hardware.product == hardware.product
+        and offer.hardware.exclusive
+        and offer.hardware.profile == hardware.profile
     ]
-    types = recorded_types(file.spec, choice, offers, history, timedelta())
-    return types.decide(at, types.running).message
+    types = [
+        each
+        for each in fitting_choices(hardware_candidates(spec, shape, offers))
+        if each.fit.precision == choice.fit.precision
+    ]
+    running = RunningType(variant=choice.variant)
+    return decide_type(spec, shape, types, history, running).message
 
 
 async def _history(url: str, file: FleetFile, at: datetime) -> LoadHistory:
