@@ -310,7 +310,7 @@ def test_a_change_whose_replicas_never_get_ready_is_taken_back_and_waits_for_a_d
         in placed(cluster)
     )
     cluster.start = timedelta(minutes=1)
-    assert hours(cluster, 2) == 2
+    assert hours(cluster, 3) == 2
     assert variants(cluster) == {FOUR}
     assert cluster.lost == []
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.budget_reasons import WithinBudget
@@ -30,7 +30,7 @@ from tessera.domain.placement.variant_cost import capacity_of
 
 # Ratios of measured speeds that differ by less say the same.
 _SPEED_STEPS = 20
-# A type of which a replica is not ready so long after a change to it is left again.
+# A change that takes so much longer than the start of a replica is taken back.
 _PATIENCE = timedelta(hours=1)
 # Spans of the last hour.
 _RECENT = timedelta(hours=1) // SPAN
@@ -40,14 +40,14 @@ _PAID = frozenset(each for each in WithinBudget if each.is_true) | {WithinBudget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedService:
-    """A service whose load is recorded, and what it runs."""
+    """A service whose load may decide its instance type, and what it runs."""
 
     service: ObservedService
     spec: InferenceServiceSpec
     workload: Workload
-    """The Deployment of the variant that it is placed on."""
+    """The Deployment of the variant that the status names."""
     history: LoadHistory | None
-    """None until it is read, as after the operator began."""
+    """None until it is read, as after the operator began, and where nothing follows it."""
     start: timedelta
     """The expected time until a replica is ready."""
     slowness: Mapping[str, float] = field(default_factory=dict)
@@ -57,24 +57,45 @@ class LoadedService:
     pods: Sequence[Pod] = ()
     workloads: Sequence[Workload] = ()
     left_at: Mapping[str, datetime] = field(default_factory=dict)
-    """When a change to a variant was taken back, as its replicas were not ready."""
+    """When a change to a variant was taken back, as it did not end."""
     at: datetime
 
     @property
     def until(self) -> datetime:
         """Return when time alone may change the type."""
-        created = self.workload.created
-        if self.history is None:
-            return FOREVER
         moments = [left + REST for left in self.left_at.values()]
-        if created is not None:
-            moments.append(created + _PATIENCE)
+        if len({each.variant for each in self.workloads if each.replicas}) > 1:
+            moments += [_created(each) + self._patience for each in self.workloads]
         return min((each for each in moments if each > self.at), default=FOREVER)
 
     def type_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
-        """Return the instance type by the load, among those of one pool in one precision."""
+        """Return the instance type of a service, among those of one pool in one precision."""
+        decision = self._decision(choices)
+        begun = self._begun(choices)
+        if len(begun) > 1:
+            return self._under_way(begun, choices, decision)
+        worth = _worth(decision, self.workload.variant)
+        if decision.change_to is None:
+            return TypeByLoad(None, decision.message, worth)
+        to = decision.change_to.variant
+        if self._rests(to):
+            message = (
+                f"{decision.message}; {to} was left again before its replicas were ready, and a "
+                f"change waits until {moment_text(self.left_at[to] + REST)}"
+            )
+            return TypeByLoad(None, message, worth)
+        # One that sleeps is not woken for it.
+        is_ready = self.is_quiet and len(self.pods) > 0
+        return TypeByLoad(to if is_ready else None, decision.message, worth)
+
+    @property
+    def _patience(self) -> timedelta:
+        return _PATIENCE + self.start
+
+    def _decision(self, choices: Sequence[HardwareChoice]) -> TypeDecision:
+        """Return what the recorded load says."""
         if self.history is None:
-            return self._begun_among(choices)
+            return TypeDecision()
         created = self.workload.created
         running = RunningType(
             variant=self.workload.variant,
@@ -82,74 +103,59 @@ class LoadedService:
             start=timedelta(minutes=-(-self.start // timedelta(minutes=1))),
             slowness=self.slowness,
         )
-        decision = _decided(
-            self.service.ref,
-            self.spec,
-            tuple(_without_room(choice) for choice in choices),
-            self.history,
-            running,
+        without_room = tuple(_without_room(choice) for choice in choices)
+        return _decided(self.service.ref, self.spec, without_room, self.history, running)
+
+    def _begun(self, choices: Sequence[HardwareChoice]) -> Sequence[Workload]:
+        """Return the newest Deployment of each type that has replicas, the oldest first.
+
+        That which the status names is one of them, whatever replicas it has.
+        """
+        names = {choice.variant for choice in choices}
+        newest = {
+            each.variant: each
+            for each in sorted(self.workloads, key=_created)
+            if each.variant in names and (each.replicas or each.variant == self.workload.variant)
+        }
+        own = self.workload.variant
+        return sorted(newest.values(), key=lambda each: (_created(each), each.variant == own))
+
+    def _under_way(
+        self, begun: Sequence[Workload], choices: Sequence[HardwareChoice], decision: TypeDecision
+    ) -> TypeByLoad:
+        """Return the type of a service that runs several.
+
+        A change goes on to the newest one, whatever the status or the load says meanwhile. It is
+        taken back where it does not end: it lasts too long, or no budget pays for a replica of it.
+        """
+        own, to = self.workload.variant, begun[-1]
+        worth = _worth(decision, own) or _predicted_worth(choices, own)
+        serving = Counter(
+            pod.variant for pod in self.pods if pod.takes_requests and not pod.is_stopping
         )
-        worth = _worth(decision, self.workload.variant)
-        if worth and (serving := self._serving_instead(choices)):
-            variant, replicas = serving
-            return TypeByLoad(variant, decision.message, worth, replicas, takes_back=True)
-        if decision.change_to is None:
-            return TypeByLoad(None, decision.message, worth)
-        to = decision.change_to.variant
-        left = self.left_at.get(to)
-        if left is not None and self.at < left + REST:
-            message = (
-                f"{decision.message}; {to} was left again before its replicas were ready, and a "
-                f"change waits until {moment_text(left + REST)}"
-            )
-            return TypeByLoad(None, message, worth)
-        if begun := sum(each.replicas for each in self.workloads if each.variant == to):
-            replicas = max(begun, math.ceil(self.workload.replicas / worth[to]))
-            return TypeByLoad(to, decision.message, worth, replicas)
-        return TypeByLoad(to if self.is_quiet else None, decision.message, worth)
+        others = [each.variant for each in begun[:-1] if serving[each.variant]]
+        ends = _created(to) + self._patience <= self.at or self._is_refused(to)
+        if others and (ends or self._rests(to.variant)):
+            back = max(others, key=lambda variant: (serving[variant], variant))
+            served = sum(worth[each.variant] * serving[each.variant] for each in begun)
+            replicas = math.ceil(served / worth[back]) if serving[to.variant] else serving[back]
+            message = decision.message or f"the change to {to.variant} is taken back"
+            return TypeByLoad(back, message, worth, replicas, left=to.variant)
+        message = decision.message or f"the change to {to.variant} goes on"
+        replicas = to.replicas
+        if decision.message:
+            replicas = max(replicas, math.ceil(self.workload.replicas / worth[to.variant]))
+        return TypeByLoad(to.variant, message, worth, replicas)
 
-    def _begun_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
-        """Return the type that a change began to, which the status may not name yet.
-
-        Until the load is read, a replica of each type serves what is predicted.
-        """
-        capacities = {choice.variant: capacity_of(choice) for choice in choices}
-        own, created = capacities[self.workload.variant], self.workload.created
-        newer = [
-            each
-            for each in self.workloads
-            if each.replicas
-            and each.variant in capacities
-            and created is not None
-            and each.created is not None
-            and each.created > created
-        ]
-        begun = max(newer, key=lambda each: (each.created, each.variant), default=None)
-        if begun is None or begun.variant == self.workload.variant:
-            return TypeByLoad(None, "", {})
-        worth = {variant: capacity / own for variant, capacity in capacities.items()}
-        replicas = max(begun.replicas, math.ceil(self.workload.replicas / worth[begun.variant]))
-        message = f"the change to {begun.variant} goes on until the recorded load is read"
-        return TypeByLoad(begun.variant, message, worth, replicas)
-
-    def _serving_instead(self, choices: Sequence[HardwareChoice]) -> tuple[str, int] | None:
-        """Return the type that serves on, and its replicas, where the change from it does not end.
-
-        No replica of the present type is ready within an hour, or no budget pays for any.
-        """
-        created, variant = self.workload.created, self.workload.variant
-        ready = [pod for pod in self.pods if pod.takes_requests and not pod.is_stopping]
+    def _is_refused(self, workload: Workload) -> bool:
+        """Return whether no budget pays for any replica of a Deployment."""
         scaling = self.service.status.scaling
-        is_refused = scaling is not None and scaling.reason in _NOT_GRANTED
-        is_due = created is not None and self.at - created >= _PATIENCE
-        if not is_due and (self.workload.replicas or not is_refused):
-            return None
-        if any(pod.variant == variant for pod in ready):
-            return None
-        others = Counter(pod.variant for pod in ready if pod.variant != variant)
-        types = sorted(each.variant for each in choices if others[each.variant])
-        most = max(types, key=lambda each: others[each], default=None)
-        return (most, others[most]) if most is not None else None
+        return not workload.replicas and scaling is not None and scaling.reason in _NOT_GRANTED
+
+    def _rests(self, variant: str) -> bool:
+        """Return whether a change to a variant was taken back less than a day ago."""
+        left = self.left_at.get(variant)
+        return left is not None and self.at < left + REST
 
     def _may_be_changed(self, created: datetime) -> bool:
         """Return whether a Deployment may be of a type that was changed to.
@@ -168,6 +174,16 @@ def _worth(decision: TypeDecision, running: str) -> Mapping[str, float]:
     """Return how many replicas of the type that runs serve the last hour as one of each type."""
     pods = {cost.choice.variant: max(cost.pods[-_RECENT:]) for cost in decision.ranked}
     return {variant: max(1, pods[running]) / max(1, count) for variant, count in pods.items()}
+
+
+def _predicted_worth(choices: Sequence[HardwareChoice], running: str) -> Mapping[str, float]:
+    """Return how many replicas of the type that runs serve as much as one of each by prediction."""
+    capacities = {choice.variant: capacity_of(choice) for choice in choices}
+    return {variant: capacity / capacities[running] for variant, capacity in capacities.items()}
+
+
+def _created(workload: Workload) -> datetime:
+    return workload.created or datetime.min.replace(tzinfo=UTC)
 
 
 def _without_room(choice: HardwareChoice) -> HardwareChoice:

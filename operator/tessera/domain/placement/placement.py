@@ -83,10 +83,10 @@ class TypeByLoad(NamedTuple):
     """How many replicas of the type that runs serve the last hour's load as one of each type, by
     variant."""
     under_way: int = 0
-    """So many replicas of the type to change to go on: they exist, and the status that names the
-    type may be written later, or they serve on; 0 where the change has not begun."""
-    takes_back: bool = False
-    """The type to change to is the one that serves on, as the change from it does not end."""
+    """So many replicas of the type to change to are wanted, some of which exist; 0 where the change
+    has not begun."""
+    left: str | None = None
+    """The variant to which a change is taken back, as it does not end."""
 
 
 _NO_TYPE = TypeByLoad(None, "", {})
@@ -106,8 +106,8 @@ class PlacementDecision:
     second."""
     type_replicas: int = 0
     """As many replicas as serve the load after a change of type; 0 without one."""
-    takes_type_back: bool = False
-    """The type is the one that serves on, as the change from it does not end."""
+    left_type: str | None = None
+    """The variant of the type to which a change is taken back, as it does not end."""
     awaits_type: bool = False
     """The load calls for another type, which has no room beside what runs, or may not start."""
     type_capacities: Mapping[str, int] = field(default_factory=dict)
@@ -225,6 +225,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
         others = [choice for choice in choices if not is_hopeless(choice)]
         if any(room[choice.variant] for choice in others):
             decision = _place_on_existing(others, [], room, min_replicas)
+            decision = _back_on_type(decision, current_choices, running, min_replicas)
             decision = with_others(decision, others)
     return decision
 
@@ -446,9 +447,8 @@ def _with_type(
     replicas = running.replicas if running is not None else {}
     by_name = {choice.variant: choice for choice in choices}
     if changed is not None and by_load.under_way:
-        replicas_then = max(min_replicas, by_load.under_way)
-        decision = _on_type(changed, choices, replicas_then)
-        decision = replace(decision, takes_type_back=by_load.takes_back)
+        decision = _on_type(changed, choices, max(min_replicas, by_load.under_way))
+        decision = replace(decision, left_type=by_load.left)
     elif changed is not None and running is not None and replicas.keys() <= by_name.keys():
         present = [(by_name[variant], count) for variant, count in replicas.items()]
         replaced = replicas.get(current.variant, 0) / by_load.worth[changed.variant]
@@ -478,6 +478,22 @@ def _on_type(
     existing = [each for each in choices if not each.offer.needs_repartition]
     decision = _placed_decision(choice, _of_type(existing, choice))
     return replace(decision, type_replicas=replicas)
+
+
+def _back_on_type(
+    decision: PlacementDecision,
+    current_choices: Sequence[HardwareChoice],
+    running: RunningReplicas | None,
+    min_replicas: int,
+) -> PlacementDecision:
+    """Return a decision that leaves a type for another one of which replicas are left."""
+    choice = decision.choice
+    if choice is None or running is None or not current_choices:
+        return decision
+    current, replicas = current_choices[0], running.replicas.get(choice.variant, 0)
+    if choice is current or not replicas or not _is_type_of(choice, current):
+        return decision
+    return replace(decision, type_replicas=max(min_replicas, replicas), left_type=current.variant)
 
 
 def _is_type_of(choice: HardwareChoice, current: HardwareChoice) -> bool:

@@ -189,9 +189,8 @@ def _propose(
     is_there = reference is not None and reference.variant == placement.choice.variant
     if placement.awaits_type or not (objects.is_new or is_there):
         until = at  # other services take or free devices
-    history = in_unit(history, unit_of(placement.choices))
     history = _history_on(placement, spec, reference, objects, history, at)
-    left_types = _left_types(history, placement, reference, at)
+    left_types = _left_types(history, placement, at)
     history = replace(history, slowness=tuple(slowness.items()), left_types=left_types)
     scaled = _scaled(service, inputs, placement, history, schedule, room, at)
     proposal = Proposal(
@@ -319,13 +318,15 @@ def _history_on(
 
     Where layouts are planned, that is what they assign; a service that sleeps goes on.
     """
-    if placement.choice is not None and placement.type_replicas:
+    last, unit = history.unit, unit_of(placement.choices)
+    history = in_unit(history, unit)
+    is_other = last is None or last.variant != unit.variant
+    if placement.choice is not None and placement.type_replicas and is_other:
         capacity = placement.type_replicas * capacity_of(placement.choice)
-        units = -(-capacity // unit_of(placement.choices).capacity)
-        decisions = (TimestampedReplicas(at, units),)
+        decisions = (TimestampedReplicas(at, -(-capacity // unit.capacity)),)
         return replace(history, up_window=(), down_window=(), decisions=decisions)
     if placement.replaced_capacity and not history.decisions:
-        units = -(-placement.replaced_capacity // unit_of(placement.choices).capacity)
+        units = -(-placement.replaced_capacity // unit.capacity)
         return replace(history, decisions=(TimestampedReplicas(at, units),))
     if reference is None or not _is_assigned_elsewhere(placement, reference, objects, history):
         return history
@@ -516,15 +517,12 @@ def _slowness(
 
 
 def _left_types(
-    history: ScalingHistory,
-    placement: PlacementDecision,
-    reference: Workload | None,
-    at: datetime,
+    history: ScalingHistory, placement: PlacementDecision, at: datetime
 ) -> tuple[tuple[str, datetime], ...]:
     """Return when changes of the type were taken back, with one that is now."""
-    if not placement.takes_type_back or reference is None:
+    if placement.left_type is None:
         return history.left_types
-    return tuple({**dict(history.left_types), reference.variant: at}.items())
+    return tuple({**dict(history.left_types), placement.left_type: at}.items())
 
 
 def _loaded(
@@ -534,10 +532,10 @@ def _loaded(
     left_at: Mapping[str, datetime],
     at: datetime,
 ) -> LoadedService | None:
-    """Return what decides the instance type by the recorded load; None where nothing does."""
+    """Return what decides the instance type by the recorded load; None before it has run."""
     service, objects, history = inputs.service, inputs.objects, inputs.readings.load_history
     current = objects.reference_workload(service.status)
-    if current is None or not has_type_by_load(spec):
+    if current is None:
         return None
     if service.spec is not None and not schedule_faults(service.spec.scaling):
         # What is in force now was not at all times of the recorded load.
@@ -546,7 +544,7 @@ def _loaded(
         service=service,
         spec=spec,
         workload=current,
-        history=history,
+        history=history if has_type_by_load(spec) else None,
         start=expected_lead(objects.pods, service.status.start, current.variant),
         slowness=slowness,
         is_quiet=not objects.disrupted

@@ -239,6 +239,8 @@ def in_unit(history: ScalingHistory, unit: ScalingUnit) -> ScalingHistory:
         counts=history.counts,
         variants=history.variants,
         changes=history.changes,
+        slowness=history.slowness,
+        left_types=history.left_types,
     )
 
 
