@@ -140,6 +140,38 @@ def test_a_change_of_which_a_part_is_refused_is_taken_back(limit: str) -> None:
     assert cluster.lost == []
 
 
+def _with_floor(cluster: VariantFleet, replicas: int) -> None:
+    scaling = {"minReplicas": replicas, "maxReplicas": 16}
+    cluster.service = replace(cluster.service, spec=a_spec(LARGE, scaling=scaling))
+
+
+def test_a_change_goes_on_as_long_as_replicas_get_ready() -> None:
+    cluster = fleet(gpus=96, minimum=2)
+    cluster.start, cluster.fields = timedelta(minutes=14), {"readings": LONG}
+    cluster.cycle(5)
+    most = 0
+    for minute in range(130):
+        if minute and minute % 12 == 0:
+            _with_floor(cluster, min(10, 2 + minute // 12))
+        cluster.cycle(60)
+        gpus = [2 if pod.variant == TWO else 4 for pod in cluster.pods.values()]
+        most = max(most, sum(gpus))
+    assert variants(cluster) == {FOUR}
+    assert most <= 48
+
+
+def test_no_change_is_taken_back_to_a_type_without_room() -> None:
+    cluster = fleet(gpus=16, minimum=2)
+    cluster.fields = {"readings": LONG}
+    cluster.cycle(5)
+    _with_floor(cluster, 4)
+    assert hours(cluster, 3) >= 2
+    assert {each.variant: each.replicas for each in cluster.workloads.values()} == {TWO: 2, FOUR: 4}
+    cluster.nodes.append(a_node("h100", whole=4, product=H100, name="h100-new"))
+    hours(cluster, 0.5)
+    assert variants(cluster) == {FOUR}
+
+
 def test_a_service_that_sleeps_is_not_woken_for_another_type() -> None:
     scaling = {"minReplicas": 0, "maxReplicas": 16, "idle": {"after": "5m"}}
     cluster = fleet(scaling=scaling)

@@ -64,8 +64,9 @@ class LoadedService:
     def until(self) -> datetime:
         """Return when time alone may change the type."""
         moments = [left + REST for left in self.left_at.values()]
-        if len({each.variant for each in self.workloads if each.replicas}) > 1:
-            moments += [_created(each) + self._patience for each in self.workloads]
+        own = self.workload.variant
+        if any(each.replicas and each.variant != own for each in self.workloads):
+            moments += [self._progress(each) + self._patience for each in self.workloads]
         return min((each for each in moments if each > self.at), default=FOREVER)
 
     def type_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
@@ -87,6 +88,12 @@ class LoadedService:
         # One that sleeps is not woken for it.
         is_ready = self.is_quiet and len(self.pods) > 0
         return TypeByLoad(to if is_ready else None, decision.message, worth)
+
+    def _progress(self, workload: Workload) -> datetime:
+        """Return when a replica of a variant got ready last, else when its Deployment was made."""
+        pods = [pod for pod in self.pods if pod.variant == workload.variant]
+        ready = [pod.ready_since for pod in pods if pod.ready_since is not None]
+        return max([_created(workload), *ready])
 
     @property
     def _patience(self) -> timedelta:
@@ -126,7 +133,7 @@ class LoadedService:
         """Return the type of a service that runs several.
 
         A change goes on to the newest one, whatever the status or the load says meanwhile. It is
-        taken back where it does not end: it lasts too long, or no budget pays for a replica of it.
+        taken back where it does not end: no replica got ready for long, or no budget pays for any.
         """
         own, to = self.workload.variant, begun[-1]
         worth = _worth(decision, own) or _predicted_worth(choices, own)
@@ -134,7 +141,7 @@ class LoadedService:
             pod.variant for pod in self.pods if pod.takes_requests and not pod.is_stopping
         )
         others = [each.variant for each in begun[:-1] if serving[each.variant]]
-        ends = _created(to) + self._patience <= self.at or self._is_refused(to)
+        ends = self._progress(to) + self._patience <= self.at or self._is_refused(to)
         if others and (ends or self._rests(to.variant)):
             back = max(others, key=lambda variant: (serving[variant], variant))
             served = sum(worth[each.variant] * serving[each.variant] for each in begun)

@@ -447,8 +447,10 @@ def _with_type(
     replicas = running.replicas if running is not None else {}
     by_name = {choice.variant: choice for choice in choices}
     if changed is not None and by_load.under_way:
-        decision = _on_type(changed, choices, max(min_replicas, by_load.under_way))
-        decision = replace(decision, left_type=by_load.left)
+        wanted = max(min_replicas, by_load.under_way)
+        is_back = by_load.left is not None and changed is not current
+        if not (is_back and _lacks_room(changed, by_name, running, used_devices, wanted)):
+            decision = replace(_on_type(changed, choices, wanted), left_type=by_load.left)
     elif changed is not None and running is not None and replicas.keys() <= by_name.keys():
         present = [(by_name[variant], count) for variant, count in replicas.items()]
         replaced = replicas.get(current.variant, 0) / by_load.worth[changed.variant]
@@ -478,6 +480,23 @@ def _on_type(
     existing = [each for each in choices if not each.offer.needs_repartition]
     decision = _placed_decision(choice, _of_type(existing, choice))
     return replace(decision, type_replicas=replicas)
+
+
+def _lacks_room(
+    changed: HardwareChoice,
+    by_name: Mapping[str, HardwareChoice],
+    running: RunningReplicas | None,
+    used_devices: Mapping[tuple[str, str], int],
+    wanted: int,
+) -> bool:
+    """Return whether no further replica of a type has room, though some are wanted."""
+    if running is None or not running.replicas.keys() <= by_name.keys():
+        return False
+    if wanted <= running.replicas.get(changed.variant, 0):
+        return False
+    present = [(by_name[variant], count) for variant, count in running.replicas.items()]
+    used = _with_own_devices(used_devices, present, running)
+    return free_replicas(changed.offer, used) <= 0
 
 
 def _back_on_type(
