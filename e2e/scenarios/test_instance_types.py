@@ -77,10 +77,8 @@ async def test_recorded_days_move_a_service_to_two_gpus_and_others_back(
                 async with recorded_days(scene, load):
                     await _move(scene, variant, name, kills=kills)
                     await scene.outlast(3 * CLIENTS)
-                    # Of the same days it stays there. One that was killed knows no speed of the
-                    # type that it left, and these engines are far slower than predicted.
-                    if not kills:
-                        await _is_all_of(scene, variant)
+                    # Of the same days it stays there.
+                    await _is_all_of(scene, variant)
         scene.end(away=0)
 
 

@@ -373,6 +373,19 @@ class RequestLengths(Wire):
     """Tokens of a prompt that the prefix cache had; absent where it had none."""
 
 
+class OtherTypeStatus(Wire):
+    """Another instance type than the one that runs, on which it ran or was to run."""
+
+    name: str
+    """Its variant."""
+
+    slowness: Amount | None = None
+    """Measured time of a step divided by the predicted one; absent where none was measured."""
+
+    taken_back_at: datetime | None = None
+    """When a change to it was taken back, which is not tried again for a day."""
+
+
 class ScalingStatus(Wire):
     """Latest decision of the autoscaler."""
 
@@ -403,6 +416,9 @@ class ScalingStatus(Wire):
     """With policy `Capacity`: the lengths with which a restarted operator continues until it
     measures them. They are written when they differ by more than a fifth, and what is cached when
     it does by a fifth of the input."""
+
+    other_types: Annotated[tuple[OtherTypeStatus, ...], Field(max_length=8)] | None = None
+    """Other instance types, of which a restarted operator knows no more than this."""
 
 
 class ReplacementStatus(Wire):

@@ -213,7 +213,7 @@ def test_a_rollout_starts_no_node() -> None:
 
 
 def test_what_runs_elsewhere_stays_while_its_successor_waits_for_a_node() -> None:
-    previous, variant = "a100-2gpu", "a100-1gpu"
+    previous, variant = "a100-2gpu-fp8", "a100-1gpu"
     waiting = a_pod("chat-1", variant=variant, ready_since=None, unschedulable="no node")
     running = a_pod(variant=previous, node="a100-0", devices={"nvidia.com/gpu": 2}, bound=at(-60))
     status = InferenceServiceStatus(rollout_floor=RolloutFloorStatus(replicas=1))

@@ -265,6 +265,12 @@ def test_a_type_that_was_left_for_its_speed_is_not_come_back_to_by_its_predictio
     cluster.service = replace(cluster.service, status=status)
     cluster.cycle()
     assert dict(cluster.memory.scaling_history[CHAT].slowness) == {FOUR: 4.2}
+    # A new leader knows it, once the service runs on another type.
+    watch(cluster, SHORT, 300)
+    assert variants(cluster) == {TWO}
+    cluster.memory = PlanMemory()
+    cluster.cycle()
+    assert dict(cluster.memory.scaling_history[CHAT].slowness) == {FOUR: 4.2}
     # That of another model says nothing of this one.
     status = status.model_copy(update={"speed": speed.model_copy(update={"model": "hf://a/b"})})
     cluster.service = replace(cluster.service, status=status)

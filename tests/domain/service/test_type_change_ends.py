@@ -116,6 +116,19 @@ def test_a_change_whose_replicas_never_get_ready_is_taken_back_without_a_load(ho
     assert variants(cluster) == {TWO}
 
 
+def test_a_new_leader_does_not_try_again_what_was_taken_back_for_a_day() -> None:
+    cluster = fleet(minimum=2)
+    cluster.start = timedelta(days=9)
+    _begun(cluster)
+    hours(cluster, 2)
+    assert variants(cluster) == {TWO}
+    created = cluster.created
+    for _ in range(20):
+        cluster.memory = PlanMemory()
+        hours(cluster, 1)
+    assert cluster.created == created
+
+
 def test_a_change_is_taken_back_also_where_no_status_is_written() -> None:
     cluster = fleet(minimum=2, of=_FrozenFleet)
     assert isinstance(cluster, _FrozenFleet)

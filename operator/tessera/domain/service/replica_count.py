@@ -199,6 +199,16 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
         for variant in status.variants or ()
         if variant.reason is not VariantReason.NOT_OFFERED
     )
+    types = status.scaling.other_types or ()
+    history = ScalingHistory(
+        counts=counts,
+        slowness=tuple(
+            (each.name, float(each.slowness)) for each in types if each.slowness is not None
+        ),
+        left_types=tuple(
+            (each.name, each.taken_back_at) for each in types if each.taken_back_at is not None
+        ),
+    )
     if unit is not None and any(change.tokens_per_second is not None for change in changes):
         rates = tuple(
             TimestampedRate(
@@ -209,9 +219,9 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
             )
             for change in changes
         )
-        return ScalingHistory(reported=rates, counts=counts)
+        return replace(history, reported=rates)
     decisions = tuple(TimestampedReplicas(change.at, change.replicas) for change in changes)
-    return ScalingHistory(unit=unit, decisions=decisions, counts=counts)
+    return replace(history, unit=unit, decisions=decisions)
 
 
 def _reported_unit(status: InferenceServiceStatus) -> ScalingUnit | None:

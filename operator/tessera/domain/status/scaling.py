@@ -1,14 +1,21 @@
 """What a status says of the number of replicas."""
 
 from datetime import datetime
+from decimal import Decimal
 
 from tessera.api.reasons import ScalingReason
-from tessera.api.service_status import ReplicaChange, RequestLengths, ScalingStatus
+from tessera.api.service_status import (
+    OtherTypeStatus,
+    ReplicaChange,
+    RequestLengths,
+    ScalingStatus,
+)
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 
 _MIN_LENGTH_CHANGE = 0.2
+_MAX_TYPES = 8
 # The messages of these reasons have no measured rates: they change with the spec alone, so each
 # change is written.
 WITHOUT_RATES = (
@@ -30,15 +37,18 @@ def scaling_status(
     scale, desired = service_plan.scale, service_plan.desired_pods
     schedule = service_plan.schedule.status if service_plan.schedule is not None else None
     lengths = _request_lengths(scale, previous.request_lengths if previous else None)
+    types = _other_types(service_plan)
     if (
         previous
         and (previous.desired_replicas, previous.reason) == (desired, scale.reason)
         and (scale.reason not in WITHOUT_RATES or previous.message == scale.message)
         and _names_slow_steps(scale, previous.message)
     ):
-        if (previous.schedule, previous.request_lengths) == (schedule, lengths):
+        known = (previous.schedule, previous.request_lengths, previous.other_types)
+        if known == (schedule, lengths, types):
             return previous
-        return previous.model_copy(update={"schedule": schedule, "request_lengths": lengths})
+        update = {"schedule": schedule, "request_lengths": lengths, "other_types": types}
+        return previous.model_copy(update=update)
     same = previous is not None and previous.desired_replicas == desired
     reason, message, observed_at, change_at = scale.reason, scale.message, at, scale.change_at
     if previous and not same and (change := _unreported_change(scale, previous)):
@@ -54,6 +64,24 @@ def scaling_status(
         else _recent_changes(service_plan, previous),
         schedule=schedule,
         request_lengths=lengths,
+        other_types=types,
+    )
+
+
+def _other_types(service_plan: ServicePlan) -> tuple[OtherTypeStatus, ...] | None:
+    """Return what is known of the instance types that do not run; None where nothing is."""
+    history, choice = service_plan.scale.history, service_plan.choice
+    slowness, left_at = dict(history.slowness), dict(history.left_types)
+    names = slowness.keys() | left_at.keys()
+    if choice is None or names <= {choice.variant}:
+        return None
+    return tuple(
+        OtherTypeStatus(
+            name=name,
+            slowness=Decimal(str(slowness[name])) if name in slowness else None,
+            taken_back_at=left_at[name].replace(microsecond=0) if name in left_at else None,
+        )
+        for name in sorted(names - {choice.variant})[:_MAX_TYPES]
     )
 
 
