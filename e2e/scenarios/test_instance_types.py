@@ -92,7 +92,8 @@ async def _move(scene: FloorScene, variant: str, name: str, *, kills: bool) -> N
         scene.cluster.say(f"{name}: killed after {dict(killer.kills)}")
         assert killer.kills
     else:
-        await scene.settle(name, {variant: _FLOOR})
+        await eventually(lambda: _is_all_of(scene, variant))
+    scene.take_time(name)
 
     async def is_said() -> None:
         placed = condition({"status": await scene.namespace.service_status()}, "Placed")
@@ -106,8 +107,7 @@ async def _move(scene: FloorScene, variant: str, name: str, *, kills: bool) -> N
 async def _is_all_of(scene: FloorScene, variant: str) -> None:
     """Assert that all pods are of a variant, and as many as the floor serve.
 
-    A process that has not read the load yet counts replicas by their predicted capacity, so that
-    there may be more for five minutes.
+    There may be more for five minutes, as many as serve what those of the other type served.
     """
     pods = await list_pods(scene.namespace)
     assert {pod["metadata"]["labels"][VARIANT_LABEL] for pod in pods} == {variant}
