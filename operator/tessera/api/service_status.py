@@ -373,6 +373,10 @@ class RequestLengths(Wire):
     """Tokens of a prompt that the prefix cache had; absent where it had none."""
 
 
+# A status names at most so many.
+MAX_OTHER_TYPES = 8
+
+
 class OtherTypeStatus(Wire):
     """Another instance type than the one that runs, on which it ran or was to run."""
 
@@ -417,7 +421,9 @@ class ScalingStatus(Wire):
     measures them. They are written when they differ by more than a fifth, and what is cached when
     it does by a fifth of the input."""
 
-    other_types: Annotated[tuple[OtherTypeStatus, ...], Field(max_length=8)] | None = None
+    other_types: (
+        Annotated[tuple[OtherTypeStatus, ...], Field(max_length=MAX_OTHER_TYPES)] | None
+    ) = None
     """Other instance types, of which a restarted operator knows no more than this."""
 
 

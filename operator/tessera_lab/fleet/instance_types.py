@@ -16,6 +16,7 @@ from tessera.domain.placement.candidates import (
     hardware_candidates,
 )
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import is_type_of
 from tessera_lab.fleet.model import FleetModel, NodePool, PoolHardware, Tier
 from tessera_lab.fleet.recorded_load import recorded_until
 from tessera_lab.fleet.sizing import sized_fleet
@@ -93,11 +94,10 @@ def recorded_types(
     """Return the types among the offers of the first one's pool, in its precision."""
     shape = shape_of(spec)
     assert shape is not None  # noqa: S101 - the first one was sized for it
-    whole = [offer for offer in offers if offer.hardware.exclusive and not offer.hardware.profile]
     others = [
         choice
-        for choice in fitting_choices(hardware_candidates(spec, shape, whole))
-        if choice.fit.precision == first.fit.precision
+        for choice in fitting_choices(hardware_candidates(spec, shape, offers))
+        if is_type_of(choice, first)
         and choice.fit.hardware.devices % first.fit.hardware.devices == 0
         and choice.variant != first.variant
     ]

@@ -66,8 +66,8 @@ class LoadedService:
         moments = [left + REST for left in self.left_at.values()]
         own = self.workload.variant
         if any(each.replicas and each.variant != own for each in self.workloads):
-            moments += [self._progress(each) + self._patience for each in self.workloads]
-        return min((each for each in moments if each > self.at), default=FOREVER)
+            moments += [self._progress(workload) + self._patience for workload in self.workloads]
+        return min((moment for moment in moments if moment > self.at), default=FOREVER)
 
     def type_among(self, choices: Sequence[HardwareChoice]) -> TypeByLoad:
         """Return the instance type of a service, among those of one pool in one precision."""
@@ -85,7 +85,7 @@ class LoadedService:
                 f"change waits until {moment_text(self.left_at[to] + REST)}"
             )
             return TypeByLoad(None, message, worth)
-        # One that sleeps is not woken for it.
+        # A service that sleeps is not woken for it.
         is_ready = self.is_quiet and len(self.pods) > 0
         return TypeByLoad(to if is_ready else None, decision.message, worth)
 
@@ -140,11 +140,11 @@ class LoadedService:
         serving = Counter(
             pod.variant for pod in self.pods if pod.takes_requests and not pod.is_stopping
         )
-        others = [each.variant for each in begun[:-1] if serving[each.variant]]
+        others = [workload.variant for workload in begun[:-1] if serving[workload.variant]]
         ends = self._progress(to) + self._patience <= self.at or self._is_refused(to)
         if others and (ends or self._rests(to.variant)):
             back = max(others, key=lambda variant: (serving[variant], variant))
-            served = sum(worth[each.variant] * serving[each.variant] for each in begun)
+            served = sum(worth[variant] * serving[variant] for variant in (*others, to.variant))
             replicas = math.ceil(served / worth[back]) if serving[to.variant] else serving[back]
             message = decision.message or f"the change to {to.variant} is taken back"
             return TypeByLoad(back, message, worth, replicas, left=to.variant)

@@ -416,7 +416,7 @@ def _type_by_load(
     """Return what the load says of the type that runs, where its pool has several that fit."""
     if type_by_load is None or not current_choices:
         return _NO_TYPE
-    types = [choice for choice in choices if _is_type_of(choice, current_choices[0])]
+    types = [choice for choice in choices if is_type_of(choice, current_choices[0])]
     return type_by_load(types) if len(types) > 1 else _NO_TYPE
 
 
@@ -424,7 +424,7 @@ def _of_type(
     choices: Sequence[HardwareChoice], of_type: HardwareChoice
 ) -> Sequence[HardwareChoice]:
     """Return the choices without the other types of a pool, which the load decides on."""
-    return [each for each in choices if each is of_type or not _is_type_of(each, of_type)]
+    return [each for each in choices if each is of_type or not is_type_of(each, of_type)]
 
 
 def _with_type(
@@ -446,20 +446,21 @@ def _with_type(
     changed = next((choice for choice in choices if choice.variant == by_load.change_to), None)
     replicas = running.replicas if running is not None else {}
     by_name = {choice.variant: choice for choice in choices}
+    free = _free_beside(changed, by_name, running, used_devices) if changed is not None else None
     if changed is not None and by_load.under_way:
         wanted = max(min_replicas, by_load.under_way)
         is_back = by_load.left is not None and changed is not current
-        if not (is_back and _lacks_room(changed, by_name, running, used_devices, wanted)):
+        is_full = free is not None and free <= 0 < wanted - replicas.get(changed.variant, 0)
+        if not (is_back and is_full):
             decision = replace(_on_type(changed, choices, wanted), left_type=by_load.left)
-    elif changed is not None and running is not None and replicas.keys() <= by_name.keys():
-        present = [(by_name[variant], count) for variant, count in replicas.items()]
+    elif changed is not None and free is not None:
         replaced = replicas.get(current.variant, 0) / by_load.worth[changed.variant]
         needed = max(min_replicas, math.ceil(replaced))
-        used = _with_own_devices(used_devices, present, running)
         is_alone = not any(
-            choice is not current and _is_type_of(choice, current) for choice, _ in present
+            by_name[variant] is not current and is_type_of(by_name[variant], current)
+            for variant in replicas
         )
-        if is_alone and free_replicas(changed.offer, used) >= needed:
+        if is_alone and free >= needed:
             decision = _on_type(changed, choices, needed)
     placed = decision.choices[0]
     each_serves = capacity_of(placed) / by_load.worth[placed.variant]
@@ -482,21 +483,18 @@ def _on_type(
     return replace(decision, type_replicas=replicas)
 
 
-def _lacks_room(
-    changed: HardwareChoice,
+def _free_beside(
+    choice: HardwareChoice,
     by_name: Mapping[str, HardwareChoice],
     running: RunningReplicas | None,
     used_devices: Mapping[tuple[str, str], int],
-    wanted: int,
-) -> bool:
-    """Return whether no further replica of a type has room, though some are wanted."""
+) -> int | None:
+    """Return how many replicas have room beside all that a service runs; None where that is not
+    known."""
     if running is None or not running.replicas.keys() <= by_name.keys():
-        return False
-    if wanted <= running.replicas.get(changed.variant, 0):
-        return False
+        return None
     present = [(by_name[variant], count) for variant, count in running.replicas.items()]
-    used = _with_own_devices(used_devices, present, running)
-    return free_replicas(changed.offer, used) <= 0
+    return free_replicas(choice.offer, _with_own_devices(used_devices, present, running))
 
 
 def _back_on_type(
@@ -510,12 +508,12 @@ def _back_on_type(
     if choice is None or running is None or not current_choices:
         return decision
     current, replicas = current_choices[0], running.replicas.get(choice.variant, 0)
-    if choice is current or not replicas or not _is_type_of(choice, current):
+    if choice is current or not replicas or not is_type_of(choice, current):
         return decision
     return replace(decision, type_replicas=max(min_replicas, replicas), left_type=current.variant)
 
 
-def _is_type_of(choice: HardwareChoice, current: HardwareChoice) -> bool:
+def is_type_of(choice: HardwareChoice, current: HardwareChoice) -> bool:
     """Return whether a choice differs from another one by its number of whole GPUs at most."""
     offer, hardware = choice.offer, choice.offer.hardware
     return (

@@ -203,10 +203,10 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     history = ScalingHistory(
         counts=counts,
         slowness=tuple(
-            (each.name, float(each.slowness)) for each in types if each.slowness is not None
+            (other.name, float(other.slowness)) for other in types if other.slowness is not None
         ),
         left_types=tuple(
-            (each.name, each.taken_back_at) for each in types if each.taken_back_at is not None
+            (other.name, other.taken_back_at) for other in types if other.taken_back_at is not None
         ),
     )
     if unit is not None and any(change.tokens_per_second is not None for change in changes):

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import (
+    MAX_OTHER_TYPES,
     OtherTypeStatus,
     ReplicaChange,
     RequestLengths,
@@ -15,7 +16,6 @@ from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 
 _MIN_LENGTH_CHANGE = 0.2
-_MAX_TYPES = 8
 # The messages of these reasons have no measured rates: they change with the spec alone, so each
 # change is written.
 WITHOUT_RATES = (
@@ -81,7 +81,7 @@ def _other_types(service_plan: ServicePlan) -> tuple[OtherTypeStatus, ...] | Non
             slowness=Decimal(str(slowness[name])) if name in slowness else None,
             taken_back_at=left_at[name].replace(microsecond=0) if name in left_at else None,
         )
-        for name in sorted(names - {choice.variant})[:_MAX_TYPES]
+        for name in sorted(names - {choice.variant})[:MAX_OTHER_TYPES]
     )
 
 

@@ -12,6 +12,7 @@ from tessera.domain.instance_types.change import RunningType, decide_type
 from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.placement.candidates import fitting_choices, hardware_candidates
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import is_type_of
 from tessera.ports import MetricsError
 from tessera_lab.cli.simulate.fleet_file import FleetFile
 
@@ -28,22 +29,12 @@ def type_message(url: str, file: FleetFile, at: datetime) -> str:
     except MetricsError as error:
         raise CommandError(f"--from-prometheus {url}: {error}") from None
     spec, choice = file.spec, file.objects.choice()
-    shape, hardware = shape_of(spec), choice.offer.hardware
+    shape = shape_of(spec)
     assert shape is not None  # noqa: S101 - hardware was chosen for it
-    offers = [
-        offer
-        for view in discover(file.objects.pools, file.objects.nodes, at.date())
-        for offer in view.offers
-        if offer.pool == choice.offer.pool
-        and offer.hardware.product == hardware.product
-        and offer.hardware.exclusive
-        and offer.hardware.profile == hardware.profile
-    ]
-    types = [
-        each
-        for each in fitting_choices(hardware_candidates(spec, shape, offers))
-        if each.fit.precision == choice.fit.precision
-    ]
+    views = discover(file.objects.pools, file.objects.nodes, at.date())
+    offers = [offer for view in views for offer in view.offers]
+    fitting = fitting_choices(hardware_candidates(spec, shape, offers))
+    types = [each for each in fitting if is_type_of(each, choice)]
     running = RunningType(variant=choice.variant)
     return decide_type(spec, shape, types, history, running).message
 

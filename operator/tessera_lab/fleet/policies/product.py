@@ -127,14 +127,9 @@ class FleetObjects:
         recorded = recorded_load(load, _moment(seconds))
         if not is_long_enough(recorded_until(recorded, START)):
             return None
-        choice = self.choice()
-        offers = [
-            offer
-            for view in discover(self.pools, self.nodes, START.date())
-            for offer in view.offers
-            if offer.pool == choice.offer.pool
-        ]
-        return recorded_types(self.spec, choice, offers, recorded, start).at(START)
+        views = discover(self.pools, self.nodes, START.date())
+        offers = [offer for view in views for offer in view.offers]
+        return recorded_types(self.spec, self.choice(), offers, recorded, start).at(START)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
