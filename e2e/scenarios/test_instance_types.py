@@ -19,6 +19,7 @@ from scenarios.tiers import killing_at_writes, list_pods, takes_requests
 from tessera.api.ref import Ref
 from tessera.domain.names import VARIANT_LABEL
 from tessera.domain.observed.load_history import SPAN, LoadSpan
+from tests.domain.instance_types.types import CHAT, REASONING
 from tests.recorded_load import RecordedEngine, record_load
 from world import World, clock, start
 from world.testing import eventually
@@ -33,17 +34,8 @@ _DAYS = 2
 _PAUSE = timedelta(hours=1)
 # Long answers, for which the cache of one GPU has little room, and short ones: whether engines are
 # as fast as predicted or as slow as they can be, one or two GPUs are the cheapest.
-LONG = LoadSpan(
-    end=clock.now(),
-    rate=3.0,
-    input_tokens=1300,
-    output_tokens=2000,
-    input_variation=7.0,
-    resident_tokens=6000,
-)
-SHORT = replace(
-    LONG, rate=22.0, input_tokens=1150, output_tokens=210, input_variation=1.0, resident_tokens=1230
-)
+LONG = replace(REASONING, rate=3.0, output_tokens=2000, resident_tokens=6000)
+SHORT = CHAT
 # What a change of type writes. A killed process starts again after ten seconds.
 _WRITTEN = frozenset({"deployments", "pods", "inferenceservices"})
 _KILLED_SECONDS = 900
@@ -77,7 +69,7 @@ async def test_recorded_days_move_a_service_to_two_gpus_and_others_back(
                 async with recorded_days(scene, load):
                     await _move(scene, variant, name, kills=kills)
                     await scene.outlast(3 * CLIENTS)
-                    # Of the same days it stays there.
+                    # The service stays there on the same days.
                     await _is_all_of(scene, variant)
         scene.end(away=0)
 

@@ -107,19 +107,22 @@ def test_a_type_that_was_changed_to_rests_for_a_day() -> None:
     assert "a change waits until" in placed(cluster)
 
 
-class _LateStatus(VariantFleet):
-    """Its status is written every 40 seconds."""
+class LateStatus(VariantFleet):
+    """Its status is written rarely."""
+
+    every: float = 40
+    """Seconds."""
 
     @override
     def cycle(self, seconds: float = 5) -> ServicePlan:
         before, service_plan = self.service.status, super().cycle(seconds)
-        if self.now.total_seconds() % 40:
+        if self.now.total_seconds() % self.every:
             self.service = replace(self.service, status=before)
         return service_plan
 
 
 def test_a_change_goes_on_before_the_status_says_it() -> None:
-    cluster = fleet(minimum=2, of=_LateStatus)
+    cluster = fleet(minimum=2, of=LateStatus)
     for load, variant in ((LONG, FOUR), (SHORT, TWO)):
         cluster.fields = {"readings": load}
         seen = list[str]()
@@ -229,7 +232,7 @@ def test_an_operator_that_is_killed_between_the_writes_of_a_change_ends_it(writt
 
 
 def test_an_operator_that_restarts_before_the_load_is_read_goes_on_with_a_change() -> None:
-    cluster = fleet(minimum=2, of=_LateStatus)
+    cluster = fleet(minimum=2, of=LateStatus)
     for load, variant in ((LONG, FOUR), (SHORT, TWO)):
         cluster.fields = {"readings": load}
         cluster.cycle(5)

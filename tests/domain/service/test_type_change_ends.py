@@ -1,5 +1,6 @@
 """A change of the instance type ends: on the new type, or on the one of before."""
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,10 +13,19 @@ from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.state import TimestampedReplicas
 from tests.builders import H100, LARGE, NOW, a_budget, a_node, a_spec
-from tests.domain.service.test_type_by_load import FOUR, LONG, TWO, fleet, hours, recorded, variants
+from tests.domain.service.test_type_by_load import (
+    FOUR,
+    LONG,
+    TWO,
+    LateStatus,
+    fleet,
+    hours,
+    recorded,
+    variants,
+)
 from tests.domain.variant_fleet import CHAT, VariantFleet
 
-# Less than what a decision needs.
+# A decision needs more hours.
 SHORT_HISTORY = recorded(rate=1.5, prompt=1000.0, answer=2000.0, hours=3)
 
 
@@ -32,19 +42,6 @@ class _ReadFleet(VariantFleet):
             engines = dict.fromkeys(ready, engine)
             self.fields["readings"] = replace(readings, at=at, pods=pods, engines=engines)
         return super().cycle(seconds)
-
-
-class _FrozenFleet(VariantFleet):
-    """Its statuses are not written any more."""
-
-    is_frozen = False
-
-    @override
-    def cycle(self, seconds: float = 5) -> ServicePlan:
-        before, service_plan = self.service.status, super().cycle(seconds)
-        if self.is_frozen:
-            self.service = replace(self.service, status=before)
-        return service_plan
 
 
 def _begun(cluster: VariantFleet) -> VariantFleet:
@@ -130,9 +127,9 @@ def test_a_new_leader_does_not_try_again_what_was_taken_back_for_a_day() -> None
 
 
 def test_a_change_is_taken_back_also_where_no_status_is_written() -> None:
-    cluster = fleet(minimum=2, of=_FrozenFleet)
-    assert isinstance(cluster, _FrozenFleet)
-    cluster.start, cluster.is_frozen = timedelta(days=9), True
+    cluster = fleet(minimum=2, of=LateStatus)
+    assert isinstance(cluster, LateStatus)
+    cluster.start, cluster.every = timedelta(days=9), math.inf
     assert hours(_begun(cluster), 2) == 2
     assert variants(cluster) == {TWO}
 
