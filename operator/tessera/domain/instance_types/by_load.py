@@ -63,7 +63,7 @@ class LoadedService:
     @property
     def until(self) -> datetime:
         """Return when time alone may change the type."""
-        moments = [left + REST for left in self.left_at.values()]
+        moments = [left + REST for name, left in self.left_at.items() if self._rests(name)]
         own = self.workload.variant
         if any(each.replicas and each.variant != own for each in self.workloads):
             moments += [self._progress(workload) + self._patience for workload in self.workloads]
@@ -86,7 +86,9 @@ class LoadedService:
             )
             return TypeByLoad(None, message, worth)
         # A service that sleeps is not woken for it.
-        is_ready = self.is_quiet and len(self.pods) > 0
+        # An earlier Deployment of the type would be older than that of the one that runs.
+        is_gone = not any(each.variant == to for each in self.workloads)
+        is_ready = self.is_quiet and len(self.pods) > 0 and is_gone
         return TypeByLoad(to if is_ready else None, decision.message, worth)
 
     def _progress(self, workload: Workload) -> datetime:
@@ -162,7 +164,8 @@ class LoadedService:
     def _rests(self, variant: str) -> bool:
         """Return whether a change to a variant was taken back less than a day ago."""
         left = self.left_at.get(variant)
-        return left is not None and self.at < left + REST
+        # A clock that was set back leaves moments that are far ahead.
+        return left is not None and abs(self.at - left) < REST
 
     def _may_be_changed(self, created: datetime) -> bool:
         """Return whether a Deployment may be of a type that was changed to.

@@ -215,6 +215,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     of_type = _of_type(choices, current_choices[0]) if by_load.message else choices
     decision = _stay_or_change(of_type, current_choices, room, running, used_devices, min_replicas)
     decision = _with_type(decision, choices, by_load, running, used_devices, min_replicas)
+    decision = _on_what_is_left(decision, current, choices, running, min_replicas)
     decision = with_others(decision, choices)
 
     def is_hopeless(choice: HardwareChoice) -> bool:
@@ -257,6 +258,8 @@ def _with_others(
         if choice.fit.precision == reference.fit.precision
         and not choice.offer.needs_repartition
         and choice.offer.in_layout is not False
+        # A change of type is of one pool, whose pods say whether it ends.
+        and (not decision.type_replicas or choice.variant in running_variants)
     ]
     running = {
         choice.offer.pool: choice
@@ -511,6 +514,25 @@ def _back_on_type(
     if choice is current or not replicas or not is_type_of(choice, current):
         return decision
     return replace(decision, type_replicas=max(min_replicas, replicas), left_type=current.variant)
+
+
+def _on_what_is_left(
+    decision: PlacementDecision,
+    current: str | None,
+    choices: Sequence[HardwareChoice],
+    running: RunningReplicas | None,
+    min_replicas: int,
+) -> PlacementDecision:
+    """Return a decision that ends a change to a type which is not offered any more, with as many
+    replicas as the service had before it."""
+    is_offered = any(choice.variant == current for choice in choices)
+    if decision.choice is None or running is None or current is None or is_offered:
+        return decision
+    others = {name for name, count in running.replicas.items() if count and name != current}
+    if others != {decision.choice.variant}:
+        return decision
+    left = running.replicas[decision.choice.variant]
+    return replace(decision, type_replicas=max(min_replicas, left))
 
 
 def is_type_of(choice: HardwareChoice, current: HardwareChoice) -> bool:

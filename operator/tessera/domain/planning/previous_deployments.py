@@ -27,6 +27,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     missing: Need,
     *,
     type_capacities: Mapping[str, int],
+    lasting: Collection[str],
     yielding: Collection[Ref],
     timeout: timedelta,
     displacement: Displacement,
@@ -35,7 +36,8 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
 
     Their ready replicas cover what is `missing` of the ready ones of present variants, but for one
     of the `yielding` ones, whose successor gets its device. Those of another instance type count by
-    the recorded load (`type_capacities`).
+    the recorded load (`type_capacities`). One of a `lasting` variant that is lost comes again,
+    since nobody knows whether the change ends.
     """
     pods_by_ref = {workload.ref: pods_of_workload(pods, workload) for workload in workloads}
     options = [
@@ -44,7 +46,10 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
             capacity=type_capacities.get(workload.variant)
             or _capacity(status, workload.variant, missing),
             is_firm=True,
-            most=sum(pod.takes_requests for pod in pods_by_ref[workload.ref]),
+            most=max(
+                sum(pod.takes_requests for pod in pods_by_ref[workload.ref]),
+                workload.replicas if workload.variant in lasting else 0,
+            ),
         )
         for workload in workloads
     ]

@@ -331,11 +331,16 @@ def _previous_deployments(
         objects.pods,
         missing,
         type_capacities=proposal.placement.type_capacities,
+        lasting=proposal.placement.type_capacities.keys() - {proposal.placement.left_type},
         yielding=yielding,
         timeout=spec.drain.timeout,
         displacement=inputs.displacement,
     )
-    removable = [each.ref for each in workloads if not pods_of_workload(objects.pods, each)]
+    removable = [
+        each.ref
+        for each in workloads
+        if not pods_of_workload(objects.pods, each) and not drains[each.ref].replicas
+    ]
     return _Previous(
         (*empty, *removable),
         {
