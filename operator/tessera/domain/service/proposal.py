@@ -22,6 +22,7 @@ from tessera.domain.instance_types.by_load import (
     has_type_by_load,
     is_quiet,
 )
+from tessera.domain.instance_types.change import REST
 from tessera.domain.model.precision_files import GatedPrecision, with_closed
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.demand import GatewayDemand
@@ -513,16 +514,19 @@ def _slowness(
     ratio = measured_ratio(speed, spec.model.uri, variant)
     if variant is None or ratio is None or not has_type_by_load(spec):
         return dict(history.slowness)
-    return {**dict(history.slowness), variant: as_step(ratio)}
+    others = {name: other for name, other in history.slowness if name != variant}
+    return {**others, variant: as_step(ratio)}
 
 
 def _left_types(
     history: ScalingHistory, placement: PlacementDecision, at: datetime
 ) -> tuple[tuple[str, datetime], ...]:
     """Return when changes of the type were taken back, with one that is now."""
-    if placement.left_type is None:
-        return history.left_types
-    return tuple({**dict(history.left_types), placement.left_type: at}.items())
+    left = {name: since for name, since in history.left_types if abs(at - since) < REST}
+    if placement.left_type is not None:
+        left.pop(placement.left_type, None)
+        left[placement.left_type] = at
+    return tuple(left.items())
 
 
 def _loaded(

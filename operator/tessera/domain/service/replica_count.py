@@ -12,6 +12,7 @@ from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.money import Money
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.perf.sources import plausible_ratio
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.variant_cost import cash_of
 from tessera.domain.scaling.additions import with_refusal, without_useless
@@ -203,10 +204,14 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     history = ScalingHistory(
         counts=counts,
         slowness=tuple(
-            (other.name, float(other.slowness)) for other in types if other.slowness is not None
+            (other.name, plausible_ratio(float(other.slowness)))
+            for other in types
+            if other.slowness is not None
         ),
         left_types=tuple(
-            (other.name, other.taken_back_at) for other in types if other.taken_back_at is not None
+            (other.name, other.taken_back_at)
+            for other in types
+            if other.taken_back_at is not None and other.taken_back_at.tzinfo is not None
         ),
     )
     if unit is not None and any(change.tokens_per_second is not None for change in changes):

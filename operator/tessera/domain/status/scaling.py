@@ -38,6 +38,8 @@ def scaling_status(
     schedule = service_plan.schedule.status if service_plan.schedule is not None else None
     lengths = _request_lengths(scale, previous.request_lengths if previous else None)
     types = _other_types(service_plan)
+    if service_plan.choice is None:
+        types = previous.other_types if previous is not None else None
     if (
         previous
         and (previous.desired_replicas, previous.reason) == (desired, scale.reason)
@@ -72,8 +74,11 @@ def _other_types(service_plan: ServicePlan) -> tuple[OtherTypeStatus, ...] | Non
     """Return what is known of the instance types that do not run; None where nothing is."""
     history, choice = service_plan.scale.history, service_plan.choice
     slowness, left_at = dict(history.slowness), dict(history.left_types)
-    names = slowness.keys() | left_at.keys()
-    if choice is None or names <= {choice.variant}:
+    if choice is None:
+        return None
+    # The newest last: those of pools that are gone leave first.
+    names = [name for name in {**slowness, **left_at} if name != choice.variant]
+    if not names:
         return None
     return tuple(
         OtherTypeStatus(
@@ -81,7 +86,7 @@ def _other_types(service_plan: ServicePlan) -> tuple[OtherTypeStatus, ...] | Non
             slowness=Decimal(str(slowness[name])) if name in slowness else None,
             taken_back_at=left_at[name].replace(microsecond=0) if name in left_at else None,
         )
-        for name in sorted(names - {choice.variant})[:MAX_OTHER_TYPES]
+        for name in names[-MAX_OTHER_TYPES:]
     )
 
 
