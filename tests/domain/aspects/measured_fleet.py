@@ -38,9 +38,11 @@ from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW, a_budget, a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
+from tests.text_records import step_lines, text_of
 
 Kind = Literal["statuses", "events", "explanations", "series"]
 KINDS: Sequence[Kind] = get_args(Kind)
+SEQUENCES = 300
 _NAMES = ("chat", "code", "draft")
 _TIERS = ("Reserved", "OnDemand")
 _DRAFTED = {"method": "NGram", "tokens": 4}
@@ -315,3 +317,15 @@ def _status_json(status: InferenceServiceStatus) -> Any:
 def as_json(record: Any) -> str:
     """Return a part of a record in one form."""
     return json.dumps(record, indent=1, sort_keys=True, default=str)
+
+
+def fleet_text(seed: int) -> str:
+    """Return what a sequence shows as text: each status and Event, every other explanation and
+    page of series, without the help of these."""
+    record: Any = MeasuredFleet(seed).play()
+    series = (
+        dict(line.rsplit(" ", 1) for line in page if line[0] != "#")
+        for page in record["series"][1::2]
+    )
+    steps = {**record, "explanations": record["explanations"][1::2], "series": series}
+    return text_of({kind: step_lines(steps[kind]) for kind in KINDS})

@@ -1,23 +1,23 @@
 """What is read of 300 generated fleets is what it was: a recut changes nothing that is seen.
 
-A digest of each sequence is in `recorded.json`. `--update-golden` writes those that are played; to
-see what differs between two trees, write both and compare them:
-`.venv/bin/python -m tests.domain.aspects.test_recorded FIRST LAST FOLDER`.
+The first twenty stand in `recorded/` as text, and a digest of each in `recorded.json`;
+`--update-golden` writes those that are played. `make compare-records` shows what differs.
 """
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.domain.aspects.measured_fleet import KINDS, MeasuredFleet, as_json
+from tests.domain.aspects.measured_fleet import KINDS, SEQUENCES, MeasuredFleet, as_json, fleet_text
+from tests.text_records import check_texts
 
-SEQUENCES = 300
 # Of the short run: the first ones.
 SHORT = 40
+AS_TEXT = 20
 _RECORDED = Path(__file__).parent / "recorded.json"
+_TEXTS = Path(__file__).parent / "recorded"
 _GROUP = 10
 
 
@@ -43,13 +43,6 @@ def test_what_is_read_of_measured_fleets_stays(first: int, pytestconfig: pytest.
     assert played == {seed: recorded.get(seed) for seed in played}
 
 
-def _write(first: int, last: int, folder: Path) -> None:
-    """Write what is read of sequences, each kind in a file of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in range(first, last + 1):
-        for kind, record in MeasuredFleet(seed).play().items():
-            (folder / f"{seed}-{kind}.json").write_text(as_json(record), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    _write(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+def test_what_is_read_of_some_fleets_stays_as_text(pytestconfig: pytest.Config) -> None:
+    texts = {f"{seed:02}": fleet_text(seed) for seed in range(1, AS_TEXT + 1)}
+    check_texts(_TEXTS, texts, pytestconfig)
