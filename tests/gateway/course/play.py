@@ -36,6 +36,7 @@ from tessera.gateway.server import GatewayServer
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.course.virtual_loop import Peer, VirtualLoop, connect
 from tests.gateway.harness import LocalAccounts
+from tests.text_records import step_lines, text_of, value_lines
 
 _POLL_SECONDS, _POLLS_PER_MOVE, _POLLS_PER_RENEWAL = 0.25, 4, 2
 # Readers from outside come at such moments, each so much later than the one before.
@@ -571,6 +572,22 @@ def as_json(record: Mapping[str, Any]) -> str:
         return names.setdefault(match[0], f"{'record' if '-' in match[0] else 'id'}-{len(names)}")
 
     return _NAMES.sub(named, text) + "\n"
+
+
+def course_text(text: str) -> str:
+    """Return a record in its form of JSON as text; histograms without their buckets."""
+    record = json.loads(text)
+    record["metrics"] = dict(
+        line.rsplit(" ", 1) for line in record["metrics"] if "_bucket{" not in line
+    )
+    records = [
+        {"is": name, "at": micros, **fields}
+        for name in ("begun", "records")
+        for micros, fields in record.pop(name)
+    ]
+    readings = record.pop("readings")
+    parts = {"readings": step_lines(readings), "usage records": step_lines(records)}
+    return text_of({record.pop("course"): value_lines(record), **parts})
 
 
 def _plain(value: object) -> Any:

@@ -1,15 +1,12 @@
 """What is seen of 600 requests is what it was: a recut changes nothing but what it names.
 
-A digest of each course is in `recorded.json`. `--update-golden` writes those that are played; to
-see what differs between two trees, write both and compare them:
-`.venv/bin/python -m tests.gateway.course.test_recorded FIRST LAST FOLDER`.
+Every seventh stands in `recorded/` as text, and a digest of each in `recorded.json`, which
+`--update-golden` write. `make compare-records` shows what differs of all of them.
 """
 
 import hashlib
 import json
-import logging
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,15 @@ from tessera.domain.gateway.requests import Phase, RunningPhase
 from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
 from tests.gateway.course.building import CHAT_PATH
-from tests.gateway.course.courses import courses
+from tests.gateway.course.courses import courses, parts_as_text
 from tests.gateway.course.failures import FAILURES, stream_events, whole_events
 from tests.gateway.course.paths import STREAMING
 from tests.gateway.course.placements import PLACEMENTS
-from tests.gateway.course.play import Play, as_json
+from tests.gateway.course.play import Play, as_json, course_text
+from tests.text_records import check_texts
 
 _RECORDED = Path(__file__).parent / "recorded.json"
+_TEXTS = Path(__file__).parent / "recorded"
 # No process writes it of itself: it stands in what is kept for the case that it is killed.
 _OF_PARTIAL_RECORDS = {RequestReason.GATEWAY_KILLED}
 _OF_PROVIDERS = {
@@ -68,6 +67,16 @@ def test_what_is_seen_of_requests_stays(
     recorded = json.loads(_RECORDED.read_text(encoding="utf-8"))
     names = [*recorded, *(digests.keys() - recorded.keys())]
     assert [name for name in names if digests.get(name) != recorded.get(name)] == []
+
+
+def test_what_is_seen_of_some_requests_stays_as_text(
+    texts: Mapping[str, str], pytestconfig: pytest.Config
+) -> None:
+    parts = {
+        part: "".join(course_text(texts[name]) for name in names)
+        for part, names in parts_as_text().items()
+    }
+    check_texts(_TEXTS, parts, pytestconfig)
 
 
 def test_each_course_has_a_name_of_its_own_and_leaves_nothing(
@@ -171,19 +180,3 @@ def _codes(played: Mapping[str, Played]) -> Iterator[str]:
         for parts in course["clients"].values():
             for _, part in parts:
                 yield from re.findall(r'"code":"(\w+)"', part)
-
-
-def _write(first: int, last: int, folder: Path) -> None:
-    """Write what is seen of courses, each in a file of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, course in enumerate(courses(), 1):
-        if first <= number <= last:
-            name = re.sub(r"[^a-z0-9]+", "-", course.name.lower())
-            text = as_json(Play(course).run())
-            (folder / f"{number:03}-{name}.json").write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    # The courses have what is logged as a warning, and defects.
-    logging.disable(logging.CRITICAL)
-    _write(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
