@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -71,6 +72,8 @@ from tests.cli.partitioned_cluster import (
 from tests.cli.test_key import SecretsApi
 from tests.memory_cluster import MemoryCluster
 
+# The width of help.
+COLUMNS = "100"
 Calls = Iterator[tuple[str, str]]
 DAY = date(2026, 11, 20)
 _AT = datetime(2026, 11, 26, tzinfo=UTC)
@@ -85,6 +88,18 @@ def shown(call: Callable[[], Output]) -> str:
     except CommandError as error:
         return f"error: {error}"
     return f"{output.exit_code}\n{output.text}"
+
+
+async def call_texts(folder: Path) -> Mapping[str, str]:
+    """Return what the calls of each command show, each below its words."""
+    texts: dict[str, str] = {}
+    shown_by: dict[str, str] = {}
+    for words, text in (await played(folder)).items():
+        command = re.sub(r"\W", "", words.split()[0])
+        same = shown_by.setdefault(text, words)
+        shown = text if same == words else f"as {same}"
+        texts[command] = f"{texts.get(command, '')}=== {words}\n{shown.rstrip()}\n"
+    return texts
 
 
 async def played(folder: Path) -> dict[str, str]:
