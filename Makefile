@@ -167,6 +167,10 @@ claims: .venv/made ## Compute fifty claims about the cost of inference, and say 
 tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts that bench-scale does not score.
 	@$(RUN) tools/tune_rivals.py $(OPTIONS)
 
+.PHONY: compare-records
+compare-records: .venv/made ## Say what fleets, requests, calls and objects show otherwise than in the commit BASE (about 4 minutes).
+	@$(RUN) tools/compare_records.py $(BASE) $(OPTIONS)
+
 .PHONY: record-course
 record-course: .venv/made ## Record twelve minutes with bursts in a world, which tests compare simulated fleets with (about 16 minutes).
 	@$(RUN) -m bench.record_course $(OPTIONS)

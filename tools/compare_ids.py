@@ -6,10 +6,10 @@ test is in both.
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from commits import checked_out
 from environments import ROOT
 from tests.parts import E2E, TEST
 
@@ -19,13 +19,8 @@ SHOWN = 20
 def main() -> int:
     """Print what is missing, what is in both, and how many are new."""
     commit = sys.argv[1]
-    with tempfile.TemporaryDirectory() as folder:
-        tree = str(Path(folder) / "tree")
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, commit], check=True)
-        try:
-            before = _test_ids(Path(tree))
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", tree], check=True)
+    with checked_out(commit) as tree:
+        before = _test_ids(tree)
     test, e2e = (_test_ids(ROOT, "--part", part) for part in (TEST, E2E))
     missing, double, new = before - test - e2e, test & e2e, (test | e2e) - before
     print(f"{len(before)} tests at {commit}; make test: {len(test)}, make test-e2e: {len(e2e)}")
