@@ -84,7 +84,7 @@ def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Poo
         **fields,
     }
     checked = AcceleratorPoolSpec.model_validate(spec)
-    return Pool(name=name, uid=f"uid-{name}", generation=1, spec=checked)
+    return Pool(ref=Ref("", name), uid=f"uid-{name}", generation=1, spec=checked)
 
 
 def a_budget(
@@ -99,7 +99,7 @@ def a_budget(
         **fields,
     }
     return Budget(
-        name=name, generation=1, spec=TenantBudgetSpec.model_validate(spec), status=status
+        ref=Ref("", name), generation=1, spec=TenantBudgetSpec.model_validate(spec), status=status
     )
 
 
@@ -117,7 +117,7 @@ def a_provider_spec(name: str = "acme", **fields: Any) -> dict[str, Any]:
 
 def a_provider(name: str = "acme", **fields: Any) -> ObservedProvider:
     return ObservedProvider(
-        name=name,
+        ref=Ref("", name),
         uid=f"uid-{name}",
         created=NOW,
         generation=3,

@@ -268,7 +268,7 @@ def provider_directory(address: str) -> Directory:
         ),
     )
     provider = ObservedProvider(
-        name="acme",
+        ref=Ref("", "acme"),
         uid="uid-acme",
         created=datetime(2026, 1, 1, tzinfo=UTC),
         generation=1,

@@ -11,6 +11,7 @@ import pytest
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
+from tessera.api.ref import Ref
 from tessera.api.schema import KINDS, crd
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.billing.cost_prices import DAY, ServiceDay, next_status
@@ -835,7 +836,7 @@ async def test_the_longest_status_of_prices_by_cost_is_accepted_and_read_again(
     status, answer = await create(cluster, PRICE_LISTS, {"entries": entries}, "by-cost")
     assert status == 201, answer
     spec = PriceListSpec.model_validate({"entries": entries})
-    price_list = ObservedPriceList(name="by-cost", spec=spec)
+    price_list = ObservedPriceList(ref=Ref("", "by-cost"), spec=spec)
     holder = NameHolder("a", frozenset({"team-a"}))
     rights = NameRights(holders={"chat": {"a": holder}})
     day = ServiceDay(

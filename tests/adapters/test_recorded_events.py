@@ -5,6 +5,7 @@ from typing import Any
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.meta import Condition
+from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import Budget
 from tessera.ports import ClusterObject, EventOutcome
@@ -44,7 +45,7 @@ async def test_the_api_server_keeps_events_series_and_those_of_cluster_scoped_ob
         uid="uid-recorded-chat",
         plan_input=a_service(),
     )
-    budget = Budget(name="team-a", generation=1, spec=None)
+    budget = Budget(ref=Ref("", "team-a"), generation=1, spec=None)
     team = ClusterObject(
         key=ObjectKey("tenantbudgets", "", "team-a"), uid="uid-recorded-team", plan_input=budget
     )

@@ -101,7 +101,7 @@ def a_pool(gpu_layouts: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSn
         ),
     )
     view = PoolView(
-        pool=Pool(name="a100", generation=1, spec=None),
+        pool=Pool(ref=Ref("", "a100"), generation=1, spec=None),
         accepted=StatusVerdict(PoolAccepted.VALID, ""),
         discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
     )

@@ -142,7 +142,7 @@ def _offers(running: Mapping[str, EngineProcess]) -> Directory:
         )
         for name, (of_prompt, of_answer) in _PRICES.items()
     )
-    list_ = ObservedPriceList(name="standard", spec=PriceListSpec(entries=entries))
+    list_ = ObservedPriceList(ref=Ref("", "standard"), spec=PriceListSpec(entries=entries))
     book = revised_book(PriceListBook(), [list_], 0.0)
     return a_directory(*services, *map(_route, _BOUNDS), **{**paying(), "prices": book})
 

@@ -46,7 +46,9 @@ def prices(**changes: Any) -> PriceListBook:
         **changes,
     }
     spec = PriceListSpec(entries=(PriceEntry(**fields),))
-    return revised_book(PriceListBook(), [ObservedPriceList(name="standard", spec=spec)], 0.0)
+    return revised_book(
+        PriceListBook(), [ObservedPriceList(ref=Ref("", "standard"), spec=spec)], 0.0
+    )
 
 
 def a_charge_limit(nanos: int, **changes: Any) -> ChargeLimit:

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tessera.api.price_list import PriceListSpec
+from tessera.api.ref import Ref
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.charges.account import window_at
 from tessera.domain.charges.gateway_charges import ChargeRefusal, ChargeReservation
@@ -79,7 +80,7 @@ def test_no_window_gets_more_than_its_amount_at_any_end(zone: str, window: Windo
 def a_list(price: int) -> ObservedPriceList:
     entry = {"from": "2026-01-01", "models": ["*"], "input": str(price), "output": "1"}
     return ObservedPriceList(
-        name="standard", spec=PriceListSpec.model_validate({"entries": [entry]})
+        ref=Ref("", "standard"), spec=PriceListSpec.model_validate({"entries": [entry]})
     )
 
 

@@ -213,7 +213,7 @@ def listed(*changes: Mapping[str, Any], book: PriceListBook, at: float) -> Price
     for number, fields in enumerate(changes):
         entry = {"from_": date(2026, 1, 1), "models": ("*",), "input": "1", "output": "10"}
         spec = PriceListSpec(entries=(PriceEntry(**{**entry, **fields}),))
-        lists.append(ObservedPriceList(name=f"list-{number}", spec=spec))
+        lists.append(ObservedPriceList(ref=Ref("", f"list-{number}"), spec=spec))
     return revised_book(book, lists, at)
 
 

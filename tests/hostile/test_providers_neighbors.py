@@ -7,6 +7,7 @@ import pytest
 
 from tessera.api.model_provider import ModelProviderSpec
 from tessera.api.rate_limits import RateLimitsSpec
+from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Identity
 from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits
@@ -137,7 +138,7 @@ def test_a_flood_of_one_tenant_leaves_others_their_share_of_the_rate_limits(
 ) -> None:
     fields = a_provider_spec(tenants=["team-a", OTHER], rateLimits=limits)
     spec = ModelProviderSpec.model_validate(fields)
-    provider = ObservedProvider(name="acme", uid="u", created=NOW, generation=1, spec=spec)
+    provider = ObservedProvider(ref=Ref("", "acme"), uid="u", created=NOW, generation=1, spec=spec)
     observed = GatewayObservations(providers=(provider,), budgets=(a_budget(), a_budget(OTHER)))
     known = build_directory(observed, RateLimitsSpec())
     model = known.outside["acme", "Big"]

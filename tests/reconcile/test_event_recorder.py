@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.api.meta import Condition
+from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.domain.observed.snapshot import Budget
@@ -97,7 +98,7 @@ async def test_an_event_names_its_object_its_writer_and_its_reason() -> None:
 async def test_events_of_cluster_scoped_objects_are_in_the_default_namespace() -> None:
     recording = Recording()
     key = ObjectKey("tenantbudgets", "", "a" * 253)
-    budget = Budget(name="b", generation=1, spec=None, status=TenantBudgetStatus())
+    budget = Budget(ref=Ref("", "b"), generation=1, spec=None, status=TenantBudgetStatus())
     observed = ClusterObject(key=key, uid="uid-b", plan_input=budget)
     recording.recorder.record(
         TENANT_BUDGETS, observed, TenantBudgetStatus(**a_status("InvalidTimeZone"))

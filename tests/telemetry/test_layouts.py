@@ -62,7 +62,7 @@ def a_pool_layout(
     )
     return PoolLayoutState(
         view=PoolView(
-            pool=Pool(name="a100", generation=1, spec=spec),
+            pool=Pool(ref=Ref("", "a100"), generation=1, spec=spec),
             accepted=StatusVerdict(PoolAccepted.VALID, ""),
             discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
             price=price,

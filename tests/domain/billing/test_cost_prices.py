@@ -59,7 +59,7 @@ def an_entry(
 
 def a_list(*entries: Any, status: PriceListStatus | None = None) -> ObservedPriceList:
     spec = PriceListSpec.model_validate({"entries": entries})
-    return ObservedPriceList(name="standard", spec=spec, status=status or PriceListStatus())
+    return ObservedPriceList(ref=Ref("", "standard"), spec=spec, status=status or PriceListStatus())
 
 
 def a_day(
@@ -80,7 +80,7 @@ def after(
     rights: NameRights = RIGHTS,
 ) -> ObservedPriceList:
     status = next_status(price_list, today, days, rights)
-    return ObservedPriceList(name=price_list.name, spec=price_list.spec, status=status)
+    return ObservedPriceList(ref=Ref("", price_list.name), spec=price_list.spec, status=status)
 
 
 def prices(price_list: ObservedPriceList) -> list[tuple[date, str, str, date]]:
@@ -280,7 +280,9 @@ def test_the_status_has_the_last_prices_alone() -> None:
 
 
 def test_a_list_that_cannot_be_read_stays_as_it_is() -> None:
-    unreadable = ObservedPriceList(name="broken", spec=None, problem="spec.entries: missing")
+    unreadable = ObservedPriceList(
+        ref=Ref("", "broken"), spec=None, problem="spec.entries: missing"
+    )
     assert not lacks_price(unreadable, TODAY)
     assert next_status(unreadable, TODAY, (), RIGHTS) == PriceListStatus()
 

@@ -386,7 +386,7 @@ def test_the_last_accepted_spec_stays_in_force_while_a_new_one_cannot_be_used(
         (a_budget(timeZone="Mars/Olympus"), BudgetAccepted.INVALID_TIME_ZONE, "spec.timeZone"),
         (
             Budget(
-                name="team-a",
+                ref=Ref("", "team-a"),
                 generation=1,
                 spec=None,
                 named_namespaces=("team-a",),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tessera.api.budget_reasons import LimitAction, WithinBudget
 from tessera.api.model_provider import ModelProviderSpec
+from tessera.api.ref import Ref
 from tessera.api.tenant_budget import BudgetRaise, TenantBudgetStatus, WindowName
 from tessera.domain.budget.budgets import BudgetView, build_budget_views
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
@@ -79,7 +80,7 @@ def a_provider(*tenants: str, currency: str = "USD") -> ObservedProvider:
         ],
     }
     return ObservedProvider(
-        name="example",
+        ref=Ref("", "example"),
         uid="example",
         created=NOW,
         generation=1,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.api.price_list import PriceListSpec, PriceListStatus
+from tessera.api.ref import Ref
 from tessera.domain.charges.price_book import SEEN_SECONDS, PriceListBook, revised_book
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.gateway.directory import Directory, TenantLimits
@@ -28,7 +29,7 @@ def an_entry(price: str, *models: str, **fields: Any) -> dict[str, Any]:
 
 def a_list(*entries: dict[str, Any], name: str = "standard", **fields: Any) -> ObservedPriceList:
     return ObservedPriceList(
-        name=name, spec=PriceListSpec.model_validate({"entries": entries, **fields})
+        ref=Ref("", name), spec=PriceListSpec.model_validate({"entries": entries, **fields})
     )
 
 
@@ -173,7 +174,9 @@ def test_an_entry_has_the_same_name_in_all_gateways_and_another_after_an_edit() 
 
 
 def test_a_list_that_cannot_be_read_has_no_prices() -> None:
-    unreadable = ObservedPriceList(name="broken", spec=None, problem="spec.entries: missing")
+    unreadable = ObservedPriceList(
+        ref=Ref("", "broken"), spec=None, problem="spec.entries: missing"
+    )
     book = revised_book(PriceListBook(), [unreadable, a_list(an_entry("1"))], NOW)
     assert input_price(book) == 10**9
 
@@ -187,7 +190,7 @@ def by_cost(*days: tuple[str, str], start: str = "2026-01-01", **terms: str) -> 
     ]
     status = {"entries": [{"from": start, "models": ["*"], "prices": prices}]} if days else {}
     return ObservedPriceList(
-        name="by-cost",
+        ref=Ref("", "by-cost"),
         spec=PriceListSpec.model_validate({"entries": [entry]}),
         status=PriceListStatus.model_validate(status),
     )

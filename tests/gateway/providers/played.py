@@ -187,7 +187,7 @@ async def played(folder: Path) -> AsyncIterator[Played]:
 
 def _observed(script: Script, port: int) -> ObservedProvider:
     return ObservedProvider(
-        name=script.name,
+        ref=Ref("", script.name),
         uid=f"uid-{script.name}",
         created=datetime(2026, 11, 1, tzinfo=UTC),
         generation=1,

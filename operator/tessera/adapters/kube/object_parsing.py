@@ -50,11 +50,11 @@ from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
+from tessera.domain.observed.object import NOT_CREATED
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.providers import ObservedProvider, ProviderSecret
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import (
-    NOT_CREATED,
     BatchPod,
     Budget,
     ContainerExit,
@@ -153,7 +153,7 @@ def parse_pool(body: JsonObject) -> Pool:
     meta = body["metadata"]
     spec, problem = _validate(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
     return Pool(
-        name=meta["name"],
+        ref=Ref("", meta["name"]),
         created=_creation_time(meta),
         uid=meta.get("uid", ""),
         generation=meta.get("generation", 0),
@@ -181,7 +181,7 @@ def parse_budget(body: JsonObject) -> Budget:
     with contextlib.suppress(ValidationError):
         raises = _RAISES.validate_json(annotations.get(names.RAISES_ANNOTATION, "[]"))
     return Budget(
-        name=meta["name"],
+        ref=Ref("", meta["name"]),
         created=_creation_time(meta),
         generation=meta.get("generation", 0),
         spec=spec,
@@ -198,7 +198,7 @@ def parse_price_list(body: JsonObject) -> ObservedPriceList:
     """Parse a PriceList; if its spec is invalid, `problem` says why."""
     spec, problem = _validate(PriceListSpec, "pricelist", body.get("spec", {}))
     return ObservedPriceList(
-        name=body["metadata"]["name"],
+        ref=Ref("", body["metadata"]["name"]),
         spec=spec,
         problem=problem,
         status=_validate_lenient(PriceListStatus, body.get("status", {})),
@@ -256,7 +256,7 @@ def parse_provider(body: JsonObject) -> ObservedProvider:
     meta = body["metadata"]
     spec, problem = _validate(ModelProviderSpec, "modelprovider", body.get("spec", {}))
     return ObservedProvider(
-        name=meta["name"],
+        ref=Ref("", meta["name"]),
         uid=meta["uid"],
         created=_creation_time(meta),
         generation=meta.get("generation", 0),

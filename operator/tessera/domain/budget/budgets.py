@@ -293,7 +293,7 @@ def closed_views(
     if rest := {ref.namespace for ref in refs} - decided:
         closed.append(
             BudgetView(
-                budget=Budget(name="", generation=0, spec=None),
+                budget=Budget(ref=Ref("", ""), generation=0, spec=None),
                 accepted=StatusVerdict(BudgetAccepted.INVALID_SPEC, _BUDGET_REQUIRED.message),
                 namespaces=tuple(sorted(rest)),
                 state=_closed_state("", snapshot.at, _BUDGET_REQUIRED),

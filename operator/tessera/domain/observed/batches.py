@@ -10,19 +10,14 @@ from tessera.api.batch_inference import (
     BatchInferenceStatus,
 )
 from tessera.api.ref import Ref
+from tessera.domain.observed.object import Observed
 from tessera.domain.observed.runner_reports import RunnerProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """A BatchInference. One whose spec cannot be read has a problem instead of a spec."""
+class Batch(Observed[BatchInferenceSpec, BatchInferenceStatus]):
+    """A BatchInference."""
 
-    ref: Ref
-    uid: str
-    generation: int
-    created: datetime
-    spec: BatchInferenceSpec | None
-    problem: str | None = None
     status: BatchInferenceStatus = field(default_factory=BatchInferenceStatus)
     deleting: bool = False
     """It has a deletion timestamp, and a finalizer keeps it."""

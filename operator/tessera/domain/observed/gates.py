@@ -10,6 +10,7 @@ from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.service_status import ModelStatus, PrecisionStatus
+from tessera.domain.observed.object import Observed
 
 GateRole = Literal["Baseline", "Candidate"]
 # Pending: no replica of a version has been Ready yet. Overdue: none was within its expected start
@@ -19,14 +20,9 @@ Readiness = Literal["Pending", "Overdue", "Ready", "Failing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedGate:
-    """A QualityGate with its parsed spec, or None if that is invalid."""
+class ObservedGate(Observed[QualityGateSpec, QualityGateStatus]):
+    """A QualityGate."""
 
-    ref: Ref
-    uid: str
-    generation: int
-    spec: QualityGateSpec | None
-    problem: str | None = None
     status: QualityGateStatus = field(default_factory=QualityGateStatus)
 
     @property

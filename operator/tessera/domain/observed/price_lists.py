@@ -3,13 +3,11 @@
 from dataclasses import dataclass, field
 
 from tessera.api.price_list import PriceListSpec, PriceListStatus
+from tessera.domain.observed.object import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedPriceList:
-    """A PriceList with its parsed spec, or None if that is invalid."""
+class ObservedPriceList(Observed[PriceListSpec, PriceListStatus]):
+    """A PriceList."""
 
-    name: str
-    spec: PriceListSpec | None
-    problem: str | None = None
     status: PriceListStatus = field(default_factory=PriceListStatus)

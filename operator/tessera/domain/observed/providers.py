@@ -2,28 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from tessera.api.model_provider import ModelProviderSpec, ModelProviderStatus
-from tessera.api.ref import Ref
+from tessera.domain.observed.object import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedProvider:
-    """A ModelProvider with its parsed spec, or None if that is invalid."""
+class ObservedProvider(Observed[ModelProviderSpec, ModelProviderStatus]):
+    """A ModelProvider."""
 
-    name: str
-    uid: str
-    created: datetime
-    generation: int
-    spec: ModelProviderSpec | None
-    problem: str | None = None
     status: ModelProviderStatus = field(default_factory=ModelProviderStatus)
-
-    @property
-    def ref(self) -> Ref:
-        """Return its name, without a namespace."""
-        return Ref("", self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

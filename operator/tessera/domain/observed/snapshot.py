@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
@@ -40,22 +40,14 @@ from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.object import Observed
 from tessera.domain.observed.providers import ObservedProvider
-
-# An object that the API server has not created yet is newer than all others.
-NOT_CREATED = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedService:
-    """An InferenceService. One whose spec cannot be read has a problem instead of a spec."""
+class ObservedService(Observed[InferenceServiceSpec, InferenceServiceStatus]):
+    """An InferenceService."""
 
-    ref: Ref
-    uid: str
-    created: datetime = NOT_CREATED
-    generation: int
-    spec: InferenceServiceSpec | None
-    problem: str | None = None
     update: str | None = None
     """The annotation that requests the newest pod template and weights."""
     allows_downtime: bool = False
@@ -68,31 +60,20 @@ class ObservedService:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """An AcceleratorPool with its parsed spec, or None if that is invalid."""
+class Pool(Observed[AcceleratorPoolSpec, AcceleratorPoolStatus]):
+    """An AcceleratorPool."""
 
-    name: str
-    created: datetime = NOT_CREATED
-    uid: str = ""
-    generation: int
-    spec: AcceleratorPoolSpec | None
-    problem: str | None = None
     approved_plan: str | None = None
     """The annotation that approves a plan of layouts."""
     status: AcceleratorPoolStatus = field(default_factory=AcceleratorPoolStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """A TenantBudget with its parsed spec, or None if that is invalid."""
+class Budget(Observed[TenantBudgetSpec, TenantBudgetStatus]):
+    """A TenantBudget."""
 
-    name: str
-    created: datetime = NOT_CREATED
-    generation: int
-    spec: TenantBudgetSpec | None
     named_namespaces: tuple[str, ...] = ()
     """Namespaces that an invalid spec names, as far as they can be read."""
-    problem: str | None = None
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
     override: BudgetOverride | None = None
     """The annotation, whether or not it has ended."""

@@ -186,7 +186,7 @@ class WholeGpuPool:
                 "expectedStart": max(_MIN_EXPECTED_START, timedelta(seconds=self.start_seconds)),
             }
         return Pool(
-            name=self.name,
+            ref=Ref("", self.name),
             uid=self.name,
             generation=1,
             spec=AcceleratorPoolSpec.model_validate(spec),

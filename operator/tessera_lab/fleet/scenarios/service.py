@@ -38,4 +38,4 @@ def _budget(hourly_limit: str) -> Budget:
         "tenant": {"namespaces": [_NAMESPACE]},
         "limits": [{"window": "Hour", "amount": hourly_limit}],
     }
-    return Budget(name=_NAMESPACE, generation=1, spec=TenantBudgetSpec.model_validate(spec))
+    return Budget(ref=Ref("", _NAMESPACE), generation=1, spec=TenantBudgetSpec.model_validate(spec))
