@@ -40,7 +40,7 @@ async def test_a_route_follows_its_targets() -> None:
     (condition,) = cluster.objects[ROUTE]["status"]["conditions"]
     assert condition["reason"] == "InvalidSpec"
     assert condition["message"].startswith("spec.targets.2.service: String should match pattern")
-    assert "kubectl explain modelroute.spec shows the fields" in condition["message"]
+    assert "kubectl explain troute.spec shows the fields" in condition["message"]
 
 
 async def test_a_provider_says_whether_gateways_may_ask_it() -> None:

@@ -151,7 +151,7 @@ def parse_service(body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES) 
 def parse_pool(body: JsonObject) -> Pool:
     """Parse an AcceleratorPool; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
-    spec, problem = _validate(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
+    spec, problem = _validate(AcceleratorPoolSpec, "tpool", body.get("spec", {}))
     return Pool(
         ref=Ref("", meta["name"]),
         created=_creation_time(meta),
@@ -167,7 +167,7 @@ def parse_pool(body: JsonObject) -> Pool:
 def parse_budget(body: JsonObject) -> Budget:
     """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
-    spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
+    spec, problem = _validate(TenantBudgetSpec, "tbudget", body.get("spec", {}))
     annotations = meta.get("annotations", {})
     status, named, override = None, None, None
     raises: tuple[BudgetRaise, ...] = ()
@@ -208,8 +208,8 @@ def parse_price_list(body: JsonObject) -> ObservedPriceList:
 def parse_batch(body: JsonObject) -> Batch:
     """Parse a BatchInference."""
     meta = body["metadata"]
-    spec, problem = _validate(BatchInferenceSpec, "batchinference", body.get("spec", {}))
-    status, _ = _validate(BatchInferenceStatus, "batchinference", body.get("status", {}))
+    spec, problem = _validate(BatchInferenceSpec, "tbatch", body.get("spec", {}))
+    status, _ = _validate(BatchInferenceStatus, "tbatch", body.get("status", {}))
     return Batch(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -225,7 +225,7 @@ def parse_batch(body: JsonObject) -> Batch:
 def parse_gate(body: JsonObject) -> ObservedGate:
     """Parse a QualityGate; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
-    spec, problem = _validate(QualityGateSpec, "qualitygate", body.get("spec", {}))
+    spec, problem = _validate(QualityGateSpec, "tgate", body.get("spec", {}))
     return ObservedGate(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -239,7 +239,7 @@ def parse_gate(body: JsonObject) -> ObservedGate:
 def parse_route(body: JsonObject) -> ObservedRoute:
     """Parse a ModelRoute; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
-    spec, problem = _validate(ModelRouteSpec, "modelroute", body.get("spec", {}))
+    spec, problem = _validate(ModelRouteSpec, "troute", body.get("spec", {}))
     return ObservedRoute(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -254,7 +254,7 @@ def parse_route(body: JsonObject) -> ObservedRoute:
 def parse_provider(body: JsonObject) -> ObservedProvider:
     """Parse a ModelProvider; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
-    spec, problem = _validate(ModelProviderSpec, "modelprovider", body.get("spec", {}))
+    spec, problem = _validate(ModelProviderSpec, "tprovider", body.get("spec", {}))
     return ObservedProvider(
         ref=Ref("", meta["name"]),
         uid=meta["uid"],
