@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.observed.snapshot import PodEvent
@@ -32,7 +33,6 @@ from tessera.resources.api_resources import (
     PRICE_LISTS,
     PROVIDER_SECRETS,
     SERVICES,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tessera.resources.mig_objects import node_patch

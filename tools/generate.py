@@ -42,6 +42,7 @@ from tessera.api import (
     reasons,
     route_reasons,
 )
+from tessera.api.api_resource import ApiResource
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
@@ -58,7 +59,6 @@ from tessera.resources.api_resources import (
     PRICED_LISTS,
     RECORDED_EVENTS,
     SPEND_RECORDS,
-    ApiResource,
 )
 from tessera.telemetry.telemetry import Telemetry
 from tessera_lab.cli.html_file import MARK

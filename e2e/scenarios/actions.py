@@ -9,13 +9,8 @@ from typing import Any
 import aiohttp
 
 from demo.cluster import InstalledCluster, Json, Ref, condition
-from tessera.resources.api_resources import (
-    CHILDREN,
-    INFERENCE_SERVICES,
-    PODS,
-    TENANT_BUDGETS,
-    ApiResource,
-)
+from tessera.api.api_resource import ApiResource
+from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 from world.testing import PATIENCE_SECONDS, eventually
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"

@@ -8,6 +8,7 @@ import pytest
 from demo.cluster import Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.fields import owned_fields, owned_values, pointer, value_at
+from tessera.api.api_resource import ApiResource
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -15,7 +16,6 @@ from tessera.resources.api_resources import (
     POD_MONITORS,
     SERVICE_ACCOUNTS,
     SERVICES,
-    ApiResource,
 )
 from world.api import ApiError
 from world.testing import eventually

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.model_files import PoolingTask
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
 from tessera.domain.hardware.gpu_layouts import SlicePlacement
@@ -35,7 +36,6 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.serving_certificate import CertificateSecret
-from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 # Returns the current time, timezone-aware and in UTC.

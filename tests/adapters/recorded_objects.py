@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tessera.adapters.kube.object_parsing import is_plan_input, parse_object
+from tessera.api.api_resource import ApiResource
 from tessera.resources.api_resources import (
     CONTROLLER_REVISIONS,
     KEY_SECRETS,
@@ -22,7 +23,6 @@ from tessera.resources.api_resources import (
     NODE_LAYOUTS,
     PRICE_LISTS,
     QUALITY_GATES,
-    ApiResource,
 )
 from tests.adapters import test_gate_objects, test_key_secrets
 from tests.reconcile.test_written_objects import EXAMPLES, a_fleet, add_nodes, play

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tessera.adapters.kube.client import KubeCluster
+from tessera.api.api_resource import ApiResource
 from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
 from tessera.api.ref import Ref
 from tessera.api.schema import KINDS, crd
@@ -28,7 +29,6 @@ from tessera.resources.api_resources import (
     PRICED_LISTS,
     QUALITY_GATES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import partial_manifest, wire_format
 from tests.builders import A_MODEL_OUTSIDE, a_provider_spec

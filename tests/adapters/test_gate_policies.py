@@ -11,6 +11,7 @@ import yaml
 
 from environments import ROOT
 from tessera.adapters.kube.client import KubeCluster
+from tessera.api.api_resource import ApiResource
 from tessera.resources.api_resources import (
     CONTROLLER_REVISIONS,
     INFERENCE_SERVICES,
@@ -18,7 +19,6 @@ from tessera.resources.api_resources import (
     NETWORK_POLICIES,
     QUALITY_GATES,
     SERVICE_ACCOUNTS,
-    ApiResource,
 )
 from tests.conftest import GOLDEN
 from world import World, binaries

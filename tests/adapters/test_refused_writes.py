@@ -6,9 +6,10 @@ import pytest
 from aiohttp import web
 
 from tessera.adapters.kube.client import KubeCluster
+from tessera.api.api_resource import ApiResource
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.ports import ClusterError, NotFoundError
-from tessera.resources.api_resources import JOBS, SERVICES, ApiResource
+from tessera.resources.api_resources import JOBS, SERVICES
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.mig_objects import node_layout
 from tests.adapters.small_server import RequestHandler, connected_cluster

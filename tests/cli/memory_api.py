@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import crd
 from tessera.domain.names import SERVING_GATE
@@ -15,7 +16,6 @@ from tessera.resources.api_resources import (
     KINDS,
     POD_MONITORS,
     PODS,
-    ApiResource,
 )
 from tessera.resources.defaults import newest_version
 from tessera.resources.manifest import ObjectKey

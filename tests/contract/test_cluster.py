@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pytest
 
 from tessera.adapters.kube.client import KubeCluster
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER, GUARD_ANNOTATION, SERVING_GATE
 from tessera.domain.observed.snapshot import Node, Pod
@@ -20,7 +21,6 @@ from tessera.resources.api_resources import (
     POD_MONITORS,
     PODS,
     SERVICES,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tessera.resources.pod_patches import serving_gate

@@ -10,6 +10,7 @@ from typing import Any
 import kopf
 import pytest
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.meta import GROUP
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.reasons import StatusVerdict
@@ -42,7 +43,6 @@ from tessera.resources.api_resources import (
     PRICE_LISTS,
     QUALITY_GATES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec

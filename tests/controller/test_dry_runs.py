@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tables import TABLES, table
+from tessera.api.api_resource import ApiResource
 from tessera.controller.admission import review_service, validators
 from tessera.controller.batch_review import review_batch
 from tessera.domain.observed.batches import VolumeClaim
@@ -28,7 +29,6 @@ from tessera.resources.api_resources import (
     PRICE_LISTS,
     QUALITY_GATES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec

@@ -7,6 +7,7 @@ from typing import Any, Self, cast
 from typing_extensions import override
 
 from fakegpu.gpu_driver import Code
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
@@ -20,7 +21,6 @@ from tessera.resources.api_resources import (
     NODES,
     PODS,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.repartition.kube import Kube

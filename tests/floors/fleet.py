@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import PodReading, Readings
 from tessera.resources.api_resources import (
@@ -20,7 +21,6 @@ from tessera.resources.api_resources import (
     NODES,
     QUALITY_GATES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100, H100, SMALL

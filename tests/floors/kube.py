@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing_extensions import override
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.domain.names import ENGINE
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import ClusterError, ClusterObject, WatchEvent
@@ -25,7 +26,6 @@ from tessera.resources.api_resources import (
     INFERENCE_SERVICES,
     NODES,
     PODS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.floors.gate_jobs import run_gate_jobs

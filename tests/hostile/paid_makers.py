@@ -9,6 +9,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import tessera
+from tessera.api.api_resource import ApiResource
 from tessera.resources import api_resources
 
 _ROOT = Path(tessera.__file__).parent
@@ -39,7 +40,7 @@ def paid_makers(code: Mapping[str, str], paid: Collection[str]) -> frozenset[Mak
     kinds = {
         name: value.kind
         for name, value in vars(api_resources).items()
-        if isinstance(value, api_resources.ApiResource)
+        if isinstance(value, ApiResource)
     }
     free = {name for name, kind in kinds.items() if kind not in paid}
     calls = {maker: list(_calls(node)) for maker, node in _functions(code)}

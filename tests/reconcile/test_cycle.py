@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.health.stall import EngineProgress
 from tessera.domain.model.names import model_job_name
@@ -34,7 +35,6 @@ from tessera.resources.api_resources import (
     SERVICE_ACCOUNTS,
     SERVICES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tessera.telemetry.telemetry import Telemetry

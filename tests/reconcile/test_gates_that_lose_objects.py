@@ -2,7 +2,8 @@
 
 import pytest
 
-from tessera.resources.api_resources import CLAIMS, CONTROLLER_REVISIONS, JOBS, ApiResource
+from tessera.api.api_resource import ApiResource
+from tessera.resources.api_resources import CLAIMS, CONTROLLER_REVISIONS, JOBS
 from tests.cases import full
 from tests.reconcile.gated_operator import FAILED, GATE, GatedOperator
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.domain.observed.snapshot import Node
 from tessera.ports import ObjectList
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector, VersionRollbackError
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import KINDS, NODES, ApiResource
+from tessera.resources.api_resources import KINDS, NODES
 from tests.memory_cluster import MemoryCluster
 from world.testing import eventually
 

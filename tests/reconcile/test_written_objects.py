@@ -20,6 +20,7 @@ import yaml
 from typing_extensions import override
 
 from environments import ROOT
+from tessera.api.api_resource import ApiResource
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.cli.fleet import PLAN_INPUT_KINDS, FleetInputs
@@ -33,7 +34,6 @@ from tessera.resources.api_resources import (
     BATCH_INFERENCES,
     CLAIMS,
     INFERENCE_SERVICES,
-    ApiResource,
 )
 from tessera.resources.children import service_manifests
 from tessera.resources.manifest import ObjectKey, ObjectManifest, wire_format

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import PodEvent
 from tessera.ports import Cluster, ClusterObject, ObjectList, OwnLayout, WatchEvent
-from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Moment: TypeAlias = Literal["before", "after"]

@@ -10,18 +10,12 @@ from typing import Any
 from typing_extensions import override
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import Pod
 from tessera.ports import ClusterObject, DisruptionBudgetError, NotFoundError, WatchEvent
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    NODES,
-    PODS,
-    SERVICES,
-    ApiResource,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, DISRUPTION_BUDGETS, NODES, PODS, SERVICES
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster

@@ -11,13 +11,13 @@ from typing import Any, Protocol, TypeAlias
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
+from tessera.api.api_resource import ApiResource
 from tessera.api.meta import GROUP
 from tessera.api.ref import Ref
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.output import Output
 from tessera.domain.names import ENGINE
 from tessera.ports import ClusterError
-from tessera.resources.api_resources import ApiResource
 from tessera.settings import CommandSettings
 
 Json = dict[str, Any]

@@ -11,6 +11,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.routes import route_queries, routes_of
+from tessera.api.api_resource import ApiResource
 from tessera.api.budget_reasons import WithinBudget
 from tessera.api.reasons import NAME_REASONS
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
@@ -41,7 +42,7 @@ from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, ApiResource
+from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS
 from tessera.resources.defaults import newest_version
 from tessera.settings import CommandSettings
 

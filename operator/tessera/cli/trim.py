@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tessera.adapters.kube.managed_fields import owned_fields_digest
+from tessera.api.api_resource import ApiResource
 from tessera.api.meta import GROUP
 from tessera.cli.cluster import Json
 from tessera.domain.names import COST_ANNOTATION, FIELD_MANAGER
-from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS, ApiResource
+from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS
 
 _WORKLOAD_KINDS = (PODS.plural, DEPLOYMENTS.plural, JOBS.plural)
 _COMMAND_FIELDS = frozenset({"args", "command"})

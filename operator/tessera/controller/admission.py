@@ -10,6 +10,7 @@ import kopf
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import NodeTemplate, Tier
+from tessera.api.api_resource import ApiResource
 from tessera.api.budget_reasons import BudgetAccepted, LimitAction
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import find_condition
@@ -378,7 +379,7 @@ def validators(
 
     With `namespaces`, objects in others are not reviewed: a warning says that they are not watched.
     """
-    reviews: dict[api_resources.ApiResource, Reviewer] = {
+    reviews: dict[ApiResource, Reviewer] = {
         api_resources.INFERENCE_SERVICES: lambda body, old, _: review_service(
             body,
             store,

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
@@ -14,7 +15,6 @@ from tessera.ports import ObjectValue
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
 from tessera.resources import api_resources
-from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey
 
 # Reasons that resolve without an edit, when another object is created.

@@ -10,11 +10,12 @@ from tessera.adapters.catalog_file import read_catalog
 from tessera.adapters.kube.admission_objects import AdmissionObjects
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.api.api_resource import ApiResource
 from tessera.api.text import counted
 from tessera.controller.runtime import LEASE
 from tessera.domain.hardware.gpu_catalog import shipped
 from tessera.ports import Clock, ClusterError
-from tessera.resources.api_resources import AUTOSCALING, KINDS, POD_MONITORS, ApiResource
+from tessera.resources.api_resources import AUTOSCALING, KINDS, POD_MONITORS
 from tessera.settings import Settings
 
 # A leader renews its Lease every two seconds, and loses it after 15.

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.quality_gate import QualityGateSpec
 from tessera.domain.budget.budgets import namespace_claims
@@ -17,7 +18,6 @@ from tessera.resources.api_resources import (
     MODEL_PROVIDERS,
     QUALITY_GATES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 

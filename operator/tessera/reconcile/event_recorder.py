@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from tessera.api.api_resource import ApiResource
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.status.events import event_notes
 from tessera.ports import Clock, ClusterError, ClusterObject, EventOutcome, EventSink
-from tessera.resources.api_resources import ApiResource
 from tessera.resources.event import EventSeries, event_manifest
 
 log = logging.getLogger("tessera")

@@ -6,12 +6,12 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import NamedTuple
 
+from tessera.api.api_resource import ApiResource
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
     TENANT_BUDGETS,
-    ApiResource,
 )
 
 # Seconds after which a cycle runs even if nothing changed.

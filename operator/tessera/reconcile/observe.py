@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar, cast
 
+from tessera.api.api_resource import ApiResource
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.incremental import Incremental, reused
 from tessera.domain.layout.problem import LayoutSolution
@@ -262,7 +263,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
     )
 
 
-def plan_inputs(store: Store, kind: api_resources.ApiResource, read_as: type[T]) -> tuple[T, ...]:
+def plan_inputs(store: Store, kind: ApiResource, read_as: type[T]) -> tuple[T, ...]:
     """Return what the plan reads of a kind."""
     del read_as  # only for the type checker: the parser of a kind always returns one type
     return cast(tuple[T, ...], store.plan_inputs(kind))

@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from tessera.api.api_resource import ApiResource
 from tessera.ports import Cluster, ClusterError, ObjectList, ResourceExpiredError, WatchEvent
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import KINDS, POD_MONITORS, ApiResource
+from tessera.resources.api_resources import KINDS, POD_MONITORS
 
 log = logging.getLogger("tessera")
 

@@ -5,9 +5,10 @@ from collections.abc import Container, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
+from tessera.api.api_resource import ApiResource
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject, ObjectList, ObjectValue
-from tessera.resources.api_resources import AUTOSCALING, CHILDREN, ApiResource
+from tessera.resources.api_resources import AUTOSCALING, CHILDREN
 from tessera.resources.manifest import ObjectKey
 
 _CHILDREN = frozenset(kind.plural for kind in (*CHILDREN, *AUTOSCALING))

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.text import one_line
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.reporting.event_note import EventNote
-from tessera.resources.api_resources import RECORDED_EVENTS, ApiResource
+from tessera.resources.api_resources import RECORDED_EVENTS
 from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest
 
 # The API server accepts Events of cluster-scoped objects only in this namespace.

@@ -7,17 +7,13 @@ from typing import Any, NamedTuple
 from kubernetes import client
 from pydantic import BaseModel
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain import names
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.gates import ObservedGate
 from tessera.domain.observed.snapshot import ObservedService, Ref
-from tessera.resources.api_resources import (
-    BATCH_INFERENCES,
-    INFERENCE_SERVICES,
-    QUALITY_GATES,
-    ApiResource,
-)
+from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, QUALITY_GATES
 
 
 class ObjectKey(NamedTuple):

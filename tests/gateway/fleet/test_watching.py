@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import OfferedProvider
@@ -21,7 +22,6 @@ from tessera.resources.api_resources import (
     MODEL_PROVIDERS,
     PRICE_LISTS,
     PROVIDER_SECRETS,
-    ApiResource,
 )
 from tests.builders import a_budget, a_provider, a_provider_spec
 from tests.memory_cluster import MemoryCluster

@@ -26,6 +26,7 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.kube.connection import Connection
 from tessera.adapters.kube.disruption_budgets import HAS_SEVERAL, refusal, several_budgets
 from tessera.adapters.kube.nested_json import read_json
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.names import FIELD_MANAGER
@@ -48,7 +49,6 @@ from tessera.resources.api_resources import (
     FOREIGN_AUTOSCALERS,
     NODES,
     PODS,
-    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tessera.resources.mig_objects import node_patch

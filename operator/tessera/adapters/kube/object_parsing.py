@@ -21,6 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tessera.adapters.kube.managed_fields import foreign_fields, owned_fields_digest
 from tessera.adapters.kube.scheduler_message import missing_on_nodes
 from tessera.api.accelerator_pool import MAX_WORDS, AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.api_resource import ApiResource
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
@@ -600,7 +601,7 @@ def _key_fault(error: ValueError) -> str:
     return f"unknown field {path}" if fault["type"] == "extra_forbidden" else f"field {path}"
 
 
-def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> bool:
+def is_unneeded(kind: ApiResource, observed: ClusterObject) -> bool:
     """Return whether the object is one of the many pods that the operator does not need."""
     return kind.plural == api_resources.PODS.plural and observed.plan_input is None
 
@@ -954,13 +955,13 @@ _CLASSED_PARSERS: Mapping[str, Callable[[JsonObject, ServiceClasses], ObjectValu
 }
 
 
-def is_plan_input(kind: api_resources.ApiResource) -> bool:
+def is_plan_input(kind: ApiResource) -> bool:
     """Return whether plans read objects of this kind."""
     return kind.plural in _PARSERS or kind.plural in _CLASSED_PARSERS
 
 
 def parse_object(
-    kind: api_resources.ApiResource,
+    kind: ApiResource,
     body: JsonObject,
     classes: ServiceClasses = BUILT_IN_CLASSES,
 ) -> ClusterObject:
@@ -988,7 +989,7 @@ def parse_object(
 
 
 def _parse(
-    kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey, classes: ServiceClasses
+    kind: ApiResource, body: JsonObject, key: ObjectKey, classes: ServiceClasses
 ) -> ClusterObject:
     meta = body["metadata"]
     for texts in (meta.get("labels", {}), meta.get("annotations", {})):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from tessera.adapters.kube import object_parsing as wire
+from tessera.api.api_resource import ApiResource
 from tessera.api.mig import Mig
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.text import counted, first_names
@@ -17,7 +18,7 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.names import MIG_CONFIG
-from tessera.resources.api_resources import NODE_LAYOUTS, PODS, ApiResource
+from tessera.resources.api_resources import NODE_LAYOUTS, PODS
 
 _ENABLED = "TESSERA_MIG_ENABLED"
 _MANAGER_SELECTOR = "app=nvidia-mig-manager"

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, warning
 from tessera.cli.errors import DeniedError
 from tessera.cli.installation import OPERATOR, operator_deployments, scraping_namespaces
 from tessera.domain.names import APP_NAME, PART_OF, TESSERA
-from tessera.resources.api_resources import POD_MONITORS, SERVICES, ApiResource
+from tessera.resources.api_resources import POD_MONITORS, SERVICES
 
 _MONITORING = POD_MONITORS.group
 _PROMETHEUSES = ApiResource(group=_MONITORING, kind="Prometheus", verbs=())

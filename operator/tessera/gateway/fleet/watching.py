@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, NamedTuple
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.gateway.build import GatewayObservations
@@ -26,7 +27,6 @@ from tessera.resources.api_resources import (
     PRICE_LISTS,
     PROVIDER_SECRETS,
     TENANT_BUDGETS,
-    ApiResource,
 )
 
 log = logging.getLogger("tessera")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
+from tessera.api.api_resource import ApiResource
 from tessera.api.budget_reasons import WithinBudget
 from tessera.api.reasons import Accepted
 from tessera.domain.budget.budgets import BudgetView
@@ -15,13 +16,7 @@ from tessera.domain.rollout.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.ports import ClusterObject
 from tessera.reconcile.writing.write_order import Stage, WorkKey, work_key
 from tessera.resources import pod_patches as marks
-from tessera.resources.api_resources import (
-    AUTOSCALING,
-    CHILDREN,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    ApiResource,
-)
+from tessera.resources.api_resources import AUTOSCALING, CHILDREN, DEPLOYMENTS, INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 CHILD_KINDS = {kind.plural: kind for kind in (*CHILDREN, *AUTOSCALING)}

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from tessera.api.api_resource import ApiResource
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.status.service import StatusUrgency
 from tessera.reconcile.loop import Backlog
 from tessera.reconcile.writing.defects import Defects
-from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey
 
 # Maximum number of objects in progress, and of writing requests, at a time.

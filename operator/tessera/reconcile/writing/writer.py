@@ -11,11 +11,12 @@ from typing import Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from tessera.api.api_resource import ApiResource
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.steps import error_text
 from tessera.ports import Cluster, ClusterError, ClusterObject, NotFoundError
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS, ApiResource
+from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest, wire_format
 
 log = logging.getLogger("tessera")
