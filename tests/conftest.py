@@ -12,9 +12,9 @@ from tessera.adapters.kube import client as kube
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.api.api_resource import ApiResource
-from tessera.api.schema import KINDS, crd
+from tessera.api.schema import crd
 from tessera.domain.hardware.gpu_catalog import catalog, shipped
-from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS
 from world.testing import eventually
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,6 +10,7 @@ from typing import Any
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import PRICE_LISTS
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.observed.snapshot import PodEvent
 from tessera.ports import (
@@ -30,7 +31,6 @@ from tessera.resources.api_resources import (
     NODES,
     POD_MONITORS,
     PODS,
-    PRICE_LISTS,
     PROVIDER_SECRETS,
     SERVICES,
 )

@@ -9,6 +9,7 @@ from tessera.api.model_files import PoolingTask
 from tessera.api.template_version import Platform
 from tessera.domain.billing.bill import Bill
 from tessera.domain.config import Config
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, BATCH_INFERENCES, INFERENCE_SERVICES
 from tessera.domain.names import SERVICE_LABEL, deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
@@ -23,15 +24,7 @@ from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.shared_objects import Installation
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    CLAIMS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    KINDS,
-    NODES,
-)
+from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, KINDS, NODES
 from tessera.resources.manifest import ObjectKey
 from tessera.resources.runner import RunnerImage
 from tests.builders import NOW, SMALL

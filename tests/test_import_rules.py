@@ -174,14 +174,14 @@ def test_the_source_root_never_becomes_a_package() -> None:
         # Both know directories, which have prices and limits of charges; a request reserves money,
         # pays it, and its stream may end by it. A limit may be raised for a time, and throttled.
         # A spec says how its changes are rolled out. Tenants share the rate limits of providers.
-        ("tessera.gateway.requests.app", 145),
+        ("tessera.gateway.requests.app", 146),
         # The parser of objects knows routes, and those of gates with their reasons, as in a runner;
         # the client of the API server reads what nests too deeply for other readers. What
         # is observed of services has their recorded load.
-        ("tessera.node_agent.main", 96),
+        ("tessera.node_agent.main", 101),
         # A runner takes money for rows, by prices that a gateway tells it; that of a gate scores
         # answers and judges them. One that reads a model knows caches that are compressed.
-        ("tessera.batch_runner.main", 143),
+        ("tessera.batch_runner.main", 148),
     ],
 )
 def test_a_process_loads_few_modules_of_the_product(entry: str, bar: int) -> None:

@@ -18,6 +18,7 @@ from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel, gpu_models
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing.scheduler_limits import Demand
 from tests.builders import H100
@@ -90,7 +91,11 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
         f"{adapters}.kube.object_parsing._shared_devices": lambda: (
             tuple((f"nvidia.com/mig-{index:060}", 1) for index in range(16)),
         ),
-        f"{adapters}.kube.object_parsing.cached_spec": lambda: (large_spec(), BUILT_IN_CLASSES),
+        f"{adapters}.kube.object_parsing.cached_spec": lambda: (
+            INFERENCE_SERVICES,
+            large_spec(),
+            BUILT_IN_CLASSES,
+        ),
         "tessera.domain.hardware.pools.profile_of": lambda: (unknown[1:], resource[:-1]),
         "tessera.domain.hardware.pools.weight_of": lambda: (unknown[1:], resource[:-1]),
         f"{mig}.geometries._fill_counts": lambda: (gpu_model, names, 0, False),

@@ -26,23 +26,19 @@ from figures import benchmark
 from moving_fleet import MovingFleet
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.model_files import PoolingTask
+from tessera.domain.kinds.kinds import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    MODEL_ROUTES,
+    QUALITY_GATES,
+    TENANT_BUDGETS,
+)
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.ports import ClusterObject, ObjectList
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    KINDS,
-    MODEL_ROUTES,
-    NODES,
-    PODS,
-    QUALITY_GATES,
-    SERVICES,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, KINDS, NODES, PODS, SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, a_speed_reading
 from tests.memory_cluster import MemoryCluster

@@ -44,10 +44,12 @@ from tessera.api import (
 )
 from tessera.api.api_resource import ApiResource
 from tessera.api.meta import GROUP, VERSION
-from tessera.api.schema import KINDS as RESOURCES
-from tessera.api.schema import CustomResourceType as Resource
+from tessera.api.schema import CustomResource as Resource
 from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
+from tessera.domain.kinds.kind import Process
+from tessera.domain.kinds.kinds import KINDS as RESOURCES
+from tessera.domain.kinds.kinds import USER_KINDS
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.resources.api_resources import (
     AUTOSCALING,
@@ -80,7 +82,7 @@ def generated() -> dict[str, str]:
     files[f"{CHART}/values.schema.json"] = _values_schema()
     files[f"{CHART}/templates/_values.tpl"] = _known_values()
     files |= {
-        f"docs/reference/{resource.name.lower()}.md": _page(resource) for resource in RESOURCES
+        f"docs/reference/{resource.kind.lower()}.md": _page(resource) for resource in RESOURCES
     }
     files["docs/reference/reasons.md"] = _reasons()
     files[waits_page.PAGE] = waits_page.page()
@@ -150,6 +152,8 @@ def _cluster_role() -> str:
     for name, kinds in _RULES:
         rules = [rule for kind in kinds for rule in _rules(kind)]
         parts.append(f'{{{{- define "tessera.{name}" }}}}\n{_yaml(rules)}{{{{- end }}}}\n')
+    for name, values in _KIND_LISTS:
+        parts.append(f'{{{{- define "tessera.{name}" }}}}\n{_yaml(values)}{{{{- end }}}}\n')
     return "".join(parts) + _ROLES
 
 
@@ -181,6 +185,21 @@ _RULES: tuple[tuple[str, Sequence[ApiResource]], ...] = (
     ),
     ("autoscalingRules", AUTOSCALING),
     ("managerRules", [CONFIG_MAPS]),
+)
+# Lists of the chart that follow from the rows of Tessera's own kinds.
+_KIND_LISTS: tuple[tuple[str, Any], ...] = (
+    ("reviews", {kind.plural: list(kind.reviewed_on) for kind in USER_KINDS}),
+    *(
+        (
+            f"gateway{scope}Kinds",
+            sorted(
+                kind.plural
+                for kind in USER_KINDS
+                if Process.GATEWAY in kind.watched_by and kind.namespaced is namespaced
+            ),
+        )
+        for scope, namespaced in (("Namespaced", True), ("Cluster", False))
+    ),
 )
 _ROLES = """\
 apiVersion: rbac.authorization.k8s.io/v1
@@ -417,12 +436,12 @@ def _page(resource: Resource) -> str:
     scope = "namespace" if resource.namespaced else "cluster"
     schema = structural(resource.model)
     lines = [
-        f"# {resource.name}",
+        f"# {resource.kind}",
         "",
         schema["description"],
         "",
         f"`{GROUP}/{VERSION}`, scope: {scope}. The same texts: "
-        f"`kubectl explain {next(iter(resource.short_names), resource.name.lower())}.spec`.",
+        f"`kubectl explain {resource.short_name}.spec`.",
     ]
     for part in schema["properties"]:
         lines += ["", f"## {part}", "", *_table("field", "type", "default", "range", "meaning")]

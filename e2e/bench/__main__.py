@@ -18,7 +18,8 @@ from bench.control import ControlPlaneBench, Times
 from bench.fleet import ALONE, Size, fleet_file, percentile_ms, pool
 from demo.cluster import ROOT, InstalledCluster
 from figures import benchmark
-from tessera.api.schema import KINDS, crd
+from tessera.api.schema import crd
+from tessera.domain.kinds.kinds import KINDS
 from world import World
 from world.api import connect
 

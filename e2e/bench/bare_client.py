@@ -9,10 +9,11 @@ from typing import Any
 from bench.fleet import REPLICAS, Size, at_steady_rate, each, pool, service
 from tessera.adapters.kube import object_parsing as wire
 from tessera.domain.config import Config
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import PlanMemory, plan
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.children import namespace_owners, service_manifests
 from tessera.resources.manifest import ObjectManifest
 from world.api import Api, Json
@@ -28,14 +29,15 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
     named = {"uid": _UID, "generation": 1}
     bodies = [service(*name) for name in size.names]
     services = [
-        wire.parse_service(body | {"metadata": body["metadata"] | named}) for body in bodies
+        wire.parse_own(INFERENCE_SERVICES, body | {"metadata": body["metadata"] | named})
+        for body in bodies
     ]
     fleet_plan = plan(
         Config(),
         Snapshot(
             at=datetime.now(UTC),  # noqa: TID251 - the benchmark is an entry point
             services=tuple(parsed for parsed in services if parsed is not None),
-            pools=(wire.parse_pool(pool()),),
+            pools=(wire.parse_own(ACCELERATOR_POOLS, pool()),),
             nodes=tuple(wire.parse_node(node) for node in nodes),
         ),
         PlanMemory(),

@@ -27,7 +27,8 @@ from bench.fleet import (
 from bench.process import OperatorProcess, quantile, running
 from demo.cluster import NAMESPACE, InstalledCluster, install, until
 from tessera.api.service_class import BUILT_IN_CLASSES
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, NODES, PODS, SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS, SERVICES
 from world.api import Json
 from world.kubelet.stand_in import LABEL
 

@@ -43,7 +43,8 @@ from scenarios.scaling import (
     recording,
 )
 from tessera.api.ref import Ref
-from tessera.resources.api_resources import ACCELERATOR_POOLS, PODS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
+from tessera.resources.api_resources import PODS
 from world import World
 from world.api import connect
 from world.plan import FEW_FAKES

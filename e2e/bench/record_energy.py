@@ -20,8 +20,8 @@ from bench.recorded_energy import RecordedEnergy, write_energy
 from demo.cluster import ROOT, InstalledCluster, Json, install
 from demo.load import steady_load
 from scenarios.actions import ScenarioNamespace, a_budget
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tessera.domain.observed.snapshot import Readings, Snapshot
-from tessera.resources.api_resources import ACCELERATOR_POOLS
 from world import World
 from world.api import connect
 from world.plan import FEW_FAKES

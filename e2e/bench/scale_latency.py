@@ -32,7 +32,8 @@ from demo.cluster import (
     until,
 )
 from demo.tenants import apply_spec, gateway_address
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS
 from world.api import connect
 from world.plan import FEW_FAKES
 

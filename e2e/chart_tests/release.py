@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.cluster import CHART, EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from world.api import SECRETS, ApiError
 from world.testing import PATIENCE_SECONDS, eventually
 

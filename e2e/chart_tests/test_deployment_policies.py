@@ -16,12 +16,8 @@ from chart_tests.test_policies import (
     objects_with_template,
 )
 from demo.cluster import Json
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    HORIZONTAL_POD_AUTOSCALERS,
-    INFERENCE_SERVICES,
-    PODS,
-)
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, HORIZONTAL_POD_AUTOSCALERS, PODS
 from world.testing import eventually
 
 HPA_CONTROLLER = ("--as", "system:serviceaccount:kube-system:horizontal-pod-autoscaler")

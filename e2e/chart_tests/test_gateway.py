@@ -16,8 +16,9 @@ from demo.cluster import CHART, NAMESPACE, Json, StepError, fund
 from docs_tests.pages import page_of
 from environments import ROOT
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import keys_namespace
-from tessera.resources.api_resources import INFERENCE_SERVICES, KEY_SECRETS
+from tessera.resources.api_resources import KEY_SECRETS
 from world.testing import eventually
 
 GATEWAY = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-gateway"

@@ -4,8 +4,9 @@ import pytest
 
 from chart_tests.release import OPERATOR, Release
 from demo.cluster import NAMESPACE
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import prepull_namespace
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
+from tessera.resources.api_resources import DEPLOYMENTS, KINDS
 from world.testing import eventually
 
 _watched: dict[int, tuple[str, str]] = {}

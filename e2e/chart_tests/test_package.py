@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 import package_chart
-from tessera.api.schema import KINDS, crd
+from tessera.api.schema import crd
+from tessera.domain.kinds.kinds import KINDS
 
 
 def test_the_package_is_the_chart_and_the_same_bytes_from_any_checkout(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import yaml
 
 from chart_tests.release import OPERATOR, Release
 from demo.cluster import NAMESPACE, Json
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import prepull_namespace
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, PODS, SERVICES
 from world.testing import eventually
 
 MANIFESTS = Path(__file__).parents[2] / "tests" / "golden"

@@ -8,7 +8,7 @@ import pytest
 
 from chart_tests.release import DEPLOYMENT, SECRET, WEBHOOKS, Release
 from demo.cluster import CHART, NAMESPACE, StepError
-from tessera.api.schema import KINDS
+from tessera.domain.kinds.kinds import KINDS
 from tessera.domain.mig_backends.gpu_clients import STOPPED_LABEL
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.api import LEASES

@@ -6,14 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from demo.cluster import NAMESPACE, InstalledCluster, Json, condition
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
 from tessera.domain.observed.node_layout import TAINT
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DISRUPTION_BUDGETS,
-    INFERENCE_SERVICES,
-    PODS,
-)
+from tessera.resources.api_resources import DISRUPTION_BUDGETS, PODS
 from world.api import NODES
 from world.testing import eventually
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from demo.cluster import Json
-from tessera.resources.api_resources import ACCELERATOR_POOLS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tests.fault_sequences.language import Fault, FaultSequence, Occurrence, occurrences
 
 # Names of two faults, and the names of the nodes on which they are played.

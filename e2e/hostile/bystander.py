@@ -8,14 +8,8 @@ from typing import Any
 from demo.cluster import InstalledCluster, Json, fund
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import read_operator_pod
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    INFERENCE_SERVICES,
-    PODS,
-    SERVICES,
-    TENANT_BUDGETS,
-)
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import DEPLOYMENTS, DISRUPTION_BUDGETS, PODS, SERVICES
 from tests.hostile.score import SCORE
 from world.object_comparison import comparable_objects, differences
 from world.testing import eventually

@@ -9,7 +9,8 @@ from demo.cluster import EXAMPLES, ROOT, InstalledCluster, install
 from hostile.bystander import NAME, Bystander
 from hostile.identities import HOSTILE, E, Identity, T, rights
 from scenarios.actions import ScenarioNamespace
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import PODS
 from world import World, start
 from world.api import ApiError, connect
 from world.testing import eventually

@@ -9,11 +9,8 @@ import pytest
 from demo.cluster import Json, StepError, condition, fund
 from hostile.bystander import Bystander
 from hostile.identities import HOSTILE, Identity
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    PODS,
-)
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tests.cases import full
 from world.testing import eventually
 

@@ -23,7 +23,7 @@ from scenarios.tiers import (
     wait_for_counts,
 )
 from tessera.domain.batch.names import RUNNER
-from tessera.resources.api_resources import ACCELERATOR_POOLS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from world.client import RunningContainer
 from world.testing import eventually
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from demo.cluster import InstalledCluster, install
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.gateway import Gateway, create_key, ready_pods
-from tessera.resources.api_resources import ACCELERATOR_POOLS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 
 # Beside ten processes that compute and two more of these commands a scene had a twentieth of the
 # machine, and was not done after 300 s.

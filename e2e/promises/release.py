@@ -18,7 +18,7 @@ from scenarios.test_upgrade import (
     list_pre_stop_seconds,
     run_update,
 )
-from tessera.resources.api_resources import BATCH_INFERENCES
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from world.api import PODS
 from world.testing import eventually
 

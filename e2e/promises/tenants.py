@@ -13,7 +13,7 @@ from promises.installation import PATIENCE_SECONDS, create_namespace, gateway_fo
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.gateway import HELLO
 from tessera.adapters.clock import now
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from world.testing import eventually
 
 _PER_MINUTE = 5

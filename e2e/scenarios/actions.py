@@ -10,7 +10,8 @@ import aiohttp
 
 from demo.cluster import InstalledCluster, Json, Ref, condition
 from tessera.api.api_resource import ApiResource
-from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, PODS, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import CHILDREN, PODS
 from world.testing import PATIENCE_SECONDS, eventually
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"

@@ -14,7 +14,8 @@ from tessera.batch_runner.answers.parts import SentEntry, UnsentEntry
 from tessera.batch_runner.answers.publish import PublicationRecord, read_record
 from tessera.batch_runner.input import manifest
 from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
+from tessera.resources.api_resources import CLAIMS
 from world.api import VOLUMES
 from world.client import RunningContainer
 from world.testing import eventually

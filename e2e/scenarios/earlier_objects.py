@@ -13,7 +13,8 @@ from demo.cluster import EXAMPLES, ROOT, InstalledCluster, Json
 from scenarios.actions import SMALL, ScenarioNamespace, a_budget
 from scenarios.conftest import FLEET
 from scenarios.test_upgrade import install_earlier
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, KINDS
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
+from tessera.resources.api_resources import CLAIMS, KINDS
 from world import start
 from world.api import connect
 from world.kubelet.images import EARLIER_TESSERA

@@ -18,13 +18,9 @@ from scenarios.gateway import Gateway, answered
 from scenarios.lifecycle import POOL_LABEL
 from scenarios.tiers import broken, list_pods, streaming_clients, takes_requests
 from tessera.domain.hardware.pools import weight_of
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.names import VARIANT_LABEL
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    INFERENCE_SERVICES,
-    NODES,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import NODES
 from world.testing import eventually
 
 RESERVED, ON_DEMAND, SLICES, H100 = "floor-reserved", "floor-od", "floor-slices", "floor-h100"

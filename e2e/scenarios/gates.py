@@ -14,7 +14,8 @@ from demo.cluster import Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.streams import stream_completion
 from tessera.cli.gate.starter import starter_rows
-from tessera.resources.api_resources import DEPLOYMENTS, PODS, QUALITY_GATES
+from tessera.domain.kinds.kinds import QUALITY_GATES
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.api import CONFIG_MAPS
 from world.testing import eventually
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from demo.cluster import Json, condition
 from scenarios.actions import ScenarioNamespace
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import PODS
 from world import World
 
 # What a replica on a 1g.10gb slice carries of such requests within the default SLO; a whole fleet

@@ -30,8 +30,9 @@ from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.gateway import Gateway, answered, create_key
 from scenarios.lifecycle import list_replicas
 from scenarios.streams import kubectl_scale, wait_for_replicas
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.names import PORT
-from tessera.resources.api_resources import PODS, TENANT_BUDGETS
+from tessera.resources.api_resources import PODS
 from tests.cases import full
 from world import World
 from world.testing import container_status, eventually, is_ready

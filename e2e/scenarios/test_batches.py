@@ -34,15 +34,9 @@ from scenarios.chaos import (
 )
 from scenarios.kills import kill_operator, read_operator_pod
 from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
+from tessera.domain.kinds.kinds import BATCH_INFERENCES, TENANT_BUDGETS
 from tessera.domain.names import ENGINE
-from tessera.resources.api_resources import (
-    BATCH_INFERENCES,
-    CLAIMS,
-    JOBS,
-    PODS,
-    ROLE_BINDINGS,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import CLAIMS, JOBS, PODS, ROLE_BINDINGS
 from world import World
 from world.api import ApiError
 from world.testing import eventually

@@ -15,7 +15,7 @@ import yaml
 from demo.cluster import EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError, condition
 from scenarios.actions import SMALL, ScenarioNamespace, a_budget
 from scenarios.commands import explain, run_tessera
-from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.cases import full
 from world.testing import eventually
 

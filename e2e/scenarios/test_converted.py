@@ -9,7 +9,8 @@ import yaml
 
 from converted_page import FOLDER, read_sources
 from demo.cluster import ROOT, InstalledCluster, Json, Ref, StepError, condition
-from tessera.resources.api_resources import CLAIMS, INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import CLAIMS
 from world import World, start
 from world.api import SECRETS
 from world.object_store import ObjectStore, serve_object_store

@@ -18,7 +18,8 @@ from demo.load import steady_load
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
 from tessera.adapters.clock import now
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, SERVICES
 from world.object_comparison import comparable, differences
 from world.testing import eventually
 

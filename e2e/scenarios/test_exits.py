@@ -26,7 +26,8 @@ from scenarios.gateway import Gateway, ready_pods
 from scenarios.lifecycle import POOL_LABEL
 from scenarios.streams import wait_for_replicas
 from scenarios.tiers import end_node, list_pods
-from tessera.resources.api_resources import ACCELERATOR_POOLS, PODS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
+from tessera.resources.api_resources import PODS
 from world import World, start
 from world.testing import eventually
 

@@ -33,7 +33,8 @@ from scenarios.gateway import (
 )
 from scenarios.replay import Answer, Target, failures, stream_until
 from scenarios.streams import kubectl_scale, wait_for_replicas
-from tessera.resources.api_resources import PODS, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
+from tessera.resources.api_resources import PODS
 from tests.gateway.store.postgresql import postgresql_server
 from world import World
 from world.testing import eventually

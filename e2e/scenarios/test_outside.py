@@ -41,7 +41,7 @@ from scenarios.routes import (
     set_prices,
     wait_until_charged,
 )
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tests.gateway.store.postgresql import PostgresqlServer, postgresql_server
 from world import World
 from world.provider import Provider, answer

@@ -13,7 +13,8 @@ from scenarios.actions import ScenarioNamespace
 from scenarios.commands import explain
 from scenarios.lifecycle import write_fleet
 from scenarios.replay import Target, stream_until
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS
 from world import World, start
 from world.clock import now, stamp
 from world.testing import eventually

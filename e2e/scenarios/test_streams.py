@@ -11,7 +11,8 @@ from scenarios.actions import ScenarioNamespace
 from scenarios.commands import explain
 from scenarios.lifecycle import list_replicas
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import PODS
 from world.testing import eventually, is_ready
 
 

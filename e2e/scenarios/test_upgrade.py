@@ -27,8 +27,9 @@ from scenarios.gateway import (
 from scenarios.lifecycle import wait_for_explained_reason
 from scenarios.replay import Answer, Target, failures, stream_until
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.names import SERVICE_LABEL, TEMPLATE_LABEL
-from tessera.resources.api_resources import DEPLOYMENTS, PODS, TENANT_BUDGETS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tessera.resources.defaults import newest_version
 from tests import earlier_tessera
 from tests.gateway.store.postgresql import postgresql_server

@@ -6,7 +6,7 @@ import pytest
 
 from demo.cluster import NAMESPACE, InstalledCluster, StepError
 from scenarios.actions import SMALL, ScenarioNamespace
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from world.api import ApiError
 from world.testing import eventually
 

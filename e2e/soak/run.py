@@ -13,13 +13,8 @@ from demo.load import LoadCounts, steady_load
 from soak.faults import EDITED, OPERATORS, FaultTarget, schedule
 from soak.memory import ProcessMemory, memory_at_rest, sample_memory
 from soak.user import HOME, User
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    CHILDREN,
-    INFERENCE_SERVICES,
-    PODS,
-    TENANT_BUDGETS,
-)
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import CHILDREN, PODS
 from world import World
 from world.api import Api, connect
 from world.object_comparison import comparable_objects, differences

@@ -8,7 +8,7 @@ import aiohttp
 
 from demo.cluster import Json
 from tessera.api.meta import GROUP, VERSION
-from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from world.api import Api, ApiError
 
 # The namespace that stays.

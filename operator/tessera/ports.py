@@ -5,29 +5,25 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from tessera.api.api_resource import ApiResource
 from tessera.api.model_files import PoolingTask
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
 from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.mig_backends.partitioning import GpuInventory, PodsByDevice
-from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
-from tessera.domain.observed.gates import GateJob, ObservedGate, ServiceRevision
+from tessera.domain.observed.batches import BatchJob, VolumeClaim
+from tessera.domain.observed.gates import GateJob, ServiceRevision
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
-from tessera.domain.observed.price_lists import ObservedPriceList
-from tessera.domain.observed.providers import ObservedProvider, ProviderSecret
-from tessera.domain.observed.routes import ObservedRoute
+from tessera.domain.observed.object import Observed
+from tessera.domain.observed.providers import ProviderSecret
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import (
-    Budget,
     Node,
-    ObservedService,
     Pod,
     PodEvent,
-    Pool,
     Ref,
     Resolution,
     RevisionQuery,
@@ -55,10 +51,7 @@ class ClockReading:
 
 
 ObjectValue: TypeAlias = (
-    ObservedService
-    | Batch
-    | Pool
-    | Budget
+    Observed[Any, Any]
     | Node
     | ObservedNodeLayout
     | Pod
@@ -66,14 +59,10 @@ ObjectValue: TypeAlias = (
     | BatchJob
     | ObservedModelJob
     | GateJob
-    | ObservedGate
     | ServiceRevision
     | Workload
     | ServiceEndpoint
     | TenantKeys
-    | ObservedPriceList
-    | ObservedRoute
-    | ObservedProvider
     | ProviderSecret
     | None
 )

@@ -14,16 +14,14 @@ import yaml
 
 from tessera.adapters.kube.object_parsing import is_plan_input, parse_object
 from tessera.api.api_resource import ApiResource
-from tessera.resources.api_resources import (
-    CONTROLLER_REVISIONS,
-    KEY_SECRETS,
-    KINDS,
+from tessera.domain.kinds.kinds import (
     MODEL_PROVIDERS,
     MODEL_ROUTES,
     NODE_LAYOUTS,
     PRICE_LISTS,
     QUALITY_GATES,
 )
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, KEY_SECRETS, KINDS
 from tests.adapters import test_gate_objects, test_key_secrets
 from tests.reconcile.test_written_objects import EXAMPLES, a_fleet, add_nodes, play
 from tests.text_records import text_of, value_lines
@@ -33,7 +31,7 @@ Place = tuple[str | int, ...]
 
 _OF_EACH_KIND, _BROKEN = 3, 32
 _DIGEST = "ab" * 32
-_WRITTEN = {
+_WRITTEN: Mapping[ApiResource, str] = {
     PRICE_LISTS: "30-prices.yaml",
     QUALITY_GATES: "35-quality-gate.yaml",
     MODEL_PROVIDERS: "40-provider.yaml",

@@ -13,23 +13,24 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.api.api_resource import ApiResource
 from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
 from tessera.api.ref import Ref
-from tessera.api.schema import KINDS, crd
+from tessera.api.schema import crd
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.billing.cost_prices import DAY, ServiceDay, next_status
 from tessera.domain.gateway.name_rights import NameHolder, NameRights
-from tessera.domain.observed.price_lists import ObservedPriceList
-from tessera.domain.observed.snapshot import ObservedService
-from tessera.resources.api_resources import (
+from tessera.domain.kinds.kinds import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
+    KINDS,
     MODEL_PROVIDERS,
     MODEL_ROUTES,
     PRICE_LISTS,
-    PRICED_LISTS,
     QUALITY_GATES,
     TENANT_BUDGETS,
 )
+from tessera.domain.observed.price_lists import ObservedPriceList
+from tessera.domain.observed.snapshot import ObservedService
+from tessera.resources.api_resources import PRICED_LISTS
 from tessera.resources.manifest import partial_manifest, wire_format
 from tests.builders import A_MODEL_OUTSIDE, a_provider_spec
 from world import World
@@ -671,7 +672,7 @@ BOUNDS = [
     ),
 ]
 
-NAMES = [
+NAMES: list[tuple[ApiResource, dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
     # kind, spec, refused names, accepted names
     (
         INFERENCE_SERVICES,
@@ -853,10 +854,12 @@ async def test_the_longest_status_of_prices_by_cost_is_accepted_and_read_again(
     meta = {"name": "by-cost", "uid": answer["metadata"]["uid"]}
     written = partial_manifest(PRICED_LISTS, meta, status=wire_format(price_list.status))
     applied = await cluster.apply(written, subresource="status")
-    assert applied.plan_input == price_list
+    observed = applied.plan_input
+    assert isinstance(observed, ObservedPriceList)
+    assert (observed.spec, observed.status) == (spec, price_list.status)
     listing = await cluster.list(PRICED_LISTS)
     assert listing is not None
-    assert price_list in [each.plan_input for each in listing.items]
+    assert observed in [each.plan_input for each in listing.items]
 
 
 async def test_a_route_keeps_the_schema_of_answers_and_may_be_as_large_as_its_bounds(

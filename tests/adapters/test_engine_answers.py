@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tessera.adapters.engine_client import HttpEngines, parse_count
 from tessera.adapters.hub_client import parse_commit
 from tessera.adapters.kube.object_parsing import parse_object
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.domain.observed.model_reports import (
     FetchProgress,
     FetchReport,
@@ -20,7 +21,6 @@ from tessera.domain.observed.model_reports import (
 )
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.runner_reports import check_report, run_report, runner_progress
-from tessera.resources.api_resources import NODE_LAYOUTS
 from tests.properties import examples
 
 KEYS = (

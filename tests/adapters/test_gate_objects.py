@@ -6,9 +6,10 @@ import pytest
 
 from tessera.adapters.kube.object_parsing import parse_job, parse_object, parse_pod
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import QUALITY_GATES
 from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
 from tessera.domain.quality.change import gated_digest
-from tessera.resources.api_resources import CONTROLLER_REVISIONS, QUALITY_GATES
+from tessera.resources.api_resources import CONTROLLER_REVISIONS
 
 OWNER = {
     "apiVersion": "tessera.dev/v1alpha1",

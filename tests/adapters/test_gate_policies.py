@@ -12,12 +12,11 @@ import yaml
 from environments import ROOT
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.api_resource import ApiResource
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, QUALITY_GATES
 from tessera.resources.api_resources import (
     CONTROLLER_REVISIONS,
-    INFERENCE_SERVICES,
     JOBS,
     NETWORK_POLICIES,
-    QUALITY_GATES,
     SERVICE_ACCOUNTS,
 )
 from tests.conftest import GOLDEN

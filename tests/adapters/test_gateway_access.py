@@ -18,17 +18,13 @@ from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.directory import Directory, Identity, OfferedProvider, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, MODEL_PROVIDERS, TENANT_BUDGETS
 from tessera.gateway.fleet.watching import FleetWatch, ProviderSecrets
 from tessera.gateway.gateway import Gateway
 from tessera.gateway.identify.token_reviews import TokenReviews
 from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.outside.keys import ProviderKeys
-from tessera.resources.api_resources import (
-    INFERENCE_SERVICES,
-    MODEL_PROVIDERS,
-    PROVIDER_SECRETS,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import PROVIDER_SECRETS
 from tests.builders import SMALL, a_provider_spec
 from tests.gateway.test_gateway import Surroundings
 from world import World

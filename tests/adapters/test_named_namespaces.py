@@ -2,13 +2,8 @@
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DAEMON_SETS,
-    INFERENCE_SERVICES,
-    NODES,
-    POD_MONITORS,
-)
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
+from tessera.resources.api_resources import DAEMON_SETS, NODES, POD_MONITORS
 from tests.builders import SMALL
 from world import World
 

@@ -11,13 +11,18 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import EffectiveValues, PodTemplateVersionStatus
+from tessera.domain.kinds.kinds import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    NODE_LAYOUTS,
+    TENANT_BUDGETS,
+)
 from tessera.domain.names import template_deployment_name
 from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import ContainerExit, ObservedService
 from tessera.domain.service.template_version import template_digest
-from tessera.resources.api_resources import INFERENCE_SERVICES, NODE_LAYOUTS
 from tests.memory_operator import DEPLOYMENT, VARIANT, replica_of
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
@@ -29,8 +34,8 @@ def test_a_service_that_is_being_deleted_is_known_as_such() -> None:
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
     body = {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
     terminating = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
-    assert wire.parse_service(body).deleting is False
-    assert wire.parse_service(terminating).deleting is True
+    assert wire.parse_own(INFERENCE_SERVICES, body).deleting is False
+    assert wire.parse_own(INFERENCE_SERVICES, terminating).deleting is True
 
 
 def test_a_claim_that_is_being_deleted_is_known_as_such() -> None:
@@ -265,7 +270,9 @@ def test_words_of_a_policy_have_no_control_characters_and_are_cut() -> None:
 def test_the_annotation_that_asks_for_an_update_is_read() -> None:
     annotations = {"tessera.dev/update": "2026-11-20T12:00:00Z"}
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "annotations": annotations}
-    service = wire.parse_service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
+    service = wire.parse_own(
+        INFERENCE_SERVICES, {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
+    )
     assert service is not None
     assert service.update == "2026-11-20T12:00:00Z"
 
@@ -292,7 +299,7 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
         "replicas": 2,
     }
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
-    service = wire.parse_service({"metadata": meta, "spec": {}, "status": status})
+    service = wire.parse_own(INFERENCE_SERVICES, {"metadata": meta, "spec": {}, "status": status})
     assert service is not None
     assert service.status.pod_template_version is not None
     assert (
@@ -306,7 +313,9 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
 def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_them() -> None:
     unit = {"node": "a100-0", "gpus": [0], "phase": "Draining", "since": "2026-11-20T12:00:00Z"}
     status = {"mig": {"units": [{**unit, "later": 1}], "later": {}}, "later": True}
-    pool = wire.parse_pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
+    pool = wire.parse_own(
+        ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": {}, "status": status}
+    )
     assert pool.status.mig is not None
     assert [(unit.node, unit.gpus) for unit in pool.status.mig.units] == [("a100-0", (0,))]
 
@@ -419,7 +428,7 @@ def test_an_accepted_spec_with_fields_of_a_newer_version_stays_readable() -> Non
         "ceiling": "5",
     }
     body = {"metadata": {"name": "team-a"}, "spec": spec, "status": {"acceptedSpec": spec}}
-    budget = wire.parse_budget(body)
+    budget = wire.parse_own(TENANT_BUDGETS, body)
     assert (budget.spec, budget.record_lost) == (None, False)
     assert budget.named_namespaces == ("team-a",)
     assert budget.status.accepted_spec is not None

@@ -7,10 +7,11 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.api.meta import Condition
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget
 from tessera.ports import ClusterObject, EventOutcome
 from tessera.reconcile.event_recorder import EventRecorder
-from tessera.resources.api_resources import EVENTS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import EVENTS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, a_service
 

@@ -8,12 +8,12 @@ from tessera.api.ref import Ref
 from tessera.api.rollout import BeforeAndAfter, RolloutRecord
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.template_version import Platform
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, QUALITY_GATES
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.quality.gate_jobs import GateJobRequest
 from tessera.domain.quality.gates import GatePlan
 from tessera.domain.status.rollouts import gate_status
-from tessera.resources.api_resources import INFERENCE_SERVICES, QUALITY_GATES
 from tessera.resources.gate_job import answers_claim_manifest, gate_job_manifest, shared_manifests
 from tessera.resources.manifest import partial_manifest, wire_format
 from tessera.resources.revisions import revision_manifest

@@ -11,19 +11,13 @@ from pydantic import ValidationError
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Duration, Wire, format_duration
-from tessera.api.schema import (
-    BATCH_INFERENCE,
-    INFERENCE_SERVICE,
-    KINDS,
-    CustomResourceType,
-    crd,
-    structural,
-)
+from tessera.api.schema import CustomResource, crd, structural
+from tessera.domain.kinds.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, KINDS
 
-CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 
 
-def schema(kind: CustomResourceType) -> dict[str, Any]:
+def schema(kind: CustomResource) -> dict[str, Any]:
     open_api_schema: dict[str, Any] = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return open_api_schema
 
@@ -37,14 +31,14 @@ def nodes(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mappin
 
 
 @CASES
-def test_schemas_are_structural(kind: CustomResourceType) -> None:
+def test_schemas_are_structural(kind: CustomResource) -> None:
     for path, node in nodes(schema(kind)):
         assert "type" in node, path
         assert not {"$ref", "anyOf", "oneOf", "allOf", "title", "nullable"} & set(node), path
 
 
 @CASES
-def test_every_field_has_a_text_worth_reading(kind: CustomResourceType) -> None:
+def test_every_field_has_a_text_worth_reading(kind: CustomResource) -> None:
     for path, node in nodes(schema(kind)):
         if path and path.split(".")[1] in ("spec", "status") and not path.endswith("[]"):
             assert len(node.get("description", "")) >= 5, path
@@ -72,18 +66,18 @@ def is_duration(node: Mapping[str, Any]) -> bool:
 
 
 @CASES
-def test_everything_that_a_user_writes_has_a_maximum(kind: CustomResourceType) -> None:
+def test_everything_that_a_user_writes_has_a_maximum(kind: CustomResource) -> None:
     assert not without_maximum(schema(kind)["properties"]["spec"])
 
 
-def status_schema(kind: CustomResourceType) -> dict[str, Any]:
+def status_schema(kind: CustomResource) -> dict[str, Any]:
     """Return the schema of the status; what only people write has none."""
     status: dict[str, Any] = schema(kind)["properties"].get("status", {"type": "object"})
     return status
 
 
 @CASES
-def test_every_list_of_a_status_has_a_maximum(kind: CustomResourceType) -> None:
+def test_every_list_of_a_status_has_a_maximum(kind: CustomResource) -> None:
     status = nodes(status_schema(kind))
     assert not [path for path, node in status if node["type"] == "array" and "maxItems" not in node]
 
@@ -103,19 +97,19 @@ def test_a_field_without_a_maximum_is_found() -> None:
 
 
 @CASES
-def test_a_status_has_no_defaults(kind: CustomResourceType) -> None:
+def test_a_status_has_no_defaults(kind: CustomResource) -> None:
     assert not [path for path, node in nodes(status_schema(kind)) if "default" in node]
 
 
 @CASES
-def test_every_printer_column_reads_a_field_of_the_schema(kind: CustomResourceType) -> None:
+def test_every_printer_column_reads_a_field_of_the_schema(kind: CustomResource) -> None:
     fields = {path for path, _ in nodes(schema(kind))} | {".metadata.creationTimestamp"}
     # A condition is read by a filter, which the schema knows as the list alone.
     assert {column.path.split("[")[0] for column in kind.columns} <= fields
 
 
 @CASES
-def test_every_rule_names_its_field_and_says_what_to_do(kind: CustomResourceType) -> None:
+def test_every_rule_names_its_field_and_says_what_to_do(kind: CustomResource) -> None:
     for path, node in nodes(schema(kind)):
         for rule in node.get("x-kubernetes-validations", ()):
             if node["type"] == "string":  # the API server says the path, and the refused value
@@ -150,7 +144,7 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
 def test_what_the_class_decides_is_not_stored(field: str) -> None:
     (node,) = [
         node
-        for path, node in nodes(schema(INFERENCE_SERVICE))
+        for path, node in nodes(schema(INFERENCE_SERVICES))
         if path.endswith(f".spec.{field}") or path == f"spec.{field}"
     ]
     assert "spec.class" in node["description"]
@@ -209,7 +203,7 @@ def test_a_new_object_may_have_a_name_that_its_children_can_have(
     name: str, kinds: set[str]
 ) -> None:
     rules = {
-        kind.name: rule["rule"]
+        kind.kind: rule["rule"]
         for kind in KINDS
         for rule in schema(kind).get("x-kubernetes-validations", ())
         if rule.get("optionalOldSelf")
@@ -226,7 +220,7 @@ def test_a_new_object_may_have_a_name_that_its_children_can_have(
     "path", ["jobs/naïve.jsonl", "my file.jsonl", "./x", ".x", "a//b", "a\n", ""]
 )
 def test_a_path_that_is_refused_says_what_is_allowed_in_words(path: str) -> None:
-    field = schema(BATCH_INFERENCE)["properties"]["spec"]["properties"]["input"]
+    field = schema(BATCH_INFERENCES)["properties"]["spec"]["properties"]["input"]
     (rule,) = field["x-kubernetes-validations"]
     assert "pattern" not in field, "its message would come before the rule is evaluated"
     assert "such as jobs/2026-11/questions.jsonl" in rule["message"]
@@ -238,7 +232,7 @@ def test_a_path_that_is_refused_says_what_is_allowed_in_words(path: str) -> None
 
 
 @CASES
-def test_a_duration_that_is_refused_says_how_to_write_one(kind: CustomResourceType) -> None:
+def test_a_duration_that_is_refused_says_how_to_write_one(kind: CustomResource) -> None:
     for path, node in nodes(schema(kind)["properties"]["spec"]):
         if is_duration(node):
             assert "pattern" not in node, "its message would come before the rule is evaluated"
@@ -267,7 +261,7 @@ DIGEST = "#sha256=" + "0a" * 32
     ],
 )
 def test_an_address_of_a_model_that_is_refused_says_which_are_allowed_in_words(uri: str) -> None:
-    properties = schema(INFERENCE_SERVICE)["properties"]["spec"]["properties"]["model"][
+    properties = schema(INFERENCE_SERVICES)["properties"]["spec"]["properties"]["model"][
         "properties"
     ]
     for field, example in (

@@ -5,18 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tessera.api.api_resource import ApiResource
-from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import crd
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import KINDS as RESOURCES
 from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import ProbeResult, Ref
 from tessera.ports import ClusterError
-from tessera.resources.api_resources import (
-    CONFIG_MAPS,
-    INFERENCE_SERVICES,
-    KINDS,
-    POD_MONITORS,
-    PODS,
-)
+from tessera.resources.api_resources import CONFIG_MAPS, KINDS, POD_MONITORS, PODS
 from tessera.resources.defaults import newest_version
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW

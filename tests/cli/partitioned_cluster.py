@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES, PODS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS
+from tessera.resources.api_resources import NODES, PODS
 from tests.cli.memory_api import MemoryApi, a_pod_body
 from tests.memory_cluster import MemoryCluster
 

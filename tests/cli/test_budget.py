@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tessera.adapters.kube.object_parsing import parse_budget
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.cli.budget.command import override, parse_override
 from tessera.cli.budget.raise_limit import parse_raise, raise_limit
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.names import RAISES_ANNOTATION
-from tessera.resources.api_resources import TENANT_BUDGETS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.cli.memory_api import MemoryApi
@@ -30,7 +30,7 @@ async def test_the_override_is_an_annotation_that_the_operator_reads() -> None:
     assert "TenantBudget/team-a: override until 2026-11-21T12:00Z" in text
     (_, _, patch) = api.sent[-1]
     cluster.objects[key]["metadata"] |= patch["metadata"]
-    assert parse_budget(cluster.objects[key]).override == requested
+    assert parse_own(TENANT_BUDGETS, cluster.objects[key]).override == requested
     output = await override(Reader(api), "team-a", requested, "json")
     assert json.loads(output.text)["reason"] == "INC-7"
 
@@ -84,7 +84,7 @@ async def test_a_raise_is_an_annotation_beside_the_raises_of_other_limits() -> N
         annotations = patch["metadata"]["annotations"]
         cluster.objects[key]["metadata"]["annotations"] |= annotations
     assert "cost-month raised by 70 USD until 2026-11-21T12:00Z" in output.text
-    day, month = parse_budget(cluster.objects[key]).raises
+    day, month = parse_own(TENANT_BUDGETS, cluster.objects[key]).raises
     assert (day.limit, str(day.by), day.reason) == ("day", "1.50", "INC-8")
     assert (month.limit, str(month.by), month.reason) == ("cost-month", "70", "INC-8")
 
@@ -116,4 +116,4 @@ async def test_only_a_limit_of_the_budget_can_be_raised() -> None:
 
 async def test_a_malformed_annotation_raises_nothing() -> None:
     cluster, key = a_cluster_with_limits(**{RAISES_ANNOTATION: '[{"limit": "day"}]'})
-    assert parse_budget(cluster.objects[key]).raises == ()
+    assert parse_own(TENANT_BUDGETS, cluster.objects[key]).raises == ()

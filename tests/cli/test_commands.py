@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.kube.object_parsing import parse_route
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.api.service_status import EnergyStatus
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
@@ -26,6 +26,7 @@ from tessera.cli.fleet import read_fleet
 from tessera.cli.top.command import report_lines
 from tessera.cli.top.rows import pools_json, route_rows, service_rows
 from tessera.cli.update.command import update
+from tessera.domain.kinds.kinds import MODEL_ROUTES
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.energy import EnergySource, ServiceEnergy
@@ -33,7 +34,7 @@ from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.routes.savings import RouteUse
 from tessera.ports import ClusterError
-from tessera.resources.api_resources import MODEL_ROUTES, PODS
+from tessera.resources.api_resources import PODS
 from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_pod_body, a_served_cluster
 from tests.domain.slo.latencies import engine_latency, gateway_latency
@@ -225,7 +226,7 @@ async def test_a_route_is_explained_in_each_form_and_by_a_known_name() -> None:
         "spec": {"targets": [{"service": "small"}]},
         "status": status,
     }
-    route = parse_route(body)
+    route = parse_own(MODEL_ROUTES, body)
     use = RouteUse(requests={"small": 3})
     text = route_explanation(route, [use], NOW, "no prices", "text").text
     assert text.startswith(f"ModelRoute/team-a/assistant at {NOW:%Y-%m-%d}")

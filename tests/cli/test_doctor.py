@@ -11,15 +11,8 @@ from tessera.cli.doctor.command import as_json, report_lines, run_checks
 from tessera.cli.doctor.finding import Finding, FindingState
 from tessera.cli.doctor.operator import check_gateway
 from tessera.cli.doctor.services import check_services
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    CLAIMS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    NODES,
-    PODS,
-    TENANT_BUDGETS,
-)
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, NODES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.cli.check_contexts import Counts, a_check_context
 from tests.cli.memory_api import (

@@ -7,7 +7,8 @@ import pytest
 
 from tessera.cli.doctor.finding import Finding, FindingState
 from tessera.cli.doctor.mig import check_layouts
-from tessera.resources.api_resources import NODE_LAYOUTS, PODS
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
+from tessera.resources.api_resources import PODS
 from tessera.resources.manifest import ObjectKey
 from tests.cli.check_contexts import a_check_context
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages

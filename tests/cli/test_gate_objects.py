@@ -25,7 +25,7 @@ from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
 from tessera.cli.gate.pin import pin_gate, pinned_manifest, read_pin, run
 from tessera.cli.gate.show import show
-from tessera.resources.api_resources import QUALITY_GATES
+from tessera.domain.kinds.kinds import QUALITY_GATES
 from tessera.resources.manifest import wire_format
 from tests.cli.memory_api import MemoryApi
 from tests.memory_cluster import MemoryCluster

@@ -26,13 +26,9 @@ from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    KEY_SECRETS,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, KEY_SECRETS
 from tests.builders import NOW, a_budget
 
 NAMESPACE, GATEWAY_NAMESPACE = "tessera-system-keys", "tessera-system"

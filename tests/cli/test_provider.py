@@ -9,8 +9,8 @@ import pytest
 import yaml
 from jsonschema_rs import Draft202012Validator
 
-from tessera.adapters.kube.object_parsing import parse_provider
-from tessera.api.schema import KINDS, crd
+from tessera.adapters.kube.object_parsing import parse_own
+from tessera.api.schema import crd
 from tessera.cli.doctor.finding import Finding
 from tessera.cli.doctor.providers import check_provider_prices
 from tessera.cli.errors import CommandError
@@ -19,8 +19,8 @@ from tessera.cli.provider.arguments import PROVIDER_ADD, PROVIDER_PRICES
 from tessera.cli.provider.diff import differences
 from tessera.cli.provider.prices import listing
 from tessera.cli.provider.table import read_table
+from tessera.domain.kinds.kinds import KINDS, MODEL_PROVIDERS
 from tessera.domain.providers.prices import shipped_prices
-from tessera.resources.api_resources import MODEL_PROVIDERS
 from tests.cli.check_contexts import a_check_context
 from tests.cli.memory_api import MemoryApi
 from tests.memory_cluster import MemoryCluster
@@ -92,7 +92,7 @@ def test_the_api_server_takes_what_is_added(words: tuple[str, ...]) -> None:
     [kind] = [kind for kind in KINDS if kind.model.__name__ == "ModelProvider"]
     [version] = crd(kind)["spec"]["versions"]
     Draft202012Validator(version["schema"]["openAPIV3Schema"]).validate(body)
-    provider = parse_provider(body)
+    provider = parse_own(MODEL_PROVIDERS, body)
     assert provider.problem is None
     assert not differences(shipped_prices(), [body], DAY, "text").exit_code
 

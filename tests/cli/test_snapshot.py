@@ -18,10 +18,11 @@ from tessera.cli.snapshot.arguments import SNAPSHOT_PLAN
 from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
 from tessera.cli.trim import trim_object
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
-from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
+from tessera.resources.api_resources import CHILDREN, KINDS, NODES, PODS
 from tests.builders import NOW, at
 from tests.cli.memory_api import SECRET, a_pod_body, a_served_cluster
 from tests.memory_operator import CHAT, MemoryOperator, add_batch

@@ -9,13 +9,13 @@ import pytest
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import FIELD_MANAGER, GUARD_ANNOTATION, SERVING_GATE
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
 from tessera.resources.api_resources import (
     DISRUPTION_BUDGETS,
     FOREIGN_AUTOSCALERS,
-    INFERENCE_SERVICES,
     KINDS,
     NODES,
     POD_MONITORS,

@@ -10,12 +10,13 @@ import pytest
 from tessera.api.tenant_budget import LimitKey
 from tessera.controller.admission import review_budget
 from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.budget import budget_status
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, TENANT_BUDGETS
+from tessera.resources.api_resources import KINDS
 from tessera.resources.manifest import ObjectKey
 from tessera.resources.spend_records import parse_spend_records, spend_records_manifest
 from tests.builders import a_budget, a_node, a_pool, a_service, a_spec, plan_of

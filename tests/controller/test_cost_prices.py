@@ -11,12 +11,13 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.cost_prices import CostPricing
 from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import Amounts, BillScrape, ProcessLabels, ScrapeRef
+from tessera.domain.kinds.kinds import PRICE_LISTS, TENANT_BUDGETS
 from tessera.ports import MetricsError
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import Writer
-from tessera.resources.api_resources import KINDS, PRICE_LISTS, TENANT_BUDGETS
+from tessera.resources.api_resources import KINDS
 from tessera.resources.manifest import ObjectKey, wire_format
 from tests.builders import a_budget
 from tests.memory_operator import MemoryOperator

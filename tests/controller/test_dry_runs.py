@@ -14,22 +14,21 @@ from tables import TABLES, table
 from tessera.api.api_resource import ApiResource
 from tessera.controller.admission import review_service, validators
 from tessera.controller.batch_review import review_batch
+from tessera.domain.kinds.kinds import (
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
+    PRICE_LISTS,
+    QUALITY_GATES,
+    TENANT_BUDGETS,
+)
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.vllm.facts import version_facts
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import (
-    BATCH_INFERENCES,
-    CLAIMS,
-    INFERENCE_SERVICES,
-    MODEL_PROVIDERS,
-    MODEL_ROUTES,
-    PODS,
-    PRICE_LISTS,
-    QUALITY_GATES,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import CLAIMS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec
 from tests.builders import NOW, SMALL, a_budget, a_pod, a_provider_spec, a_service, a_spec

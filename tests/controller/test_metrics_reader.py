@@ -12,6 +12,7 @@ from typing_extensions import override
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.metrics_reader import MetricsReader, rest_seconds
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.observed.energy import EnergyReadings
 from tessera.domain.observed.load_history import LoadHistory, PackedSpans
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
@@ -20,7 +21,7 @@ from tessera.ports import MetricsError
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import KINDS, TENANT_BUDGETS
+from tessera.resources.api_resources import KINDS
 from tessera.telemetry.process import ProcessMetrics
 from tests.builders import NOW, at
 from tests.memory_operator import MemoryOperator

@@ -11,11 +11,12 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.leader_election import LeaderElector
 from tessera.adapters.run_forever import run_forever
 from tessera.controller.runtime import Runtime
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.reconcile import reflector as reflector_module
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import INFERENCE_SERVICES, NODES
+from tessera.resources.api_resources import NODES
 from tessera.settings import Settings
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster

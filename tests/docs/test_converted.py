@@ -11,9 +11,10 @@ import yaml
 
 from converted_page import FOLDER, read_sources
 from environments import ROOT
-from tessera.adapters.kube.object_parsing import parse_pool, parse_service
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.controller.admission import review_service
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Node, ObservedService, Pool
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.plan import Plan
@@ -43,7 +44,9 @@ def body_of(path: Path) -> dict[str, Any]:
 @cache
 def pools() -> tuple[Pool, ...]:
     bodies = yaml.safe_load_all((CONVERTED / "00-pools.yaml").read_text(encoding="utf-8"))
-    return tuple(parse_pool(body) for body in bodies if body["kind"] == "AcceleratorPool")
+    return tuple(
+        parse_own(ACCELERATOR_POOLS, body) for body in bodies if body["kind"] == "AcceleratorPool"
+    )
 
 
 def nodes() -> tuple[Node, ...]:
@@ -64,7 +67,10 @@ def nodes() -> tuple[Node, ...]:
 
 @cache
 def services() -> Mapping[str, ObservedService]:
-    return {name: parse_service(body_of(CONVERTED / f"{name}.yaml")) for name in ACCEPTED}
+    return {
+        name: parse_own(INFERENCE_SERVICES, body_of(CONVERTED / f"{name}.yaml"))
+        for name in ACCEPTED
+    }
 
 
 @cache

@@ -23,11 +23,11 @@ from docs_tests.pages import (
 )
 from environments import ROOT
 from tessera.api.meta import GROUP, VERSION
-from tessera.api.schema import KINDS
+from tessera.domain.kinds.kinds import KINDS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-TYPES = {kind.name: kind.model for kind in KINDS}
+TYPES = {kind.kind: kind.model for kind in KINDS}
 _MANIFEST = re.compile(
     r"^(?P<indent> *)apiVersion: .*\n(?:(?P=indent)(?!```|END$|---$).+\n)*", re.MULTILINE
 )

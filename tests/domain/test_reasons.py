@@ -16,6 +16,7 @@ import yaml
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.pool_reasons import Discovered, LayoutReady, PoolAccepted
 from tessera.api.reasons import Accepted, PlacementReason
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.status.pool import pool_status
 from tessera.domain.status.service import service_status
@@ -196,7 +197,7 @@ def is_helpful(message: str) -> bool:
 
 def service_messages(case: RefusalCase) -> dict[str, str]:
     """The messages of a refused service, by reason."""
-    service = wire.parse_service(yaml.safe_load(case.manifest))
+    service = wire.parse_own(INFERENCE_SERVICES, yaml.safe_load(case.manifest))
     assert service is not None
     snapshot = fleet(case)
     snapshot = a_snapshot(
@@ -215,7 +216,7 @@ def test_a_refused_service_says_where_and_what_to_do(case: RefusalCase) -> None:
 
 def pool_messages(case: RefusalCase) -> dict[str, str]:
     """The messages of a refused pool, by reason."""
-    pool = wire.parse_pool(yaml.safe_load(case.manifest))
+    pool = wire.parse_own(ACCELERATOR_POOLS, yaml.safe_load(case.manifest))
     others = tuple(other for other in case.pools if other.name != pool.name)
     snapshot = a_snapshot(pools=(pool, *others), nodes=case.nodes)
     decided = plan_of(snapshot)

@@ -25,17 +25,11 @@ from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.progress import Progress, write_report
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, RUNNER_PORT
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, BATCH_INFERENCES
 from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress
 from tessera.ports import ClockReading, ClusterError
 from tessera.reconcile.trusted_clock import TrustedClock
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    CLAIMS,
-    JOBS,
-    NODES,
-    PODS,
-)
+from tessera.resources.api_resources import CLAIMS, JOBS, NODES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL
 from tests.fault_sequences.fake_engine import EngineState, serve_engine

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
 from tessera.domain.mig_backends.mig_manager import CONFIG_LABEL
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    NODE_LAYOUTS,
-    NODES,
-)
+from tessera.resources.api_resources import NODES
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
 from tests.fault_sequences.language import Fault

@@ -9,19 +9,12 @@ from typing_extensions import override
 from fakegpu.gpu_driver import Code
 from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.snapshot import Pod
 from tessera.ports import ClusterObject
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    INFERENCE_SERVICES,
-    NODES,
-    PODS,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, DISRUPTION_BUDGETS, NODES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.repartition.kube import Kube
 from tests.repartition.machine import InvariantError, SimulatedNode

@@ -1,7 +1,8 @@
 """An engine stalls in mid repartition: one replica of a service at a time leaves or is replaced."""
 
 from tessera.api.pool_reasons import LayoutReady
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import PODS
 from tessera.resources.manifest import ObjectKey
 from tests.fault_sequences.layout_fleet import LayoutFleet
 from tests.fault_sequences.layout_player import FleetObserver, end_findings

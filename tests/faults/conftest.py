@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import world as worlds
-from tessera.api.schema import KINDS, crd
+from tessera.api.schema import crd
+from tessera.domain.kinds.kinds import KINDS
 from tests.faults.namespaces import API_VERSION, POOL, wait_until_served
 from world.api import Api, connect
 

@@ -4,12 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.api.meta import GROUP, VERSION
-from tessera.resources.api_resources import (
-    CHILDREN,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    TENANT_BUDGETS,
-)
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS
 from tests.builders import A100, SMALL
 from world.api import Api, ApiError, Json
 from world.object_comparison import comparable_objects

@@ -5,12 +5,8 @@ from decimal import Decimal
 import pytest
 
 from tessera.controller.main import LEADERSHIP_LOST
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    TENANT_BUDGETS,
-)
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import DEPLOYMENTS
 from tests.faults.namespaces import POOL, TenantNamespace, exists
 from tests.faults.operators import OperatorOptions, running_operator
 from world import World

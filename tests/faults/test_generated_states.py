@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tessera.api.schema import KINDS, NODE_LAYOUT, CustomResourceType
+from tessera.api.schema import CustomResource
 from tessera.controller.main import LEADERSHIP_LOST
+from tessera.domain.kinds.kinds import KINDS, NODE_LAYOUTS
 from tessera.resources.api_resources import CLAIMS
 from tests.faults.namespaces import API_VERSION, TenantNamespace
 from tests.faults.operators import OperatorOptions, RestartingOperator, running_operator
@@ -40,24 +41,24 @@ CLAIM: Json = {
 }
 
 
-def manifest(kind: CustomResourceType, name: str, spec: Json) -> Json:
+def manifest(kind: CustomResource, name: str, spec: Json) -> Json:
     meta = {"name": name} | ({"namespace": TENANT} if kind.namespaced else {})
-    return {"apiVersion": API_VERSION, "kind": kind.name, "metadata": meta, "spec": spec}
+    return {"apiVersion": API_VERSION, "kind": kind.kind, "metadata": meta, "spec": spec}
 
 
-def collection(kind: CustomResourceType) -> str:
+def collection(kind: CustomResource) -> str:
     scope = f"/namespaces/{TENANT}" if kind.namespaced else ""
     return f"/apis/{API_VERSION}{scope}/{kind.plural}"
 
 
-def base(kind: CustomResourceType, name: str) -> Json:
+def base(kind: CustomResource, name: str) -> Json:
     """Return the object before any leaf is driven; what runs may run in the pool of all."""
     spec = base_spec(kind, TENANT)
     spec.pop("placement", None)
     return manifest(kind, name, spec)
 
 
-def prepared(kind: CustomResourceType, leaf: Leaf, name: str) -> Json:
+def prepared(kind: CustomResource, leaf: Leaf, name: str) -> Json:
     body = base(kind, name)
     prepare(body, leaf)
     return body
@@ -84,9 +85,9 @@ async def refusal(api: Api, path: str, body: Json) -> ApiError | None:
     return None
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 async def test_admission_accepts_and_refuses_each_value_and_names_the_field(
-    kind: CustomResourceType, api: Api, pytestconfig: pytest.Config
+    kind: CustomResource, api: Api, pytestconfig: pytest.Config
 ) -> None:
     await TenantNamespace(api, TENANT).create()
     wrong = []
@@ -106,15 +107,15 @@ async def test_admission_accepts_and_refuses_each_value_and_names_the_field(
 class DrivenObject:
     """One object of the tenant, whose spec is replaced; a batch is made again for each."""
 
-    def __init__(self, tenant: TenantNamespace, kind: CustomResourceType) -> None:
+    def __init__(self, tenant: TenantNamespace, kind: CustomResource) -> None:
         self._tenant, self._api, self._kind = tenant, tenant.api, kind
         self._last: dict[str, object] = {}
-        self._name = f"{kind.name.lower()}-0"
+        self._name = f"{kind.kind.lower()}-0"
         self._number = 0
 
     async def replace(self, body: Json) -> None:
         """Apply a spec, and wait until the operator has observed it and nothing moves."""
-        if self._kind.name == "BatchInference":
+        if self._kind.kind == "BatchInference":
             await self.delete()
             self._number += 1
             self._name = f"batch-{self._number}"
@@ -148,17 +149,17 @@ async def errors_of(operator: RestartingOperator) -> float:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind is not NODE_LAYOUT], ids=lambda kind: kind.name
+    "kind", [kind for kind in KINDS if kind is not NODE_LAYOUTS], ids=lambda kind: kind.kind
 )
 async def test_the_operator_observes_each_field_and_changes_nothing_of_others(
-    kind: CustomResourceType,
+    kind: CustomResource,
     world: World,
     api: Api,
     record_property: Callable[[str, object], None],
 ) -> None:
     other, tenant = TenantNamespace(api, f"{OTHER}-{kind.plural}"), TenantNamespace(api, TENANT)
     every = list(leaves(kind, "spec"))
-    source = random.Random(f"{SEED} {kind.name}")  # noqa: S311 - a seeded choice
+    source = random.Random(f"{SEED} {kind.kind}")  # noqa: S311 - a seeded choice
     states, changed = 0, list[str]()
     async with running_operator(OperatorOptions(kubeconfig=world.kubeconfig)) as operator:
         await other.create()

@@ -8,7 +8,7 @@ server reads etcd or fails, and changes nothing; it goes on once the events arri
 import asyncio
 from pathlib import Path
 
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tests.faults.namespaces import TenantNamespace
 from tests.faults.operators import OperatorOptions, running_operator
 from tests.faults.user_actions import run_user_actions

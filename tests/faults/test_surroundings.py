@@ -12,7 +12,8 @@ from aiohttp import web
 
 from tessera.adapters.clock import now
 from tessera.controller.main import LEADERSHIP_LOST
-from tessera.resources.api_resources import DEPLOYMENTS, PODS, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tests.faults.namespaces import TenantNamespace, exists, wait_until_served
 from tests.faults.operators import OperatorOptions, running_operator
 from tests.faults.user_actions import run_user_actions

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import weight_of
-from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.floors.kube import FloorKube
 

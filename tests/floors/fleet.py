@@ -9,18 +9,20 @@ from typing import Any, Self
 
 from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    QUALITY_GATES,
+    TENANT_BUDGETS,
+)
 from tessera.domain.observed.snapshot import PodReading, Readings
 from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
     CLAIMS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     HORIZONTAL_POD_AUTOSCALERS,
-    INFERENCE_SERVICES,
     JOBS,
     NODES,
-    QUALITY_GATES,
-    TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100, H100, SMALL

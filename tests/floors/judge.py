@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Pod
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.kube import FloorKube
 from tests.repartition.kube import Body

@@ -17,16 +17,11 @@ from typing_extensions import override
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.api_resource import ApiResource
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import ENGINE
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import ClusterError, ClusterObject, WatchEvent
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    INFERENCE_SERVICES,
-    NODES,
-    PODS,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, DISRUPTION_BUDGETS, NODES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.floors.gate_jobs import run_gate_jobs
 from tests.floors.nodes import NodeLifecycle

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import weight_of
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tessera.domain.observed.node_layout import APPROVAL
 from tessera.domain.observed.snapshot import Pod
-from tessera.resources.api_resources import ACCELERATOR_POOLS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100, MEDIUM, SMALL
 from tests.repartition.simulation import BACKENDS, RepartitionSimulation

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tessera.resources.api_resources import ACCELERATOR_POOLS, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, TENANT_BUDGETS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.fleet import FloorFleet, add_gpus
 from tests.floors.kube import PodTimes

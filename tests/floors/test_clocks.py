@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.fleet import FloorFleet, add_gpus
 from tests.floors.kube import PodTimes

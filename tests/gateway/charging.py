@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from tessera.adapters.kube.object_parsing import parse_batch
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.api.model_provider import ModelCost, ProviderModel
 from tessera.api.price_list import PriceEntry, PriceListSpec
 from tessera.api.ref import Ref
@@ -21,6 +21,7 @@ from tessera.domain.gateway.directory import (
     TenantLimits,
 )
 from tessera.domain.gateway.outside import outside_cost
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.charges import OUTSIDE
 from tessera.domain.observed.price_lists import ObservedPriceList
@@ -116,4 +117,4 @@ def a_charged_batch(uid: str = "uid-1", attempt: int = 1, **check: Any) -> Batch
         "model": {"uri": "hf://tiny/tiny", "servedName": "tiny"},
     }
     status = {"check": checked | check, "attempt": current | {"startedAt": began}}
-    return parse_batch({"metadata": named, "spec": spec, "status": status})
+    return parse_own(BATCH_INFERENCES, {"metadata": named, "spec": spec, "status": status})

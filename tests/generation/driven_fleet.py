@@ -5,16 +5,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from tessera.api.schema import KINDS as CRDS
-from tessera.api.schema import CustomResourceType
+from tessera.api.schema import CustomResource
+from tessera.domain.kinds.kinds import BATCH_INFERENCES, MODEL_PROVIDERS, MODEL_ROUTES, NODE_LAYOUTS
+from tessera.domain.kinds.kinds import KINDS as CRDS
 from tessera.domain.observed.snapshot import Ref
-from tessera.resources.api_resources import (
-    BATCH_INFERENCES,
-    CLAIMS,
-    MODEL_PROVIDERS,
-    MODEL_ROUTES,
-    NODE_LAYOUTS,
-)
+from tessera.resources.api_resources import CLAIMS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL, a_provider_spec
 from tests.generation.schema_walk import Leaf
@@ -34,14 +29,14 @@ DRIVEN: Mapping[str, ObjectKey] = {
     "ModelProvider": ObjectKey("modelproviders", "", HOSTILE),
 }
 # No cycle reads price lists, and gates are played with their services in tests of their own.
-DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.name in DRIVEN)
+DRIVEN_KINDS = tuple(kind for kind in CRDS if kind.kind in DRIVEN)
 _OTHER_SPECS: Mapping[str, Body] = {
     "PriceList": {
         "entries": [{"from": "2026-01-01", "models": ["chat"], "input": "1", "output": "4"}]
     },
     "QualityGate": {"suite": {"configMap": {"name": "suite"}}},
 }
-_NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment"}
+_NAMES = {kind.plural: kind.kind for kind in CRDS} | {"deployments": "Deployment"}
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the
 # fields to set (or to remove, for None) before it is driven.
 _SCHEDULE = {
@@ -153,13 +148,13 @@ def build(fleet: Fleet, *tenants: str) -> None:
         fleet.cluster.put(MODEL_PROVIDERS, provider)
 
 
-def base_spec(kind: CustomResourceType, tenant: str) -> Body:
+def base_spec(kind: CustomResource, tenant: str) -> Body:
     """Return the spec of an object of a tenant before any of its leaves is driven."""
-    if kind.name in _OTHER_SPECS:
-        return deepcopy(_OTHER_SPECS[kind.name])
+    if kind.kind in _OTHER_SPECS:
+        return deepcopy(_OTHER_SPECS[kind.kind])
     fleet = Fleet()
     build(fleet, tenant)
-    key = DRIVEN[kind.name]
+    key = DRIVEN[kind.kind]
     key = ObjectKey(key.plural, key.namespace and tenant, key.name.replace(HOSTILE, tenant))
     return deepcopy(fleet.cluster.objects[key]["spec"])
 
@@ -209,9 +204,9 @@ def state(fleet: Fleet) -> dict[str, Any]:
 class DrivenTwins(Twins):
     """Twins of which the hostile one has one object driven through its values."""
 
-    def __init__(self, *kinds: CustomResourceType) -> None:
+    def __init__(self, *kinds: CustomResource) -> None:
         super().__init__(build)
-        self.keys = [DRIVEN[kind.name] for kind in kinds]
+        self.keys = [DRIVEN[kind.kind] for kind in kinds]
         self.key = self.keys[0]
 
     async def settle(self) -> None:

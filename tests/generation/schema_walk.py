@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tessera.api.schema import CustomResourceType, crd
+from tessera.api.schema import CustomResource, crd
 
 ITEM, VALUE = "[]", "{}"
 """Steps of a path to the first item of a list, and to a value of a map."""
@@ -52,7 +52,7 @@ class Value(NamedTuple):
 class Leaf:
     """A field without fields of its own, of one CRD."""
 
-    kind: CustomResourceType
+    kind: CustomResource
     path: tuple[str, ...]
     schemas: tuple[Mapping[str, Any], ...]
     """The schemas of its parents and its own."""
@@ -64,7 +64,7 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        return f"{self.kind.name} {self.field}"
+        return f"{self.kind.kind} {self.field}"
 
     @property
     def removable(self) -> bool:
@@ -102,7 +102,7 @@ class Leaf:
             del holder[last]
 
 
-def leaves(kind: CustomResourceType, part: str) -> Iterator[Leaf]:
+def leaves(kind: CustomResource, part: str) -> Iterator[Leaf]:
     """Yield every leaf of the `spec` or `status` of a kind."""
     schema = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     part_schema = schema["properties"][part]

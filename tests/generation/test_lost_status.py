@@ -2,7 +2,7 @@
 
 import pytest
 
-from tessera.api.schema import CustomResourceType
+from tessera.api.schema import CustomResource
 from tests.cases import full
 from tests.generation.driven_fleet import DRIVEN_KINDS, DrivenTwins, report_node_layout, state
 from tests.hostile.twin import HOSTILE
@@ -21,10 +21,10 @@ _ROUNDING_NANOS = 10
 
 @pytest.mark.parametrize("restarted", [True, *full(False)], ids=["restarted", "running"])
 @pytest.mark.parametrize(
-    "kind", [*DRIVEN_KINDS, None], ids=lambda kind: kind.name if kind else "all"
+    "kind", [*DRIVEN_KINDS, None], ids=lambda kind: kind.kind if kind else "all"
 )
 async def test_a_lost_status_is_written_again_and_nothing_else_changes(
-    kind: CustomResourceType | None, restarted: bool
+    kind: CustomResource | None, restarted: bool
 ) -> None:
     twins = DrivenTwins(*([kind] if kind else DRIVEN_KINDS))
     await twins.run(cycles=14)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.api.schema import INFERENCE_SERVICE
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tests.cases import full
 from tests.generation.driven_fleet import DrivenTwins, state
 from tests.hostile.twin import HOSTILE
@@ -19,7 +19,7 @@ from world.object_comparison import differences
 async def test_a_step_of_the_clocks_of_nodes_changes_no_replica_and_no_charge(
     step: timedelta,
 ) -> None:
-    twins = DrivenTwins(INFERENCE_SERVICE)
+    twins = DrivenTwins(INFERENCE_SERVICES)
     await twins.run(cycles=14)
     twins.hostile.kubelet_ahead = step
     for replicas in (4, 1, 3):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tessera.api.schema import CustomResourceType
+from tessera.api.schema import CustomResource
 from tests.generation.coverage import PROPERTY
 from tests.generation.driven_fleet import DRIVEN_KINDS, REFUSED_BY_RULES, DrivenTwins
 from tests.generation.schema_walk import Leaf, leaves
@@ -50,9 +50,9 @@ def edits(leaf: Leaf) -> Iterator[tuple[str, Callable[[Body], None], bool]]:
 
 
 @pytest.mark.parametrize("part", ["spec", "status"])
-@pytest.mark.parametrize("kind", DRIVEN_KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", DRIVEN_KINDS, ids=lambda kind: kind.kind)
 async def test_no_value_of_a_leaf_fails_a_cycle_or_changes_others(
-    kind: CustomResourceType,
+    kind: CustomResource,
     part: str,
     pytestconfig: pytest.Config,
     caplog: pytest.LogCaptureFixture,

@@ -13,10 +13,11 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.queries import SERVICE, VARIANT, short_groups, union_query
 from tessera.adapters.prometheus.rows import QueryRow, well_formed_rows
 from tessera.adapters.prometheus.speeds import SPEEDS
+from tessera.domain.kinds.kinds import BATCH_INFERENCES, INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Readings
 from tessera.domain.slo.measurement import LatencyEdges
 from tessera.reconcile.observe import RestoredHistory
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, INFERENCE_SERVICES
+from tessera.resources.api_resources import CLAIMS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL
 from tests.hostile.twin import HOSTILE, Fleet, Twins

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Ref
-from tessera.resources.api_resources import DEPLOYMENTS, TENANT_BUDGETS
+from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.manifest import ObjectKey
 from tests.hostile.twin import HOSTILE, Fleet, Twins
 

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from tessera.adapters.kube.nested_json import MAX_DEPTH, read_json
 from tessera.api.model_route import MAX_SCHEMA_DEPTH
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, MODEL_ROUTES
 from tessera.domain.observed.routes import ObservedRoute
-from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_ROUTES
 from tessera.resources.manifest import ObjectManifest
 from tests.adapters.small_server import connected_cluster
 from tests.builders import SMALL

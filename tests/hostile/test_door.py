@@ -5,8 +5,9 @@ import copy
 import pytest
 
 from tessera.api.api_resource import ApiResource
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.reconcile.writing.write_order import MAX_CONCURRENCY
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, KINDS
+from tessera.resources.api_resources import CLAIMS, KINDS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
 from tests.hostile.twin import HOSTILE, Body, Fleet, Twins

@@ -11,8 +11,9 @@ from tessera.api.ref import Ref
 from tessera.api.template_version import Platform
 from tessera.batch_runner.errors import BatchError
 from tessera.batch_runner.gate.suite import SuiteError, read_suite
+from tessera.domain.kinds.kinds import QUALITY_GATES
 from tessera.domain.quality.gate_jobs import GateEndpoint, GateJobRequest, GateRun, scorer_of
-from tessera.resources.api_resources import JOBS, QUALITY_GATES
+from tessera.resources.api_resources import JOBS
 from tessera.resources.gate_job import gate_job_manifest, shared_manifests
 from tessera.resources.runner import RunnerImage
 from tests.builders import SMALL

@@ -8,17 +8,12 @@ import pytest
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.quality.gate_jobs import GateRun, attempt_name, scorer_of
 from tessera.domain.quality.names import answers_claim_name
 from tessera.domain.quality.rollout_state import revision_name, rollout_state
-from tessera.resources.api_resources import (
-    CLAIMS,
-    CONTROLLER_REVISIONS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    JOBS,
-)
+from tessera.resources.api_resources import CLAIMS, CONTROLLER_REVISIONS, DEPLOYMENTS, JOBS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL, a_budget, a_service, a_spec
 from tests.domain.quality.gate_world import a_gate, a_gate_spec

@@ -17,7 +17,7 @@ import pytest
 
 from tessera.api.price_list import PriceEntry, PriceList, PriceListSpec
 from tessera.api.ref import Ref
-from tessera.api.schema import KINDS, crd
+from tessera.api.schema import crd
 from tessera.domain.budget.raises import AmountRaise
 from tessera.domain.charges.gateway_charges import STANDING_SECONDS
 from tessera.domain.charges.price_book import PriceListBook, revised_book
@@ -25,6 +25,7 @@ from tessera.domain.charges.prices import RequestPrice, charge_of, most_charge
 from tessera.domain.charges.scopes import ChargeLimit, MemberKind
 from tessera.domain.charges.throttle import ThrottleTerms
 from tessera.domain.gateway.directory import Directory
+from tessera.domain.kinds.kinds import KINDS
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import amount_text

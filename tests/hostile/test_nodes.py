@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tessera.adapters.kube.object_parsing import cached_spec
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tests.builders import SMALL
 from tests.hostile.score import SCORE
 from tests.hostile.twin import HOSTILE, Fleet, Twins

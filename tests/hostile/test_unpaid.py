@@ -4,18 +4,13 @@ from typing import Any
 
 import pytest
 
-from tessera.resources.api_resources import (
-    AUTOSCALING,
+from tessera.domain.kinds.kinds import (
     BATCH_INFERENCES,
-    CHILDREN,
-    CLAIMS,
-    DEPLOYMENTS,
     INFERENCE_SERVICES,
-    JOBS,
-    KINDS,
     QUALITY_GATES,
     TENANT_BUDGETS,
 )
+from tessera.resources.api_resources import AUTOSCALING, CHILDREN, CLAIMS, DEPLOYMENTS, JOBS, KINDS
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import STORED
 from tests.builders import SMALL

@@ -27,9 +27,9 @@ from tessera.batch_runner.gate.job import wire_report
 from tessera.cli.options import _MessageFormatter
 from tessera.cli.output import Output
 from tessera.cli.text import escape_controls, table
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.status.conditions import conditions
-from tessera.resources.api_resources import INFERENCE_SERVICES
 from tessera.resources.event import EventSeries, event_manifest
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, a_service

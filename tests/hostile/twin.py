@@ -21,19 +21,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, TENANT_BUDGETS
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.layout.solution import solve
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.reconcile.observe import SolvedLayouts
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DEPLOYMENTS,
-    KINDS,
-    NODES,
-    PODS,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, KINDS, NODES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.hostile.score import SCORE
 from tests.memory_operator import MemoryOperator

@@ -20,8 +20,9 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.api.node_layout import NodeLayoutStatus
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.ports import ClusterError
-from tessera.resources.api_resources import NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import NODES
 from tests.node_agent import rights
 from world.testing import eventually
 

@@ -7,17 +7,11 @@ from datetime import timedelta
 from typing import Any
 from zlib import crc32
 
+from tessera.domain.kinds.kinds import QUALITY_GATES
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.quality import names as gate_names
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.resources.api_resources import (
-    CONTROLLER_REVISIONS,
-    DEPLOYMENTS,
-    JOBS,
-    NODES,
-    PODS,
-    QUALITY_GATES,
-)
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, DEPLOYMENTS, JOBS, NODES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
 from tests.memory_operator import CHAT, MemoryOperator, add_pool_and_node, replica_of

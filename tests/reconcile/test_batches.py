@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject
-from tessera.resources.api_resources import BATCH_INFERENCES, JOBS, PODS
+from tessera.resources.api_resources import JOBS, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.batch_builders import MODEL_CLAIM, STORED
 from tests.cases import full

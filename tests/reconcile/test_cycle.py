@@ -14,6 +14,7 @@ import pytest
 from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.health.stall import EngineProgress
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
@@ -24,17 +25,14 @@ from tessera.reconcile.writing import write_order
 from tessera.reconcile.writing.startup_resync import SERVICES_PER_CYCLE
 from tessera.reconcile.writing.writer import NotLeadingError
 from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
-    INFERENCE_SERVICES,
     JOBS,
     NETWORK_POLICIES,
     POD_MONITORS,
     PODS,
     SERVICE_ACCOUNTS,
     SERVICES,
-    TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
 from tessera.telemetry.telemetry import Telemetry

@@ -12,8 +12,9 @@ from kubernetes.utils.quantity import parse_quantity
 from typing_extensions import override
 
 from tessera.api.model_files import PoolingTask
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import FIELD_MANAGER, MANAGED_BY, UPDATE_ANNOTATION
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, JOBS, KINDS, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, JOBS, KINDS, PODS
 from tessera.resources.defaults import newest_version
 from tessera.resources.manifest import ObjectKey
 from tests.memory_operator import MemoryOperator, SilentEngines

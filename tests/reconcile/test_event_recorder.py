@@ -9,6 +9,7 @@ from tessera.api.meta import Condition
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget
 from tessera.ports import ClusterError, ClusterObject, EventOutcome
 from tessera.reconcile.event_recorder import (
@@ -17,7 +18,6 @@ from tessera.reconcile.event_recorder import (
     MAX_SERIES,
     EventRecorder,
 )
-from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.builders import NOW, a_service
 

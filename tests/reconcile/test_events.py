@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tessera.resources.api_resources import PODS, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
+from tessera.resources.api_resources import PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.memory_operator import DEPLOYMENT, MemoryOperator, add_pool_and_node, replica_of

@@ -6,15 +6,10 @@ from typing import Any
 import pytest
 
 from tessera.adapters.kube.object_parsing import parse_pod
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, QUALITY_GATES
 from tessera.domain.names import FIELD_MANAGER, MANAGED_BY, TESSERA
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.resources.api_resources import (
-    CONTROLLER_REVISIONS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    PODS,
-    QUALITY_GATES,
-)
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, DEPLOYMENTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
 from tests.memory_operator import MemoryOperator, add_pool_and_node, replica_of

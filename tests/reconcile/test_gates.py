@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, NODES, TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, NODES
 from tests.memory_operator import CHAT
 from tests.reconcile.gated_operator import FAILED, GATE, ROLLOUT, GatedOperator
 

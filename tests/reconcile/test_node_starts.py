@@ -5,15 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.api.template_version import Platform
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import PodEvent
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    NODES,
-    PODS,
-    REPLICA_SETS,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100
 from tests.memory_operator import MemoryOperator, replica_of

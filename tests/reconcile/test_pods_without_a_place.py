@@ -4,7 +4,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from tessera.resources.api_resources import ACCELERATOR_POOLS, NODES, PODS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
+from tessera.resources.api_resources import NODES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.memory_operator import (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_PROVIDERS, MODEL_ROUTES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, MODEL_PROVIDERS, MODEL_ROUTES
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL, a_provider_spec
 from tests.memory_operator import MemoryOperator

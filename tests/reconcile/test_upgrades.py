@@ -10,11 +10,12 @@ import pytest
 
 from tessera.api.reasons import RevisionReason
 from tessera.api.template_version import Platform
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 from tessera.domain.placement.pod_template import UNPLANNED
 from tessera.domain.vllm.flag_classes import FlagClass, FlagRule, flag_rules
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.memory_operator import (
     CHAT,

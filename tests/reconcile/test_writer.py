@@ -8,10 +8,11 @@ from typing_extensions import override
 from tessera.adapters.kube.leader_election import LEASE_DURATION, RENEW_DEADLINE
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.ports import ClusterError
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import MAX_REQUEST_SECONDS, NotLeadingError, Writer, attempt
-from tessera.resources.api_resources import KINDS, NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import KINDS, NODES
 from tests.memory_cluster import MemoryCluster
 
 

@@ -11,7 +11,7 @@ import json
 import lzma
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -27,14 +27,10 @@ from tessera.cli.fleet import PLAN_INPUT_KINDS, FleetInputs
 from tessera.domain.explain.explain import explain
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.incremental import Incremental
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, BATCH_INFERENCES, INFERENCE_SERVICES
 from tessera.domain.status.service import service_status
 from tessera.ports import ClusterObject
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    CLAIMS,
-    INFERENCE_SERVICES,
-)
+from tessera.resources.api_resources import CLAIMS
 from tessera.resources.children import service_manifests
 from tessera.resources.manifest import ObjectKey, ObjectManifest, wire_format
 from tests.builders import NO_MEMORY, plan_of
@@ -46,7 +42,7 @@ from tests.memory_cluster import MemoryCluster
 EXAMPLES = ROOT / "examples"
 WRITTEN = GOLDEN / "written"
 H100 = "NVIDIA-H100-80GB-HBM3"
-KINDS = {
+KINDS: Mapping[str, ApiResource] = {
     "AcceleratorPool": ACCELERATOR_POOLS,
     "InferenceService": INFERENCE_SERVICES,
     "BatchInference": BATCH_INFERENCES,

@@ -16,12 +16,13 @@ from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.hardware.gpu_models import WHOLE_GPU
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.node_layout import HEARTBEAT_INTERVAL, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Pod
 from tessera.node_agent.reconcile import NodeAgent
-from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import CONFIG_MAPS, NODES
 from tessera.resources.manifest import ObjectKey
 from tests.node_agent.nodes import A100, MemoryLocks
 from tests.repartition.crashes import CrashInjector, KillableLayout, KillableProcess, KilledError

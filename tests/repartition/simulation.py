@@ -13,6 +13,7 @@ from tessera.api.model_files import PoolingTask
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
 from tessera.domain.hardware.gpu_layouts import geometry
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, NODE_LAYOUTS
 from tessera.domain.layout.pool_layout import profiles_by_service
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.layout.solution import solve
@@ -30,15 +31,7 @@ from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.shared_objects import Installation
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    KINDS,
-    NODE_LAYOUTS,
-    PODS,
-    WATCHED,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, KINDS, PODS, WATCHED
 from tessera.resources.manifest import ObjectKey
 from tessera.resources.runner import RunnerImage
 from tests.cases import full

@@ -3,7 +3,7 @@
 import pytest
 
 from fakegpu.gpu_driver import Code
-from tessera.resources.api_resources import NODE_LAYOUTS
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tests.repartition.scenarios import SCENARIOS
 from tests.repartition.simulation import BACKENDS, RepartitionSimulation
 

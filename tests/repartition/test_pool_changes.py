@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.node_layout import TAINT
-from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import MEDIUM
 from tests.repartition.scenarios import SCENARIOS

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.mig_backends.devices import profile_of
-from tessera.resources.api_resources import INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.builders import MEDIUM, SMALL
 from tests.mig_builders import A100

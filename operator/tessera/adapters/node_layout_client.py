@@ -6,10 +6,11 @@ from typing import Any
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.kube.client import KubeCluster, raise_for_status, read_object
 from tessera.api.node_layout import NodeLayoutStatus
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import NotFoundError
-from tessera.resources.api_resources import NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import NODES
 from tessera.resources.manifest import Owner, owner_reference, partial_manifest, wire_format
 
 _FIELD_MANAGER = "tessera-node"

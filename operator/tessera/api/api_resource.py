@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from typing_extensions import override
+
+READ = ("get", "list", "watch")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiResource:
@@ -28,6 +32,10 @@ class ApiResource:
         stem, ending = (singular[:-1], "ies") if singular.endswith("y") else (singular, "s")
         plural = f"{stem}es" if singular.endswith("s") else f"{stem}{ending}"
         object.__setattr__(self, "plural", plural)
+
+    @override
+    def __str__(self) -> str:
+        return self.kind
 
     @property
     def api_version(self) -> str:

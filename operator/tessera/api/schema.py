@@ -1,21 +1,14 @@
 """Conversion of the pydantic models to CustomResourceDefinitions with structural schemas."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
+from typing_extensions import override
 
-from tessera.api.accelerator_pool import AcceleratorPool
-from tessera.api.batch_inference import BatchInference
-from tessera.api.inference_service import InferenceService
+from tessera.api.api_resource import READ, ApiResource
 from tessera.api.meta import GROUP, VERSION
-from tessera.api.model_provider import ModelProvider
-from tessera.api.model_route import ModelRoute
-from tessera.api.node_layout import NodeLayout
-from tessera.api.price_list import PriceList
-from tessera.api.quality_gate import QualityGate
-from tessera.api.tenant_budget import TenantBudget
 
 _SCHEMA_KEYS = (
     "default",
@@ -49,188 +42,29 @@ class PrinterColumn:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CustomResourceType:
-    """Resource type with what its CustomResourceDefinition needs."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CustomResource(ApiResource):
+    """A kind of Tessera's own, with what its CustomResourceDefinition needs."""
 
+    group: str = GROUP
+    version: str = VERSION
+    kind: str = field(init=False)
+    verbs: tuple[str, ...] = READ
     model: type[BaseModel]
-    namespaced: bool
     columns: tuple[PrinterColumn, ...]
     short_names: tuple[str, ...] = ()
-    scale: Mapping[str, str] | None = None
+    scale: tuple[tuple[str, str], ...] = ()
+    """The paths of the subresource `scale`."""
+
+    @override
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.model.__name__)
+        ApiResource.__post_init__(self)
 
     @property
-    def name(self) -> str:
-        return self.model.__name__
-
-    @property
-    def plural(self) -> str:
-        return f"{self.name.lower()}s"
-
-
-def _condition_path(kind: str, field: str) -> str:
-    return f'.status.conditions[?(@.type=="{kind}")].{field}'
-
-
-def _accepted_columns(*columns: PrinterColumn) -> tuple[PrinterColumn, ...]:
-    """Return the columns of a kind that is accepted or not, with its own in between."""
-    return (
-        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
-        PrinterColumn(name="Reason", path=_condition_path("Accepted", "reason")),
-        *columns,
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Message", path=_condition_path("Accepted", "message"), priority=1),
-    )
-
-
-_ITL, _OUTPUT_RATE = ".status.speed.itlMs", ".status.speed.tokensPerSecond"
-
-INFERENCE_SERVICE = CustomResourceType(
-    model=InferenceService,
-    short_names=("tsvc",),
-    namespaced=True,
-    columns=(
-        PrinterColumn(name="Ready", path=_condition_path("Ready", "status")),
-        PrinterColumn(name="Reason", path=_condition_path("Ready", "reason")),
-        PrinterColumn(name="Replicas", type="integer", path=".status.readyReplicas"),
-        PrinterColumn(name="Desired", type="integer", path=".status.scaling.desiredReplicas"),
-        PrinterColumn(name="Instance", path=".status.instances"),
-        PrinterColumn(name="$/h", path=".status.cost.perHour"),
-        PrinterColumn(name="$/Mtok", path=".status.cost.perMillionTokens"),
-        PrinterColumn(name="ITL-predicted", path=f"{_ITL}.predicted"),
-        PrinterColumn(name="ITL", path=f"{_ITL}.measured"),
-        PrinterColumn(name="SLO", path=".status.slo.attained"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Tok/s-predicted", path=f"{_OUTPUT_RATE}.predicted", priority=1),
-        PrinterColumn(name="Tok/s", path=f"{_OUTPUT_RATE}.measured", priority=1),
-        PrinterColumn(name="Capacity", path=".status.capacity", priority=1),
-        PrinterColumn(name="Budget", path=".status.tenant.reason", priority=1),
-        PrinterColumn(name="Scaling", path=".status.scaling.reason", priority=1),
-        PrinterColumn(name="Update", path=_condition_path("UpdateAvailable", "status"), priority=1),
-        PrinterColumn(name="Message", path=_condition_path("Ready", "message"), priority=1),
-    ),
-    scale={
-        "specReplicasPath": ".spec.replicas",
-        "statusReplicasPath": ".status.replicas",
-        "labelSelectorPath": ".status.selector",
-    },
-)
-
-ACCELERATOR_POOL = CustomResourceType(
-    model=AcceleratorPool,
-    short_names=("tpool",),
-    namespaced=False,
-    columns=(
-        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
-        PrinterColumn(name="Discovered", path=_condition_path("Discovered", "status")),
-        PrinterColumn(name="Product", path=".status.product"),
-        PrinterColumn(name="Tier", path=".spec.tier"),
-        PrinterColumn(name="Nodes", type="integer", path=".status.readyNodes"),
-        PrinterColumn(name="Allocatable", path=".status.allocatable"),
-        PrinterColumn(name="Layout", path=_condition_path("LayoutReady", "reason")),
-        PrinterColumn(name="$/GPU-h", path=".status.perGPUHour"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Message", path=_condition_path("Discovered", "message"), priority=1),
-    ),
-)
-
-NODE_LAYOUT = CustomResourceType(
-    model=NodeLayout,
-    namespaced=False,
-    columns=(
-        PrinterColumn(name="Partitioning", type="boolean", path=".status.partitioningEnabled"),
-        PrinterColumn(name="Driver", path=".status.driverVersion"),
-        PrinterColumn(name="Problem", path=".status.problem"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-    ),
-)
-
-TENANT_BUDGET = CustomResourceType(
-    model=TenantBudget,
-    short_names=("tbudget",),
-    namespaced=False,
-    columns=(
-        PrinterColumn(name="WithinBudget", path=_condition_path("WithinBudget", "status")),
-        PrinterColumn(name="Reason", path=_condition_path("WithinBudget", "reason")),
-        PrinterColumn(name="Spent", path=".status.summary"),
-        PrinterColumn(name="$/h", path=".status.perHour"),
-        PrinterColumn(name="Services", type="integer", path=".status.services"),
-        PrinterColumn(name="Owner", path=".spec.owner"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "reason"), priority=1),
-        PrinterColumn(name="Message", path=_condition_path("WithinBudget", "message"), priority=1),
-    ),
-)
-
-BATCH_INFERENCE = CustomResourceType(
-    model=BatchInference,
-    short_names=("tbatch",),
-    namespaced=True,
-    columns=(
-        PrinterColumn(name="State", path=".status.state"),
-        PrinterColumn(name="Completions", path=".status.done"),
-        PrinterColumn(name="Instance", path=".status.attempt.variant"),
-        PrinterColumn(name="Deadline", path=".status.deadline"),
-        PrinterColumn(name="Reason", path=".status.reason"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="Attempt", type="integer", path=".status.attempt.number", priority=1),
-        PrinterColumn(name="Tier", path=".status.attempt.tier", priority=1),
-        PrinterColumn(name="Message", path=".status.message", priority=1),
-    ),
-)
-
-QUALITY_GATE = CustomResourceType(
-    model=QualityGate,
-    short_names=("tgate",),
-    namespaced=True,
-    columns=_accepted_columns(
-        PrinterColumn(name="Service", path=".status.verdicts[0].service"),
-        PrinterColumn(name="Verdict", path=".status.verdicts[0].reason"),
-        PrinterColumn(name="Decided", type="date", path=".status.verdicts[0].decidedAt"),
-    ),
-)
-
-MODEL_ROUTE = CustomResourceType(
-    model=ModelRoute,
-    short_names=("troute",),
-    namespaced=True,
-    columns=_accepted_columns(
-        PrinterColumn(name="Targets", path=".status.summary"),
-    ),
-)
-
-MODEL_PROVIDER = CustomResourceType(
-    model=ModelProvider,
-    short_names=("tprovider",),
-    namespaced=False,
-    columns=_accepted_columns(
-        PrinterColumn(name="Region", path=".spec.region"),
-        PrinterColumn(name="Models", path=".spec.models[*].name"),
-    ),
-)
-
-PRICE_LIST = CustomResourceType(
-    model=PriceList,
-    namespaced=False,
-    columns=(
-        PrinterColumn(name="Currency", path=".spec.currency"),
-        PrinterColumn(name="From", path=".spec.entries[*].from"),
-        PrinterColumn(name="Models", path=".spec.entries[*].models"),
-        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-    ),
-)
-
-KINDS = (
-    INFERENCE_SERVICE,
-    BATCH_INFERENCE,
-    ACCELERATOR_POOL,
-    TENANT_BUDGET,
-    QUALITY_GATE,
-    MODEL_ROUTE,
-    MODEL_PROVIDER,
-    PRICE_LIST,
-    NODE_LAYOUT,
-)
+    def short_name(self) -> str:
+        """Return the name that `kubectl` takes and that is shortest."""
+        return next(iter(self.short_names), self.kind.lower())
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
@@ -292,7 +126,7 @@ def _only_branch(branches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return non_null[0]
 
 
-def crd(kind: CustomResourceType) -> dict[str, Any]:
+def crd(kind: CustomResource) -> dict[str, Any]:
     """Return the CustomResourceDefinition of a resource type."""
     subresources: dict[str, Any] = {}
     schema = structural(kind.model)
@@ -315,10 +149,10 @@ def crd(kind: CustomResourceType) -> dict[str, Any]:
         "spec": {
             "group": GROUP,
             "names": {
-                "kind": kind.name,
-                "listKind": f"{kind.name}List",
+                "kind": kind.kind,
+                "listKind": f"{kind.kind}List",
                 "plural": kind.plural,
-                "singular": kind.name.lower(),
+                "singular": kind.kind.lower(),
                 **({"shortNames": list(kind.short_names)} if kind.short_names else {}),
                 "categories": ["tessera"],
             },

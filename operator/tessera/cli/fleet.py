@@ -28,6 +28,7 @@ from tessera.cli.trim import trim_object
 from tessera.domain.config import Config
 from tessera.domain.hardware.catalog_entries import extended_catalog
 from tessera.domain.hardware.gpu_catalog import catalog, shipped
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.placement.pod_template import allowed_keys
@@ -42,7 +43,7 @@ from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS
+from tessera.resources.api_resources import KINDS
 from tessera.resources.defaults import newest_version
 from tessera.settings import CommandSettings
 

@@ -43,6 +43,8 @@ from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import admits, discover
+from tessera.domain.kinds import kinds
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
 from tessera.domain.placement.checks import (
     check,
@@ -56,7 +58,6 @@ from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
 from tessera.reconcile.observe import Observations, observe, plan_inputs
 from tessera.reconcile.store import Store
-from tessera.resources import api_resources
 
 # Characters of a refusal or a warning; the longest of honest ones have some thousands.
 MOST_TEXT = 32_768
@@ -84,7 +85,7 @@ def review_service(
     What only needs another object (a pool that does not exist yet) is a warning: the condition
     reports the same, and it resolves without an edit.
     """
-    service = wire.parse_service(body, classes)
+    service = wire.parse_own(INFERENCE_SERVICES, body, classes)
     if service is None:
         return [], []
     if service.spec is None:
@@ -93,7 +94,7 @@ def review_service(
         key.name: observed.plan_input.spec.tier
         if isinstance(observed.plan_input, Pool) and observed.plan_input.spec
         else None
-        for key, observed in store.all(api_resources.ACCELERATOR_POOLS).items()
+        for key, observed in store.all(kinds.ACCELERATOR_POOLS).items()
     }
     denials, warnings = check(service.spec, pools), list[str]()
     if old is None and (refusal := _new_service_refusal(service.ref.namespace, store)):
@@ -114,7 +115,7 @@ def review_service(
     warnings += _pool_warnings(
         service.ref.namespace,
         service.spec,
-        plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
+        plan_inputs(store, kinds.ACCELERATOR_POOLS, Pool),
     )
     warnings += gate_warnings(service.ref.namespace, service.spec, store)
     if gateways:
@@ -125,7 +126,7 @@ def review_service(
 
 def _new_service_refusal(namespace: str, store: Store) -> str | None:
     """Return why the budget of a namespace admits no new service; None if it does."""
-    for claim in namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)):
+    for claim in namespace_claims(plan_inputs(store, kinds.TENANT_BUDGETS, Budget)):
         for limit in claim.budget.status.limits if namespace in claim.namespaces else ():
             if LimitAction.NO_NEW_SERVICES in limit.actions:
                 name = claim.budget.name
@@ -188,7 +189,7 @@ def _name_warnings(
     service: ObservedService, spec: InferenceServiceSpec, store: Store
 ) -> Sequence[str]:
     """Return warnings for names by which tenants do not get the service."""
-    existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
+    existing = plan_inputs(store, kinds.INFERENCE_SERVICES, ObservedService)
     names = frozenset(all_names(service.ref.name, spec))
     # Only those matter that have one of its names, and of many the oldest, which get requests.
     others = nsmallest(
@@ -203,7 +204,7 @@ def _name_warnings(
         ),
         key=attrgetter("created", "ref"),
     )
-    claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
+    claims = namespace_claims(plan_inputs(store, kinds.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
     rights = name_rights(grants_in_force(claims))
     conflicts = find_name_conflicts([*others, service], tenants, rights, service.ref)
@@ -214,12 +215,12 @@ def review_budget(
     body: Mapping[str, Any], store: Store, *, deleted: bool = False
 ) -> tuple[list[str], list[str]]:
     """Return refusals and warnings for a TenantBudget; deleting one in use is a warning."""
-    budget = wire.parse_budget(body)
+    budget = wire.parse_own(TENANT_BUDGETS, body)
     if deleted:
         return [], _deletion_warnings(budget, store)
     if budget.spec is None:
         return [budget.problem or "spec: unreadable"], []
-    existing = plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)
+    existing = plan_inputs(store, kinds.TENANT_BUDGETS, Budget)
     others = [other for other in existing if other.name != budget.name]
     fault = zone_fault(budget.spec) or currency_fault(budget) or _name_fault(budget, others)
     if fault is not None:
@@ -234,7 +235,7 @@ def review_budget(
     ]
     currencies = {
         pool.spec.prices[0].currency
-        for pool in plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
+        for pool in plan_inputs(store, kinds.ACCELERATOR_POOLS, Pool)
         if pool.spec is not None
     }
     if currencies and budget.spec.currency not in currencies:
@@ -249,7 +250,7 @@ def review_pool(
     body: Mapping[str, Any], store: Store, at: datetime, *, deleted: bool = False
 ) -> tuple[list[str], list[str]]:
     """Return refusals and warnings for an AcceleratorPool; deleting one in use is a warning."""
-    pool, snapshot = wire.parse_pool(body), observe(store, Observations(), at)
+    pool, snapshot = wire.parse_own(ACCELERATOR_POOLS, body), observe(store, Observations(), at)
     if deleted:
         return [], _pool_deletion_warnings(pool.name, snapshot)
     spec = pool.spec
@@ -351,12 +352,12 @@ def _name_fault(budget: Budget, others: Sequence[Budget]) -> str | None:
 
 
 def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
-    existing = plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)
+    existing = plan_inputs(store, kinds.TENANT_BUDGETS, Budget)
     claims = {claim.budget.name: claim.namespaces for claim in namespace_claims(existing)}
     names = claims.get(budget.name, ())
     services, batches = (
         sum(key.namespace in names for key in store.all(kind))
-        for kind in (api_resources.INFERENCE_SERVICES, api_resources.BATCH_INFERENCES)
+        for kind in (kinds.INFERENCE_SERVICES, kinds.BATCH_INFERENCES)
     )
     if not services + batches:
         return []
@@ -380,26 +381,26 @@ def validators(
     With `namespaces`, objects in others are not reviewed: a warning says that they are not watched.
     """
     reviews: dict[ApiResource, Reviewer] = {
-        api_resources.INFERENCE_SERVICES: lambda body, old, _: review_service(
+        kinds.INFERENCE_SERVICES: lambda body, old, _: review_service(
             body,
             store,
             classes,
             old=old,
             gateways=gateways,
         ),
-        api_resources.BATCH_INFERENCES: lambda body, _, operation: review_batch(
+        kinds.BATCH_INFERENCES: lambda body, _, operation: review_batch(
             body, store, clock(), created=operation == "CREATE"
         ),
-        api_resources.TENANT_BUDGETS: lambda body, _, operation: review_budget(
+        kinds.TENANT_BUDGETS: lambda body, _, operation: review_budget(
             body, store, deleted=operation == "DELETE"
         ),
-        api_resources.ACCELERATOR_POOLS: lambda body, _, operation: review_pool(
+        kinds.ACCELERATOR_POOLS: lambda body, _, operation: review_pool(
             body, store, clock(), deleted=operation == "DELETE"
         ),
-        api_resources.QUALITY_GATES: lambda body, *_: review_gate(body, store),
-        api_resources.MODEL_ROUTES: lambda body, *_: review_route(body, store),
-        api_resources.MODEL_PROVIDERS: lambda body, *_: review_provider(body, store),
-        api_resources.PRICE_LISTS: lambda body, *_: review_prices(body, store),
+        kinds.QUALITY_GATES: lambda body, *_: review_gate(body, store),
+        kinds.MODEL_ROUTES: lambda body, *_: review_route(body, store),
+        kinds.MODEL_PROVIDERS: lambda body, *_: review_provider(body, store),
+        kinds.PRICE_LISTS: lambda body, *_: review_prices(body, store),
     }
     return {
         kind.plural: _validator(review, namespaces if kind.namespaced else ())

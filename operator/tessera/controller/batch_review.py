@@ -9,6 +9,8 @@ from tessera.api.api_resource import ApiResource
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
+from tessera.domain.kinds import kinds
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Pool, Ref, Snapshot
 from tessera.ports import ObjectValue
@@ -42,7 +44,7 @@ def review_batch(
     """
     # A new object has neither time nor uid yet.
     metadata = {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
-    batch = wire.parse_batch({**body, "metadata": metadata})
+    batch = wire.parse_own(BATCH_INFERENCES, {**body, "metadata": metadata})
     if batch.deleting:
         return [], []
     verdict, _ = accept_spec(situation_of(_neighbors(batch, store, at), batch.ref))
@@ -67,10 +69,10 @@ def _neighbors(batch: Batch, store: Store, at: datetime) -> Snapshot:
     service = claim = None
     if spec is not None:
         claim = _observed(store, api_resources.CLAIMS, namespace, spec.claim_name)
-        service = _observed(store, api_resources.INFERENCE_SERVICES, namespace, spec.service or "")
+        service = _observed(store, kinds.INFERENCE_SERVICES, namespace, spec.service or "")
     others = [
         other
-        for key, observed in store.all(api_resources.BATCH_INFERENCES).items()
+        for key, observed in store.all(kinds.BATCH_INFERENCES).items()
         if key.namespace == namespace
         and key.name != batch.ref.name
         and isinstance(other := observed.plan_input, Batch)
@@ -80,7 +82,7 @@ def _neighbors(batch: Batch, store: Store, at: datetime) -> Snapshot:
     return Snapshot(
         at=at,
         services=tuple(each for each in services if not each.deleting),
-        pools=plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
+        pools=plan_inputs(store, kinds.ACCELERATOR_POOLS, Pool),
         batches=(batch, *others),
         claims={Ref(namespace, spec.claim_name): claim}
         if spec is not None and isinstance(claim, VolumeClaim)

@@ -18,13 +18,14 @@ from tessera.domain.billing.cost_prices import (
 )
 from tessera.domain.budget.budgets import grants_in_force, namespace_claims
 from tessera.domain.gateway.name_rights import name_rights
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.snapshot import Budget, ObservedService
 from tessera.ports import Clock, Cluster, ClusterError, MetricsError
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import Writer, attempt
-from tessera.resources.api_resources import INFERENCE_SERVICES, PRICED_LISTS, TENANT_BUDGETS
+from tessera.resources.api_resources import PRICED_LISTS
 from tessera.resources.manifest import partial_manifest, wire_format
 
 log = logging.getLogger("tessera")

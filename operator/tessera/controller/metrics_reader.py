@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tessera.adapters.prometheus.load_history import LoadHistories, RecordedService
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.target import reported_target
@@ -19,7 +20,7 @@ from tessera.domain.steps import Step, error_text
 from tessera.ports import Clock, MetricsError
 from tessera.reconcile.observe import Observations, plan_inputs
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
+from tessera.resources.api_resources import PODS
 from tessera.telemetry.process import ProcessMetrics
 
 log = logging.getLogger("tessera")

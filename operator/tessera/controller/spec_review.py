@@ -8,17 +8,19 @@ from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.quality_gate import QualityGateSpec
 from tessera.domain.budget.budgets import namespace_claims
+from tessera.domain.kinds.kinds import (
+    INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
+    PRICE_LISTS,
+    QUALITY_GATES,
+    TENANT_BUDGETS,
+)
 from tessera.domain.observed.providers import ObservedProvider
 from tessera.domain.observed.snapshot import Budget
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import (
-    CLAIMS,
-    INFERENCE_SERVICES,
-    MODEL_PROVIDERS,
-    QUALITY_GATES,
-    TENANT_BUDGETS,
-)
+from tessera.resources.api_resources import CLAIMS
 from tessera.resources.manifest import ObjectKey
 
 Review = tuple[list[str], list[str]]
@@ -33,7 +35,7 @@ def gate_warnings(namespace: str, spec: InferenceServiceSpec, store: Store) -> I
 
 def review_gate(body: Mapping[str, Any], store: Store) -> Review:
     """Return refusals and warnings for a QualityGate."""
-    gate = wire.parse_gate(_with_uid(body))
+    gate = wire.parse_own(QUALITY_GATES, _with_uid(body))
     if gate.spec is None:
         return [gate.problem or "spec: unreadable"], []
     return [], [*_missing_parts(gate.ref.namespace, gate.spec, store)]
@@ -57,7 +59,7 @@ def review_route(body: Mapping[str, Any], store: Store) -> Review:
     Only what its own namespace has is looked for among services, so that no answer says what
     others have; a provider that the tenant may not use reads as one that does not exist.
     """
-    route = wire.parse_route(_with_uid(body))
+    route = wire.parse_own(MODEL_ROUTES, _with_uid(body))
     if route.spec is None:
         return [route.problem or "spec: unreadable"], []
     namespace, warnings = route.ref.namespace, list[str]()
@@ -87,7 +89,7 @@ def review_route(body: Mapping[str, Any], store: Store) -> Review:
 
 def review_provider(body: Mapping[str, Any], store: Store) -> Review:
     """Return refusals and warnings for a ModelProvider; its Secret is read by gateways alone."""
-    provider = wire.parse_provider(_with_uid(body))
+    provider = wire.parse_own(MODEL_PROVIDERS, _with_uid(body))
     if provider.spec is None:
         return [provider.problem or "spec: unreadable"], []
     return [], [*_missing_tenants("spec.tenants", provider.spec.tenants, _budgets(store))]
@@ -95,7 +97,7 @@ def review_provider(body: Mapping[str, Any], store: Store) -> Review:
 
 def review_prices(body: Mapping[str, Any], store: Store) -> Review:
     """Return refusals and warnings for a PriceList."""
-    prices = wire.parse_price_list(body)
+    prices = wire.parse_own(PRICE_LISTS, body)
     if prices.spec is None:
         return [prices.problem or "spec: unreadable"], []
     budgets = _budgets(store)

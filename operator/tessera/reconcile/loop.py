@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from tessera.api.api_resource import ApiResource
-from tessera.resources.api_resources import (
+from tessera.domain.kinds.kinds import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,

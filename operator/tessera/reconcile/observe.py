@@ -8,6 +8,8 @@ from typing import TypeAlias, TypeVar, cast
 from tessera.api.api_resource import ApiResource
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.incremental import Incremental, reused
+from tessera.domain.kinds import kinds
+from tessera.domain.kinds.kind import Process
 from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
 from tessera.domain.observed.demand import GatewayReport, fleet_charges, fleet_demand
@@ -209,14 +211,14 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
     answers = observations.answers
     jobs = cast(tuple[Job, ...], store.plan_inputs(api_resources.JOBS))
     services, deleting_services = _split_deleting(
-        plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
+        plan_inputs(store, kinds.INFERENCE_SERVICES, ObservedService)
     )
-    pools = plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
+    pools = plan_inputs(store, kinds.ACCELERATOR_POOLS, Pool)
     nodes = plan_inputs(store, api_resources.NODES, Node)
     # Heartbeats are no input of the plan: every agent renews its own each minute.
     silent = {
         key.name: observed.heartbeat
-        for key, observed in store.all(api_resources.NODE_LAYOUTS).items()
+        for key, observed in store.all(kinds.NODE_LAYOUTS).items()
         if observed.heartbeat and abs(at - observed.heartbeat) > MAX_HEARTBEAT_AGE
     }
     return Snapshot(
@@ -226,7 +228,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         pools=pools,
         nodes=nodes,
         layouts=_layouts_with_age(
-            plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout), silent
+            plan_inputs(store, kinds.NODE_LAYOUTS, ObservedNodeLayout), silent
         ),
         pods=with_taints_named(
             _pods_on(plan_inputs(store, api_resources.PODS, Pod), _nodes_of_pools(pools, nodes)),
@@ -240,10 +242,10 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         charges=fleet_charges(observations.gateway_reports.values(), at),
         probe_results=dict(answers.probe_results),
         in_flight=dict(answers.in_flight),
-        batches=plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),
+        batches=plan_inputs(store, kinds.BATCH_INFERENCES, Batch),
         batch_jobs=_batch_jobs(jobs),
         model_jobs=_with_refusals(_model_jobs(jobs), answers.pod_refusals),
-        gates=plan_inputs(store, api_resources.QUALITY_GATES, ObservedGate),
+        gates=plan_inputs(store, kinds.QUALITY_GATES, ObservedGate),
         revisions=plan_inputs(store, api_resources.CONTROLLER_REVISIONS, ServiceRevision),
         gate_jobs=_with_refusals(_gate_jobs(jobs), answers.pod_refusals),
         fetch_progress=dict(answers.fetch_progress),
@@ -257,8 +259,13 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         autoscalers=dict(answers.autoscalers),
         runner_answers=dict(answers.runner_answers),
         silent_runners=dict(answers.silent_runners),
-        budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
-        providers=plan_inputs(store, api_resources.MODEL_PROVIDERS, ObservedProvider),
+        budgets=plan_inputs(store, kinds.TENANT_BUDGETS, Budget),
+        providers=plan_inputs(store, kinds.MODEL_PROVIDERS, ObservedProvider),
+        others={
+            kind.plural: plan_inputs(store, kind, kind.observed)
+            for kind in kinds.USER_KINDS
+            if Process.OPERATOR in kind.watched_by and not kind.field
+        },
         resolutions=None if answers.resolutions is None else dict(answers.resolutions),
     )
 

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from functools import partial
 
-from tessera.api.api_resource import ApiResource
+from tessera.api.api_resource import READ, ApiResource
 from tessera.api.key_record import TENANT_LABEL
-from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
+from tessera.domain.kinds.kind import Process
+from tessera.domain.kinds.kinds import NODE_LAYOUTS, PRICE_LISTS, USER_KINDS
 from tessera.domain.names import (
     CLOSED_ENGINES,
     COMPONENT,
@@ -24,33 +25,20 @@ from tessera.domain.quality.names import GATE_ACCOUNT, GATE_ENGINES
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
 
 
-_READ = ("get", "list", "watch")
-_MANAGE = (*_READ, "create", "patch", "delete")
+_MANAGE = (*READ, "create", "patch", "delete")
 _STATUS = (("status", ("patch",)),)
 
-# Tessera's own kinds, and those whose objects Tessera creates, repairs and deletes.
-_own_kind = partial(ApiResource, group=GROUP, version=VERSION, verbs=_READ)
+# Kinds whose objects Tessera creates, repairs and deletes.
 _managed_kind = partial(ApiResource, verbs=_MANAGE, selector=MANAGED_SELECTOR)
 
-INFERENCE_SERVICES = _own_kind(kind="InferenceService", subresources=_STATUS)
-ACCELERATOR_POOLS = _own_kind(kind="AcceleratorPool", namespaced=False, subresources=_STATUS)
-TENANT_BUDGETS = _own_kind(kind="TenantBudget", namespaced=False, subresources=_STATUS)
-BATCH_INFERENCES = _own_kind(kind="BatchInference", verbs=(*_READ, "delete"), subresources=_STATUS)
-QUALITY_GATES = _own_kind(kind="QualityGate", subresources=_STATUS)
-MODEL_ROUTES = _own_kind(kind="ModelRoute", subresources=_STATUS)
-MODEL_PROVIDERS = _own_kind(kind="ModelProvider", namespaced=False, subresources=_STATUS)
-# Watched by gateways alone.
-PRICE_LISTS = _own_kind(kind="PriceList", namespaced=False)
 # As the operator has them, which writes prices by cost once a day.
 PRICED_LISTS = replace(PRICE_LISTS, verbs=("list",), subresources=_STATUS)
-# Created by the agents, one for each node; the operator writes only the spec.
-NODE_LAYOUTS = _own_kind(kind="NodeLayout", namespaced=False)
-NODES = ApiResource(kind="Node", namespaced=False, verbs=_READ)
+NODES = ApiResource(kind="Node", namespaced=False, verbs=READ)
 # Of all pods, since a user who may write a pod may take its labels off: those without devices that
 # Tessera did not create are dropped when they are parsed.
-PODS = ApiResource(kind="Pod", verbs=(*_READ, "patch", "delete"), subresources=_STATUS)
+PODS = ApiResource(kind="Pod", verbs=(*READ, "patch", "delete"), subresources=_STATUS)
 # Created for models and never deleted by the operator: they are deleted with their owner.
-CLAIMS = ApiResource(kind="PersistentVolumeClaim", verbs=(*_READ, "create", "patch"))
+CLAIMS = ApiResource(kind="PersistentVolumeClaim", verbs=(*READ, "create", "patch"))
 # Created once and deleted; a Job's template is immutable, so there is nothing to repair.
 JOBS = _managed_kind(group="batch", kind="Job")
 DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment")
@@ -102,7 +90,7 @@ KEY_SECRETS = ApiResource(kind="Secret", verbs=("get", "list", "watch"), selecto
 PROVIDER_SECRETS = replace(KEY_SECRETS, selector=None)
 
 # The engines alone, for the gateway.
-ENGINE_PODS = replace(PODS, verbs=_READ, subresources=(), selector=f"{COMPONENT}={ENGINE}")
+ENGINE_PODS = replace(PODS, verbs=READ, subresources=(), selector=f"{COMPONENT}={ENGINE}")
 
 # The configuration of mig-manager, in the namespace of the GPU operator.
 CONFIG_MAPS = ApiResource(
@@ -134,14 +122,8 @@ CHILDREN = (
     POD_MONITORS,
 )
 
-KINDS = (
-    INFERENCE_SERVICES,
-    BATCH_INFERENCES,
-    ACCELERATOR_POOLS,
-    TENANT_BUDGETS,
-    QUALITY_GATES,
-    MODEL_ROUTES,
-    MODEL_PROVIDERS,
+KINDS: tuple[ApiResource, ...] = (
+    *(kind for kind in USER_KINDS if Process.OPERATOR in kind.watched_by),
     NODE_LAYOUTS,
     NODES,
     PODS,

@@ -10,10 +10,11 @@ from pydantic import BaseModel
 from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain import names
+from tessera.domain.kinds.kinds import USER_KINDS
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.gates import ObservedGate
+from tessera.domain.observed.object import Observed
 from tessera.domain.observed.snapshot import ObservedService, Ref
-from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, QUALITY_GATES
 
 
 class ObjectKey(NamedTuple):
@@ -97,15 +98,11 @@ class Owner:
     uid: str
 
 
-_OWNER_KINDS = {
-    ObservedService: INFERENCE_SERVICES,
-    Batch: BATCH_INFERENCES,
-    ObservedGate: QUALITY_GATES,
-}
+_OWNER_KINDS = {kind.observed: kind for kind in USER_KINDS}
 
 
-def owner_of(owner: ObservedService | Batch | ObservedGate) -> Owner:
-    """Return a service, a batch or a gate as an owner."""
+def owner_of(owner: Observed[Any, Any]) -> Owner:
+    """Return an object that a user wrote as an owner."""
     return Owner(_OWNER_KINDS[type(owner)], owner.ref, owner.uid)
 
 

@@ -5,9 +5,10 @@ from textwrap import indent
 from typing import Any
 
 from tessera.api.node_layout import NodeLayoutSpec
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.names import MIG_CONFIG
-from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS
+from tessera.resources.api_resources import CONFIG_MAPS
 from tessera.resources.manifest import ObjectManifest, labels, partial_manifest, wire_format
 
 _LABELS = labels(MIG_CONFIG, MIG_CONFIG, component="mig")

@@ -6,6 +6,7 @@ from tessera.api.model_files import ModelStore, is_stored
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.batch.spec import SHARED_ACCESS_MODE
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.domain.model import names
 from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM
 from tessera.domain.observed.batches import Batch
@@ -15,7 +16,7 @@ from tessera.domain.service.preparation.claims import ModelClaim
 from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.resources import engine
 from tessera.resources import platform as surroundings
-from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, JOBS
+from tessera.resources.api_resources import CLAIMS, JOBS
 from tessera.resources.arguments import MODELS, model_path
 from tessera.resources.manifest import (
     ObjectManifest,

@@ -14,11 +14,12 @@ from tessera.api.template_version import Platform
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.node_templates import template_tolerations
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tessera.domain.names import COMPONENT, deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
-from tessera.resources.api_resources import ACCELERATOR_POOLS, REPLICA_SETS
+from tessera.resources.api_resources import REPLICA_SETS
 from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 from tessera.resources.runner import RunnerImage
 

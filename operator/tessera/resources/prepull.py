@@ -18,12 +18,13 @@ from tessera.api.meta import GROUP
 from tessera.api.template_version import Platform
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import reused
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
-from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
+from tessera.resources.api_resources import DAEMON_SETS
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 from tessera.resources.runner import RunnerImage

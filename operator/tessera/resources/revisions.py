@@ -2,10 +2,11 @@
 
 from kubernetes import client
 
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import SERVICE_LABEL, VLLM
 from tessera.domain.observed.gates import ServiceRevision
 from tessera.domain.quality.names import PRECISIONS_ANNOTATION, READINESS_ANNOTATION
-from tessera.resources.api_resources import CONTROLLER_REVISIONS, INFERENCE_SERVICES
+from tessera.resources.api_resources import CONTROLLER_REVISIONS
 from tessera.resources.manifest import (
     ObjectManifest,
     Owner,

@@ -3,14 +3,10 @@
 from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import LEAVING_LABEL, PORT, RECOMMENDED_REPLICAS, SERVICE_LABEL
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.resources.api_resources import (
-    DISRUPTION_BUDGETS,
-    HORIZONTAL_POD_AUTOSCALERS,
-    INFERENCE_SERVICES,
-    SERVICES,
-)
+from tessera.resources.api_resources import DISRUPTION_BUDGETS, HORIZONTAL_POD_AUTOSCALERS, SERVICES
 from tessera.resources.manifest import ObjectManifest, owned_manifest, service_labels
 
 

@@ -18,6 +18,7 @@ from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, St
 from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.explain import explain
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.reporting.decision import Decision
@@ -670,7 +671,7 @@ def test_a_service_that_is_not_there_is_a_key_error() -> None:
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: str(case.reason))
 def test_every_refusal_is_explained_with_the_words_of_the_status(case: RefusalCase) -> None:
     body = yaml.safe_load(case.manifest)
-    service = wire.parse_service(body)
+    service = wire.parse_own(INFERENCE_SERVICES, body)
     assert service is not None
     snapshot = Snapshot(
         at=NOW + timedelta(seconds=1),

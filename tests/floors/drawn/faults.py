@@ -7,14 +7,13 @@ from datetime import timedelta
 from functools import partial
 
 from tessera.api.ref import Ref
-from tessera.resources.api_resources import (
+from tessera.domain.kinds.kinds import (
     ACCELERATOR_POOLS,
-    DEPLOYMENTS,
     INFERENCE_SERVICES,
-    PODS,
     QUALITY_GATES,
     TENANT_BUDGETS,
 )
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.drawn.fleet import DrawnFleet, owned_pods
 from tests.floors.fleet import GPU, NAMESPACE, SLICE

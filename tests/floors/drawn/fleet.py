@@ -10,7 +10,8 @@ from typing import Any
 from typing_extensions import override
 
 from tessera.api.reasons import Accepted
-from tessera.resources.api_resources import ACCELERATOR_POOLS, PODS
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
+from tessera.resources.api_resources import PODS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100, H100
 from tests.floors.fleet import GPU, NAMESPACE, SLICE, FloorFleet, body_conditions

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, StatusReason
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.waits import Wait, kind_of
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.drawn.fleet import DrawnFleet
 from tests.floors.drawn.verdict import waits_for_device

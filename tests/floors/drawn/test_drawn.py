@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.floors.drawn.fleet import DrawnFleet
 from tests.floors.drawn.play import Event, Play, drawn_events, shrunk

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tessera.api.ref import Ref
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tests.floors.drawn.faults import is_bad
 from tests.floors.drawn.fleet import DrawnFleet
 from tests.floors.fleet import GPU, NAMESPACE

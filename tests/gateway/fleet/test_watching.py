@@ -12,17 +12,13 @@ from tessera.api.api_resource import ApiResource
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import OfferedProvider
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, MODEL_PROVIDERS, PRICE_LISTS
 from tessera.domain.observed.providers import ProviderSecret
 from tessera.gateway.fleet.watching import FleetWatch, ProviderSecrets
 from tessera.gateway.outside.keys import ProviderKeys
 from tessera.ports import ObjectList
 from tessera.reconcile import reflector
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    MODEL_PROVIDERS,
-    PRICE_LISTS,
-    PROVIDER_SECRETS,
-)
+from tessera.resources.api_resources import PROVIDER_SECRETS
 from tests.builders import a_budget, a_provider, a_provider_spec
 from tests.memory_cluster import MemoryCluster
 

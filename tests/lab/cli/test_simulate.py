@@ -18,11 +18,12 @@ import pytest
 from docs_tests.blocks import Command
 from docs_tests.output import matches
 from docs_tests.pages import page_of, read_page_steps
-from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET, crd
+from tessera.api.schema import crd
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import save, serialize
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera_lab.cli.simulate.arguments import simulate
 from tessera_lab.cli.simulate.command import run, run_until
 from tessera_lab.cli.simulate.crd_rules import PREDICATES
@@ -453,7 +454,7 @@ def test_every_rule_of_the_crds_is_checked() -> None:
                 yield from rules(part)
 
     expressions = set()
-    for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET):
+    for kind in (ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS):
         (version,) = crd(kind)["spec"]["versions"]
         properties = version["schema"]["openAPIV3Schema"]["properties"]
         expressions |= set(rules(properties["spec"]))

@@ -3,9 +3,9 @@
 from http import HTTPStatus
 
 from tessera.adapters.kube.client import KubeCluster, raise_for_status
-from tessera.adapters.kube.object_parsing import parse_batch
+from tessera.adapters.kube.object_parsing import parse_own
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.domain.observed.batches import Batch
-from tessera.resources.api_resources import BATCH_INFERENCES
 
 
 async def read_batch(cluster: KubeCluster, namespace: str, name: str) -> Batch | None:
@@ -14,4 +14,4 @@ async def read_batch(cluster: KubeCluster, namespace: str, name: str) -> Batch |
     if status == HTTPStatus.NOT_FOUND:
         return None
     raise_for_status(status, body, f"get BatchInference {namespace}/{name}")
-    return parse_batch(body)
+    return parse_own(BATCH_INFERENCES, body)

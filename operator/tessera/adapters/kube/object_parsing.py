@@ -20,51 +20,34 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tessera.adapters.kube.managed_fields import foreign_fields, owned_fields_digest
 from tessera.adapters.kube.scheduler_message import missing_on_nodes
-from tessera.api.accelerator_pool import MAX_WORDS, AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.accelerator_pool import MAX_WORDS
 from tessera.api.api_resource import ApiResource
-from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
-from tessera.api.model_provider import ModelProviderSpec, ModelProviderStatus
-from tessera.api.model_route import ModelRouteSpec, ModelRouteStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
-from tessera.api.price_list import PriceListSpec, PriceListStatus
-from tessera.api.quality_gate import QualityGateSpec, QualityGateStatus
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
-from tessera.api.service_status import InferenceServiceStatus, ModelStatus, PrecisionStatus
+from tessera.api.service_status import ModelStatus, PrecisionStatus
 from tessera.api.template_version import PodTemplateVersionStatus
-from tessera.api.tenant_budget import (
-    BudgetOverride,
-    BudgetRaise,
-    BudgetRaises,
-    Tenant,
-    TenantBudgetSpec,
-    TenantBudgetStatus,
-)
 from tessera.api.text import one_line
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
 from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
+from tessera.domain.kinds import kinds
+from tessera.domain.kinds.kind import Kind
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
-from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
-from tessera.domain.observed.gates import GateJob, GateJobRun, ObservedGate, ServiceRevision
+from tessera.domain.observed.batches import BatchJob, VolumeClaim
+from tessera.domain.observed.gates import GateJob, GateJobRun, ServiceRevision
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
-from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
-from tessera.domain.observed.object import NOT_CREATED
-from tessera.domain.observed.price_lists import ObservedPriceList
-from tessera.domain.observed.providers import ObservedProvider, ProviderSecret
-from tessera.domain.observed.routes import ObservedRoute
+from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
+from tessera.domain.observed.object import NOT_CREATED, ObservedT
+from tessera.domain.observed.providers import ProviderSecret
 from tessera.domain.observed.snapshot import (
     BatchPod,
-    Budget,
     ContainerExit,
     Node,
-    ObservedService,
     Pod,
     PodEvent,
     PodToleration,
-    Pool,
     Ref,
     ServiceEndpoint,
     Taint,
@@ -89,7 +72,6 @@ _MAX_QUANTITY = Decimal(10**6)
 _MAX_BYTES = Decimal(2**60)
 _KEY_NAME = TypeAdapter[str](KeyName)
 _PRECISIONS = TypeAdapter[tuple[PrecisionStatus, ...]](tuple[PrecisionStatus, ...])
-_RAISES = TypeAdapter[tuple[BudgetRaise, ...]](BudgetRaises)
 # Events of a pod that are read, and characters of a reason, of which the API server allows more.
 _MAX_EVENTS = 16
 _MAX_REASON = 64
@@ -128,142 +110,33 @@ _CAPACITY_FLAGS = (
 )
 
 
-def parse_service(body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES) -> ObservedService:
-    """Parse an InferenceService; if its spec is invalid, `problem` says why.
+def parse_own(
+    kind: Kind[ObservedT], body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES
+) -> ObservedT:
+    """Parse an object of a kind that users write; if its spec is invalid, `problem` says why.
 
-    What the spec omits is that of its class in `classes`.
+    What a spec omits is that of its class in `classes`, where its kind has classes.
     """
     meta = body["metadata"]
-    spec, problem = _service_spec(json.dumps(body.get("spec", {})), classes)
-    return ObservedService(
-        ref=_ref(meta),
-        uid=meta["uid"],
-        created=_creation_time(meta),
-        generation=meta.get("generation", 0),
-        spec=spec,
-        problem=problem,
-        update=meta.get("annotations", {}).get(names.UPDATE_ANNOTATION),
-        allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
-        deleting="deletionTimestamp" in meta,
-        status=_validate_lenient(InferenceServiceStatus, body.get("status", {})),
-    )
-
-
-def parse_pool(body: JsonObject) -> Pool:
-    """Parse an AcceleratorPool; if its spec is invalid, `problem` says why."""
-    meta = body["metadata"]
-    spec, problem = _validate(AcceleratorPoolSpec, "tpool", body.get("spec", {}))
-    return Pool(
-        ref=Ref("", meta["name"]),
-        created=_creation_time(meta),
+    if kind.completed_by_class:
+        spec, problem = _classed_spec(kind, json.dumps(body.get("spec", {})), classes)
+    else:
+        spec, problem = _validate(kind, body.get("spec", {}))
+    status: BaseModel | None = None
+    if kind.status_in_parts:
+        status = _validate_lenient(kind.status, body.get("status", {}))
+    else:
+        with contextlib.suppress(ValidationError):
+            status = kind.status.model_validate(body.get("status", {}), extra="ignore")
+    return kind.observed(
+        ref=Ref(meta.get("namespace", ""), meta["name"]),
         uid=meta.get("uid", ""),
-        generation=meta.get("generation", 0),
-        spec=spec,
-        problem=problem,
-        approved_plan=meta.get("annotations", {}).get(APPROVAL),
-        status=_validate_lenient(AcceleratorPoolStatus, body.get("status", {})),
-    )
-
-
-def parse_budget(body: JsonObject) -> Budget:
-    """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
-    meta = body["metadata"]
-    spec, problem = _validate(TenantBudgetSpec, "tbudget", body.get("spec", {}))
-    annotations = meta.get("annotations", {})
-    status, named, override = None, None, None
-    raises: tuple[BudgetRaise, ...] = ()
-    with contextlib.suppress(ValidationError):
-        status = TenantBudgetStatus.model_validate(body.get("status", {}), extra="ignore")
-    with contextlib.suppress(ValidationError):
-        named = Tenant.model_validate(body.get("spec", {}).get("tenant"), extra="ignore")
-    with contextlib.suppress(ValidationError):
-        text = annotations.get(names.OVERRIDE_ANNOTATION, "")
-        override = BudgetOverride.model_validate_json(text)
-    with contextlib.suppress(ValidationError):
-        raises = _RAISES.validate_json(annotations.get(names.RAISES_ANNOTATION, "[]"))
-    return Budget(
-        ref=Ref("", meta["name"]),
-        created=_creation_time(meta),
-        generation=meta.get("generation", 0),
-        spec=spec,
-        named_namespaces=named.namespaces if spec is None and named is not None else (),
-        problem=problem,
-        status=status or TenantBudgetStatus(),
-        override=override,
-        raises=raises,
-        record_lost=status is None,
-    )
-
-
-def parse_price_list(body: JsonObject) -> ObservedPriceList:
-    """Parse a PriceList; if its spec is invalid, `problem` says why."""
-    spec, problem = _validate(PriceListSpec, "pricelist", body.get("spec", {}))
-    return ObservedPriceList(
-        ref=Ref("", body["metadata"]["name"]),
-        spec=spec,
-        problem=problem,
-        status=_validate_lenient(PriceListStatus, body.get("status", {})),
-    )
-
-
-def parse_batch(body: JsonObject) -> Batch:
-    """Parse a BatchInference."""
-    meta = body["metadata"]
-    spec, problem = _validate(BatchInferenceSpec, "tbatch", body.get("spec", {}))
-    status, _ = _validate(BatchInferenceStatus, "tbatch", body.get("status", {}))
-    return Batch(
-        ref=_ref(meta),
-        uid=meta["uid"],
-        generation=meta.get("generation", 0),
-        created=_parse_time(meta["creationTimestamp"]),
-        spec=spec,
-        problem=problem,
-        status=status or BatchInferenceStatus(),
-        deleting="deletionTimestamp" in meta,
-    )
-
-
-def parse_gate(body: JsonObject) -> ObservedGate:
-    """Parse a QualityGate; if its spec is invalid, `problem` says why."""
-    meta = body["metadata"]
-    spec, problem = _validate(QualityGateSpec, "tgate", body.get("spec", {}))
-    return ObservedGate(
-        ref=_ref(meta),
-        uid=meta["uid"],
-        generation=meta.get("generation", 0),
-        spec=spec,
-        problem=problem,
-        status=_validate_lenient(QualityGateStatus, body.get("status", {})),
-    )
-
-
-def parse_route(body: JsonObject) -> ObservedRoute:
-    """Parse a ModelRoute; if its spec is invalid, `problem` says why."""
-    meta = body["metadata"]
-    spec, problem = _validate(ModelRouteSpec, "troute", body.get("spec", {}))
-    return ObservedRoute(
-        ref=_ref(meta),
-        uid=meta["uid"],
         created=_creation_time(meta),
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
-        status=_validate_lenient(ModelRouteStatus, body.get("status", {})),
-    )
-
-
-def parse_provider(body: JsonObject) -> ObservedProvider:
-    """Parse a ModelProvider; if its spec is invalid, `problem` says why."""
-    meta = body["metadata"]
-    spec, problem = _validate(ModelProviderSpec, "tprovider", body.get("spec", {}))
-    return ObservedProvider(
-        ref=Ref("", meta["name"]),
-        uid=meta["uid"],
-        created=_creation_time(meta),
-        generation=meta.get("generation", 0),
-        spec=spec,
-        problem=problem,
-        status=_validate_lenient(ModelProviderStatus, body.get("status", {})),
+        status=status or kind.status(),
+        **(kind.more(body, spec, status) if kind.more is not None else {}),
     )
 
 
@@ -275,13 +148,13 @@ def parse_revision(
     Raises `ValueError` for one whose spec cannot be read.
     """
     meta, data = body["metadata"], body.get("data") or {}
-    owner, kind = _controller(meta), api_resources.INFERENCE_SERVICES
+    owner, kind = _controller(meta), kinds.INFERENCE_SERVICES
     if (owner.get("apiVersion"), owner.get("kind")) != (kind.api_version, kind.kind):
         return None
     text = json.dumps(data.get("spec", {}))
     if len(text) > _MAX_SPEC_LENGTH:
         raise ValueError(f"data.spec has {len(text)} characters")
-    spec, problem = _service_spec(text, classes)
+    spec, problem = _classed_spec(kinds.INFERENCE_SERVICES, text, classes)
     if spec is None:
         raise ValueError(problem)
     number, update, model = body.get("revision", 0), data.get("update"), data.get("model")
@@ -450,16 +323,18 @@ def _toleration(body: JsonObject) -> PodToleration:
 
 def parse_layout(body: JsonObject) -> ObservedNodeLayout:
     """Parse a NodeLayout: what the agent reports about the GPUs of its node."""
-    meta = body["metadata"]
-    spec, _ = _validate(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
-    status, _ = _validate(NodeLayoutStatus, "nodelayout", body.get("status", {}))
+    meta, spec, status = body["metadata"], NodeLayoutSpec(), None
+    with contextlib.suppress(ValidationError):
+        spec = NodeLayoutSpec.model_validate(body.get("spec", {}))
+    with contextlib.suppress(ValidationError):
+        status = NodeLayoutStatus.model_validate(body.get("status", {}))
     heartbeat = status.last_heartbeat_time if status else None
     if status and heartbeat:
         status = status.model_copy(update={"last_heartbeat_time": None})
     return ObservedNodeLayout(
         name=meta["name"],
         generation=meta.get("generation", 0),
-        spec=spec or NodeLayoutSpec(),
+        spec=spec,
         status=status if "status" in body else None,
         heartbeat=heartbeat,
     )
@@ -670,7 +545,7 @@ def parse_workload(body: JsonObject) -> Workload:
     # Unlike its labels, the selector never changes.
     labels = spec.get("selector", {}).get("matchLabels", {})
     owners, failure = meta.get("ownerReferences", ()), _condition(body, "ReplicaFailure")
-    owner_kind = api_resources.INFERENCE_SERVICES.kind
+    owner_kind = kinds.INFERENCE_SERVICES.kind
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
     template = spec.get("template", {})
@@ -714,18 +589,14 @@ def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
     return ServiceEndpoint(service, address if address != "None" else None)
 
 
-def _service_spec(
-    text: str, classes: ServiceClasses
-) -> tuple[InferenceServiceSpec | None, str | None]:
-    """Parse a spec; a short one is cached, since many services have the same."""
+def _classed_spec(kind: Kind[Any], text: str, classes: ServiceClasses) -> tuple[Any, str | None]:
+    """Parse a spec; a short one is cached, since many objects have the same."""
     # The cache keeps former versions, so long specs that are edited often would fill the memory.
-    return (cached_spec if len(text) <= _MAX_CACHED_LENGTH else _parse_spec)(text, classes)
+    return (cached_spec if len(text) <= _MAX_CACHED_LENGTH else _parse_spec)(kind, text, classes)
 
 
-def _parse_spec(
-    text: str, classes: ServiceClasses
-) -> tuple[InferenceServiceSpec | None, str | None]:
-    return _validate(InferenceServiceSpec, "tsvc", json.loads(text), {"classes": classes})
+def _parse_spec(kind: Kind[Any], text: str, classes: ServiceClasses) -> tuple[Any, str | None]:
+    return _validate(kind, json.loads(text), {"classes": classes})
 
 
 # Up to 45 KiB each.
@@ -733,13 +604,14 @@ cached_spec = lru_cache(maxsize=2048)(_parse_spec)
 
 
 def _validate(
-    model: type[ModelT], kind: str, wire: JsonObject, context: dict[str, Any] | None = None
-) -> tuple[ModelT | None, str | None]:
+    kind: Kind[Any], wire: JsonObject, context: dict[str, Any] | None = None
+) -> tuple[BaseModel | None, str | None]:
+    """Return a spec, or None and why it cannot be read."""
     try:
-        return model.model_validate(wire, context=context), None
+        return kind.spec.model_validate(wire, context=context), None
     except ValidationError as error:
         faults = "; ".join(_format_error(fault) for fault in error.errors()[:3])
-        return None, f"{faults} (kubectl explain {kind}.spec shows the fields)"
+        return None, f"{faults} (kubectl explain {kind.short_name}.spec shows the fields)"
 
 
 def _validate_lenient(model: type[ModelT], wire: JsonObject) -> ModelT:
@@ -929,35 +801,24 @@ def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
     return None
 
 
+# Of other kinds than those that users write.
 _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
-    api_resources.ACCELERATOR_POOLS.plural: parse_pool,
-    api_resources.TENANT_BUDGETS.plural: parse_budget,
-    api_resources.BATCH_INFERENCES.plural: parse_batch,
-    api_resources.QUALITY_GATES.plural: parse_gate,
-    api_resources.MODEL_ROUTES.plural: parse_route,
-    api_resources.MODEL_PROVIDERS.plural: parse_provider,
+    kinds.NODE_LAYOUTS.plural: parse_layout,
     api_resources.JOBS.plural: parse_job,
     api_resources.CLAIMS.plural: parse_claim,
-    api_resources.NODE_LAYOUTS.plural: parse_layout,
     api_resources.NODES.plural: parse_node,
     api_resources.PODS.plural: parse_pod,
     api_resources.DEPLOYMENTS.plural: parse_workload,
     api_resources.SERVICES.plural: parse_service_endpoint,
     api_resources.KEY_SECRETS.plural: parse_secret,
-    api_resources.PRICE_LISTS.plural: parse_price_list,
 }
-
-
-# Of kinds with a spec that a class completes.
-_CLASSED_PARSERS: Mapping[str, Callable[[JsonObject, ServiceClasses], ObjectValue | None]] = {
-    api_resources.INFERENCE_SERVICES.plural: parse_service,
-    api_resources.CONTROLLER_REVISIONS.plural: parse_revision,
-}
+_USER_KINDS = {kind.plural: kind for kind in kinds.USER_KINDS}
 
 
 def is_plan_input(kind: ApiResource) -> bool:
     """Return whether plans read objects of this kind."""
-    return kind.plural in _PARSERS or kind.plural in _CLASSED_PARSERS
+    revisions = api_resources.CONTROLLER_REVISIONS
+    return kind.plural in {*_PARSERS, *_USER_KINDS, revisions.plural}
 
 
 def parse_object(
@@ -1000,9 +861,13 @@ def _parse(
     foreign = managed and owned is None
     name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
     plan_input: ObjectValue = None
-    if not foreign and (parse_classed := _CLASSED_PARSERS.get(kind.plural)) is not None:
-        plan_input = parse_classed(body, classes)
-    elif not foreign and (parse := _PARSERS.get(kind.plural)) is not None:
+    if (own := _USER_KINDS.get(kind.plural)) is not None:
+        plan_input = parse_own(own, body, classes)
+    elif foreign:
+        plan_input = None
+    elif kind.plural == api_resources.CONTROLLER_REVISIONS.plural:
+        plan_input = parse_revision(body, classes)
+    elif (parse := _PARSERS.get(kind.plural)) is not None:
         plan_input = parse(body)
     return ClusterObject(
         key=key,

@@ -13,8 +13,8 @@ from tessera.cli.cluster import Reader, check_status, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera.cli.text import parse_time
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.names import OVERRIDE_ANNOTATION
-from tessera.resources.api_resources import TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
 # No window is longer.

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from pydantic import ValidationError
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube.object_parsing import parse_budget
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.api.tenant_budget import BudgetRaise
 from tessera.api.text import one_line
 from tessera.cli.budget.command import parse_end
@@ -16,8 +16,8 @@ from tessera.cli.cluster import Json, Reader, check_status, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera.domain.budget.raises import current_raises
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.names import RAISES_ANNOTATION
-from tessera.resources.api_resources import TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
 # In a refusal: a budget has at most 32 limits.
@@ -57,7 +57,7 @@ async def raise_limit(
     body = await reader.get(path)
     if body is None:
         raise CommandError(f"{subject} not found; kubectl get tenantbudgets")
-    budget = parse_budget(body)
+    budget = parse_own(TENANT_BUDGETS, body)
     spec = budget.spec or budget.status.accepted_spec
     if spec is None:
         raise CommandError(f"{subject}: {budget.problem}; no spec is in force that has limits")

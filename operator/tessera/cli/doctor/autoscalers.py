@@ -6,7 +6,8 @@ from tessera.api.ref import Ref
 from tessera.api.text import first_names
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Findings, ok, warning
-from tessera.resources.api_resources import FOREIGN_AUTOSCALERS, INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import FOREIGN_AUTOSCALERS
 
 
 async def check_autoscalers(context: CheckContext) -> Findings:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from tessera.api.schema import KINDS, CustomResourceType, crd
+from tessera.api.schema import CustomResource, crd
 from tessera.api.text import first_names
 from tessera.cli.doctor.finding import CheckContext, Finding, ok, problem, skipped, warning
 from tessera.cli.fleet import PLAN_INPUT_KINDS
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, KINDS
 
 # Minor versions of Kubernetes 1 that are supported.
 OLDEST_MINOR, NEWEST_MINOR = 32, 36
@@ -39,7 +39,7 @@ async def check_crds(context: CheckContext) -> Finding:
     installed = await asyncio.gather(
         *(context.reader.get(f"{_CRD_PATH}/{crd(kind)['metadata']['name']}") for kind in KINDS)
     )
-    missing = [kind.name for kind, body in zip(KINDS, installed, strict=True) if body is None]
+    missing = [kind.kind for kind, body in zip(KINDS, installed, strict=True) if body is None]
     if missing:
         return problem(
             "crds",
@@ -47,7 +47,7 @@ async def check_crds(context: CheckContext) -> Finding:
             "helm upgrade --install tessera charts/tessera, or kubectl apply -f crds/",
         )
     differing = [
-        kind.name
+        kind.kind
         for kind, body in zip(KINDS, installed, strict=True)
         if body is not None and not _has_same_schema(kind, body)
     ]
@@ -60,7 +60,7 @@ async def check_crds(context: CheckContext) -> Finding:
     return ok("crds", f"{len(KINDS)} CRDs of tessera {context.version}")
 
 
-def _has_same_schema(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
+def _has_same_schema(kind: CustomResource, body: Mapping[str, Any]) -> bool:
     """Compare the schemas; what the API server adds elsewhere does not matter."""
     schemas = {version["name"]: version.get("schema") for version in body["spec"]["versions"]}
     return all(

@@ -10,8 +10,9 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.prometheus.queries import Queries
 from tessera.adapters.prometheus.rows import QueryRow
 from tessera.cli.cluster import Reader
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Node, ObservedService, Pool
-from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, NODES
+from tessera.resources.api_resources import NODES
 
 # Names that a finding lists before it counts the rest.
 
@@ -77,13 +78,16 @@ class CheckContext:
 
     async def services(self) -> list[ObservedService]:
         bodies = await self.reader.list_objects(INFERENCE_SERVICES)
-        return [wire.parse_service(body) for body in bodies]
+        return [wire.parse_own(INFERENCE_SERVICES, body) for body in bodies]
 
     async def nodes(self) -> list[Node]:
         return [wire.parse_node(body) for body in await self.reader.list_objects(NODES)]
 
     async def pools(self) -> list[Pool]:
-        return [wire.parse_pool(body) for body in await self.reader.list_objects(ACCELERATOR_POOLS)]
+        return [
+            wire.parse_own(ACCELERATOR_POOLS, body)
+            for body in await self.reader.list_objects(ACCELERATOR_POOLS)
+        ]
 
 
 Findings: TypeAlias = Finding | Iterable[Finding]

@@ -11,8 +11,9 @@ from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, problem, warning
 from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tessera.domain.money import price_on
-from tessera.resources.api_resources import ACCELERATOR_POOLS, NODES
+from tessera.resources.api_resources import NODES
 
 # List prices change about once a year.
 MAX_PRICE_AGE = timedelta(days=365)

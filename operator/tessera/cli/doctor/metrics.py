@@ -28,9 +28,9 @@ from tessera.cli.installation import (
     operator_variables,
     scraping_namespaces,
 )
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import MIN_BUSY_ACTIVITY
 from tessera.ports import MetricsError
-from tessera.resources.api_resources import INFERENCE_SERVICES
 
 _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 # Without honorLabels Prometheus renames the engine's label `pod` to `exported_pod`.

@@ -15,10 +15,11 @@ from tessera.cli.installation import operator_deployments, operator_variables
 from tessera.cli.pool_layouts import PoolSnapshot
 from tessera.domain.hardware.gpu_layouts import SlicePlacement, format_placement
 from tessera.domain.hardware.pools import discover
+from tessera.domain.kinds.kinds import NODE_LAYOUTS
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.names import MIG_CONFIG
-from tessera.resources.api_resources import NODE_LAYOUTS, PODS
+from tessera.resources.api_resources import PODS
 
 _ENABLED = "TESSERA_MIG_ENABLED"
 _MANAGER_SELECTOR = "app=nvidia-mig-manager"

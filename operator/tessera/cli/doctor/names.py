@@ -10,7 +10,7 @@ from tessera.cli.installation import GATEWAY_VARIABLE, has_variable
 from tessera.domain.budget.budgets import grants_in_force, namespace_claims
 from tessera.domain.gateway.name_conflicts import find_name_conflicts
 from tessera.domain.gateway.name_rights import name_rights
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 
 
 async def check_names(context: CheckContext) -> Findings:
@@ -18,7 +18,9 @@ async def check_names(context: CheckContext) -> Findings:
     reader = context.reader
     if not await has_variable(reader, GATEWAY_VARIABLE):
         return ()
-    budgets = [wire.parse_budget(body) for body in await reader.list_objects(TENANT_BUDGETS)]
+    budgets = [
+        wire.parse_own(TENANT_BUDGETS, body) for body in await reader.list_objects(TENANT_BUDGETS)
+    ]
     claims = namespace_claims(budgets)
     conflicts = find_name_conflicts(
         await context.services(),

@@ -23,8 +23,9 @@ from tessera.cli.installation import (
     operator_deployments,
 )
 from tessera.cli.text import format_age
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import APP_VERSION
-from tessera.resources.api_resources import CLAIMS, INFERENCE_SERVICES
+from tessera.resources.api_resources import CLAIMS
 
 # A leader renews its Lease every two seconds; the rest allows for clock skew.
 _STALE_LEASE_AGE = timedelta(seconds=30)

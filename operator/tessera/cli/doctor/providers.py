@@ -7,8 +7,8 @@ from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, warn
 from tessera.cli.provider.diff import cluster_models
 from tessera.cli.provider.table import described
 from tessera.domain.economics.api_prices import MAX_PRICE_AGE
+from tessera.domain.kinds.kinds import MODEL_PROVIDERS
 from tessera.domain.providers.prices import ComparedModel, shipped_prices
-from tessera.resources.api_resources import MODEL_PROVIDERS
 
 _CHECK = "provider prices"
 _OLD_FIX = "compare them with the bill, and set spec.models[].cost.observedAt to that day"

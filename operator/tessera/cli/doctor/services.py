@@ -15,10 +15,11 @@ from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, prob
 from tessera.cli.errors import CommandError
 from tessera.cli.installation import installed_classes
 from tessera.cli.text import format_age
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import ObservedService, Pod
 from tessera.domain.slo.measurement import GOAL, Objective, judging_edges
 from tessera.domain.speed.preemption import preemption_message
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
+from tessera.resources.api_resources import PODS
 
 # The longest time that a large model takes to load.
 _MAX_STARTUP = timedelta(minutes=15)
@@ -85,7 +86,7 @@ async def check_slos(context: CheckContext) -> Findings:
     missed: list[Ref] = []
     classes = await installed_classes(context.reader)
     for body in await context.reader.list_objects(INFERENCE_SERVICES):
-        service = wire.parse_service(body, classes)
+        service = wire.parse_own(INFERENCE_SERVICES, body, classes)
         if service.spec is None:
             continue
         slo, status = service.spec.slo, service.status.slo
@@ -194,7 +195,8 @@ async def check_budgets(context: CheckContext) -> Findings:
     """Report budgets with a False condition or a contested name, and namespaces without one."""
     used_namespaces = {service.ref.namespace for service in await context.services()}
     tenant_budgets = [
-        wire.parse_budget(body) for body in await context.reader.list_objects(TENANT_BUDGETS)
+        wire.parse_own(TENANT_BUDGETS, body)
+        for body in await context.reader.list_objects(TENANT_BUDGETS)
     ]
     covered_namespaces = {
         name

@@ -13,7 +13,7 @@ from functools import partial
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube.object_parsing import parse_route, parse_service
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.adapters.prometheus.load import read_load
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
@@ -30,13 +30,13 @@ from tessera.cli.text import format_time, indent_lines, table
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.explain import explain
 from tessera.domain.explain.route import explain_route
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, MODEL_ROUTES
 from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.routes.savings import RouteUse
 from tessera.domain.scaling.starts import is_slow
 from tessera.ports import MetricsError
-from tessera.resources.api_resources import INFERENCE_SERVICES, MODEL_ROUTES
 
 _MAX_SUGGESTIONS = 5
 
@@ -79,7 +79,7 @@ async def _service(reader: Reader, arguments: SimpleNamespace) -> Output:
 async def _route(reader: Reader, arguments: SimpleNamespace) -> Output:
     ref, url = Ref(reader.namespace, arguments.request_id), prometheus_url(arguments)
     bodies = await reader.list_objects(MODEL_ROUTES, ref.namespace)
-    routes = {route.ref: route for route in map(parse_route, bodies)}
+    routes = {route.ref: route for route in (parse_own(MODEL_ROUTES, body) for body in bodies)}
     if ref not in routes:
         names = ", ".join(sorted(each.name for each in routes)[:_MAX_SUGGESTIONS])
         raise CommandError(
@@ -120,7 +120,7 @@ async def slow_start_log(reader: Reader, fleet: FleetInputs, ref: Ref) -> str:
     """Return the log of the replica that started last, if that was slow; else nothing is read."""
     for body in fleet.objects.get(INFERENCE_SERVICES.plural, ()):
         if Ref(body["metadata"]["namespace"], body["metadata"]["name"]) == ref:
-            start = parse_service(body).status.start
+            start = parse_own(INFERENCE_SERVICES, body).status.start
             if start is not None and is_slow(start):
                 return await reader.engine_log(Ref(ref.namespace, start.pod))
     return ""

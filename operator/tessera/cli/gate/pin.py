@@ -14,7 +14,7 @@ from tessera.cli.cluster import Reader, check_status, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.files import read_text, writable_file
 from tessera.cli.output import Output
-from tessera.resources.api_resources import QUALITY_GATES
+from tessera.domain.kinds.kinds import QUALITY_GATES
 
 
 def run(arguments: SimpleNamespace) -> Output:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import cast
 
-from tessera.adapters.kube.object_parsing import parse_gate
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.api.meta import find_condition
 from tessera.api.quality_gate import AnswerShares, StratumVerdict, VerdictStatus
 from tessera.api.text import counted
@@ -14,9 +14,9 @@ from tessera.cli.errors import CommandError
 from tessera.cli.gate.table import AskedVersion, report
 from tessera.cli.output import Output
 from tessera.cli.text import cell, format_time, table
+from tessera.domain.kinds.kinds import QUALITY_GATES
 from tessera.domain.observed.gates import ObservedGate
 from tessera.domain.quality.verdict import TOTAL, LossOutcome, StratumLoss, Verdict
-from tessera.resources.api_resources import QUALITY_GATES
 from tessera.resources.manifest import wire_format
 
 _GATES_HEAD = ("GATE", "ACCEPTED", "PROMPTS", "PINNED", "SERVICE", "VERDICT", "DECIDED")
@@ -43,14 +43,16 @@ async def show(reader: Reader, name: str | None, form: str) -> Output:
     """Return the report; CommandError for a gate that does not exist."""
     if name is None:
         bodies = await reader.list_objects(QUALITY_GATES, reader.namespace)
-        gates = sorted((parse_gate(body) for body in bodies), key=lambda gate: gate.ref)
+        gates = sorted(
+            (parse_own(QUALITY_GATES, body) for body in bodies), key=lambda gate: gate.ref
+        )
         return Output.of(form, _list_lines(gates), lambda: [_body(gate) for gate in gates])
     body = await reader.get(QUALITY_GATES.path(reader.namespace, name))
     if body is None:
         raise CommandError(
             f"QualityGate/{name} not found in {reader.namespace}; tessera gate show lists all"
         )
-    gate = parse_gate(body)
+    gate = parse_own(QUALITY_GATES, body)
     return Output.of(form, _lines(gate), lambda: _body(gate))
 
 

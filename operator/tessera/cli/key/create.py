@@ -18,8 +18,8 @@ from tessera.cli.key.key_secrets import KeySecrets, describe_error, parse_moment
 from tessera.cli.output import Output
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget, ObservedService
-from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
 _KEY_BYTES = 32

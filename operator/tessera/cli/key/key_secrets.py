@@ -15,9 +15,10 @@ from tessera.api.ref import Ref
 from tessera.cli.cluster import Json, Reader, check_status
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.text import parse_time
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.names import keys_namespace
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.resources.api_resources import KEY_SECRETS, TENANT_BUDGETS
+from tessera.resources.api_resources import KEY_SECRETS
 from tessera.settings import CommandSettings
 
 _MAX_LABEL_LENGTH = 63

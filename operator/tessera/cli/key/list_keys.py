@@ -11,7 +11,7 @@ from tessera.cli.key.create import budget_text, scope_text
 from tessera.cli.key.key_secrets import KeySecrets, StoredKey
 from tessera.cli.output import Output
 from tessera.cli.text import table
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
 _HEADS = ("TENANT", "NAME", "TEAM", "MODELS", "BUDGET", "CREATED", "EXPIRES", "SHA256")

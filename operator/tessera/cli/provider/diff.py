@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube.object_parsing import parse_provider
+from tessera.adapters.kube.object_parsing import parse_own
 from tessera.api.text import counted
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.output import Output
 from tessera.cli.provider.table import described, read_table
 from tessera.cli.text import cell, table
+from tessera.domain.kinds.kinds import MODEL_PROVIDERS
 from tessera.domain.providers.prices import ComparedModel, PriceTable, compared_models
-from tessera.resources.api_resources import MODEL_PROVIDERS
 
 _COLUMNS = ("provider", "model", "field", "cluster", "table")
 
@@ -43,7 +43,7 @@ def cluster_models(
 ) -> Iterator[ComparedModel]:
     """Yield the models of all ModelProviders whose spec is valid, in the order of their names."""
     for body in sorted(bodies, key=lambda each: str(each["metadata"]["name"])):
-        provider = parse_provider(body)
+        provider = parse_own(MODEL_PROVIDERS, body)
         if provider.spec is not None:
             yield from compared_models(prices, provider.name, provider.spec, day)
 

@@ -8,9 +8,9 @@ from tessera.cli.cluster import Json, Reader, check_status, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.explain.command import require_service
 from tessera.cli.output import Output
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Ref
-from tessera.resources.api_resources import INFERENCE_SERVICES
 
 CONDITION = "UpdateAvailable"
 # Reasons under which the hub may now resolve another commit.

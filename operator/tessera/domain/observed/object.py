@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -33,3 +33,25 @@ class Observed(Generic[SpecT, StatusT]):
     def name(self) -> str:
         """Return its name, by which an object without a namespace is known."""
         return self.ref.name
+
+
+ObservedT = TypeVar("ObservedT", bound=Observed[Any, Any])
+
+
+ObservedT_co = TypeVar("ObservedT_co", bound=Observed[Any, Any], covariant=True)
+
+
+class KindOf(Protocol[ObservedT_co]):
+    """The kind of such objects, as far as observations know it."""
+
+    @property
+    def plural(self) -> str:
+        """Return its name in paths of the API server."""
+
+    @property
+    def observed(self) -> type[ObservedT_co]:
+        """Return the type of what is observed."""
+
+    @property
+    def field(self) -> str:
+        """Return the field of a Snapshot that holds its objects; empty without one of its own."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec
@@ -40,7 +40,7 @@ from tessera.domain.observed.load_history import LoadHistory
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
-from tessera.domain.observed.object import Observed
+from tessera.domain.observed.object import KindOf, Observed, ObservedT
 from tessera.domain.observed.providers import ObservedProvider
 
 
@@ -609,6 +609,14 @@ class Snapshot:
     providers: tuple[ObservedProvider, ...] = ()
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """Recent responses of the hub; None where no hub is queried."""
+
+    others: Mapping[str, tuple[Observed[Any, Any], ...]] = field(default_factory=dict)
+    """By plural, objects of kinds that no decision reads, only what is reported of them."""
+
+    def of(self, kind: KindOf[ObservedT]) -> tuple[ObservedT, ...]:
+        """Return the objects of one of Tessera's kinds."""
+        objects: Any = getattr(self, kind.field) if kind.field else self.others.get(kind.plural, ())
+        return cast(tuple[ObservedT, ...], objects)
 
     def demand_of(self, service: Ref) -> GatewayDemand | None:
         """Return what gateways report of a service; None where no gateway reports."""

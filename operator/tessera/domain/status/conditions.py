@@ -2,27 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal
 
 from tessera.api.meta import Condition
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.text import one_line
-from tessera.domain.observed.batches import Batch
-from tessera.domain.observed.gates import ObservedGate
-from tessera.domain.observed.providers import ObservedProvider
-from tessera.domain.observed.routes import ObservedRoute
-from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
+from tessera.domain.observed.object import Observed
 from tessera.domain.waits import kind_of
 
 _MAX_MESSAGE_LENGTH = 2048
-# Objects with a status.
-Observed: TypeAlias = (
-    ObservedService | Pool | Batch | Budget | ObservedGate | ObservedRoute | ObservedProvider
-)
 
 
 def with_accepted(
-    observed: Observed, reason: StatusReason, message: str, at: datetime
+    observed: Observed[Any, Any], reason: StatusReason, message: str, at: datetime
 ) -> Mapping[str, tuple[Condition, ...]]:
     """Return the update of a status that is as it was but for the condition Accepted."""
     others = (each for each in observed.status.conditions if each.type != "Accepted")
@@ -31,7 +23,7 @@ def with_accepted(
 
 
 def conditions(
-    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed, at: datetime
+    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed[Any, Any], at: datetime
 ) -> tuple[Condition, ...]:
     """Return conditions; lastTransitionTime stays while the status does, waitingSince while the
     reason does."""

@@ -10,6 +10,16 @@ from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
 from tessera.domain.charges.price_book import PriceListBook, revised_book
 from tessera.domain.gateway.build import GatewayObservations
+from tessera.domain.kinds.kind import Process
+from tessera.domain.kinds.kinds import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
+    PRICE_LISTS,
+    TENANT_BUDGETS,
+    USER_KINDS,
+)
 from tessera.domain.observed.providers import ProviderSecret
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import Cluster
@@ -17,22 +27,16 @@ from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector, VersionRollbackError
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
     CONTROLLER_REVISIONS,
     ENGINE_PODS,
-    INFERENCE_SERVICES,
     KEY_SECRETS,
-    MODEL_PROVIDERS,
-    MODEL_ROUTES,
-    PRICE_LISTS,
     PROVIDER_SECRETS,
-    TENANT_BUDGETS,
 )
 
 log = logging.getLogger("tessera")
 
 # Of GatewayObservations.
-_FIELDS = {
+_FIELDS: Mapping[str, ApiResource] = {
     "services": INFERENCE_SERVICES,
     "routes": MODEL_ROUTES,
     "providers": MODEL_PROVIDERS,
@@ -42,12 +46,8 @@ _FIELDS = {
     "keys": KEY_SECRETS,
     "pools": ACCELERATOR_POOLS,
 }
-_FLEET = (
-    TENANT_BUDGETS,
-    PRICE_LISTS,
-    ACCELERATOR_POOLS,
-    INFERENCE_SERVICES,
-    MODEL_ROUTES,
+_FLEET: tuple[ApiResource, ...] = (
+    *(kind for kind in USER_KINDS if Process.GATEWAY in kind.watched_by),
     CONTROLLER_REVISIONS,
     ENGINE_PODS,
 )
@@ -66,7 +66,7 @@ class ProviderSecrets(NamedTuple):
 class FleetWatch:
     """Observes the cluster; while it cannot, the last observations stay."""
 
-    KINDS = (*_FLEET, MODEL_PROVIDERS, *_KEYS)
+    KINDS = (*_FLEET, *_KEYS)
 
     def __init__(
         self,
@@ -87,7 +87,9 @@ class FleetWatch:
         self._fleet, self._keys = fleet, keys
         self._changed, self._report = changed, report
         self._providers = providers
-        self._fleet_kinds = _FLEET if providers is None else (*_FLEET, MODEL_PROVIDERS)
+        self._fleet_kinds = tuple(
+            kind for kind in _FLEET if kind is not MODEL_PROVIDERS or providers is not None
+        )
         self._store = Store((*self._fleet_kinds, *_KEYS))
         self._keys_namespace = keys_namespace
         self._malformed: Mapping[Ref, Mapping[str, str]] = {}

@@ -6,6 +6,7 @@ from functools import partial
 from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceSpec
 from tessera.domain.batch.batch_plan import BatchJobRequest, BatchPlan
 from tessera.domain.config import Config
+from tessera.domain.kinds.kinds import BATCH_INFERENCES
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
@@ -17,7 +18,7 @@ from tessera.reconcile.writing.defects import Defects
 from tessera.reconcile.writing.service_work import FindPrerequisites
 from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
-from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
+from tessera.resources.api_resources import JOBS
 from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.manifest import ObjectKey
 from tessera.resources.model_job import model_claim_manifest, model_job_manifest

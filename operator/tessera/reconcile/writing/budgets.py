@@ -6,13 +6,13 @@ from functools import partial
 
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.incremental import Incremental, reused_per_object
+from tessera.domain.kinds.kinds import TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.status.budget import budget_status
 from tessera.domain.steps import Step
 from tessera.reconcile.writing.write_order import Stage, Work, WorkKey, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep
-from tessera.resources.api_resources import TENANT_BUDGETS
 
 
 class BudgetApplier:

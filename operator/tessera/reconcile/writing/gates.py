@@ -6,6 +6,7 @@ from functools import partial
 
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
+from tessera.domain.kinds.kinds import QUALITY_GATES
 from tessera.domain.observed.gates import ObservedGate, ServiceRevision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.plan import Plan
@@ -18,7 +19,7 @@ from tessera.reconcile.store import forget_all_but
 from tessera.reconcile.writing.shared_objects import Installation
 from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
-from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS, QUALITY_GATES
+from tessera.resources.api_resources import CONTROLLER_REVISIONS, JOBS
 from tessera.resources.children import namespace_owners
 from tessera.resources.gate_job import (
     answers_claim_manifest,

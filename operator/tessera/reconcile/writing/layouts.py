@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.mig_backends.gpu_clients import restart_device_plugin
 from tessera.domain.mig_backends.mig_manager import referenced_configs
@@ -21,7 +22,7 @@ from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import SupersededError, Writer, WriteStep, attempt
 from tessera.resources import mig_objects
-from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import NODES
 from tessera.resources.manifest import ObjectKey
 
 log = logging.getLogger("tessera")

@@ -10,13 +10,14 @@ from tessera.api.budget_reasons import WithinBudget
 from tessera.api.reasons import Accepted
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.health.readiness import was_ready
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.ports import ClusterObject
 from tessera.reconcile.writing.write_order import Stage, WorkKey, work_key
 from tessera.resources import pod_patches as marks
-from tessera.resources.api_resources import AUTOSCALING, CHILDREN, DEPLOYMENTS, INFERENCE_SERVICES
+from tessera.resources.api_resources import AUTOSCALING, CHILDREN, DEPLOYMENTS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 CHILD_KINDS = {kind.plural: kind for kind in (*CHILDREN, *AUTOSCALING)}

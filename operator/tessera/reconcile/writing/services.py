@@ -7,6 +7,7 @@ from operator import is_
 
 from tessera.api.reasons import Accepted
 from tessera.domain.config import Config
+from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
@@ -33,7 +34,7 @@ from tessera.reconcile.writing.startup_resync import StartupResync, was_reconcil
 from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import children
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, JOBS
+from tessera.resources.api_resources import DEPLOYMENTS, JOBS
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tessera.resources.model_job import model_job_manifest

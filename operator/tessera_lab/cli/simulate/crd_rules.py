@@ -10,7 +10,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tessera.api.accelerator_pool import COUNT_LABEL, PRODUCT_LABEL, AcceleratorPoolSpec
 from tessera.api.meta import DnsSubdomain
 from tessera.api.model_files import gibibytes
-from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET
 from tessera.api.tenant_budget import (
     EACH,
     LIMIT_RULES,
@@ -18,8 +17,9 @@ from tessera.api.tenant_budget import (
     TenantBudgetSpec,
 )
 from tessera.domain.hardware.node_templates import template_labels
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 
-KINDS = {kind.name: kind.model for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET)}
+KINDS = {kind.kind: kind.model for kind in (ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS)}
 _NAME_RULE = re.compile(r"oldSelf\.hasValue\(\) \|\| self\.metadata\.name\.matches\('(.+)'\)")
 _MAX_CACHE_GIB, _MAX_KEY_LENGTH = 16 * 1024, 317
 _SUBDOMAIN = TypeAdapter[str](DnsSubdomain)

@@ -1,0 +1,1 @@
+"""Tessera's own kinds, each declared by one row."""
