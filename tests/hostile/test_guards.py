@@ -8,16 +8,24 @@ import pytest
 
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.kinds.kinds import (
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    MODEL_PROVIDERS,
+    MODEL_ROUTES,
+    NODE_LAYOUTS,
+    QUALITY_GATES,
+)
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.planning.plan import STEPS
 from tessera.domain.service.removed import RemovedWorkload
+from tessera.domain.status.reporters import Report
 from tessera.domain.status.routes import route_status
 from tessera.domain.steps import Step
 from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier
 from tessera.reconcile.writing.layouts import LayoutApplier
-from tessera.reconcile.writing.routes import RouteApplier
 from tessera.reconcile.writing.service_work import ServiceWork
 from tessera.reconcile.writing.services import ServiceApplier
 from tessera.reconcile.writing.shared_objects import (
@@ -25,16 +33,9 @@ from tessera.reconcile.writing.shared_objects import (
     SharedInputs,
     SharedObjectApplier,
 )
+from tessera.reconcile.writing.statuses import StatusApplier
 from tessera.reconcile.writing.writer import WriteStep
-from tessera.resources.api_resources import (
-    BATCH_INFERENCES,
-    CLAIMS,
-    INFERENCE_SERVICES,
-    MODEL_PROVIDERS,
-    MODEL_ROUTES,
-    NODE_LAYOUTS,
-    QUALITY_GATES,
-)
+from tessera.resources.api_resources import CLAIMS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL, a_provider_spec
 from tests.domain.test_steps import owner_of
@@ -55,7 +56,7 @@ WRITE_STEPS = [
     step
     for applier in (
         *(LayoutApplier, SharedObjectApplier, BudgetApplier),
-        *(ServiceApplier, BatchApplier, PrePullApplier, RouteApplier),
+        *(ServiceApplier, BatchApplier, PrePullApplier, StatusApplier),
     )
     for name, step in vars(applier).items()
     if isinstance(step, WriteStep) and not name.startswith("_") and name != "write_actions"
@@ -86,6 +87,8 @@ def _owner_of(value: object) -> str | None:
             name = value.workload.service.namespace
         case ServiceWork():
             name = value.ref.namespace
+        case Report():
+            name = value.observed.ref.namespace
         case SharedInputs():
             name = value.sharing.namespace
         case PoolView():

@@ -5,6 +5,7 @@ from functools import partial
 
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.config import Config
+from tessera.domain.kinds.kinds import ACCELERATOR_POOLS
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
@@ -14,7 +15,6 @@ from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier, budget_key
 from tessera.reconcile.writing.gates import GateApplier
 from tessera.reconcile.writing.layouts import LayoutApplier
-from tessera.reconcile.writing.routes import RouteApplier
 from tessera.reconcile.writing.service_work import Prerequisites
 from tessera.reconcile.writing.services import ServiceApplier
 from tessera.reconcile.writing.shared_objects import (
@@ -24,14 +24,11 @@ from tessera.reconcile.writing.shared_objects import (
     shared_key,
 )
 from tessera.reconcile.writing.spend_records import SpendRecordStore
+from tessera.reconcile.writing.statuses import StatusApplier
 from tessera.reconcile.writing.write_order import Stage, Work, WorkKey, work_key
 from tessera.reconcile.writing.write_queue import WriteQueue
 from tessera.reconcile.writing.writer import RecordEvents, Writer
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    DAEMON_SETS,
-    SPEND_RECORDS,
-)
+from tessera.resources.api_resources import DAEMON_SETS, SPEND_RECORDS
 from tessera.resources.manifest import ObjectKey
 
 _POOLS = WorkKey(ObjectKey(ACCELERATOR_POOLS.plural, "", ""), Stage.FLEET)
@@ -68,7 +65,7 @@ class Applier:
         self._shared = SharedObjectApplier(writer, installation)
         self._pulls = PrePullApplier(writer, config, installation)
         self.gates = GateApplier(writer, config, installation)
-        self._routes = RouteApplier(writer, store, config)
+        self._statuses = StatusApplier(writer, config)
         self.batches = BatchApplier(config, cluster, image, writer, self.queue.defects)
         self.layouts = LayoutApplier(writer, store, namespace=installation.mig_namespace)
         self.spend_records = SpendRecordStore(cluster, installation.namespace, writer)
@@ -103,7 +100,7 @@ class Applier:
                 *self.services.work(snapshot, plan, existing, find),
                 *self.batches.work(snapshot, plan, find),
                 *self.gates.work(snapshot, plan),
-                *self._routes.work(snapshot, plan),
+                *self._statuses.work(snapshot, plan),
                 Work(
                     work_key(DAEMON_SETS, Ref(self._pulls.namespace, ""), Stage.STATUS),
                     partial(self._pull_and_prune, plan, existing),

@@ -9,10 +9,7 @@ from collections.abc import Iterator
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
 from tessera.api.budget_reasons import LimitAction
-from tessera.api.model_provider import ModelProviderStatus
-from tessera.api.model_route import ModelRouteStatus
 from tessera.api.pool_reasons import LayoutReady
-from tessera.api.quality_gate import QualityGateStatus
 from tessera.api.reasons import (
     NAME_WARNINGS,
     EventReason,
@@ -58,13 +55,9 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
                 yield from _limit_notes(recorded.get(limit.name), limit)
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
-        case (
-            QualityGateStatus() | ModelRouteStatus() | ModelProviderStatus(),
-            QualityGateStatus() | ModelRouteStatus() | ModelProviderStatus(),
-        ):
-            yield from transitions(old.conditions, new.conditions, "Accepted")
         case _:
-            return
+            before, after = (getattr(status, "conditions", ()) for status in (old, new))
+            yield from transitions(before, after, "Accepted")
 
 
 def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
