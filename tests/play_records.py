@@ -1,6 +1,7 @@
 """Plays all that is recorded into a folder: `python -m tests.play_records FOLDER`.
 
-All fleets and requests are played, not only those that stand in git as text.
+All fleets and requests are played, not only those that stand in git as text, and both databases
+sum records up.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from tests.cli.recorded_calls import COLUMNS, call_texts
 from tests.domain.aspects.measured_fleet import SEQUENCES, fleet_text
 from tests.gateway.course.courses import courses
 from tests.gateway.course.play import Play, as_json, course_text
+from tests.gateway.store.recorded_sums import record_texts
 
 
 def _fleets() -> Mapping[str, str]:
@@ -40,6 +42,7 @@ _RECORDS: Mapping[str, Callable[[], Mapping[str, str]]] = {
     "calls": _calls,
     "objects": _objects,
     "requests": _requests,
+    "records": record_texts,
     "fleets": _fleets,
 }
 
