@@ -174,7 +174,7 @@ def test_the_source_root_never_becomes_a_package() -> None:
         # Both know directories, which have prices and limits of charges; a request reserves money,
         # pays it, and its stream may end by it. A limit may be raised for a time, and throttled.
         # A spec says how its changes are rolled out. Tenants share the rate limits of providers.
-        ("tessera.gateway.requests.app", 146),
+        ("tessera.gateway.requests.app", 147),
         # The parser of objects knows routes, and those of gates with their reasons, as in a runner;
         # the client of the API server reads what nests too deeply for other readers. What
         # is observed of services has their recorded load.

@@ -18,7 +18,7 @@ import aiohttp
 
 from environments import environment
 from figures import benchmark
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
     COMPLETION,

@@ -28,7 +28,7 @@ from tessera.domain.charges.gateway_charges import (
     GatewayCharges,
 )
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope, MemberKind
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.metrics import GatewayMetrics

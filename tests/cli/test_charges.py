@@ -32,7 +32,7 @@ from tessera.cli.cost.command import parse_grouping
 from tessera.cli.cost.report import output, rows
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import get, post
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.money import NANO
 from tessera.domain.usage.statement import ChargeCorrection
 from tessera.gateway.internal_api import InternalApi

@@ -18,7 +18,7 @@ from tessera.cli.forecast.records import usage_of_records
 from tessera.cli.forecast.sums import usage_of_months
 from tessera.domain.economics.api_prices import TokenUse
 from tessera.domain.economics.measurement import LoggedRequest, measure
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.gateway.store.schema import USAGE_RECORDS
 from tessera.gateway.usage.logs import access_line
 from tests.domain.economics.recorded_day import EXAMPLE, example_text

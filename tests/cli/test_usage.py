@@ -22,7 +22,7 @@ from tessera.cli.main import main
 from tessera.cli.usage.arguments import USAGE
 from tessera.cli.usage.command import UsageTable, output, parse_fields
 from tessera.cli.usage.import_job import import_job
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.names import APP_NAME
 from tessera.domain.usage.report import UsageDimension
 from tessera.gateway.fleet.other_gateways import OtherGateways

@@ -28,7 +28,8 @@ from tessera.domain.gateway.directory import (
     OfferedModel,
 )
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RequestShape, UsageRecord
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.limits.account import Account, BorrowRequest, Lease, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.bodies.memory import Memory

@@ -16,7 +16,8 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RequestShape, UsageRecord
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
 from tessera.domain.limits.scopes import Meter
 from tessera.domain.observed.demand import GatewayDemand

@@ -22,7 +22,7 @@ import pytest
 from gateway_process import command, write_directory
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.directory import Directory
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.gateway.import_usage import read_records
 from tests.gateway.harness import (

@@ -25,7 +25,7 @@ from tessera.domain.explain.request import (
 from tessera.domain.gateway.directory import model_changes
 from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import Exclusion, PickReason
 from tessera.gateway.fleet.other_gateways import OtherGateways

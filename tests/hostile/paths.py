@@ -24,7 +24,8 @@ import aiohttp
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, TenantLimits
-from tessera.domain.gateway.requests import RunningRequest, UsageRecord
+from tessera.domain.gateway.requests import RunningRequest
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.identify.authentication import Authenticator
 from tests.gateway.harness import (
     COMPLETION,

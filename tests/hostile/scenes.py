@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.gateway.paths import PATHS
 from tests.gateway.harness import TENANT, Answer
 from tests.hostile.paths import (

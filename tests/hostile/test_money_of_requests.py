@@ -25,7 +25,7 @@ from tessera.domain.charges.gateway_charges import ChargeRefusal, ChargeReservat
 from tessera.domain.charges.prices import charge_of
 from tessera.domain.charges.scopes import MemberKind
 from tessera.domain.gateway.directory import TenantLimits
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.reserve.charges import Charges
 from tests.domain.charges.fleet import ChargeFleet, a_scope

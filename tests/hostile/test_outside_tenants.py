@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from tessera.api.model_provider import ModelProviderSpec
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.usage.route_metrics import MAX_ROUTE_SERIES, MAX_ROUTES, RouteMetrics
 from tests.builders import A_MODEL_OUTSIDE, a_budget, a_provider, a_provider_spec
 from tests.domain.status.test_routes import (

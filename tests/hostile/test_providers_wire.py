@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.http.sse import MAX_EVENT_BYTES, InvalidStreamError
 from tessera.gateway.outside.answers import ProviderEvents, read_answer
 from tessera.gateway.outside.client import OutsideError

@@ -11,7 +11,7 @@ import pytest
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.journal import UsageJournal, abandoned_journals

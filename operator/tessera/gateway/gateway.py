@@ -15,7 +15,8 @@ from tessera.api.ref import Ref
 from tessera.domain.charges.reports import reported_charges
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory
-from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
+from tessera.domain.gateway.requests import AwaitedStreams
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.incremental import Incremental
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.observed.charges import LimitCharges, LimitId

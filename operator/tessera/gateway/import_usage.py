@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from tessera.api.text import counted
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.main import read_settings
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.schema import USAGE_RECORDS, StoredRecord, usage_record

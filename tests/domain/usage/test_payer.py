@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.usage.payer import (
     ChargeEnd,
     KnownWork,

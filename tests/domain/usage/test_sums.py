@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.usage.sums import UsageSums
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tessera.domain.gateway.directory import Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.bodies.memory import Holding, Memory
 from tessera.gateway.http.protocol import GatewayProtocol

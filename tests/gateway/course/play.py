@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory

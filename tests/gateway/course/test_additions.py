@@ -14,7 +14,7 @@ import pytest
 from typing_extensions import override
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.gateway.http.responses import ClientResponse, EndedAnswer
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.identify.senders import RecordFields

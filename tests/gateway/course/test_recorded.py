@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, RunningPhase
+from tessera.domain.gateway.requests import RunningPhase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.gateway.paths import PATHS
 from tessera.gateway.refusals import RequestError
 from tests.gateway.course.building import CHAT_PATH

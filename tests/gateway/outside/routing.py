@@ -12,7 +12,7 @@ from tessera.api.ref import Ref
 from tessera.domain.charges.scopes import ChargeLimit
 from tessera.domain.gateway.directory import ApiKey, OfferedModel, OutsideModel
 from tessera.domain.gateway.outside import outside_cost
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.model.paths import PROTOCOLS
 from tests.gateway.charging import paying
 from tests.gateway.harness import (

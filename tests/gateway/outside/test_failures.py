@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.charging import INPUT, OUTPUT
 from tests.gateway.harness import Answer, EngineCall

@@ -11,7 +11,7 @@ import pytest
 from tessera.api.model_provider import CostStep, ModelCost
 from tessera.api.ref import Ref
 from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tests.gateway.charging import INPUT, OUTPUT, a_cost_limit
 from tests.gateway.outside.routing import OUTSIDE, OWN, a_body, routed
 from world.provider import ProviderCall, say_nothing

@@ -18,7 +18,7 @@ from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.outside import outside_models
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.observed.providers import ObservedProvider, ProviderSecret
 from tessera.gateway.outside.client import OutsideClient
 from tessera.gateway.outside.keys import ProviderKeys

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.owners import GatewayPeers
 from tests.gateway.harness import CHAT, RunningGateway, a_directory, a_gateway, a_model, a_replica

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import PickReason
 from tessera.domain.picking.replica_state import EngineLoad

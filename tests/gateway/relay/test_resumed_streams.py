@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.requests import Phase, RunningRequest
+from tessera.domain.gateway.requests import RunningRequest
+from tessera.domain.gateway.usage_record import Phase
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.receive.receiver import BodyBounds
 from tessera.gateway.relay.relay import MAX_RESUMPTIONS

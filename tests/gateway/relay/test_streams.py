@@ -17,7 +17,7 @@ import pytest
 
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.gateway import relay
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES

@@ -14,7 +14,7 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.client_lengths import MIN_REQUESTS
 from tessera.domain.gateway.directory import OfferedModel, TenantLimits
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.money import NANO, Money
 from tessera.gateway.relay.sent import Sent
 from tests.gateway.harness import (

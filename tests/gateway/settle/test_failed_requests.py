@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.perf.step import StepTime
 from tests.gateway.charging import INPUT, OUTPUT, paying
 from tests.gateway.harness import (

@@ -9,7 +9,7 @@ import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.directory import TenantLimits
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
     DONE,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tessera
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.usage.report import UsageQuery
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.journal import UsageJournal, abandoned_journals

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from tessera.domain.charges.scopes import OTHER_MONTH
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery
 from tessera.domain.usage.statement import ChargeCorrection, ChargeDimension, ChargeQuery
 from tessera.gateway.store.store import GatewayStore

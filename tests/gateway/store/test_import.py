@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.usage.report import UsageDimension, UsageQuery
 from tessera.gateway import import_usage as module
 from tessera.gateway.import_usage import BATCH_RECORDS, Imported, import_usage, read_records

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.usage import sums
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.statement import ChargeDimension

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.store import writer
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.usage.journal import UsageJournal, abandoned_journals
 from tests.gateway.store.builders import a_record
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tessera.api.ref import Ref
 from tessera.domain.gateway.audit import KeyChange, KeyEvent
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.gateway.usage.logs import BackgroundStream, KeyAudit, access_line, audit_lines
 from tessera.gateway.usage.metrics import GatewayMetrics

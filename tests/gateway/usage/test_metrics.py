@@ -10,7 +10,7 @@ import pytest
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import ApiKey, Directory
-from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, StreamLatency, UsageRecord
 from tessera.gateway.usage import metrics
 from tessera.gateway.usage.metrics import MAX_PAIRS, OTHER, GatewayMetrics, ServiceRequests
 from tessera.gateway.usage.route_metrics import MAX_ROUTE_SERIES, MAX_ROUTES

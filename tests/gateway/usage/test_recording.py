@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file

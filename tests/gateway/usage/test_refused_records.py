@@ -8,7 +8,7 @@ import pytest
 
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission

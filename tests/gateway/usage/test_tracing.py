@@ -14,7 +14,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 from typing_extensions import override
 
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.gateway.usage.tracing import RequestTracer, request_tracer
 from tests.gateway.harness import (
     DONE,

@@ -16,7 +16,7 @@ from tessera.domain.explain.request import (
     JoinedExplanations,
     RequestExplanation,
 )
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 
 _HEADERS = ("REPLICA", "CACHED TOKENS", "CACHED", "TTFT-PREDICTED", "SCORE", "")
 # An attempt shows so many, the chosen one and the next best first; JSON has all.

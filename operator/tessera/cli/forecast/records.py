@@ -19,7 +19,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.numbers import bounded
 from tessera.domain.economics.accuracy import MeasuredUsage
 from tessera.domain.economics.measurement import LoggedRequest, measure
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 
 _ServiceRequest: TypeAlias = tuple[str, LoggedRequest]
 

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field
 
 from tessera.api.meta import Wire
 from tessera.api.text import counted
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 from tessera.domain.picking.pick import CandidateReplica, Choice, Comparison, Exclusion, PickReason
 
 

@@ -5,7 +5,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 
 
 class WorkEnd(Enum):

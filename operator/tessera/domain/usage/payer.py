@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.usage_record import Phase
 
 
 class ChargeEnd(Enum):

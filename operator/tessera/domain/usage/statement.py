@@ -11,7 +11,7 @@ from pydantic import Field
 from tessera.api.meta import Wire
 from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 
 HOUR_SECONDS = 3600
 # A month that ended so long ago never changes.

@@ -5,7 +5,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 
 # What a bill and a report tell apart: records that agree in it, in their period and in their status
 # are added. An engine chooses nothing of it, and a client its model alone, among the names that its

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tessera.domain.gateway.requests import StreamLatency
+from tessera.domain.gateway.usage_record import StreamLatency
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import RequestSummary

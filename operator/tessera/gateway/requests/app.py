@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from tessera.api.ref import Ref
 from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
+from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import SentRequest

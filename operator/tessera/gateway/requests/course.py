@@ -7,7 +7,8 @@ from functools import partial
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, RunningPhase, RunningRequest, UsageRecord
+from tessera.domain.gateway.requests import RunningPhase, RunningRequest
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.limits.gateway_limits import Admitted
 from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.responses import ClientResponse, EndedAnswer

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.directory import OfferedModel, OutsideModel
-from tessera.domain.gateway.requests import RequestShape, StreamLatency
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.usage_record import StreamLatency
 from tessera.domain.limits.gateway_limits import Admitted
 from tessera.domain.model.paths import TOKENIZER_PATHS
 from tessera.gateway.bodies.answer_size import MAX_RESPONSE_BYTES

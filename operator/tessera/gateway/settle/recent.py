@@ -13,7 +13,7 @@ from tessera.domain.explain.request import (
     RequestExplanations,
     explain_attempt,
 )
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.fleet.replicas import SentRequest
 
 MAX_RECENT_BYTES = 16 * 2**20

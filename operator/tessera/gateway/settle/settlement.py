@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from tessera.adapters.clock import Clock
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.domain.usage.charge import EngineWork, WorkEnd, charge, work_end
 from tessera.domain.usage.payer import (

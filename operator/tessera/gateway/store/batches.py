@@ -26,7 +26,7 @@ from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOu
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.scopes import ChargeScope
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.money import Money
 from tessera.gateway.store import charges
 from tessera.gateway.store.charges import FORGOTTEN_ATTEMPT

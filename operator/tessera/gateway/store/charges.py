@@ -25,7 +25,7 @@ from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window
 from tessera.domain.charges.batch_account import BatchAccount
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
 from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind, is_outside
-from tessera.domain.gateway.requests import UsageRecord, gateway_of
+from tessera.domain.gateway.usage_record import UsageRecord, gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     CORRECTIONS,

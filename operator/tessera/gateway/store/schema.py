@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 
 METADATA = MetaData()
 # Clients choose some texts: longer ones are cut, since one refused row would hold up all others.

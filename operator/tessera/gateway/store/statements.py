@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.scopes import OTHER_MONTH
-from tessera.domain.gateway.requests import UsageRecord, gateway_of
+from tessera.domain.gateway.usage_record import UsageRecord, gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     HOUR_SECONDS,

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from tessera.api.text import counted
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
 

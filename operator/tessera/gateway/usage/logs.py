@@ -10,7 +10,7 @@ import msgspec
 
 from tessera.domain.gateway.audit import KeyEvent, key_events
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.observed.tenant_keys import TenantKeys
 
 _ENCODE = msgspec.json.Encoder().encode

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, StreamLatency, UsageRecord
 from tessera.domain.observed.drafts import TemperatureClass
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.outside.client import OutsideClient

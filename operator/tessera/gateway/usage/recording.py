@@ -15,7 +15,7 @@ from typing import TypeAlias
 from tessera.api.text import counted
 from tessera.domain.charges.account import LIVE_SECONDS
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.lender import Lender

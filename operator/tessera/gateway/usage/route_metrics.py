@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from tessera.domain.charges.prices import RequestPrice, charge_of
 from tessera.domain.gateway.directory import Directory, OfferedModel
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.limits.charges import price_for
 
 # Routes of one tenant with series of their own, whose names and targets are those of objects; of

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import Phase, UsageRecord
 
 # Operations of the semantic conventions for generative AI, by path.
 _OPERATIONS = {
