@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 
 from tessera.domain.gateway.directory import Directory
+from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.observed.batches import Batch
-from tessera.domain.usage.statement import ChargeDimension, ChargeQuery, ChargeRow
+from tessera.domain.usage.statement import ChargeQuery, ChargeRow
 from tessera.gateway.batch_api import BatchApi, KnownBatches
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.store import GatewayStore
@@ -43,7 +44,7 @@ class Money:
         self.directory = Directory(**paying(limit, name="team-a"))
 
     async def charged(self) -> tuple[ChargeRow, ...]:
-        by = (ChargeDimension.SERVICE, ChargeDimension.SERVICE_CLASS)
+        by = (RecordDimension.SERVICE, RecordDimension.SERVICE_CLASS)
         query = ChargeQuery(by=by, since=0, until=int(time.time()) + 7200)
         return (await self.store.charges(query)).rows
 

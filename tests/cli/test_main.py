@@ -22,7 +22,7 @@ from tessera.cli.cost import report as cost_report
 from tessera.cli.cost.arguments import COST_FIELDS
 from tessera.cli.main import main
 from tessera.cli.options import Command
-from tessera.domain.usage.statement import ChargeDimension
+from tessera.domain.gateway.usage_record import CHARGE_COLUMNS
 from tessera_lab.cli.bench.arguments import ENDPOINTS
 from tessera_lab.cli.bench.server import PATHS
 
@@ -121,7 +121,7 @@ def test_every_command_has_a_module_that_runs_it() -> None:
 
 
 def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
-    assert {*COST_FIELDS} == {*cost_report.GROUPINGS, *ChargeDimension}
+    assert {*COST_FIELDS} == {*cost_report.GROUPINGS, *CHARGE_COLUMNS}
     assert set(ENDPOINTS) == set(PATHS)
 
 

@@ -22,9 +22,8 @@ from tessera.cli.main import main
 from tessera.cli.usage.arguments import USAGE
 from tessera.cli.usage.command import UsageTable, output, parse_fields
 from tessera.cli.usage.import_job import import_job
-from tessera.domain.gateway.usage_record import Phase
+from tessera.domain.gateway.usage_record import USAGE_COLUMNS, Phase
 from tessera.domain.names import APP_NAME
-from tessera.domain.usage.report import UsageDimension
 from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.store.store import GatewayStore
@@ -251,9 +250,9 @@ async def test_without_a_token_only_the_metrics_are_served(gateway: str) -> None
 def test_the_options_and_the_page_name_every_dimension() -> None:
     (by,) = (each for each in USAGE.params if isinstance(each, click.Option) and each.name == "by")
     options = (by.help or "").partition(";")[0].removeprefix("rows: a list of ").split(", ")
-    assert sorted(options) == sorted(UsageDimension)
+    assert sorted(options) == sorted(USAGE_COLUMNS)
     listed = PAGE.read_text(encoding="utf-8").partition("`--by` takes any of ")[2].partition(";")[0]
-    assert sorted(re.findall("`(.*?)`", listed)) == sorted(UsageDimension)
+    assert sorted(re.findall("`(.*?)`", listed)) == sorted(USAGE_COLUMNS)
 
 
 def test_fields_are_checked_before_anything_is_asked() -> None:

@@ -11,8 +11,8 @@ import pytest
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
-from tessera.domain.gateway.usage_record import UsageRecord
-from tessera.domain.usage.report import UsageDimension, UsageQuery
+from tessera.domain.gateway.usage_record import RecordDimension, UsageRecord
+from tessera.domain.usage.report import UsageQuery
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.journal import UsageJournal, abandoned_journals
 from tests.gateway.charging import INPUT, OUTPUT, paying
@@ -217,7 +217,7 @@ async def test_records_of_calls_are_stored_once_and_count_one_request(tmp_path: 
         # A writer that does not know whether they are stored sends them again.
         for _ in range(2):
             await store.record(gateway.records)
-        by = (UsageDimension.ROUTE, UsageDimension.TARGET)
+        by = (RecordDimension.ROUTE, RecordDimension.TARGET)
         report = await store.usage(UsageQuery(since_ns=0, until_ns=2**62, by=by, limit=10))
     await store.close()
 

@@ -16,7 +16,8 @@ from tessera.domain.charges.batch_rows import BatchOutcome
 from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.charges.gateway_charges import ChargeReservation, ChargesNeeded
 from tessera.domain.charges.scopes import ChargeScope
-from tessera.domain.usage.statement import ChargeCorrection, ChargeDimension, ChargeQuery
+from tessera.domain.gateway.usage_record import RecordDimension
+from tessera.domain.usage.statement import ChargeCorrection, ChargeQuery
 from tessera.gateway.import_usage import Imported, import_usage
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.schema import CHARGE_BATCHES
@@ -46,7 +47,7 @@ async def store(tmp_path: Path) -> AsyncIterator[GatewayStore]:
 
 async def charged(store: GatewayStore, tenant: str) -> dict[str | None, int]:
     """Return what a tenant was charged in each currency."""
-    query = ChargeQuery(by=(ChargeDimension.TENANT,), since=0, until=2**40, tenant=tenant)
+    query = ChargeQuery(by=(RecordDimension.TENANT,), since=0, until=2**40, tenant=tenant)
     return {row.currency: row.charge_nanos for row in (await store.charges(query)).rows}
 
 

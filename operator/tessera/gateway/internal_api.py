@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
 from tessera.domain.explain.request import RequestExplanations, join_explanations
 from tessera.domain.gateway.requests import RunningRequest
+from tessera.domain.gateway.usage_record import CHARGE_COLUMNS, USAGE_COLUMNS, RecordDimension
 from tessera.domain.names import CHARGE_CORRECTOR, USAGE_READER
-from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.domain.usage.report import UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.statement import (
     HOUR_SECONDS,
     ChargeCorrection,
-    ChargeDimension,
     ChargeQuery,
     ChargeRow,
     month_of,
@@ -154,7 +154,7 @@ class InternalApi:
             "truncated": report.is_truncated,
             "closedUntil": _moment(report.closed_until * 10**9) if report.closed_until else None,
         }
-        if ChargeDimension.TARGET in query.by:
+        if RecordDimension.TARGET in query.by:
             answer["lastTargets"] = self._metrics.requests.routes.last.names()
         return answer
 
@@ -224,9 +224,9 @@ def _refusal(error: type[web.HTTPError], message: str) -> web.HTTPError:
 
 def _query(parameters: Mapping[str, str]) -> UsageQuery:
     try:
-        by = tuple(UsageDimension(name) for name in parameters["by"].split(","))
+        by = _dimensions(parameters["by"], USAGE_COLUMNS)
         return UsageQuery(
-            by=tuple(dict.fromkeys(by)),
+            by=by,
             since_ns=_nanoseconds(parameters["since"]),
             until_ns=_nanoseconds(parameters["until"]),
             tenant=parameters.get("tenant"),
@@ -234,16 +234,16 @@ def _query(parameters: Mapping[str, str]) -> UsageQuery:
     except (KeyError, ValueError, OverflowError) as error:
         raise _refusal(
             web.HTTPBadRequest,
-            f"query: {error}; by is a list of {', '.join(UsageDimension)}, since and until are "
+            f"query: {error}; by is a list of {', '.join(USAGE_COLUMNS)}, since and until are "
             "moments such as 2026-11-01T00:00:00Z",
         ) from error
 
 
 def _charge_query(parameters: Mapping[str, str]) -> ChargeQuery:
     try:
-        by = tuple(ChargeDimension(name) for name in parameters["by"].split(","))
+        by = _dimensions(parameters["by"], CHARGE_COLUMNS)
         return ChargeQuery(
-            by=tuple(dict.fromkeys(by)),
+            by=by,
             since=_whole_hour(parameters["since"]),
             until=_whole_hour(parameters["until"]),
             tenant=parameters.get("tenant"),
@@ -251,9 +251,17 @@ def _charge_query(parameters: Mapping[str, str]) -> ChargeQuery:
     except (KeyError, ValueError, OverflowError) as error:
         raise _refusal(
             web.HTTPBadRequest,
-            f"query: {error}; by is a list of {', '.join(ChargeDimension)}, since and until are "
+            f"query: {error}; by is a list of {', '.join(CHARGE_COLUMNS)}, since and until are "
             "whole hours such as 2026-11-01T00:00:00Z",
         ) from error
+
+
+def _dimensions(text: str, columns: Mapping[RecordDimension, str]) -> tuple[RecordDimension, ...]:
+    """Return those of a list, each once; ValueError for one that a report does not have."""
+    names = dict.fromkeys(text.split(","))
+    if unknown := [name for name in names if name not in columns]:
+        raise ValueError(f"there is no {unknown[0]!r}")
+    return tuple(map(RecordDimension, names))
 
 
 def _whole_hour(text: str) -> int:

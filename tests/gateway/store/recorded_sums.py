@@ -17,9 +17,15 @@ from sqlalchemy import text
 
 from tessera.domain.charges.scopes import OTHER_MONTH
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.usage_record import Phase, UsageRecord
-from tessera.domain.usage.report import UsageDimension, UsageQuery
-from tessera.domain.usage.statement import ChargeCorrection, ChargeDimension, ChargeQuery
+from tessera.domain.gateway.usage_record import (
+    CHARGE_COLUMNS,
+    USAGE_COLUMNS,
+    Phase,
+    RecordDimension,
+    UsageRecord,
+)
+from tessera.domain.usage.report import UsageQuery
+from tessera.domain.usage.statement import ChargeCorrection, ChargeQuery
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage import journal
 from tests.gateway.store.builders import SECOND, a_record
@@ -118,7 +124,7 @@ async def _parts(store: GatewayStore) -> Any:
         await store.record(records[first : first + _BATCH])
     yield "records", await _rows(store, "SELECT * FROM usage_records ORDER BY record_id")
     yield "sums of hours", await _rows(store, "SELECT * FROM charge_sums ORDER BY id")
-    for by in UsageDimension:
+    for by in sorted(USAGE_COLUMNS):
         yield f"usage by {by}", await _usage(store, by)
     yield "charges", await _charges(store)
     closed = await store.close_month()
@@ -137,14 +143,14 @@ async def _parts(store: GatewayStore) -> Any:
     yield f"room made: {freed}", rows
 
 
-async def _usage(store: GatewayStore, by: UsageDimension) -> Sequence[str]:
+async def _usage(store: GatewayStore, by: RecordDimension) -> Sequence[str]:
     query = UsageQuery(by=(by,), since_ns=0, until_ns=2**63 - 1, limit=10_000)
     return sorted(map(str, (await store.usage(query)).rows))
 
 
 async def _charges(store: GatewayStore) -> Sequence[str]:
     lines = []
-    for by in ChargeDimension:
+    for by in sorted(CHARGE_COLUMNS):
         report = await store.charges(ChargeQuery(by=(by,), since=0, until=2**40))
         lines += [f"{by}: {row}" for row in sorted(map(str, report.rows))]
     return lines

@@ -20,7 +20,8 @@ from tessera.domain.charges.batch_rows import (
 from tessera.domain.charges.prices import RequestPrice
 from tessera.domain.charges.reports import reported_charges
 from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
-from tessera.domain.usage.statement import ChargeDimension, ChargeQuery
+from tessera.domain.gateway.usage_record import RecordDimension
+from tessera.domain.usage.statement import ChargeQuery
 from tessera.gateway.store.batches import BatchStore, BatchTerms
 from tessera.gateway.store.store import FreedRows, GatewayStore
 from tests.gateway.store.builders import START_NS, a_record
@@ -146,7 +147,7 @@ async def test_a_runner_that_claims_more_than_it_reserved_pays_what_it_reserved(
     assert await settled(store) == await settled(store, DAY) == (1000, 0)
     report = await store.charges(
         ChargeQuery(
-            by=(ChargeDimension.SERVICE, ChargeDimension.SERVICE_CLASS), since=0, until=2**40
+            by=(RecordDimension.SERVICE, RecordDimension.SERVICE_CLASS), since=0, until=2**40
         )
     )
     (row,) = report.rows
@@ -295,7 +296,7 @@ async def test_sums_of_many_names_become_few_and_charge_the_same(store: GatewayS
                 for tenant in ("team-a", "team-b")
             ]
         )
-    by = (ChargeDimension.TENANT,)
+    by = (RecordDimension.TENANT,)
     since, until = START_NS // hour * 3600, (START_NS // hour + 1) * 3600
     queries = [
         ChargeQuery(by=by, since=0, until=2**40),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.gateway.usage_record import Phase
-from tessera.domain.usage.report import UsageDimension, UsageQuery
+from tessera.domain.gateway.usage_record import Phase, RecordDimension
+from tessera.domain.usage.report import UsageQuery
 from tessera.gateway import import_usage as module
 from tessera.gateway.import_usage import BATCH_RECORDS, Imported, import_usage, read_records
 from tessera.gateway.store.database import StoreError
@@ -16,7 +16,7 @@ from tessera.gateway.store.store import GatewayStore, own_file
 from tessera.gateway.usage.journal import JOURNALS, UsageJournal
 from tests.gateway.store.builders import a_record
 
-QUERY = UsageQuery(by=(UsageDimension.PHASE,), since_ns=0, until_ns=2**63 - 1)
+QUERY = UsageQuery(by=(RecordDimension.PHASE,), since_ns=0, until_ns=2**63 - 1)
 RECORDS = [
     *(a_record() for _ in range(2 * BATCH_RECORDS)),
     a_record(phase=Phase.ABORTED, estimated=True, stream=False, ttft_ns=None, key=None),

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import text
 
 import tessera.gateway.store
-from tessera.domain.usage.report import UsageDimension, UsageQuery
-from tessera.domain.usage.statement import ChargeDimension, closed_month
+from tessera.domain.gateway.usage_record import RecordDimension
+from tessera.domain.usage.report import UsageQuery
+from tessera.domain.usage.statement import closed_month
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS
 from tests.gateway.store.test_charge_accounts import START, a_scope, an_ask, exchange
@@ -36,7 +37,7 @@ async def test_a_sum_of_more_than_64_bits_is_exact_and_others_read_theirs(
     await store.record([a_charged(7, tenant="team-b")])
     await absurd(store)
 
-    assert await totals(store, ChargeDimension.TENANT) == {
+    assert await totals(store, RecordDimension.TENANT) == {
         ("team-a",): (RECORDS, RECORDS * MOST),
         ("team-b",): (1, 7),
     }
@@ -49,10 +50,10 @@ async def test_a_month_with_such_sums_closes_and_reads_the_same(store: GatewaySt
     for hour in range(3):
         earlier = at_ns - hour * 3600 * SECOND
         await store.record([a_charged(3, tenant="team-b", started_at_ns=earlier)])
-    before = await totals(store, ChargeDimension.TENANT)
+    before = await totals(store, RecordDimension.TENANT)
 
     assert await store.close_month()
-    assert await totals(store, ChargeDimension.TENANT) == before
+    assert await totals(store, RecordDimension.TENANT) == before
     assert before["team-a",] == (RECORDS, RECORDS * MOST)
     async with store.read() as connection:
         statement = text("SELECT count(*) FROM charge_sums WHERE tenant = 'team-b'")
@@ -74,7 +75,7 @@ async def test_usage_of_absurd_tokens_is_a_report(store: GatewayStore) -> None:
     tokens = dict.fromkeys(("input_tokens", "cached_tokens", "output_tokens"), 2**60)
     await absurd(store, requests=2**30, **tokens)
 
-    query = UsageQuery(by=(UsageDimension.TENANT,), since_ns=0, until_ns=2**63 - 1)
+    query = UsageQuery(by=(RecordDimension.TENANT,), since_ns=0, until_ns=2**63 - 1)
     (row,) = (await store.usage(query)).rows
     assert (row.requests, row.input_tokens) == (RECORDS * 2**30, RECORDS * MOST)
 

@@ -8,8 +8,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from tessera.domain.usage.report import UsageDimension, UsageQuery
-from tessera.domain.usage.statement import ChargeDimension, ChargeQuery
+from tessera.domain.gateway.usage_record import RecordDimension
+from tessera.domain.usage.report import UsageQuery
+from tessera.domain.usage.statement import ChargeQuery
 from tessera.gateway.store.database import Database
 from tessera.gateway.store.schema import METADATA
 from tessera.gateway.store.store import GatewayStore
@@ -67,8 +68,8 @@ async def test_what_was_stored_before_routes_has_none(store_url: str) -> None:
     await store.migrate()
     await store.record([a_record(**routed)])
 
-    used = UsageQuery(by=(UsageDimension.ROUTE,), since_ns=0, until_ns=2**63 - 1)
-    charged = ChargeQuery(by=(ChargeDimension.ROUTE,), since=0, until=2**40)
+    used = UsageQuery(by=(RecordDimension.ROUTE,), since_ns=0, until_ns=2**63 - 1)
+    charged = ChargeQuery(by=(RecordDimension.ROUTE,), since=0, until=2**40)
     for report in (await store.usage(used), await store.charges(charged)):
         assert sorted(row.group for row in report.rows) == [("",), ("team-a/assistant",)]
     await store.close()
@@ -111,7 +112,7 @@ async def test_a_gateway_of_the_version_before_writes_and_reads_the_same_rows(
         assert read.scalars().all() == ["/v1/messages"]
         await connection.execute(text("UPDATE usage_records SET route = '/score'"))
 
-    query = UsageQuery(by=(UsageDimension.PATH,), since_ns=0, until_ns=2**63 - 1)
+    query = UsageQuery(by=(RecordDimension.PATH,), since_ns=0, until_ns=2**63 - 1)
     (row,) = (await store.usage(query)).rows
     (record,) = await store.oldest(10)
     await store.close()

@@ -7,15 +7,11 @@ from typing import Any
 from sqlalchemy import text
 
 from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.observed.charges import OUTSIDE
-from tessera.domain.usage.report import UsageDimension, UsageQuery
-from tessera.domain.usage.statement import (
-    ChargeCorrection,
-    ChargeDimension,
-    ChargeFlag,
-    ChargeQuery,
-)
+from tessera.domain.usage.report import UsageQuery
+from tessera.domain.usage.statement import ChargeCorrection, ChargeFlag, ChargeQuery
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import a_record
 from tests.gateway.store.test_charge_accounts import START, a_scope, an_ask
@@ -33,7 +29,7 @@ def a_call(cost: int, nanos: int | None = 3, **changes: Any) -> Any:
     return a_charged(nanos, cost_nanos=cost, **{"started_at_ns": 0} | fields | changes)
 
 
-async def amounts(store: GatewayStore, *by: ChargeDimension) -> dict[Any, Any]:
+async def amounts(store: GatewayStore, *by: RecordDimension) -> dict[Any, Any]:
     report = await store.charges(ChargeQuery(by=by, since=0, until=2**40))
     return {
         (*row.group, row.currency): (row.requests, row.charge_nanos, row.cost_nanos)
@@ -63,14 +59,14 @@ async def test_what_is_billed_stands_beside_the_charge_and_currencies_are_never_
         ("acme/big", "EUR"): (0, 0, 11),
         ("", "USD"): (1, 100, 0),
     }
-    assert await amounts(store, ChargeDimension.PROVIDER) == by_provider
+    assert await amounts(store, RecordDimension.PROVIDER) == by_provider
     assert await amounts(store) == {("USD",): (4, 106, 12), ("EUR",): (0, 0, 11)}
     used = await store.usage(
-        UsageQuery(by=(UsageDimension.PROVIDER,), since_ns=0, until_ns=2**63 - 1)
+        UsageQuery(by=(RecordDimension.PROVIDER,), since_ns=0, until_ns=2**63 - 1)
     )
     assert {row.group: row.requests for row in used.rows} == {("acme/big",): 3, ("",): 1}
     assert await store.close_month()
-    assert await amounts(store, ChargeDimension.PROVIDER) == by_provider
+    assert await amounts(store, RecordDimension.PROVIDER) == by_provider
 
 
 async def test_an_account_of_providers_begins_with_what_they_billed(store: GatewayStore) -> None:
@@ -88,7 +84,7 @@ async def test_a_correction_of_a_charge_leaves_what_was_billed(store: GatewaySto
     await store.record([record])
     correction = ChargeCorrection(id=record.record_id, amount_nanos=-2, reason="wrong price")
     assert await store.correct(correction, time.time_ns())
-    assert await amounts(store, ChargeDimension.PROVIDER) == {("acme/big", "USD"): (1, 1, 5)}
+    assert await amounts(store, RecordDimension.PROVIDER) == {("acme/big", "USD"): (1, 1, 5)}
     async with store.read() as connection:
         rows = await connection.execute(
             text("SELECT key, spent FROM charge_spends WHERE gateway = 'correction'")
@@ -108,9 +104,9 @@ async def test_what_a_lost_gateway_had_reserved_at_providers_is_a_cost_at_the_cl
 
     assert await store.close_month()
 
-    lost = await amounts(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
+    lost = await amounts(store, RecordDimension.FLAG, RecordDimension.TENANT)
     assert lost[ChargeFlag.RESERVED, "team-a", "USD"] == (0, 20, 40)
-    by_provider = await amounts(store, ChargeDimension.PROVIDER)
+    by_provider = await amounts(store, RecordDimension.PROVIDER)
     assert by_provider["unknown", "USD"] == (0, 0, 40)
 
 
@@ -120,7 +116,7 @@ async def test_the_largest_bills_are_in_a_statement_that_leaves_rows_out(
     """A tenant without prices is charged nothing, and could hide its bills behind many rows."""
     small = [a_charged(1, started_at_ns=0, service=f"team-a/{number}") for number in range(3)]
     await store.record([*small, a_call(1000, None)])
-    by = (ChargeDimension.SERVICE, ChargeDimension.PROVIDER)
+    by = (RecordDimension.SERVICE, RecordDimension.PROVIDER)
     report = await store.charges(ChargeQuery(by=by, since=0, until=2**40, limit=2))
     assert report.is_truncated
     assert sum(row.cost_nanos for row in report.rows) == 1000

@@ -11,11 +11,11 @@ from sqlalchemy import text
 
 from tessera.domain.charges.scopes import ChargeScope
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.usage.statement import (
     MAX_TAGS,
     ChargeCorrection,
-    ChargeDimension,
     ChargeFlag,
     ChargeQuery,
     ChargeReport,
@@ -39,11 +39,11 @@ def a_charged(nanos: int | None = 1000, **changes: Any) -> Any:
     return a_record(charge_nanos=nanos, **fields | changes)
 
 
-async def charges(store: GatewayStore, *by: ChargeDimension, **changes: Any) -> ChargeReport:
+async def charges(store: GatewayStore, *by: RecordDimension, **changes: Any) -> ChargeReport:
     return await store.charges(ChargeQuery(by=by, **{"since": 0, "until": 2**40} | changes))
 
 
-async def totals(store: GatewayStore, *by: ChargeDimension, **changes: Any) -> dict[Any, Any]:
+async def totals(store: GatewayStore, *by: RecordDimension, **changes: Any) -> dict[Any, Any]:
     report = await charges(store, *by, **changes)
     return {row.group: (row.requests, row.charge_nanos) for row in report.rows}
 
@@ -67,17 +67,17 @@ async def test_statements_tell_apart_who_used_what_of_whom_at_which_price(
     )
 
     statement = {
-        ChargeDimension.TENANT: {("team-a",): (2, 12), ("team-b",): (1, 0)},
-        ChargeDimension.TEAM: {("search",): (1, 5), (None,): (2, 7)},
-        ChargeDimension.USER: {("ada",): (1, 5), (None,): (2, 7)},
-        ChargeDimension.KEY: {(None,): (1, 5), ("laptop",): (2, 7)},
-        ChargeDimension.SERVICE: {("team-a/chat",): (2, 5), ("team-b/chat",): (1, 7)},
-        ChargeDimension.ROUTE: {("team-a/assistant",): (1, 7), ("",): (2, 5)},
-        ChargeDimension.TARGET: {("large",): (1, 7), ("",): (2, 5)},
-        ChargeDimension.TAG: {("case=1",): (1, 5), (None,): (2, 7)},
-        ChargeDimension.SERVICE_CLASS: {("Interactive",): (2, 12), ("Evaluation",): (1, 0)},
-        ChargeDimension.OWNER: {("platform",): (1, 5), ("team-b",): (1, 7), (None,): (1, 0)},
-        ChargeDimension.PRICE_LIST: {
+        RecordDimension.TENANT: {("team-a",): (2, 12), ("team-b",): (1, 0)},
+        RecordDimension.TEAM: {("search",): (1, 5), (None,): (2, 7)},
+        RecordDimension.USER: {("ada",): (1, 5), (None,): (2, 7)},
+        RecordDimension.KEY: {(None,): (1, 5), ("laptop",): (2, 7)},
+        RecordDimension.SERVICE: {("team-a/chat",): (2, 5), ("team-b/chat",): (1, 7)},
+        RecordDimension.ROUTE: {("team-a/assistant",): (1, 7), ("",): (2, 5)},
+        RecordDimension.TARGET: {("large",): (1, 7), ("",): (2, 5)},
+        RecordDimension.TAG: {("case=1",): (1, 5), (None,): (2, 7)},
+        RecordDimension.SERVICE_CLASS: {("Interactive",): (2, 12), ("Evaluation",): (1, 0)},
+        RecordDimension.OWNER: {("platform",): (1, 5), ("team-b",): (1, 7), (None,): (1, 0)},
+        RecordDimension.PRICE_LIST: {
             ("standard@1",): (1, 5),
             ("large@2",): (1, 7),
             (None,): (1, 0),
@@ -134,7 +134,7 @@ async def test_hours_of_the_interval_count_and_other_tenants_do_not(store: Gatew
     hour = {"since": START, "until": START + HOUR}
     assert await totals(store, **hour) == {(): (2, 110)}
     assert await totals(store, **hour, tenant="team-a") == {(): (1, 10)}
-    three = await charges(store, ChargeDimension.TENANT, limit=1)
+    three = await charges(store, RecordDimension.TENANT, limit=1)
     assert (len(three.rows), three.is_truncated) == (1, True)
 
 
@@ -148,7 +148,7 @@ async def test_a_clock_ahead_makes_no_hour_of_the_future(store: GatewayStore) ->
 async def test_what_a_killed_gateway_knew_is_flagged(store: GatewayStore) -> None:
     await store.record([a_charged(5), a_charged(6, reason=RequestReason.GATEWAY_KILLED)])
 
-    flags = await totals(store, ChargeDimension.FLAG)
+    flags = await totals(store, RecordDimension.FLAG)
 
     assert flags == {(None,): (1, 5), (ChargeFlag.KILLED,): (1, 6)}
 
@@ -159,11 +159,11 @@ async def test_a_tenant_has_so_many_tags_a_month_and_then_other(store_url: str) 
         await stores[number % 2].record([a_charged(1, tags=f"n={number}"), a_charged(1)])
     await stores[0].record([a_charged(1, tenant="team-b", tags=f"n={9 * MAX_TAGS}")])
 
-    tags = await totals(stores[0], ChargeDimension.TAG, tenant="team-a")
+    tags = await totals(stores[0], RecordDimension.TAG, tenant="team-a")
 
     assert len(tags) == MAX_TAGS + 2
     assert (tags[None,], tags["other",]) == ((2 * MAX_TAGS,) * 2, (MAX_TAGS,) * 2)
-    assert ("n=576",) in await totals(stores[0], ChargeDimension.TAG, tenant="team-b")
+    assert ("n=576",) in await totals(stores[0], RecordDimension.TAG, tenant="team-b")
     for store in stores:
         await store.close()
 
@@ -190,7 +190,7 @@ async def test_gateways_that_add_to_the_same_rows_crosswise_lose_nothing(store_u
 
     await asyncio.gather(*map(write, range(3)))
 
-    assert await totals(stores[0], ChargeDimension.KEY) == {(key,): (24, 24) for key in keys}
+    assert await totals(stores[0], RecordDimension.KEY) == {(key,): (24, 24) for key in keys}
     for store in stores:
         await store.close()
 
@@ -201,7 +201,7 @@ async def test_what_no_database_takes_is_cut_in_sums_too(store: GatewayStore, te
         [a_charged(2**80, tags=text, user=text, charges=((text, START, 2**80),)), a_charged(1)]
     )
 
-    assert len((await charges(store, ChargeDimension.USER)).rows) == 2
+    assert len((await charges(store, RecordDimension.USER)).rows) == 2
 
 
 async def end_months_ago(store: GatewayStore) -> None:
@@ -223,18 +223,18 @@ async def test_a_closed_month_never_changes_and_what_comes_late_is_of_the_open_o
         [a_charged(5, started_at_ns=last_month + n * HOUR * SECOND) for n in range(50)]
     )
     await store.record([a_charged(7, started_at_ns=now)])
-    before = await charges(store, ChargeDimension.KEY)
+    before = await charges(store, RecordDimension.KEY)
 
     assert await store.close_month()
     assert not await store.close_month()
 
-    after = await charges(store, ChargeDimension.KEY)
+    after = await charges(store, RecordDimension.KEY)
     assert after.rows == before.rows
     assert after.closed_until <= month_of(time.time())
     await store.record([a_charged(100, started_at_ns=last_month)])
     closed = {"since": 0, "until": after.closed_until}
     assert await totals(store, **closed) == {(): (50, 250)}
-    flags = await totals(store, ChargeDimension.FLAG, since=after.closed_until)
+    flags = await totals(store, RecordDimension.FLAG, since=after.closed_until)
     assert flags == {(None,): (1, 7), (ChargeFlag.LATE,): (1, 100)}
     async with store.read() as connection:
         rows = await connection.scalar(text("SELECT count(*) FROM charge_sums"))
@@ -270,7 +270,7 @@ async def test_sums_of_closed_months_are_deleted_after_13_months(store: GatewayS
     assert await store.prune(before_ns=0) == 1
     assert await store.prune(before_ns=0) == 0
 
-    assert await totals(store, ChargeDimension.KEY) == {(f"{at}",): (1, 1) for at in hours[2:]}
+    assert await totals(store, RecordDimension.KEY) == {(f"{at}",): (1, 1) for at in hours[2:]}
     async with store.read() as connection:
         months = await connection.scalars(text("SELECT month FROM charge_tags ORDER BY month"))
         assert months.all() == [first, month_of(hours[3])]
@@ -292,10 +292,10 @@ async def test_gateways_that_close_a_month_and_record_at_once_agree(store_url: s
     closed, *_ = await asyncio.gather(stores[0].close_month(), record(stores[1]), record(stores[2]))
 
     assert closed
-    flags = await totals(stores[0], ChargeDimension.FLAG)
+    flags = await totals(stores[0], RecordDimension.FLAG)
     assert sum(requests for requests, _ in flags.values()) == 21
     closed_until = (await charges(stores[0])).closed_until
-    early = await totals(stores[0], ChargeDimension.FLAG, until=closed_until)
+    early = await totals(stores[0], RecordDimension.FLAG, until=closed_until)
     assert set(early) == {(None,)}
     for store in stores:
         await store.close()
@@ -312,7 +312,7 @@ async def test_what_a_lost_gateway_had_reserved_is_one_row_at_the_close(
 
     assert await store.close_month()
 
-    flags = await totals(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
+    flags = await totals(store, RecordDimension.FLAG, RecordDimension.TENANT)
     # Of two limits the one of which the accounts have more: a request is in both.
     assert flags == {(None, "team-a"): (1, 5), (ChargeFlag.RESERVED, "team-a"): (0, 60)}
     assert await store.prune(before_ns=0) == 0
@@ -330,7 +330,7 @@ async def test_what_is_reserved_in_another_month_counts_there(store: GatewayStor
     )
     await store.record([record])
 
-    by = (ChargeDimension.TAG,)
+    by = (RecordDimension.TAG,)
     assert await totals(store, *by, until=month) == {("case=1",): (1, 30)}
     assert await totals(store, *by, since=month) == {("case=1",): (0, 12)}
     (row,) = (await charges(store, since=month)).rows
@@ -353,14 +353,14 @@ async def test_waste_is_a_row_of_the_owner_and_of_no_limit(store: GatewayStore) 
             a_charged(7, waste_nanos=1, started_at_ns=0, **wasted),
         ]
     )
-    before = await totals(store, ChargeDimension.SERVICE_CLASS, tenant="team-o")
+    before = await totals(store, RecordDimension.SERVICE_CLASS, tenant="team-o")
 
     assert before == {("Waste",): (0, 2**40 + 31)}
-    by = (ChargeDimension.SERVICE_CLASS, ChargeDimension.USER, ChargeDimension.TAG)
+    by = (RecordDimension.SERVICE_CLASS, RecordDimension.USER, RecordDimension.TAG)
     assert (await totals(store, *by))["Waste", None, None] == (0, 2**40 + 31)
-    assert await totals(store, ChargeDimension.TENANT) == {("team-a",): (3, 12)}
+    assert await totals(store, RecordDimension.TENANT) == {("team-a",): (3, 12)}
     assert await store.close_month()
-    assert await totals(store, ChargeDimension.SERVICE_CLASS, tenant="team-o") == before
+    assert await totals(store, RecordDimension.SERVICE_CLASS, tenant="team-o") == before
     limit = replace(a_scope().limit, budget="team-o")
     ask = an_ask(0, ChargeScope(key="team-o/month", limit=limit))
     (only,) = (await store.borrow("a", BorrowRequest(charges=(ask,)))).charges
@@ -391,7 +391,7 @@ async def test_what_a_backup_does_not_have_is_one_row_at_the_close(
 
     assert await store.close_month()
 
-    flags = await totals(store, ChargeDimension.FLAG, ChargeDimension.TENANT)
+    flags = await totals(store, RecordDimension.FLAG, RecordDimension.TENANT)
     assert flags[ChargeFlag.RESTORED, "team-a"] == (0, 65 if has_ended else 63)
     assert await store.prune(before_ns=0) == 0
 
@@ -411,11 +411,11 @@ async def test_a_correction_is_a_row_of_the_open_month_and_counts_once(
         with pytest.raises(LookupError, match=unknown):
             await store.correct(less.model_copy(update={"id": unknown}), now)
 
-    by = (ChargeDimension.USER, ChargeDimension.FLAG)
+    by = (RecordDimension.USER, RecordDimension.FLAG)
     closed_until = (await charges(store)).closed_until
     assert await totals(store, *by, since=closed_until, tenant="team-a") == {
         ("ada", ChargeFlag.CORRECTION): (0, -2000),
         (None, None): (1, 0),
     }
     assert (await totals(store, *by, until=closed_until)) == {("ada", None): (1, 5000)}
-    assert (await totals(store, ChargeDimension.TARGET))["small",] == (1, 3000)
+    assert (await totals(store, RecordDimension.TARGET))["small",] == (1, 3000)

@@ -9,13 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.gateway.usage_record import Phase
-from tessera.domain.usage import sums
-from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
-from tessera.domain.usage.statement import ChargeDimension
-from tessera.gateway.store import statements
+from tessera.domain.gateway.usage_record import (
+    CHARGE_COLUMNS,
+    FIELDS,
+    HASHED,
+    SUMMED_BY,
+    USAGE_COLUMNS,
+    Phase,
+    RecordDimension,
+)
+from tessera.domain.usage.report import UsageQuery, UsageReport, UsageRow
 from tessera.gateway.store.database import Database, StoreError
-from tessera.gateway.store.store import _COLUMNS, ROW_BYTES, FreedRows, GatewayStore
+from tessera.gateway.store.store import ROW_BYTES, FreedRows, GatewayStore
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 from tests.gateway.store.postgresql import PostgresqlServer
@@ -24,7 +29,7 @@ from tests.properties import examples
 EVERYTHING = UsageQuery(by=(), since_ns=0, until_ns=2**63 - 1)
 
 
-async def usage(store: GatewayStore, *by: UsageDimension, **changes: Any) -> UsageReport:
+async def usage(store: GatewayStore, *by: RecordDimension, **changes: Any) -> UsageReport:
     return await store.usage(replace(EVERYTHING, by=by, **changes))
 
 
@@ -42,9 +47,9 @@ async def test_sums_are_grouped_and_the_largest_come_first(store: GatewayStore) 
         ]
     )
 
-    tenants = await usage(store, UsageDimension.TENANT)
-    keys_and_models = await usage(store, UsageDimension.KEY, UsageDimension.MODEL)
-    replicas = await usage(store, UsageDimension.REPLICA)
+    tenants = await usage(store, RecordDimension.TENANT)
+    keys_and_models = await usage(store, RecordDimension.KEY, RecordDimension.MODEL)
+    replicas = await usage(store, RecordDimension.REPLICA)
 
     assert [(row.group, row.requests, row.input_tokens) for row in tenants.rows] == [
         (("team-b",), 1, 500),
@@ -68,19 +73,22 @@ async def test_variants_prices_and_streams_are_told_apart(store: GatewayStore) -
             a_record(stream=False, variant="whole", price_version=None),
         ]
     )
-    by = UsageDimension.VARIANT, UsageDimension.PRICE_VERSION, UsageDimension.STREAM
+    by = RecordDimension.VARIANT, RecordDimension.PRICE_VERSION, RecordDimension.STREAM
     groups = {row.group for row in (await usage(store, *by)).rows}
     assert groups == {("slice", "a100@1", "true"), ("whole", None, "false")}
 
 
 def test_what_tells_sums_apart_can_be_read_in_a_report() -> None:
-    reduced: Any = sums._GROUP.__reduce__()
-    names = reduced[1]
-    usage_names = {_COLUMNS.get(each, each.value) for each in UsageDimension}
-    charge_names = {statements._COLUMNS.get(each, each.value) for each in ChargeDimension}
+    readable = {*USAGE_COLUMNS.values(), *CHARGE_COLUMNS.values()}
     # A report counts estimated requests, and has a row for each currency.
-    counted = {"estimated", "currency", "cost_currency"}
-    assert set(names) <= usage_names | charge_names | counted
+    assert {*SUMMED_BY} <= readable | {"estimated", "currency", "cost_currency"}
+
+
+def test_each_field_of_a_record_that_reports_tell_apart_has_one_name() -> None:
+    names = [each.dimension.by for each in FIELDS if each.dimension is not None]
+    assert sorted(filter(None, [*names, RecordDimension.FLAG])) == sorted(RecordDimension)
+    hashed = [each.dimension.hashed for each in FIELDS if each.dimension is not None]
+    assert sorted(each for each in hashed if each is not None) == [*range(len(HASHED))]
 
 
 async def test_a_row_counts_how_requests_ended(store: GatewayStore) -> None:
@@ -153,8 +161,8 @@ async def test_only_the_interval_and_the_tenant_of_the_query_count(store: Gatewa
 async def test_a_report_says_when_it_leaves_groups_out(store: GatewayStore) -> None:
     await store.record([a_record(user=f"user-{number}") for number in range(3)])
 
-    three = await usage(store, UsageDimension.USER, limit=3)
-    two = await usage(store, UsageDimension.USER, limit=2)
+    three = await usage(store, RecordDimension.USER, limit=3)
+    two = await usage(store, RecordDimension.USER, limit=2)
 
     assert (len(three.rows), three.is_truncated) == (3, False)
     assert (len(two.rows), two.is_truncated) == (2, True)
@@ -182,17 +190,17 @@ async def test_a_tenant_makes_room_by_sums_of_its_oldest_records(store: GatewayS
             a_record(tenant="team-b", started_at_ns=start),
         ]
     )
-    before = await usage(store, UsageDimension.TENANT, UsageDimension.MODEL)
+    before = await usage(store, RecordDimension.TENANT, RecordDimension.MODEL)
 
     assert await store.make_room("team-a", limit=7) == FreedRows(5)
 
     # Each has a sum of charges for each hour and model beside them.
     assert await store.rows_by_tenant() == {"team-a": 5 + 2, "team-b": 1 + 1}
-    assert await usage(store, UsageDimension.TENANT, UsageDimension.MODEL) == before
+    assert await usage(store, RecordDimension.TENANT, RecordDimension.MODEL) == before
     assert (await total(store, until_ns=start + day, tenant="team-a")).requests == 5
     # The sums are the oldest rows, and stay as long as others can be added up.
     assert await store.make_room("team-a", limit=7) == FreedRows(2)
-    assert await usage(store, UsageDimension.TENANT, UsageDimension.MODEL) == before
+    assert await usage(store, RecordDimension.TENANT, RecordDimension.MODEL) == before
     assert await store.make_room("team-a", limit=2) == FreedRows(2, are_lost=True)
     assert (await total(store, tenant="team-a")).requests == 3
     assert await store.make_room("team-c") == FreedRows(0, are_lost=True)
@@ -208,7 +216,7 @@ async def test_calls_that_did_not_answer_count_tokens_and_no_request(store: Gate
             a_record(),
         ]
     )
-    by = UsageDimension.ROUTE, UsageDimension.TARGET
+    by = RecordDimension.ROUTE, RecordDimension.TARGET
     before = await usage(store, *by)
 
     assert [(row.group, row.requests, row.failed, row.input_tokens) for row in before.rows] == [

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.usage_record import Phase, UsageRecord
-from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
+from tessera.domain.gateway.usage_record import Phase, RecordDimension, UsageRecord
+from tessera.domain.usage.report import UsageQuery, UsageRow
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.usage.journal import JOURNALS, UsageJournal, abandoned_journals
@@ -184,7 +184,7 @@ async def test_what_the_store_does_not_take_stays_in_the_journal(tmp_path: Path)
 
 
 async def usage_by_tenant(store: GatewayStore) -> dict[str | None, UsageRow]:
-    query = UsageQuery(by=(UsageDimension.TENANT,), since_ns=0, until_ns=2**63 - 1)
+    query = UsageQuery(by=(RecordDimension.TENANT,), since_ns=0, until_ns=2**63 - 1)
     return {row.group[0]: row for row in (await store.usage(query)).rows}
 
 

@@ -10,12 +10,12 @@ from tessera.cli.options import (
     option,
     output_options,
 )
+from tessera.domain.gateway.usage_record import CHARGE_COLUMNS
 
-# Fields that stand alone; those of charges may be joined by commas.
-COST_FIELDS = (
-    *("service", "tenant", "tenant,service", "pool", "team", "key", "user", "model", "tag"),
-    *("class", "priceList", "owner", "flag", "route", "target", "provider"),
-)
+# Groups of what nodes cost; charges may be listed by several fields.
+_OF_NODES = ("service", "tenant", "tenant,service", "pool")
+_OF_CHARGES = [each for each in CHARGE_COLUMNS if each not in _OF_NODES]
+COST_FIELDS = (*_OF_NODES, *_OF_CHARGES)
 
 COST = Command(
     "cost",
@@ -26,8 +26,8 @@ COST = Command(
     "what outside providers bill.",
     option(
         "--by",
-        "rows: service, tenant, tenant,service or pool; charges alone by any of team, key, user, "
-        "model, tag, class, priceList, owner, flag, route, target, provider",
+        "rows: service, tenant, tenant,service or pool; charges alone by any of "
+        f"{', '.join(_OF_CHARGES)}",
         default="service",
         metavar="FIELD,...",
         shell_complete=lambda _context, _option, begun: [

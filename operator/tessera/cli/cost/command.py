@@ -14,8 +14,8 @@ from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus, prometheus_url
 from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
 from tessera.cli.text import parse_month, parse_since
+from tessera.domain.gateway.usage_record import CHARGE_COLUMNS, RecordDimension
 from tessera.domain.usage.report import fields_of
-from tessera.domain.usage.statement import ChargeDimension
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
 
@@ -62,7 +62,7 @@ def run(arguments: SimpleNamespace) -> Output:
     query = charge_query(group_by)
     if query is not None and (arguments.gateway or CommandSettings().gateway_url):
         charges = read(query)
-        paid = read((ChargeDimension.TENANT,)) if group_by == "tenant" else None
+        paid = read((RecordDimension.TENANT,)) if group_by == "tenant" else None
     report = CostReport(
         requested_from=begin,
         now=end,
@@ -81,9 +81,9 @@ def parse_grouping(text: str) -> tuple[str, tuple[str, ...]]:
     of_nodes = ",".join(sorted(names, reverse=True))
     if of_nodes in GROUPINGS:
         return of_nodes, ()
-    if unknown := [name for name in names if name not in tuple(ChargeDimension)]:
+    if unknown := [name for name in names if name not in CHARGE_COLUMNS]:
         raise CommandError(
             f"--by {text}: there are no charges by {unknown[0] or 'an empty field'}; choose of "
-            f"{', '.join(ChargeDimension)}, or pool alone"
+            f"{', '.join(CHARGE_COLUMNS)}, or pool alone"
         )
     return "", names

@@ -12,6 +12,7 @@ from tessera.cli.options import (
     option,
     output_options,
 )
+from tessera.domain.gateway.usage_record import USAGE_COLUMNS
 
 USAGE_ACTIONS = ("sum", "import")
 
@@ -26,10 +27,7 @@ USAGE = Command(
     argument("action", "what to do", type=click.Choice(USAGE_ACTIONS), default=USAGE_ACTIONS[0]),
     option(
         "--by",
-        # The type that has these names would take longer to import than all options.
-        "rows: a list of tenant, team, user, key, service, model, route, target, provider, tag, "
-        "variant, priceVersion, replica, stream, path, phase, reason; by target also its share of "
-        "requests",
+        f"rows: a list of {', '.join(USAGE_COLUMNS)}; by target also its share of requests",
         default="tenant",
         metavar="FIELD,...",
     ),

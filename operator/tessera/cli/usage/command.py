@@ -12,10 +12,11 @@ from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
 from tessera.cli.text import cell, column_head, format_time, parse_since, table
 from tessera.cli.usage import import_job
-from tessera.domain.usage.report import UsageDimension, fields_of, target_shares
+from tessera.domain.gateway.usage_record import USAGE_COLUMNS, RecordDimension
+from tessera.domain.usage.report import fields_of, target_shares
 
 _COUNTS = ("requests", "failed", "aborted", "estimated")
-_TARGET, _SHARE = UsageDimension.TARGET, "share"
+_TARGET, _SHARE = RecordDimension.TARGET, "share"
 _TOKENS = ("inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
 
 
@@ -121,9 +122,9 @@ def _csv(usage: UsageTable) -> tuple[list[str], list[dict[str, Any]]]:
 def parse_fields(text: str) -> tuple[str, ...]:
     """Return the fields of a list; CommandError for an unknown one."""
     names = fields_of(text)
-    if unknown := [name for name in names if name not in tuple(UsageDimension)]:
+    if unknown := [name for name in names if name not in USAGE_COLUMNS]:
         raise CommandError(
             f"--by {text}: there is no {unknown[0] or 'empty field'}; choose of "
-            f"{', '.join(UsageDimension)}"
+            f"{', '.join(USAGE_COLUMNS)}"
         )
     return names

@@ -1,9 +1,116 @@
-"""The record of what a request used."""
+"""The record of what a request used, in which each field says what it is.
 
-from dataclasses import dataclass
-from enum import StrEnum
+Tables, sums, groups of reports and statements, bounds, files, corrections, and the fields of logs
+and spans follow from what the fields say.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum, StrEnum, auto
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tessera.domain.observed.drafts import DraftCounts
+
+
+class RecordDimension(StrEnum):
+    """What the rows of a report tell apart, as `--by` names it."""
+
+    TENANT = "tenant"
+    TEAM = "team"
+    USER = "user"
+    KEY = "key"
+    SERVICE = "service"
+    MODEL = "model"
+    ROUTE = "route"
+    TARGET = "target"
+    PROVIDER = "provider"
+    TAG = "tag"
+    """All tags of a request, `name=value` joined by commas."""
+    VARIANT = "variant"
+    PRICE_VERSION = "priceVersion"
+    """Pool of the replica, and digest of that pool's prices."""
+    REPLICA = "replica"
+    STREAM = "stream"
+    """`true` of requests that asked for a stream."""
+    PATH = "path"
+    PHASE = "phase"
+    REASON = "reason"
+    SERVICE_CLASS = "class"
+    PRICE_LIST = "priceList"
+    OWNER = "owner"
+    FLAG = "flag"
+    """Why a row of a statement is not simply what requests of its time were charged."""
+
+
+class NumberRange(Enum):
+    """What a number can be; a larger one is cut, since one refused row would hold up all others."""
+
+    COUNT = auto()
+    """From 0 to 2^31 - 1."""
+    TOKENS = auto()
+    """The same for each request of a sum."""
+    TIME = auto()
+    """Nanoseconds from 0 to 2^63 - 1."""
+    MONEY = auto()
+    """Nano-units, from -2^53 to 2^53."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """Tells records apart: those that agree in all dimensions of a sum are added up."""
+
+    by: RecordDimension | None = None
+    """Its name in reports; None where they do not tell it apart."""
+    in_usage: bool = True
+    """Whether reports of usage take it."""
+    in_sums: bool = True
+    """Whether sums that stand for records tell it apart."""
+    is_chosen: bool = False
+    """Whether clients choose it, so that such a sum tells few of its values apart."""
+    hashed: int | None = None
+    """Its place among those by which the ids of hourly sums are hashed, which never changes; None
+    where statements do not tell it apart."""
+    folds: bool = True
+    """Whether hourly sums give it up where a tenant has too many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Is added up."""
+
+    bound: NumberRange
+    in_statements: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """How a field stands in its table, where that does not follow from its type."""
+
+    column: str = ""
+    default: str | None = None
+    """Of the server, for gateways that do not know the column."""
+    bound: NumberRange | None = None
+    is_small: bool = False
+    """Whether 32 bits hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotStored:
+    """A field that neither tables nor sums have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The names of a field in the access log and in spans; empty where it is in none."""
+
+    log: str = ""
+    span: str = ""
+    beside: str = ""
+    """The field without which it does not say anything."""
+
+
+NOT_STORED, UNSEEN = NotStored(), Seen()
 
 
 class Phase(StrEnum):
@@ -39,98 +146,254 @@ class UsageRecord:
     It has neither prompts nor answers.
     """
 
-    record_id: str
+    record_id: Annotated[str, Seen("recordId")]
     """Made by the gateway and never used again: a record that is stored twice counts once."""
-    request_id: str
+    request_id: Annotated[str, Seen("requestId", "tessera.request_id")]
     """`x-request-id`, which a client may choose and repeat."""
-    started_at_ns: int
+    started_at_ns: Annotated[int, Stored(bound=NumberRange.TIME)]
     """Unix time in nanoseconds; the months of a bill are cut by it."""
-    tenant: str
-    team: str | None = None
-    user: str | None = None
-    key: str | None = None
-    service: str = ""
+    tenant: Annotated[str, Dimension(by=RecordDimension.TENANT, hashed=0, folds=False)]
+    team: Annotated[str | None, Dimension(by=RecordDimension.TEAM, hashed=1)] = None
+    user: Annotated[
+        str | None,
+        Dimension(by=RecordDimension.USER, hashed=3, is_chosen=True),
+        Seen("user"),
+    ] = None
+    key: Annotated[str | None, Dimension(by=RecordDimension.KEY, hashed=2)] = None
+    service: Annotated[str, Dimension(by=RecordDimension.SERVICE, hashed=4)] = ""
     """Namespace and name of the InferenceService, `team-a/chat`; empty while it is not known."""
-    model: str = ""
+    model: Annotated[
+        str,
+        Dimension(by=RecordDimension.MODEL, hashed=5),
+        Seen("model", "gen_ai.request.model"),
+    ] = ""
     """The name that the client asked for."""
-    variant: str | None = None
-    replica: str | None = None
-    path: str
+    variant: Annotated[str | None, Dimension(by=RecordDimension.VARIANT), UNSEEN] = None
+    replica: Annotated[str | None, Dimension(by=RecordDimension.REPLICA, in_sums=False)] = None
+    path: Annotated[
+        str,
+        Dimension(by=RecordDimension.PATH),
+        Stored(column="route"),
+        Seen("path", "http.route"),
+    ]
     """Path of the request, for example `/v1/chat/completions`."""
-    phase: Phase
-    status: int
-    reason: str
+    phase: Annotated[Phase, Dimension(by=RecordDimension.PHASE), Seen("phase")]
+    status: Annotated[
+        int,
+        Stored(bound=NumberRange.COUNT, is_small=True),
+        Seen("status", "http.response.status_code"),
+    ]
+    reason: Annotated[str, Dimension(by=RecordDimension.REASON)]
     """Why it was refused or failed, and how its replica was chosen otherwise."""
-    stream: bool = False
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    predicted_cached_tokens: int = 0
+    stream: Annotated[bool, Dimension(by=RecordDimension.STREAM), Seen("stream")] = False
+    input_tokens: Annotated[
+        int,
+        Measure(bound=NumberRange.TOKENS),
+        Seen("inputTokens", "gen_ai.usage.input_tokens"),
+    ] = 0
+    cached_tokens: Annotated[
+        int,
+        Measure(bound=NumberRange.TOKENS),
+        Seen("cachedTokens", "gen_ai.usage.cache_read.input_tokens"),
+    ] = 0
+    predicted_cached_tokens: Annotated[
+        int, NOT_STORED, Seen("predictedCachedTokens", "tessera.predicted_cached_tokens")
+    ] = 0
     """What the record of its replica promised of `cached_tokens`; it is not stored."""
-    uncached_prefix_tokens: int = 0
+    uncached_prefix_tokens: Annotated[int, NOT_STORED, Seen("uncachedPrefixTokens")] = 0
     """Those that a replica of the service had, by the records, and its engine computed again; they
     are not stored."""
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    recomputed_tokens: int = 0
+    output_tokens: Annotated[
+        int,
+        Measure(bound=NumberRange.TOKENS),
+        Seen("outputTokens", "gen_ai.usage.output_tokens"),
+    ] = 0
+    reasoning_tokens: Annotated[int, Measure(bound=NumberRange.TOKENS), Seen("reasoningTokens")] = 0
+    recomputed_tokens: Annotated[int, NOT_STORED] = 0
     """Those that engines computed again since others failed: in no other count, and not stored."""
-    estimated: bool = False
+    estimated: Annotated[bool, Dimension(), Seen("estimated")] = False
     """Tokens were counted by the gateway, since the engine reported none."""
-    queue_ns: int = 0
+    queue_ns: Annotated[
+        int, Measure(bound=NumberRange.TIME, in_statements=False), Seen("queueMs")
+    ] = 0
     """Nanoseconds in the gateway before it reached an engine."""
-    ttft_ns: int | None = None
+    ttft_ns: Annotated[int | None, Stored(bound=NumberRange.TIME), Seen("ttftMs")] = None
     """Nanoseconds from its arrival to the first token; None without one."""
-    total_ns: int
-    tags: str = ""
+    total_ns: Annotated[int, Measure(bound=NumberRange.TIME, in_statements=False), Seen("totalMs")]
+    tags: Annotated[str, Dimension(by=RecordDimension.TAG, is_chosen=True), UNSEEN] = ""
     """`name=value` pairs of the trusted header, joined by commas."""
-    price_version: str | None = None
+    price_version: Annotated[str | None, Dimension(by=RecordDimension.PRICE_VERSION), UNSEEN] = None
     """Pool of its replica, and digest of that pool's prices: `a100@0123456789ab`."""
-    trace_parent: str = ""
+    trace_parent: Annotated[str, NOT_STORED] = ""
     """`traceparent` of the request, under which its spans stand; it is not stored."""
-    client_address: str = ""
+    client_address: Annotated[str, NOT_STORED, Seen("clientAddress")] = ""
     """Of the connection: a proxy's where there is one; it is logged and not stored."""
-    resumed: int = 0
+    resumed: Annotated[int, NOT_STORED, Seen("resumed", "tessera.resumed")] = 0
     """How often its stream went on at another replica; it is not stored, as is the next."""
-    unchecked_joints: int = 0
+    unchecked_joints: Annotated[int, NOT_STORED] = 0
     """Those of them where the next engine did not say how it reads what came before."""
-    latency: StreamLatency | None = None
+    latency: Annotated[StreamLatency | None, NOT_STORED] = None
     """Of a stream alone: the first token of another answer comes with its last."""
-    drafts: DraftCounts | None = None
+    drafts: Annotated[DraftCounts | None, NOT_STORED] = None
     """Of an engine that speculates and reports it; it is not stored."""
-    requests: int = 1
+    requests: Annotated[
+        int,
+        Measure(bound=NumberRange.COUNT),
+        Stored(default="1"),
+        Seen("requests", beside="model_route"),
+    ] = 1
     """Of a sum: the requests that it counts, which began later than `started_at_ns`; 0 of a call
     that did not answer its request, which another record counts."""
-    charge_nanos: int | None = None
+    charge_nanos: Annotated[int | None, Measure(bound=NumberRange.MONEY)] = None
     """By the price list; None where no price is known."""
-    currency: str | None = None
+    currency: Annotated[str | None, Dimension(hashed=9, folds=False), UNSEEN] = None
     """Of `charge_nanos`."""
-    price_list: str | None = None
+    price_list: Annotated[
+        str | None,
+        Dimension(by=RecordDimension.PRICE_LIST, in_usage=False, hashed=7, folds=False),
+        UNSEEN,
+    ] = None
     """`RequestPrice.price_list`, from the admission on."""
-    charges: tuple[tuple[str, int, int], ...] = ()
+    charges: Annotated[tuple[tuple[str, int, int], ...], Stored(default="[]")] = ()
     """Accounts that pay: key of the scope, start of the window in Unix seconds, nano-units.
 
     With the key OTHER_MONTH, what counts in statements of a month that begins then.
     """
-    owner: str | None = None
+    owner: Annotated[
+        str | None,
+        Dimension(by=RecordDimension.OWNER, in_usage=False, hashed=8, folds=False),
+        UNSEEN,
+    ] = None
     """Tenant of the service."""
-    service_class: str = ""
-    waste_nanos: int = 0
+    service_class: Annotated[
+        str,
+        Dimension(by=RecordDimension.SERVICE_CLASS, in_usage=False, hashed=6, folds=False),
+        Stored(default=""),
+        UNSEEN,
+    ] = ""
+    waste_nanos: Annotated[
+        int, Measure(bound=NumberRange.MONEY, in_statements=False), Stored(default="0")
+    ] = 0
     """At its price, what engines computed for it and its sender does not pay."""
-    model_route: str = ""
+    model_route: Annotated[
+        str,
+        Dimension(by=RecordDimension.ROUTE, hashed=10),
+        Stored(default=""),
+        Seen("modelRoute", "tessera.route", beside="model_route"),
+    ] = ""
     """Namespace and name of the ModelRoute that it came to, `team-a/assistant`; empty without."""
-    target: str = ""
+    target: Annotated[
+        str,
+        Dimension(by=RecordDimension.TARGET, hashed=11),
+        Stored(default=""),
+        Seen("target", "tessera.target", beside="model_route"),
+    ] = ""
     """Name of the target of the route that was asked."""
-    provider: str = ""
+    provider: Annotated[
+        str,
+        Dimension(by=RecordDimension.PROVIDER, hashed=12, folds=False),
+        Stored(default=""),
+        Seen("provider", beside="provider"),
+    ] = ""
     """ModelProvider and its model, `openai/gpt-5`; empty of a service."""
-    cost_nanos: int = 0
+    cost_nanos: Annotated[int, Measure(bound=NumberRange.MONEY), Stored(default="0")] = 0
     """What the provider bills; 0 of a service, whose nodes cost."""
-    cost_currency: str | None = None
+    cost_currency: Annotated[str | None, Dimension(), UNSEEN] = None
     """Of `cost_nanos`."""
-    target_reason: str = ""
+    target_reason: Annotated[
+        str, NOT_STORED, Seen("targetReason", "tessera.target_reason", beside="model_route")
+    ] = ""
     """How the target was chosen, or `Fallback`; it is not stored, as is the next."""
-    skipped_targets: str = ""
+    skipped_targets: Annotated[
+        str, NOT_STORED, Seen("skippedTargets", "tessera.skipped_targets", beside="model_route")
+    ] = ""
     """Targets that gave no answer before, as `name=reason` pairs joined by commas."""
 
 
 def gateway_of(record_id: str) -> str:
     """Return the name of the gateway process that made a record."""
     return record_id.rpartition("-")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordField:
+    """What a field of a record says of itself."""
+
+    name: str
+    type: type
+    """Without None."""
+    is_optional: bool
+    default: Any
+    """MISSING where it has none."""
+    dimension: Dimension | None
+    measure: Measure | None
+    stored: Stored | None
+    """None of one that is not stored."""
+    seen: Seen
+
+    @property
+    def bound(self) -> NumberRange | None:
+        """Return what its number can be; None where it is none."""
+        if self.measure is not None:
+            return self.measure.bound
+        return self.stored.bound if self.stored is not None else None
+
+
+def _record_fields() -> tuple[RecordField, ...]:
+    hints = get_type_hints(UsageRecord, include_extras=True)
+    return tuple(
+        _record_field(each.name, hints[each.name], each.default) for each in fields(UsageRecord)
+    )
+
+
+def _record_field(name: str, hint: Any, default: Any) -> RecordField:
+    kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    types = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    by_type = {type(each): each for each in said}
+    dimension = by_type.get(Dimension)
+    first, *others = name.split("_")
+    camel = first + "".join(map(str.title, others))
+    shown = Seen(camel, f"tessera.{name}") if dimension is not None else UNSEEN
+    return RecordField(
+        name=name,
+        type=get_origin(types[0]) or types[0],
+        is_optional=len(types) > 1,
+        default=default,
+        dimension=dimension,
+        measure=by_type.get(Measure),
+        stored=None if NotStored in by_type else by_type.get(Stored, Stored()),
+        seen=by_type.get(Seen, shown),
+    )
+
+
+FIELDS = _record_fields()
+BY_NAME = {each.name: each for each in FIELDS}
+STORED = tuple(each for each in FIELDS if each.stored is not None)
+_DIMENSIONS = tuple((each.dimension, each.name) for each in STORED if each.dimension is not None)
+# Fields that tell apart: the rows of sums that stand for records, and those of hourly sums in the
+# order in which the ids of these are hashed.
+SUMMED_BY = tuple(name for each, name in _DIMENSIONS if each.in_sums and not each.is_chosen)
+CHOSEN = tuple(name for each, name in _DIMENSIONS if each.is_chosen)
+HASHED = tuple(
+    name
+    for _, name in sorted(
+        (each.hashed, name) for each, name in _DIMENSIONS if each.hashed is not None
+    )
+)
+
+
+def _columns(columns: Mapping[RecordDimension | None, str]) -> Mapping[RecordDimension, str]:
+    return {each: columns[each] for each in RecordDimension if each in columns}
+
+
+# Columns by dimension, of reports of usage and of statements, of which two are computed.
+USAGE_COLUMNS = _columns({each.by: name for each, name in _DIMENSIONS if each.in_usage})
+CHARGE_COLUMNS = _columns(
+    {each.by: name for each, name in _DIMENSIONS if each.hashed is not None}
+    | {RecordDimension.TAG: "tag", RecordDimension.FLAG: "flag"}
+)
+MEASURES = tuple(each.name for each in STORED if each.measure is not None)
+# What hourly sums count.
+COUNTS = tuple(
+    each.name for each in STORED if each.measure is not None and each.measure.in_statements
+)

@@ -3,43 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from tessera.api.meta import Wire
-
-
-class UsageDimension(StrEnum):
-    """A field of usage records that sums are grouped by."""
-
-    TENANT = "tenant"
-    TEAM = "team"
-    USER = "user"
-    KEY = "key"
-    SERVICE = "service"
-    MODEL = "model"
-    ROUTE = "route"
-    TARGET = "target"
-    PROVIDER = "provider"
-    TAG = "tag"
-    """All tags of a request, `name=value` joined by commas."""
-    VARIANT = "variant"
-    PRICE_VERSION = "priceVersion"
-    """Pool of the replica, and digest of that pool's prices."""
-    REPLICA = "replica"
-    STREAM = "stream"
-    """`true` of requests that asked for a stream."""
-    PATH = "path"
-    PHASE = "phase"
-    REASON = "reason"
+from tessera.domain.gateway.usage_record import RecordDimension
 
 
 def fields_of(text: str) -> tuple[str, ...]:
     """Return the fields of a list, each once; a target, whose name is one of its route, has it."""
     names = text.split(",")
-    if UsageDimension.TARGET in names:
-        at = names.index(UsageDimension.TARGET)
-        names[at:at] = [UsageDimension.ROUTE.value]
+    if RecordDimension.TARGET in names:
+        at = names.index(RecordDimension.TARGET)
+        names[at:at] = [RecordDimension.ROUTE.value]
     return tuple(dict.fromkeys(names))
 
 
@@ -48,20 +23,20 @@ def target_shares(by: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Itera
 
     None of a row without a target, and without requests.
     """
-    others = [name for name in by if name != UsageDimension.TARGET]
+    others = [name for name in by if name != RecordDimension.TARGET]
     requests = Counter[tuple[Any, ...]]()
     for row in rows:
         requests[tuple(row[name] for name in others)] += row["requests"]
     for row in rows:
         count = requests[tuple(row[name] for name in others)]
-        yield row["requests"] / count if row[UsageDimension.TARGET] and count else None
+        yield row["requests"] / count if row[RecordDimension.TARGET] and count else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageQuery:
     """Which records are summed: those that started in a half-open interval of Unix time."""
 
-    by: tuple[UsageDimension, ...]
+    by: tuple[RecordDimension, ...]
     since_ns: int
     until_ns: int
     tenant: str | None = None

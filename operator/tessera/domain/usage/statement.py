@@ -11,7 +11,7 @@ from pydantic import Field
 from tessera.api.meta import Wire
 from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.usage_record import UsageRecord
+from tessera.domain.gateway.usage_record import HASHED, RecordDimension, UsageRecord
 
 HOUR_SECONDS = 3600
 # A month that ended so long ago never changes.
@@ -26,26 +26,8 @@ WASTE = "Waste"
 # What records of corrections begin with, and the gateway that makes them by their ids.
 CORRECTIONS = "correction"
 MAX_CORRECTION = 2**53
-
-
-class ChargeDimension(StrEnum):
-    """What a statement tells apart."""
-
-    TENANT = "tenant"
-    TEAM = "team"
-    KEY = "key"
-    USER = "user"
-    SERVICE = "service"
-    MODEL = "model"
-    ROUTE = "route"
-    TARGET = "target"
-    PROVIDER = "provider"
-    TAG = "tag"
-    """All tags of a request, `name=value` joined by commas."""
-    SERVICE_CLASS = "class"
-    PRICE_LIST = "priceList"
-    OWNER = "owner"
-    FLAG = "flag"
+# What the record of a correction has of the corrected one.
+_CORRECTED = ("request_id", "path", "phase", "status", "tags", *HASHED)
 
 
 class ChargeFlag(StrEnum):
@@ -71,7 +53,7 @@ OTHER_WINDOWS = tuple(flag for flag in ChargeFlag if flag is not ChargeFlag.KILL
 class ChargeQuery:
     """Which hours are summed, and by what; Unix seconds of whole hours."""
 
-    by: tuple[ChargeDimension, ...]
+    by: tuple[RecordDimension, ...]
     since: int
     until: int
     tenant: str | None = None
@@ -169,30 +151,14 @@ def corrected(record: UsageRecord, correction: ChargeCorrection, now_ns: int) ->
         for scope, start, _ in sorted(record.charges)
         if scope != OTHER_MONTH and not is_outside(scope)
     }
+    corrected_fields = {name: getattr(record, name) for name in _CORRECTED}
     return UsageRecord(
         record_id=f"{CORRECTIONS}-{digest}",
-        request_id=record.request_id,
         started_at_ns=now_ns,
-        tenant=record.tenant,
-        team=record.team,
-        user=record.user,
-        key=record.key,
-        service=record.service,
-        model=record.model,
-        path=record.path,
-        phase=record.phase,
-        status=record.status,
         reason=correction.reason,
         total_ns=0,
-        tags=record.tags,
         requests=0,
         charge_nanos=correction.amount_nanos,
-        currency=record.currency,
-        price_list=record.price_list,
         charges=tuple((scope, start, correction.amount_nanos) for scope, start in windows.items()),
-        owner=record.owner,
-        service_class=record.service_class,
-        model_route=record.model_route,
-        target=record.target,
-        provider=record.provider,
+        **corrected_fields,
     )

@@ -1,21 +1,30 @@
 """Sums of usage records."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from operator import attrgetter
+from typing import Any
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.usage_record import UsageRecord
+from tessera.domain.gateway.usage_record import (
+    CHOSEN,
+    FIELDS,
+    MEASURES,
+    SUMMED_BY,
+    UsageRecord,
+)
 
 # What a bill and a report tell apart: records that agree in it, in their period and in their status
 # are added. An engine chooses nothing of it, and a client its model alone, among the names that its
 # tenant may use.
-_GROUP = attrgetter(
-    *("tenant", "team", "key", "service", "model", "variant", "price_version"),
-    *("path", "phase", "reason", "stream", "estimated"),
-    *("currency", "price_list", "owner", "service_class", "model_route", "target"),
-    *("provider", "cost_currency"),
-)
+_GROUP = attrgetter(*SUMMED_BY)
+# What stays as it is in a sum.
+_KEPT = {*SUMMED_BY, *CHOSEN, *MEASURES, "record_id", "started_at_ns", "status", "charges"}
+_LEFT_OUT: dict[str, Any] = {
+    each.name: "" if each.default is MISSING else each.default
+    for each in FIELDS
+    if each.name not in _KEPT
+}
 
 # User or tags of the records beyond those that are distinguished.
 OTHER = "other"
@@ -71,38 +80,18 @@ def _status(record: UsageRecord) -> int:
 
 
 def _first(record: UsageRecord, status: int) -> UsageRecord:
-    return replace(
-        record,
-        status=status,
-        request_id="",
-        replica=None,
-        ttft_ns=None,
-        trace_parent="",
-        client_address="",
-        resumed=0,
-        unchecked_joints=0,
-        latency=None,
-        drafts=None,
-        target_reason="",
-        skipped_targets="",
-    )
+    return replace(record, status=status, **_LEFT_OUT)
 
 
 def _added(total: UsageRecord, record: UsageRecord) -> UsageRecord:
+    measures: dict[str, Any] = {
+        name: _sum(getattr(total, name), getattr(record, name)) for name in MEASURES
+    }
     return replace(
         total,
         started_at_ns=min(total.started_at_ns, record.started_at_ns),
-        requests=total.requests + record.requests,
-        input_tokens=total.input_tokens + record.input_tokens,
-        cached_tokens=total.cached_tokens + record.cached_tokens,
-        output_tokens=total.output_tokens + record.output_tokens,
-        reasoning_tokens=total.reasoning_tokens + record.reasoning_tokens,
-        queue_ns=total.queue_ns + record.queue_ns,
-        total_ns=total.total_ns + record.total_ns,
-        charge_nanos=_sum(total.charge_nanos, record.charge_nanos),
-        waste_nanos=total.waste_nanos + record.waste_nanos,
-        cost_nanos=total.cost_nanos + record.cost_nanos,
         charges=_merged(total.charges, record.charges) if record.charges else total.charges,
+        **measures,
     )
 
 

@@ -1,6 +1,7 @@
 """The tables, as the newest migration leaves them, and a record as files hold it."""
 
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
+from dataclasses import MISSING
 from typing import Any, get_type_hints
 
 import msgspec
@@ -18,8 +19,20 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.types import TypeEngine
 
-from tessera.domain.gateway.usage_record import UsageRecord
+from tessera.domain.gateway.usage_record import (
+    BY_NAME,
+    COUNTS,
+    FIELDS,
+    HASHED,
+    STORED,
+    NumberRange,
+    Phase,
+    RecordField,
+    Stored,
+    UsageRecord,
+)
 
 METADATA = MetaData()
 # Clients choose some texts: longer ones are cut, since one refused row would hold up all others.
@@ -34,48 +47,31 @@ MOST_NANOS = 2**62
 # rollback they read the rows and the journals that this version left. A revision that renamed it
 # would stop them, and only adding `path` would leave it empty in the rows that they write.
 
+_TYPES: Mapping[type, type[TypeEngine[Any]]] = {
+    int: BigInteger,
+    bool: Boolean,
+    str: Text,
+    Phase: Text,
+    tuple: JSON,
+}
+
+
+def _column(field: RecordField, stored: Stored) -> Column[Any]:
+    """Return the column of a field of a record."""
+    return Column(
+        stored.column or field.name,
+        Integer if stored.is_small else _TYPES[field.type],
+        key=field.name,
+        primary_key=field.name == "record_id",
+        nullable=field.is_optional,
+        server_default=stored.default,
+    )
+
+
 USAGE_RECORDS = Table(
     "usage_records",
     METADATA,
-    Column("record_id", Text, primary_key=True),
-    Column("request_id", Text, nullable=False),
-    Column("started_at_ns", BigInteger, nullable=False),
-    Column("tenant", Text, nullable=False),
-    Column("team", Text),
-    Column("user", Text),
-    Column("key", Text),
-    Column("service", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("variant", Text),
-    Column("replica", Text),
-    Column("route", Text, key="path", nullable=False),
-    Column("phase", Text, nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("stream", Boolean, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("estimated", Boolean, nullable=False),
-    Column("queue_ns", BigInteger, nullable=False),
-    Column("ttft_ns", BigInteger),
-    Column("total_ns", BigInteger, nullable=False),
-    Column("tags", Text, nullable=False),
-    Column("price_version", Text),
-    Column("requests", BigInteger, nullable=False, server_default="1"),
-    Column("charge_nanos", BigInteger),
-    Column("currency", Text),
-    Column("price_list", Text),
-    Column("charges", JSON, nullable=False, server_default="[]"),
-    Column("owner", Text),
-    Column("service_class", Text, nullable=False, server_default=""),
-    Column("waste_nanos", BigInteger, nullable=False, server_default="0"),
-    Column("model_route", Text, nullable=False, server_default=""),
-    Column("target", Text, nullable=False, server_default=""),
-    Column("provider", Text, nullable=False, server_default=""),
-    Column("cost_nanos", BigInteger, nullable=False, server_default="0"),
-    Column("cost_currency", Text),
+    *(_column(field, field.stored) for field in STORED if field.stored is not None),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )
@@ -137,28 +133,17 @@ CHARGE_SUMS = Table(
     METADATA,
     Column("id", Text, primary_key=True),
     Column("hour", BigInteger, nullable=False),
-    Column("tenant", Text, nullable=False),
-    Column("team", Text),
-    Column("key", Text),
-    Column("user", Text),
-    Column("service", Text, nullable=False),
-    Column("model", Text, nullable=False),
     Column("tag", Text),
-    Column("service_class", Text, nullable=False),
-    Column("price_list", Text),
-    Column("owner", Text),
-    Column("currency", Text),
     Column("flag", Text),
-    Column("model_route", Text, nullable=False, server_default=""),
-    Column("target", Text, nullable=False, server_default=""),
-    Column("provider", Text, nullable=False, server_default=""),
-    Column("requests", BigInteger, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("charge_nanos", _NANOS, nullable=False),
-    Column("cost_nanos", _NANOS, nullable=False, server_default="0"),
+    *(Column(name, Text, nullable=BY_NAME[name].is_optional) for name in HASHED),
+    *(
+        Column(
+            name,
+            _NANOS if BY_NAME[name].bound is NumberRange.MONEY else BigInteger,
+            nullable=False,
+        )
+        for name in COUNTS
+    ),
     Index("charge_sums_by_hour", "hour"),
     # What a new account of a key, a user, or the tenant begins with.
     Index("charge_sums_by_key", "tenant", "key", "hour"),
@@ -207,15 +192,19 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _stored_fields() -> list[Any]:
-    types, own = get_type_hints(UsageRecord), fields(UsageRecord)
-    required = [(each.name, types[each.name]) for each in own if each.default is MISSING]
-    others = [each for each in own if each.default is not MISSING]
-    return [*required, *((each.name, types[each.name], each.default) for each in others)]
+def _file_fields() -> list[Any]:
+    hints = get_type_hints(UsageRecord)
+    required = [(each.name, hints[each.name]) for each in FIELDS if each.default is MISSING]
+    others = [each for each in FIELDS if each.default is not MISSING]
+    return [*required, *((each.name, hints[each.name], each.default) for each in others)]
 
 
 # A record as journals and files hold it: what a file of another version lacks has its default.
-StoredRecord = msgspec.defstruct("StoredRecord", _stored_fields(), rename={"path": "route"})
+StoredRecord = msgspec.defstruct(
+    "StoredRecord",
+    _file_fields(),
+    rename={each.name: each.stored.column for each in STORED if each.stored and each.stored.column},
+)
 
 
 def usage_record(stored: msgspec.Struct) -> UsageRecord:

@@ -14,13 +14,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.charges.scopes import OTHER_MONTH
-from tessera.domain.gateway.usage_record import UsageRecord, gateway_of
+from tessera.domain.gateway.usage_record import (
+    BY_NAME,
+    CHARGE_COLUMNS,
+    COUNTS,
+    HASHED,
+    RecordDimension,
+    UsageRecord,
+    gateway_of,
+)
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,
     HOUR_SECONDS,
     MAX_TAGS,
     WASTE,
-    ChargeDimension,
     ChargeQuery,
     ChargeReport,
     ChargeRow,
@@ -40,20 +47,8 @@ from tessera.gateway.store.schema import CHARGE_MONTHS, CHARGE_SUMS, CHARGE_TAGS
 # Those who record share the first with each other, and not with who closes a month. Both are of
 # PostgreSQL: of SQLite a transaction that writes is alone.
 _MONTH_LOCK, _TAGS_LOCK = 0x7E55E7C, 0x7E55E7D
-_SAME = (
-    *("tenant", "team", "key", "user", "service", "model", "service_class"),
-    *("price_list", "owner", "currency", "model_route", "target", "provider"),
-)
-_GROUP = ("hour", "tag", "flag", *_SAME)
-_COUNTS = (
-    *("requests", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
-    *("charge_nanos", "cost_nanos"),
-)
-_COLUMNS = {
-    ChargeDimension.SERVICE_CLASS: "service_class",
-    ChargeDimension.PRICE_LIST: "price_list",
-    ChargeDimension.ROUTE: "model_route",
-}
+_GROUP = ("hour", "tag", "flag", *HASHED)
+_FOLDED = tuple(name for name in HASHED if (said := BY_NAME[name].dimension) and said.folds)
 _NS = 10**9
 # A row with a number of so much gets nothing more, and is added to no other: what one transaction
 # adds to the largest row that still grows, and the hours of a month below it, stay below 2^63.
@@ -65,7 +60,7 @@ _UNKNOWN_PROVIDER = "unknown"
 _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
 
-_SAME_OF, _COUNTS_OF = attrgetter(*_SAME), attrgetter(*_COUNTS[:-2])
+_HASHED_OF, _COUNTS_OF = attrgetter(*HASHED), attrgetter(*COUNTS)
 # Of a group, in the order of the table.
 _COLUMNS_OF = itemgetter(
     *(_GROUP.index(each.name) for each in CHARGE_SUMS.c if each.name in _GROUP)
@@ -73,7 +68,7 @@ _COLUMNS_OF = itemgetter(
 
 # In the order of _GROUP.
 Group = tuple[int | str | None, ...]
-# A moment in Unix seconds, a record, and what of its _COUNTS counts then.
+# A moment in Unix seconds, a record, and what of its COUNTS counts then.
 Part = tuple[int, UsageRecord, tuple[int, ...]]
 
 
@@ -143,14 +138,14 @@ async def add_hourly(
     for (at, record, counts), (hour, is_late) in zip(parts, hours, strict=True):
         tag = tags.folded(months[hour], record.tenant, record.tags)
         flag = flag_of(gateway_of(record.record_id), record.reason, is_late=is_late)
-        _count(totals, (hour, tag, flag, *_SAME_OF(record)), counts)
+        _count(totals, (hour, tag, flag, *_HASHED_OF(record)), counts)
         is_first = at == record.started_at_ns // _NS
         if is_first and record.waste_nanos and (owner := record.owner) is not None:
             waste = replace(
                 record, tenant=owner, team=None, key=None, user=None, service_class=WASTE
             )
-            group = (hour, None, flag, *_SAME_OF(waste))
-            _count(totals, group, _amounts(charge=record.waste_nanos))
+            group = (hour, None, flag, *_HASHED_OF(waste))
+            _count(totals, group, _amounts(charge_nanos=record.waste_nanos))
     await add(connection, totals)
 
 
@@ -167,16 +162,18 @@ def _by_month(record: UsageRecord) -> Iterator[Part]:
         if record.currency is None:
             record = costing
         else:
-            yield at, costing, _amounts(cost=cost)
+            yield at, costing, _amounts(cost_nanos=cost)
             cost = 0
-    yield at, record, (*_COUNTS_OF(record), charge, cost)
+    counted = zip(COUNTS, _COUNTS_OF(record), strict=True)
+    amounts = {"charge_nanos": charge, "cost_nanos": cost}
+    yield at, record, tuple(amounts.get(name, number) for name, number in counted)
     for start, nanos in others:
-        yield start, record, _amounts(charge=nanos)
+        yield start, record, _amounts(charge_nanos=nanos)
 
 
-def _amounts(*, charge: int = 0, cost: int = 0) -> tuple[int, ...]:
-    """Return counts that have no request and no token."""
-    return (*(0 for _ in _COUNTS[:-2]), charge, cost)
+def _amounts(**amounts: int) -> tuple[int, ...]:
+    """Return counts that have these amounts, no request and no token."""
+    return tuple(amounts.get(name, 0) for name in COUNTS)
 
 
 def _count(totals: dict[Group, tuple[int, ...]], group: Group, counts: tuple[int, ...]) -> None:
@@ -199,12 +196,12 @@ async def add(connection: AsyncConnection, totals: Mapping[Group, Sequence[int]]
     await connection.execute(
         update(CHARGE_SUMS).where(is_full).values(id=columns.id + f"-{uuid4().hex}")
     )
-    await insert_rows(connection, CHARGE_SUMS, sorted(rows), _COUNTS)
+    await insert_rows(connection, CHARGE_SUMS, sorted(rows), COUNTS)
 
 
 def _is_large() -> ColumnElement[bool]:
     """Return whether a row has a number that others are not added to."""
-    return or_(*(~CHARGE_SUMS.c[name].between(-_LARGE, _LARGE) for name in _COUNTS))
+    return or_(*(~CHARGE_SUMS.c[name].between(-_LARGE, _LARGE) for name in COUNTS))
 
 
 async def closed_month_end(connection: AsyncConnection) -> int:
@@ -244,9 +241,9 @@ async def close_month(connection: AsyncConnection) -> bool:
         return False
     unrecorded, keys = await charges.without_records(connection, now - CLOSING_SECONDS / 2)
     lost = {
-        _lost(until - HOUR_SECONDS, each): _amounts(cost=min(nanos, MOST_NANOS))
+        _lost(until - HOUR_SECONDS, each): _amounts(cost_nanos=min(nanos, MOST_NANOS))
         if each.is_cost
-        else _amounts(charge=min(nanos, MOST_NANOS))
+        else _amounts(charge_nanos=min(nanos, MOST_NANOS))
         for each, nanos in unrecorded.items()
     }
     if lost:
@@ -277,7 +274,7 @@ async def fold(connection: AsyncConnection, tenant: str, limit: int) -> int:
     What tells them apart and others may choose is OTHER then: the charges of each hour, price list
     and flag stay. Large ones stay as they are.
     """
-    columns, names = CHARGE_SUMS.c, ("service", "model", "model_route", "target")
+    columns = CHARGE_SUMS.c
     some = (
         select(*columns)
         .where(columns.tenant == tenant, columns.service != OTHER, ~_is_large())
@@ -290,10 +287,10 @@ async def fold(connection: AsyncConnection, tenant: str, limit: int) -> int:
     rows = (await connection.execute(some)).mappings().all()
     totals: dict[Group, tuple[int, ...]] = {}
     for row in rows:
-        given = {each: OTHER for each in ("team", "key", "user", "tag") if row[each] is not None}
-        folded = {**row, **dict.fromkeys(names, OTHER), **given}
+        given = {name: OTHER for name in ("tag", *_FOLDED) if row[name] is not None}
+        folded = {**row, **given}
         group = tuple(folded[name] for name in _GROUP)
-        _count(totals, group, tuple(int(row[name]) for name in _COUNTS))
+        _count(totals, group, tuple(int(row[name]) for name in COUNTS))
     await connection.execute(delete(CHARGE_SUMS).where(columns.id.in_([row["id"] for row in rows])))
     before = await _row_count(connection, tenant)
     await add(connection, totals)
@@ -306,8 +303,8 @@ async def _row_count(connection: AsyncConnection, tenant: str) -> int:
 
 
 def _lost(hour: int, unrecorded: charges.Unrecorded) -> Group:
-    empty = ("service", "model", "service_class", "model_route", "target", "provider")
-    fields: dict[str, int | str] = dict.fromkeys(empty, "")
+    required = [name for name in HASHED if not BY_NAME[name].is_optional]
+    fields: dict[str, int | str] = dict.fromkeys(required, "")
     fields |= {"hour": hour, "flag": unrecorded.flag}
     fields |= {"tenant": unrecorded.tenant, "currency": unrecorded.currency}
     if unrecorded.is_cost:
@@ -324,10 +321,10 @@ async def _compact(connection: AsyncConnection, start: int, end: int) -> None:
     large = update(CHARGE_SUMS).where(is_of_month, _is_large())
     await connection.execute(large.values(id=month_id, hour=start))
     groups = [columns[name] for name in _GROUP if name != "hour"]
-    sums = [func.sum(columns[name]).label(name) for name in _COUNTS]
+    sums = [func.sum(columns[name]).label(name) for name in COUNTS]
     of_month = literal(_MONTH_ID) + func.min(columns.id)
     months = select(of_month, literal(start), *groups, *sums).where(is_of_month).group_by(*groups)
-    names = ["id", "hour", *(name for name in _GROUP if name != "hour"), *_COUNTS]
+    names = ["id", "hour", *(name for name in _GROUP if name != "hour"), *COUNTS]
     await connection.execute(CHARGE_SUMS.insert().from_select(names, months))
     await connection.execute(delete(CHARGE_SUMS).where(is_of_month))
 
@@ -335,9 +332,9 @@ async def _compact(connection: AsyncConnection, start: int, end: int) -> None:
 async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeReport:
     """Return the sums of the groups with the largest charges and bills of providers."""
     columns = CHARGE_SUMS.c
-    groups = [columns[_COLUMNS.get(name, name.value)].label(f"by_{name}") for name in query.by]
+    groups = [columns[CHARGE_COLUMNS[name]].label(f"by_{name}") for name in query.by]
     groups.append(columns.currency.label("currency"))
-    sums = [exact_sum(columns[name]).label(name) for name in _COUNTS]
+    sums = [exact_sum(columns[name]).label(name) for name in COUNTS]
     statement = (
         select(*groups, *sums)
         .where(columns.hour >= query.since, columns.hour < query.until)
@@ -347,14 +344,14 @@ async def report(connection: AsyncConnection, query: ChargeQuery) -> ChargeRepor
     )
     if query.tenant is not None:
         statement = statement.where(columns.tenant == query.tenant)
-    if ChargeDimension.SERVICE_CLASS not in query.by:
+    if RecordDimension.SERVICE_CLASS not in query.by:
         statement = statement.where(columns.service_class != WASTE)
     totals = (await connection.execute(statement)).mappings().all()
     rows = [
         ChargeRow(
             group=tuple(row[f"by_{name}"] for name in query.by),
             currency=row["currency"],
-            **{name: row[name] for name in _COUNTS},
+            **{name: row[name] for name in COUNTS},
         )
         for row in totals
     ]

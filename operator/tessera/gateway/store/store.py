@@ -12,10 +12,17 @@ from sqlalchemy import JSON, RowMapping, Text, case, delete, func, literal, sele
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tessera.domain.gateway.usage_record import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import (
+    STORED,
+    USAGE_COLUMNS,
+    NumberRange,
+    Phase,
+    RecordDimension,
+    UsageRecord,
+)
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.picking.owners import GatewayPeers
-from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.domain.usage.report import UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.statement import CORRECTIONS, ChargeCorrection, corrected
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import charges, leases, peers, statements
@@ -29,26 +36,27 @@ from tessera.gateway.store.schema import CHARGE_BATCHES, CHARGE_SUMS, USAGE_RECO
 _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(USAGE_RECORDS.columns.keys())
 _LABELED = {name: USAGE_RECORDS.columns[name].label(name) for name in _FIELDS}
-# The path of a request has the column `route`.
-_COLUMNS = {
-    UsageDimension.ROUTE: "model_route",
-    UsageDimension.TAG: "tags",
-    UsageDimension.PRICE_VERSION: "price_version",
-}
 _GROUPS = {
-    each: USAGE_RECORDS.columns[_COLUMNS.get(each, each)].label(f"by_{each}")
-    for each in UsageDimension
+    each: USAGE_RECORDS.columns[name].label(f"by_{each}") for each, name in USAGE_COLUMNS.items()
 }
-_GROUPS[UsageDimension.STREAM] = case((USAGE_RECORDS.c.stream, "true"), else_="false").label(
-    f"by_{UsageDimension.STREAM}"
+_GROUPS[RecordDimension.STREAM] = case((USAGE_RECORDS.c.stream, "true"), else_="false").label(
+    f"by_{RecordDimension.STREAM}"
 )
 _CHARGES = _FIELDS.index("charges")
 _BEFORE_CHARGES = attrgetter(*_FIELDS[:_CHARGES])
 _AFTER_CHARGES = attrgetter(*_FIELDS[_CHARGES + 1 :])
-_TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _TEXTS = tuple(column.key for column in USAGE_RECORDS.c if isinstance(column.type, Text))
-_NUMBERS, _TIMES = ("status", "requests", *_TOKENS), ("started_at_ns", "queue_ns", "total_ns")
+
+
+def _bounded_by(*bounds: NumberRange) -> tuple[str, ...]:
+    return tuple(field.name for field in STORED if field.bound in bounds)
+
+
+_TOKENS = _bounded_by(NumberRange.TOKENS)
+_NUMBERS, _TIMES = _bounded_by(NumberRange.COUNT, NumberRange.TOKENS), _bounded_by(NumberRange.TIME)
+_AMOUNTS = _bounded_by(NumberRange.MONEY)
 _TEXTS_OF, _NUMBERS_OF, _TIMES_OF = attrgetter(*_TEXTS), attrgetter(*_NUMBERS), attrgetter(*_TIMES)
+_AMOUNTS_OF = attrgetter(*_AMOUNTS)
 # No sums, which have no id of a request, and no corrections, which are known by their ids.
 _IS_SINGLE = (USAGE_RECORDS.c.requests == 1) | (
     (USAGE_RECORDS.c.request_id != "") & USAGE_RECORDS.c.record_id.not_like(f"{CORRECTIONS}-%")
@@ -352,30 +360,28 @@ def _storable(record: UsageRecord) -> UsageRecord:
     """
     charged = record.charges
     text = "".join(filter(None, (*_TEXTS_OF(record), *(key for key, *_ in charged))))
-    numbers, times = _NUMBERS_OF(record), (record.ttft_ns or 0, *_TIMES_OF(record))
-    amounts = record.charge_nanos or 0, record.waste_nanos, record.cost_nanos
-    nanos = (*amounts, *(each for *_, each in charged))
+    numbers, times = _NUMBERS_OF(record), [each or 0 for each in _TIMES_OF(record)]
+    nanos = [each or 0 for each in (*_AMOUNTS_OF(record), *(each for *_, each in charged))]
     is_storable = storable(text) is text and min(*numbers, *times) >= 0
     is_storable = is_storable and max(numbers) <= _MAX_INTEGER and max(times) <= _MAX_TIME
     if is_storable and -_MOST_OF_RECORD <= min(nanos) <= max(nanos) <= _MOST_OF_RECORD:
         return record
     tokens = min(_MOST_OF_RECORD, _MAX_INTEGER * max(1, record.requests))
-    most = dict.fromkeys(_TOKENS, tokens)
-    changes: dict[str, Any] = {
-        name: value and storable(value)
-        for name, value in zip(_TEXTS, _TEXTS_OF(record), strict=True)
-    }
-    for name, value in zip(_NUMBERS, numbers, strict=True):
-        changes[name] = max(0, min(value, most.get(name, _MAX_INTEGER)))
-    for name, value in zip(("ttft_ns", *_TIMES), (record.ttft_ns, *times[1:]), strict=True):
-        changes[name] = value and max(0, min(value, _MAX_TIME))
-    changes["waste_nanos"] = _bounded(record.waste_nanos)
-    changes["cost_nanos"] = _bounded(record.cost_nanos)
+    changes: dict[str, Any] = {}
+    for name in (*_TEXTS, *_NUMBERS, *_TIMES, *_AMOUNTS):
+        value = getattr(record, name)
+        if value is None:
+            continue
+        if name in _TEXTS:
+            changes[name] = storable(value)
+        elif name in _AMOUNTS:
+            changes[name] = _bounded(value)
+        else:
+            most = tokens if name in _TOKENS else _MAX_INTEGER
+            changes[name] = max(0, min(value, _MAX_TIME if name in _TIMES else most))
     changes["charges"] = tuple(
         (storable(key), start, _bounded(each)) for key, start, each in charged
     )
-    if record.charge_nanos is not None:
-        changes["charge_nanos"] = _bounded(record.charge_nanos)
     return replace(record, **changes)
 
 
@@ -397,7 +403,7 @@ def _sums() -> list[Any]:
     ]
 
 
-def _usage_row(by: tuple[UsageDimension, ...], row: Any) -> UsageRow:
+def _usage_row(by: tuple[RecordDimension, ...], row: Any) -> UsageRow:
     group = tuple(row[f"by_{dimension}"] for dimension in by)
     sums = {name: value for name, value in row.items() if not name.startswith("by_")}
     return UsageRow(group=group, **sums)

@@ -4,13 +4,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, BinaryIO
 
 import msgspec
 
 from tessera.domain.gateway.audit import KeyEvent, key_events
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.gateway.usage_record import UsageRecord
+from tessera.domain.gateway.usage_record import FIELDS, NumberRange, UsageRecord
 from tessera.domain.observed.tenant_keys import TenantKeys
 
 _ENCODE = msgspec.json.Encoder().encode
@@ -20,6 +21,11 @@ _NS_PER_MS = 1_000_000
 # Of a SHA-256: enough to tell two keys of one name apart.
 _PREFIX_DIGITS = 12
 _WRITE_SECONDS = 0.1
+_ALWAYS = [each for each in FIELDS if each.seen.log and not each.seen.beside]
+_LOGGED = tuple(each.seen.log for each in _ALWAYS)
+_LOGGED_OF = attrgetter(*(each.name for each in _ALWAYS))
+_LOGGED_TIMES = tuple(each.seen.log for each in _ALWAYS if each.bound is NumberRange.TIME)
+_LOGGED_BESIDE = tuple(each for each in FIELDS if each.seen.log and each.seen.beside)
 # About 15,000 lines.
 _MAX_WAITING_BYTES = 8 * 2**20
 
@@ -109,45 +115,14 @@ def audit_lines(events: Iterable[KeyEvent], now: datetime) -> bytes:
 
 def access_line(record: UsageRecord) -> bytes:
     """Return the line of a request that ended, or of a call that did not answer: of 0 requests."""
-    fields = {
-        "time": datetime.fromtimestamp(record.started_at_ns / 1e9, UTC),
-        "requestId": record.request_id,
-        "recordId": record.record_id,
-        "tenant": record.tenant,
-        "team": record.team,
-        "user": record.user,
-        "key": record.key,
-        "service": record.service,
-        "model": record.model,
-        "replica": record.replica,
-        "clientAddress": record.client_address,
-        "path": record.path,
-        "phase": record.phase,
-        "status": record.status,
-        "reason": record.reason,
-        "stream": record.stream,
-        "inputTokens": record.input_tokens,
-        "cachedTokens": record.cached_tokens,
-        "predictedCachedTokens": record.predicted_cached_tokens,
-        "uncachedPrefixTokens": record.uncached_prefix_tokens,
-        "outputTokens": record.output_tokens,
-        "reasoningTokens": record.reasoning_tokens,
-        "estimated": record.estimated,
-        "resumed": record.resumed,
-        "queueMs": record.queue_ns // _NS_PER_MS,
-        "ttftMs": None if record.ttft_ns is None else record.ttft_ns // _NS_PER_MS,
-        "totalMs": record.total_ns // _NS_PER_MS,
-    }
-    if record.model_route:
-        fields |= {
-            "modelRoute": record.model_route,
-            "target": record.target,
-            "targetReason": record.target_reason,
-            "skippedTargets": record.skipped_targets,
-            "requests": record.requests,
-        }
-    if record.provider:
-        fields["provider"] = record.provider
+    fields: dict[str, Any] = {"time": datetime.fromtimestamp(record.started_at_ns / 1e9, UTC)}
+    fields |= zip(_LOGGED, _LOGGED_OF(record), strict=True)
+    for name in _LOGGED_TIMES:
+        if fields[name] is not None:
+            fields[name] //= _NS_PER_MS
+    for each in _LOGGED_BESIDE:
+        if getattr(record, each.seen.beside):
+            fields[each.seen.log] = getattr(record, each.name)
     return _line("access", fields)
 
 

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from tessera.domain.gateway.usage_record import Phase, UsageRecord
+from tessera.domain.gateway.usage_record import FIELDS, Phase, UsageRecord
 
 # Operations of the semantic conventions for generative AI, by path.
 _OPERATIONS = {
@@ -72,27 +72,8 @@ def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int |
     attributes: dict[str, str | int | bool | None] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "vllm",
-        "gen_ai.request.model": record.model,
-        "gen_ai.usage.input_tokens": record.input_tokens,
-        "gen_ai.usage.output_tokens": record.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
-        "tessera.predicted_cached_tokens": record.predicted_cached_tokens,
-        "http.response.status_code": record.status,
-        "http.route": record.path,
-        "tessera.tenant": record.tenant,
-        "tessera.team": record.team,
-        "tessera.key": record.key,
-        "tessera.service": record.service,
-        "tessera.replica": record.replica,
-        "tessera.reason": record.reason,
-        "tessera.request_id": record.request_id,
-        "tessera.resumed": record.resumed,
     }
-    if record.model_route:
-        attributes |= {
-            "tessera.route": record.model_route,
-            "tessera.target": record.target,
-            "tessera.target_reason": record.target_reason,
-            "tessera.skipped_targets": record.skipped_targets,
-        }
+    for each in FIELDS:
+        if each.seen.span and (not each.seen.beside or getattr(record, each.seen.beside)):
+            attributes[each.seen.span] = getattr(record, each.name)
     return {name: value for name, value in attributes.items() if value is not None}
