@@ -19,13 +19,7 @@ from tessera.api.reasons import Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted, one_line
 from tessera.controller.batch_review import review_batch
-from tessera.controller.spec_review import (
-    gate_warnings,
-    review_gate,
-    review_prices,
-    review_provider,
-    review_route,
-)
+from tessera.controller.spec_review import gate_warnings, review_spec
 from tessera.domain.budget.budgets import (
     currency_fault,
     grants_in_force,
@@ -44,6 +38,7 @@ from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import admits, discover
 from tessera.domain.kinds import kinds
+from tessera.domain.kinds.kind import Kind
 from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
 from tessera.domain.placement.checks import (
@@ -397,14 +392,14 @@ def validators(
         kinds.ACCELERATOR_POOLS: lambda body, _, operation: review_pool(
             body, store, clock(), deleted=operation == "DELETE"
         ),
-        kinds.QUALITY_GATES: lambda body, *_: review_gate(body, store),
-        kinds.MODEL_ROUTES: lambda body, *_: review_route(body, store),
-        kinds.MODEL_PROVIDERS: lambda body, *_: review_provider(body, store),
-        kinds.PRICE_LISTS: lambda body, *_: review_prices(body, store),
     }
+
+    def reviewer(kind: Kind[Any]) -> Reviewer:
+        return reviews.get(kind, lambda body, *_: review_spec(kind, body, store))
+
     return {
-        kind.plural: _validator(review, namespaces if kind.namespaced else ())
-        for kind, review in reviews.items()
+        kind.plural: _validator(reviewer(kind), namespaces if kind.namespaced else ())
+        for kind in kinds.USER_KINDS
     }
 
 

@@ -1,6 +1,6 @@
 """Review of gates, routes, providers and prices by what they name, however large the fleet is."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from tessera.adapters.kube import object_parsing as wire
@@ -8,6 +8,7 @@ from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.quality_gate import QualityGateSpec
 from tessera.domain.budget.budgets import namespace_claims
+from tessera.domain.kinds.kind import Kind
 from tessera.domain.kinds.kinds import (
     INFERENCE_SERVICES,
     MODEL_PROVIDERS,
@@ -16,7 +17,10 @@ from tessera.domain.kinds.kinds import (
     QUALITY_GATES,
     TENANT_BUDGETS,
 )
+from tessera.domain.observed.gates import ObservedGate
+from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.providers import ObservedProvider
+from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
@@ -33,12 +37,18 @@ def gate_warnings(namespace: str, spec: InferenceServiceSpec, store: Store) -> I
         yield f"spec.rollout.gateRef: QualityGate/{gate} not found in {namespace}"
 
 
-def review_gate(body: Mapping[str, Any], store: Store) -> Review:
-    """Return refusals and warnings for a QualityGate."""
-    gate = wire.parse_own(QUALITY_GATES, _with_uid(body))
-    if gate.spec is None:
-        return [gate.problem or "spec: unreadable"], []
-    return [], [*_missing_parts(gate.ref.namespace, gate.spec, store)]
+def review_spec(kind: Kind[Any], body: Mapping[str, Any], store: Store) -> Review:
+    """Return refusals and warnings for an object of a kind of which only its spec is reviewed."""
+    observed = wire.parse_own(kind, body)
+    if observed.spec is None:
+        return [observed.problem or "spec: unreadable"], []
+    warn = _WARNINGS.get(kind)
+    return [], [] if warn is None else [*warn(observed, store)]
+
+
+def _gate_warnings(gate: ObservedGate, store: Store) -> Iterator[str]:
+    if gate.spec is not None:
+        yield from _missing_parts(gate.ref.namespace, gate.spec, store)
 
 
 def _missing_parts(namespace: str, spec: QualityGateSpec, store: Store) -> Iterator[str]:
@@ -53,59 +63,52 @@ def _missing_parts(namespace: str, spec: QualityGateSpec, store: Store) -> Itera
         yield f"spec.judge.service: InferenceService/{judge.service} not found in {namespace}"
 
 
-def review_route(body: Mapping[str, Any], store: Store) -> Review:
-    """Return refusals and warnings for a ModelRoute.
+def _route_warnings(route: ObservedRoute, store: Store) -> Iterator[str]:
+    """Yield which targets do not exist.
 
     Only what its own namespace has is looked for among services, so that no answer says what
     others have; a provider that the tenant may not use reads as one that does not exist.
     """
-    route = wire.parse_own(MODEL_ROUTES, _with_uid(body))
-    if route.spec is None:
-        return [route.problem or "spec: unreadable"], []
-    namespace, warnings = route.ref.namespace, list[str]()
+    namespace = route.ref.namespace
     tenant = _tenant_of(namespace, store)
-    for index, target in enumerate(route.spec.targets):
+    for index, target in enumerate(route.spec.targets if route.spec is not None else ()):
         field = f"spec.targets[{index}]"
         if target.service is not None:
             of_namespace, _, name = target.service.rpartition("/")
             if of_namespace in ("", namespace) and not _exists(
                 store, INFERENCE_SERVICES, namespace, name
             ):
-                warnings.append(
-                    f"{field}.service: InferenceService/{name} not found in {namespace}"
-                )
+                yield f"{field}.service: InferenceService/{name} not found in {namespace}"
         elif target.provider is not None:
             name = target.provider.name
             observed = store.all(MODEL_PROVIDERS).get(ObjectKey(MODEL_PROVIDERS.plural, "", name))
             provider = observed.plan_input if observed is not None else None
             spec = provider.spec if isinstance(provider, ObservedProvider) else None
             if spec is None or tenant not in spec.tenants:
-                warnings.append(
+                yield (
                     f"{field}.provider.name: no ModelProvider/{name} that lists the tenant of "
                     f"{namespace}"
                 )
-    return [], warnings
 
 
-def review_provider(body: Mapping[str, Any], store: Store) -> Review:
-    """Return refusals and warnings for a ModelProvider; its Secret is read by gateways alone."""
-    provider = wire.parse_own(MODEL_PROVIDERS, _with_uid(body))
-    if provider.spec is None:
-        return [provider.problem or "spec: unreadable"], []
-    return [], [*_missing_tenants("spec.tenants", provider.spec.tenants, _budgets(store))]
+def _provider_warnings(provider: ObservedProvider, store: Store) -> Iterator[str]:
+    """Yield which tenants do not exist; its Secret is read by gateways alone."""
+    if provider.spec is not None:
+        yield from _missing_tenants("spec.tenants", provider.spec.tenants, _budgets(store))
 
 
-def review_prices(body: Mapping[str, Any], store: Store) -> Review:
-    """Return refusals and warnings for a PriceList."""
-    prices = wire.parse_own(PRICE_LISTS, body)
-    if prices.spec is None:
-        return [prices.problem or "spec: unreadable"], []
+def _price_warnings(prices: ObservedPriceList, store: Store) -> Iterator[str]:
     budgets = _budgets(store)
-    return [], [
-        warning
-        for index, entry in enumerate(prices.spec.entries)
-        for warning in _missing_tenants(f"spec.entries[{index}].tenants", entry.tenants, budgets)
-    ]
+    for index, entry in enumerate(prices.spec.entries if prices.spec is not None else ()):
+        yield from _missing_tenants(f"spec.entries[{index}].tenants", entry.tenants, budgets)
+
+
+_WARNINGS: Mapping[ApiResource, Callable[[Any, Store], Iterator[str]]] = {
+    QUALITY_GATES: _gate_warnings,
+    MODEL_ROUTES: _route_warnings,
+    MODEL_PROVIDERS: _provider_warnings,
+    PRICE_LISTS: _price_warnings,
+}
 
 
 def _budgets(store: Store) -> Container[str]:
@@ -128,8 +131,3 @@ def _tenant_of(namespace: str, store: Store) -> str | None:
         if namespace in claim.namespaces:
             return claim.budget.name
     return None
-
-
-def _with_uid(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an object with a UID, which a new one does not have yet."""
-    return {**body, "metadata": {"uid": "", **body["metadata"]}}
