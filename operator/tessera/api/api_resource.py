@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing_extensions import override
 
 READ = ("get", "list", "watch")
+# The subresource of a kind whose status the operator writes.
+STATUS = (("status", ("patch",)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from tessera.api.api_resource import READ, ApiResource
+from tessera.api.api_resource import READ, STATUS, ApiResource
 from tessera.api.key_record import TENANT_LABEL
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.kinds.kind import Process
@@ -26,17 +26,16 @@ MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
 
 
 _MANAGE = (*READ, "create", "patch", "delete")
-_STATUS = (("status", ("patch",)),)
 
 # Kinds whose objects Tessera creates, repairs and deletes.
 _managed_kind = partial(ApiResource, verbs=_MANAGE, selector=MANAGED_SELECTOR)
 
 # As the operator has them, which writes prices by cost once a day.
-PRICED_LISTS = replace(PRICE_LISTS, verbs=("list",), subresources=_STATUS)
+PRICED_LISTS = replace(PRICE_LISTS, verbs=("list",), subresources=STATUS)
 NODES = ApiResource(kind="Node", namespaced=False, verbs=READ)
 # Of all pods, since a user who may write a pod may take its labels off: those without devices that
 # Tessera did not create are dropped when they are parsed.
-PODS = ApiResource(kind="Pod", verbs=(*READ, "patch", "delete"), subresources=_STATUS)
+PODS = ApiResource(kind="Pod", verbs=(*READ, "patch", "delete"), subresources=STATUS)
 # Created for models and never deleted by the operator: they are deleted with their owner.
 CLAIMS = ApiResource(kind="PersistentVolumeClaim", verbs=(*READ, "create", "patch"))
 # Created once and deleted; a Job's template is immutable, so there is nothing to repair.

@@ -6,8 +6,8 @@ from enum import Enum, auto
 from typing import Any, Generic, cast, get_args
 
 from pydantic import BaseModel
-from typing_extensions import override
 
+from tessera.api.api_resource import STATUS
 from tessera.api.schema import CustomResource, PrinterColumn
 from tessera.domain.observed.object import ObservedT
 
@@ -15,8 +15,6 @@ Body = Mapping[str, Any]
 # Returns further fields of what is observed, from the object as it is in the API server, its spec
 # and its status; each of these two is None if it cannot be read.
 More = Callable[[Body, BaseModel | None, BaseModel | None], Mapping[str, Any]]
-
-_STATUS = (("status", ("patch",)),)
 
 
 class Process(Enum):
@@ -34,7 +32,7 @@ class Kind(CustomResource, Generic[ObservedT]):
     field: str = ""
     """The field of a Snapshot that holds its objects; empty where no decision but a report reads
     them."""
-    subresources: tuple[tuple[str, tuple[str, ...]], ...] = _STATUS
+    subresources: tuple[tuple[str, tuple[str, ...]], ...] = STATUS
     watched_by: frozenset[Process] = frozenset(Process)
     reviewed_on: tuple[str, ...] = ("CREATE", "UPDATE")
     """Operations on which the webhook is asked."""
@@ -45,10 +43,6 @@ class Kind(CustomResource, Generic[ObservedT]):
     else it is read whole or not at all."""
     more: More | None = None
     """What is observed of it beside the fields of all kinds."""
-
-    @override
-    def __post_init__(self) -> None:
-        CustomResource.__post_init__(self)
 
     @property
     def spec(self) -> type[BaseModel]:
