@@ -7,8 +7,8 @@ from typing import Any
 
 from tessera.api.model_files import PoolingTask
 from tessera.api.template_version import Platform
-from tessera.domain.billing.bill import Bill
 from tessera.domain.config import Config
+from tessera.domain.cost.bill import Bill
 from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, BATCH_INFERENCES, INFERENCE_SERVICES
 from tessera.domain.names import SERVICE_LABEL, deployment_name
 from tessera.domain.observed.model_reports import FetchProgress

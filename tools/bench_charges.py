@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 
 from figures import benchmark
 from tessera.api.tenant_budget import WindowName
-from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import ChargeAsk
-from tessera.domain.charges.gateway_charges import (
+from tessera.domain.charge.account import ChargeAccount
+from tessera.domain.charge.exchange import ChargeAsk
+from tessera.domain.charge.gateway_charges import (
     ChargeRefusal,
     ChargeReservation,
     ChargesNeeded,
     GatewayCharges,
 )
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charge.scopes import ChargeLimit, ChargeScope
 
 _EPOCH = 1_800_014_400.0
 _GATEWAYS, _STREAMS = 4, 64

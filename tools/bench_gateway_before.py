@@ -36,9 +36,9 @@ if sys.argv[3] == "on":
     from dataclasses import replace
     from datetime import date
     from tessera.api.price_list import PriceEntry, PriceListSpec
-    from tessera.domain.charges.price_book import PriceListBook, revised_book
+    from tessera.domain.charge.price_book import PriceListBook, revised_book
     from tessera.domain.observed.price_lists import ObservedPriceList
-    from tessera.domain.charges.scopes import ChargeLimit, MemberKind
+    from tessera.domain.charge.scopes import ChargeLimit, MemberKind
     entry = PriceEntry(from_=date(2026, 1, 1), models=("*",), input="1", output="4")
     spec = PriceListSpec(entries=(entry,))
     book = revised_book(PriceListBook(), [ObservedPriceList(name="standard", spec=spec)], 0.0)

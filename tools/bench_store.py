@@ -21,13 +21,13 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from tessera.domain.charges.exchange import ChargeAsk
-from tessera.domain.charges.gateway_charges import (
+from tessera.domain.charge.exchange import ChargeAsk
+from tessera.domain.charge.gateway_charges import (
     ChargeReservation,
     ChargesNeeded,
     GatewayCharges,
 )
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope, MemberKind
+from tessera.domain.charge.scopes import ChargeLimit, ChargeScope, MemberKind
 from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.store.store import GatewayStore

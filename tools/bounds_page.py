@@ -18,8 +18,8 @@ from tessera.controller.token_access import UNKNOWN_PLACES
 from tessera.domain.batch.attempt_state import MAX_BACKOFF, MAX_FAILURES_WITHOUT_ROWS
 from tessera.domain.batch.attempt_state import STALL_TIMEOUT as BATCH_STALL_TIMEOUT
 from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
-from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.config import STALL_TIMEOUT
+from tessera.domain.cost.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.gateway.client_lengths import MAX_CLIENTS
 from tessera.domain.gateway.schema_cost import (
     MAX_COMPILER_SECONDS,

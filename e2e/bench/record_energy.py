@@ -1,7 +1,7 @@
 """`make record-energy`: a day of GPUs in five minutes of a world, as the operator metered it.
 
 Slices and whole GPUs, under load and idle, a driver that is loaded again, a service that moves, and
-nodes whose GPUs are partitioned anew. Writes what `tests/domain/billing/test_energy_day.py` reads.
+nodes whose GPUs are partitioned anew. Writes what `tests/domain/cost/test_energy_day.py` reads.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from tessera.api.price_list import MAX_MEASURED_PRICES, PriceListSpec
 from tessera.api.ref import Ref
 from tessera.api.schema import crd
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.domain.billing.cost_prices import DAY, ServiceDay, next_status
+from tessera.domain.cost.cost_prices import DAY, ServiceDay, next_status
 from tessera.domain.gateway.name_rights import NameHolder, NameRights
 from tessera.domain.kinds.kinds import (
     ACCELERATOR_POOLS,

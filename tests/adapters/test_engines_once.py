@@ -24,7 +24,7 @@ from tessera.cli.doctor.metrics import check_prometheus
 from tessera.cli.errors import CommandError
 from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.forecast.command import run
-from tessera.domain.billing.statement import ScrapeRef
+from tessera.domain.cost.statement import ScrapeRef
 from tessera.domain.slo.measurement import LatencyEdges
 from tessera_lab.cli.live_series import LiveSeries, selector_of
 from tessera_lab.cli.simulate.live_load import _histogram

@@ -17,7 +17,7 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.queries import SERVICE, VARIANT, Bounds
 from tessera.adapters.prometheus.rows import QueryRow, bounded_rows, well_formed_rows
 from tessera.api.inference_service import Slo
-from tessera.domain.billing.statement import ScrapeRef
+from tessera.domain.cost.statement import ScrapeRef
 from tessera.domain.observed.snapshot import Ref, TokenRates
 from tessera.domain.slo.measurement import LatencyEdges, measure_slo
 from tessera.ports import MetricsError, RejectedSample

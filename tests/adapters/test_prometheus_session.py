@@ -10,7 +10,7 @@ import pytest
 
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
-from tessera.domain.billing.statement import ScrapeRef
+from tessera.domain.cost.statement import ScrapeRef
 from tessera.ports import MetricsError
 from tests.adapters.small_server import OK, Response, raw_server
 from tests.builders import NOW

@@ -9,7 +9,7 @@ from tessera.batch_runner.answers.ledger import Ledger
 from tessera.batch_runner.input.manifest import InputManifest, build_shards
 from tessera.batch_runner.input.rows import BatchRow
 from tessera.batch_runner.payment import RowPayer
-from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
+from tessera.domain.charge.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
 
 pytestmark = pytest.mark.anyio
 

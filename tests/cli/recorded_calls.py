@@ -50,11 +50,11 @@ from tessera.cli.top.requests import report_lines as request_lines
 from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.usage.command import UsageTable
 from tessera.cli.usage.command import output as usage_output
-from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.energy import Energy, EnergyLine, IdleGPU
-from tessera.domain.billing.energy_statement import EnergyStatement
-from tessera.domain.billing.energy_windows import EnergySplit
-from tessera.domain.billing.statement import Amounts, Statement
+from tessera.domain.cost.device_use import CostLine, CostState
+from tessera.domain.cost.energy import Energy, EnergyLine, IdleGPU
+from tessera.domain.cost.energy_statement import EnergyStatement
+from tessera.domain.cost.energy_windows import EnergySplit
+from tessera.domain.cost.statement import Amounts, Statement
 from tessera.domain.explain.request import JoinedExplanations
 from tessera.domain.observed.energy import EnergySource
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref

@@ -29,10 +29,10 @@ from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.text import parse_since
-from tessera.domain.billing.bill import Bill
-from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.energy_statement import EnergyScrape
-from tessera.domain.billing.statement import (
+from tessera.domain.cost.bill import Bill
+from tessera.domain.cost.device_use import CostLine, CostState
+from tessera.domain.cost.energy_statement import EnergyScrape
+from tessera.domain.cost.statement import (
     Amounts,
     BillScrape,
     ProcessLabels,

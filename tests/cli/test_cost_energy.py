@@ -16,11 +16,11 @@ from tessera.adapters.prometheus.statements import read_statements
 from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.text import parse_month
-from tessera.domain.billing.bill import Bill
-from tessera.domain.billing.device_use import CostState
-from tessera.domain.billing.energy import Energy, EnergyLine, EnergyMeter, IdleGPU
-from tessera.domain.billing.energy_statement import EnergyStatement
-from tessera.domain.billing.energy_windows import EnergyGap, EnergySplit
+from tessera.domain.cost.bill import Bill
+from tessera.domain.cost.device_use import CostState
+from tessera.domain.cost.energy import Energy, EnergyLine, EnergyMeter, IdleGPU
+from tessera.domain.cost.energy_statement import EnergyStatement
+from tessera.domain.cost.energy_windows import EnergyGap, EnergySplit
 from tessera.domain.observed.energy import EnergySource
 from tessera.ports import MetricsError
 from tessera.telemetry.telemetry import Telemetry

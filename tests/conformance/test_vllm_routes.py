@@ -16,7 +16,7 @@ from tessera.api.price_list import PriceEntry, PriceListSpec
 from tessera.api.ref import Ref
 from tessera.batch_runner.gate.scorers import ModelAnswer
 from tessera.batch_runner.gate.suite import SuitePrompt, read_suite
-from tessera.domain.charges.price_book import PriceListBook, revised_book
+from tessera.domain.charge.price_book import PriceListBook, revised_book
 from tessera.domain.gateway.directory import Directory, OfferedModel
 from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.observed.price_lists import ObservedPriceList

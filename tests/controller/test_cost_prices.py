@@ -9,8 +9,8 @@ import pytest
 
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.cost_prices import CostPricing
-from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.statement import Amounts, BillScrape, ProcessLabels, ScrapeRef
+from tessera.domain.cost.device_use import CostLine, CostState
+from tessera.domain.cost.statement import Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.kinds.kinds import PRICE_LISTS, TENANT_BUDGETS
 from tessera.ports import MetricsError
 from tessera.reconcile.observe import Observations

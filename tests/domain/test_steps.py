@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tessera.api.pool_reasons import LayoutReady, PoolAccepted
 from tessera.api.reasons import Accepted
 from tessera.domain.batch.batches import ProposedBatch
-from tessera.domain.billing.bill import Bill, accrue
 from tessera.domain.budget.budgets import BudgetView, MeteredTenant
 from tessera.domain.budget.state import BudgetState
 from tessera.domain.config import Config
+from tessera.domain.cost.bill import Bill, accrue
 from tessera.domain.hardware.pools import PoolView, pool_view
 from tessera.domain.incremental import Incremental
 from tessera.domain.mig_backends.nodes import MigNode

@@ -12,9 +12,9 @@ from tessera.api.price_list import PriceEntry, PriceListSpec
 from tessera.api.ref import Ref
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.raises import AmountRaise
-from tessera.domain.charges.account import window_at
-from tessera.domain.charges.price_book import PriceListBook, revised_book
-from tessera.domain.charges.scopes import ChargeLimit
+from tessera.domain.charge.account import window_at
+from tessera.domain.charge.price_book import PriceListBook, revised_book
+from tessera.domain.charge.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
     OutsideModel,

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import aiohttp
 
 from tessera.api.ref import Ref
-from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk
+from tessera.domain.charge.account import ChargeAccount
+from tessera.domain.charge.exchange import AccountKey, ChargeAnswer, ChargeAsk
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import (
     ApiKey,

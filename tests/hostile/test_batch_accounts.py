@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.batch_rows import BatchOutcome
+from tessera.domain.charge.batch_rows import BatchOutcome
 from tessera.domain.usage.statement import ChargeQuery
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.store import GatewayStore

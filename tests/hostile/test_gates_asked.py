@@ -15,7 +15,7 @@ from tessera.api.ref import Ref
 from tessera.batch_runner.errors import BatchError
 from tessera.batch_runner.gate import asking
 from tessera.batch_runner.gate.asking import AskOptions, PromptAsker, QuestionKey
-from tessera.domain.charges.scopes import MemberKind
+from tessera.domain.charge.scopes import MemberKind
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits, model_changes
 from tessera.domain.gateway.oidc import OidcIssuer
 from tessera.domain.gateway.reasons import RequestReason

@@ -10,11 +10,11 @@ import pytest
 from tessera.api.price_list import PriceListSpec
 from tessera.api.ref import Ref
 from tessera.api.tenant_budget import WindowName
-from tessera.domain.charges.account import window_at
-from tessera.domain.charges.gateway_charges import ChargeRefusal, ChargeReservation
-from tessera.domain.charges.price_book import SEEN_SECONDS, PriceListBook, revised_book
+from tessera.domain.charge.account import window_at
+from tessera.domain.charge.gateway_charges import ChargeRefusal, ChargeReservation
+from tessera.domain.charge.price_book import SEEN_SECONDS, PriceListBook, revised_book
 from tessera.domain.observed.price_lists import ObservedPriceList
-from tests.domain.charges.fleet import ChargeFleet, a_scope
+from tests.domain.charge.fleet import ChargeFleet, a_scope
 
 # Half-hour and quarter-hour offsets, clocks that change by half an hour, at midnight, and never.
 ZONES = (

@@ -19,11 +19,11 @@ from tessera.api.price_list import PriceEntry, PriceList, PriceListSpec
 from tessera.api.ref import Ref
 from tessera.api.schema import crd
 from tessera.domain.budget.raises import AmountRaise
-from tessera.domain.charges.gateway_charges import STANDING_SECONDS
-from tessera.domain.charges.price_book import PriceListBook, revised_book
-from tessera.domain.charges.prices import RequestPrice, charge_of, most_charge
-from tessera.domain.charges.scopes import ChargeLimit, MemberKind
-from tessera.domain.charges.throttle import ThrottleTerms
+from tessera.domain.charge.gateway_charges import STANDING_SECONDS
+from tessera.domain.charge.price_book import PriceListBook, revised_book
+from tessera.domain.charge.prices import RequestPrice, charge_of, most_charge
+from tessera.domain.charge.scopes import ChargeLimit, MemberKind
+from tessera.domain.charge.throttle import ThrottleTerms
 from tessera.domain.gateway.directory import Directory
 from tessera.domain.kinds.kinds import KINDS
 from tessera.domain.observed.price_lists import ObservedPriceList

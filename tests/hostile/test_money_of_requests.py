@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.periods import next_period, period_at, zone_of
-from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import AccountKey, ChargeAsk, LendingOutcome
-from tessera.domain.charges.gateway_charges import ChargeRefusal, ChargeReservation
-from tessera.domain.charges.prices import charge_of
-from tessera.domain.charges.scopes import MemberKind
+from tessera.domain.charge.account import ChargeAccount
+from tessera.domain.charge.exchange import AccountKey, ChargeAsk, LendingOutcome
+from tessera.domain.charge.gateway_charges import ChargeRefusal, ChargeReservation
+from tessera.domain.charge.prices import charge_of
+from tessera.domain.charge.scopes import MemberKind
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.gateway.usage_record import UsageRecord
 from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.reserve.charges import Charges
-from tests.domain.charges.fleet import ChargeFleet, a_scope
+from tests.domain.charge.fleet import ChargeFleet, a_scope
 from tests.gateway.charging import a_charge_limit, prices
 from tests.gateway.harness import (
     COMPLETION,

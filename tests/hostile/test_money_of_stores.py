@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tessera.domain.budget.raises import AmountRaise
-from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
+from tessera.domain.charge.account import ChargeAccount
+from tessera.domain.charge.exchange import ChargeAsk, LendingOutcome
 from tessera.domain.limits.account import BorrowRequest
 from tessera.gateway.store import charges
 from tessera.gateway.store.leases import clock

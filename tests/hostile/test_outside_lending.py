@@ -14,10 +14,10 @@ from tessera.api.key_record import KeyBudget
 from tessera.api.tenant_budget import TenantBudgetStatus, WindowName
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.periods import period_at, zone_of
-from tessera.domain.charges.account import window_at
-from tessera.domain.charges.gateway_charges import ChargeReservation
-from tessera.domain.charges.reports import merged_limits, reported_charges
-from tessera.domain.charges.scopes import ChargeScope, is_outside
+from tessera.domain.charge.account import window_at
+from tessera.domain.charge.gateway_charges import ChargeReservation
+from tessera.domain.charge.reports import merged_limits, reported_charges
+from tessera.domain.charge.scopes import ChargeScope, is_outside
 from tessera.domain.gateway.directory import Identity
 from tessera.domain.gateway.outside import outside_limits
 from tessera.domain.gateway.reasons import RequestReason
@@ -39,8 +39,8 @@ from tests.domain.budget.test_outside import (
     recorded,
     reported,
 )
-from tests.domain.charges.fleet import NOON, ChargeFleet
-from tests.domain.charges.test_outside import lent
+from tests.domain.charge.fleet import NOON, ChargeFleet
+from tests.domain.charge.test_outside import lent
 from tests.gateway.charging import a_cost_limit, an_outside_model
 from tests.gateway.harness import TENANT, a_chosen_request
 from tests.gateway.reserve.test_outside import outside

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.billing.device_use import CostState
+from tessera.domain.cost.device_use import CostState
 from tessera.domain.kinds.kinds import INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.hostile.twin import HOSTILE, PERIOD, Fleet, Twins

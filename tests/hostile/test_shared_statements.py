@@ -11,19 +11,19 @@ import pytest
 from sqlalchemy import update
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
-from tessera.domain.charges.batch_account import SILENT_SECONDS
-from tessera.domain.charges.batch_rows import BatchOutcome
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
-from tessera.domain.charges.gateway_charges import ChargeReservation, ChargesNeeded
-from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.charge.batch_account import SILENT_SECONDS
+from tessera.domain.charge.batch_rows import BatchOutcome
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charge.gateway_charges import ChargeReservation, ChargesNeeded
+from tessera.domain.charge.scopes import ChargeScope
 from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.usage.statement import ChargeCorrection, ChargeQuery
 from tessera.gateway.import_usage import Imported, import_usage
 from tessera.gateway.store.batches import BatchStore
 from tessera.gateway.store.schema import CHARGE_BATCHES
 from tessera.gateway.store.store import GatewayStore, own_file
-from tests.domain.charges.fleet import ChargeFleet
-from tests.domain.charges.fleet import a_scope as a_day
+from tests.domain.charge.fleet import ChargeFleet
+from tests.domain.charge.fleet import a_scope as a_day
 from tests.gateway.charging import a_charge_limit, paying
 from tests.gateway.harness import a_directory, a_gateway, a_model, a_replica, an_api_key
 from tests.gateway.store.builders import SECOND

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.billing.bill import Bill
+from tessera.domain.cost.bill import Bill
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import Ref
 from tessera.reconcile.cycle import ReconcileOutcome

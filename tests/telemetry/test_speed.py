@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.aspects import speed
-from tessera.domain.billing.bill import Bill
+from tessera.domain.cost.bill import Bill
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry

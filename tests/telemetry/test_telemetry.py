@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.api.service_status import StartStatus
-from tessera.domain.billing.bill import Bill
-from tessera.domain.billing.device_use import CostLine, CostState
+from tessera.domain.cost.bill import Bill
+from tessera.domain.cost.device_use import CostLine, CostState
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, at, dollars, plan_of

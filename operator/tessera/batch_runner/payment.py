@@ -15,7 +15,7 @@ from tessera.batch_runner.errors import BudgetExceededError, FencedError
 from tessera.batch_runner.input.manifest import InputManifest
 from tessera.batch_runner.input.rows import BatchRow
 from tessera.domain.batch.names import EMBEDDING_URL
-from tessera.domain.charges.batch_rows import (
+from tessera.domain.charge.batch_rows import (
     MAX_BLOCKS,
     BatchAnswer,
     BatchMessage,

@@ -47,7 +47,7 @@ from tessera.batch_runner.payment import RowPayer, gateway_tell
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
 from tessera.domain.batch.names import BATCH_ACCOUNT
-from tessera.domain.charges.batch_rows import BatchMessage
+from tessera.domain.charge.batch_rows import BatchMessage
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.ports import NotFoundError
 

@@ -8,7 +8,8 @@ from datetime import date, timedelta
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.statements import read_statements
 from tessera.adapters.prometheus.usage import token_queries, tokens_of
-from tessera.domain.billing.cost_prices import (
+from tessera.domain.budget.budgets import grants_in_force, namespace_claims
+from tessera.domain.cost.cost_prices import (
     DAY,
     ServiceDay,
     day_begin,
@@ -16,7 +17,6 @@ from tessera.domain.billing.cost_prices import (
     next_status,
     service_days,
 )
-from tessera.domain.budget.budgets import grants_in_force, namespace_claims
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.kinds.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.price_lists import ObservedPriceList

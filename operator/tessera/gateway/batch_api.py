@@ -13,7 +13,7 @@ from tessera.adapters.review_turns import ReviewsBusyError, ReviewTurns
 from tessera.api.text import counted
 from tessera.domain.batch.charged import ChargedBatch, charged_batch
 from tessera.domain.batch.names import BATCH_ACCOUNT
-from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
+from tessera.domain.charge.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import service_account_identity
 from tessera.domain.limits.charges import batch_model, charge_scopes, price_for

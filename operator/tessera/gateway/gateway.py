@@ -12,7 +12,7 @@ from typing import Protocol
 from tessera.adapters.run_forever import run_forever
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
-from tessera.domain.charges.reports import reported_charges
+from tessera.domain.charge.reports import reported_charges
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory
 from tessera.domain.gateway.requests import AwaitedStreams

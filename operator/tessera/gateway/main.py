@@ -29,7 +29,7 @@ from tessera.adapters.kube.installation_pods import operator_addresses, other_ga
 from tessera.adapters.logs import configure_logging
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
-from tessera.domain.charges.reports import merged_limits, reported_charges
+from tessera.domain.charge.reports import merged_limits, reported_charges
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import BATCH_CHARGES, USAGE_READER, keys_namespace
 from tessera.domain.observed.tenant_keys import TenantKeys

@@ -12,8 +12,8 @@ import msgspec
 
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.charges.gateway_charges import ChargeRefusal
-from tessera.domain.charges.scopes import ChargeLimit, is_outside
+from tessera.domain.charge.gateway_charges import ChargeRefusal
+from tessera.domain.charge.scopes import ChargeLimit, is_outside
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.charges import charged_name, next_price

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tessera.domain.billing.bill import Bill, accrue
-from tessera.domain.billing.device_use import busy_since
-from tessera.domain.billing.energy import EnergyMeter, meter_energy, restored_meter
 from tessera.domain.budget.metering import MAX_CLOCK_ERROR, merge_records
 from tessera.domain.config import Config
+from tessera.domain.cost.bill import Bill, accrue
+from tessera.domain.cost.device_use import busy_since
+from tessera.domain.cost.energy import EnergyMeter, meter_energy, restored_meter
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan, PlanMemory, plan

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tessera.domain.billing.bill import Bill
-from tessera.domain.billing.device_use import CostLine
+from tessera.domain.cost.bill import Bill
+from tessera.domain.cost.device_use import CostLine
 from tessera.domain.money import NANO
 from tessera.domain.reporting.series import Sample, Series
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tessera.domain.billing.energy import Energy, EnergyLine, EnergyMeter
+from tessera.domain.cost.energy import Energy, EnergyLine, EnergyMeter
 from tessera.domain.money import NANO
 from tessera.domain.reporting.series import Sample, Series
 

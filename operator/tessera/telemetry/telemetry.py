@@ -12,8 +12,8 @@ from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.names import billing_ref
-from tessera.domain.billing.bill import Bill
-from tessera.domain.billing.energy import EnergyMeter
+from tessera.domain.cost.bill import Bill
+from tessera.domain.cost.energy import EnergyMeter
 from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import COUNT_LABEL
-from tessera.domain.billing.energy import MILLIJOULES_PER_KWH, EnergyLine, EnergyMeter, meter_energy
+from tessera.domain.cost.energy import MILLIJOULES_PER_KWH, EnergyLine, EnergyMeter, meter_energy
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_models import find_gpu_model
 from tessera.domain.hardware.pools import discover

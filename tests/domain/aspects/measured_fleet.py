@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.domain.billing.bill import Bill
+from tessera.domain.cost.bill import Bill
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tessera.domain.observed.latency import (

@@ -20,16 +20,16 @@ from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import metering_inputs
 from tessera.domain.budget.outside import lend_to_gateways
 from tessera.domain.budget.periods import period_at
-from tessera.domain.charges.account import ChargeAccount, window_at
-from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
-from tessera.domain.charges.gateway_charges import (
+from tessera.domain.charge.account import ChargeAccount, window_at
+from tessera.domain.charge.exchange import ChargeAsk, LendingOutcome
+from tessera.domain.charge.gateway_charges import (
     ChargeRefusal,
     ChargeReservation,
     ChargesNeeded,
     GatewayCharges,
 )
-from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charge.reports import reported_charges
+from tessera.domain.charge.scopes import ChargeLimit, ChargeScope
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.gateway.outside import outside_limits
 from tessera.domain.hardware.pools import discover

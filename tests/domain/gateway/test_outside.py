@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.rate_limits import RateLimitsSpec
-from tessera.domain.charges.prices import charge_of
+from tessera.domain.charge.prices import charge_of
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.limits.scopes import applicable_limits

@@ -8,9 +8,9 @@ from tessera.api.key_record import KeyBudget, KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.tenant_budget import BudgetRaise
-from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.charge.account import ChargeAccount
+from tessera.domain.charge.exchange import ChargeAsk, LendingOutcome
+from tessera.domain.charge.scopes import ChargeScope
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.limits.charges import charge_scopes

@@ -9,7 +9,7 @@ from typing import Any
 from tessera.api.model_provider import ModelCost, ProviderModel
 from tessera.api.model_route import ModelRouteSpec
 from tessera.api.ref import Ref
-from tessera.domain.charges.scopes import ChargeLimit
+from tessera.domain.charge.scopes import ChargeLimit
 from tessera.domain.gateway.directory import ApiKey, OfferedModel, OutsideModel
 from tessera.domain.gateway.outside import outside_cost
 from tessera.domain.gateway.usage_record import UsageRecord

@@ -10,7 +10,7 @@ import pytest
 
 from tessera.api.model_provider import CostStep, ModelCost
 from tessera.api.ref import Ref
-from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
+from tessera.domain.charge.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tests.gateway.charging import INPUT, OUTPUT, a_cost_limit
 from tests.gateway.outside.routing import OUTSIDE, OWN, a_body, routed

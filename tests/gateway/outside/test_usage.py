@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.model_provider import ProviderProtocol
-from tessera.domain.charges.prices import (
+from tessera.domain.charge.prices import (
     NO_EXTRAS,
     BilledExtras,
     RequestPrice,

@@ -14,11 +14,11 @@ import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.budget.raises import AmountRaise
-from tessera.domain.charges import gateway_charges
-from tessera.domain.charges.price_book import PriceListBook
-from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit, MemberKind
-from tessera.domain.charges.throttle import ThrottleTerms
+from tessera.domain.charge import gateway_charges
+from tessera.domain.charge.price_book import PriceListBook
+from tessera.domain.charge.reports import reported_charges
+from tessera.domain.charge.scopes import OTHER_MONTH, ChargeLimit, MemberKind
+from tessera.domain.charge.throttle import ThrottleTerms
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.usage.statement import month_of
 from tessera.gateway.reserve import charges

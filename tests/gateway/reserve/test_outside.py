@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.charges.prices import BilledExtras
-from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import OTHER_MONTH, ChargeLimit
+from tessera.domain.charge.prices import BilledExtras
+from tessera.domain.charge.reports import reported_charges
+from tessera.domain.charge.scopes import OTHER_MONTH, ChargeLimit
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.api.ref import Ref
-from tessera.domain.charges.price_book import PriceListBook
+from tessera.domain.charge.price_book import PriceListBook
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
 from tessera.gateway.queue.places import DemandCount
 from tests.gateway.charging import INPUT, OUTPUT, paying

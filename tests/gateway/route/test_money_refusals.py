@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.api.ref import Ref
-from tessera.domain.charges.scopes import MemberKind
+from tessera.domain.charge.scopes import MemberKind
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import MONEY_REASONS, REFUSALS, RequestError, no_target
 from tests.gateway.charging import a_charge_limit, paying, prices

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from tessera.domain.charges.scopes import OTHER_MONTH
+from tessera.domain.charge.scopes import OTHER_MONTH
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.usage_record import (
     CHARGE_COLUMNS,

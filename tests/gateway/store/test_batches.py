@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.account import window_at
-from tessera.domain.charges.batch_rows import (
+from tessera.domain.charge.account import window_at
+from tessera.domain.charge.batch_rows import (
     BatchAnswer,
     BatchMessage,
     BatchOutcome,
     BlockUse,
     RowTokens,
 )
-from tessera.domain.charges.prices import RequestPrice
-from tessera.domain.charges.reports import reported_charges
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charge.prices import RequestPrice
+from tessera.domain.charge.reports import reported_charges
+from tessera.domain.charge.scopes import ChargeLimit, ChargeScope
 from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.usage.statement import ChargeQuery
 from tessera.gateway.store.batches import BatchStore, BatchTerms

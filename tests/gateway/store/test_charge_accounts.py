@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
+from tessera.domain.charge.scopes import ChargeLimit, ChargeScope
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.usage.statement import month_of
 from tessera.gateway.store.charges import MAX_ASKS, WRITTEN_SECONDS

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import delete, insert, literal, select
 from typing_extensions import override
 
-from tessera.domain.charges.account import ChargeAccount
-from tessera.domain.charges.exchange import AccountKey, ChargeAnswer, ChargeAsk
+from tessera.domain.charge.account import ChargeAccount
+from tessera.domain.charge.exchange import AccountKey, ChargeAnswer, ChargeAsk
 from tessera.gateway.store import charges as stored
 from tessera.gateway.store.schema import CHARGE_ACCOUNTS, CHARGE_SPENDS, GATEWAYS, USAGE_RECORDS
 from tessera.gateway.store.store import GatewayStore
-from tests.domain.charges.fleet import Accounts, Charges
-from tests.domain.charges.machine import ChargeMachine, run
+from tests.domain.charge.fleet import Accounts, Charges
+from tests.domain.charge.machine import ChargeMachine, run
 from tests.gateway.store.builders import a_record
 
 # What a backup of a database has, and an empty one lacks.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.account import window_at
-from tessera.domain.charges.exchange import LendingOutcome
-from tessera.domain.charges.scopes import ChargeScope, MemberKind
+from tessera.domain.charge.account import window_at
+from tessera.domain.charge.exchange import LendingOutcome
+from tessera.domain.charge.scopes import ChargeScope, MemberKind
 from tessera.domain.usage.statement import HOUR_SECONDS, ChargeCorrection
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.test_charge_accounts import (

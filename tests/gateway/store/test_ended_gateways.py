@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.account import LIVE_SECONDS
-from tessera.domain.charges.exchange import LendingOutcome
+from tessera.domain.charge.account import LIVE_SECONDS
+from tessera.domain.charge.exchange import LendingOutcome
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.journal import JOURNALS

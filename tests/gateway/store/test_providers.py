@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.charge.scopes import ChargeScope
 from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.observed.charges import OUTSIDE

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.charges.exchange import AccountKey, LendingOutcome
+from tessera.domain.charge.exchange import AccountKey, LendingOutcome
 from tessera.gateway.store.seen import SeenCharges
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.test_charge_accounts import START, a_scope, an_ask, answer

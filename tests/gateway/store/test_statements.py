@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.charge.scopes import ChargeScope
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.usage_record import RecordDimension
 from tessera.domain.limits.account import BorrowRequest

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.billing.bill import Bill, accrue
-from tessera.domain.billing.device_use import CostState
-from tessera.domain.billing.energy_windows import EnergySplit
+from tessera.domain.cost.bill import Bill, accrue
+from tessera.domain.cost.device_use import CostState
+from tessera.domain.cost.energy_windows import EnergySplit
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import discover

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tessera.domain.billing.bill import Bill, accrue
+from tessera.domain.cost.bill import Bill, accrue
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera_lab.engine import EngineCore, Timeline

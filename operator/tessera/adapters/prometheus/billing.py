@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tessera.adapters.prometheus.rows import QueryRow, sample_value, to_datetime
 from tessera.api.tenant_budget import LIMIT_KEY, LimitKey
-from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.statement import BillScrape, ProcessLabels, TenantLine
 from tessera.domain.budget.meter import OutsideLoan, SpendMeter, SpendRecord, WindowSpend
+from tessera.domain.cost.device_use import CostLine, CostState
+from tessera.domain.cost.statement import BillScrape, ProcessLabels, TenantLine
 from tessera.ports import MetricsError
 
 COST = "tessera_cost_nanos_total"

@@ -22,11 +22,11 @@ from tessera.adapters.prometheus.rows import (
     to_datetime,
     values_by,
 )
-from tessera.domain.billing.device_use import CostState
-from tessera.domain.billing.energy import UNSPLIT, EnergyLine, IdleGPU
-from tessera.domain.billing.energy_statement import EnergyKey, EnergyScrape, GapKey
-from tessera.domain.billing.energy_windows import EnergySplit
-from tessera.domain.billing.statement import ScrapeRef
+from tessera.domain.cost.device_use import CostState
+from tessera.domain.cost.energy import UNSPLIT, EnergyLine, IdleGPU
+from tessera.domain.cost.energy_statement import EnergyKey, EnergyScrape, GapKey
+from tessera.domain.cost.energy_windows import EnergySplit
+from tessera.domain.cost.statement import ScrapeRef
 from tessera.domain.observed.energy import (
     DeviceReading,
     EnergyReadings,

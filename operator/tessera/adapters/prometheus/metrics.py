@@ -62,9 +62,9 @@ from tessera.adapters.prometheus.rows import (
 from tessera.adapters.prometheus.session import PrometheusSession, start_daemon
 from tessera.adapters.prometheus.speeds import SPEEDS, STEPS, speeds_of, steps_of
 from tessera.adapters.prometheus.usage import usage_queries, usage_rows
-from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.budget.periods import MAX_PERIOD
+from tessera.domain.cost.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.latency import ServiceLatency

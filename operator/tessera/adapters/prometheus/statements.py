@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from tessera.domain.billing.energy_statement import (
+from tessera.domain.cost.energy_statement import (
     EnergyScrape,
     EnergyStatement,
     build_energy_statement,
 )
-from tessera.domain.billing.statement import (
+from tessera.domain.cost.statement import (
     Amounts,
     BillScrape,
     CostStatement,

@@ -8,10 +8,10 @@ from typing import Any
 
 from tessera.api.text import first_names
 from tessera.cli.text import cell, column_head, table
-from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.energy import MILLIJOULES_PER_KWH, UNSPLIT, Energy, EnergyLine
-from tessera.domain.billing.energy_statement import EnergyStatement
-from tessera.domain.billing.energy_windows import EnergySplit
+from tessera.domain.cost.device_use import CostLine, CostState
+from tessera.domain.cost.energy import MILLIJOULES_PER_KWH, UNSPLIT, Energy, EnergyLine
+from tessera.domain.cost.energy_statement import EnergyStatement
+from tessera.domain.cost.energy_windows import EnergySplit
 from tessera.domain.observed.energy import EnergySource, worst_source
 
 _STATES = (*CostState, UNSPLIT)

@@ -26,9 +26,9 @@ from tessera.cli.cost.energy import (
 )
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
-from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.energy_statement import EnergyStatement
-from tessera.domain.billing.statement import CostStatement
+from tessera.domain.cost.device_use import CostLine, CostState
+from tessera.domain.cost.energy_statement import EnergyStatement
+from tessera.domain.cost.statement import CostStatement
 from tessera.domain.money import Money
 
 _FULL_DIGITS = 9

@@ -14,7 +14,7 @@ from tessera.domain.budget.budgets import namespace_claims
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
-from tessera.domain.charges.price_book import content_digest
+from tessera.domain.charge.price_book import content_digest
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.model.names import model_job_name

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.api.text import counted
-from tessera.domain.charges.batch_rows import BLOCK_ROWS, BatchMessage
+from tessera.domain.charge.batch_rows import BLOCK_ROWS, BatchMessage
 from tessera.domain.observed.batches import Batch
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 

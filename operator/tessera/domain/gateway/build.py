@@ -19,9 +19,9 @@ from tessera.api.service_status import InferenceServiceStatus, TenancyStatus
 from tessera.api.tenant_budget import EACH, Limit, TenantBudgetSpec
 from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
 from tessera.domain.budget.raises import amount_raises
-from tessera.domain.charges.price_book import PriceListBook
-from tessera.domain.charges.scopes import ChargeLimit, MemberKind
-from tessera.domain.charges.throttle import ThrottleTerms
+from tessera.domain.charge.price_book import PriceListBook
+from tessera.domain.charge.scopes import ChargeLimit, MemberKind
+from tessera.domain.charge.throttle import ThrottleTerms
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
     ApiKey,

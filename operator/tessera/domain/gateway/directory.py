@@ -12,9 +12,9 @@ from tessera.api.model_route import ModelRouteSpec
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
-from tessera.domain.charges.price_book import PriceListBook
-from tessera.domain.charges.prices import OutsidePrice
-from tessera.domain.charges.scopes import ChargeLimit, MemberKind
+from tessera.domain.charge.price_book import PriceListBook
+from tessera.domain.charge.prices import OutsidePrice
+from tessera.domain.charge.scopes import ChargeLimit, MemberKind
 from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.money import Money
 from tessera.domain.perf.step import StepTime

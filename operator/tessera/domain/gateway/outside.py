@@ -10,9 +10,9 @@ from tessera.api.ref import Ref
 from tessera.api.tenant_budget import Limit, TenantBudgetSpec
 from tessera.domain.budget.periods import period_at, zone_of
 from tessera.domain.budget.raises import AmountRaise
-from tessera.domain.charges.price_book import content_digest
-from tessera.domain.charges.prices import OutsidePrice
-from tessera.domain.charges.scopes import ChargeLimit
+from tessera.domain.charge.price_book import content_digest
+from tessera.domain.charge.prices import OutsidePrice
+from tessera.domain.charge.scopes import ChargeLimit
 from tessera.domain.gateway.directory import (
     OfferedModel,
     OfferedProvider,

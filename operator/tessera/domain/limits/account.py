@@ -11,7 +11,7 @@ set forward fills the account, once and at most to its amount.
 
 from dataclasses import dataclass, field
 
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.limits.scopes import ScopedLimit
 
 # Clocks of gateways on several machines differ; further back, the clock was set.

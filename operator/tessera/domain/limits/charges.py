@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from tessera.api.key_record import KeyBudget
 from tessera.api.ref import Ref
-from tessera.domain.charges.prices import RequestPrice
-from tessera.domain.charges.scopes import ChargeLimit, ChargeScope, MemberKind
+from tessera.domain.charge.prices import RequestPrice
+from tessera.domain.charge.scopes import ChargeLimit, ChargeScope, MemberKind
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
 from tessera.domain.money import to_nanos
 

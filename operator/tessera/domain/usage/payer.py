@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
-from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
+from tessera.domain.charge.prices import NO_EXTRAS, BilledExtras
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.usage_record import Phase
 

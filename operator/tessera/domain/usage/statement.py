@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tessera.api.meta import Wire
-from tessera.domain.charges.scopes import OTHER_MONTH, is_outside
+from tessera.domain.charge.scopes import OTHER_MONTH, is_outside
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.usage_record import HASHED, RecordDimension, UsageRecord
 

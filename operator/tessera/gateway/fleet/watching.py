@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tessera.api.api_resource import ApiResource
 from tessera.api.ref import Ref
-from tessera.domain.charges.price_book import PriceListBook, revised_book
+from tessera.domain.charge.price_book import PriceListBook, revised_book
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.kinds.kind import Process
 from tessera.domain.kinds.kinds import (

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from tessera.adapters.clock import Clock
-from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
+from tessera.domain.charge.prices import NO_EXTRAS, BilledExtras
 from tessera.domain.gateway.directory import OutsideModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.providers.dialects import dialect_of

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tessera.domain.charges.prices import NO_EXTRAS, BilledExtras
+from tessera.domain.charge.prices import NO_EXTRAS, BilledExtras
 from tessera.domain.model.paths import PROTOCOLS
 from tessera.domain.providers.dialects import PLAIN, Count, Dialect, OwnCost
 from tessera.gateway.bodies.json_values import NULL, each_item

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
-from tessera.domain.charges.prices import charge_of
+from tessera.domain.charge.prices import charge_of
 from tessera.domain.gateway.client_lengths import ClientId, ClientLengths
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.requests import RequestShape

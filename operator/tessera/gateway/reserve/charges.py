@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tessera.adapters.clock import Clock
-from tessera.domain.charges.answer_lengths import AnswerLengths
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
-from tessera.domain.charges.gateway_charges import (
+from tessera.domain.charge.answer_lengths import AnswerLengths
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charge.gateway_charges import (
     ChargeRefusal,
     ChargeReservation,
     ChargesNeeded,
     GatewayCharges,
     LentCharges,
 )
-from tessera.domain.charges.prices import RequestPrice, charge_of, most_charge
-from tessera.domain.charges.scopes import ChargeScope, MemberKind
+from tessera.domain.charge.prices import RequestPrice, charge_of, most_charge
+from tessera.domain.charge.scopes import ChargeScope, MemberKind
 from tessera.domain.gateway.directory import (
     Directory,
     Identity,

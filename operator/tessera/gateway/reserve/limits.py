@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.adapters.clock import Clock
-from tessera.domain.charges.prices import most_charge
-from tessera.domain.charges.scopes import OTHER_MONTH
+from tessera.domain.charge.prices import most_charge
+from tessera.domain.charge.scopes import OTHER_MONTH
 from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestPriority, RequestShape

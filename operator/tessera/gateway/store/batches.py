@@ -13,8 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tessera.domain.charges.account import window_at
-from tessera.domain.charges.batch_account import (
+from tessera.domain.charge.account import window_at
+from tessera.domain.charge.batch_account import (
     SILENT_SECONDS,
     BatchAccount,
     BatchBlock,
@@ -22,10 +22,10 @@ from tessera.domain.charges.batch_account import (
     Key,
     SettledRows,
 )
-from tessera.domain.charges.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
-from tessera.domain.charges.prices import RequestPrice
-from tessera.domain.charges.scopes import ChargeScope
+from tessera.domain.charge.batch_rows import BatchAnswer, BatchMessage, BatchOutcome
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charge.prices import RequestPrice
+from tessera.domain.charge.scopes import ChargeScope
 from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.money import Money
 from tessera.gateway.store import charges

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk
 from tessera.domain.usage.statement import ChargeQuery, ChargeReport
 from tessera.gateway.store import charges, statements
 from tessera.gateway.store.database import Database

@@ -21,10 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tessera.domain.charges.account import ChargeAccount, GatewayBalance, window_at
-from tessera.domain.charges.batch_account import BatchAccount
-from tessera.domain.charges.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
-from tessera.domain.charges.scopes import OTHER_MONTH, ChargeScope, MemberKind, is_outside
+from tessera.domain.charge.account import ChargeAccount, GatewayBalance, window_at
+from tessera.domain.charge.batch_account import BatchAccount
+from tessera.domain.charge.exchange import ChargeAnswer, ChargeAsk, LendingOutcome
+from tessera.domain.charge.scopes import OTHER_MONTH, ChargeScope, MemberKind, is_outside
 from tessera.domain.gateway.usage_record import UsageRecord, gateway_of
 from tessera.domain.usage.statement import (
     CLOSING_SECONDS,

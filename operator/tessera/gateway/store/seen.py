@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tessera.domain.charges.exchange import AccountKey
+from tessera.domain.charge.exchange import AccountKey
 
 log = logging.getLogger("tessera.gateway")
 

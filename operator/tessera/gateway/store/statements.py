@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tessera.domain.charges.scopes import OTHER_MONTH
+from tessera.domain.charge.scopes import OTHER_MONTH
 from tessera.domain.gateway.usage_record import (
     BY_NAME,
     CHARGE_COLUMNS,

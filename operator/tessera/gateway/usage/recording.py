@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tessera.api.text import counted
-from tessera.domain.charges.account import LIVE_SECONDS
+from tessera.domain.charge.account import LIVE_SECONDS
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.gateway.refusals import RequestError

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
-from tessera.domain.charges.prices import RequestPrice, charge_of
+from tessera.domain.charge.prices import RequestPrice, charge_of
 from tessera.domain.gateway.directory import Directory, OfferedModel
 from tessera.domain.gateway.usage_record import Phase, UsageRecord
 from tessera.domain.limits.charges import price_for
