@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from tessera.api.api_resource import ApiResource
 from tessera.api.model_files import PoolingTask
@@ -51,7 +51,7 @@ class ClockReading:
 
 
 ObjectValue: TypeAlias = (
-    Observed[Any, Any]
+    Observed
     | Node
     | ObservedNodeLayout
     | Pod

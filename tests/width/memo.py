@@ -55,7 +55,7 @@ _RULE = '''"""What the status of a memo says."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tessera.api.memo import MemoAccepted, MemoSpec, MemoStatus
+from tessera.api.memo import MemoAccepted, MemoStatus
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.observed.object import Observed
@@ -64,7 +64,7 @@ from tessera.domain.status.conditions import conditions
 
 
 def memo_statuses(
-    memos: Sequence[Observed[MemoSpec, MemoStatus]], snapshot: Snapshot, *_: Any
+    memos: Sequence[Observed], snapshot: Snapshot, *_: Any
 ) -> Mapping[Ref, MemoStatus]:
     """Return the status of each memo."""
     statuses = {}
@@ -81,7 +81,7 @@ def memo_statuses(
 
 _ROW = """MEMOS = Kind(
     model=Memo,
-    observed=Observed[MemoSpec, MemoStatus],
+    observed=Observed,
     short_names=("tmemo",),
     columns=accepted_columns(PrinterColumn(name="Text", path=".spec.text")),
 )
@@ -96,7 +96,7 @@ MEMO = Addition(
     edits={
         "domain/kinds/kinds.py": {
             "from tessera.api.model_provider import ModelProvider\n": (
-                "from tessera.api.memo import Memo, MemoSpec, MemoStatus\n"
+                "from tessera.api.memo import Memo\n"
                 "from tessera.api.model_provider import ModelProvider\n"
                 "from tessera.domain.observed.object import Observed\n"
             ),

@@ -101,7 +101,7 @@ class Owner:
 _OWNER_KINDS = {kind.observed: kind for kind in USER_KINDS}
 
 
-def owner_of(owner: Observed[Any, Any]) -> Owner:
+def owner_of(owner: Observed) -> Owner:
     """Return an object that a user wrote as an owner."""
     return Owner(_OWNER_KINDS[type(owner)], owner.ref, owner.uid)
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from sys import intern
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar
 
 from kubernetes.utils import parse_quantity
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -128,9 +128,7 @@ def parse_own(
     else:
         with contextlib.suppress(ValidationError):
             status = kind.status.model_validate(body.get("status", {}), extra="ignore")
-    # A class that is given its types sets them on what it makes, which nothing can change.
-    observed: type[ObservedT] = get_origin(kind.observed) or kind.observed
-    return observed(
+    return kind.observed(
         ref=Ref(meta.get("namespace", ""), meta["name"]),
         uid=meta.get("uid", ""),
         created=_creation_time(meta),

@@ -15,9 +15,10 @@ from tessera.domain.observed.runner_reports import RunnerProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch(Observed[BatchInferenceSpec, BatchInferenceStatus]):
+class Batch(Observed):
     """A BatchInference."""
 
+    spec: BatchInferenceSpec | None
     status: BatchInferenceStatus = field(default_factory=BatchInferenceStatus)
     deleting: bool = False
     """It has a deletion timestamp, and a finalizer keeps it."""

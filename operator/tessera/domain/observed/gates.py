@@ -20,9 +20,10 @@ Readiness = Literal["Pending", "Overdue", "Ready", "Failing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedGate(Observed[QualityGateSpec, QualityGateStatus]):
+class ObservedGate(Observed):
     """A QualityGate."""
 
+    spec: QualityGateSpec | None
     status: QualityGateStatus = field(default_factory=QualityGateStatus)
 
     @property

@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, Protocol, TypeVar
 
 from tessera.api.ref import Ref
-
-SpecT = TypeVar("SpecT", bound=BaseModel)
-StatusT = TypeVar("StatusT", bound=BaseModel)
 
 # An object that the API server has not created yet is newer than all others.
 NOT_CREATED = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed(Generic[SpecT, StatusT]):
-    """An object; one whose spec cannot be read has a problem instead of a spec."""
+class Observed:
+    """An object; one whose spec cannot be read has a problem instead of a spec.
+
+    Its subclasses say of which types spec and status are.
+    """
 
     ref: Ref
     """Without a namespace where its kind has none."""
@@ -25,9 +23,9 @@ class Observed(Generic[SpecT, StatusT]):
     created: datetime = NOT_CREATED
     """Of objects that claim the same the older has it."""
     generation: int = 0
-    spec: SpecT | None
+    spec: Any
     problem: str | None = None
-    status: StatusT
+    status: Any
 
     @property
     def name(self) -> str:
@@ -35,10 +33,10 @@ class Observed(Generic[SpecT, StatusT]):
         return self.ref.name
 
 
-ObservedT = TypeVar("ObservedT", bound=Observed[Any, Any])
+ObservedT = TypeVar("ObservedT", bound=Observed)
 
 
-ObservedT_co = TypeVar("ObservedT_co", bound=Observed[Any, Any], covariant=True)
+ObservedT_co = TypeVar("ObservedT_co", bound=Observed, covariant=True)
 
 
 class KindOf(Protocol[ObservedT_co]):

@@ -7,7 +7,8 @@ from tessera.domain.observed.object import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedPriceList(Observed[PriceListSpec, PriceListStatus]):
+class ObservedPriceList(Observed):
     """A PriceList."""
 
+    spec: PriceListSpec | None
     status: PriceListStatus = field(default_factory=PriceListStatus)

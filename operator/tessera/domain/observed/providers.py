@@ -8,9 +8,10 @@ from tessera.domain.observed.object import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedProvider(Observed[ModelProviderSpec, ModelProviderStatus]):
+class ObservedProvider(Observed):
     """A ModelProvider."""
 
+    spec: ModelProviderSpec | None
     status: ModelProviderStatus = field(default_factory=ModelProviderStatus)
 
 

@@ -7,9 +7,10 @@ from tessera.domain.observed.object import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedRoute(Observed[ModelRouteSpec, ModelRouteStatus]):
+class ObservedRoute(Observed):
     """A ModelRoute."""
 
+    spec: ModelRouteSpec | None
     status: ModelRouteStatus = field(default_factory=ModelRouteStatus)
 
     @property

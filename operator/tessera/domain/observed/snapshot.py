@@ -45,9 +45,10 @@ from tessera.domain.observed.providers import ObservedProvider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedService(Observed[InferenceServiceSpec, InferenceServiceStatus]):
+class ObservedService(Observed):
     """An InferenceService."""
 
+    spec: InferenceServiceSpec | None
     update: str | None = None
     """The annotation that requests the newest pod template and weights."""
     allows_downtime: bool = False
@@ -60,18 +61,20 @@ class ObservedService(Observed[InferenceServiceSpec, InferenceServiceStatus]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool(Observed[AcceleratorPoolSpec, AcceleratorPoolStatus]):
+class Pool(Observed):
     """An AcceleratorPool."""
 
+    spec: AcceleratorPoolSpec | None
     approved_plan: str | None = None
     """The annotation that approves a plan of layouts."""
     status: AcceleratorPoolStatus = field(default_factory=AcceleratorPoolStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget(Observed[TenantBudgetSpec, TenantBudgetStatus]):
+class Budget(Observed):
     """A TenantBudget."""
 
+    spec: TenantBudgetSpec | None
     named_namespaces: tuple[str, ...] = ()
     """Namespaces that an invalid spec names, as far as they can be read."""
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
@@ -610,7 +613,7 @@ class Snapshot:
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """Recent responses of the hub; None where no hub is queried."""
 
-    others: Mapping[str, tuple[Observed[Any, Any], ...]] = field(default_factory=dict)
+    others: Mapping[str, tuple[Observed, ...]] = field(default_factory=dict)
     """By plural, objects of kinds that no decision reads, only what is reported of them."""
 
     def of(self, kind: KindOf[ObservedT]) -> tuple[ObservedT, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from tessera.api.meta import Condition
 from tessera.api.reasons import StatusReason, StatusVerdict
@@ -14,7 +14,7 @@ _MAX_MESSAGE_LENGTH = 2048
 
 
 def with_accepted(
-    observed: Observed[Any, Any], reason: StatusReason, message: str, at: datetime
+    observed: Observed, reason: StatusReason, message: str, at: datetime
 ) -> Mapping[str, tuple[Condition, ...]]:
     """Return the update of a status that is as it was but for the condition Accepted."""
     others = (each for each in observed.status.conditions if each.type != "Accepted")
@@ -23,7 +23,7 @@ def with_accepted(
 
 
 def conditions(
-    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed[Any, Any], at: datetime
+    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed, at: datetime
 ) -> tuple[Condition, ...]:
     """Return conditions; lastTransitionTime stays while the status does, waitingSince while the
     reason does."""
