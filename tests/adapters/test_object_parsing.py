@@ -13,6 +13,7 @@ from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import EffectiveValues, PodTemplateVersionStatus
 from tessera.domain.kinds.kinds import (
     ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
     INFERENCE_SERVICES,
     NODE_LAYOUTS,
     TENANT_BUDGETS,
@@ -308,6 +309,22 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
     ) == (7, 3)
     assert service.status.pod_template_version.platform.hub_endpoint == "https://hub.example.org"
     assert (service.status.replicas, service.status.scaling) == (2, None)
+
+
+def test_what_another_version_says_in_a_condition_of_a_batch_does_not_hide_its_status() -> None:
+    condition = {
+        "type": "Accepted",
+        "status": "True",
+        "reason": "Valid",
+        "message": "",
+        "observedGeneration": 1,
+        "lastTransitionTime": "2026-11-20T12:00:00Z",
+        "later": 1,
+    }
+    status = {"conditions": [condition], "observedGeneration": 1}
+    meta = {"name": "night", "namespace": "team-a", "uid": "uid-night"}
+    batch = wire.parse_own(BATCH_INFERENCES, {"metadata": meta, "spec": {}, "status": status})
+    assert [each.reason for each in batch.status.conditions] == ["Valid"]
 
 
 def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_them() -> None:

@@ -1,5 +1,6 @@
 """Which price a request has."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -252,3 +253,10 @@ def test_a_price_by_cost_that_is_written_late_counts_a_minute_after_it_was_seen(
     book = revised_book(PriceListBook(), [by_cost(atLeast="1")], NOW)
     book = revised_book(book, [by_cost(("2026-03-10", "2"), atLeast="1")], NOW)
     assert [input_price(book, at=NOW + seconds) for seconds in (59, 60)] == [10**9, 2 * 10**9]
+
+
+def test_a_list_that_is_created_again_makes_no_version() -> None:
+    price_list = a_list(an_entry("1"))
+    book = revised_book(PriceListBook(), [price_list], NOW)
+    again = replace(price_list, uid="another", generation=9)
+    assert revised_book(book, [again], NOW + 1) is book

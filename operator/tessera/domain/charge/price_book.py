@@ -101,13 +101,21 @@ def revised_book(
     if current > 1:
         # A clock that is set back finds no version before the oldest: that has no begin any more.
         versions = (replace(versions[current - 1], since=-math.inf), *versions[current:])
-    changed = not versions or versions[-1].lists != seen
+    changed = not versions or not _same(versions[-1].lists, seen)
     if changed:
         since = now + SEEN_SECONDS if versions else -math.inf
         # A clock that was set back puts no change before an earlier one.
         since = max(since, versions[-1].since) if versions else since
         versions += (BookVersion(since=since, lists=seen, prices=_prices(seen)),)
     return book if len(versions) == len(book.versions) and not changed else PriceListBook(versions)
+
+
+def _same(lists: tuple[ObservedPriceList, ...], others: tuple[ObservedPriceList, ...]) -> bool:
+    """Return whether lists say the same, whichever objects say it."""
+    said, of_others = (
+        [(each.name, each.spec, each.status) for each in some] for some in (lists, others)
+    )
+    return said == of_others
 
 
 def _prices(lists: Iterable[ObservedPriceList]) -> Mapping[_PriceKey, Sequence[_DatedPrice]]:

@@ -55,7 +55,7 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
                 yield from _limit_notes(recorded.get(limit.name), limit)
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
-        case _:
+        case _ if type(old) is type(new):
             before, after = (getattr(status, "conditions", ()) for status in (old, new))
             yield from transitions(before, after, "Accepted")
 
