@@ -36,6 +36,10 @@ class ApiResource:
         object.__setattr__(self, "plural", plural)
 
     @override
+    def __hash__(self) -> int:
+        return hash(self.plural)
+
+    @override
     def __str__(self) -> str:
         return self.kind
 

@@ -61,6 +61,7 @@ _LONGEST_MONTH = 31 * 86_400
 HOLD_SECONDS = 600.0
 
 _HASHED_OF, _COUNTS_OF = attrgetter(*HASHED), attrgetter(*COUNTS)
+_CHARGE, _COST = COUNTS.index("charge_nanos"), COUNTS.index("cost_nanos")
 # Of a group, in the order of the table.
 _COLUMNS_OF = itemgetter(
     *(_GROUP.index(each.name) for each in CHARGE_SUMS.c if each.name in _GROUP)
@@ -164,9 +165,9 @@ def _by_month(record: UsageRecord) -> Iterator[Part]:
         else:
             yield at, costing, _amounts(cost_nanos=cost)
             cost = 0
-    counted = zip(COUNTS, _COUNTS_OF(record), strict=True)
-    amounts = {"charge_nanos": charge, "cost_nanos": cost}
-    yield at, record, tuple(amounts.get(name, number) for name, number in counted)
+    counts = [*_COUNTS_OF(record)]
+    counts[_CHARGE], counts[_COST] = charge, cost
+    yield at, record, tuple(counts)
     for start, nanos in others:
         yield start, record, _amounts(charge_nanos=nanos)
 

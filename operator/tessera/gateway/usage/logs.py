@@ -25,7 +25,12 @@ _ALWAYS = [each for each in FIELDS if each.seen.log and not each.seen.beside]
 _LOGGED = tuple(each.seen.log for each in _ALWAYS)
 _LOGGED_OF = attrgetter(*(each.name for each in _ALWAYS))
 _LOGGED_TIMES = tuple(each.seen.log for each in _ALWAYS if each.bound is NumberRange.TIME)
-_LOGGED_BESIDE = tuple(each for each in FIELDS if each.seen.log and each.seen.beside)
+_BESIDE = [each for each in FIELDS if each.seen.log and each.seen.beside]
+# By the field without which they say nothing: names in the log, and of fields.
+_LOGGED_BESIDE = {
+    beside: [(each.seen.log, each.name) for each in _BESIDE if each.seen.beside == beside]
+    for beside in dict.fromkeys(each.seen.beside for each in _BESIDE)
+}
 # About 15,000 lines.
 _MAX_WAITING_BYTES = 8 * 2**20
 
@@ -120,9 +125,9 @@ def access_line(record: UsageRecord) -> bytes:
     for name in _LOGGED_TIMES:
         if fields[name] is not None:
             fields[name] //= _NS_PER_MS
-    for each in _LOGGED_BESIDE:
-        if getattr(record, each.seen.beside):
-            fields[each.seen.log] = getattr(record, each.name)
+    for beside, named in _LOGGED_BESIDE.items():
+        if getattr(record, beside):
+            fields |= {log: getattr(record, name) for log, name in named}
     return _line("access", fields)
 
 

@@ -11,6 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tessera.domain.gateway.usage_record import FIELDS, Phase, UsageRecord
 
+_SPAN = [(each.seen.span, each.name, each.seen.beside) for each in FIELDS if each.seen.span]
 # Operations of the semantic conventions for generative AI, by path.
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -73,7 +74,7 @@ def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int |
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "vllm",
     }
-    for each in FIELDS:
-        if each.seen.span and (not each.seen.beside or getattr(record, each.seen.beside)):
-            attributes[each.seen.span] = getattr(record, each.name)
+    for span, name, beside in _SPAN:
+        if not beside or getattr(record, beside):
+            attributes[span] = getattr(record, name)
     return {name: value for name, value in attributes.items() if value is not None}
