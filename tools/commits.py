@@ -18,7 +18,7 @@ def checked_out(commit: str) -> Iterator[Path]:
         tree = Path(folder) / "tree"
         add = (*git, "add", "--quiet", "--detach", str(tree), commit)
         if subprocess.run(add, check=False).returncode:
-            sys.exit(f"{commit!r} is no commit here: name one that git log shows")
+            sys.exit(f"{commit!r} cannot be checked out: name a commit that git log shows")
         try:
             yield tree
         finally:

@@ -83,6 +83,7 @@ _ROW = """MEMOS = Kind(
     model=Memo,
     observed=Observed,
     short_names=("tmemo",),
+    watched_by=_BOTH,
     columns=accepted_columns(PrinterColumn(name="Text", path=".spec.text")),
 )
 

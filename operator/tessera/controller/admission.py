@@ -395,7 +395,10 @@ def validators(
     }
 
     def reviewer(kind: Kind[Any]) -> Reviewer:
-        return reviews.get(kind, lambda body, *_: review_spec(kind, body, store))
+        def review(body: Mapping[str, Any], _: object, operation: str | None) -> Any:
+            return review_spec(kind, body, store, operation)
+
+        return reviews.get(kind, review)
 
     return {
         kind.plural: _validator(reviewer(kind), namespaces if kind.namespaced else ())

@@ -42,8 +42,8 @@ def review_batch(
     A file that another batch writes is refused for a `created` batch and a warning for a changed
     one, since its paths cannot change.
     """
-    # A new object has neither time nor uid yet.
-    metadata = {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
+    # A new object has no time yet.
+    metadata = {"creationTimestamp": at.isoformat()} | dict(body["metadata"])
     batch = wire.parse_own(BATCH_INFERENCES, {**body, "metadata": metadata})
     if batch.deleting:
         return [], []

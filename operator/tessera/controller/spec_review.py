@@ -6,6 +6,9 @@ from typing import Any
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.api_resource import ApiResource
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_provider import ModelProviderSpec
+from tessera.api.model_route import ModelRouteSpec
+from tessera.api.price_list import PriceListSpec
 from tessera.api.quality_gate import QualityGateSpec
 from tessera.domain.budget.budgets import namespace_claims
 from tessera.domain.kinds.kind import Kind
@@ -17,10 +20,7 @@ from tessera.domain.kinds.kinds import (
     QUALITY_GATES,
     TENANT_BUDGETS,
 )
-from tessera.domain.observed.gates import ObservedGate
-from tessera.domain.observed.price_lists import ObservedPriceList
 from tessera.domain.observed.providers import ObservedProvider
-from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
@@ -37,18 +37,17 @@ def gate_warnings(namespace: str, spec: InferenceServiceSpec, store: Store) -> I
         yield f"spec.rollout.gateRef: QualityGate/{gate} not found in {namespace}"
 
 
-def review_spec(kind: Kind[Any], body: Mapping[str, Any], store: Store) -> Review:
+def review_spec(
+    kind: Kind[Any], body: Mapping[str, Any], store: Store, operation: str | None
+) -> Review:
     """Return refusals and warnings for an object of a kind of which only its spec is reviewed."""
+    if operation == "DELETE":
+        return [], []
     observed = wire.parse_own(kind, body)
     if observed.spec is None:
         return [observed.problem or "spec: unreadable"], []
     warn = _WARNINGS.get(kind)
-    return [], [] if warn is None else [*warn(observed, store)]
-
-
-def _gate_warnings(gate: ObservedGate, store: Store) -> Iterator[str]:
-    if gate.spec is not None:
-        yield from _missing_parts(gate.ref.namespace, gate.spec, store)
+    return [], [] if warn is None else [*warn(observed.ref.namespace, observed.spec, store)]
 
 
 def _missing_parts(namespace: str, spec: QualityGateSpec, store: Store) -> Iterator[str]:
@@ -63,15 +62,14 @@ def _missing_parts(namespace: str, spec: QualityGateSpec, store: Store) -> Itera
         yield f"spec.judge.service: InferenceService/{judge.service} not found in {namespace}"
 
 
-def _route_warnings(route: ObservedRoute, store: Store) -> Iterator[str]:
+def _missing_targets(namespace: str, spec: ModelRouteSpec, store: Store) -> Iterator[str]:
     """Yield which targets do not exist.
 
     Only what its own namespace has is looked for among services, so that no answer says what
     others have; a provider that the tenant may not use reads as one that does not exist.
     """
-    namespace = route.ref.namespace
     tenant = _tenant_of(namespace, store)
-    for index, target in enumerate(route.spec.targets if route.spec is not None else ()):
+    for index, target in enumerate(spec.targets):
         field = f"spec.targets[{index}]"
         if target.service is not None:
             of_namespace, _, name = target.service.rpartition("/")
@@ -83,31 +81,30 @@ def _route_warnings(route: ObservedRoute, store: Store) -> Iterator[str]:
             name = target.provider.name
             observed = store.all(MODEL_PROVIDERS).get(ObjectKey(MODEL_PROVIDERS.plural, "", name))
             provider = observed.plan_input if observed is not None else None
-            spec = provider.spec if isinstance(provider, ObservedProvider) else None
-            if spec is None or tenant not in spec.tenants:
+            offered = provider.spec if isinstance(provider, ObservedProvider) else None
+            if offered is None or tenant not in offered.tenants:
                 yield (
                     f"{field}.provider.name: no ModelProvider/{name} that lists the tenant of "
                     f"{namespace}"
                 )
 
 
-def _provider_warnings(provider: ObservedProvider, store: Store) -> Iterator[str]:
+def _unknown_tenants(_: str, spec: ModelProviderSpec, store: Store) -> Iterator[str]:
     """Yield which tenants do not exist; its Secret is read by gateways alone."""
-    if provider.spec is not None:
-        yield from _missing_tenants("spec.tenants", provider.spec.tenants, _budgets(store))
+    yield from _missing_tenants("spec.tenants", spec.tenants, _budgets(store))
 
 
-def _price_warnings(prices: ObservedPriceList, store: Store) -> Iterator[str]:
+def _unknown_payers(_: str, spec: PriceListSpec, store: Store) -> Iterator[str]:
     budgets = _budgets(store)
-    for index, entry in enumerate(prices.spec.entries if prices.spec is not None else ()):
+    for index, entry in enumerate(spec.entries):
         yield from _missing_tenants(f"spec.entries[{index}].tenants", entry.tenants, budgets)
 
 
-_WARNINGS: Mapping[ApiResource, Callable[[Any, Store], Iterator[str]]] = {
-    QUALITY_GATES: _gate_warnings,
-    MODEL_ROUTES: _route_warnings,
-    MODEL_PROVIDERS: _provider_warnings,
-    PRICE_LISTS: _price_warnings,
+_WARNINGS: Mapping[ApiResource, Callable[[str, Any, Store], Iterator[str]]] = {
+    QUALITY_GATES: _missing_parts,
+    MODEL_ROUTES: _missing_targets,
+    MODEL_PROVIDERS: _unknown_tenants,
+    PRICE_LISTS: _unknown_payers,
 }
 
 

@@ -260,7 +260,7 @@ def _dimensions(text: str, columns: Mapping[RecordDimension, str]) -> tuple[Reco
     """Return those of a list, each once; ValueError for one that a report does not have."""
     names = dict.fromkeys(text.split(","))
     if unknown := [name for name in names if name not in columns]:
-        raise ValueError(f"there is no {unknown[0]!r}")
+        raise ValueError(f"by has {unknown[0]!r}")
     return tuple(map(RecordDimension, names))
 
 

@@ -1,4 +1,5 @@
-"""Every resource type that the operator reads or writes, with its verbs: the source of the RBAC."""
+"""Every resource type that the operator reads or writes, its own beside others: the source of the
+RBAC."""
 
 from dataclasses import replace
 from functools import partial

@@ -13,7 +13,6 @@ from tessera.domain import names
 from tessera.domain.kinds.kinds import USER_KINDS
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.gates import ObservedGate
-from tessera.domain.observed.object import Observed
 from tessera.domain.observed.snapshot import ObservedService, Ref
 
 
@@ -101,8 +100,8 @@ class Owner:
 _OWNER_KINDS = {kind.observed: kind for kind in USER_KINDS}
 
 
-def owner_of(owner: Observed) -> Owner:
-    """Return an object that a user wrote as an owner."""
+def owner_of(owner: ObservedService | Batch | ObservedGate) -> Owner:
+    """Return a service, a batch or a gate as an owner."""
     return Owner(_OWNER_KINDS[type(owner)], owner.ref, owner.uid)
 
 

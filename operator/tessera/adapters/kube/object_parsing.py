@@ -129,7 +129,7 @@ def parse_own(
         with contextlib.suppress(ValidationError):
             status = kind.status.model_validate(body.get("status", {}), extra="ignore")
     return kind.observed(
-        ref=Ref(meta.get("namespace", ""), meta["name"]),
+        ref=Ref(meta.get("namespace", "") if kind.namespaced else "", meta["name"]),
         uid=meta.get("uid", ""),
         created=_creation_time(meta),
         generation=meta.get("generation", 0),

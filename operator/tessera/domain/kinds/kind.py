@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import Enum, auto
-from typing import Any, Generic, cast, get_args
+from typing import Any, Generic, get_args
 
 from pydantic import BaseModel
+from typing_extensions import override
 
 from tessera.api.api_resource import STATUS
 from tessera.api.schema import CustomResource, PrinterColumn
@@ -33,7 +35,7 @@ class Kind(CustomResource, Generic[ObservedT]):
     """The field of a Snapshot that holds its objects; empty where no decision but a report reads
     them."""
     subresources: tuple[tuple[str, tuple[str, ...]], ...] = STATUS
-    watched_by: frozenset[Process] = frozenset(Process)
+    watched_by: frozenset[Process] = frozenset({Process.OPERATOR})
     reviewed_on: tuple[str, ...] = ("CREATE", "UPDATE")
     """Operations on which the webhook is asked."""
     completed_by_class: bool = False
@@ -44,17 +46,15 @@ class Kind(CustomResource, Generic[ObservedT]):
     more: More | None = None
     """What is observed of it beside the fields of all kinds."""
 
-    @property
-    def spec(self) -> type[BaseModel]:
-        """Return the type of its spec."""
-        spec: Any = self.model.model_fields["spec"].annotation
-        return cast(type[BaseModel], spec)
+    spec: type[BaseModel] = dataclass_field(init=False)
+    status: type[BaseModel] = dataclass_field(init=False)
 
-    @property
-    def status(self) -> type[BaseModel]:
-        """Return the type of its status."""
-        status, _ = get_args(self.model.model_fields["status"].annotation)
-        return cast(type[BaseModel], status)
+    @override
+    def __post_init__(self) -> None:
+        CustomResource.__post_init__(self)
+        spec, status = (self.model.model_fields[name].annotation for name in ("spec", "status"))
+        object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "status", get_args(status)[0])
 
 
 def condition_path(condition: str, field_name: str) -> str:

@@ -43,7 +43,7 @@ from tessera.domain.observed.routes import ObservedRoute
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
 
 _ALL_WRITES = ("CREATE", "UPDATE", "DELETE")
-_OPERATOR, _GATEWAY = frozenset({Process.OPERATOR}), frozenset({Process.GATEWAY})
+_GATEWAY, _BOTH = frozenset({Process.GATEWAY}), frozenset(Process)
 _ITL, _OUTPUT_RATE = ".status.speed.itlMs", ".status.speed.tokensPerSecond"
 
 INFERENCE_SERVICES = Kind(
@@ -57,6 +57,7 @@ INFERENCE_SERVICES = Kind(
         "allows_downtime": annotation(body, DOWNTIME) == "true",
         "deleting": "deletionTimestamp" in body["metadata"],
     },
+    watched_by=_BOTH,
     columns=(
         PrinterColumn(name="Ready", path=condition_path("Ready", "status")),
         PrinterColumn(name="Reason", path=condition_path("Ready", "reason")),
@@ -92,6 +93,7 @@ ACCELERATOR_POOLS = Kind(
     namespaced=False,
     more=lambda body, *_: {"approved_plan": annotation(body, APPROVAL)},
     reviewed_on=_ALL_WRITES,
+    watched_by=_BOTH,
     columns=(
         PrinterColumn(name="Accepted", path=condition_path("Accepted", "status")),
         PrinterColumn(name="Discovered", path=condition_path("Discovered", "status")),
@@ -146,6 +148,7 @@ TENANT_BUDGETS = Kind(
     status_in_parts=False,
     more=_of_budget,
     reviewed_on=_ALL_WRITES,
+    watched_by=_BOTH,
     columns=(
         PrinterColumn(name="WithinBudget", path=condition_path("WithinBudget", "status")),
         PrinterColumn(name="Reason", path=condition_path("WithinBudget", "reason")),
@@ -167,7 +170,6 @@ BATCH_INFERENCES = Kind(
     verbs=(*READ, "delete"),
     status_in_parts=False,
     more=lambda body, *_: {"deleting": "deletionTimestamp" in body["metadata"]},
-    watched_by=_OPERATOR,
     columns=(
         PrinterColumn(name="State", path=".status.state"),
         PrinterColumn(name="Completions", path=".status.done"),
@@ -186,7 +188,6 @@ QUALITY_GATES = Kind(
     observed=ObservedGate,
     field="gates",
     short_names=("tgate",),
-    watched_by=_OPERATOR,
     columns=accepted_columns(
         PrinterColumn(name="Service", path=".status.verdicts[0].service"),
         PrinterColumn(name="Verdict", path=".status.verdicts[0].reason"),
@@ -198,6 +199,7 @@ MODEL_ROUTES = Kind(
     model=ModelRoute,
     observed=ObservedRoute,
     short_names=("troute",),
+    watched_by=_BOTH,
     columns=accepted_columns(
         PrinterColumn(name="Targets", path=".status.summary"),
     ),
@@ -209,6 +211,7 @@ MODEL_PROVIDERS = Kind(
     field="providers",
     short_names=("tprovider",),
     namespaced=False,
+    watched_by=_BOTH,
     columns=accepted_columns(
         PrinterColumn(name="Region", path=".spec.region"),
         PrinterColumn(name="Models", path=".spec.models[*].name"),

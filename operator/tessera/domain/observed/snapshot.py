@@ -617,7 +617,7 @@ class Snapshot:
     """By plural, objects of kinds that no decision reads, only what is reported of them."""
 
     def of(self, kind: KindOf[ObservedT]) -> tuple[ObservedT, ...]:
-        """Return the objects of one of Tessera's kinds."""
+        """Return the objects of one of Tessera's kinds that are not being deleted."""
         objects: Any = getattr(self, kind.field) if kind.field else self.others.get(kind.plural, ())
         return cast(tuple[ObservedT, ...], objects)
 

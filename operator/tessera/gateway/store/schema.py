@@ -127,6 +127,7 @@ CHARGE_BATCHES = Table(
 RESERVED_BLOCK = -1
 
 # What statements are made of: one row for each group of an hour of UTC, whose digest is its id.
+# Gateways write whole rows, so defaults of the server, which some columns have, are not said.
 # What providers bill in another currency than that of the charge has a row of its own.
 CHARGE_SUMS = Table(
     "charge_sums",
