@@ -801,7 +801,7 @@ def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
     return None
 
 
-# Of other kinds than those that users write.
+# Parsers of the kinds that users do not write.
 _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     kinds.NODE_LAYOUTS.plural: parse_layout,
     api_resources.JOBS.plural: parse_job,

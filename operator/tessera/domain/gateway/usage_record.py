@@ -327,29 +327,27 @@ class RecordField:
     """MISSING where it has none."""
     dimension: Dimension | None
     measure: Measure | None
-    stored: Stored | None
-    """None of one that is not stored."""
+    stored: Stored
+    is_stored: bool
     seen: Seen
 
     @property
     def bound(self) -> NumberRange | None:
         """Return what its number can be; None where it is none."""
-        if self.measure is not None:
-            return self.measure.bound
-        return self.stored.bound if self.stored is not None else None
+        return self.measure.bound if self.measure is not None else self.stored.bound
 
 
 def _record_fields() -> tuple[RecordField, ...]:
     hints = get_type_hints(UsageRecord, include_extras=True)
     return tuple(
-        _record_field(each.name, hints[each.name], each.default) for each in fields(UsageRecord)
+        _record_field(field.name, hints[field.name], field.default) for field in fields(UsageRecord)
     )
 
 
 def _record_field(name: str, hint: Any, default: Any) -> RecordField:
     kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     types = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    by_type = {type(each): each for each in said}
+    by_type = {type(word): word for word in said}
     dimension = by_type.get(Dimension)
     first, *others = name.split("_")
     camel = first + "".join(map(str.title, others))
@@ -361,39 +359,36 @@ def _record_field(name: str, hint: Any, default: Any) -> RecordField:
         default=default,
         dimension=dimension,
         measure=by_type.get(Measure),
-        stored=None if NotStored in by_type else by_type.get(Stored, Stored()),
+        stored=by_type.get(Stored, Stored()),
+        is_stored=NotStored not in by_type,
         seen=by_type.get(Seen, shown),
     )
 
 
 FIELDS = _record_fields()
-BY_NAME = {each.name: each for each in FIELDS}
-STORED = tuple(each for each in FIELDS if each.stored is not None)
-_DIMENSIONS = tuple((each.dimension, each.name) for each in STORED if each.dimension is not None)
+BY_NAME = {field.name: field for field in FIELDS}
+STORED = tuple(field for field in FIELDS if field.is_stored)
+_DIMENSIONS = {field.name: field.dimension for field in STORED if field.dimension is not None}
 # Fields that tell apart: the rows of sums that stand for records, and those of hourly sums in the
 # order in which the ids of these are hashed.
-SUMMED_BY = tuple(name for each, name in _DIMENSIONS if each.in_sums and not each.is_chosen)
-CHOSEN = tuple(name for each, name in _DIMENSIONS if each.is_chosen)
-HASHED = tuple(
-    name
-    for _, name in sorted(
-        (each.hashed, name) for each, name in _DIMENSIONS if each.hashed is not None
-    )
-)
+SUMMED_BY = tuple(name for name, said in _DIMENSIONS.items() if said.in_sums and not said.is_chosen)
+CHOSEN = tuple(name for name, said in _DIMENSIONS.items() if said.is_chosen)
+_PLACES = ((said.hashed, name) for name, said in _DIMENSIONS.items() if said.hashed is not None)
+HASHED = tuple(name for _, name in sorted(_PLACES))
 
 
 def _columns(columns: Mapping[RecordDimension | None, str]) -> Mapping[RecordDimension, str]:
-    return {each: columns[each] for each in RecordDimension if each in columns}
+    return {by: columns[by] for by in RecordDimension if by in columns}
 
 
 # Columns by dimension, of reports of usage and of statements, of which two are computed.
-USAGE_COLUMNS = _columns({each.by: name for each, name in _DIMENSIONS if each.in_usage})
+USAGE_COLUMNS = _columns({said.by: name for name, said in _DIMENSIONS.items() if said.in_usage})
 CHARGE_COLUMNS = _columns(
-    {each.by: name for each, name in _DIMENSIONS if each.hashed is not None}
+    {_DIMENSIONS[name].by: name for name in HASHED}
     | {RecordDimension.TAG: "tag", RecordDimension.FLAG: "flag"}
 )
-MEASURES = tuple(each.name for each in STORED if each.measure is not None)
+MEASURES = tuple(field.name for field in STORED if field.measure is not None)
 # What hourly sums count.
 COUNTS = tuple(
-    each.name for each in STORED if each.measure is not None and each.measure.in_statements
+    field.name for field in STORED if field.measure is not None and field.measure.in_statements
 )

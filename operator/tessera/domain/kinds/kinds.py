@@ -233,7 +233,7 @@ PRICE_LISTS = Kind(
     ),
 )
 
-# Those with a spec that users write.
+# Kinds with a spec that users write.
 USER_KINDS: tuple[Kind[Any], ...] = (
     INFERENCE_SERVICES,
     BATCH_INFERENCES,

@@ -21,9 +21,9 @@ _GROUP = attrgetter(*SUMMED_BY)
 # What stays as it is in a sum.
 _KEPT = {*SUMMED_BY, *CHOSEN, *MEASURES, "record_id", "started_at_ns", "status", "charges"}
 _LEFT_OUT: dict[str, Any] = {
-    each.name: "" if each.default is MISSING else each.default
-    for each in FIELDS
-    if each.name not in _KEPT
+    field.name: "" if field.default is MISSING else field.default
+    for field in FIELDS
+    if field.name not in _KEPT
 }
 
 # User or tags of the records beyond those that are distinguished.

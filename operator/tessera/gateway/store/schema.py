@@ -30,7 +30,6 @@ from tessera.domain.gateway.usage_record import (
     NumberRange,
     Phase,
     RecordField,
-    Stored,
     UsageRecord,
 )
 
@@ -56,8 +55,9 @@ _TYPES: Mapping[type, type[TypeEngine[Any]]] = {
 }
 
 
-def _column(field: RecordField, stored: Stored) -> Column[Any]:
+def _column(field: RecordField) -> Column[Any]:
     """Return the column of a field of a record."""
+    stored = field.stored
     return Column(
         stored.column or field.name,
         Integer if stored.is_small else _TYPES[field.type],
@@ -71,7 +71,7 @@ def _column(field: RecordField, stored: Stored) -> Column[Any]:
 USAGE_RECORDS = Table(
     "usage_records",
     METADATA,
-    *(_column(field, field.stored) for field in STORED if field.stored is not None),
+    *map(_column, STORED),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )
@@ -195,16 +195,16 @@ def storable(text: str) -> str:
 
 def _file_fields() -> list[Any]:
     hints = get_type_hints(UsageRecord)
-    required = [(each.name, hints[each.name]) for each in FIELDS if each.default is MISSING]
-    others = [each for each in FIELDS if each.default is not MISSING]
-    return [*required, *((each.name, hints[each.name], each.default) for each in others)]
+    required = [(field.name, hints[field.name]) for field in FIELDS if field.default is MISSING]
+    others = [field for field in FIELDS if field.default is not MISSING]
+    return [*required, *((field.name, hints[field.name], field.default) for field in others)]
 
 
 # A record as journals and files hold it: what a file of another version lacks has its default.
 StoredRecord = msgspec.defstruct(
     "StoredRecord",
     _file_fields(),
-    rename={each.name: each.stored.column for each in STORED if each.stored and each.stored.column},
+    rename={field.name: field.stored.column for field in STORED if field.stored.column},
 )
 
 

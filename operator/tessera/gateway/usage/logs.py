@@ -21,15 +21,15 @@ _NS_PER_MS = 1_000_000
 # Of a SHA-256: enough to tell two keys of one name apart.
 _PREFIX_DIGITS = 12
 _WRITE_SECONDS = 0.1
-_ALWAYS = [each for each in FIELDS if each.seen.log and not each.seen.beside]
-_LOGGED = tuple(each.seen.log for each in _ALWAYS)
-_LOGGED_OF = attrgetter(*(each.name for each in _ALWAYS))
-_LOGGED_TIMES = tuple(each.seen.log for each in _ALWAYS if each.bound is NumberRange.TIME)
-_BESIDE = [each for each in FIELDS if each.seen.log and each.seen.beside]
-# By the field without which they say nothing: names in the log, and of fields.
+_ALWAYS = [field for field in FIELDS if field.seen.log and not field.seen.beside]
+_LOGGED = tuple(field.seen.log for field in _ALWAYS)
+_LOGGED_OF = attrgetter(*(field.name for field in _ALWAYS))
+_LOGGED_TIMES = tuple(field.seen.log for field in _ALWAYS if field.bound is NumberRange.TIME)
+_BESIDE = [field for field in FIELDS if field.seen.log and field.seen.beside]
+# Names in the log and of fields, by the field without which they say nothing.
 _LOGGED_BESIDE = {
-    beside: [(each.seen.log, each.name) for each in _BESIDE if each.seen.beside == beside]
-    for beside in dict.fromkeys(each.seen.beside for each in _BESIDE)
+    beside: [(field.seen.log, field.name) for field in _BESIDE if field.seen.beside == beside]
+    for beside in dict.fromkeys(field.seen.beside for field in _BESIDE)
 }
 # About 15,000 lines.
 _MAX_WAITING_BYTES = 8 * 2**20

@@ -11,7 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tessera.domain.gateway.usage_record import FIELDS, Phase, UsageRecord
 
-_SPAN = [(each.seen.span, each.name, each.seen.beside) for each in FIELDS if each.seen.span]
+_SPAN = [(field.seen.span, field.name, field.seen.beside) for field in FIELDS if field.seen.span]
 # Operations of the semantic conventions for generative AI, by path.
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
