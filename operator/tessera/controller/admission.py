@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from datetime import datetime
+from functools import partial
 from heapq import nsmallest
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -38,7 +39,6 @@ from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import admits, discover
 from tessera.domain.kinds import kinds
-from tessera.domain.kinds.kind import Kind
 from tessera.domain.kinds.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
 from tessera.domain.placement.checks import (
@@ -393,15 +393,11 @@ def validators(
             body, store, clock(), deleted=operation == "DELETE"
         ),
     }
-
-    def reviewer(kind: Kind[Any]) -> Reviewer:
-        def review(body: Mapping[str, Any], _: object, operation: str | None) -> Any:
-            return review_spec(kind, body, store, operation)
-
-        return reviews.get(kind, review)
-
     return {
-        kind.plural: _validator(reviewer(kind), namespaces if kind.namespaced else ())
+        kind.plural: _validator(
+            reviews.get(kind, partial(review_spec, kind, store)),
+            namespaces if kind.namespaced else (),
+        )
         for kind in kinds.USER_KINDS
     }
 

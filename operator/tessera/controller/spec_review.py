@@ -38,7 +38,11 @@ def gate_warnings(namespace: str, spec: InferenceServiceSpec, store: Store) -> I
 
 
 def review_spec(
-    kind: Kind[Any], body: Mapping[str, Any], store: Store, operation: str | None
+    kind: Kind[Any],
+    store: Store,
+    body: Mapping[str, Any],
+    _: Mapping[str, Any] | None,
+    operation: str | None,
 ) -> Review:
     """Return refusals and warnings for an object of a kind of which only its spec is reviewed."""
     if operation == "DELETE":

@@ -215,7 +215,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     of_type = _of_type(choices, current_choices[0]) if by_load.message else choices
     decision = _stay_or_change(of_type, current_choices, room, running, used_devices, min_replicas)
     decision = _with_type(decision, choices, by_load, running, used_devices, min_replicas)
-    decision = _on_what_is_left(decision, current, choices, running, min_replicas)
+    decision = _on_what_is_left(decision, current, current_choices, running, min_replicas)
     decision = with_others(decision, choices)
 
     def is_hopeless(choice: HardwareChoice) -> bool:
@@ -519,14 +519,13 @@ def _back_on_type(
 def _on_what_is_left(
     decision: PlacementDecision,
     current: str | None,
-    choices: Sequence[HardwareChoice],
+    current_choices: Sequence[HardwareChoice],
     running: RunningReplicas | None,
     min_replicas: int,
 ) -> PlacementDecision:
     """Return a decision that ends a change to a type which is not offered any more, with as many
     replicas as the service had before it."""
-    is_offered = any(choice.variant == current for choice in choices)
-    if decision.choice is None or running is None or current is None or is_offered:
+    if decision.choice is None or running is None or current is None or current_choices:
         return decision
     others = {name for name, count in running.replicas.items() if count and name != current}
     if others != {decision.choice.variant}:

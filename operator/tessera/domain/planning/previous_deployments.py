@@ -37,7 +37,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     Their ready replicas cover what is `missing` of the ready ones of present variants, but for one
     of the `yielding` ones, whose successor gets its device. Those of another instance type count by
     the recorded load (`type_capacities`). One of a `lasting` variant that is lost comes again,
-    since nobody knows whether the change ends.
+    since the change may never end.
     """
     pods_by_ref = {workload.ref: pods_of_workload(pods, workload) for workload in workloads}
     options = [

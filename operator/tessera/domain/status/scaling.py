@@ -37,9 +37,7 @@ def scaling_status(
     scale, desired = service_plan.scale, service_plan.desired_pods
     schedule = service_plan.schedule.status if service_plan.schedule is not None else None
     lengths = _request_lengths(scale, previous.request_lengths if previous else None)
-    types = _other_types(service_plan)
-    if service_plan.choice is None:
-        types = previous.other_types if previous is not None else None
+    types = _other_types(service_plan, previous)
     if (
         previous
         and (previous.desired_replicas, previous.reason) == (desired, scale.reason)
@@ -70,12 +68,17 @@ def scaling_status(
     )
 
 
-def _other_types(service_plan: ServicePlan) -> tuple[OtherTypeStatus, ...] | None:
-    """Return what is known of the instance types that do not run; None where nothing is."""
+def _other_types(
+    service_plan: ServicePlan, previous: ScalingStatus | None
+) -> tuple[OtherTypeStatus, ...] | None:
+    """Return what is known of the instance types that do not run; None where nothing is.
+
+    Without hardware it is what was known before.
+    """
     history, choice = service_plan.scale.history, service_plan.choice
     slowness, left_at = dict(history.slowness), dict(history.left_types)
     if choice is None:
-        return None
+        return previous.other_types if previous is not None else None
     # The newest last: those of pools that are gone leave first.
     names = [name for name in {**slowness, **left_at} if name != choice.variant]
     if not names:
