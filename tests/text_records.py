@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-# By which of its fields an item of a list is known, so that another one before it moves no line.
+# Fields by which an item of a list is known, so that another one before it moves no line.
 _IDENTITIES = "type", "name", "topic"
 _MAX_DIFFERENCES = 200
 # Lines of context: those of a whole record.
@@ -70,18 +70,18 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator
     """Yield the lines that records of the same names do not share, below part and step."""
     for name in sorted(before.keys() | after.keys()):
         old, new = (texts.get(name, "").splitlines() for texts in (before, after))
-        headings = [f"##### {name}"]
+        headings = {"#": f"##### {name}"}
         whole = difflib.unified_diff(old, new, n=_ALL, lineterm="")
         for line in itertools.islice(whole, 3, None):
             text = line[1:]
             if line[0] != " ":
-                yield from headings
-                headings = []
+                yield from headings.values()
+                headings = {}
                 yield line
-            elif text.startswith("=== "):
-                headings = [*headings[:1], text] if headings[:1] == [f"##### {name}"] else [text]
-            elif text.startswith("--- "):
-                headings = [*(each for each in headings if each[:4] != "--- "), text]
+            elif text.startswith(("=== ", "--- ")):
+                if text[0] == "=":
+                    headings.pop("-", None)
+                headings[text[0]] = text
 
 
 def _tree(value: object) -> Any:

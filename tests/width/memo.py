@@ -87,7 +87,7 @@ _ROW = """MEMOS = Kind(
     columns=accepted_columns(PrinterColumn(name="Text", path=".spec.text")),
 )
 
-# Those with a spec that users write.
+# Kinds with a spec that users write.
 USER_KINDS: tuple[Kind[Any], ...] = (
     MEMOS,
 """
@@ -101,7 +101,7 @@ MEMO = Addition(
                 "from tessera.api.model_provider import ModelProvider\n"
                 "from tessera.domain.observed.object import Observed\n"
             ),
-            "# Those with a spec that users write.\nUSER_KINDS: tuple[Kind[Any], ...] = (\n": _ROW,
+            "# Kinds with a spec that users write.\nUSER_KINDS: tuple[Kind[Any], ...] = (\n": _ROW,
         },
         "domain/status/reporters.py": {
             "from tessera.domain.kinds.kinds import ": (

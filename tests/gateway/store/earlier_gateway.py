@@ -16,7 +16,7 @@ from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.journal import UsageJournal, abandoned_journals
 
 journals = list[UsageJournal]()
-# Where 0.1 has the record of a request.
+# The module in which 0.1 has the record of a request.
 _REQUESTS: Any = importlib.import_module("tessera.domain.gateway.requests")
 
 
